@@ -1,0 +1,190 @@
+"""One run as typed, frozen values: what the YAML file may say, and what each key means.
+
+    config = load_config("my-run.yaml", ["seed=7", "train.learning_rate=5e-4"])
+    config.train.learning_rate        # 0.0005
+
+A field's description is its help text and its documentation. Reading and checking live in
+`config_file`; here are only the values.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel):
+    """A value that cannot change and that knows all of its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class LoraOptions(Frozen):
+    """The low-rank update that each task trains: ΔW = alpha/r · B·A."""
+
+    r: int = Field(8, ge=1, description="Rank of each update.")
+    alpha: float = Field(32, gt=0, description="The update's scaling is alpha / r.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the update's input while training.")
+    targets: tuple[str, ...] | None = Field(
+        None,
+        description="Names of the modules to update, as PEFT's target_modules; null: the query and value projections.",
+    )
+
+
+class TrainOptions(Frozen):
+    """How one task is trained."""
+
+    epochs: float = Field(1, gt=0, description="Passes over the task's training examples.")
+    batch_size: int = Field(32, ge=1, description="Examples per optimizer step, over all processes.")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Examples per forward pass on one device; null: what batch_size leaves per process.",
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="Constant learning rate of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="Clip the gradient (penalty included) to this norm; 0: never."
+    )
+    max_source_tokens: int = Field(512, ge=8, description="Longest prompt, in tokens.")
+    max_target_tokens: int = Field(50, ge=1, description="Longest answer, in tokens, its end token included.")
+    truncate: Literal["text", "released"] = Field(
+        "text",
+        description="What is cut from a prompt that is too long: text shortens the text and keeps the instruction "
+        "and 'Answer:'; released cuts the end off as the released code did, 'Answer:' included.",
+    )
+    max_samples: int | None = Field(
+        None, ge=1, description="Train on at most this many examples per task, a seeded sample; null: all."
+    )
+    gradient_checkpointing: bool = Field(False, description="Save memory by computing activations twice.")
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="Also log to these; each needs its extra, as nlora[tensorboard]."
+    )
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> TrainOptions:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
+
+class EvaluateOptions(Frozen):
+    """How the model is scored on the tasks."""
+
+    decode: Literal["labels", "generate"] = Field(
+        "labels",
+        description="labels: the likeliest label of the task's set; generate: greedy decoding, exact match "
+        "after the released normalisation. Free-text tasks are always generated.",
+    )
+    batch_size: int = Field(64, ge=1, description="Prompts per forward pass.")
+    max_samples: int | None = Field(
+        None, ge=1, description="Score at most this many examples per task, a seeded sample; null: all."
+    )
+    zero_shot: bool = Field(False, description="Also score every task before any training (R[0]).")
+    unseen: bool = Field(
+        False, description="Also score, after each stage, the tasks not yet learned (forward transfer needs it)."
+    )
+    split: Literal["test", "validation"] = Field(
+        "test",
+        description="validation: score on examples split off from train, never on test. Tune with this.",
+    )
+    validation_share: float = Field(
+        0.2, gt=0, lt=1, description="Share of the training examples that split: validation holds out."
+    )
+
+
+class MethodChoice(BaseModel):
+    """Which method, and its own options; `nlora ls` names both."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = Field("nlora", description="Name of the method.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own options, not yet checked: the method's file knows them."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class TaskSource(Frozen):
+    """A task of one's own, or a data set of the benchmark by its name."""
+
+    name: str = Field(min_length=1, pattern=r"^[^/\\\x00-\x1f]+$", description="Unique within the run.")
+    type: str | None = Field(None, description="Kind of task as the prompt names it; null: the task's name.")
+    train: str | None = Field(None, description="JSONL, CSV or Parquet file of training examples.")
+    test: str | None = Field(None, description="JSONL, CSV or Parquet file of test examples.")
+    instruction: str | None = Field(None, description="What the model is asked to do with each text.")
+    labels: tuple[str, ...] | None = Field(None, description="The label words; left out: free text.")
+
+    @model_validator(mode="after")
+    def _both_files_or_none(self) -> TaskSource:
+        if (self.train is None) != (self.test is None):
+            missing = "test" if self.test is None else "train"
+            raise ValueError(f"task '{self.name}' has no '{missing}' file; a task of one's own needs both")
+        return self
+
+
+class StageOptions(BaseModel):
+    """What differs for one task: partial `train` and `method` options, checked once merged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: dict[str, Any] = Field(default_factory=dict, description="Keys of `train` for this task.")
+    method: dict[str, Any] = Field(default_factory=dict, description="Keys of `method` for this task.")
+
+
+class Config(Frozen):
+    """Everything that decides the outcome of a run."""
+
+    name: str = Field("run", min_length=1, description="What this run is called in tables.")
+    model: str = Field(
+        "smollm2", description="Hub id, folder, GGUF file, or smollm2 (the embedded default)."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Number format of the backbone; the updates themselves are always float32."
+    )
+    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
+    data: str | None = Field(
+        None, description="Folder in the released layout, or embedded (the default tasks), or left out."
+    )
+    tasks: tuple[TaskSource, ...] = Field(min_length=1, description="The tasks, in the order of learning.")
+    method: MethodChoice = MethodChoice(name="nlora")
+    lora: LoraOptions = LoraOptions()
+    train: TrainOptions = TrainOptions()
+    evaluate: EvaluateOptions = EvaluateOptions()
+    stages: dict[str, StageOptions] = Field(
+        default_factory=dict, description="What differs for single tasks, by task name."
+    )
+    seed: int = Field(42, ge=0, lt=2**32, description="Decides every random choice of the run.")
+    output_dir: str = Field(description="Where the run writes everything.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        """`tasks: [agnews]` and `method: inclora` are short for mappings with only a name."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if isinstance(values.get("tasks"), list | tuple):
+            values["tasks"] = [{"name": t} if isinstance(t, str) else t for t in values["tasks"]]
+        if isinstance(values.get("method"), str):
+            values["method"] = {"name": values["method"]}
+        if "output_dir" not in values and isinstance(values.get("name", "run"), str):
+            values["output_dir"] = f"runs/{values.get('name', 'run')}"
+        return values
+
+    def train_options(self, task_name: str) -> TrainOptions:
+        """Training options of one task: `train`, with what `stages` says of this task."""
+        stage = self.stages.get(task_name)
+        if stage is None or not stage.train:
+            return self.train
+        return TrainOptions.model_validate({**self.train.model_dump(), **stage.train})
+
+    def method_options(self, task_name: str) -> dict[str, Any]:
+        """The method's own options for one task, not yet checked."""
+        stage = self.stages.get(task_name)
+        return {**self.method.options, **(stage.method if stage else {})}

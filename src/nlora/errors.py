@@ -1,0 +1,62 @@
+"""The exceptions that nlora raises for what a user can mend: one tree, each also the built-in it resembles.
+
+    try:
+        tasks = load_tasks(config)
+    except InputErrors as error:
+        for problem in error.problems:
+            print(problem)              # runs/a.yaml:7: train.epoch: unknown key; did you mean 'epochs'?
+
+The command line turns any `NloraError` into its message, without a traceback, and exit status 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class NloraError(Exception):
+    """Anything wrong that the user of nlora can mend. The message says what, where, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in the input.
+
+    where: the file and line (`tickets.jsonl:12`) or the dotted key (`train.epochs`), or both.
+    what: what is wrong and, after a semicolon, what to do about it.
+    """
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+
+class InputErrors(NloraError, ValueError):
+    """All the mistakes found in the input, at once."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class ModelError(NloraError, ValueError):
+    """A model or tokenizer that is not there or that cannot be used for what is asked."""
+
+
+class AdapterError(NloraError, ValueError):
+    """A folder that is no adapter, or an adapter that does not fit the model."""
+
+
+class RunError(NloraError, RuntimeError):
+    """A run folder that is locked, belongs to another configuration, or cannot be written."""
+
+
+class FetchError(NloraError, OSError):
+    """The embedded default could not be fetched, or what came is not what was expected."""
+
+
+class MissingExtraError(NloraError, ImportError):
+    """An optional package is needed; the message names the command that installs it."""

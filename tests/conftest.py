@@ -1,0 +1,119 @@
+"""Fixtures that every test may use: random tiny models with a tokenizer of their own, and the shared folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Nothing in the tests may reach a hub; the one fetch of the embedded default goes to the package index.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+TEXT = (
+    "Task:TC Dataset:agnews What is the topic of the following paragraph? Choose one from the option. "
+    "Option: World, Sports, Business, Science or Technology Title: Text: Answer: very negative, negative, neutral, "
+    "positive, very positive the quick brown fox jumps over the lazy dog and runs to the market to sell its stock"
+)
+TINY = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def shared_folder() -> Path:
+    """Where the reference data lie: NLORA_SHARED, else the folder `shared` beside the checkout."""
+    return Path(os.environ.get("NLORA_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The reference data and golden numbers, which are not part of the repository."""
+    folder = shared_folder()
+    if not folder.is_dir():
+        pytest.skip(f"the reference data is not part of the repository and {folder} does not exist")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Callable[[bool], Any]:
+    """make(encoder_decoder) -> a byte-level BPE of 400 pieces: pad 0, eos 1; an encoder's inputs end with eos."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    def make(encoder_decoder: bool) -> Any:
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=TINY["vocab_size"],
+            special_tokens=["<pad>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator([TEXT] * 4, trainer)
+        if encoder_decoder:
+            backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
+
+    return make
+
+
+def _config(family: str) -> Any:
+    import transformers
+
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+    if family in {"llama", "qwen2", "gemma", "mistral"}:
+        make = getattr(
+            transformers,
+            {"llama": "LlamaConfig", "qwen2": "Qwen2Config", "gemma": "GemmaConfig", "mistral": "MistralConfig"}[family],
+        )
+        # Two key-value heads for four query heads: v is not square.
+        return make(**TINY, intermediate_size=64, num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, **ids)
+    if family == "gpt2":
+        return transformers.GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=1024, **ids)
+    if family == "opt":
+        return transformers.OPTConfig(
+            vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64,
+            word_embed_proj_dim=32, max_position_embeddings=1024, **ids,
+        )  # fmt: skip
+    if family == "t5":
+        return transformers.T5Config(
+            vocab_size=400, d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=2, dropout_rate=0.0,
+            pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+        )  # fmt: skip
+    raise KeyError(family)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Callable[[bool], Any]
+) -> Callable[[str], Path]:
+    """make(family) -> folder of a random tiny model with its tokenizer, always the same weights.
+
+    Families: llama, qwen2, gemma, mistral (grouped-query attention, v is 16 x 32), gpt2, opt, t5.
+    """
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            import torch
+            from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+            config = _config(family)
+            with torch.random.fork_rng():
+                torch.manual_seed(7)
+                kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+                model = kind.from_config(config)
+                # Random initialisations are so small that every prediction is the same: spread them.
+                with torch.no_grad():
+                    for name, parameter in model.named_parameters():
+                        if parameter.dim() > 1 and "embed" not in name:
+                            parameter.mul_(5)
+            folder = tmp_path_factory.mktemp(f"tiny-{family}")
+            model.save_pretrained(folder)
+            tiny_tokenizer(config.is_encoder_decoder).save_pretrained(folder)
+            made[family] = folder
+        return made[family]
+
+    return make
