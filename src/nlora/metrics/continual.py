@@ -1,0 +1,106 @@
+"""What a sequence of tasks did to the scores: average accuracy, transfer backward and forward, forgetting.
+
+    summarize([[90.0, None], [70.0, 80.0]])
+    # {"average_accuracy": 75.0, "backward_transfer": -20.0, "forgetting": 20.0, "forward_transfer": None}
+
+R is the accuracy matrix: row k is what the model scored after stage k, column i is task i, both in the order
+of learning, in percent. A score that a formula needs and that is not there makes its result None: a mean over
+what happens to be there would be another quantity under the same name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+
+Row = Sequence[float | None]
+
+
+def summarize(R: Sequence[Row], *, zero_shot: Row | None = None) -> dict[str, float | None]:
+    """The four averages of an accuracy matrix in percent, each a mean over tasks, never over examples.
+
+    R: T rows of T scores (fewer rows while the run goes on); R[k-1][i-1] is the score on task i after
+        stage k, None where it was not evaluated.
+    zero_shot: T scores before any training, R_0; only forward transfer needs it.
+
+    With indices from 1:
+
+    - average_accuracy  = 1/T     Σ_{i=1..T}   R[T][i]
+    - backward_transfer = 1/(T-1) Σ_{i=1..T-1} (R[T][i] - R[i][i])
+    - forgetting        = 1/(T-1) Σ_{i=1..T-1} (max_{i<=k<T} R[k][i] - R[T][i])
+    - forward_transfer  = 1/(T-1) Σ_{i=2..T}   (R[i-1][i] - R_0[i])
+
+    The last three are None for a single task. Sources: Lopez-Paz and Ranzato (arXiv 1706.08840) for the
+    transfers, Chaudhry et al. (arXiv 1801.10112) for forgetting.
+
+    Raises ValueError, naming row and column (from 1), for a matrix that is none: no rows, rows of different
+    lengths, more rows than tasks, or an entry that is not a number from 0 to 100.
+    """
+    scores, before = _checked(R, zero_shot)
+    last = scores[-1]
+    stages = len(last)
+    if len(scores) < stages:
+        last = [None] * stages
+    earlier = range(stages - 1)
+    diagonal = [scores[i][i] if i < len(scores) else None for i in range(stages)]
+    columns = [[scores[k][i] for k in range(i, len(scores) - 1)] for i in earlier]
+    best = [None if not column else _max(column) for column in columns]
+    ahead = [scores[i - 1][i] if i <= len(scores) else None for i in range(1, stages)]
+    return {
+        "average_accuracy": _mean(last),
+        "backward_transfer": _mean([_minus(last[i], diagonal[i]) for i in earlier]),
+        "forgetting": _mean([_minus(best[i], last[i]) for i in earlier]),
+        "forward_transfer": _mean([_minus(ahead[i], before[i + 1]) for i in earlier]),
+    }
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _max(values: Row) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
+
+
+def _mean(values: Row) -> float | None:
+    """The mean, or None of nothing or where any value is missing."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return math.fsum(known) / len(known)
+
+
+def _checked(R: Sequence[Row], zero_shot: Row | None) -> tuple[list[list[float | None]], list[float | None]]:
+    """R and R_0 as floats; ValueError where they are not what `summarize` says."""
+    if not R or not R[0]:
+        raise ValueError("the accuracy matrix is empty; it needs a row per stage and a column per task")
+    tasks = len(R[0])
+    for k, row in enumerate(R, start=1):
+        if k > tasks:
+            raise ValueError(f"row {k}: there are only {tasks} tasks (columns), so at most {tasks} rows")
+        if len(row) != tasks:
+            raise ValueError(
+                f"row {k}: {len(row)} columns where row 1 has {tasks}; None stands for a task not evaluated"
+            )
+    if zero_shot is not None and len(zero_shot) != tasks:
+        raise ValueError(f"zero_shot: {len(zero_shot)} scores for {tasks} tasks")
+    scores = [
+        [_score(value, f"row {k}, column {i}") for i, value in enumerate(row, 1)]
+        for k, row in enumerate(R, 1)
+    ]
+    before = [
+        _score(value, f"zero_shot, column {i}") for i, value in enumerate(zero_shot or [None] * tasks, 1)
+    ]
+    return scores, before
+
+
+def _score(value: object, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"{where}: {value!r} is not a number")  # noqa: TRY004 - callers catch one kind of error
+    if not 0 <= float(value) <= 100:  # also refuses NaN
+        raise ValueError(f"{where}: {float(value)} is not a percentage from 0 to 100")
+    return float(value)

@@ -1,0 +1,124 @@
+"""Scores of predicted texts, to the printed digit as the released code computes them.
+
+    released_scores(["World", "good"], ["world", "bad"], types=["TC", "SC"], datasets=["agnews", "amazon"])
+    # {"exact_match": 50.0, "rouge1": 50.0, "rougeL": 50.0, "exact_match_for_TC": 100.0, ...}
+
+All scores are percentages, pooled over examples (not averaged over tasks) and rounded to four digits. Source:
+the released N-LoRA repository (arXiv 2410.10179), `compute_metrics.py`, with its default (not the
+cross-lingual) tokenizer. Two things differ: empty lists and lists of different lengths are errors that say
+so.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+DIGITS = 4
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class Rouge(NamedTuple):
+    """F-measures of one pair, as shares: 0 to 1."""
+
+    rouge1: float
+    rougeL: float  # noqa: N815 - the released key
+
+
+def normalize(text: str) -> str:
+    """Lower-case, without ASCII punctuation, runs of white space as one space, none at the ends.
+
+    Punctuation goes before spaces collapse: "a-b" becomes "ab" and "a - b" becomes "a b". Other scripts'
+    punctuation and Unicode forms are left as they are.
+    """
+    return " ".join(text.lower().translate(_PUNCTUATION).split())
+
+
+def exact_match(prediction: str, reference: str) -> bool:
+    """Whether both texts are the same once normalized. Two empty texts match."""
+    return normalize(prediction) == normalize(reference)
+
+
+@lru_cache(maxsize=1)
+def _scorer() -> Any:
+    # Imported here: rouge-score loads nltk, which commands that score nothing should not pay for.
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+
+
+@lru_cache(maxsize=65_536)
+def rouge(prediction: str, reference: str) -> Rouge:
+    """ROUGE-1 and ROUGE-L F-measures of the texts as they are (rouge-score tokenises), with Porter stemming.
+
+    Texts without any ASCII letter or digit have no tokens and score 0, even against themselves.
+    Classification repeats few distinct pairs, so they are remembered.
+    """
+    scores = _scorer().score(target=reference, prediction=prediction)
+    return Rouge(float(scores["rouge1"].fmeasure), float(scores["rougeL"].fmeasure))
+
+
+def aggregate(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """`exact_match`, `rouge1` and `rougeL` over all pairs, in percent.
+
+    Raises ValueError when there is nothing to score or the lengths differ.
+    """
+    _same_lengths(predictions=predictions, references=references)
+    pairs = list(zip(predictions, references, strict=True))
+    rouges = [rouge(prediction, reference) for prediction, reference in pairs]
+    return {
+        "exact_match": _percent(
+            sum(exact_match(prediction, reference) for prediction, reference in pairs), len(pairs)
+        ),
+        "rouge1": _percent(sum(score.rouge1 for score in rouges), len(pairs)),
+        "rougeL": _percent(sum(score.rougeL for score in rouges), len(pairs)),
+    }
+
+
+def grouped(predictions: Sequence[str], references: Sequence[str], groups: Sequence[str]) -> dict[str, float]:
+    """`aggregate` of each group's pairs, under `<score>_for_<group>`, groups in the order of their first
+    pair.
+
+    groups: one name per pair. Raises ValueError as `aggregate` does.
+    """
+    _same_lengths(predictions=predictions, references=references, groups=groups)
+    members: dict[str, tuple[list[str], list[str]]] = {}
+    for prediction, reference, group in zip(predictions, references, groups, strict=True):
+        of_group = members.setdefault(group, ([], []))
+        of_group[0].append(prediction)
+        of_group[1].append(reference)
+    return {
+        f"{score}_for_{group}": value
+        for group, of_group in members.items()
+        for score, value in aggregate(*of_group).items()
+    }
+
+
+def released_scores(
+    predictions: Sequence[str], references: Sequence[str], types: Sequence[str], datasets: Sequence[str]
+) -> dict[str, float]:
+    """Every score that the released code reports: over all pairs, for each type of task, for each data set.
+
+    types, datasets: one name per pair. Where a type is called like a data set (COPA, QQP, BoolQA, MultiRC,
+    WiC) both have the same key, and the data set's score stays, as released.
+    """
+    return {
+        **aggregate(predictions, references),
+        **grouped(predictions, references, types),
+        **grouped(predictions, references, datasets),
+    }
+
+
+def _percent(total: float, count: int) -> float:
+    return round(100.0 * total / count, DIGITS)
+
+
+def _same_lengths(**lists: Sequence[str]) -> None:
+    lengths = {name: len(values) for name, values in lists.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise ValueError(f"every prediction needs one reference: {found}")
+    if not any(lengths.values()):
+        raise ValueError("no predictions to score; a score of nothing is undefined")

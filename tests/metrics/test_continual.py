@@ -1,0 +1,163 @@
+"""The averages of an accuracy matrix: by hand, against the released runs, and what they must satisfy."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nlora.metrics.continual import summarize
+
+Matrix = list[list[float | None]]
+
+# AA and BWT as printed in the reference table of the released O-LoRA runs; order1_seqlora lacks its third
+# row.
+PRINTED = {
+    "order1_olora": (78.37, -1.18),
+    "order1_icrlora": (68.62, -14.55),
+    "order1_seqlora": (62.88, None),
+    "order1_seqft": (67.77, -14.50),
+    "long_olora": (72.17, -0.73),
+    "long_icrlora": (58.44, -19.44),
+    "long_seqlora": (32.04, -47.96),
+}
+
+
+def matrices(tasks: int) -> st.SearchStrategy[list[list[float]]]:
+    scores = st.floats(0, 100, allow_subnormal=False)
+    return st.lists(st.lists(scores, min_size=tasks, max_size=tasks), min_size=tasks, max_size=tasks)
+
+
+full = st.integers(1, 6).flatmap(matrices)
+
+
+def test_three_tasks_by_hand() -> None:
+    R: Matrix = [[90, 30, 20], [95, 80, 40], [60, 70, 50]]
+    assert summarize(R, zero_shot=[10, 20, 30]) == {
+        "average_accuracy": 60.0,  # (60 + 70 + 50) / 3
+        "backward_transfer": -20.0,  # ((60 - 90) + (70 - 80)) / 2
+        "forgetting": 22.5,  # ((95 - 60) + (80 - 70)) / 2
+        "forward_transfer": 10.0,  # ((30 - 20) + (40 - 30)) / 2
+    }
+
+
+def test_only_the_scores_that_a_formula_needs_are_needed() -> None:
+    lower: Matrix = [[90, None, None], [95, 80, None], [60, 70, 50]]
+    assert summarize(lower, zero_shot=[10, 20, 30])["forward_transfer"] is None
+    assert summarize(lower)["backward_transfer"] == -20.0
+    # Forgetting needs R[2][1], backward transfer does not.
+    assert summarize([[90, None, None], [None, 80, None], [60, 70, 50]]) == {
+        "average_accuracy": 60.0,
+        "backward_transfer": -20.0,
+        "forgetting": None,
+        "forward_transfer": None,
+    }
+    assert summarize([[90, 30], [95, 80]], zero_shot=[None, 20])["forward_transfer"] == 10.0
+
+
+def test_a_single_task_has_only_an_average() -> None:
+    assert summarize([[75.0]], zero_shot=[25.0]) == {
+        "average_accuracy": 75.0,
+        "backward_transfer": None,
+        "forgetting": None,
+        "forward_transfer": None,
+    }
+
+
+def test_a_run_that_goes_on_has_no_averages_yet() -> None:
+    nothing = dict.fromkeys(("average_accuracy", "backward_transfer", "forgetting", "forward_transfer"))
+    assert summarize([[90.0, None]]) == nothing
+    assert summarize([[90.0, None], [None, None]]) == nothing
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_the_released_runs_to_the_printed_digit(shared: Path, name: str) -> None:
+    text = (shared / "reference" / "olora_released_results.json").read_text(encoding="utf-8")
+    run: dict[str, Any] = json.loads(text)["runs"][name]
+    found = summarize(run["R"])
+    average, backward = PRINTED[name]
+    assert found["average_accuracy"] is not None
+    assert found["average_accuracy"] == pytest.approx(run["AA_macro_final"], abs=6e-5)
+    assert found["average_accuracy"] == pytest.approx(average, abs=0.0051)
+    if backward is None:
+        assert found["backward_transfer"] is None
+        assert found["forgetting"] is None
+    else:
+        assert found["backward_transfer"] == pytest.approx(backward, abs=0.0051)
+        assert found["backward_transfer"] == pytest.approx(run["BWT_mean(final-diagonal)"], abs=6e-5)
+        assert found["forgetting"] == pytest.approx(run["forgetting_mean(max-final)"], abs=6e-5)
+
+
+@given(full)
+def test_forgetting_is_never_less_than_what_backward_transfer_lost(R: Matrix) -> None:
+    found = summarize(R)
+    if len(R) > 1:
+        assert found["forgetting"] is not None
+        assert found["backward_transfer"] is not None
+        # The best score since learning is at least the score right after learning.
+        assert found["forgetting"] >= -found["backward_transfer"] - 1e-9
+
+
+@given(full, st.floats(-40, 40))
+def test_shifting_every_score_shifts_only_the_average(R: list[list[float]], shift: float) -> None:
+    inside = [
+        [40 + score / 5 for score in row] for row in R
+    ]  # 40 to 60, so that a shift stays inside 0 to 100
+    zero_shot = inside[0]
+    shifted = summarize(
+        [[x + shift for x in row] for row in inside], zero_shot=[x + shift for x in zero_shot]
+    )
+    plain = summarize(inside, zero_shot=zero_shot)
+    for key, value in plain.items():
+        if value is None:
+            assert shifted[key] is None
+        else:
+            assert shifted[key] == pytest.approx(
+                value + (shift if key == "average_accuracy" else 0), abs=1e-9
+            )
+
+
+@given(st.integers(2, 6), st.floats(0, 100))
+def test_a_model_that_never_changes_transfers_nothing(tasks: int, score: float) -> None:
+    found = summarize([[score] * tasks] * tasks, zero_shot=[score] * tasks)
+    assert found["average_accuracy"] == pytest.approx(score)
+    assert [found[key] for key in ("backward_transfer", "forgetting", "forward_transfer")] == [0, 0, 0]
+
+
+@given(full, st.randoms(use_true_random=False))
+def test_the_order_of_the_last_row_does_not_matter_to_the_average(
+    R: Matrix, generator: random.Random
+) -> None:
+    last = R[-1].copy()
+    generator.shuffle(last)
+    assert summarize([*R[:-1], last])["average_accuracy"] == summarize(R)["average_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("R", "message"),
+    [
+        ([], "empty"),
+        ([[]], "empty"),
+        ([[1.0, 2.0], [3.0]], "row 2: 1 columns where row 1 has 2"),
+        ([[1.0], [2.0]], "row 2: there are only 1 tasks"),
+        ([[1.0, 2.0], [3.0, math.nan]], "row 2, column 2: nan"),
+        ([[1.0, -0.5], [3.0, 4.0]], r"row 1, column 2: -0\.5"),
+        ([[1.0, 2.0], [100.5, 4.0]], r"row 2, column 1: 100\.5"),
+        ([["90"]], "row 1, column 1: '90' is not a number"),
+        ([[True]], "row 1, column 1: True is not a number"),
+    ],
+)
+def test_what_is_no_accuracy_matrix_is_named(R: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        summarize(R)
+
+
+def test_zero_shot_is_checked_too() -> None:
+    with pytest.raises(ValueError, match="zero_shot: 1 scores for 2 tasks"):
+        summarize([[1, 2], [3, 4]], zero_shot=[1])
+    with pytest.raises(ValueError, match="zero_shot, column 2: 101"):
+        summarize([[1, 2], [3, 4]], zero_shot=[1, 101])
