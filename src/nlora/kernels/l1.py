@@ -34,7 +34,8 @@ def update_l1(A: Tensor, B: Tensor, scaling: float = 1.0) -> Tensor:
     """
     if A.dim() != 2 or B.dim() != 2 or A.shape[0] != B.shape[1]:
         raise ValueError(
-            f"update_l1 needs A of shape (r, in) and B of shape (out, r); A is {_shape(A)} and B is {_shape(B)}"
+            f"update_l1 needs A of shape (r, in) and B of shape (out, r), "
+            f"but A is {_shape(A)} and B is {_shape(B)}"
         )
     if torch.is_grad_enabled() and (A.requires_grad or B.requires_grad):
         return _UpdateL1.apply(A, B, abs(scaling))  # type: ignore[no-untyped-call, no-any-return]
@@ -51,8 +52,8 @@ def factor_l1(A: Tensor, B: Tensor) -> Tensor:
     """
     if A.dim() != 2 or B.dim() != 2 or A.shape != B.shape[::-1]:
         raise ValueError(
-            f"factor_l1 multiplies A by B and so needs A of shape (r, in) and B of shape (out, r) with in = out; "
-            f"A is {_shape(A)} and B is {_shape(B)}; update_l1 is defined for any in and out"
+            f"factor_l1 needs A of shape (r, in) and B of shape (out, r) with in = out, "
+            f"but A is {_shape(A)} and B is {_shape(B)}; update_l1 is defined for any in and out"
         )
     with torch.autocast(A.device.type, enabled=False):
         return (_working(A) @ _working(B)).abs().sum()  # (r, r) -> ()
@@ -85,7 +86,7 @@ class _UpdateL1(torch.autograd.Function):
 
 
 def _walk(A: Tensor, B: Tensor, need_A: bool, need_B: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Σ|D| for D = B·A, with dA = Bᵀ·sign(D) and dB = sign(D)·Aᵀ where needed; one block of rows at a time."""
+    """Σ|D| for D = B·A, with dA = Bᵀ·sign(D) and dB = sign(D)·Aᵀ where needed; one block of rows at once."""
     A, B = A.detach(), B.detach()
     (out_features, r), in_features = B.shape, A.shape[1]
     entries = CPU_BLOCK_ENTRIES if A.device.type == "cpu" else GPU_BLOCK_ENTRIES

@@ -61,8 +61,8 @@ class Method:
     def begin(self, adapter: Adapter, earlier: Sequence[State]) -> None:
         """Prepare a stage: called once, with its fresh adapter attached, before its first step.
 
-        earlier: the factors that the stages before ended with, in order; empty at the first one. A resumed run
-        reads them back from the stages' folders, so what a method derives from them here survives a restart.
+        earlier: the factors that the stages before ended with, in order; empty at the first one. A resumed
+        run reads them back from the stages' folders, so what a method derives from them survives a restart.
         """
 
     def penalty(self, adapter: Adapter) -> Tensor | None:

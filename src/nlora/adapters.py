@@ -1,0 +1,171 @@
+"""One task's trainable update on a frozen backbone; the only file that knows PEFT.
+
+    adapter = Adapter.attach(model, LoraOptions(r=8), seed=42)
+    train(adapter.model)                                   # a stock PeftModel
+    adapter.save("outputs/1-r8/adapter", base_model="google-t5/t5-large")
+    state = adapter.state()                                # what remains of it: {module name: Factors}
+    model = adapter.detach()                               # the backbone as it was, bit for bit
+
+An `Adapter` is always a single fresh LoRA adapter. Earlier tasks are not beside it but folded into the
+backbone (`nlora.folding`), so that a step at task 15 costs what it costs at task 1.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import safetensors.torch
+import torch
+
+from nlora.config import LoraOptions
+from nlora.errors import AdapterError
+from nlora.factors import WEIGHTS_FILE, Factors, State, check_finite, load_factors
+from nlora.targets import ModuleShape, target_modules, target_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["Adapter", "Factors", "ModuleShape", "State", "load_factors", "target_modules"]
+
+NAME = "default"
+"""PEFT's name of the one adapter; the released layout and `PeftModel.from_pretrained` expect this one."""
+
+
+class Adapter:
+    """A fresh low-rank update of a frozen backbone, ready to train. Make one with `attach`.
+
+    model: the PeftModel to train; it wraps the backbone that was given, which is changed in place.
+    """
+
+    def __init__(
+        self, model: Any, modules: dict[str, Any], trainable_before: list[torch.nn.Parameter]
+    ) -> None:
+        self.model = model
+        self._modules = modules
+        self._trainable_before = trainable_before
+        self._checkpointing = False
+
+    @classmethod
+    def attach(cls, model: PreTrainedModel, lora: LoraOptions, *, seed: int) -> Adapter:
+        """Freeze `model` and put a fresh adapter on its target modules: A Kaiming, B zero, both float32.
+
+        The factors depend on the seed alone, whatever random numbers were drawn before, and attaching draws
+        none from the caller's generators. Raises ModelError as `target_modules` does.
+        """
+        from peft import LoraConfig, get_peft_model
+
+        shapes = target_modules(model, lora)
+        if hasattr(model, "peft_config"):
+            raise AdapterError("the model has an adapter already; detach it before attaching another one")
+        transposed = any(not isinstance(model.get_submodule(s.name), torch.nn.Linear) for s in shapes)
+        alpha = int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha
+        config = LoraConfig(
+            task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
+            r=lora.r,
+            lora_alpha=alpha,
+            lora_dropout=lora.dropout,
+            target_modules=target_names(model, lora),
+            fan_in_fan_out=transposed,  # Conv1D keeps its weight as (in, out)
+        )
+        trainable_before = [p for p in model.parameters() if p.requires_grad]
+        # PEFT draws on the CPU, whatever the model's device. It asks transformers for a property by a name that
+        # newer transformers warns of, which is between the two.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            torch.default_generator.manual_seed(seed)
+            peft_model = get_peft_model(model, config)
+        return cls(peft_model, {s.name: model.get_submodule(s.name) for s in shapes}, trainable_before)
+
+    def factors(self) -> State:
+        """The live, trainable A (r, in) and B (out, r) of every module, by its name in the backbone."""
+        return {
+            name: Factors(layer.lora_A[NAME].weight, layer.lora_B[NAME].weight, layer.scaling[NAME])
+            for name, layer in self._modules.items()
+        }
+
+    def state(self) -> State:
+        """A copy of the factors on the CPU in float32, which later training does not change."""
+        return {name: Factors(_copy(f.A), _copy(f.B), f.scaling) for name, f in self.factors().items()}
+
+    def load_state(self, state: State) -> None:
+        """Go on from these factors. Raises AdapterError where modules, shapes or scaling differ."""
+        live = self.factors()
+        if state.keys() != live.keys():
+            name = sorted(state.keys() ^ live.keys())[0]
+            side = "the given factors lack" if name in live else "the model does not adapt"
+            raise AdapterError(f"the factors do not fit the model: {side} module {name}")
+        for name, f in live.items():
+            given = state[name]
+            if (given.A.shape, given.B.shape) != (f.A.shape, f.B.shape) or given.scaling != f.scaling:
+                raise AdapterError(
+                    f"the factors of {name} do not fit: given are {_described(given)}, "
+                    f"the model has {_described(f)}"
+                )
+        with torch.no_grad():
+            for name, f in live.items():
+                f.A.copy_(state[name].A)
+                f.B.copy_(state[name].B)
+
+    def save(self, folder: str | Path, *, base_model: str) -> None:
+        """Write the adapter in stock PEFT format: `PeftModel.from_pretrained(model, folder)` loads it.
+
+        base_model: what adapter_config.json names as base_model_name_or_path, the model's id of the
+        configuration. Raises AdapterError, before anything is written, when a factor is not finite.
+        """
+        from peft import get_peft_model_state_dict
+
+        folder = Path(folder)
+        check_finite(self.factors(), str(folder))
+        # PEFT's own save_pretrained would also write a README and look the base model up on the hub.
+        tensors = get_peft_model_state_dict(self.model, adapter_name=NAME, save_embedding_layers=False)
+        config = copy.deepcopy(self.model.peft_config[NAME])
+        config.base_model_name_or_path = base_model
+        config.inference_mode = True
+        config.target_modules = sorted(config.target_modules)  # PEFT's set would be written in random order
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {key: _copy(tensor) for key, tensor in tensors.items()}
+        # Through bytes: save_file would make the file readable by its owner only.
+        (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
+        config.save_pretrained(str(folder))
+
+    def enable_checkpointing(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them; undone by `detach`.
+
+        With a frozen backbone nothing before the first adapter requires a gradient, and a checkpointed layer
+        whose inputs require none would cut the adapters in it off; so the embeddings' outputs are made to.
+        """
+        backbone = self.model.get_base_model()
+        if hasattr(backbone, "activation_checkpointing_enable"):  # transformers' newer name for it
+            backbone.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        backbone.enable_input_require_grads()
+        self._checkpointing = True
+
+    def detach(self) -> PreTrainedModel:
+        """Take the adapter off and return the backbone: its weights and what was trainable as before."""
+        backbone: Any = self.model.unload()
+        if self._checkpointing:
+            if hasattr(backbone, "activation_checkpointing_disable"):
+                backbone.activation_checkpointing_disable()
+            else:
+                backbone.gradient_checkpointing_disable()
+            backbone.disable_input_require_grads()
+            self._checkpointing = False
+        if hasattr(backbone, "peft_config"):  # older PEFT leaves it, and warns of it at the next attach
+            del backbone.peft_config
+        for parameter in self._trainable_before:
+            parameter.requires_grad_(True)
+        return cast("PreTrainedModel", backbone)
+
+
+def _described(f: Factors) -> str:
+    out_features, in_features = f.shape
+    return f"rank {f.A.shape[0]} for a {out_features}x{in_features} layer with scaling {f.scaling:g}"
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()

@@ -1,0 +1,172 @@
+"""What one task's adapter is once the model is taken away: the factors A and B of every adapted module.
+
+    state = load_factors("runs/demo/outputs/1-r8/adapter")      # any stock PEFT LoRA folder
+    f = state["model.layers.0.self_attn.q_proj"]
+    f.update()                                                  # ΔW = scaling·B·A, (out, in)
+
+Reading needs safetensors only, no model and no PEFT. What would change the meaning of B·A (DoRA, a trained
+bias, an initialisation that moved the frozen weights, ...) is refused by name instead of being ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nlora.errors import AdapterError
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+# Fields of PEFT's LoraConfig under which B·A alone is not what the adapter adds to the frozen weight.
+_NOT_PLAIN = (
+    "use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "trainable_token_indices",
+    "layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
+    "velora_config", "target_parameters",
+)  # fmt: skip
+# Initialisations that subtract from the frozen weight what they put into the factors.
+_MOVES_WEIGHT = ("pissa", "corda", "olora", "loftq", "lora_ga")
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """One module's low-rank update ΔW = scaling·B·A. A: (r, in); B: (out, r)."""
+
+    A: Tensor
+    B: Tensor
+    scaling: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the update."""
+        return self.B.shape[0], self.A.shape[1]
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of the update, out·in."""
+        return self.B.shape[0] * self.A.shape[1]
+
+    def update(self) -> Tensor:
+        """ΔW, the whole (out, in) matrix."""
+        return self.scaling * (self.B @ self.A)
+
+
+State = dict[str, Factors]
+"""The factors of one adapter by the backbone's module names, in the model's order."""
+
+
+def stack(factors: list[Factors]) -> Factors:
+    """One update of summed rank that equals the sum of the given ones: Σ s_i·B_i·A_i = 1·B·A."""
+    return Factors(
+        torch.cat([f.A.float() for f in factors]),  # (Σ r_i, in)
+        torch.cat([f.scaling * f.B.float() for f in factors], dim=1),  # (out, Σ r_i)
+        1.0,
+    )
+
+
+def check_finite(state: Mapping[str, Factors], where: str) -> None:
+    """Raises AdapterError naming the first module with a NaN or an infinity."""
+    for name, f in state.items():
+        if not (torch.isfinite(f.A).all() and torch.isfinite(f.B).all()):
+            raise AdapterError(
+                f"{where}: the factors of {name} contain NaN or infinity; the training that made them "
+                "diverged, try a lower train.learning_rate"
+            )
+
+
+def load_factors(folder: str | Path) -> State:
+    """The factors in a stock PEFT LoRA folder, float32 on the CPU.
+
+    Respects rslora, rank_pattern and alpha_pattern. Raises AdapterError where the folder is not a plain LoRA
+    adapter, a file is missing or damaged, or a factor is not finite.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    tensors = _read_tensors(folder)
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        if match is None or tensor.dim() != 2:
+            raise AdapterError(
+                f"{folder / WEIGHTS_FILE}: tensor '{key}' of shape {list(tensor.shape)} is not a factor of a "
+                "linear layer; only LoRA on linear layers can be read"
+            )
+        halves.setdefault(match["module"], {})[match["factor"]] = tensor.float()
+    if not halves:
+        raise AdapterError(f"{folder / WEIGHTS_FILE}: holds no tensors")
+    state = {name: _factors(folder, config, name, pair) for name, pair in halves.items()}
+    check_finite(state, str(folder))
+    return state
+
+
+def _factors(folder: Path, config: dict[str, Any], name: str, pair: dict[str, Tensor]) -> Factors:
+    if len(pair) < 2:
+        raise AdapterError(f"{folder / WEIGHTS_FILE}: module {name} has only lora_{next(iter(pair))}")
+    A, B = pair["A"], pair["B"]
+    r = _of_pattern(config.get("rank_pattern"), name, config.get("r", 8))
+    alpha = _of_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
+    if not isinstance(r, int) or not isinstance(alpha, int | float) or r < 1:
+        raise AdapterError(f"{folder / CONFIG_FILE}: r {r!r} and lora_alpha {alpha!r} are not numbers > 0")
+    if not A.shape[0] == B.shape[1] == r:
+        raise AdapterError(
+            f"{folder}: module {name} has rank {A.shape[0]} (lora_A) and {B.shape[1]} (lora_B) in "
+            f"{WEIGHTS_FILE}, but {CONFIG_FILE} says {r}"
+        )
+    return Factors(A, B, alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r)
+
+
+def _of_pattern(pattern: Any, name: str, default: Any) -> Any:
+    """The value for a module whose name ends with one of the pattern's keys (regular expressions)."""
+    for key, value in (pattern or {}).items():
+        if re.match(rf"(.*\.)?({key})$", name):
+            return value
+    return default
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        missing = "there is no such folder" if not folder.is_dir() else f"the folder has no {CONFIG_FILE}"
+        raise AdapterError(f"{folder}: not an adapter, {missing}") from None
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path}: should be a JSON object, is a {type(config).__name__}")
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(f"{folder}: an adapter of kind {kind}; only LORA can be read")
+    used = [field for field in _NOT_PLAIN if config.get(field)]
+    if config.get("bias", "none") != "none":
+        used.append("bias")
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(_MOVES_WEIGHT):
+        used.append(f"init_lora_weights: {init}")
+    if used:
+        raise AdapterError(
+            f"{folder}: not a plain LoRA adapter, it uses {', '.join(used)}; that cannot be read"
+        )
+    return config
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        pickled = (folder / "adapter_model.bin").is_file()
+        hint = "; adapter_model.bin is a pickle, save it again as safetensors" if pickled else ""
+        raise AdapterError(f"{folder}: the folder has no {WEIGHTS_FILE}{hint}") from None
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path}: damaged or not a safetensors file ({error})") from error

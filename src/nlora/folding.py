@@ -1,0 +1,109 @@
+"""Earlier tasks' updates folded into the frozen weights: W = round(W0 + Σ_i s_i·B_i·A_i), rounded once.
+
+    folded = FoldedBackbone(model, [shape.name for shape in target_modules(model, lora)])
+    folded.fold([state_1, state_2])        # the model is now W0 + ΔW_1 + ΔW_2
+    folded.fold([state_1])                 # ... W0 + ΔW_1, whatever was folded before
+    folded.restore()                       # W0, bit for bit
+
+Adding one task after another to bfloat16 weights would round at every task and lose updates smaller than the
+weights' last bit; here the sum is always taken anew from the original weights in full precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from nlora.errors import AdapterError, ModelError
+from nlora.factors import Factors, State, stack
+from nlora.targets import in_and_out, is_linear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class FoldedBackbone:
+    """The target modules of a backbone, with their original weights kept on the CPU in their own dtype.
+
+    Works on the modules themselves, so it may fold while an adapter is attached to them.
+    Raises ModelError for a module that is no linear layer or is quantised.
+    """
+
+    def __init__(self, model: PreTrainedModel, module_names: Sequence[str]) -> None:
+        self._modules = {name: _plain_linear(model, name) for name in module_names}
+        self._originals: dict[str, Tensor] = {}  # filled by the first fold: a first task needs no copy
+
+    def fold(self, states: Sequence[State]) -> None:
+        """Set the weights to the originals plus all of these updates; with none, to the originals.
+
+        Raises AdapterError, before any weight is changed, where a state does not fit the modules.
+        """
+        for state in states:
+            self._check(state)
+        if states and not self._originals:
+            self._originals = {n: _weight(m).to("cpu", copy=True) for n, m in self._modules.items()}
+        for name, original in self._originals.items():
+            updates = [state[name] for state in states if name in state]
+            module = self._modules[name]
+            weight = _weight(module)
+            weight.copy_(
+                _sum(original.to(weight.device), updates, transposed=not isinstance(module, nn.Linear))
+            )
+
+    def restore(self) -> None:
+        """Put the original weights back, bit for bit."""
+        self.fold([])
+
+    def _check(self, state: State) -> None:
+        for name, f in state.items():
+            if name not in self._modules:
+                raise AdapterError(
+                    f"an adapter updates {name}, which is not among the model's target modules"
+                )
+            in_features, out_features = in_and_out(self._modules[name])
+            if f.shape != (out_features, in_features):
+                raise AdapterError(
+                    f"an adapter's update of {name} is {f.shape[0]}x{f.shape[1]}, "
+                    f"but the layer is {out_features}x{in_features} (out x in)"
+                )
+
+
+def _sum(original: Tensor, updates: list[Factors], transposed: bool) -> Tensor:
+    """W0 + Σ s_i·B_i·A_i in at least float32, oriented as `original`; the caller's copy rounds it."""
+    if not updates:
+        return original
+    wide = torch.promote_types(original.dtype, torch.float32)
+    joint = stack(updates)
+    A, B = joint.A.to(original.device, wide), joint.B.to(original.device, wide)  # (Σr, in), (out, Σr)
+    with torch.autocast(original.device.type, enabled=False):
+        if transposed:
+            return torch.addmm(original.to(wide), A.t(), B.t())  # (in, out)
+        return torch.addmm(original.to(wide), B, A)  # (out, in)
+
+
+def _plain_linear(model: nn.Module, name: str) -> nn.Module:
+    module = model.get_submodule(name)
+    module = getattr(module, "base_layer", module)  # an adapter is attached
+    if not is_linear(module):
+        raise ModelError(
+            f"{name} is a {type(module).__name__}; updates can be folded into linear layers only"
+        )
+    weight = _weight(module)
+    if weight.dtype not in FLOATS or weight.dim() != 2:
+        raise ModelError(
+            f"{name} is quantised ({type(module).__name__}, {weight.dtype}); updates cannot be folded into "
+            "quantised weights, load the model in float32 or bfloat16"
+        )
+    return module
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """The weight's own storage, without its history."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()

@@ -1,0 +1,30 @@
+"""Sequential LoRA: one adapter for all tasks, trained on from task to task, without protection.
+
+Model after stage k: W + s·B_k·A_k, where (A_k, B_k) starts from (A_{k-1}, B_{k-1}). The lower baseline of
+O-LoRA and N-LoRA (arXiv 2310.14152, 2410.10179; SeqLoRA in their tables).
+
+The optimizer's state starts afresh with every task, as in the released scripts, which run one process per
+task.
+
+Pitfall: the rank is shared by all tasks; with a long sequence the last task overwrites the first ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from nlora.methods.base import Method
+
+if TYPE_CHECKING:
+    from nlora.adapters import Adapter, State
+
+
+class Seqlora(Method):
+    """Sequential LoRA: a stage begins with the factors that the one before ended with."""
+
+    accumulates: ClassVar[bool] = False
+
+    def begin(self, adapter: Adapter, earlier: Sequence[State]) -> None:
+        if earlier:
+            adapter.load_state(earlier[-1])
