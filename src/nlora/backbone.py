@@ -1,0 +1,222 @@
+"""Loads the model that all tasks are taught to: a hub id, a folder, a GGUF file, or the embedded default.
+
+    backbone = load_backbone("smollm2", dtype="float32")
+    backbone.model, backbone.tokenizer, backbone.encoder_decoder
+
+The embedded default is SmolLM2-135M-Instruct, which a package index carries as a 4-bit GGUF file. It is
+dequantised once into the cache folder, and loaded from there like any other folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlora.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+EMBEDDED = "smollm2"
+"""The name of the embedded default model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A frozen model with its tokenizer.
+
+    model: in evaluation mode, no parameter requires a gradient.
+    name: what the user called it; saved adapters name it as their base model.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    encoder_decoder: bool
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    path: str
+    gguf_file: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+
+def load_backbone(name: str, *, dtype: str = "float32", trust_remote_code: bool = False) -> Backbone:
+    """Model and tokenizer, ready to be taught, on the device that accelerate picks (a GPU where there is one).
+
+    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16".
+    Raises ModelError when it is not there, is no language model, or its tokenizer has no end token.
+    """
+    import torch
+    import transformers
+    from accelerate import PartialState
+
+    source = _locate(name)
+    config = load_config(name, trust_remote_code=trust_remote_code)
+    encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+    kind = transformers.AutoModelForSeq2SeqLM if encoder_decoder else transformers.AutoModelForCausalLM
+    with _one_clear_line(name), _quiet_loading():
+        model = kind.from_pretrained(
+            source.path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, **source.arguments
+        )
+    if source.gguf_file:
+        _forget_quantisation(model)
+    model.eval()
+    model.requires_grad_(False)
+    model.to(PartialState().device)
+    tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
+    return Backbone(model, tokenizer, encoder_decoder, name)
+
+
+def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The model's configuration (transformers' PreTrainedConfig)."""
+    import transformers
+
+    source = _locate(name)
+    with _one_clear_line(name), _quiet_loading():
+        return transformers.AutoConfig.from_pretrained(
+            source.path, trust_remote_code=trust_remote_code, **source.arguments
+        )
+
+
+def load_skeleton(name: str, *, trust_remote_code: bool = False) -> nn.Module:
+    """The model without its weights (on the meta device), to check a plan in a second."""
+    import torch
+    import transformers
+
+    config = load_config(name, trust_remote_code=trust_remote_code)
+    encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+    kind = transformers.AutoModelForSeq2SeqLM if encoder_decoder else transformers.AutoModelForCausalLM
+    with _one_clear_line(name), torch.device("meta"):
+        return kind.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; one without a padding token pads with its end token, which the mask hides."""
+    import transformers
+
+    source = _locate(name)
+    with _one_clear_line(name), _quiet_loading():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source.path, trust_remote_code=trust_remote_code, **source.arguments
+        )
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model {name}: its tokenizer has no end token; answers could not end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def _locate(name: str) -> _Source:
+    """Where the files of a model lie."""
+    if name == EMBEDDED:
+        return _Source(str(embedded_folder()))
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"model {name}: there is no such GGUF file")
+        return _Source(str(path.parent), path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            hint = next((f"; {f.name} is there: name that file" for f in path.glob("*.gguf")), "")
+            raise ModelError(f"model {name}: the folder has no config.json{hint}")
+        return _Source(str(path))
+    if path.exists():
+        raise ModelError(f"model {name}: this is a file, but neither a model folder nor a GGUF file")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"model {name}: there is no such folder")
+    return _Source(name)
+
+
+@contextmanager
+def _one_clear_line(name: str) -> Iterator[None]:
+    """Turns what transformers raises for a model that cannot be had into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        text = str(error)
+        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        if "trust_remote_code" in text:
+            first = "it comes with Python code of its own; set trust_remote_code: true if you trust it"
+        elif isinstance(error, OSError) and not Path(name).exists():
+            first = (
+                "neither a folder here nor reachable on the hub; "
+                "give a folder, a GGUF file, a hub id, or smollm2 (the embedded default)"
+            )
+        raise ModelError(f"model {name}: {first}") from error
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without transformers' loading bars: ours tells what happens."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def embedded_folder() -> Path:
+    """Folder of the embedded default as safetensors, made on first use (about half a minute)."""
+    from filelock import FileLock
+
+    from nlora.data.fetch import cache_folder, smollm2_gguf
+
+    folder = cache_folder() / "smollm2-135m-instruct"
+    if (folder / "config.json").is_file():
+        return folder
+    gguf = smollm2_gguf()
+    with FileLock(str(folder) + ".lock"):
+        if not (folder / "config.json").is_file():
+            _convert(gguf, folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Dequantises the GGUF file into a folder that appears whole or not at all."""
+    import torch
+    import transformers
+
+    temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        with _quiet_loading(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # gguf's conversions warn about NumPy details of their own
+            source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+            model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            _forget_quantisation(model)
+            model.config._name_or_path = EMBEDDED
+            model.save_pretrained(temporary)
+            transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
+        # The configuration marks the folder as whole: it must be readable before the name exists.
+        json.loads((temporary / "config.json").read_text(encoding="utf-8"))
+        for file in temporary.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _forget_quantisation(model: Any) -> None:
+    """A dequantised GGUF model still says that it is quantised, and would not save or train."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None

@@ -1,0 +1,86 @@
+"""Encoded examples -> one batch of tensors, laid out so that only what is needed is computed.
+
+    batch = Collator(pad_id=0, encoder_decoder=False, share_prefix=True)([Encoded(prompt_ids, answer_ids), ...])
+
+Causal models: rows are padded on the left, so that all answers end at the right edge and the model's head
+needs to run on the last few positions only. The tokens that all prompts of the batch begin with (the
+instruction and the options of a task) stand once in `prefix_ids` instead of in every row.
+
+    prefix_ids      (1, P)    left out when P is 0
+    input_ids       (B, T)    the rest of each prompt, then its answer
+    attention_mask  (B, T)    0 on padding; the prefix is not part of it
+    labels          (B, K+1)  the last K+1 positions: -100 but on answer tokens; column 0 is always -100
+
+Encoder-decoder models: input_ids (B, T) and labels (B, K), padded on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nlora.data.encode import Encoded, shared_prefix
+
+IGNORED = -100
+"""Label of a position that takes no part in the loss (the number that transformers uses)."""
+
+_SHORTEST_PREFIX_TOKENS = 8
+"""A shorter prefix is not worth a second pass through the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collator:
+    """Makes batches for one model.
+
+    pad_id: the token that fills rows up; the mask hides it.
+    share_prefix: whether the model's key-value cache may carry the common beginning of the batch.
+    """
+
+    pad_id: int
+    encoder_decoder: bool
+    share_prefix: bool
+
+    def __call__(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Batch of B examples; an example without answer tokens is a prompt to be answered."""
+        return self._encoder_decoder(examples) if self.encoder_decoder else self._causal(examples)
+
+    def _encoder_decoder(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
+        inputs = [list(e.prompt_ids) for e in examples]
+        batch = {
+            "input_ids": _pad(inputs, self.pad_id, left=False),
+            "attention_mask": _pad([[1] * len(ids) for ids in inputs], 0, left=False),
+        }
+        if any(e.answer_ids for e in examples):
+            batch["labels"] = _pad([list(e.answer_ids) for e in examples], IGNORED, left=False)
+        return batch
+
+    def _causal(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
+        shared = self._prefix_tokens(examples)
+        rows = [[*e.prompt_ids[shared:], *e.answer_ids] for e in examples]
+        answer_tokens = max(len(e.answer_ids) for e in examples)
+        labels = [[IGNORED] * (answer_tokens + 1 - len(e.answer_ids)) + list(e.answer_ids) for e in examples]
+        batch = {
+            "input_ids": _pad(rows, self.pad_id, left=True),
+            "attention_mask": _pad([[1] * len(row) for row in rows], 0, left=True),
+            "labels": torch.tensor(labels),
+        }
+        if shared:
+            batch["prefix_ids"] = torch.tensor([examples[0].prompt_ids[:shared]])
+        return batch
+
+    def _prefix_tokens(self, examples: Sequence[Encoded]) -> int:
+        if not self.share_prefix or len(examples) < 2:
+            return 0
+        prompts = [e.prompt_ids for e in examples]
+        # The last prompt token stays in its row: its logits predict the first answer token.
+        shared = min(shared_prefix(prompts), min(map(len, prompts)) - 1)
+        return shared if shared >= _SHORTEST_PREFIX_TOKENS else 0
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int, *, left: bool) -> Tensor:
+    longest = max(map(len, rows))
+    fill = [[value] * (longest - len(row)) for row in rows]
+    return torch.tensor([[*f, *row] if left else [*row, *f] for row, f in zip(rows, fill, strict=True)])

@@ -1,0 +1,244 @@
+"""Everything that can be checked and counted before training: what a run will do, and all that is wrong with it.
+
+    plan = make_plan(load_config("my-run.yaml"))       # InputErrors lists every mistake at once
+    for stage in plan.stages:
+        print(stage.task, stage.steps, stage.prompt_tokens)
+
+Nothing is trained and no weights are loaded: the model is laid out on the meta device, which takes about a second.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nlora.config import Config
+from nlora.data import load_tasks
+from nlora.data.base import Task
+from nlora.data.encode import Encoded, Encoder
+from nlora.errors import InputErrors, NloraError, Problem
+from nlora.methods import build
+from nlora.methods.base import Method
+
+if TYPE_CHECKING:
+    from nlora.adapters import ModuleShape
+    from nlora.config_file import LoadedConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What one stage will do. Tokens are means per example, the answer included; seconds are a rough guess."""
+
+    task: str
+    train_examples: int
+    test_examples: int
+    labels: int | None
+    steps: int
+    prompt_tokens: float
+    shared_tokens: int
+    cut_examples: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked run: all that the sequence needs, but for the model's weights."""
+
+    config: Config
+    tasks: tuple[Task, ...]
+    methods: tuple[Method, ...]
+    modules: tuple[ModuleShape, ...]
+    encoder: Encoder
+    encoded: tuple[tuple[Encoded, ...], ...]
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def trained_parameters(self) -> int:
+        """Parameters of one update: r·(in + out) summed over the modules."""
+        r = self.config.lora.r
+        return sum(r * (m.in_features + m.out_features) for m in self.modules)
+
+    @property
+    def seconds(self) -> float:
+        """Rough guess of the whole run's time on this machine."""
+        return sum(stage.seconds for stage in self.stages)
+
+
+def make_plan(loaded: LoadedConfig) -> Plan:
+    """Checks a configuration against its data, its model and the output folder, and counts the work.
+
+    Raises InputErrors with every mistake found.
+    """
+    config = loaded.config
+    problems: list[Problem] = []
+    tasks = _collect(problems, lambda: load_tasks(config, base_folder=loaded.base_folder))
+    methods = _collect(problems, lambda: _methods(config))
+    modules, parameters = _collect(problems, lambda: _layout(config)) or (None, 0)
+    encoder = _collect(problems, lambda: _encoder(config)) if modules else None
+    problems += _missing_extras(config)
+    problems += _output_problems(config)
+    if modules:
+        # Stages may differ in their options: the same complaint is made once.
+        complaints = [p for method in methods or () for p in method.check(modules)]
+        problems += list(dict.fromkeys(complaints))
+    encoded = _collect(problems, lambda: _encode(config, tasks, methods, encoder)) if not problems else None
+    if problems or tasks is None or methods is None or modules is None or encoder is None or encoded is None:
+        raise InputErrors(problems)
+    stages = _stages(config, tasks, encoder, encoded, parameters)
+    return Plan(config, tuple(tasks), tuple(methods), tuple(modules), encoder, encoded, stages)
+
+
+def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
+    """The step's result, or None with its mistakes added to the list."""
+    try:
+        return step()
+    except InputErrors as error:
+        problems.extend(error.problems)
+    except NloraError as error:
+        problems.append(Problem("", str(error)))
+    return None
+
+
+def _methods(config: Config) -> list[Method]:
+    """One method per stage: options may differ from task to task."""
+    problems: list[Problem] = []
+    first = _collect(problems, lambda: build(config.method.name, config.method.options, where="method"))
+    methods = [first]
+    for task in config.tasks:
+        stage = config.stages.get(task.name)
+        if stage is None or not stage.method or first is None:
+            methods.append(first)
+            continue
+        options, where = config.method_options(task.name), f"stages.{task.name}.method"
+        methods.append(_collect(problems, lambda o=options, w=where: build(config.method.name, o, where=w)))  # type: ignore[misc]
+    if problems:
+        raise InputErrors(problems)
+    return [method for method in methods[1:] if method is not None]
+
+
+def _layout(config: Config) -> tuple[list[ModuleShape], int]:
+    """The modules to update, and the number of parameters that every token meets (embeddings left out)."""
+    from nlora.adapters import target_modules
+    from nlora.backbone import load_skeleton
+
+    model = load_skeleton(config.model, trust_remote_code=config.trust_remote_code)
+    modules = target_modules(model, config.lora)
+    embeddings = {id(p) for m in model.modules() if type(m).__name__ == "Embedding" for p in m.parameters()}
+    return modules, sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+
+
+def _encoder(config: Config) -> Encoder:
+    from nlora.backbone import load_config, load_tokenizer
+
+    model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    return Encoder(
+        tokenizer,
+        encoder_decoder=bool(getattr(model_config, "is_encoder_decoder", False)),
+        max_source_tokens=config.train.max_source_tokens,
+        max_target_tokens=config.train.max_target_tokens,
+        truncate=config.train.truncate,
+    )
+
+
+def _encode(
+    config: Config, tasks: Any, methods: Any, encoder: Any
+) -> tuple[tuple[Encoded, ...], ...]:
+    """Every stage's training examples as tokens; also finds labels that the model could not tell apart."""
+    from nlora.label_tree import LabelTree
+
+    problems: list[Problem] = []
+    encoded = []
+    for index, (task, method) in enumerate(zip(tasks, methods, strict=True)):
+        examples = method.examples(task, tasks[:index])
+        encoded.append(_collect(problems, lambda t=task, e=examples: tuple(encoder.encode(t, e))) or ())  # type: ignore[misc]
+        if task.labels:
+            try:
+                LabelTree.build(encoder.label_ids(task.labels), encoder.end_id)
+            except ValueError as error:
+                problems.append(Problem(f"tasks.{index}", f"task {task.name}: {error}"))
+    if problems:
+        raise InputErrors(problems)
+    return tuple(encoded)
+
+
+def _missing_extras(config: Config) -> list[Problem]:
+    return [
+        Problem("train.report_to", f"{name} is not installed; pip install 'nlora[{name}]'")
+        for name in config.train.report_to
+        if importlib.util.find_spec(name) is None
+        and not (name == "tensorboard" and importlib.util.find_spec("tensorboardX"))
+    ]
+
+
+def _output_problems(config: Config) -> list[Problem]:
+    """Whether the output folder, or the nearest folder above it that exists, can be written."""
+    folder = Path(config.output_dir)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if folder.exists() and not folder.is_dir():
+        return [Problem("output_dir", f"{folder} is a file; choose another folder")]
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return [Problem("output_dir", f"{folder} cannot be written; choose another folder")]
+    return []
+
+
+def _stages(
+    config: Config,
+    tasks: Sequence[Task],
+    encoder: Encoder,
+    encoded: Sequence[Sequence[Encoded]],
+    parameters: int,
+) -> tuple[StagePlan, ...]:
+    from nlora.data.encode import shared_prefix
+    from nlora.training import optimizer_steps
+
+    rate = _matrix_flops_per_second()
+    prompt_tokens = []
+    stages = []
+    for index, (task, examples) in enumerate(zip(tasks, encoded, strict=True)):
+        options = config.train_options(task.name)
+        shared = shared_prefix([e.prompt_ids for e in examples]) if not encoder.encoder_decoder else 0
+        tokens = sum(len(e.prompt_ids) + len(e.answer_ids) for e in examples) / len(examples)
+        prompt_tokens.append(tokens - shared)
+        # LoRA: 2 operations per weight and token forward, 2 back through the activations.
+        train_flops = 4 * parameters * (tokens - shared) * len(examples) * options.epochs
+        asked = range(len(tasks)) if config.evaluate.unseen else range(index + 1)
+        score_flops = 2 * parameters * sum(
+            len(tasks[i].test) * prompt_tokens[min(i, index)] for i in asked
+        )
+        stages.append(
+            StagePlan(
+                task=task.name,
+                train_examples=len(examples),
+                test_examples=len(task.test),
+                labels=len(task.labels) if task.labels else None,
+                steps=optimizer_steps(len(examples), options),
+                prompt_tokens=tokens,
+                shared_tokens=shared,
+                cut_examples=sum(len(e.prompt_ids) >= encoder.max_source_tokens for e in examples),
+                seconds=(train_flops + score_flops) / rate,
+            )
+        )
+    return tuple(stages)
+
+
+def _matrix_flops_per_second(size: int = 768, repeats: int = 5, share: float = 0.5) -> float:
+    """What this machine's matrix products reach, times the share of it that a training step usually gets."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.ones(size, size, device=device)
+    best = float("inf")
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        float((a @ a)[0, 0])  # reading one number waits for the GPU
+        best = min(best, time.perf_counter() - begin)
+    return share * 2 * size**3 / best

@@ -1,0 +1,221 @@
+"""Trains one adapter on one task: transformers' Trainer with two overrides.
+
+    result = train(backbone, adapter, encoded, options, penalty=lambda: method.penalty(adapter), seed=1, folder=f)
+
+What differs from a plain Trainer: the loss looks at the answer tokens only (`nlora.logits`), and the method's
+penalty is added once per optimizer step, to the gradient that is clipped, whatever the number of micro-batches
+or processes. Everything else (optimizer, schedule, accumulation, logging, distribution) is the Trainer's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from nlora.data.collate import IGNORED, Collator
+from nlora.errors import RunError
+from nlora.logits import answer_logits, prefix_is_exact
+
+if TYPE_CHECKING:
+    from nlora.adapters import Adapter
+    from nlora.backbone import Backbone
+    from nlora.config import TrainOptions
+    from nlora.data.encode import Encoded
+
+Penalty = Callable[[], Tensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What training one task took and came to.
+
+    loss: mean over the optimizer steps of the training loss, penalty included (as the released code logs it).
+    penalty: the same mean of the penalty alone; 0.0 for a method without one.
+    peak_memory_bytes: of the device on a GPU; else the process's largest resident size so far.
+    """
+
+    steps: int
+    examples: int
+    epochs: float
+    seconds: float
+    loss: float
+    penalty: float
+    peak_memory_bytes: int
+
+    @property
+    def samples_per_second(self) -> float:
+        """Training examples per second, every epoch counted."""
+        return self.examples * self.epochs / self.seconds
+
+    @property
+    def steps_per_second(self) -> float:
+        """Optimizer steps per second."""
+        return self.steps / self.seconds
+
+
+class PenalisedTrainer(Trainer):
+    """A Trainer whose loss is the mean over the answer tokens of an optimizer step, plus a penalty.
+
+    penalty: called once per optimizer step; None, or a scalar with gradients, weight included.
+    """
+
+    # `compute_loss` divides by the answer tokens of the whole optimizer step.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, penalty: Penalty, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Makes the Trainer count the answer tokens of each optimizer step.
+        self.model_accepts_loss_kwargs = True
+        self._penalty = penalty
+        self.penalty_sum = 0.0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Σ over this micro-batch of the answer tokens' cross-entropy / answer tokens of the step (+ penalty)."""
+        logits, targets = answer_logits(model, inputs)  # (B, K, V), (B, K)
+        total = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        items = num_items_in_batch if num_items_in_batch is not None else targets.ne(IGNORED).sum()
+        # Gradients are averaged over the processes, and `items` counts the tokens of all of them.
+        loss = total / items * self.accelerator.num_processes
+        if self.accelerator.sync_gradients:
+            penalty = self._penalty()
+            if penalty is not None:
+                loss = loss + penalty.to(loss.dtype)
+                self.penalty_sum += float(penalty.detach())
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs the mean penalty so far beside the loss, and stops on a loss that is no number."""
+        if "loss" in logs:
+            logs["penalty"] = self.penalty_sum / max(self.state.global_step, 1)
+            if not math.isfinite(logs["loss"]):
+                raise RunError(
+                    f"the training loss became {logs['loss']} by step {self.state.global_step}; "
+                    "try a smaller train.learning_rate or method.weight"
+                )
+        super().log(logs, *args, **kwargs)
+
+
+class _StepCallback(TrainerCallback):
+    def __init__(self, on_step: Callable[[int], None]) -> None:
+        self._on_step = on_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._on_step(state.global_step)
+
+
+def optimizer_steps(examples: int, options: TrainOptions) -> int:
+    """Optimizer steps of one task: batches per epoch (the last one may be smaller) times epochs, rounded up."""
+    return math.ceil(options.epochs * math.ceil(examples / options.batch_size))
+
+
+def train(
+    backbone: Backbone,
+    adapter: Adapter,
+    examples: Sequence[Encoded],
+    options: TrainOptions,
+    *,
+    penalty: Penalty,
+    seed: int,
+    folder: Path,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> TrainResult:
+    """Trains the adapter in place; the backbone stays as it is.
+
+    examples: each with its answer. folder: gets trainer_state.json and the logs of `report_to`.
+    on_step: called with the number of optimizer steps done. Raises RunError when the loss is no number.
+    """
+    share_prefix = not options.gradient_checkpointing and prefix_is_exact(backbone.model)
+    if options.gradient_checkpointing:
+        adapter.enable_checkpointing()
+    pad_id = backbone.tokenizer.pad_token_id
+    arguments = _training_arguments(options, seed, folder)
+    trainer = PenalisedTrainer(
+        model=adapter.model,
+        args=arguments,
+        train_dataset=list(examples),  # type: ignore[arg-type]
+        data_collator=Collator(pad_id, backbone.encoder_decoder, share_prefix),
+        callbacks=[_StepCallback(on_step)],
+        penalty=penalty,
+    )
+    trainer.remove_callback(PrinterCallback)
+    _forget_peak()
+    begin = time.perf_counter()
+    output = trainer.train()
+    seconds = time.perf_counter() - begin
+    if not all(torch.isfinite(p).all() for f in adapter.factors().values() for p in (f.A, f.B)):
+        raise RunError("training left weights that are no numbers; try a smaller train.learning_rate")
+    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+    adapter.model.eval()
+    return TrainResult(
+        steps=output.global_step,
+        examples=len(examples),
+        epochs=float(trainer.state.epoch or options.epochs),
+        seconds=seconds,
+        loss=float(output.training_loss),
+        penalty=trainer.penalty_sum / max(output.global_step, 1),
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def _training_arguments(options: TrainOptions, seed: int, folder: Path) -> TrainingArguments:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    per_process, left_over = divmod(options.batch_size, processes)
+    micro = options.micro_batch_size or per_process
+    if left_over or micro == 0 or per_process % micro:
+        raise RunError(
+            f"train.batch_size {options.batch_size} cannot be split evenly over {processes} processes"
+            f" in micro-batches of {micro or 1}"
+        )
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=per_process // micro,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        lr_scheduler_type="constant_with_warmup" if options.warmup_steps else "constant",
+        warmup_steps=options.warmup_steps,
+        seed=seed,
+        save_strategy="no",
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        report_to=list(options.report_to) or "none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+    )
+
+
+def peak_memory_bytes() -> int:
+    """Most memory used so far: of the GPU where there is one, else the resident size of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()

@@ -1,0 +1,93 @@
+"""The cheap pass gives the plain pass's numbers: logits at the answers, loss, and every gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nlora.backbone import load_backbone
+from nlora.data.collate import IGNORED, Collator
+from nlora.data.encode import Encoded
+from nlora.logits import answer_logits, prefix_is_exact
+
+CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
+PREFIX = tuple(range(20, 34))
+EXAMPLES = [
+    Encoded((*PREFIX, 40, 41, 42), (50, 1)),
+    Encoded((*PREFIX, 43), (51, 52, 53, 1)),
+    Encoded((*PREFIX, 44, 45, 46, 47, 48), (54, 1)),
+]
+
+
+def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
+    """Mean cross-entropy of the answer tokens, one example at a time, without padding, cache or slicing."""
+    total, count = torch.zeros(()), 0
+    for example in examples:
+        ids = torch.tensor([[*example.prompt_ids, *example.answer_ids]])
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+        answers = len(example.answer_ids)
+        total = total + F.cross_entropy(logits[-answers - 1 : -1], ids[0, -answers:], reduction="sum")
+        count += answers
+    return total / count
+
+
+def cheap_loss(model: Any, examples: list[Encoded], *, share_prefix: bool, encoder_decoder: bool) -> Any:
+    batch = Collator(0, encoder_decoder, share_prefix)(examples)
+    assert ("prefix_ids" in batch) == share_prefix
+    logits, targets = answer_logits(model, batch)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("share_prefix", [False, True])
+@pytest.mark.parametrize("family", CAUSAL)
+def test_loss_and_gradients_equal_the_plain_pass(
+    tiny_model: Callable[[str], Path], family: str, share_prefix: bool
+) -> None:
+    model = load_backbone(str(tiny_model(family))).model
+    assert prefix_is_exact(model)
+    model.requires_grad_(True)
+    expected_loss = plain_loss(model, EXAMPLES)
+    expected = gradients(model, expected_loss)
+    loss = cheap_loss(model, EXAMPLES, share_prefix=share_prefix, encoder_decoder=False)
+    found = gradients(model, loss)
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_encoder_decoder_loss_equals_one_example_at_a_time(tiny_model: Callable[[str], Path]) -> None:
+    model: Any = load_backbone(str(tiny_model("t5"))).model
+    total, count = 0.0, 0
+    for example in EXAMPLES:
+        labels = torch.tensor([example.answer_ids])
+        loss = model(input_ids=torch.tensor([example.prompt_ids]), labels=labels).loss
+        total += loss.item() * len(example.answer_ids)
+        count += len(example.answer_ids)
+    found = cheap_loss(model, EXAMPLES, share_prefix=False, encoder_decoder=True)
+    assert found.item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_sliding_windows_and_encoders_do_not_share_a_prefix(tiny_model: Callable[[str], Path]) -> None:
+    assert not prefix_is_exact(load_backbone(str(tiny_model("t5"))).model)
+    model: Any = load_backbone(str(tiny_model("mistral"))).model
+    assert model.config.sliding_window
+    assert not prefix_is_exact(model)
+
+
+def test_a_prefix_leaves_each_row_its_last_prompt_token() -> None:
+    same = [Encoded(PREFIX, (50, 1)), Encoded(PREFIX, (51, 1))]
+    batch = Collator(0, False, True)(same)
+    assert batch["prefix_ids"].shape == (1, len(PREFIX) - 1)
+    assert batch["input_ids"].tolist() == [[PREFIX[-1], 50, 1], [PREFIX[-1], 51, 1]]
