@@ -2,6 +2,8 @@
 
     task = Task(name="tickets", type="tickets", instruction="Which team?", labels=("billing", "network"),
                 train=(Example("0", "My invoice is wrong", "billing"),), test=(...,))
+
+A sequence is a plain list of tasks, in the order in which they are learned.
 """
 
 from __future__ import annotations

@@ -1,0 +1,150 @@
+"""The benchmark in its released folder layout: `<type>/<dataset>/{train,test,labels}.json`.
+
+    task = read(Path("CL_Benchmark"), "agnews")  # or "TC/agnews"
+    task.labels                                  # ('World', 'Sports', 'Business', 'Science or Technology')
+
+The released dev.json is test.json again, byte for byte: tuning on it is tuning on test, so it is never
+read (`evaluate.split: validation` holds out training examples instead). The test file of MNLI holds
+examples without a gold label, marked "-". The released scorer counts every answer to them as wrong;
+here they are left out unless `keep_unlabelled` asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nlora.data.base import Example, Task
+from nlora.data.rows import ProblemList, did_you_mean, to_examples
+from nlora.errors import InputErrors, Problem
+
+UNLABELLED = "-"
+
+_RELATION = 'What is the logical relationship between the "sentence 1" and the "sentence 2"?'
+_CHOOSE = "Choose one from the option."
+# What the release asks for each kind of task. COPA's texts ask for themselves and name their two choices.
+INSTRUCTIONS = {
+    "TC": f"What is the topic of the following paragraph? {_CHOOSE}",
+    "SC": f"What is the sentiment of the following paragraph? {_CHOOSE}",
+    "NLI": f"{_RELATION} {_CHOOSE}",
+    "QQP": f'Whether the "first sentence" and the "second sentence" have the same meaning? {_CHOOSE}',
+    "WiC": "Given a word and two sentences, whether the word is used with the same sense in both sentence? "
+    + _CHOOSE,
+    "MultiRC": "According to the following passage and question, is the candidate answer true or false? "
+    + _CHOOSE,
+    "BoolQA": f"According to the following passage, is the question true or false? {_CHOOSE}",
+    "COPA": "",
+}
+WITHOUT_OPTIONS = frozenset({"COPA"})
+
+
+def datasets(folder: Path) -> dict[str, Path]:
+    """The data sets that lie in a folder of the released layout: `type/dataset` -> its folder, sorted."""
+    return {
+        f"{p.parent.parent.name}/{p.parent.name}": p.parent for p in sorted(folder.glob("*/*/train.json"))
+    }
+
+
+def read(
+    folder: Path,
+    name: str,
+    *,
+    type: str | None = None,  # noqa: A002 (the task's field)
+    instruction: str | None = None,
+    labels: Sequence[str] | None = None,
+    keep_unlabelled: bool = False,
+) -> Task:
+    """One data set of the benchmark as a task.
+
+    name: the data set's name (agnews), or TYPE/name; the task carries the name without the type.
+    type: the type to look in, for a name that two types share; null: any.
+    instruction, labels: instead of the released ones.
+    keep_unlabelled: keep test examples whose label is "-", as the release does.
+
+    Raises InputErrors with every problem found: a data set that is not there (with those that are), files
+    that cannot be read, rows without text, labels outside the label set.
+    """
+    place = _find(folder, name, type)
+    kind, dataset = place.parent.name, place.name
+    problems: list[Problem] = []
+    if instruction is None and kind not in INSTRUCTIONS:
+        problems.append(
+            Problem(str(place), f"the release has no instruction for the type '{kind}'; give the task one")
+        )
+    words = tuple(labels) if labels is not None else _read_labels(place / "labels.json", problems)
+    train = _read_split(place / "train.json", words, problems)
+    test = _read_split(place / "test.json", words, problems, unlabelled=True)
+    if problems:
+        raise InputErrors(problems)
+    if not keep_unlabelled:
+        test = tuple(example for example in test if example.label != UNLABELLED)
+    return Task(
+        name=dataset,
+        type=kind,
+        instruction=INSTRUCTIONS[kind] if instruction is None else instruction,
+        labels=words,
+        train=train,
+        test=test,
+        options_in_prompt=kind not in WITHOUT_OPTIONS,
+    )
+
+
+def _find(folder: Path, name: str, kind: str | None) -> Path:
+    there = datasets(folder)
+    wanted = f"{kind}/{name}" if kind and "/" not in name else name
+    found = [key for key in there if key == wanted or key.split("/")[1] == wanted]
+    if len(found) == 1:
+        return there[found[0]]
+    if found:
+        raise InputErrors([Problem(wanted, f"{' and '.join(found)} both match; set the task's 'type'")])
+    if not there:
+        raise InputErrors(
+            [Problem(str(folder), "no data set in it; expected <type>/<dataset>/train.json and so on")]
+        )
+    hint = did_you_mean(wanted, [key if "/" in wanted else key.split("/")[1] for key in there])
+    raise InputErrors([Problem(wanted, f"no such data set in {folder}, which has {', '.join(there)}{hint}")])
+
+
+def _read_split(
+    path: Path, labels: tuple[str, ...] | None, problems: list[Problem], *, unlabelled: bool = False
+) -> tuple[Example, ...]:
+    rows = _read_json(path, problems)
+    if rows is None:
+        return ()
+    found = ProblemList(str(path))
+    allowed = None if labels is None else (*labels, UNLABELLED) if unlabelled else labels
+    examples = to_examples(((f"{path}[{i}]", row) for i, row in enumerate(rows)), allowed, found)
+    problems += found.report()
+    return examples
+
+
+def _read_labels(path: Path, problems: list[Problem]) -> tuple[str, ...] | None:
+    words = _read_json(path, problems)
+    if words is None:
+        return None
+    if not all(isinstance(word, str) and word.strip() for word in words):
+        problems.append(Problem(str(path), "expected a list of label words"))
+        return None
+    return tuple(words)
+
+
+def _read_json(path: Path, problems: list[Problem]) -> list[Any] | None:
+    """The list that a JSON file holds; None, with a problem added, where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "no such file"
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+    except UnicodeDecodeError as error:
+        what = f"not UTF-8 (byte {error.start}); save it as UTF-8"
+    except json.JSONDecodeError as error:
+        what = f"not JSON: {error.msg} (line {error.lineno})"
+    else:
+        if isinstance(value, list):
+            return value
+        what = "expected a JSON list"
+    problems.append(Problem(str(path), what))
+    return None

@@ -1,0 +1,244 @@
+"""Prompts and answers -> token ids, each example tokenised once.
+
+    encoder = Encoder(tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
+    encoder.encode(task, task.train)[0]          # Encoded(prompt_ids=[1, 894, ...], answer_ids=[344, 2])
+
+Encoder-decoder models read the prompt with whatever special tokens their tokenizer puts around it, and
+their answer is tokenised alone. Causal models read on: the answer is " " + label, as the tokenizer splits
+it after "Answer:", and then the end token.
+
+A prompt that is too long is shortened in its text; the instruction and "Answer:" stay. `truncate="released"`
+instead does what the released code did: cut the ids, decode them, and tokenise the result again, which
+loses "Answer:" and, with T5, every newline.
+
+Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenised as characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from nlora.data import prompts
+from nlora.data.base import Example, Task
+from nlora.errors import InputErrors, ModelError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Longer lists gain no speed and hold every offset of every prompt in memory at once.
+_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example as the model sees it; the answer's ids end with the end token."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+
+class Encoder:
+    """Turns examples into ids for one tokenizer.
+
+    max_source_tokens: the longest prompt, special tokens included.
+    max_target_tokens: the longest answer, end token included.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        encoder_decoder: bool,
+        max_source_tokens: int,
+        max_target_tokens: int,
+        truncate: Literal["text", "released"] = "text",
+    ) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError("the tokenizer has no end token; answers could not end")
+        self._tokenizer = tokenizer
+        self._causal = not encoder_decoder
+        self._max_source_tokens = max_source_tokens
+        self._max_target_tokens = max_target_tokens
+        self._truncate = truncate
+        self._eos = int(tokenizer.eos_token_id)
+        self._before, self._after = self._special_ids()
+        self._label_ids: dict[str, list[int]] = {}
+
+    def encode(self, task: Task, examples: Sequence[Example]) -> list[Encoded]:
+        """The ids of many examples of one task, in their order.
+
+        Raises InputErrors where the instruction alone leaves no room for the text, or where a label word does
+        not fit into max_target_tokens: cut labels could no longer be told apart.
+        """
+        self._check_labels(task)
+        encoded = []
+        for start in range(0, len(examples), _BATCH):
+            some = examples[start : start + _BATCH]
+            prompts_ids = self._prompts(task, some)
+            encoded += [Encoded(p, self.answer_ids(e.label)) for p, e in zip(prompts_ids, some, strict=True)]
+        return encoded
+
+    def prompt_ids(self, task: Task, example: Example) -> list[int]:
+        """The ids of one prompt, at most max_source_tokens of them."""
+        return self._prompts(task, [example])[0]
+
+    def answer_ids(self, text: str) -> list[int]:
+        """The ids of an answer, end token last, at most max_target_tokens of them."""
+        return [*self._answer(text)[: self._max_target_tokens - 1], self._eos]
+
+    def label_ids(self, labels: Sequence[str]) -> list[list[int]]:
+        """The ids of each label word as the model would answer it, without the end token."""
+        return [list(self._answer(label)) for label in labels]
+
+    def _prompts(self, task: Task, examples: Sequence[Example]) -> list[list[int]]:
+        head, tail = prompts.head(task), prompts.TAIL
+        texts = [example.sentence for example in examples]
+        batch = self._tokenize([head + text + tail for text in texts], offsets=True)
+        plain: list[list[int]] = batch["input_ids"]
+        room = self._max_source_tokens - len(self._before) - len(self._after)
+        long = [i for i, ids in enumerate(plain) if len(ids) > room]
+        if long and self._truncate == "released":
+            cut = [self._before + plain[i][: self._max_source_tokens - len(self._before)] for i in long]
+            decoded = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in cut]
+            for i, ids in zip(long, self._tokenize(decoded)["input_ids"], strict=True):
+                plain[i] = ids[:room]
+        elif long:
+            self._check_room(task, room)
+            offsets = batch.get("offset_mapping")
+            shortened = [_shorten(texts[i], len(head), room, plain[i], offsets and offsets[i]) for i in long]
+            self._fit(head, tail, shortened, room, long, plain)
+        return [[*self._before, *ids, *self._after] for ids in plain]
+
+    def _fit(
+        self, head: str, tail: str, texts: list[str], room: int, rows: list[int], plain: list[list[int]]
+    ) -> None:
+        """Write the ids of the shortened prompts into `plain`, shortening again those still too long.
+
+        Tokens at the cut can split differently than before it, so a second round is sometimes needed; every
+        round removes at least one character of each prompt that is too long.
+        """
+        while rows:
+            batch = self._tokenize([head + text + tail for text in texts], offsets=True)
+            offsets = batch.get("offset_mapping")
+            again: list[int] = []
+            rest: list[str] = []
+            for k, (row, ids) in enumerate(zip(rows, batch["input_ids"], strict=True)):
+                if len(ids) <= room:
+                    plain[row] = ids
+                else:
+                    again.append(row)
+                    rest.append(_shorten(texts[k], len(head), room, ids, offsets and offsets[k]))
+            rows, texts = again, rest
+
+    def _check_room(self, task: Task, room: int) -> None:
+        needed = len(self._plain(prompts.head(task) + prompts.TAIL))
+        if needed >= room:
+            total = needed + len(self._before) + len(self._after)
+            what = (
+                f"its instruction and options alone take {total} tokens, max_source_tokens is "
+                f"{self._max_source_tokens}; raise it, or shorten them"
+            )
+            raise InputErrors([Problem(f"task {task.name}", what)])
+
+    def _check_labels(self, task: Task) -> None:
+        problems = []
+        for label in task.labels or ():
+            length = len(self._answer(label)) + 1
+            if length > self._max_target_tokens:
+                what = (
+                    f"label '{label}' takes {length} tokens with its end token, max_target_tokens is "
+                    f"{self._max_target_tokens}; raise it"
+                )
+                problems.append(Problem(f"task {task.name}", what))
+        if problems:
+            raise InputErrors(problems)
+
+    def _answer(self, text: str) -> list[int]:
+        """The answer's ids without the end token; remembered, as most answers are one of a few labels."""
+        if text not in self._label_ids:
+            alone = [*self._before, *self._plain(text)]
+            self._label_ids[text] = self._after_answer(text) if self._causal else alone
+        return self._label_ids[text]
+
+    def _after_answer(self, text: str) -> list[int]:
+        """The ids of " " + text as they follow "Answer:".
+
+        Normally the ids of "Answer:" begin those of "Answer: text", and the answer is the rest. A tokenizer
+        may merge across that border, though; then the answer is tokenised alone, in the first way that
+        reads the same behind "Answer:".
+        """
+        base, whole = self._plain(prompts.TAIL), self._plain(f"{prompts.TAIL} {text}")
+        if whole[: len(base)] == base and len(whole) > len(base):
+            return whole[len(base) :]
+        wanted = self._tokenizer.decode(whole)
+        for alone in (self._plain(f" {text}"), self._plain(text)):
+            if alone and self._tokenizer.decode(base + alone) == wanted:
+                return alone
+        raise ModelError(f"the tokenizer cannot write the answer '{text}' after 'Answer:'")
+
+    def _special_ids(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after a prompt.
+
+        A causal model's prompt must not end with an end token (its answer follows), and begins with one BOS
+        if the tokenizer adds any, never with two.
+        """
+        plain = self._plain(prompts.TAIL)
+        whole: list[int] = self._tokenizer(prompts.TAIL, verbose=False)["input_ids"]
+        start = next(
+            (i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain), None
+        )
+        if start is None:
+            raise ModelError("the tokenizer changes a text's own tokens when it adds its special ones")
+        before, after = whole[:start], whole[start + len(plain) :]
+        return (list(dict.fromkeys(before)), []) if self._causal else (before, after)
+
+    def _plain(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenize([text])["input_ids"][0]
+        return ids
+
+    def _tokenize(self, texts: list[str], *, offsets: bool = False) -> Mapping[str, Any]:
+        """Ids of each text without special tokens; with offsets, where the tokenizer can tell them."""
+        batch: Mapping[str, Any] = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=offsets and self._tokenizer.is_fast,
+            verbose=False,
+        )
+        return batch
+
+
+def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """Length of the longest common prefix of all rows; 0 for no rows.
+
+    Every prompt of a task begins with the same instruction, which a causal model then reads once per batch.
+    """
+    if not rows:
+        return 0
+    # The least and the greatest row in dictionary order differ at the earliest place where any two do.
+    low, high = list(min(rows, key=list)), list(max(rows, key=list))
+    pairs = enumerate(zip(low, high, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(low), len(high)))
+
+
+def _shorten(
+    text: str, head_chars: int, room: int, ids: Sequence[int], offsets: Sequence[tuple[int, int]] | None
+) -> str:
+    """The text without as many of its last tokens as the prompt has too many.
+
+    Without offsets (a tokenizer in plain Python) one character goes for each token too many: at most a
+    token each, so the caller repeats this until the prompt fits.
+    """
+    surplus = len(ids) - room
+    if offsets is None:
+        return text[: max(0, len(text) - surplus)].rstrip()
+    end_chars = head_chars + len(text)
+    starts = [start for start, end in offsets if head_chars <= start < end_chars and end > start]
+    if surplus >= len(starts):
+        return ""
+    # rstrip: the space before a token may belong to it or not.
+    return text[: min(starts[-surplus] - head_chars, len(text) - 1)].rstrip()

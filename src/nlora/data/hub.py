@@ -1,0 +1,70 @@
+"""Examples from a data set of the Hugging Face hub, through the optional package `datasets`.
+
+hub:fancyzhx/ag_news              train from its split train, test from its split test
+hub:fancyzhx/ag_news/test         one split of it
+hub:nyu-mll/glue:sst2/validation  one configuration, one split
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from nlora.data.rows import LABEL_FIELDS, ProblemList, column_problem
+from nlora.errors import MissingExtraError
+
+PREFIX = "hub:"
+_SPLITS = frozenset({"train", "test", "validation"})
+
+
+def parse(source: str, split: str) -> tuple[str, str | None, str]:
+    """(data set, configuration or None, split) of `hub:name[:config][/split]`; split is the default.
+
+    A name may itself hold one slash: of two parts without a configuration, the second is a split only if it
+    is called train, test or validation.
+    """
+    rest = source.removeprefix(PREFIX)
+    name, colon, config = rest.partition(":")
+    if colon:
+        config, _, named = config.partition("/")
+        return name, config or None, named or split
+    pieces = name.split("/")
+    if len(pieces) == 3 or (len(pieces) == 2 and pieces[1] in _SPLITS):
+        return "/".join(pieces[:-1]), None, pieces[-1]
+    return name, None, split
+
+
+def read_rows(source: str, split: str, problems: ProblemList) -> Iterator[tuple[str, Any]]:
+    """(where, row) for each row of the split; class numbers become the class names that the data set gives.
+
+    Raises MissingExtraError where `datasets` is not installed. A data set, configuration or split that is not
+    there goes to `problems`.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{source}: reading from the hub needs the package datasets: pip install 'nlora[hub]'"
+        ) from error
+    name, config, split = parse(source, split)
+    try:
+        table = datasets.load_dataset(name, config, split=split)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        problems.add(source, f"the hub's data set could not be loaded: {reason}")
+        return
+    if wrong := column_problem(table.column_names):
+        problems.add(source, wrong)
+        return
+    class_names = {
+        field: feature.names
+        for field, feature in table.features.items()
+        if field in LABEL_FIELDS and getattr(feature, "names", None)
+    }
+    for number, row in enumerate(table):
+        yield f"{source}[{number}]", {k: _named(v, class_names.get(k)) for k, v in row.items()}
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    # -1 is the hub's mark for "no label": it stays a number, which is then reported.
+    return names[value] if names and isinstance(value, int) and value >= 0 else value

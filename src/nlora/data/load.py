@@ -1,0 +1,162 @@
+"""A run's configuration -> its tasks, with everything that is wrong with any of them said at once.
+
+    tasks = load_tasks(config, base_folder=Path("my-run.yaml").parent)
+
+Each entry of `tasks` is a data set of `data` (a folder in the released layout, or the embedded tasks), or
+files of one's own. `evaluate.split: validation` and both `max_samples` are applied here, by seeds that
+depend on the run's seed and the task's name only: a task holds the same examples wherever it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nlora.config import Config, TaskSource
+from nlora.data import cl_benchmark, embedded
+from nlora.data.base import Task
+from nlora.data.files import read_examples
+from nlora.data.splits import hold_out, sample
+from nlora.errors import InputErrors, Problem
+
+EMBEDDED = "embedded"
+
+
+def load_tasks(config: Config, *, base_folder: Path | None = None) -> list[Task]:
+    """The tasks of a run, in the order in which they are learned.
+
+    base_folder: where the configuration file lies; relative paths are looked for in the current folder,
+        then there.
+
+    Raises InputErrors with the problems of all tasks, each with its key (`tasks[2].train`, counted from 0)
+    or its file and line; FetchError where the embedded tasks cannot be fetched; MissingExtraError where a
+    source needs a package that is not installed.
+    """
+    folders = [Path(), *([base_folder] if base_folder is not None else [])]
+    problems = _check_names(config.tasks)
+    benchmark = _benchmark_folder(config, folders, problems)
+    tasks = []
+    for i, source in enumerate(config.tasks):
+        key = f"tasks[{i}]"
+        problems += _check_labels(source.labels, f"{key}.labels")
+        try:
+            if source.train is not None and source.test is not None:
+                task = _from_files(source, source.train, source.test, folders, key)
+            elif config.data == EMBEDDED:
+                task = _from_embedded(source, key)
+            elif benchmark is not None:
+                task = _from_benchmark(source, benchmark, key)
+            else:
+                if config.data is None:
+                    what = f"'{source.name}' has no 'train' and 'test' files, and 'data' names no benchmark"
+                    problems.append(Problem(key, f"{what}; set one of the two"))
+                continue  # a folder that is not there is told once, not for every task
+            tasks.append(_limit(task, config))
+        except InputErrors as error:
+            problems += error.problems
+    if problems:
+        raise InputErrors(problems)
+    return tasks
+
+
+def _check_names(sources: Sequence[TaskSource]) -> list[Problem]:
+    """Two tasks may not share a name, not even up to case: a folder of the run is named by it."""
+    problems = []
+    first: dict[str, int] = {}
+    for i, source in enumerate(sources):
+        j = first.setdefault(source.name.casefold(), i)
+        if j == i:
+            continue
+        same = "is also the name" if sources[j].name == source.name else "differs only by case from the name"
+        problems.append(Problem(f"tasks[{i}].name", f"'{source.name}' {same} of tasks[{j}]; rename one"))
+    return problems
+
+
+def _check_labels(labels: Sequence[str] | None, where: str) -> list[Problem]:
+    """What is wrong with a label set. Scoring ignores case, so labels must differ by more than case."""
+    if labels is None:
+        return []
+    if len(labels) < 2:
+        return [Problem(where, f"{len(labels)} labels; a choice needs two, and free text has no 'labels'")]
+    problems = [Problem(where, f"label '{word}' is empty") for word in labels if not word.strip()]
+    seen: dict[str, str] = {}
+    for word in labels:
+        other = seen.setdefault(word.strip().casefold(), word)
+        if other is not word:
+            problems.append(Problem(where, f"label '{word}' is there twice; scoring ignores case"))
+    return problems
+
+
+def _benchmark_folder(config: Config, folders: Sequence[Path], problems: list[Problem]) -> Path | None:
+    """The folder that `data` names; None, with a problem added, where there is none."""
+    if config.data is None or config.data == EMBEDDED or all(s.train for s in config.tasks):
+        return None
+    path = Path(config.data).expanduser()
+    found = next((folder / path for folder in folders if (folder / path).is_dir()), None)
+    if found is None:
+        looked = (
+            "" if path.is_absolute() else f" (looked in {' and '.join(str(f.resolve()) for f in folders)})"
+        )
+        what = f"no such folder: {config.data}{looked}; use a folder in the released layout, or '{EMBEDDED}'"
+        problems.append(Problem("data", what))
+    return found
+
+
+def _from_files(source: TaskSource, train: str, test: str, folders: Sequence[Path], key: str) -> Task:
+    examples = {}
+    problems: list[Problem] = []
+    for split, path in (("train", train), ("test", test)):
+        examples[split], found = read_examples(
+            path, labels=source.labels, folders=folders, split=split, key=f"{key}.{split}"
+        )
+        problems += found
+    if problems:
+        raise InputErrors(problems)
+    return Task(
+        name=source.name,
+        type=source.type or source.name,
+        instruction=(source.instruction or "").strip(),
+        labels=source.labels,
+        train=examples["train"],
+        test=examples["test"],
+    )
+
+
+def _from_benchmark(source: TaskSource, folder: Path, key: str) -> Task:
+    task = cl_benchmark.read(
+        folder, source.name, type=source.type, instruction=source.instruction, labels=source.labels
+    )
+    if problems := _check_labels(task.labels, key):
+        raise InputErrors(problems)
+    return task
+
+
+def _from_embedded(source: TaskSource, key: str) -> Task:
+    if source.labels is not None:
+        raise InputErrors([Problem(f"{key}.labels", "the embedded tasks have fixed labels; leave it out")])
+    task = embedded.read(source.name)
+    return replace(
+        task,
+        type=source.type or task.type,
+        instruction=task.instruction if source.instruction is None else source.instruction.strip(),
+    )
+
+
+def _limit(task: Task, config: Config) -> Task:
+    """The task with its validation split and its samples, as the configuration asks."""
+    if config.evaluate.split == "validation":
+        task = hold_out(task, config.evaluate.validation_share, _seed(config, task, "validation"))
+    train, test = config.train_options(task.name).max_samples, config.evaluate.max_samples
+    if train is not None:
+        task = replace(task, train=sample(task.train, train, _seed(config, task, "train")))
+    if test is not None:
+        task = replace(task, test=sample(task.test, test, _seed(config, task, "test")))
+    return task
+
+
+def _seed(config: Config, task: Task, purpose: str) -> int:
+    # Not hash(): Python salts it, so it differs from process to process.
+    digest = hashlib.sha256(f"{config.seed}/{task.name}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
