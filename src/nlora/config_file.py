@@ -1,0 +1,275 @@
+"""A YAML file or a shipped recipe, with overrides, as a checked configuration; and back.
+
+    loaded = load_config("my-run.yaml", ["seed=7", "train.learning_rate=5e-4", "tasks=[agnews, yahoo]"])
+    loaded.config.seed         # 7
+    load_config("demo")        # the recipe of that name
+
+Every mistake is found before anything starts, and all of them are reported at once, each with its line:
+
+    my-run.yaml:9: train.epoch: unknown key; did you mean 'epochs'?
+    train.batch_size=ten: must be a whole number >= 1, not 'ten'
+
+What only the method knows, its own options, is checked where methods are known;
+`LoadedConfig.method_problems` gives those mistakes their lines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from nlora.config import Config, TrainOptions
+from nlora.errors import InputErrors, Problem
+from nlora.overrides import apply_override
+from nlora.plain_words import did_you_mean, number_problems, problems_of
+from nlora.yaml_lines import Key, Places, dotted, read_yaml, to_yaml
+
+RUN_FILE_KEYS = frozenset({"config", "versions"})
+"""Top-level keys of the run.yaml that a run writes; such a file is read as the configuration in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A configuration and where it came from.
+
+    source_path: the file; None for a recipe.
+    base_folder: what relative paths in it refer to: the file's folder, for a recipe the current one.
+    places: the line or the override that each key came from.
+    """
+
+    config: Config
+    source_path: Path | None
+    base_folder: Path
+    places: Places
+
+    def method_problems(
+        self, error: ValidationError, options: type[BaseModel], task_name: str | None = None
+    ) -> list[Problem]:
+        """The mistakes of a method's options, each where it was written.
+
+        error: of `options.model_validate(config.method_options(task_name))`.
+        task_name: None for the options that all tasks share.
+        """
+        stage = self.config.stages.get(task_name) if task_name is not None else None
+
+        def locate(path: Key) -> Key:
+            if stage and task_name is not None and path and path[0] in stage.method:
+                return ("stages", task_name, "method", *path)
+            return ("method", *path)
+
+        return problems_of(error, options, self.places, locate)
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Read and check a configuration.
+
+    source: path of a YAML file, or the name of a shipped recipe.
+    overrides: `dotted.path=value`, the value in YAML; later ones win. `tasks.0.name=...` reaches into a list.
+
+    Raises InputErrors with every mistake that was found.
+    """
+    text, shown, path = _read(source)
+    document = read_yaml(text, shown)
+    problems = list(document.problems)
+    data, places = document.data, document.places
+    if isinstance(data, dict) and set(data) >= RUN_FILE_KEYS:
+        data, places = data["config"], places.inside("config")
+    if not isinstance(data, dict):
+        raise InputErrors(problems or [_not_a_mapping(data, shown)])
+    for override in overrides:
+        changed = apply_override(data, places, override)
+        if isinstance(changed, Places):
+            places = changed
+        else:
+            problems += changed
+    config, mistakes = _checked(data, places)
+    problems += mistakes
+    if config is None or problems:
+        raise InputErrors(sorted(problems, key=_line))
+    return LoadedConfig(config, path, path.parent if path else Path(), places)
+
+
+def recipe_names() -> list[str]:
+    """The names of the shipped recipes, sorted."""
+    folder = _recipes()
+    if not folder.is_dir():
+        return []
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def recipe_text(name: str) -> str:
+    """The YAML text of a shipped recipe. Raises InputErrors when there is none of that name."""
+    names = recipe_names()
+    if name not in names:
+        raise InputErrors([Problem(name, f"no such recipe{did_you_mean(name, names)}{_choice(names)}")])
+    return (_recipes() / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def recipe_description(name: str) -> str:
+    """The first sentence of the comment that a recipe opens with; empty when it opens with none."""
+    comment: list[str] = []
+    for line in recipe_text(name).splitlines():
+        stripped = line.strip()
+        if not stripped.startswith("#") or (comment and stripped == "#"):
+            break
+        comment.append(stripped.lstrip("# "))
+    return re.split(r"(?<=[.!?])\s", " ".join(comment).strip(), maxsplit=1)[0]
+
+
+def dump(config: Config) -> str:
+    """A configuration as YAML with every key; `load_config` of it is the same configuration."""
+    return to_yaml(config.model_dump(mode="json"))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between a folder's configuration and the one at hand, one line for each key.
+
+    old, new: `Config.model_dump(mode="json")`. Example: "train.epochs: 1 in the folder, 2 now".
+    """
+    before, now = _flat(old), _flat(new)
+    return [
+        f"{dotted(key)}: {_value(before, key)} in the folder, {_value(now, key)} now"
+        for key in dict.fromkeys([*before, *now])
+        if key not in before or key not in now or before[key] != now[key]
+    ]
+
+
+def _recipes() -> Traversable:
+    return resources.files("nlora") / "recipes"
+
+
+def _choice(names: Sequence[str]) -> str:
+    return f"; the recipes are {', '.join(names)}" if names else ""
+
+
+def _read(source: str) -> tuple[str, str, Path | None]:
+    """Text, how to call it, and path (None: a recipe) of what the user named."""
+    path = Path(source)
+    names = recipe_names()
+    if not path.is_file():
+        if source in names:
+            return recipe_text(source), f"recipe {source}", None
+        what = "is a folder, not a YAML file" if path.is_dir() else "no such file, and no recipe of that name"
+        raise InputErrors([Problem(source, f"{what}{did_you_mean(source, names)}{_choice(names)}")])
+    try:
+        return path.read_text(encoding="utf-8-sig"), source, path
+    except UnicodeDecodeError as error:
+        raise InputErrors(
+            [Problem(source, f"not UTF-8 text (byte {error.start + 1}); save it as UTF-8")]
+        ) from error
+    except OSError as error:
+        raise InputErrors([Problem(source, f"cannot be read: {error.strerror}")]) from error
+
+
+def _not_a_mapping(data: Any, shown: str) -> Problem:
+    if data is None:
+        return Problem(shown, "is empty; a run needs at least 'tasks: [...]'")
+    return Problem(
+        shown, "must hold keys such as 'tasks: [...]' at its top level, not a list or a single value"
+    )
+
+
+def _line(problem: Problem) -> float:
+    """The line that a problem names, so that they come in the file's order; overrides come last."""
+    line = re.search(r":(\d+)(?::|$)", problem.where)
+    return float(line[1]) if line else math.inf
+
+
+def _checked(data: dict[str, Any], places: Places) -> tuple[Config | None, list[Problem]]:
+    """The configuration, or None, and everything that is wrong with it."""
+    problems = number_problems(data, Config, places)
+    config = None
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        # output_dir has a default, unless the name that it is made from is wrong: one mistake, reported once.
+        made_up = () if "output_dir" in data else (("output_dir",),)
+        problems += problems_of(error, Config, places, lambda path: None if path in made_up else path)
+    problems += _name_problems(data, places)
+    problems += _stage_problems(data, places)
+    output_dir = Path(config.output_dir) if config else None
+    if output_dir and (blocking := next((p for p in (output_dir, *output_dir.parents) if p.is_file()), None)):
+        problems.append(Problem(places.where(("output_dir",)), f"{blocking} is a file; choose a folder"))
+    return config, problems
+
+
+def _task_names(data: dict[str, Any]) -> list[str | None]:
+    tasks = data.get("tasks")
+    entries = tasks if isinstance(tasks, list) else []
+    names = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
+    return [name if isinstance(name, str) else None for name in names]
+
+
+def _name_problems(data: dict[str, Any], places: Places) -> list[Problem]:
+    """Tasks that are there twice, and stages of tasks that are not there."""
+    problems: list[Problem] = []
+    names = _task_names(data)
+    for index, name in enumerate(names):
+        if name is not None and name in names[:index]:
+            where = places.where(("tasks", index))
+            problems.append(Problem(where, f"a second task is called '{name}'; each needs a name of its own"))
+    stages = data.get("stages")
+    known = [name for name in names if name is not None]
+    if isinstance(stages, dict) and known:
+        for name in stages:
+            if isinstance(name, str) and name not in known:
+                hint = did_you_mean(name, known) or f"; the tasks are {', '.join(known)}"
+                problems.append(Problem(places.where(("stages", name)), f"no task is called '{name}'{hint}"))
+    return problems
+
+
+def _stage_problems(data: dict[str, Any], places: Places) -> list[Problem]:
+    """Training options of single tasks that are wrong once merged with those of all tasks."""
+    shared = data["train"] if isinstance(data.get("train"), dict) else {}
+    shared_is_right = _train_error(shared) is None
+    problems: list[Problem] = []
+    stages = data.get("stages")
+    for name, stage in stages.items() if isinstance(stages, dict) else ():
+        own = stage.get("train") if isinstance(stage, dict) else None
+        if not isinstance(own, dict):
+            continue
+        at_key: Key = ("stages", name, "train")
+
+        def locate(path: Key, own: dict[str, Any] = own, at_key: Key = at_key) -> Key | None:
+            # A mistake in `train` itself is reported there; one of no single key, only where `train` is
+            # right.
+            return (*at_key, *path) if (path[0] in own if path else shared_is_right) else None
+
+        problems += number_problems(own, TrainOptions, places, at_key)
+        error = _train_error({**shared, **own})
+        problems += problems_of(error, TrainOptions, places, locate) if error else []
+    return problems
+
+
+def _train_error(options: dict[str, Any]) -> ValidationError | None:
+    try:
+        TrainOptions.model_validate(options)
+    except ValidationError as error:
+        return error
+    return None
+
+
+def _flat(value: Any, path: Key = ()) -> dict[Key, Any]:
+    """Nested values by their dotted keys; lists of plain values stay whole."""
+    if isinstance(value, dict) and (value or not path):
+        return {
+            key: leaf for name, inner in value.items() for key, leaf in _flat(inner, (*path, name)).items()
+        }
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return {key: leaf for i, inner in enumerate(value) for key, leaf in _flat(inner, (*path, i)).items()}
+    return {path: value}
+
+
+def _value(values: dict[Key, Any], key: Key) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else "absent"

@@ -1,0 +1,217 @@
+"""What pydantic finds wrong with a configuration, said in plain words that name the key and its line.
+
+    my.yaml:7: train.epochs: must be a number > 0, not 'ten'
+    my.yaml:8: train.epoch: unknown key; did you mean 'epochs'?
+
+The words come from the fields themselves (type, bounds, description), so a method's own options get them too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+import annotated_types as at
+from pydantic import BaseModel, ValidationError
+
+from nlora.errors import Problem
+from nlora.yaml_lines import Key, Places
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'epochs'?`, or nothing when no known word is close."""
+    by_lower = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), by_lower, n=1)
+    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def problems_of(
+    error: ValidationError,
+    model: type[BaseModel],
+    places: Places,
+    locate: Callable[[Key], Key | None] = lambda path: path,
+) -> list[Problem]:
+    """Every mistake of a failed `model.model_validate` as a Problem.
+
+    locate: from a key of the validated values to the same key in the file; None: leave this mistake out.
+    """
+    found: list[Problem] = []
+    for detail in error.errors(include_url=False):
+        path: Key = detail["loc"]
+        full = locate(path)
+        if full is not None and not _reported_elsewhere(detail):
+            found.append(Problem(places.where(full), _what(detail, model, places.written.get(full))))
+    return found
+
+
+def number_problems(values: Any, model: type[BaseModel], places: Places, at_key: Key = ()) -> list[Problem]:
+    """Numbers that Python accepts and we do not: true for 1, and infinity.
+
+    at_key: where the values are in the file, ("train",) for those of `train`.
+    """
+    found: list[Problem] = []
+    for path, value in _leaves(values):
+        suspicious = isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value))
+        spec = _spec(model, path)
+        if suspicious and _plain(spec.annotation) in (int, float):
+            full = (*at_key, *path)
+            found.append(Problem(places.where(full), _must_be(spec, value, places.written.get(full))))
+    return found
+
+
+def _reported_elsewhere(detail: Any) -> bool:
+    """Whether another problem already says it: a key that is not text, a list short only of its wrong items."""
+    if detail["type"] == "too_short":
+        return len(detail["input"]) >= int(detail["ctx"]["min_length"])
+    return detail["type"] == "invalid_key" or "[key]" in detail["loc"]
+
+
+class _Spec(NamedTuple):
+    """What a field says of itself."""
+
+    annotation: Any = Any
+    bounds: tuple[Any, ...] = ()
+    description: str = ""
+    required: bool = True
+
+
+def _spec(model: type[BaseModel], path: Key) -> _Spec:
+    """What is known of the value at `path` in `model`; an empty _Spec where nothing is."""
+    spec = _Spec(model)
+    for part in path:
+        plain = _plain(spec.annotation)
+        if inner := _model_in(plain):
+            field = inner.model_fields.get(str(part))
+            if field is None:
+                return _Spec()
+            required = field.is_required()
+            spec = _Spec(field.annotation, tuple(field.metadata), field.description or "", required)
+        elif get_origin(plain) in (tuple, list, dict):
+            spec = _Spec(get_args(plain)[1 if get_origin(plain) is dict else 0])
+        else:
+            return _Spec()
+    return spec
+
+
+def _what(detail: Any, model: type[BaseModel], written: str | None) -> str:
+    path: Key = detail["loc"]
+    kind = detail["type"]
+    spec = _spec(model, path)
+    if kind == "extra_forbidden":
+        return _unknown_key(model, path)
+    if kind == "missing":
+        description = spec.description.rstrip(".")
+        return "the key is missing" + (f": {description[0].lower()}{description[1:]}" if description else "")
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    if kind == "string_pattern_mismatch" and path[-1:] == ("name",):
+        return f"must be usable in a folder's name, without / or \\, not {_shown(detail['input'], None)}"
+    return _must_be(spec, detail["input"], written)
+
+
+def _must_be(spec: _Spec, value: Any, written: str | None) -> str:
+    hint = ""
+    if (choices := _choices(spec.annotation)) and isinstance(value, str):
+        hint = did_you_mean(value, choices)
+    elif value is None and not spec.required:
+        hint = "; leave the key out for its default"
+    elif _plain(spec.annotation) is str and not isinstance(value, str | list | dict | NoneType):
+        hint = "; put it in quotes"
+    expected = _expected(spec.annotation, spec.bounds)
+    if isinstance(value, float) and not math.isfinite(value):
+        expected = expected.replace("a number", "a finite number")
+    return f"must be {expected}, not {_shown(value, written)}{hint}"
+
+
+def _unknown_key(model: type[BaseModel], path: Key) -> str:
+    key = str(path[-1])
+    owner = _model_in(_spec(model, path[:-1]).annotation)
+    known = list(owner.model_fields) if owner else []
+    if len(path) > 1 and key in model.model_fields:
+        return f"unknown key; did you mean '{key}' at the top level?"
+    for section, field in model.model_fields.items():
+        inner = _model_in(field.annotation)
+        if inner and key in inner.model_fields:
+            return f"unknown key; did you mean '{section}.{key}'?"
+    return "unknown key" + (did_you_mean(key, known) or f"; known here: {', '.join(known) or 'none'}")
+
+
+def _plain(annotation: Any) -> Any:
+    """The annotation without its `| None`."""
+    if get_origin(annotation) in (Union, UnionType):
+        others = [argument for argument in get_args(annotation) if argument is not NoneType]
+        return others[0] if len(others) == 1 else annotation
+    return annotation
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    plain = _plain(annotation)
+    return plain if isinstance(plain, type) and issubclass(plain, BaseModel) else None
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    plain = _plain(annotation)
+    return tuple(map(str, get_args(plain))) if get_origin(plain) is Literal else ()
+
+
+def _expected(annotation: Any, bounds: tuple[Any, ...] = ()) -> str:
+    """`a whole number >= 1, or null`."""
+    plain = _plain(annotation)
+    if choices := _choices(plain):
+        words = choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
+    elif inner := _model_in(plain):
+        words = "a name or a mapping of keys" if "name" in inner.model_fields else "a mapping of keys"
+    elif get_origin(plain) in (tuple, list):
+        items = get_args(plain)[0]
+        words = "a list" + (
+            " of texts" if items is str else f" of {_expected(items)}" if _choices(items) else ""
+        )
+    elif get_origin(plain) is dict:
+        words = "a mapping of keys"
+    elif get_origin(plain) in (Union, UnionType):
+        words = " or ".join(_expected(one) for one in get_args(plain) if one is not NoneType)
+    else:
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        words = names.get(plain, "something else")
+    words += _bounds(bounds)
+    return f"{words}, or null" if plain is not annotation else words
+
+
+def _bounds(bounds: tuple[Any, ...]) -> str:
+    """` >= 0 and < 1`, ` that is not empty`, or nothing."""
+    signs = ((at.Ge, "ge", ">="), (at.Gt, "gt", ">"), (at.Le, "le", "<="), (at.Lt, "lt", "<"))
+    limits = [
+        f"{sign} {getattr(bound, name)}"
+        for bound in bounds
+        for kind, name, sign in signs
+        if isinstance(bound, kind)
+    ]
+    if any(isinstance(bound, at.MinLen) for bound in bounds):
+        return " that is not empty"
+    return f" {' and '.join(limits)}" if limits else ""
+
+
+def _shown(value: Any, written: str | None) -> str:
+    """A value as the user wrote it, shortened."""
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    text = written if written is not None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _leaves(values: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _leaves(value, (*path, key))
+    elif isinstance(values, list | tuple):
+        for index, value in enumerate(values):
+            yield from _leaves(value, (*path, index))
+    else:
+        yield path, values

@@ -1,0 +1,216 @@
+"""YAML as plain values, remembering where each one was written, so that a mistake can name its line.
+
+    document = read_yaml("train:\n  epochs: ten\n", "my.yaml")
+    document.data                                # {"train": {"epochs": "ten"}}
+    document.places.where(("train", "epochs"))   # "my.yaml:2: train.epochs"
+
+What `yaml.safe_load` reads, with two differences. `1e-5` is a number (YAML 1.1 wants a point and a sign,
+1.0e-5, and takes anything else for text), and a key that is there twice is a mistake (PyYAML silently keeps
+the last). Texts that other readers take for something else are written in quotes by `to_yaml`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import yaml
+
+from nlora.errors import Problem
+
+Key = tuple[str | int, ...]
+"""A dotted path in pieces: `tasks.0.name` is ("tasks", 0, "name")."""
+
+_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+_FLOAT_TAG = "tag:yaml.org,2002:float"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+_TEXT_TAG = "tag:yaml.org,2002:str"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader whose every error has a line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, TypeError, OverflowError) as error:  # as of the date 2024-99-99
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what `_Loader` would read as a number, and repeats rather than refers back."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Outside double quotes PyYAML writes these three line ends as they are, and reads them back as spaces.
+    style = '"' if any(character in text for character in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar(_TEXT_TAG, text, style=style)
+
+
+_Dumper.add_representer(str, _text_node)
+
+
+def dotted(path: Key) -> str:
+    """("tasks", 0, "name") as `tasks.0.name`."""
+    return ".".join(str(part) for part in path)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where each value was written: a line of the file, or an override.
+
+    source: the file or recipe, as the user wrote it.
+    """
+
+    source: str
+    lines: dict[Key, int] = field(default_factory=dict)
+    written: dict[Key, str] = field(default_factory=dict)
+    overrides: dict[Key, str] = field(default_factory=dict)
+
+    def where(self, path: Key) -> str:
+        """`my.yaml:7: train.epochs`, or the override's own text; of a missing key, where its parent is."""
+        for length in range(len(path), 0, -1):
+            start = path[:length]
+            if start in self.overrides:
+                text = self.overrides[start]
+                return text if length == len(path) else f"{text}: {dotted(path)}"
+            if start in self.lines:
+                return f"{self.source}:{self.lines[start]}: {dotted(path)}"
+        return f"{self.source}: {dotted(path)}" if path else self.source
+
+    def overridden(self, path: Key, text: str, written: dict[Key, str]) -> Places:
+        """The same places after the override `text` replaced everything at and below `path`."""
+
+        def outside(key: Key) -> bool:
+            return key[: len(path)] != path
+
+        return replace(
+            self,
+            lines={key: line for key, line in self.lines.items() if outside(key)},
+            written={key: value for key, value in self.written.items() if outside(key)}
+            | {path + key: value for key, value in written.items()},
+            overrides={key: value for key, value in self.overrides.items() if outside(key)} | {path: text},
+        )
+
+    def inside(self, name: str) -> Places:
+        """The places below the top-level key `name`, as if that were the whole file."""
+        lines = {key[1:]: line for key, line in self.lines.items() if key[:1] == (name,)}
+        written = {key[1:]: value for key, value in self.written.items() if key[:1] == (name,)}
+        return Places(self.source, lines, written)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a text says. data is None when it is empty, or cannot be read (then problems tells why)."""
+
+    data: Any
+    places: Places
+    problems: tuple[Problem, ...] = ()
+
+
+def read_yaml(text: str, source: str) -> Document:
+    """Read one YAML document; mistakes come back in `problems`, never as an exception."""
+    places = Places(source)
+    loader = None
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return Document(None, places)
+        problems = list(_walk(root, (), places, active=set(), done=set()))
+        if any(_RECURSIVE in problem.what for problem in problems):
+            return Document(None, places, tuple(problems))
+        return Document(loader.construct_document(root), places, tuple(problems))
+    except yaml.YAMLError as error:
+        return Document(None, places, (_syntax_problem(error, text, source),))
+    except RecursionError:
+        return Document(None, places, (Problem(source, "nested too deeply to be a configuration"),))
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def to_yaml(values: Any) -> str:
+    """Plain values as YAML that `read_yaml` reads back unchanged, keys in their order."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+_RECURSIVE = "refers to itself"
+
+
+def _walk(
+    node: yaml.Node, path: Key, places: Places, *, active: set[int], done: set[int]
+) -> Iterator[Problem]:
+    """Fill `places` with the lines of everything below `node`; yield what construction would not notice."""
+    if id(node) in active:
+        yield Problem(places.where(path), f"{_RECURSIVE} through an alias; write the value out")
+        return
+    if id(node) in done:  # an alias: its lines are known, and aliases of aliases would take forever
+        return
+    active.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        yield from _walk_mapping(node, path, places, active=active, done=done)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            places.lines.setdefault((*path, index), item.start_mark.line + 1)
+            yield from _walk(item, (*path, index), places, active=active, done=done)
+    elif node.tag != _TEXT_TAG:
+        places.written.setdefault(path, node.value)
+    active.discard(id(node))
+    if not isinstance(node, yaml.ScalarNode):
+        done.add(id(node))
+
+
+def _walk_mapping(
+    node: yaml.MappingNode, path: Key, places: Places, *, active: set[int], done: set[int]
+) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    merged: list[yaml.Node] = []
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if key.tag == _MERGE_TAG:
+            merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
+            continue
+        here = f"{places.source}:{line}"
+        if not isinstance(key, yaml.ScalarNode):
+            yield Problem(here, "a key must be text, not a list or a mapping")
+            continue
+        if key.tag != _TEXT_TAG:
+            yield Problem(here, f"the key {key.value} must be text; put it in quotes: '{key.value}'")
+        if key.value in first:
+            where = f"{here}: {dotted((*path, key.value))}"
+            yield Problem(
+                where, f"the key is there twice, first in line {first[key.value]}; keep one of them"
+            )
+        first.setdefault(key.value, line)
+        places.lines[(*path, key.value)] = line
+        yield from _walk(value, (*path, key.value), places, active=active, done=done)
+    for value in merged:  # `<<: *defaults`; keys of the mapping's own came first and stay
+        yield from _walk(value, path, places, active=active, done=done)
+
+
+def _syntax_problem(error: yaml.YAMLError, text: str, source: str) -> Problem:
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text[: error.position].count("\n") + 1
+        return Problem(f"{source}:{line}", f"not YAML: {error.reason} (character {error.position + 1})")
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return Problem(source, f"not YAML: {error}")
+    mark = error.problem_mark or error.context_mark
+    what = error.problem or error.context or "cannot be read"
+    if "'\\t'" in what:
+        what += "; indent with spaces, not tabs"
+    elif "mapping values are not allowed" in what:
+        what += "; a text with ': ' in it needs quotes"
+    elif "expected a single document" in what:
+        what = "a second document begins here; a run is one document, without '---' in between"
+    return Problem(f"{source}:{mark.line + 1}" if mark else source, f"not YAML: {what}")
