@@ -71,8 +71,8 @@ class Adapter:
             fan_in_fan_out=transposed,  # Conv1D keeps its weight as (in, out)
         )
         trainable_before = [p for p in model.parameters() if p.requires_grad]
-        # PEFT draws on the CPU, whatever the model's device. It asks transformers for a property by a name that
-        # newer transformers warns of, which is between the two.
+        # PEFT draws on the CPU, whatever the model's device. It reads a property by a name that transformers
+        # has since deprecated, a warning that is between the two.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             torch.default_generator.manual_seed(seed)

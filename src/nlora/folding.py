@@ -12,7 +12,6 @@ weights' last bit; here the sum is always taken anew from the original weights i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,6 @@ from torch import Tensor, nn
 from nlora.errors import AdapterError, ModelError
 from nlora.factors import Factors, State, stack
 from nlora.targets import in_and_out, is_linear
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -34,7 +30,7 @@ class FoldedBackbone:
     Raises ModelError for a module that is no linear layer or is quantised.
     """
 
-    def __init__(self, model: PreTrainedModel, module_names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
         self._modules = {name: _plain_linear(model, name) for name in module_names}
         self._originals: dict[str, Tensor] = {}  # filled by the first fold: a first task needs no copy
 
