@@ -1,0 +1,42 @@
+"""Sequential LoRA trains one adapter on; incremental LoRA starts afresh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from nlora.adapters import Adapter
+from nlora.config import LoraOptions
+from nlora.methods import build
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+def test_a_stage_begins_where_the_last_one_ended(tiny_model: Callable[[str], Path]) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
+    states = []
+    for seed in (1, 2):
+        adapter = Adapter.attach(model, LoraOptions(r=4), seed=seed)
+        for f in adapter.factors().values():
+            torch.nn.init.normal_(f.B)
+        states.append(adapter.state())
+        adapter.detach()
+    fresh = Adapter.attach(model, LoraOptions(r=4), seed=3)
+    untouched = fresh.state()
+    build("inclora", {}).begin(fresh, states)
+    assert all(torch.equal(f.A, untouched[n].A) and not f.B.any() for n, f in fresh.state().items())
+    build("seqlora", {}).begin(fresh, states)
+    for name, f in fresh.state().items():
+        assert torch.equal(f.A, states[-1][name].A)
+        assert torch.equal(f.B, states[-1][name].B)
+
+
+def test_only_one_of_the_two_adds_updates_up() -> None:
+    assert not build("seqlora", {}).accumulates
+    assert build("inclora", {}).accumulates
+    assert build("nlora", {}).accumulates
