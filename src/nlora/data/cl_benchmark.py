@@ -55,6 +55,7 @@ def read(
     instruction: str | None = None,
     labels: Sequence[str] | None = None,
     keep_unlabelled: bool = False,
+    key: str = "",
 ) -> Task:
     """One data set of the benchmark as a task.
 
@@ -62,11 +63,12 @@ def read(
     type: the type to look in, for a name that two types share; null: any.
     instruction, labels: instead of the released ones.
     keep_unlabelled: keep test examples whose label is "-", as the release does.
+    key: the configuration's key that names the data set, for the message where it is not there.
 
     Raises InputErrors with every problem found: a data set that is not there (with those that are), files
     that cannot be read, rows without text, labels outside the label set.
     """
-    place = _find(folder, name, type)
+    place = _find(folder, name, type, key)
     kind, dataset = place.parent.name, place.name
     problems: list[Problem] = []
     if instruction is None and kind not in INSTRUCTIONS:
@@ -91,20 +93,20 @@ def read(
     )
 
 
-def _find(folder: Path, name: str, kind: str | None) -> Path:
+def _find(folder: Path, name: str, kind: str | None, key: str) -> Path:
     there = datasets(folder)
     wanted = f"{kind}/{name}" if kind and "/" not in name else name
     found = [key for key in there if key == wanted or key.split("/")[1] == wanted]
     if len(found) == 1:
         return there[found[0]]
     if found:
-        raise InputErrors([Problem(wanted, f"{' and '.join(found)} both match; set the task's 'type'")])
-    if not there:
-        raise InputErrors(
-            [Problem(str(folder), "no data set in it; expected <type>/<dataset>/train.json and so on")]
-        )
-    hint = did_you_mean(wanted, [key if "/" in wanted else key.split("/")[1] for key in there])
-    raise InputErrors([Problem(wanted, f"no such data set in {folder}, which has {', '.join(there)}{hint}")])
+        what = f"{' and '.join(found)} are both called '{name}'; set the task's 'type'"
+    elif there:
+        hint = did_you_mean(wanted, [k if "/" in wanted else k.split("/")[1] for k in there])
+        what = f"no data set '{wanted}' in {folder}, which has {', '.join(there)}{hint}"
+    else:
+        what = f"no data set in {folder}; expected <type>/<dataset>/train.json, test.json and labels.json"
+    raise InputErrors([Problem(key or name, what)])
 
 
 def _read_split(

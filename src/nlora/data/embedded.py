@@ -134,16 +134,18 @@ def names() -> tuple[str, ...]:
 
 
 @cache
-def read(name: str) -> Task:
+def read(name: str, key: str = "") -> Task:
     """One embedded task; its texts are fetched on the first use.
+
+    key: the configuration's key that names the task, for the message where there is no such task.
 
     An example's id is its row's number in the source's file, so train and test ids may coincide.
     Raises InputErrors for an unknown name, FetchError where the texts cannot be fetched.
     """
     recipe = RECIPES.get(name)
     if recipe is None:
-        known = f"the embedded tasks are {', '.join(RECIPES)}{did_you_mean(name, RECIPES)}"
-        raise InputErrors([Problem(name, f"no such embedded task; {known}")])
+        what = f"no embedded task '{name}'; there are {', '.join(RECIPES)}{did_you_mean(name, RECIPES)}"
+        raise InputErrors([Problem(key or name, what)])
     train, test = SOURCES[recipe.source](fetch.text_folder())
     return build(name, recipe, train, test)
 

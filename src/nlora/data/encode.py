@@ -16,6 +16,7 @@ Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenis
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +28,7 @@ from nlora.errors import InputErrors, ModelError, Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Longer lists gain no speed and hold every offset of every prompt in memory at once.
+# Longer lists gain no speed and hold the offsets of every prompt in memory at once.
 _BATCH = 1024
 
 
@@ -69,8 +70,8 @@ class Encoder:
     def encode(self, task: Task, examples: Sequence[Example]) -> list[Encoded]:
         """The ids of many examples of one task, in their order.
 
-        Raises InputErrors where the instruction alone leaves no room for the text, or where a label word does
-        not fit into max_target_tokens: cut labels could no longer be told apart.
+        Raises InputErrors where the instruction alone leaves no room for the text, where a label word does
+        not fit into max_target_tokens, or where two of them are the same tokens.
         """
         self._check_labels(task)
         encoded = []
@@ -95,8 +96,7 @@ class Encoder:
     def _prompts(self, task: Task, examples: Sequence[Example]) -> list[list[int]]:
         head, tail = prompts.head(task), prompts.TAIL
         texts = [example.sentence for example in examples]
-        batch = self._tokenize([head + text + tail for text in texts], offsets=True)
-        plain: list[list[int]] = batch["input_ids"]
+        plain: list[list[int]] = self._tokenize([head + text + tail for text in texts])["input_ids"]
         room = self._max_source_tokens - len(self._before) - len(self._after)
         long = [i for i, ids in enumerate(plain) if len(ids) > room]
         if long and self._truncate == "released":
@@ -106,31 +106,39 @@ class Encoder:
                 plain[i] = ids[:room]
         elif long:
             self._check_room(task, room)
-            offsets = batch.get("offset_mapping")
-            shortened = [_shorten(texts[i], len(head), room, plain[i], offsets and offsets[i]) for i in long]
-            self._fit(head, tail, shortened, room, long, plain)
+            fit = self._fit if self._tokenizer.is_fast else self._fit_by_search
+            for i, ids in zip(long, fit(head, [texts[i] for i in long], tail, room), strict=True):
+                plain[i] = ids
         return [[*self._before, *ids, *self._after] for ids in plain]
 
-    def _fit(
-        self, head: str, tail: str, texts: list[str], room: int, rows: list[int], plain: list[list[int]]
-    ) -> None:
-        """Write the ids of the shortened prompts into `plain`, shortening again those still too long.
+    def _fit(self, head: str, texts: list[str], tail: str, room: int) -> list[list[int]]:
+        """The ids of each prompt with its text shortened by as many tokens as are too many.
 
         Tokens at the cut can split differently than before it, so a second round is sometimes needed; every
-        round removes at least one character of each prompt that is too long.
+        round removes at least one character of each prompt that is still too long.
         """
-        while rows:
-            batch = self._tokenize([head + text + tail for text in texts], offsets=True)
-            offsets = batch.get("offset_mapping")
-            again: list[int] = []
-            rest: list[str] = []
-            for k, (row, ids) in enumerate(zip(rows, batch["input_ids"], strict=True)):
+        fitting: dict[int, list[int]] = {}
+        texts = list(texts)
+        while rest := [i for i in range(len(texts)) if i not in fitting]:
+            batch = self._tokenize([head + texts[i] + tail for i in rest], offsets=True)
+            for i, ids, offsets in zip(rest, batch["input_ids"], batch["offset_mapping"], strict=True):
                 if len(ids) <= room:
-                    plain[row] = ids
+                    fitting[i] = ids
                 else:
-                    again.append(row)
-                    rest.append(_shorten(texts[k], len(head), room, ids, offsets and offsets[k]))
-            rows, texts = again, rest
+                    texts[i] = _shorten(texts[i], len(head), len(ids) - room, offsets)
+        return [fitting[i] for i in range(len(texts))]
+
+    def _fit_by_search(self, head: str, texts: list[str], tail: str, room: int) -> list[list[int]]:
+        """The same for a tokenizer in plain Python, which cannot say which characters a token stands for."""
+        fitting = []
+        for text in texts:
+
+            def n_tokens(chars: int, text: str = text) -> int:
+                return len(self._plain(head + text[:chars] + tail))
+
+            chars = bisect_right(range(len(text)), room, key=n_tokens) - 1
+            fitting.append(self._plain(head + text[: max(chars, 0)] + tail))
+        return fitting
 
     def _check_room(self, task: Task, room: int) -> None:
         needed = len(self._plain(prompts.head(task) + prompts.TAIL))
@@ -143,14 +151,20 @@ class Encoder:
             raise InputErrors([Problem(f"task {task.name}", what)])
 
     def _check_labels(self, task: Task) -> None:
+        """Labels must be told apart by their ids, so none may be cut and no two may be the same."""
         problems = []
+        seen: dict[tuple[int, ...], str] = {}
         for label in task.labels or ():
-            length = len(self._answer(label)) + 1
-            if length > self._max_target_tokens:
+            ids = self._answer(label)
+            if len(ids) + 1 > self._max_target_tokens:
                 what = (
-                    f"label '{label}' takes {length} tokens with its end token, max_target_tokens is "
+                    f"label '{label}' takes {len(ids) + 1} tokens with its end token, max_target_tokens is "
                     f"{self._max_target_tokens}; raise it"
                 )
+                problems.append(Problem(f"task {task.name}", what))
+            other = seen.setdefault(tuple(ids), label)
+            if other != label:
+                what = f"labels '{other}' and '{label}' are the same tokens to this model; rename one"
                 problems.append(Problem(f"task {task.name}", what))
         if problems:
             raise InputErrors(problems)
@@ -199,14 +213,14 @@ class Encoder:
         return ids
 
     def _tokenize(self, texts: list[str], *, offsets: bool = False) -> Mapping[str, Any]:
-        """Ids of each text without special tokens; with offsets, where the tokenizer can tell them."""
+        """Ids of each text without special tokens and, if asked for, the characters of each token."""
         batch: Mapping[str, Any] = self._tokenizer(
             texts,
             add_special_tokens=False,
             split_special_tokens=True,
             return_attention_mask=False,
             return_token_type_ids=False,
-            return_offsets_mapping=offsets and self._tokenizer.is_fast,
+            return_offsets_mapping=offsets,
             verbose=False,
         )
         return batch
@@ -225,17 +239,11 @@ def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(low), len(high)))
 
 
-def _shorten(
-    text: str, head_chars: int, room: int, ids: Sequence[int], offsets: Sequence[tuple[int, int]] | None
-) -> str:
-    """The text without as many of its last tokens as the prompt has too many.
+def _shorten(text: str, head_chars: int, surplus: int, offsets: Sequence[tuple[int, int]]) -> str:
+    """The text without its last `surplus` tokens.
 
-    Without offsets (a tokenizer in plain Python) one character goes for each token too many: at most a
-    token each, so the caller repeats this until the prompt fits.
+    offsets: (start, end) of each token of the prompt, in characters; the text begins at head_chars.
     """
-    surplus = len(ids) - room
-    if offsets is None:
-        return text[: max(0, len(text) - surplus)].rstrip()
     end_chars = head_chars + len(text)
     starts = [start for start, end in offsets if head_chars <= start < end_chars and end > start]
     if surplus >= len(starts):

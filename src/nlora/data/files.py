@@ -90,7 +90,7 @@ def _read_jsonl(path: Path, problems: ProblemList) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            yield f"{path}:{number}", json.loads(line)
+            yield f"{path}:{number}", json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             problems.add(f"{path}:{number}", f"not JSON: {error.msg} (column {error.colno})")
 

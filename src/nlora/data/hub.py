@@ -1,8 +1,10 @@
 """Examples from a data set of the Hugging Face hub, through the optional package `datasets`.
 
-hub:fancyzhx/ag_news              train from its split train, test from its split test
-hub:fancyzhx/ag_news/test         one split of it
-hub:nyu-mll/glue:sst2/validation  one configuration, one split
+    hub:fancyzhx/ag_news              train from its split train, test from its split test
+    hub:fancyzhx/ag_news/test         one split of it
+    hub:nyu-mll/glue:sst2/validation  one configuration, one split
+
+Only who names such a source needs the package.
 """
 
 from __future__ import annotations

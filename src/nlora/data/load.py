@@ -126,7 +126,12 @@ def _from_files(source: TaskSource, train: str, test: str, folders: Sequence[Pat
 
 def _from_benchmark(source: TaskSource, folder: Path, key: str) -> Task:
     task = cl_benchmark.read(
-        folder, source.name, type=source.type, instruction=source.instruction, labels=source.labels
+        folder,
+        source.name,
+        type=source.type,
+        instruction=None if source.instruction is None else source.instruction.strip(),
+        labels=source.labels,
+        key=key,
     )
     if problems := _check_labels(task.labels, key):
         raise InputErrors(problems)
@@ -136,7 +141,7 @@ def _from_benchmark(source: TaskSource, folder: Path, key: str) -> Task:
 def _from_embedded(source: TaskSource, key: str) -> Task:
     if source.labels is not None:
         raise InputErrors([Problem(f"{key}.labels", "the embedded tasks have fixed labels; leave it out")])
-    task = embedded.read(source.name)
+    task = embedded.read(source.name, key)
     return replace(
         task,
         type=source.type or task.type,

@@ -48,7 +48,7 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
     n = min(max(1, round(share * total)), total - 1, sum(spare))
     if n < 1:
         what = f"its {total} training examples are too few to hold any out; use evaluate.split: test"
-        raise InputErrors([Problem(task.name, what)])
+        raise InputErrors([Problem(f"task {task.name}", what)])
     held = _choose(groups, n, spare, random.Random(seed))
     return replace(
         task,

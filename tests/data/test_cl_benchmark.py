@@ -1,0 +1,144 @@
+"""The released folder layout: what is there, what the released code numbered, and what can be wrong."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlora.data import cl_benchmark
+from nlora.data.base import Task
+from nlora.errors import InputErrors
+
+
+@pytest.fixture(scope="module")
+def folder(shared: Path) -> Path:
+    return shared / "data" / "CL_Benchmark"
+
+
+def write(folder: Path, place: str, **files: Any) -> Path:
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        (folder / place / f"{name}.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def good(folder: Path, place: str, **changed: Any) -> Path:
+    rows = [{"sentence": "one", "label": "a"}, {"sentence": "two", "label": "b"}]
+    return write(folder, place, **{"train": rows, "test": rows, "labels": ["a", "b"]} | changed)
+
+
+def problems_of(folder: Path, name: str, **options: Any) -> list[str]:
+    with pytest.raises(InputErrors) as caught:
+        cl_benchmark.read(folder, name, **options)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_finds_all_data_sets(folder: Path) -> None:
+    expected = {f"{p.parent.name}/{p.name}" for p in folder.glob("*/*") if p.is_dir()}
+    assert set(cl_benchmark.datasets(folder)) == expected
+    assert len(expected) == 14
+
+
+def test_ids_and_order_are_the_released_ones(folder: Path, shared: Path) -> None:
+    lines = (shared / "golden/pipeline/nlora/1-agnews/predict_eval_predictions.head5.jsonl").read_text()
+    released = [json.loads(line)["Instance"] for line in lines.splitlines()]
+    task = cl_benchmark.read(folder, "agnews")
+    for example, row in zip(task.test, released, strict=False):
+        assert (example.id, example.sentence, example.label) == (row["id"], row["sentence"], row["label"])
+    golden = json.loads((shared / "golden" / "prompts.json").read_text(encoding="utf-8"))
+    by_id = {example.id: example for example in cl_benchmark.read(folder, "MultiRC").train}
+    rows = golden["datasets"]["MultiRC/MultiRC"]["examples"]
+    assert [by_id[row["id"]].sentence for row in rows] == [row["sentence"] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["agnews", "TC/agnews"])
+def test_name_with_and_without_type(folder: Path, name: str) -> None:
+    task = cl_benchmark.read(folder, name)
+    assert (task.name, task.type) == ("agnews", "TC")
+    assert task.labels == ("World", "Sports", "Business", "Science or Technology")
+    assert (len(task.train), len(task.test)) == (1000, 400)
+
+
+def test_test_examples_without_a_label_are_left_out_unless_asked_for(folder: Path) -> None:
+    raw = json.loads((folder / "NLI/MNLI/test.json").read_text(encoding="utf-8"))
+    unlabelled = Counter(row["label"] for row in raw)["-"]
+    assert unlabelled > 0
+    kept = cl_benchmark.read(folder, "MNLI", keep_unlabelled=True)
+    dropped = cl_benchmark.read(folder, "MNLI")
+    assert len(kept.test) == len(raw)
+    assert len(dropped.test) == len(raw) - unlabelled
+    # Ids stay the row's number, so predictions line up with the released ones.
+    assert all(raw[int(example.id)]["sentence"] == example.sentence for example in dropped.test)
+
+
+def test_dev_is_never_read(tmp_path: Path) -> None:
+    good(tmp_path, "TC/news", dev="this is no JSON")
+    assert isinstance(cl_benchmark.read(tmp_path, "news"), Task)
+
+
+def test_instruction_and_labels_of_the_user_count(tmp_path: Path) -> None:
+    good(tmp_path, "Own/news")
+    task = cl_benchmark.read(tmp_path, "news", instruction="Which?", labels=("b", "a"))
+    assert (task.instruction, task.labels) == ("Which?", ("b", "a"))
+
+
+def test_a_missing_data_set_lists_those_that_are_there(folder: Path) -> None:
+    (problem,) = problems_of(folder, "agnew", key="tasks[1]")
+    assert problem.startswith(f"tasks[1]: no data set 'agnew' in {folder}, which has BoolQA/BoolQA, ")
+    assert problem.endswith("did you mean 'agnews'?")
+
+
+def test_a_folder_of_another_layout(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, "agnews")
+    assert "expected <type>/<dataset>/train.json" in problem
+
+
+def test_a_name_in_two_types_needs_the_type(tmp_path: Path) -> None:
+    good(tmp_path, "TC/news")
+    good(tmp_path, "SC/news")
+    (problem,) = problems_of(tmp_path, "news")
+    assert "SC/news and TC/news are both called 'news'" in problem
+    assert cl_benchmark.read(tmp_path, "news", type="SC").type == "SC"
+
+
+def test_all_that_is_wrong_with_a_data_set_is_said_at_once(tmp_path: Path) -> None:
+    train = [{"sentence": "x", "label": "A"}, {"sentence": " ", "label": "a"}, {"text": "x"}, 3]
+    good(tmp_path, "Own/news", train=train, test="[1,\n2")
+    found = problems_of(tmp_path, "news")
+    place = tmp_path / "Own" / "news"
+    assert found == [
+        f"{place}: the release has no instruction for the type 'Own'; give the task one",
+        f"{place}/train.json[0]: label 'A' is not one of the task's labels: a, b; did you mean 'a'?",
+        f"{place}/train.json[1]: sentence is empty",
+        f"{place}/train.json[2]: no field 'label' (or output); the fields are: text",
+        f"{place}/train.json[3]: the number 3 instead of an object with the fields sentence and label",
+        f"{place}/test.json: not JSON: Expecting ',' delimiter (line 2)",
+    ]
+
+
+def test_a_dash_is_no_label_in_training(tmp_path: Path) -> None:
+    good(tmp_path, "TC/news", train=[{"sentence": "x", "label": "-"}])
+    (problem,) = problems_of(tmp_path, "news")
+    assert "label '-' is not one of the task's labels" in problem
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"), [('{"a": 1}', "expected a JSON list"), ("[1, 2]", "label words")]
+)
+def test_labels_file_of_another_form(tmp_path: Path, labels: str, said: str) -> None:
+    good(tmp_path, "TC/news", labels=labels)
+    assert said in problems_of(tmp_path, "news")[0]
+
+
+def test_missing_labels_file_and_wrong_encoding(tmp_path: Path) -> None:
+    good(tmp_path, "TC/news")
+    (tmp_path / "TC/news/labels.json").unlink()
+    (tmp_path / "TC/news/test.json").write_bytes('[{"sentence": "é"}]'.encode("latin-1"))
+    first, second = problems_of(tmp_path, "news")
+    assert first.endswith("labels.json: no such file")
+    assert "test.json: not UTF-8 (byte 15)" in second

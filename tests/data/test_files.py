@@ -1,0 +1,189 @@
+"""People's own files: every format gives the same examples, every mistake has its file and line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nlora.data.base import Example
+from nlora.data.files import READERS, read_examples
+from nlora.data.rows import SHOWN_PER_FILE
+
+LABELS = ("billing", "network")
+ROWS = [("My invoice, 2 pages,\nis wrong", "billing"), ('The "router" is down\u2028again', "network")]
+EXPECTED = tuple(Example(str(i), text, label) for i, (text, label) in enumerate(ROWS))
+
+
+def write(
+    path: Path, rows: list[tuple[str, str]], text_field: str = "sentence", label_field: str = "label"
+) -> Path:
+    records = [{text_field: text, label_field: label} for text, label in rows]
+    if path.suffix in {".jsonl", ".ndjson"}:
+        path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(records, indent=2), encoding="utf-8")
+    elif path.suffix in {".csv", ".tsv"}:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(
+                file, [text_field, label_field], delimiter="\t" if path.suffix == ".tsv" else ","
+            )
+            writer.writeheader()
+            writer.writerows(records)
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    return path
+
+
+def problems_of(path: Path, labels: tuple[str, ...] | None = LABELS) -> list[str]:
+    return [
+        str(problem).replace(f"{path}", path.name) for problem in read_examples(str(path), labels=labels)[1]
+    ]
+
+
+def problems_in(tmp_path: Path, name: str, content: str | bytes) -> list[str]:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return problems_of(path)
+
+
+@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("fields", [("sentence", "label"), ("input", "output"), ("text", "label")])
+def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str, fields: tuple[str, str]) -> None:
+    path = write(tmp_path / f"data{suffix}", ROWS, *fields)
+    assert read_examples(str(path), labels=LABELS) == (EXPECTED, [])
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\r"), min_size=1).filter(
+    str.strip
+)
+
+
+@given(rows=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5))
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
+def test_whatever_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[tuple[str, str]]
+) -> None:
+    path = write(tmp_path_factory.mktemp("rows") / f"data{suffix}", rows)
+    examples, problems = read_examples(str(path), labels=None)
+    assert [(e.sentence, e.label) for e in examples] == rows
+    assert problems == []
+
+
+def test_windows_line_ends_byte_order_mark_and_empty_lines(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes("\ufefflabel,sentence,note\r\nbilling,Too much,x\r\n\r\nnetwork,Down,y\r\n".encode())
+    examples, problems = read_examples(str(path), labels=LABELS)
+    assert problems == []
+    assert examples == (Example("0", "Too much", "billing"), Example("1", "Down", "network"))
+
+
+def test_jsonl_problems_have_their_lines(tmp_path: Path) -> None:
+    lines = [
+        '{"sentence": "fine", "label": "billing"}',
+        '{"sentence": "cut off", "label": ',
+        "",
+        '{"sentence": 12, "label": "billing"}',
+        '{"sentence": "x", "label": "Netwrk"}',
+        '["a", "list"]',
+        '{"sentence": "x", "label": null}',
+    ]
+    assert problems_in(tmp_path, "data.jsonl", "\n".join(lines)) == [
+        "data.jsonl:2: not JSON: Expecting value (column 34)",
+        "data.jsonl:4: sentence is the number 12 instead of text",
+        "data.jsonl:5: label 'Netwrk' is not one of the task's labels: billing, network; "
+        "did you mean 'network'?",
+        "data.jsonl:6: a list instead of an object with the fields sentence and label",
+        "data.jsonl:7: label is empty (null) instead of text",
+    ]
+
+
+@pytest.mark.parametrize(("label", "said"), [("1", "the number 1"), ("true", "the truth value true")])
+def test_labels_that_are_no_text_say_the_way_out(tmp_path: Path, label: str, said: str) -> None:
+    (problem,) = problems_in(tmp_path, "data.jsonl", f'{{"sentence": "x", "label": {label}}}')
+    assert f"label is {said} instead of text; write the label as text" in problem
+
+
+def test_missing_fields_name_those_that_are_there(tmp_path: Path) -> None:
+    (problem,) = problems_in(tmp_path, "data.jsonl", '{"txt": "x", "label": "billing"}')
+    assert problem == "data.jsonl:1: no field 'sentence' (or input or text); the fields are: txt, label"
+
+
+def test_problems_beyond_the_first_few_are_counted(tmp_path: Path) -> None:
+    found = problems_in(tmp_path, "data.jsonl", '{"sentence": "", "label": "billing"}\n' * 12)
+    assert len(found) == SHOWN_PER_FILE + 1
+    assert found[0] == "data.jsonl:1: sentence is empty"
+    assert found[-1] == "data.jsonl: 7 more rows have problems"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("d.jsonl", ""), ("d.jsonl", "\n \n"), ("d.json", "[]"), ("d.csv", "sentence,label\n")],
+)
+def test_files_without_examples(tmp_path: Path, name: str, content: str) -> None:
+    assert problems_in(tmp_path, name, content) == [f"{name}: no examples in it"]
+
+
+def test_latin1_is_named_with_its_line(tmp_path: Path) -> None:
+    content = "sentence,label\nfine,billing\ncafé,billing\n".encode("latin-1")
+    assert problems_in(tmp_path, "d.csv", content) == [
+        "d.csv:3: not UTF-8 (byte 0xe9); save the file as UTF-8"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("d.csv", "sentence,label,sentence\nx,billing,y\n", "d.csv:1: the header names 'sentence' twice"),
+        ("d.csv", "sentence;label\nx;billing\n", "are the columns separated by commas?"),
+        ("d.tsv", "sentence,label\nx,billing\n", "are the columns separated by tabs?"),
+        ("d.csv", 'sentence,label\n"a\nb",billing\nx,billing,y\n', "d.csv:4: 3 cells, but the header has 2"),
+        (
+            "d.csv",
+            'sentence,label\nx,billing\n"open,billing\n',
+            "d.csv:3: not readable as CSV: unexpected end",
+        ),
+        ("d.json", '{"sentence": "x"}', "d.json: expected a list of objects"),
+        ("d.json", '{"sentence": "x"}\n{"sentence": "y"}', "name the file .jsonl"),
+        ("d.parquet", "no parquet", "d.parquet: not readable as Parquet"),
+        ("d.txt", "x", "d.txt has an unknown format '.txt'; known: .jsonl"),
+    ],
+)
+def test_files_of_another_form(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (problem,) = problems_in(tmp_path, name, content)
+    assert said in problem
+
+
+def test_parquet_with_class_numbers_and_without_a_label_column(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "d.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x", "label": 1}]), path)
+    assert problems_of(path)[0].startswith("d.parquet[0]: label is the number 1 instead of text")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x", "topic": "billing"}]), path)
+    assert problems_of(path) == ["d.parquet: no field 'label' (or output); the fields are: text, topic"]
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    folders = (tmp_path / "here", tmp_path / "there")
+    _, (problem,) = read_examples("a.jsonl", labels=None, folders=folders, key="tasks[2].train")
+    looked = f"looked in {tmp_path}/here and {tmp_path}/there"
+    assert str(problem) == f"tasks[2].train: no such file: a.jsonl ({looked})"
+
+
+def test_the_first_folder_that_has_the_file_counts(tmp_path: Path) -> None:
+    for name, text in (("here", "from here"), ("there", "from there")):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "a.jsonl", [(text, "x")])
+    folders = (tmp_path / "here", tmp_path / "there")
+    assert read_examples("a.jsonl", labels=None, folders=folders)[0][0].sentence == "from here"
+    (tmp_path / "here" / "a.jsonl").unlink()
+    assert read_examples("a.jsonl", labels=None, folders=folders)[0][0].sentence == "from there"

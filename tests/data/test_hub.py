@@ -1,0 +1,87 @@
+"""Data sets of the hub, with a stand-in for the optional package: nothing here reaches a network."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nlora.data import hub
+from nlora.data.base import Example
+from nlora.data.files import read_examples
+from nlora.errors import MissingExtraError
+
+
+class FakeTable:
+    """As much of datasets.Dataset as is used."""
+
+    def __init__(self, rows: list[dict[str, Any]], names: list[str] | None) -> None:
+        self.rows = rows
+        self.column_names = list(rows[0])
+        self.features = {field: SimpleNamespace() for field in self.column_names}
+        if names:
+            self.features["label"] = SimpleNamespace(names=names)
+
+    def __iter__(self) -> Any:
+        return iter(self.rows)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("hub:imdb", ("imdb", None, "test")),
+        ("hub:imdb/train", ("imdb", None, "train")),
+        ("hub:fancyzhx/ag_news", ("fancyzhx/ag_news", None, "test")),
+        ("hub:fancyzhx/ag_news/validation", ("fancyzhx/ag_news", None, "validation")),
+        ("hub:nyu-mll/glue:sst2", ("nyu-mll/glue", "sst2", "test")),
+        ("hub:nyu-mll/glue:mnli/validation_matched", ("nyu-mll/glue", "mnli", "validation_matched")),
+    ],
+)
+def test_parts_of_a_source(source: str, expected: tuple[str, str | None, str]) -> None:
+    assert hub.parse(source, "test") == expected
+
+
+def test_class_numbers_become_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_dataset(name: str, config: str | None, *, split: str) -> FakeTable:
+        asked.append((name, config, split))
+        return FakeTable([{"text": "a", "label": 1}, {"text": "b", "label": 0}], ["World", "Sports"])
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    examples, problems = read_examples("hub:org/news", labels=("World", "Sports"), split="test")
+    assert problems == []
+    assert examples == (Example("0", "a", "Sports"), Example("1", "b", "World"))
+    assert asked == [("org/news", None, "test")]
+
+
+def test_rows_without_a_label_and_columns_of_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {
+        "unlabelled": FakeTable([{"text": "a", "label": -1}], ["World", "Sports"]),
+        "other": FakeTable([{"premise": "a", "label": 0}], ["no", "yes"]),
+    }
+    monkeypatch.setitem(
+        sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, config, split: tables[name])
+    )
+    _, (problem,) = read_examples("hub:unlabelled", labels=("World", "Sports"))
+    assert str(problem).startswith("hub:unlabelled[0]: label is the number -1 instead of text")
+    _, (problem,) = read_examples("hub:other", labels=("no", "yes"))
+    assert "no field 'sentence' (or input or text); the fields are: premise, label" in str(problem)
+
+
+def test_a_data_set_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError("Dataset 'org/nothing' doesn't exist on the Hub\nmore lines")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    examples, (problem,) = read_examples("hub:org/nothing", labels=None)
+    assert examples == ()
+    assert str(problem).endswith("could not be loaded: Dataset 'org/nothing' doesn't exist on the Hub")
+
+
+def test_without_the_package_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'nlora\[hub\]'"):
+        read_examples("hub:imdb", labels=None)

@@ -1,0 +1,170 @@
+"""A configuration becomes its tasks, or one list of everything that is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlora.config import Config
+from nlora.data import embedded, load_tasks
+from nlora.data.base import Example, Task
+from nlora.errors import InputErrors
+
+
+def rows(n: int, labels: tuple[str, ...] = ("a", "b")) -> list[dict[str, str]]:
+    return [{"sentence": f"text {i}", "label": labels[i % len(labels)]} for i in range(n)]
+
+
+def write(path: Path, records: list[dict[str, str]]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    return str(path)
+
+
+def config(tasks: list[Any], **values: Any) -> Config:
+    return Config.model_validate({"tasks": tasks, **values})
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "name": "tickets",
+        "train": write(tmp_path / "train.jsonl", rows(40)),
+        "test": write(tmp_path / "test.jsonl", rows(10)),
+        "labels": ["a", "b"],
+    }
+
+
+def problems_of(config: Config, **options: Any) -> list[str]:
+    with pytest.raises(InputErrors) as caught:
+        load_tasks(config, **options)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_benchmark_and_own_files_in_the_order_of_learning(shared: Path, own: dict[str, Any]) -> None:
+    own["instruction"] = "Which team?\n"
+    folder = str(shared / "data" / "CL_Benchmark")
+    first, second, third = load_tasks(config(["COPA", own, "agnews"], data=folder))
+    assert (first.name, first.type, first.options_in_prompt) == ("COPA", "COPA", False)
+    assert (second.name, second.type, second.instruction) == ("tickets", "tickets", "Which team?")
+    assert second.test[3] == Example("3", "text 3", "b")
+    assert (third.name, len(third.train)) == ("agnews", 1000)
+
+
+def test_a_source_may_override_the_benchmarks_instruction(shared: Path) -> None:
+    folder = str(shared / "data" / "CL_Benchmark")
+    labels = ["Sports", "World", "Business", "Science or Technology"]
+    (task,) = load_tasks(config([{"name": "agnews", "instruction": "Topic?", "labels": labels}], data=folder))
+    assert (task.instruction, task.labels) == ("Topic?", tuple(labels))
+
+
+def test_paths_are_relative_to_the_current_folder_then_to_the_configurations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    write(there / "train.jsonl", rows(4))
+    write(there / "test.jsonl", rows(2))
+    write(here / "test.jsonl", rows(3))
+    monkeypatch.chdir(here)
+    source = {"name": "t", "train": "train.jsonl", "test": "test.jsonl", "labels": ["a", "b"]}
+    (task,) = load_tasks(config([source]), base_folder=there)
+    assert (len(task.train), len(task.test)) == (4, 3)
+
+
+def test_all_problems_of_all_tasks_at_once(tmp_path: Path, own: dict[str, Any], shared: Path) -> None:
+    bad = write(tmp_path / "bad.jsonl", [*rows(2), {"sentence": "x", "label": "c"}])
+    tasks = [
+        {**own, "labels": ["a"]},
+        {**own, "name": "Tickets", "train": bad},
+        "agnew",
+        {**own, "name": "third", "test": "nowhere.jsonl", "labels": ["a", "b", "A"]},
+        {**own, "name": "tickets"},
+    ]
+    folder = shared / "data" / "CL_Benchmark"
+    found = problems_of(config(tasks, data=str(folder)))
+    expected = [
+        "tasks[1].name: 'Tickets' differs only by case from the name of tasks[0]; rename one",
+        "tasks[4].name: 'tickets' is also the name of tasks[0]; rename one",
+        "tasks[0].labels: 1 labels; a choice needs two, and free text has no 'labels'",
+        f"{own['train']}:2: label 'b' is not one of the task's labels: a",
+        f"{bad}:3: label 'c' is not one of the task's labels: a, b",
+        f"tasks[2]: no data set 'agnew' in {folder}, which has ",
+        "tasks[3].labels: label 'A' is there twice; scoring ignores case",
+        "tasks[3].test: no such file: nowhere.jsonl (looked in ",
+    ]
+    for line in expected:
+        assert any(problem.startswith(line) for problem in found), line
+
+
+def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]) -> None:
+    (problem,) = problems_of(config(["agnews", own, "amazon"], data=str(tmp_path / "nowhere")))
+    assert problem.startswith(
+        f"data: no such folder: {tmp_path}/nowhere; use a folder in the released layout"
+    )
+    (problem,) = problems_of(config([own, "agnews"]))
+    assert problem.startswith(
+        "tasks[1]: 'agnews' has no 'train' and 'test' files, and 'data' names no benchmark"
+    )
+
+
+def test_validation_never_holds_a_test_example(own: dict[str, Any]) -> None:
+    whole = load_tasks(config([own]))[0]
+    held = load_tasks(config([own], evaluate={"split": "validation", "validation_share": 0.25}))[0]
+    assert set(held.train) | set(held.test) == set(whole.train)
+    assert (len(held.train), len(held.test)) == (30, 10)
+    assert Counter(e.label for e in held.test) == {"a": 5, "b": 5}
+
+
+def test_max_samples_for_one_task_and_for_all(own: dict[str, Any]) -> None:
+    settings: dict[str, Any] = {
+        "train": {"max_samples": 8},
+        "evaluate": {"max_samples": 4},
+        "stages": {"other": {"train": {"max_samples": 12}}},
+    }
+    first, other = load_tasks(config([own, {**own, "name": "other"}], **settings))
+    assert (len(first.train), len(first.test)) == (8, 4)
+    assert (len(other.train), len(other.test)) == (12, 4)
+
+
+def test_samples_depend_on_the_seed_and_not_on_the_place(own: dict[str, Any]) -> None:
+    other = {**own, "name": "other"}
+    limits: dict[str, Any] = {"train": {"max_samples": 10}}
+    forward = {t.name: t for t in load_tasks(config([own, other], **limits))}
+    backward = {t.name: t for t in load_tasks(config([other, own], **limits))}
+    assert forward == backward
+    assert forward["tickets"].train != forward["other"].train
+    assert load_tasks(config([own], seed=1, **limits))[0].train != forward["tickets"].train
+
+
+def test_embedded_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task("reuters", "TC", "Topic?", ("a", "b"), (Example("0", "x", "a"),), (Example("1", "y", "b"),))
+
+    def read(name: str, key: str = "") -> Task:
+        assert (name, key) == ("reuters", "tasks[0]")
+        return task
+
+    monkeypatch.setattr(embedded, "read", read)
+    assert load_tasks(config(["reuters"], data="embedded")) == [task]
+    (changed,) = load_tasks(config([{"name": "reuters", "instruction": "Which?"}], data="embedded"))
+    assert changed.instruction == "Which?"
+    found = problems_of(config([{"name": "reuters", "labels": ["x", "y"]}], data="embedded"))
+    assert found == ["tasks[0].labels: the embedded tasks have fixed labels; leave it out"]
+
+
+def test_an_unknown_embedded_task_lists_the_known_ones() -> None:
+    (problem,) = problems_of(config(["reuter"], data="embedded"))
+    assert problem.startswith(f"tasks[0]: no embedded task 'reuter'; there are {', '.join(embedded.names())}")
+    assert problem.endswith("did you mean 'reuters'?")
+
+
+def test_importing_the_package_is_cheap() -> None:
+    heavy = "('torch', 'transformers', 'pyarrow', 'datasets')"
+    code = f"import sys, nlora.data; print(*[m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
