@@ -102,6 +102,14 @@ def test_all_problems_of_all_tasks_at_once(tmp_path: Path, own: dict[str, Any], 
         assert any(problem.startswith(line) for problem in found), line
 
 
+def test_labels_that_are_empty_or_have_spaces_around_them(own: dict[str, Any]) -> None:
+    found = problems_of(config([{**own, "labels": ["a", "b", "", " c"]}]))
+    assert found == [
+        "tasks[0].labels: label '' is empty",
+        "tasks[0].labels: label ' c' begins or ends with a space",
+    ]
+
+
 def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]) -> None:
     (problem,) = problems_of(config(["agnews", own, "amazon"], data=str(tmp_path / "nowhere")))
     assert problem.startswith(

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from nlora.data import cl_benchmark
 from nlora.data.base import Example, Task
 from nlora.data.prompts import parts, prompt
-
-
-@pytest.fixture(scope="module")
-def golden(shared: Path) -> dict[str, Any]:
-    return json.loads((shared / "golden" / "prompts.json").read_text(encoding="utf-8"))
 
 
 def test_equals_every_released_prompt(shared: Path, golden: dict[str, Any]) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from nlora.data.base import Example, Task
-from nlora.data.rows import ProblemList, did_you_mean, to_examples
+from nlora.data.rows import ProblemList, to_examples
 from nlora.errors import InputErrors, Problem
+from nlora.plain_words import did_you_mean
 
 UNLABELLED = "-"
 

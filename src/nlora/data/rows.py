@@ -10,11 +10,11 @@ Readers (JSON, CSV, Parquet, hub) only produce `(where, row)` pairs; what a row 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from nlora.data.base import Example
 from nlora.errors import Problem
+from nlora.plain_words import did_you_mean
 
 TEXT_FIELDS = ("sentence", "input", "text")
 LABEL_FIELDS = ("label", "output")
@@ -41,13 +41,6 @@ class ProblemList:
             return list(self._shown)
         more = "one more row has" if rest == 1 else f"{rest} more rows have"
         return [*self._shown, Problem(self.file, f"{more} problems")]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'Sports'?`, or nothing where no known word is close."""
-    by_folded = {k.strip().casefold(): k for k in known}
-    close = get_close_matches(word.strip().casefold(), by_folded, n=1, cutoff=0.6)
-    return f"; did you mean '{by_folded[close[0]]}'?" if close else ""
 
 
 def column_problem(fields: Sequence[str]) -> str | None:
