@@ -63,7 +63,7 @@ def number_problems(values: Any, model: type[BaseModel], places: Places, at_key:
 
 
 def _reported_elsewhere(detail: Any) -> bool:
-    """Whether another problem already says it: a key that is not text, a list short only of its wrong items."""
+    """Whether another problem already says it: a key that is not text, a list short of its wrong items."""
     if detail["type"] == "too_short":
         return len(detail["input"]) >= int(detail["ctx"]["min_length"])
     return detail["type"] == "invalid_key" or "[key]" in detail["loc"]

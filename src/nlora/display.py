@@ -1,0 +1,150 @@
+"""Runs as tables for a terminal of 80 columns, readable as plain text too.
+
+    rich.get_console().print(accuracy_table(read_summary("runs/demo/nlora")))
+
+Every average says over what it is the mean. Nothing here computes a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from nlora.summary import Score, Summary
+
+MOST_NAMED_COLUMNS = 6
+"""Up to so many tasks the columns carry names; with more, numbers that the rows explain."""
+_NAME_WIDTH = 19
+"""Characters at the head of a row."""
+
+
+def accuracy_table(summary: Summary) -> Table:
+    """The accuracy matrix and its averages.
+
+    A row is what the model scored after learning its task, a column is a task; scores are percentages. The
+    score on the task just learned is bold and marked *; what was not evaluated is left empty.
+    """
+    table = Table.grid()
+    table.add_column()
+    table.add_row(
+        Text(f"{summary.name}: {summary.method} on {summary.model}, seed {summary.seed}", style="bold")
+    )
+    table.add_row(_matrix(summary))
+    for line in _averages(summary):
+        table.add_row(line)
+    return table
+
+
+def comparison_table(summaries: Sequence[Summary]) -> Table:
+    """One row for each run with its averages, the best average accuracy bold and marked *, and its training
+    time."""
+    best = max((s.average_accuracy for s in summaries if s.average_accuracy is not None), default=None)
+    runs = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False)
+    runs.add_column("run", overflow="fold")
+    runs.add_column("method", overflow="fold")
+    for heading in ("seed", "AA", "BWT", "forgetting", "FWT", "training"):
+        runs.add_column(heading, justify="right", no_wrap=True)
+    for summary in summaries:
+        is_best = len(summaries) > 1 and best is not None and summary.average_accuracy == best
+        average = Text(f"{_score(summary.average_accuracy)}*", style="bold") if is_best else None
+        runs.add_row(
+            summary.name,
+            summary.method,
+            str(summary.seed),
+            average or Text(f"{_score(summary.average_accuracy) or summary.status} "),
+            _change(summary.backward_transfer),
+            _score(summary.forgetting),
+            _change(summary.forward_transfer),
+            duration(sum(summary.train_seconds)),
+        )
+    table = Table.grid()
+    table.add_column()
+    table.add_row(runs)
+    table.add_row("AA: average accuracy, mean over all tasks after the last one.")
+    table.add_row("BWT: backward transfer, mean change on the earlier tasks since each was learned.")
+    table.add_row("FWT: forward transfer, mean gain on the later tasks before each was learned.")
+    if len({summary.tasks for summary in summaries}) > 1:
+        table.add_row(
+            Text("These runs learned different tasks or orders; averages do not compare.", style="bold")
+        )
+    return table
+
+
+def paths(written: Mapping[str, Path]) -> Table:
+    """What was written where, one line each; long paths are folded, never cut."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for what, path in written.items():
+        table.add_row(Text(what), Text(str(path)))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """`59 s`, `12 min`, `3.4 h`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _matrix(summary: Summary) -> Table:
+    named = len(summary.tasks) <= MOST_NAMED_COLUMNS
+    digits = 1 if named else 0
+    matrix = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
+    # Short of room the numbers stay whole: many columns shorten the names of rows, few fold their own names.
+    matrix.add_column(Text("after learning", no_wrap=True, overflow="ellipsis"), no_wrap=named)
+    for number, task in enumerate(summary.tasks, start=1):
+        heading = Text(task) if named else Text(f"{number:>2}")
+        matrix.add_column(heading, overflow="fold", no_wrap=not named)
+    for k, (task, row) in enumerate(zip(summary.tasks, summary.R, strict=True)):
+        cells = [_cell(score, is_new=i == k, digits=digits) for i, score in enumerate(row)]
+        matrix.add_row(_row_name(f"{k + 1} {task}"), *cells)
+    if summary.zero_shot is not None:
+        zeros = [_cell(score, is_new=False, digits=digits) for score in summary.zero_shot]
+        matrix.add_row(_row_name("no training"), *zeros)
+    return matrix
+
+
+def _cell(score: Score, *, is_new: bool, digits: int) -> Text:
+    """A score aligned by hand: digits stand below digits whether or not a marker follows."""
+    if score is None:
+        return Text("")
+    text = f"{score:>{digits + 4}.{digits}f}" if digits else f"{score:>2.0f}"
+    return Text(f"{text}{'*' if is_new else ''}", style="bold" if is_new else "")
+
+
+def _row_name(text: str) -> Text:
+    shortened = text if len(text) <= _NAME_WIDTH else f"{text[: _NAME_WIDTH - 1]}…"
+    return Text(shortened, no_wrap=True, overflow="ellipsis")
+
+
+def _averages(summary: Summary) -> list[str]:
+    """Each average that there is, with what it is the mean of."""
+    tasks = len(summary.tasks)
+    if summary.status == "running":
+        done = len(summary.train_seconds)
+        return ["* just learned", f"{done} of {tasks} tasks learned; the averages need all of them"]
+    earlier = f"{tasks - 1} earlier task{'s' if tasks > 2 else ''}"
+    lines = [
+        ("average accuracy", _score(summary.average_accuracy), f"mean over {tasks} tasks of the last row"),
+        ("backward transfer", _change(summary.backward_transfer), f"mean over {earlier} of last row - *"),
+        ("forgetting", _score(summary.forgetting), f"mean over {earlier} of best score - last row"),
+        (
+            "forward transfer",
+            _change(summary.forward_transfer),
+            "mean over later tasks of row before * - no training",
+        ),
+    ]
+    return ["* just learned", *(f"{name} {value}  ({meaning})" for name, value, meaning in lines if value)]
+
+
+def _score(score: Score) -> str:
+    return "" if score is None else f"{score:.1f}"
+
+
+def _change(score: Score) -> str:
+    return "" if score is None else f"{round(score, 1) + 0.0:+.1f}"  # + 0.0: no -0.0

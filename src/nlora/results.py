@@ -1,0 +1,146 @@
+"""The result files of one stage, with the released code's names, keys, rounding and line format.
+
+    predictions = [Prediction("TC", "agnews", "0", "Wall St. bears ...", "Business", instruction, "Business")]
+    train = train_results(epochs=1, loss=0.7, runtime_seconds=12.3, samples=64, steps=8)
+    predict = predict_results(predictions, decode="generate", runtime_seconds=3.2, steps=1)
+    write_results(folder, train, predict, predictions)
+
+`train_results.json`, `predict_results.json`, `all_results.json` (both together) and
+`predict_eval_predictions.jsonl`. Beside the released keys: `predict_exact_match_macro`, the mean over data
+sets, where the released `predict_exact_match` is pooled over examples, and `decode`, how the predictions were
+made.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlora.atomic import write_text
+from nlora.metrics.text import DIGITS, exact_match, released_scores
+
+Results = dict[str, float | int | str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer of the model.
+
+    type, dataset: kind and name of the task.
+    instruction: the prompt with `{0}` where the sentence goes.
+    """
+
+    type: str
+    dataset: str
+    id: str
+    sentence: str
+    label: str
+    instruction: str
+    prediction: str
+
+    def line(self) -> dict[str, Any]:
+        """The released line of `predict_eval_predictions.jsonl`, which has the label twice."""
+        instance = {
+            "id": self.id,
+            "sentence": self.sentence,
+            "label": self.label,
+            "instruction": self.instruction,
+            "ground_truth": self.label,
+        }
+        return {
+            "Task": self.type,
+            "Dataset": self.dataset,
+            "Instance": instance,
+            "Prediction": self.prediction,
+        }
+
+
+def train_results(*, epochs: float, loss: float, runtime_seconds: float, samples: int, steps: int) -> Results:
+    """The released keys of a training.
+
+    loss: mean over the steps, penalty included (as released).
+    samples: examples of the task, of which each of the `epochs` sees all; the rate counts every pass.
+    """
+    return {
+        "epoch": float(epochs),
+        "train_loss": loss,
+        "train_samples": samples,
+        **_speed("train", runtime_seconds, samples * epochs, steps),
+    }
+
+
+def predict_results(
+    predictions: Sequence[Prediction],
+    *,
+    decode: str,
+    runtime_seconds: float,
+    steps: int,
+    epochs: float | None = None,
+    global_step: int | None = None,
+    loss: float | None = None,
+    mean_tokens: float | None = None,
+) -> Results:
+    """The released keys of an evaluation, and ours, in percent. Raises ValueError without predictions.
+
+    decode: `labels` or `generate`.
+    steps: forward batches.
+    epochs, global_step: how long the evaluated model was trained on its last task.
+    loss, mean_tokens: over the answers, where the evaluation knows them; left out where it does not.
+    """
+    texts = [p.prediction for p in predictions]
+    labels = [p.label for p in predictions]
+    scores = released_scores(texts, labels, [p.type for p in predictions], [p.dataset for p in predictions])
+    macro = math.fsum(exact_match_by_dataset(predictions).values()) / len({p.dataset for p in predictions})
+    optional: Results = {
+        "epoch": None if epochs is None else float(epochs),
+        "predict_global_step": global_step,
+        "predict_loss": loss,
+        "predict_gen_len": None if mean_tokens is None else round(mean_tokens, 4),
+    }
+    return {
+        **{f"predict_{key}": value for key, value in scores.items()},
+        **{key: value for key, value in optional.items() if value is not None},
+        **_speed("predict", runtime_seconds, len(predictions), steps),
+        "predict_samples": len(predictions),
+        "predict_exact_match_macro": round(macro, DIGITS),
+        "decode": decode,
+    }
+
+
+def exact_match_by_dataset(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Exact match of each data set in percent, not rounded: the entries of a row of R."""
+    hits: dict[str, list[bool]] = {}
+    for p in predictions:
+        hits.setdefault(p.dataset, []).append(exact_match(p.prediction, p.label))
+    return {dataset: 100.0 * sum(matches) / len(matches) for dataset, matches in hits.items()}
+
+
+def write_results(folder: Path, train: Results, predict: Results, predictions: Sequence[Prediction]) -> None:
+    """Write the four files into a stage's folder. Raises RunError when they cannot be written."""
+    write_text(folder / "train_results.json", _json(train))
+    write_text(folder / "predict_results.json", _json(predict))
+    write_text(folder / "all_results.json", _json({**predict, **train}))
+    lines = "".join(f"{json.dumps(prediction.line())}\n" for prediction in predictions)
+    write_text(folder / "predict_eval_predictions.jsonl", lines)
+
+
+def _speed(split: str, seconds: float, samples: float, steps: int) -> Results:
+    rates = {"samples": samples, "steps": steps}
+    return {
+        f"{split}_runtime": round(seconds, 4),
+        **{
+            f"{split}_{name}_per_second": round(count / seconds, 3) if seconds else None
+            for name, count in rates.items()
+        },
+    }
+
+
+def _json(results: Results) -> str:
+    """As the Trainer saves metrics: sorted, indented by four; JSON has no NaN or infinity, so those are
+    null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in results.items()}
+    return json.dumps(finite, indent=4, sort_keys=True, allow_nan=False)

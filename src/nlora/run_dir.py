@@ -1,0 +1,290 @@
+"""A run's folder: what lies where, who may write, what is done already, and how a stage is committed.
+
+    with RunDir.open(config, versions) as run:
+        for stage, task in enumerate(config.tasks, start=1):
+            if run.is_committed(stage):
+                continue
+            with run.stage(stage, task.name) as folder:       # a temporary folder, renamed when all went well
+                adapter.save(folder / "adapter")
+                write_results(folder, train, predict, predictions)
+                write_stage_record(folder, StageRecord(stage=stage, task=task.name, row=row, ...))
+            run.write_summary()
+
+The layout is the released code's:
+
+    run.yaml                        the resolved configuration, versions, and when it was created
+    logs/train_and_infer.log
+    outputs/<k>-<task>/             one folder for each committed stage
+        adapter/  all_results.json  train_results.json  predict_results.json  predict_eval_predictions.jsonl
+        stage.json                  the stage's row of R and its timings
+    zero_shot.json                  scores before any training, where asked for
+    summary.json
+
+One process at a time writes; a lock of the operating system, which dies with its process, sees to that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from nlora.atomic import (
+    DISK_FULL,
+    TEMPORARY,
+    disk_errors,
+    publish_folder,
+    remove,
+    sweep,
+    write_json,
+)
+from nlora.config import Config
+from nlora.errors import RunError
+from nlora.metrics.continual import summarize
+from nlora.run_file import RUN_FILE, write_or_compare
+from nlora.summary import (
+    SUMMARY_FILE,
+    Collision,
+    Score,
+    StageRecord,
+    Summary,
+    read_summary,
+    summary_of,
+    write_summary,
+)
+
+LOG_FILE = Path("logs", "train_and_infer.log")
+OUTPUTS = "outputs"
+ADAPTER = "adapter"
+STAGE_FILE = "stage.json"
+ZERO_SHOT_FILE = "zero_shot.json"
+LOCK_FILE = ".lock"
+CHECKPOINTS = ".checkpoints-"
+
+_LOGGERS = ("nlora", "transformers")
+_UNSAFE = '<>:"|?*%'
+_LONGEST_BYTES = 80  # of a task's name; file systems allow 255 for the whole, and %XX triples a character
+
+
+def write_stage_record(folder: Path, record: StageRecord) -> None:
+    """Write a stage's record into its folder, before the stage is committed."""
+    write_json(folder / STAGE_FILE, record.model_dump(mode="json"))
+
+
+class RunDir:
+    """The folder of one run, locked while open. Made by `RunDir.open`; a context manager."""
+
+    def __init__(self, folder: Path, config: Config, versions: Mapping[str, str], lock: FileLock) -> None:
+        self.folder = folder
+        self.config = config
+        self.versions = dict(versions)
+        self._lock = lock
+        self._log_handler: logging.Handler | None = None
+        self._level_before = logging.NOTSET
+
+    @classmethod
+    def open(cls, config: Config, versions: Mapping[str, str]) -> RunDir:
+        """Create or resume the run of `config.output_dir`.
+
+        versions: of the packages that decide the outcome, recorded in run.yaml and in the summary. Others
+        than the
+            folder's are recorded beside them and logged; they do not stop a run.
+
+        Raises RunError when another process has the folder, when the folder belongs to another configuration
+        (every key counts but output_dir), when a stage before a committed one is missing, or when it cannot
+        be written.
+        """
+        folder = Path(config.output_dir)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / LOCK_FILE, thread_local=False)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise RunError(
+                    f"{folder}: another run is writing there now; wait for it, or give another output_dir"
+                ) from error
+        run = cls(folder, config, versions, lock)
+        try:
+            run._prepare()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach the log and give the folder free."""
+        self.detach_log()
+        self._lock.release()
+
+    # What lies where
+
+    def stage_folder(self, stage: int, task_name: str | None = None) -> Path:
+        """The folder of a committed stage. stage: from 1; task_name: None for the stage's own task."""
+        return self.folder / OUTPUTS / stage_name(stage, task_name or self._task(stage))
+
+    def adapter_folder(self, stage: int, task_name: str | None = None) -> Path:
+        """Where a committed stage's adapter lies, in PEFT's format."""
+        return self.stage_folder(stage, task_name) / ADAPTER
+
+    def checkpoint_folder(self, stage: int, task_name: str | None = None) -> Path:
+        """Where a stage in training keeps what it resumes from: it outlives a kill, and goes at the
+        commit."""
+        return self.folder / OUTPUTS / f"{CHECKPOINTS}{stage_name(stage, task_name or self._task(stage))}"
+
+    # What is done
+
+    def is_committed(self, stage: int) -> bool:
+        """Whether a stage (from 1) is there, whole."""
+        return self.stage_folder(stage).is_dir()
+
+    def committed_stages(self) -> list[int]:
+        """The committed stages, from 1, in order: always the first ones of the sequence."""
+        return [stage for stage in range(1, len(self.config.tasks) + 1) if self.is_committed(stage)]
+
+    def is_complete(self) -> bool:
+        """Whether all stages are committed and the summary says so: nothing is left to do.
+
+        A run killed between its last commit and its summary is not; `write_summary` is then what is left.
+        """
+        if len(self.committed_stages()) < len(self.config.tasks) or not (self.folder / SUMMARY_FILE).exists():
+            return False
+        return read_summary(self.folder).status == "complete"
+
+    def stage_record(self, stage: int) -> StageRecord:
+        """What a committed stage wrote of itself. Raises RunError when it is missing or broken."""
+        path = self.stage_folder(stage) / STAGE_FILE
+        try:
+            return StageRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            folder = path.parent
+            raise RunError(
+                f"{path}: cannot be read; delete {folder} and later stages to run them again"
+            ) from error
+
+    # Writing
+
+    @contextmanager
+    def stage(self, stage: int, task_name: str | None = None) -> Iterator[Path]:
+        """A temporary folder that becomes the stage's when the block ends well, and is removed when not.
+
+        The block must have written the stage's record (`write_stage_record`). Raises RunError when the stage
+        is committed already, when an earlier one is not, or when the disk refuses.
+        """
+        final = self.stage_folder(stage, task_name)
+        if self.is_committed(stage):
+            raise RunError(f"{final}: is committed already; delete it and all later stages to run it again")
+        if missing := [k for k in range(1, stage) if not self.is_committed(k)]:
+            raise RunError(f"{final}: stage {missing[0]} has to be committed first")
+        temporary = final.with_name(f"{TEMPORARY}{final.name}")
+        with disk_errors(temporary):
+            remove(temporary)
+            temporary.mkdir(parents=True)
+        try:
+            with disk_errors(temporary, only=DISK_FULL):
+                yield temporary
+            if not (temporary / STAGE_FILE).is_file():
+                raise RuntimeError(f"stage {stage} ends without its record; call write_stage_record first")
+            publish_folder(temporary, final)
+        finally:
+            remove(temporary)
+        with disk_errors(final):
+            remove(self.checkpoint_folder(stage, task_name))
+
+    def write_zero_shot(self, row: Sequence[Score]) -> None:
+        """Keep the scores before any training, a percentage for each task."""
+        summarize([row], zero_shot=row)  # refuses what is no row of percentages
+        write_json(self.folder / ZERO_SHOT_FILE, {"zero_shot": list(row)})
+
+    def zero_shot(self) -> list[Score] | None:
+        """The scores before any training; None when they were not written (yet)."""
+        path = self.folder / ZERO_SHOT_FILE
+        if not path.exists():
+            return None
+        try:
+            return list(json.loads(path.read_text(encoding="utf-8"))["zero_shot"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}: cannot be read; delete it to score the tasks again") from error
+
+    def write_summary(self, collision: Collision | None = None) -> Summary:
+        """Write summary.json from what is committed, and return it."""
+        records = [self.stage_record(stage) for stage in self.committed_stages()]
+        summary = summary_of(
+            self.config, records, zero_shot=self.zero_shot(), versions=self.versions, collision=collision
+        )
+        write_summary(self.folder, summary)
+        return summary
+
+    def attach_log(self) -> None:
+        """Write what nlora and transformers log, from INFO on, to logs/train_and_infer.log too, until
+        closed."""
+        if self._log_handler is not None:
+            return
+        path = self.folder / LOG_FILE
+        with disk_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            handler = logging.FileHandler(path, encoding="utf-8")
+        handler.setLevel(logging.INFO)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(handler)
+        ours = logging.getLogger(_LOGGERS[0])
+        self._log_handler, self._level_before = handler, ours.level
+        if ours.getEffectiveLevel() > logging.INFO:
+            ours.setLevel(logging.INFO)
+
+    def detach_log(self) -> None:
+        """Undo `attach_log`."""
+        if self._log_handler is None:
+            return
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(self._log_handler)
+        logging.getLogger(_LOGGERS[0]).setLevel(self._level_before)
+        self._log_handler.close()
+        self._log_handler = None
+
+    def _prepare(self) -> None:
+        """Remove what a killed run left, and see that the folder is this configuration's."""
+        outputs = self.folder / OUTPUTS
+        if not (self.folder / RUN_FILE).exists() and outputs.is_dir() and any(outputs.iterdir()):
+            raise RunError(f"{self.folder}: holds outputs but no {RUN_FILE}; give another output_dir")
+        sweep(self.folder)
+        sweep(outputs)
+        write_or_compare(self.folder, self.config, self.versions)
+        committed = self.committed_stages()
+        if missing := [k for k in range(1, max(committed, default=0)) if k not in committed]:
+            gone = self.stage_folder(missing[0])
+            raise RunError(
+                f"{gone}: is missing though later stages are there; put it back, or delete those too"
+            )
+        for stage in committed:  # killed between the commit and this
+            remove(self.checkpoint_folder(stage))
+        if not (self.folder / SUMMARY_FILE).exists():
+            self.write_summary()
+
+    def _task(self, stage: int) -> str:
+        if not 1 <= stage <= len(self.config.tasks):
+            raise ValueError(f"stage {stage} of a run of {len(self.config.tasks)} tasks; stages count from 1")
+        return self.config.tasks[stage - 1].name
+
+
+def stage_name(stage: int, task_name: str) -> str:
+    """`2-amazon`; characters that a folder's name cannot have somewhere are written as %XX, as in
+    `1-what%3F`."""
+    shortened = task_name.encode()[:_LONGEST_BYTES].decode(errors="ignore")
+    safe = "".join(f"%{ord(c):02X}" if c in _UNSAFE else c for c in shortened)
+    kept = safe.rstrip(". ")  # Windows drops these at the end of a name
+    return f"{stage}-{kept}" + "".join(f"%{ord(c):02X}" for c in safe[len(kept) :])

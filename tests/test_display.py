@@ -1,0 +1,145 @@
+"""Tables of runs: the right numbers in the right places, within 80 columns."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from nlora.config import Config
+from nlora.display import accuracy_table, comparison_table, duration, paths
+from nlora.summary import StageRecord, Summary, summary_of
+
+LONG_ORDER = ["yelp", "amazon", "MNLI", "CB", "COPA", "QQP", "RTE", "IMDB", "SST-2", "dbpedia", "agnews",
+"yahoo",
+              "MultiRC", "BoolQA", "WiC"]  # fmt: skip
+
+
+def summary(
+    rows: list[list[float | None]], tasks: list[str], zero_shot: Any = None, **config: Any
+) -> Summary:
+    records = [
+        StageRecord(
+            stage=k,
+            task=tasks[k - 1],
+            row=tuple(row),
+            train_seconds=90,
+            evaluate_seconds=1,
+            train_samples_per_second=1,
+        )
+        for k, row in enumerate(rows, start=1)
+    ]
+    return summary_of(Config.model_validate({"tasks": tasks, **config}), records, zero_shot=zero_shot)
+
+
+def rendered(renderable: RenderableType, width: int = 80) -> str:
+    console = Console(width=width, force_terminal=False, color_system=None)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def cells(line: str) -> list[str]:
+    return line.split()
+
+
+FOUR: list[list[float | None]] = [
+    [98.71, None, None, None],
+    [98.53, 57.76, None, None],
+    [97.41, 57.41, 71.91, None],
+    [97.74, 56.07, 71.04, 88.62],
+]
+ORDER = ["dbpedia", "amazon", "yahoo", "agnews"]
+
+
+def test_the_matrix_and_its_averages() -> None:
+    text = rendered(accuracy_table(summary(FOUR, ORDER, name="order 1", method="olora", model="t5", seed=3)))
+    lines = text.splitlines()
+    assert lines[0].strip() == "order 1: olora on t5, seed 3"
+    assert cells(lines[1]) == ["after", "learning", *ORDER]
+    assert cells(lines[2]) == ["1", "dbpedia", "98.7*"]
+    assert cells(lines[3]) == ["2", "amazon", "98.5", "57.8*"]
+    assert cells(lines[5]) == ["4", "agnews", "97.7", "56.1", "71.0", "88.6*"]
+    assert "average accuracy 78.4  (mean over 4 tasks of the last row)" in text
+    assert "backward transfer -1.2  (mean over 3 earlier tasks of last row - *)" in text
+    assert "forgetting 1.2  (mean over 3 earlier tasks of best score - last row)" in text
+    assert "forward transfer" not in text
+
+
+def test_digits_stand_below_digits() -> None:
+    lines = rendered(accuracy_table(summary(FOUR, ORDER))).splitlines()[2:6]
+    assert {line.index(".", 10) for line in lines} == {lines[0].index(".", 10)}
+
+
+def test_fifteen_tasks_fit_into_80_columns() -> None:
+    rows: list[list[float | None]] = [
+        [100.0 if k == i == 3 else 50.0 + i for i in range(k + 1)] + [None] * (14 - k) for k in range(15)
+    ]
+    text = rendered(accuracy_table(summary(rows, LONG_ORDER)))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert cells(lines[1])[-15:] == [str(number) for number in range(1, 16)]
+    assert cells(lines[2 + 3]) == ["4", "CB", "50", "51", "52", "100*"]
+    assert cells(lines[2 + 14]) == ["15", "WiC", *(str(50 + i) for i in range(14)), "64*"]
+    assert all(any(cells(line)[1:2] == [task] for line in lines) for task in LONG_ORDER)
+
+
+@pytest.mark.parametrize("tasks", [2, 6, 7, 15])
+def test_long_names_stay_within_the_width(tasks: int) -> None:
+    names = [f"{i}-the-name-of-a-task-that-does-not-end" for i in range(tasks)]
+    rows: list[list[float | None]] = [[100.0] * tasks for _ in range(tasks)]
+    text = rendered(accuracy_table(summary(rows, names, zero_shot=[0.0] * tasks, name="x" * 100)))
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("100") >= tasks * tasks  # no score was cut or folded
+
+
+def test_zero_shot_is_a_row_of_its_own() -> None:
+    text = rendered(accuracy_table(summary([[90, 30], [70, 80]], ["a", "b"], zero_shot=[10, 20])))
+    assert ["no", "training", "10.0", "20.0"] in [cells(line) for line in text.splitlines()]
+    assert "forward transfer +10.0  (mean over later tasks of row before * - no training)" in text
+    assert "(mean over 1 earlier task of last row - *)" in text
+
+
+def test_a_running_run_says_what_is_missing() -> None:
+    text = rendered(accuracy_table(summary([[90.0, None]], ["a", "b"])))
+    assert "1 of 2 tasks learned; the averages need all of them" in text
+    assert "average accuracy" not in text
+
+
+def test_runs_side_by_side() -> None:
+    good = summary([[90, 30], [70, 80]], ["a", "b"], name="penalty", method="nlora")
+    bad = summary([[90, 30], [50, 80]], ["a", "b"], name="plain", method="inclora", seed=7)
+    running = summary([[90.0, None]], ["a", "b"], name="third")
+    text = rendered(comparison_table([good, bad, running]))
+    rows = {cells(line)[0]: cells(line) for line in text.splitlines() if cells(line)}
+    assert rows["penalty"] == ["penalty", "nlora", "42", "75.0*", "-20.0", "20.0", "3", "min"]
+    assert rows["plain"] == ["plain", "inclora", "7", "65.0", "-40.0", "40.0", "3", "min"]
+    assert rows["third"] == ["third", "nlora", "42", "running", "2", "min"]
+    assert "do not compare" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_runs_of_other_tasks_are_not_compared_silently() -> None:
+    one = summary([[90, 30], [70, 80]], ["a", "b"])
+    other = summary([[90, 30], [70, 80]], ["b", "a"])
+    assert "These runs learned different tasks or orders" in rendered(comparison_table([one, other]))
+
+
+def test_paths_are_never_cut() -> None:
+    long = Path("runs") / ("x" * 100) / "report.html"
+    text = rendered(paths({"summary": Path("runs/summary.json"), "report": long}))
+    assert "runs/summary.json" in text
+    assert str(long) in "".join(line.removeprefix("report").strip() for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5.4, "5 s"), (59.4, "59 s"), (90, "2 min"), (12_240, "3.4 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_names_with_markup_are_shown_as_they_are() -> None:
+    text = rendered(accuracy_table(summary([[90.0]], ["[bold]a"], name="[red]n")))
+    assert "1 [bold]a" in text
+    assert "[red]n: nlora" in text

@@ -1,0 +1,111 @@
+"""The result files of a stage against those of the released pipeline."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlora.results import (
+    Prediction,
+    exact_match_by_dataset,
+    predict_results,
+    train_results,
+    write_results,
+)
+
+OURS = {"predict_exact_match_macro", "decode"}
+INSTRUCTION = "What is it?\nOption: a, b \n{0}\nAnswer:"
+
+
+def prediction(dataset: str, label: str, answer: str, kind: str = "TC", number: int = 0) -> Prediction:
+    return Prediction(kind, dataset, str(number), "some text\n", label, INSTRUCTION, answer)
+
+
+def golden(shared: Path, stage: str, name: str) -> dict[str, Any]:
+    path = shared / "golden" / "pipeline" / "nlora" / stage / f"{name}.json"
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def released_like(shared: Path) -> list[Prediction]:
+    """64 answers on two data sets with the exact matches of the released second stage: 5 and 8 of 32."""
+    agnews = [prediction("agnews", "World", "World" if i < 5 else "", "TC", i) for i in range(32)]
+    amazon = [prediction("amazon", "negative", "negative" if i < 8 else "", "SC", i) for i in range(32)]
+    return agnews + amazon
+
+
+def test_the_keys_their_order_and_the_digits_of_the_released_files(shared: Path, tmp_path: Path) -> None:
+    released = {
+        name: golden(shared, "2-amazon", name) for name in ("all_results", "train_results", "predict_results")
+    }
+    predictions = released_like(shared)
+    # Runtimes with one more digit than the released ones, which the released rates were computed from.
+    train = train_results(epochs=2, loss=0.8680689930915833, runtime_seconds=3.52026, samples=64, steps=16)
+    predict = predict_results(
+        predictions, decode="generate", runtime_seconds=1.063246, steps=4, epochs=2, global_step=16,
+        loss=0.6517957448959351, mean_tokens=2.265625,
+    )  # fmt: skip
+    write_results(tmp_path, train, predict, predictions)
+    for name, expected in released.items():
+        text = (tmp_path / f"{name}.json").read_text(encoding="utf-8")
+        written = json.loads(text)
+        assert list(written) == sorted(written)
+        assert text == json.dumps(
+            written, indent=4, sort_keys=True
+        )  # indented, no last line end, as released
+        assert set(written) == set(expected) | (set() if name == "train_results" else OURS)
+        for key, value in expected.items():
+            if "rouge" not in key:  # these answers match as often as the released ones, but are others
+                assert written[key] == value, key
+    assert (tmp_path / "all_results.json").read_text(encoding="utf-8").startswith('{\n    "decode"')
+
+
+def test_lines_of_predictions_are_the_released_lines(shared: Path, tmp_path: Path) -> None:
+    source = shared / "golden" / "pipeline" / "nlora" / "1-agnews" / "predict_eval_predictions.head5.jsonl"
+    predictions = []
+    for line in source.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        instance = values["Instance"]
+        predictions.append(
+            Prediction(
+                type=values["Task"],
+                dataset=values["Dataset"],
+                id=instance["id"],
+                sentence=instance["sentence"],
+                label=instance["label"],
+                instruction=instance["instruction"],
+                prediction=values["Prediction"],
+            )
+        )
+    assert len(predictions) == 5
+    train = train_results(epochs=1, loss=1, runtime_seconds=1, samples=1, steps=1)
+    predict = predict_results(predictions, decode="labels", runtime_seconds=1, steps=1)
+    write_results(tmp_path, train, predict, predictions)
+    written = (tmp_path / "predict_eval_predictions.jsonl").read_bytes()
+    assert written.rstrip(b"\n") == source.read_bytes().rstrip(b"\n")
+
+
+def test_the_macro_mean_does_not_weigh_by_size() -> None:
+    predictions = [prediction("big", "a", "a", number=i) for i in range(3)] + [prediction("small", "a", "b")]
+    results = predict_results(predictions, decode="labels", runtime_seconds=2, steps=1)
+    assert results["predict_exact_match"] == 75.0
+    assert results["predict_exact_match_macro"] == 50.0
+    assert exact_match_by_dataset(predictions) == {"big": 100.0, "small": 0.0}
+    assert results["decode"] == "labels"
+    assert "predict_loss" not in results
+
+
+def test_what_cannot_be_a_number_is_null(tmp_path: Path) -> None:
+    train = train_results(epochs=1, loss=math.nan, runtime_seconds=0, samples=1, steps=1)
+    predictions = [prediction("d", "é", "é")]
+    predict = predict_results(predictions, decode="labels", runtime_seconds=1, steps=1)
+    write_results(tmp_path, train, predict, predictions)
+    written = json.loads((tmp_path / "train_results.json").read_text(encoding="utf-8"))
+    assert (written["train_loss"], written["train_samples_per_second"]) == (None, None)
+
+
+def test_no_predictions_are_no_results() -> None:
+    with pytest.raises(ValueError, match="no predictions to score"):
+        predict_results([], decode="labels", runtime_seconds=1, steps=1)

@@ -1,0 +1,97 @@
+"""summary.json: its keys are fixed, and a reader says in one line what is wrong with a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlora.config import Config
+from nlora.errors import RunError
+from nlora.summary import StageRecord, read_summary, summary_of, write_summary
+
+KEYS = [
+    "schema", "status", "name", "method", "model", "seed", "tasks", "R", "zero_shot", "average_accuracy",
+    "backward_transfer", "forgetting", "forward_transfer", "collision", "train_seconds", "evaluate_seconds",
+    "train_samples_per_second", "peak_memory_bytes", "versions",
+]  # fmt: skip
+CONFIG = Config.model_validate(
+    {"tasks": ["a", "b"], "name": "n", "method": "inclora", "model": "m", "seed": 3}
+)
+
+
+def record(stage: int, row: tuple[float | None, ...]) -> StageRecord:
+    return StageRecord(
+        stage=stage,
+        task="ab"[stage - 1],
+        row=row,
+        train_seconds=1,
+        evaluate_seconds=2,
+        train_samples_per_second=3,
+    )
+
+
+def write(folder: Path, **changes: Any) -> None:
+    summary = summary_of(CONFIG, [record(1, (90, 30)), record(2, (70, 80))], zero_shot=[10, 20])
+    write_summary(folder, summary)
+    path = folder / "summary.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**values, **changes}), encoding="utf-8")
+
+
+def test_the_keys_and_values_are_those_of_schema_1(tmp_path: Path) -> None:
+    records = [record(1, (90, 30)), record(2, (70, 80))]
+    write_summary(tmp_path, summary_of(CONFIG, records, zero_shot=[10, 20], versions={"torch": "2"}))
+    values = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert list(values) == KEYS
+    assert values == {
+        "schema": 1, "status": "complete", "name": "n", "method": "inclora", "model": "m", "seed": 3,
+        "tasks": ["a", "b"], "R": [[90, 30], [70, 80]], "zero_shot": [10, 20], "average_accuracy": 75,
+        "backward_transfer": -20, "forgetting": 20, "forward_transfer": 10, "collision": None,
+        "train_seconds": [1, 1], "evaluate_seconds": [2, 2], "train_samples_per_second": [3, 3],
+        "peak_memory_bytes": None, "versions": {"torch": "2"},
+    }  # fmt: skip
+    assert read_summary(tmp_path) == read_summary(str(tmp_path))
+
+
+def test_a_run_that_goes_on_has_all_rows_and_no_averages() -> None:
+    summary = summary_of(CONFIG, [record(1, (90, None))])
+    assert (summary.status, summary.R) == ("running", ((90, None), (None, None)))
+    assert summary.average_accuracy is summary.backward_transfer is summary.forgetting is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 2}, r"summary\.json: has schema 2, this nlora reads 1; update nlora"),
+        ({"R": [[1.0, 2.0]]}, "is broken: R has 1 rows for 2 tasks"),
+        ({"R": [[1.0, 2.0], [3.0, 200.0]]}, "is broken: row 2, column 2: 200.0 is not a percentage"),
+        ({"status": "done"}, "is broken: status: "),
+        ({"status": "done", "seed": "x"}, r"is broken: status: .*\(and 1 more\)"),
+    ],
+)
+def test_a_wrong_summary_is_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write(tmp_path, **changes)
+    with pytest.raises(RunError, match=message) as caught:
+        read_summary(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_summary_that_is_not_there_or_not_json(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no summary\.json in it; give the output_dir of a run"):
+        read_summary(tmp_path)
+    with pytest.raises(RunError, match="nowhere: no such folder"):
+        read_summary(tmp_path / "nowhere")
+    (tmp_path / "summary.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RunError, match=r"summary\.json: cannot be read: Expecting"):
+        read_summary(tmp_path)
+    with pytest.raises(RunError, match="is a file; give the output_dir"):
+        read_summary(tmp_path / "summary.json")
+    (tmp_path / "summary.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(RunError, match="is not the summary of a run"):
+        read_summary(tmp_path)
+
+
+def test_keys_that_a_later_nlora_adds_do_not_stop_this_one(tmp_path: Path) -> None:
+    write(tmp_path, something_new=1)
+    assert read_summary(tmp_path).average_accuracy == 75
