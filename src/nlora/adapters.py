@@ -15,18 +15,16 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from nlora.config import LoraOptions
 from nlora.errors import AdapterError
 from nlora.factors import WEIGHTS_FILE, Factors, State, check_finite, load_factors
 from nlora.targets import ModuleShape, target_modules, target_names
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["Adapter", "Factors", "ModuleShape", "State", "load_factors", "target_modules"]
 
@@ -40,16 +38,14 @@ class Adapter:
     model: the PeftModel to train; it wraps the backbone that was given, which is changed in place.
     """
 
-    def __init__(
-        self, model: Any, modules: dict[str, Any], trainable_before: list[torch.nn.Parameter]
-    ) -> None:
+    def __init__(self, model: Any, modules: dict[str, Any], trainable_before: list[nn.Parameter]) -> None:
         self.model = model
         self._modules = modules
         self._trainable_before = trainable_before
         self._checkpointing = False
 
     @classmethod
-    def attach(cls, model: PreTrainedModel, lora: LoraOptions, *, seed: int) -> Adapter:
+    def attach(cls, model: nn.Module, lora: LoraOptions, *, seed: int) -> Adapter:
         """Freeze `model` and put a fresh adapter on its target modules: A Kaiming, B zero, both float32.
 
         The factors depend on the seed alone, whatever random numbers were drawn before, and attaching draws
@@ -57,13 +53,14 @@ class Adapter:
         """
         from peft import LoraConfig, get_peft_model
 
-        shapes = target_modules(model, lora)
         if hasattr(model, "peft_config"):
             raise AdapterError("the model has an adapter already; detach it before attaching another one")
-        transposed = any(not isinstance(model.get_submodule(s.name), torch.nn.Linear) for s in shapes)
+        shapes = target_modules(model, lora)
+        backbone: Any = model
+        transposed = any(not isinstance(model.get_submodule(s.name), nn.Linear) for s in shapes)
         alpha = int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha
         config = LoraConfig(
-            task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
+            task_type="SEQ_2_SEQ_LM" if backbone.config.is_encoder_decoder else "CAUSAL_LM",
             r=lora.r,
             lora_alpha=alpha,
             lora_dropout=lora.dropout,
@@ -76,7 +73,7 @@ class Adapter:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             torch.default_generator.manual_seed(seed)
-            peft_model = get_peft_model(model, config)
+            peft_model = get_peft_model(backbone, config)
         return cls(peft_model, {s.name: model.get_submodule(s.name) for s in shapes}, trainable_before)
 
     def factors(self) -> State:
@@ -145,7 +142,7 @@ class Adapter:
         backbone.enable_input_require_grads()
         self._checkpointing = True
 
-    def detach(self) -> PreTrainedModel:
+    def detach(self) -> nn.Module:
         """Take the adapter off and return the backbone: its weights and what was trainable as before."""
         backbone: Any = self.model.unload()
         if self._checkpointing:
@@ -159,7 +156,7 @@ class Adapter:
             del backbone.peft_config
         for parameter in self._trainable_before:
             parameter.requires_grad_(True)
-        return cast("PreTrainedModel", backbone)
+        return cast(nn.Module, backbone)
 
 
 def _described(f: Factors) -> str:

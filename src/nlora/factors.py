@@ -62,7 +62,7 @@ class Factors:
 
 
 State = dict[str, Factors]
-"""The factors of one adapter by the backbone's module names, in the model's order."""
+"""The factors of one adapter by the backbone's module names. Their order carries no meaning."""
 
 
 def stack(factors: list[Factors]) -> Factors:

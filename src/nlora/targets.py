@@ -12,16 +12,13 @@ import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from nlora.config import LoraOptions
 from nlora.errors import ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # Query and value by the last part of their names, in the order in which they are looked for. One name: the
 # layer computes query, key and value together (GPT-2's c_attn), and all three are adapted.
@@ -49,14 +46,15 @@ class ModuleShape:
     out_features: int
 
 
-def target_modules(model: PreTrainedModel, lora: LoraOptions) -> list[ModuleShape]:
-    """The linear layers of a bare backbone that `Adapter.attach` would adapt, in the model's order.
+def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
+    """The linear layers of a transformers model that `Adapter.attach` would adapt, in the model's order.
 
+    The model may be without its weights (on the meta device), but must be without an adapter.
     Raises ModelError that lists the linear layers there are, where a target is unknown, is no linear layer,
     or shares its weight with the embedding (folding an update in would change the embedding too).
     """
     targets = target_names(model, lora)
-    embedding = model.get_input_embeddings()
+    embedding = cast(Any, model).get_input_embeddings()
     shapes = []
     for name, module in model.named_modules():
         if not _matches(name, targets):
@@ -75,7 +73,7 @@ def target_modules(model: PreTrainedModel, lora: LoraOptions) -> list[ModuleShap
     return shapes
 
 
-def target_names(model: PreTrainedModel, lora: LoraOptions) -> list[str]:
+def target_names(model: nn.Module, lora: LoraOptions) -> list[str]:
     """The names to match: `lora.targets`, checked, or the family's query and value projections."""
     names = [name for name, module in model.named_modules() if is_linear(module)]
     if lora.targets is None:

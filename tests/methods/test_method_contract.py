@@ -18,7 +18,6 @@ from nlora.methods.base import Method
 
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
 TASK = Task("a", "a", "Which?", ("x", "y"), (Example("0", "text", "x"),), (Example("0", "text", "y"),))
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 every_method = pytest.mark.parametrize("name", method_names())
 
 

@@ -15,7 +15,6 @@ from nlora.folding import FoldedBackbone
 from nlora.methods import build
 from nlora.methods.nlora import DEFAULT_WEIGHTS
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 RELEASED = {"penalty": "factor_l1", "weight": 0.4}
 
 

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from nlora.adapters import Adapter
 from nlora.config import LoraOptions
 from nlora.methods import build
-
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 def test_a_stage_begins_where_the_last_one_ended(tiny_model: Callable[[str], Path]) -> None:

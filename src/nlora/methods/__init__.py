@@ -11,11 +11,10 @@ check answer at once.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -25,8 +24,19 @@ from pydantic_core import PydanticUndefined
 
 from nlora.errors import InputErrors, Problem
 from nlora.methods.base import Method, MethodOptions
+from nlora.plain_words import did_you_mean, number_problems, problems_of
+from nlora.yaml_lines import Key, Places, dotted
 
-__all__ = ["Method", "MethodInfo", "MethodOptions", "OptionInfo", "build", "describe", "method_names"]
+__all__ = [
+    "Method",
+    "MethodInfo",
+    "MethodOptions",
+    "OptionInfo",
+    "build",
+    "describe",
+    "method_names",
+    "options_class",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +84,41 @@ def describe(name: str) -> MethodInfo:
     return MethodInfo(name, docstring.partition("\n")[0], options)
 
 
+def options_class(name: str) -> type[MethodOptions]:
+    """What checks a method's options, to report mistakes where a file has them. Raises as `describe` does."""
+    return _method_class(name, "name").Options
+
+
 def build(name: str, options: Mapping[str, Any], where: str = "method") -> Method:
     """The method of that name with these options.
 
     Raises InputErrors with every mistake; `where` is the key of the configuration that the method stands at.
     """
     kind = _method_class(name, f"{where}.name")
+    places = _Under(where)
+    problems = number_problems(dict(options), kind.Options, places)
     try:
-        return kind(kind.Options.model_validate(dict(options)))
+        checked = kind.Options.model_validate(dict(options))
     except ValidationError as error:
-        known = list(kind.Options.model_fields)
-        raise InputErrors(_problems(error, name, known, where)) from None
+        problems += problems_of(error, kind.Options, places)
+    if problems:
+        raise InputErrors(dict.fromkeys(problems))
+    return kind(checked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Under(Places):
+    """Places below a dotted key, where no file and no line is known."""
+
+    def where(self, path: Key) -> str:
+        return dotted((self.source, *path))
 
 
 def _method_class(name: str, where: str) -> type[Method]:
     names = method_names()
     if name not in names:
-        guess = _did_you_mean(name, names)
-        raise InputErrors([Problem(where, f"unknown method '{name}'; {guess}methods: {', '.join(names)}")])
+        hint = did_you_mean(name, names) or f"; the methods are {', '.join(names)}"
+        raise InputErrors([Problem(where, f"unknown method '{name}'{hint}")])
     module = importlib.import_module(f"{__name__}.{name}")
     kinds = [
         kind
@@ -102,26 +129,6 @@ def _method_class(name: str, where: str) -> type[Method]:
     return kinds[0]
 
 
-def _problems(error: ValidationError, name: str, known: list[str], where: str) -> Iterable[Problem]:
-    for mistake in error.errors():
-        key = ".".join(str(part) for part in mistake["loc"])
-        at = f"{where}.{key}" if key else where
-        if mistake["type"] == "extra_forbidden":
-            has = f"options of {name}: {', '.join(known)}" if known else f"{name} has no options"
-            yield Problem(at, f"unknown key; {_did_you_mean(key, known)}{has}")
-        elif mistake["type"] == "value_error":
-            yield Problem(at, str(mistake["ctx"]["error"]))
-        elif not key:
-            yield Problem(at, mistake["msg"])
-        else:
-            yield Problem(at, f"{_lower(mistake['msg'])}, not {mistake['input']!r}")
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean '{near[0]}'? " if near else ""
-
-
 def _type_name(annotation: Any) -> str:
     if isinstance(annotation, type):
         return annotation.__name__
@@ -130,7 +137,3 @@ def _type_name(annotation: Any) -> str:
 
 def _plain(value: Any) -> str:
     return "null" if value is None else str(value)
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]
