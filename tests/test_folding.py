@@ -10,32 +10,20 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from nlora.adapters import Adapter, Factors, State, target_modules
-from nlora.config import LoraOptions
 from nlora.errors import AdapterError, ModelError
-from nlora.factors import stack
 from nlora.folding import FoldedBackbone
+from tiny import LORA, assert_bitwise, load, logits, weights
 
-LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
-IDS = torch.tensor([[5, 9, 17, 33, 2, 40], [7, 7, 21, 3, 60, 11]])
+# Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 @pytest.fixture
-def load(tiny_model: Callable[[str], Path]) -> Callable[..., Any]:
-    def make(family: str, dtype: torch.dtype = torch.float32) -> Any:
-        kind = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
-        return kind.from_pretrained(tiny_model(family), dtype=dtype).eval()
-
-    return make
-
-
-def logits(model: Any) -> torch.Tensor:
-    extra = {"decoder_input_ids": IDS[:, :3]} if model.config.is_encoder_decoder else {}
-    with torch.no_grad():
-        return model(input_ids=IDS, **extra).logits
+def make(tiny_model: Callable[[str], Path]) -> Callable[..., Any]:
+    """make(family, dtype=float32) -> a random tiny model, always the same weights."""
+    return lambda family, *dtype: load(tiny_model(family), *dtype)
 
 
 def random_state(model: Any, seed: int, size: float = 0.1) -> State:
@@ -54,20 +42,11 @@ def folded(model: Any) -> FoldedBackbone:
     return FoldedBackbone(model, [m.name for m in target_modules(model, LORA)])
 
 
-def weights(model: Any) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_bitwise(model: Any, before: dict[str, torch.Tensor]) -> None:
-    after = model.state_dict()
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "t5"])
 def test_folding_two_equals_stock_peft_with_both_active(
-    family: str, load: Callable[..., Any], tmp_path: Path
+    family: str, make: Callable[..., Any], tmp_path: Path
 ) -> None:
-    model = load(
+    model = make(
         family, torch.float64
     )  # so that only the formula can differ, not the rounding of activations
     states = [random_state(model, seed) for seed in (1, 2)]
@@ -76,7 +55,7 @@ def test_folding_two_equals_stock_peft_with_both_active(
         adapter.load_state(state)
         adapter.save(tmp_path / name, base_model="m")
         adapter.detach()
-    stock = PeftModel.from_pretrained(load(family, torch.float64), tmp_path / "a", adapter_name="a")
+    stock = PeftModel.from_pretrained(make(family, torch.float64), tmp_path / "a", adapter_name="a")
     stock.load_adapter(tmp_path / "b", adapter_name="b")
     stock.base_model.set_adapter(["a", "b"])
     before = logits(model)
@@ -88,8 +67,8 @@ def test_folding_two_equals_stock_peft_with_both_active(
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_restore_is_bit_exact(family: str, dtype: torch.dtype, load: Callable[..., Any]) -> None:
-    model = load(family, dtype)
+def test_restore_is_bit_exact(family: str, dtype: torch.dtype, make: Callable[..., Any]) -> None:
+    model = make(family, dtype)
     before = weights(model)
     backbone = folded(model)
     backbone.fold([random_state(model, 1), random_state(model, 2)])
@@ -99,10 +78,10 @@ def test_restore_is_bit_exact(family: str, dtype: torch.dtype, load: Callable[..
     assert_bitwise(model, before)
 
 
-def test_what_was_folded_before_does_not_matter(load: Callable[..., Any]) -> None:
-    model = load("llama", torch.bfloat16)
+def test_what_was_folded_before_does_not_matter(make: Callable[..., Any]) -> None:
+    model = make("llama", torch.bfloat16)
     a, b, c = (random_state(model, seed) for seed in (1, 2, 3))
-    fresh = load("llama", torch.bfloat16)
+    fresh = make("llama", torch.bfloat16)
     folded(fresh).fold([a, b])
     backbone = folded(model)
     backbone.fold([c])
@@ -113,9 +92,9 @@ def test_what_was_folded_before_does_not_matter(load: Callable[..., Any]) -> Non
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_sum_is_rounded_once(family: str, dtype: torch.dtype, load: Callable[..., Any]) -> None:
+def test_the_sum_is_rounded_once(family: str, dtype: torch.dtype, make: Callable[..., Any]) -> None:
     """Against a float64 sum rounded once: adding task after task would be off by some last bits."""
-    model = load(family, dtype)
+    model = make(family, dtype)
     states = [random_state(model, seed, size=0.03) for seed in range(12)]
     originals = weights(model)
     folded(model).fold(states)
@@ -137,11 +116,11 @@ def test_the_sum_is_rounded_once(family: str, dtype: torch.dtype, load: Callable
     assert step_by_step_differs, "the test must tell the two apart"
 
 
-def test_folding_under_an_attached_adapter(load: Callable[..., Any]) -> None:
+def test_folding_under_an_attached_adapter(make: Callable[..., Any]) -> None:
     """The same modules are meant, whether the adapter wraps them or not, and the adapter itself stays."""
-    model = load("llama")
+    model = make("llama")
     state, earlier = random_state(model, 1), random_state(model, 2)
-    reference = load("llama")
+    reference = make("llama")
     folded(reference).fold([earlier, state])
     backbone = folded(model)
     adapter = Adapter.attach(model, LORA, seed=0)
@@ -152,11 +131,11 @@ def test_folding_under_an_attached_adapter(load: Callable[..., Any]) -> None:
     while_attached.fold([])
     adapter.detach()
     backbone.restore()
-    assert_bitwise(model, weights(load("llama")))
+    assert_bitwise(model, weights(make("llama")))
 
 
-def test_a_state_may_cover_only_some_modules(load: Callable[..., Any]) -> None:
-    model = load("llama")
+def test_a_state_may_cover_only_some_modules(make: Callable[..., Any]) -> None:
+    model = make("llama")
     before = weights(model)
     name = "model.layers.1.self_attn.v_proj"
     state = {name: random_state(model, 1)[name]}
@@ -165,8 +144,8 @@ def test_a_state_may_cover_only_some_modules(load: Callable[..., Any]) -> None:
         assert torch.equal(tensor, before[key]) == (key != f"{name}.weight")
 
 
-def test_folding_leaves_no_gradient_behind(load: Callable[..., Any]) -> None:
-    model = load("llama")
+def test_folding_leaves_no_gradient_behind(make: Callable[..., Any]) -> None:
+    model = make("llama")
     adapter = Adapter.attach(model, LORA, seed=0)
     live = adapter.factors()
     adapter.detach()
@@ -175,8 +154,8 @@ def test_folding_leaves_no_gradient_behind(load: Callable[..., Any]) -> None:
     assert model.get_submodule("model.layers.0.self_attn.q_proj").weight.is_leaf
 
 
-def test_a_state_that_does_not_fit_changes_nothing(load: Callable[..., Any]) -> None:
-    model = load("llama")
+def test_a_state_that_does_not_fit_changes_nothing(make: Callable[..., Any]) -> None:
+    model = make("llama")
     before = weights(model)
     backbone = folded(model)
     good = random_state(model, 1)
@@ -199,16 +178,3 @@ def test_quantised_and_other_modules_are_refused() -> None:
     model["linear"].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ModelError, match=r"linear is quantised \(Linear, torch\.int8\)"):
         FoldedBackbone(model, ["linear"])
-
-
-def test_stack_is_the_sum_of_updates() -> None:
-    generator = torch.Generator().manual_seed(0)
-    parts = [
-        Factors(torch.randn(r, 7, generator=generator), torch.randn(5, r, generator=generator), scaling)
-        for r, scaling in ((1, 2.0), (4, 0.5), (8, -3.0))
-    ]
-    joint = stack(parts)
-    assert joint.A.shape == (13, 7)
-    assert joint.shape == (5, 7)
-    assert joint.entries == 35
-    torch.testing.assert_close(joint.update(), sum(p.scaling * p.B @ p.A for p in parts))

@@ -38,7 +38,7 @@ _NOT_PLAIN = (
 _MOVES_WEIGHT = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # == of tensors is no truth value; compare with torch.equal
 class Factors:
     """One module's low-rank update ΔW = scaling·B·A. A: (r, in); B: (out, r)."""
 
