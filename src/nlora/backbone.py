@@ -9,13 +9,14 @@ dequantised once into the cache folder, and loaded from there like any other fol
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,8 +197,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
-        with _quiet_loading(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # gguf's conversions warn about NumPy details of their own
+        # The conversion draws a bar of its own on stderr that no setting turns off, and NumPy warns in it.
+        with _quiet_loading(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
             source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
             model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
             _forget_quantisation(model)

@@ -42,6 +42,7 @@ class Answers:
     texts: tuple[str, ...]
     decode: Decode
     seconds: float
+    batches: int
     answer_tokens: float | None = None
 
 
@@ -69,14 +70,16 @@ class Evaluator:
             (self._label_batch(task), None) if decode == "labels" else self._generating()
         )
         texts = [""] * len(prompts)
+        batches = 0
         model = self._backbone.model
         model.eval()
         for indices, batch in self._batches(prompts, share_prefix=decode == "labels"):
             for index, text in zip(indices, respond(batch), strict=True):
                 texts[index] = text
+            batches += 1
             on_answered(len(indices))
         mean_tokens = sum(tokens) / len(tokens) if tokens else None
-        return Answers(tuple(texts), decode, time.perf_counter() - begin, mean_tokens)
+        return Answers(tuple(texts), decode, time.perf_counter() - begin, batches, mean_tokens)
 
     def _encoded(self, task: Task) -> list[Encoded]:
         if task.name not in self._prompts:

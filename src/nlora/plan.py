@@ -88,9 +88,9 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         # Stages may differ in their options: the same complaint is made once.
         complaints = [p for method in methods or () for p in method.check(modules)]
         problems += list(dict.fromkeys(complaints))
-    encoded = _collect(problems, lambda: _encode(config, tasks, methods, encoder)) if not problems else None
-    if problems or tasks is None or methods is None or modules is None or encoder is None or encoded is None:
+    if problems or tasks is None or methods is None or modules is None or encoder is None:
         raise InputErrors(problems)
+    encoded = _encode(tasks, methods, encoder)
     stages = _stages(config, tasks, encoder, encoded, parameters)
     return Plan(config, tuple(tasks), tuple(methods), tuple(modules), encoder, encoded, stages)
 
@@ -149,21 +149,16 @@ def _encoder(config: Config) -> Encoder:
 
 
 def _encode(
-    config: Config, tasks: Any, methods: Any, encoder: Any
+    tasks: Sequence[Task], methods: Sequence[Method], encoder: Encoder
 ) -> tuple[tuple[Encoded, ...], ...]:
-    """Every stage's training examples as tokens; also finds labels that the model could not tell apart."""
-    from nlora.label_tree import LabelTree
-
+    """Every stage's training examples as tokens; finds prompts without room and labels of the same tokens."""
     problems: list[Problem] = []
     encoded = []
     for index, (task, method) in enumerate(zip(tasks, methods, strict=True)):
-        examples = method.examples(task, tasks[:index])
-        encoded.append(_collect(problems, lambda t=task, e=examples: tuple(encoder.encode(t, e))) or ())  # type: ignore[misc]
-        if task.labels:
-            try:
-                LabelTree.build(encoder.label_ids(task.labels), encoder.end_id)
-            except ValueError as error:
-                problems.append(Problem(f"tasks.{index}", f"task {task.name}: {error}"))
+        try:
+            encoded.append(tuple(encoder.encode(task, method.examples(task, tasks[:index]))))
+        except InputErrors as error:
+            problems.extend(error.problems)
     if problems:
         raise InputErrors(problems)
     return tuple(encoded)

@@ -24,6 +24,7 @@ from nlora.folding import FoldedBackbone
 from nlora.methods.base import Method
 from nlora.plan import Plan
 from nlora.progress import RunProgress
+from nlora.record import score_row, write_stage
 from nlora.run_dir import RunDir
 from nlora.training import TrainResult, train
 
@@ -36,11 +37,8 @@ def learn_sequence(plan: Plan, backbone: Backbone, run: RunDir, progress: RunPro
     folded = FoldedBackbone(backbone.model, [module.name for module in plan.modules])  # type: ignore[arg-type]
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate)
     updates: list[State] = []
-    if plan.config.evaluate.zero_shot and not run.is_committed(0):
-        with run.stage(0, "zero-shot") as folder:
-            answers = _answer(evaluator, tasks, 0, progress)
-            run.write_stage(folder, 0, answers, None)
-        run.write_summary("running")
+    if plan.config.evaluate.zero_shot and run.zero_shot() is None:
+        run.write_zero_shot(score_row(tasks, _answer(evaluator, tasks, 0, progress)))
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):
             updates.append(load_factors(run.adapter_folder(stage)))
@@ -52,9 +50,9 @@ def learn_sequence(plan: Plan, backbone: Backbone, run: RunDir, progress: RunPro
             folded.fold(updates if method.accumulates else updates[-1:])
             seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
             answers = _answer(evaluator, seen, stage, progress)
-            scores = run.write_stage(folder, stage, answers, result)
-        run.write_summary("complete" if stage == len(tasks) else "running")
-        progress.stage_done(stage, task.name, [t.name for t in seen], scores)
+            row = write_stage(folder, tasks, stage, answers, result)
+        run.write_summary()
+        progress.stage_done(stage, task.name, [t.name for t in tasks], row)
 
 
 def _learn(

@@ -59,11 +59,11 @@ class Encoder:
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token; answers could not end")
         self._tokenizer = tokenizer
-        self._causal = not encoder_decoder
-        self._max_source_tokens = max_source_tokens
-        self._max_target_tokens = max_target_tokens
+        self.encoder_decoder = encoder_decoder
+        self.max_source_tokens = max_source_tokens
+        self.max_target_tokens = max_target_tokens
         self._truncate = truncate
-        self._eos = int(tokenizer.eos_token_id)
+        self.end_id = int(tokenizer.eos_token_id)
         self._before, self._after = self._special_ids()
         self._label_ids: dict[str, list[int]] = {}
 
@@ -87,7 +87,7 @@ class Encoder:
 
     def answer_ids(self, text: str) -> list[int]:
         """The ids of an answer, end token last, at most max_target_tokens of them."""
-        return [*self._answer(text)[: self._max_target_tokens - 1], self._eos]
+        return [*self._answer(text)[: self.max_target_tokens - 1], self.end_id]
 
     def label_ids(self, labels: Sequence[str]) -> list[list[int]]:
         """The ids of each label word as the model would answer it, without the end token."""
@@ -97,10 +97,10 @@ class Encoder:
         head, tail = prompts.head(task), prompts.TAIL
         texts = [example.sentence for example in examples]
         plain: list[list[int]] = self._tokenize([head + text + tail for text in texts])["input_ids"]
-        room = self._max_source_tokens - len(self._before) - len(self._after)
+        room = self.max_source_tokens - len(self._before) - len(self._after)
         long = [i for i, ids in enumerate(plain) if len(ids) > room]
         if long and self._truncate == "released":
-            cut = [self._before + plain[i][: self._max_source_tokens - len(self._before)] for i in long]
+            cut = [self._before + plain[i][: self.max_source_tokens - len(self._before)] for i in long]
             decoded = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in cut]
             for i, ids in zip(long, self._tokenize(decoded)["input_ids"], strict=True):
                 plain[i] = ids[:room]
@@ -146,7 +146,7 @@ class Encoder:
             total = needed + len(self._before) + len(self._after)
             what = (
                 f"its instruction and options alone take {total} tokens, max_source_tokens is "
-                f"{self._max_source_tokens}; raise it, or shorten them"
+                f"{self.max_source_tokens}; raise it, or shorten them"
             )
             raise InputErrors([Problem(f"task {task.name}", what)])
 
@@ -156,10 +156,10 @@ class Encoder:
         seen: dict[tuple[int, ...], str] = {}
         for label in task.labels or ():
             ids = self._answer(label)
-            if len(ids) + 1 > self._max_target_tokens:
+            if len(ids) + 1 > self.max_target_tokens:
                 what = (
                     f"label '{label}' takes {len(ids) + 1} tokens with its end token, max_target_tokens is "
-                    f"{self._max_target_tokens}; raise it"
+                    f"{self.max_target_tokens}; raise it"
                 )
                 problems.append(Problem(f"task {task.name}", what))
             other = seen.setdefault(tuple(ids), label)
@@ -173,7 +173,7 @@ class Encoder:
         """The answer's ids without the end token; remembered, as most answers are one of a few labels."""
         if text not in self._label_ids:
             alone = [*self._before, *self._plain(text)]
-            self._label_ids[text] = self._after_answer(text) if self._causal else alone
+            self._label_ids[text] = self._after_answer(text) if not self.encoder_decoder else alone
         return self._label_ids[text]
 
     def _after_answer(self, text: str) -> list[int]:
@@ -206,7 +206,7 @@ class Encoder:
         if start is None:
             raise ModelError("the tokenizer changes a text's own tokens when it adds its special ones")
         before, after = whole[:start], whole[start + len(plain) :]
-        return (list(dict.fromkeys(before)), []) if self._causal else (before, after)
+        return (list(dict.fromkeys(before)), []) if not self.encoder_decoder else (before, after)
 
     def _plain(self, text: str) -> list[int]:
         ids: list[int] = self._tokenize([text])["input_ids"][0]

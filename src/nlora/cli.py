@@ -1,0 +1,127 @@
+"""The command line: parsing, and turning errors into one clear line. What the commands do is in `commands`.
+
+Exit status: 0 done, 2 wrong input or usage, 1 anything else; 130 when stopped from the keyboard.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from nlora import __version__
+from nlora.errors import InputErrors, NloraError
+
+app = typer.Typer(
+    name="nlora",
+    help="Teach one language model task after task without forgetting.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Overrides by dotted path, as train.learning_rate=5e-4 seed=1.", show_default=False
+    ),
+]
+Source = Annotated[
+    str, typer.Argument(metavar="RECIPE-OR-FILE", help="A recipe's name (see nlora ls) or a YAML file.")
+]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"nlora {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(source: Source, overrides: Overrides = None) -> None:
+    """Learn a sequence of tasks; the same command goes on where a killed run stopped."""
+    from nlora.commands import run_command
+
+    run_command(source, overrides or [], Console())
+
+
+@app.command()
+def demo(overrides: Overrides = None) -> None:
+    """N-LoRA beside plain incremental LoRA on the embedded model and tasks, then a table of both."""
+    from nlora.commands import demo_command
+
+    demo_command(overrides or [], Console())
+
+
+@app.command()
+def check(source: Source, overrides: Overrides = None) -> None:
+    """Read and check everything, train nothing, print the plan."""
+    from nlora.commands import check_command
+
+    check_command(source, overrides or [], Console())
+
+
+@app.command()
+def ls(
+    what: Annotated[
+        str, typer.Argument(metavar="[recipes|methods|data]", help="List only these.", show_default=False)
+    ] = "",
+) -> None:
+    """List the recipes, the methods with their options, and the embedded data."""
+    from nlora.listing import list_command
+
+    list_command(what, Console())
+
+
+@app.command()
+def cp(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (see nlora ls).")],
+    file: Annotated[str, typer.Argument(help="The file to write; must not exist yet.")],
+) -> None:
+    """Copy a recipe into a file of one's own, to change and to run."""
+    from nlora.listing import copy_command
+
+    copy_command(recipe, file, Console())
+
+
+def main() -> None:
+    """The console script."""
+    # Two processes of two threads each on few cores starve one another while they spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    debug = "--debug" in sys.argv
+    if debug:
+        # Accepted anywhere on the line, not only before the command.
+        sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a != "--debug")]
+    errors = Console(stderr=True)
+    try:
+        app()
+    except NloraError as error:
+        if debug:
+            traceback.print_exc()
+        count = len(error.problems) if isinstance(error, InputErrors) else 1
+        head = "[bold red]error:[/] " if count == 1 else f"[bold red]{count} errors:[/]\n"
+        errors.print(head + escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command goes on at the stage where it stopped")
+        sys.exit(130)
+    except Exception as error:  # the last line of defence: a person sees one line, --debug the rest
+        if debug:
+            traceback.print_exc()
+        kind = type(error).__name__
+        errors.print(
+            f"[bold red]internal error:[/] {escape(kind)}: {escape(str(error))}\nrun again with --debug for the traceback",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(1)

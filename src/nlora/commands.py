@@ -1,0 +1,139 @@
+"""What the commands that need a model do: run, demo, check.
+
+    summary = run_command("order_1", ["model=google-t5/t5-base"], Console())
+
+Everything is checked before the first weight is loaded, and nothing is written before everything is right.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nlora import __version__, display
+from nlora.config import Config
+from nlora.config_file import LoadedConfig, load_config
+from nlora.plan import Plan, make_plan
+from nlora.progress import RunProgress
+from nlora.run_dir import RunDir
+from nlora.run_file import RUN_FILE
+from nlora.summary import Summary
+
+DEMO = "demo"
+DEMO_METHODS = ("nlora", "inclora")
+
+
+def versions() -> dict[str, str]:
+    """What decides a run's numbers beside its configuration."""
+    packages = ("torch", "transformers", "peft", "accelerate", "tokenizers")
+    return {"nlora": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}}
+
+
+def run_command(source: str, overrides: Sequence[str], console: Console) -> Summary:
+    """`nlora run`: learn the sequence, or go on with it, or say that it is done; then the table and the paths."""
+    loaded = load_config(source, overrides)
+    summary = run_sequence(loaded, console)
+    console.print()
+    console.print(display.accuracy_table(summary))
+    console.print(display.paths(_written(loaded.config)))
+    return summary
+
+
+def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
+    """`nlora demo`: the recipe `demo` with N-LoRA and with plain incremental LoRA, then both side by side."""
+    summaries = []
+    for method in DEMO_METHODS:
+        own = [f"method={method}", f"name={method}", f"output_dir=runs/demo/{method}"]
+        summaries.append(run_command(DEMO, [*own, *overrides], console))
+        console.print()
+    console.print(display.comparison_table(summaries))
+    return summaries
+
+
+def check_command(source: str, overrides: Sequence[str], console: Console) -> Plan:
+    """`nlora check`: read everything, train nothing, print the plan."""
+    plan = make_plan(load_config(source, overrides))
+    console.print(_plan_table(plan))
+    config = plan.config
+    for line in (
+        f"{config.method.name} on {config.model}: {len(plan.modules)} modules, "
+        f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})",
+        f"scored on {config.evaluate.split} examples, "
+        + ", ".join(sorted({"labels" if t.labels and config.evaluate.decode == "labels" else "generate" for t in plan.tasks})),
+        f"about {display.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
+        f"would be written to {config.output_dir}",
+    ):
+        console.print(escape(line), highlight=False)
+    return plan
+
+
+def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
+    """Check, then learn: the whole of a run but for its printed table."""
+    from nlora.backbone import load_backbone
+    from nlora.sequence import learn_sequence
+
+    config = loaded.config
+    folder = Path(config.output_dir)
+    # A folder that is a run already says first whether it is this run, and whether anything is left to do.
+    if (folder / RUN_FILE).is_file():
+        with RunDir.open(config, versions()) as run:
+            if run.is_complete():
+                console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
+                return run.write_summary()
+    plan = make_plan(loaded)
+    with RunDir.open(config, versions()) as run:
+        run.attach_log()
+        done = len(run.committed_stages())
+        if done:
+            console.print(f"{escape(str(folder))}: going on after stage {done}", highlight=False)
+        backbone = load_backbone(config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        console.print(
+            f"{config.name}: {config.method.name} learns {len(plan.tasks)} tasks on {config.model}, "
+            f"about {display.duration(plan.seconds)}",
+            markup=False,
+            highlight=False,
+        )
+        with RunProgress(console, stages=len(plan.tasks)) as progress:
+            learn_sequence(plan, backbone, run, progress)
+        return run.write_summary()
+
+
+def _written(config: Config) -> dict[str, Path]:
+    folder = Path(config.output_dir)
+    last = len(config.tasks)
+    return {
+        "summary": folder / "summary.json",
+        "adapters": folder / "outputs" / "*" / "adapter",
+        "predictions": folder / "outputs" / f"{last}-{config.tasks[-1].name}" / "predict_eval_predictions.jsonl",
+        "log": folder / "logs" / "train_and_infer.log",
+    }
+
+
+def _plan_table(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("stage", justify="right")
+    table.add_column("task", overflow="fold")
+    for heading in ("labels", "train", "test", "steps", "tokens", "shared", "cut", "time"):
+        table.add_column(heading, justify="right")
+    for number, stage in enumerate(plan.stages, start=1):
+        table.add_row(
+            str(number),
+            escape(stage.task),
+            "free text" if stage.labels is None else str(stage.labels),
+            str(stage.train_examples),
+            str(stage.test_examples),
+            str(stage.steps),
+            f"{stage.prompt_tokens:.0f}",
+            str(stage.shared_tokens),
+            str(stage.cut_examples),
+            display.duration(stage.seconds),
+        )
+    table.caption = "tokens: mean per example; shared: tokens that all prompts begin with; cut: prompts shortened"
+    table.caption_justify = "left"
+    return table

@@ -1,0 +1,79 @@
+"""What needs no model: `nlora ls` and `nlora cp`. Imports neither torch nor transformers, so both answer at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nlora.config_file import recipe_description, recipe_names, recipe_text
+from nlora.errors import InputErrors, Problem
+from nlora.methods import describe, method_names
+
+
+def list_command(what: str, console: Console) -> None:
+    """`nlora ls [recipes|methods|data]`."""
+    sections = {"recipes": _recipes, "methods": _methods, "data": _data}
+    if what and what not in sections:
+        raise InputErrors([Problem("nlora ls", f"there is no list of '{what}'; choose {', '.join(sections)}")])
+    for name, section in sections.items():
+        if what in ("", name):
+            console.print(f"[bold]{name}[/]")
+            console.print(section())
+            console.print()
+
+
+def copy_command(recipe: str, file: str, console: Console) -> None:
+    """`nlora cp RECIPE FILE`: the recipe's text, comments included, in a new file."""
+    text = recipe_text(recipe)
+    target = Path(file)
+    if target.is_dir():
+        target = target / f"{recipe}.yaml"
+    try:
+        # "x": never over a file that is there.
+        with target.open("x", encoding="utf-8") as handle:
+            handle.write(text)
+    except FileExistsError as error:
+        raise InputErrors([Problem(str(target), "exists already; choose another name")]) from error
+    except OSError as error:
+        raise InputErrors([Problem(str(target), f"cannot be written: {error.strerror}")]) from error
+    console.print(f"{target}; run it with: nlora run {target}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table() -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _recipes() -> Table:
+    table = _table()
+    for name in recipe_names():
+        table.add_row(name, escape(recipe_description(name)))
+    return table
+
+
+def _methods() -> Table:
+    table = _table()
+    for name in method_names():
+        info = describe(name)
+        table.add_row(name, escape(info.summary))
+        for option in info.options:
+            table.add_row("", escape(f"{option.name}: {option.type} = {option.default}  {option.help}"), style="dim")
+    return table
+
+
+def _data() -> Table:
+    from nlora.data import embedded
+
+    table = _table()
+    for name, recipe in embedded.RECIPES.items():
+        words = ", ".join(recipe.words.values())
+        examples = f"{recipe.train_per_label * len(recipe.words)} train, {recipe.test_per_label * len(recipe.words)} test"
+        table.add_row(name, escape(f"{words} ({examples}); data: embedded"))
+    table.add_row("a folder", "in the released layout <type>/<dataset>/{train,dev,test,labels}.json; data: FOLDER")
+    table.add_row("files", "of your own, JSONL, CSV, TSV or Parquet; tasks: [{name, train, test, instruction, labels}]")
+    return table
