@@ -5,15 +5,12 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from nlora import config_file
 from nlora.config import Config, Frozen
 from nlora.config_file import (
     LoadedConfig,
-    differences,
     dump,
     load_config,
     recipe_description,
@@ -21,7 +18,7 @@ from nlora.config_file import (
     recipe_text,
 )
 from nlora.errors import InputErrors
-from nlora.yaml_lines import read_yaml, to_yaml
+from nlora.yaml_lines import to_yaml
 
 GOOD = """\
 # a comment
@@ -73,37 +70,6 @@ def test_a_file_becomes_typed_values(write: Any) -> None:
     assert config.train_options("tickets").epochs == 2
     assert config.output_dir == "runs/mine"
     assert (loaded.source_path, loaded.base_folder) == (Path("my.yaml"), Path())
-
-
-def test_overrides_win_and_later_ones_more(write: Any) -> None:
-    path = write(GOOD)
-    overrides = [
-        "seed=7",
-        "train.learning_rate=5e-4",
-        "train.epochs=3",
-        "train.epochs=4.5",
-        "lora.targets=[q, v]",
-    ]
-    config = load_config(path, overrides).config
-    assert (config.seed, config.train.learning_rate, config.train.epochs) == (7, 5e-4, 4.5)
-    assert config.lora.targets == ("q", "v")
-    assert load_config(path, ["evaluate.max_samples=null"]).config.evaluate.max_samples is None
-    assert [t.name for t in load_config(path, ["tasks=[agnews, tickets]"]).config.tasks] == [
-        "agnews",
-        "tickets",
-    ]
-
-
-def test_overrides_reach_into_lists_and_short_forms(write: Any) -> None:
-    path = write("data: d\ntasks: [a, b]\nmethod: nlora\ntrain:\n")
-    config = load_config(
-        path, ["tasks.0.name=c", "tasks.1.type=TC", "method.weight=0.5", "train.epochs=2"]
-    ).config
-    assert [(task.name, task.type) for task in config.tasks] == [("c", None), ("b", "TC")]
-    assert config.method.name == "nlora"
-    assert config.method.options == {"weight": 0.5}
-    # A method by its name alone brings no options of another method along.
-    assert load_config(write(GOOD), ["method=inclora", "stages={}"]).config.method.options == {}
 
 
 def test_every_mistake_at_once_in_the_order_of_the_file(write: Any) -> None:
@@ -219,28 +185,6 @@ def test_one_mistake_gives_one_line(write: Any, text: str, expected: str) -> Non
     assert found[0] == expected
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("seed", "seed: an override is a dotted key, '=' and a value, such as train.epochs=3"),
-        ("a..b=1", "a..b=1: an override is a dotted key, '=' and a value, such as train.epochs=3"),
-        ("tasks.2.name=x", "tasks.2.name=x: the list tasks has no place '2'; its places are 0 to 1"),
-        ("name.first=x", "name.first=x: name is a single value and has no key 'first'"),
-        ("train={epoch: 1}", "train={epoch: 1}: train.epoch: unknown key; did you mean 'epochs'?"),
-        ("name=", "name=: must be text that is not empty, not null; leave the key out for its default"),
-        ("name=@x", "name=@x: not YAML: found character '@' that cannot start any token; "
-                    "put the value in quotes if it is text"),
-    ],
-)  # fmt: skip
-def test_a_wrong_override_is_named_by_its_own_text(write: Any, override: str, expected: str) -> None:
-    assert mistakes(write(GOOD), [override]) == [expected]
-
-
-def test_an_override_mends_what_is_wrong_in_the_file(write: Any) -> None:
-    path = write("tasks: [a]\ntrain: {epochs: ten}\n")
-    assert load_config(path, ["train.epochs=3"]).config.train.epochs == 3
-
-
 def test_python_objects_are_not_built(write: Any) -> None:
     found = mistakes(write("name: !!python/object/apply:os.getcwd []\ntasks: [a]"))
     assert len(found) == 1
@@ -337,43 +281,6 @@ def test_the_file_that_a_run_writes_is_a_configuration(write: Any) -> None:
     assert load_config(write(run_file), ["seed=1"]).config == config.model_copy(update={"seed": 1})
     found = mistakes(write("versions: {}\nconfig:\n  tasks: [a]\n  sead: 1\n"))
     assert found == ["my.yaml:4: sead: unknown key; did you mean 'seed'?"]
-
-
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
-)
-
-
-@given(st.dictionaries(st.text(), values, min_size=1))
-def test_any_plain_values_survive_writing_and_reading(data: dict[str, Any]) -> None:
-    document = read_yaml(to_yaml(data), "x")
-    assert document.problems == ()
-    assert document.data == data
-
-
-@pytest.mark.parametrize(
-    "text", ["1e5", "1e-5", "-2E+3", ".5e3", "yes", "null", "1.5", "12:30", "0x1f", "=", "<<"]
-)
-def test_texts_that_look_like_something_else_stay_texts(text: str) -> None:
-    assert read_yaml(to_yaml({text: [text]}), "x").data == {text: [text]}
-
-
-def test_differences_name_the_dotted_key() -> None:
-    def values_of(**changes: Any) -> dict[str, Any]:
-        return Config.model_validate({"tasks": ["a", "b"], **changes}).model_dump(mode="json")
-
-    assert differences(values_of(), values_of()) == []
-    assert differences(values_of(), values_of(train={"epochs": 2}, seed=7)) == [
-        "train.epochs: 1.0 in the folder, 2.0 now",
-        "seed: 42 in the folder, 7 now",
-    ]
-    changed = values_of(tasks=["a"], method={"name": "nlora", "weight": 1}, lora={"targets": ["q"]})
-    assert set(differences(values_of(), changed)) >= {
-        'tasks.1.name: "b" in the folder, absent now',
-        "method.weight: absent in the folder, 1 now",
-        'lora.targets: null in the folder, ["q"] now',
-    }
 
 
 def test_a_loaded_configuration_cannot_change(write: Any) -> None:

@@ -42,7 +42,8 @@ class LoadedConfig:
     """A configuration and where it came from.
 
     source_path: the file; None for a recipe.
-    base_folder: what relative paths in it refer to: the file's folder, for a recipe the current one.
+    base_folder: what relative paths in it refer to: the file's folder, for a recipe the current one, for the
+        run.yaml of a run what they referred to in that run.
     places: the line or the override that each key came from.
     """
 
@@ -81,7 +82,9 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
     document = read_yaml(text, shown)
     problems = list(document.problems)
     data, places = document.data, document.places
+    base_folder = path.parent if path else Path()
     if isinstance(data, dict) and set(data) >= RUN_FILE_KEYS:
+        base_folder = Path(str(data.get("base_folder", base_folder)))
         data, places = data["config"], places.inside("config")
     if not isinstance(data, dict):
         raise InputErrors(problems or [_not_a_mapping(data, shown)])
@@ -95,7 +98,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
     problems += mistakes
     if config is None or problems:
         raise InputErrors(sorted(problems, key=_line))
-    return LoadedConfig(config, path, path.parent if path else Path(), places)
+    return LoadedConfig(config, path, base_folder, places)
 
 
 def recipe_names() -> list[str]:

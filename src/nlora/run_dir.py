@@ -34,21 +34,12 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from nlora.atomic import (
-    DISK_FULL,
-    TEMPORARY,
-    disk_errors,
-    publish_folder,
-    remove,
-    sweep,
-    write_json,
-)
+from nlora.atomic import DISK_FULL, TEMPORARY, disk_errors, publish_folder, remove, sweep, write_json
 from nlora.config import Config
 from nlora.errors import RunError
 from nlora.metrics.continual import summarize
 from nlora.run_file import RUN_FILE, write_or_compare
 from nlora.summary import (
-    SUMMARY_FILE,
     Collision,
     Score,
     StageRecord,
@@ -88,12 +79,12 @@ class RunDir:
         self._level_before = logging.NOTSET
 
     @classmethod
-    def open(cls, config: Config, versions: Mapping[str, str]) -> RunDir:
+    def open(cls, config: Config, versions: Mapping[str, str], base_folder: Path | None = None) -> RunDir:
         """Create or resume the run of `config.output_dir`.
 
-        versions: of the packages that decide the outcome, recorded in run.yaml and in the summary. Others
-        than the
-            folder's are recorded beside them and logged; they do not stop a run.
+        versions: of the packages that decide the outcome, for run.yaml and the summary. Others than the folder's
+            are recorded beside them and logged; they do not stop a run.
+        base_folder: what relative paths in the configuration refer to beside the current folder; recorded.
 
         Raises RunError when another process has the folder, when the folder belongs to another configuration
         (every key counts but output_dir), when a stage before a committed one is missing, or when it cannot
@@ -111,7 +102,7 @@ class RunDir:
                 ) from error
         run = cls(folder, config, versions, lock)
         try:
-            run._prepare()
+            run._prepare(base_folder)
         except BaseException:
             run.close()
             raise
@@ -141,8 +132,7 @@ class RunDir:
         return self.stage_folder(stage, task_name) / ADAPTER
 
     def checkpoint_folder(self, stage: int, task_name: str | None = None) -> Path:
-        """Where a stage in training keeps what it resumes from: it outlives a kill, and goes at the
-        commit."""
+        """Where a stage in training keeps what it resumes from: outlives a kill, goes at the commit."""
         return self.folder / OUTPUTS / f"{CHECKPOINTS}{stage_name(stage, task_name or self._task(stage))}"
 
     # What is done
@@ -156,23 +146,17 @@ class RunDir:
         return [stage for stage in range(1, len(self.config.tasks) + 1) if self.is_committed(stage)]
 
     def is_complete(self) -> bool:
-        """Whether all stages are committed and the summary says so: nothing is left to do.
-
-        A run killed between its last commit and its summary is not; `write_summary` is then what is left.
-        """
-        if len(self.committed_stages()) < len(self.config.tasks) or not (self.folder / SUMMARY_FILE).exists():
-            return False
-        return read_summary(self.folder).status == "complete"
+        """Whether all stages are committed and the summary says so: nothing is left to do."""
+        return len(self.committed_stages()) == len(self.config.tasks) and not self._summary_is_behind()
 
     def stage_record(self, stage: int) -> StageRecord:
         """What a committed stage wrote of itself. Raises RunError when it is missing or broken."""
-        path = self.stage_folder(stage) / STAGE_FILE
+        folder = self.stage_folder(stage)
         try:
-            return StageRecord.model_validate_json(path.read_text(encoding="utf-8"))
+            return self._record_in(folder, stage)
         except (OSError, ValueError) as error:
-            folder = path.parent
             raise RunError(
-                f"{path}: cannot be read; delete {folder} and later stages to run them again"
+                f"{folder / STAGE_FILE}: cannot be used; delete {folder} and later stages to run them again"
             ) from error
 
     # Writing
@@ -181,8 +165,9 @@ class RunDir:
     def stage(self, stage: int, task_name: str | None = None) -> Iterator[Path]:
         """A temporary folder that becomes the stage's when the block ends well, and is removed when not.
 
-        The block must have written the stage's record (`write_stage_record`). Raises RunError when the stage
-        is committed already, when an earlier one is not, or when the disk refuses.
+        The block must have written the stage's record (`write_stage_record`): ValueError when it has not, or
+        not this stage's. RunError when the stage is committed already, when an earlier one is not, or when the
+        disk refuses.
         """
         final = self.stage_folder(stage, task_name)
         if self.is_committed(stage):
@@ -196,8 +181,7 @@ class RunDir:
         try:
             with disk_errors(temporary, only=DISK_FULL):
                 yield temporary
-            if not (temporary / STAGE_FILE).is_file():
-                raise RuntimeError(f"stage {stage} ends without its record; call write_stage_record first")
+            self._record_in(temporary, stage)
             publish_folder(temporary, final)
         finally:
             remove(temporary)
@@ -215,9 +199,11 @@ class RunDir:
         if not path.exists():
             return None
         try:
-            return list(json.loads(path.read_text(encoding="utf-8"))["zero_shot"])
+            row: list[Score] = json.loads(path.read_text(encoding="utf-8"))["zero_shot"]
+            summarize([row], zero_shot=row)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}: cannot be read; delete it to score the tasks again") from error
+        return row
 
     def write_summary(self, collision: Collision | None = None) -> Summary:
         """Write summary.json from what is committed, and return it."""
@@ -229,8 +215,7 @@ class RunDir:
         return summary
 
     def attach_log(self) -> None:
-        """Write what nlora and transformers log, from INFO on, to logs/train_and_infer.log too, until
-        closed."""
+        """Write what nlora and transformers log to logs/train_and_infer.log too, until closed."""
         if self._log_handler is not None:
             return
         path = self.folder / LOG_FILE
@@ -256,14 +241,14 @@ class RunDir:
         self._log_handler.close()
         self._log_handler = None
 
-    def _prepare(self) -> None:
+    def _prepare(self, base_folder: Path | None) -> None:
         """Remove what a killed run left, and see that the folder is this configuration's."""
         outputs = self.folder / OUTPUTS
         if not (self.folder / RUN_FILE).exists() and outputs.is_dir() and any(outputs.iterdir()):
             raise RunError(f"{self.folder}: holds outputs but no {RUN_FILE}; give another output_dir")
         sweep(self.folder)
         sweep(outputs)
-        write_or_compare(self.folder, self.config, self.versions)
+        write_or_compare(self.folder, self.config, self.versions, base_folder)
         committed = self.committed_stages()
         if missing := [k for k in range(1, max(committed, default=0)) if k not in committed]:
             gone = self.stage_folder(missing[0])
@@ -272,8 +257,26 @@ class RunDir:
             )
         for stage in committed:  # killed between the commit and this
             remove(self.checkpoint_folder(stage))
-        if not (self.folder / SUMMARY_FILE).exists():
+        if self._summary_is_behind():  # a new folder, or killed between a commit and its summary
             self.write_summary()
+
+    def _summary_is_behind(self) -> bool:
+        try:
+            return len(read_summary(self.folder).train_seconds) != len(self.committed_stages())
+        except RunError:
+            return True
+
+    def _record_in(self, folder: Path, stage: int) -> StageRecord:
+        """The record that `folder` holds. Raises ValueError when it is missing, broken or not of `stage`."""
+        path = folder / STAGE_FILE
+        if not path.is_file():
+            raise ValueError(f"stage {stage} is without its record; write_stage_record writes it")
+        record = StageRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        if (record.stage, record.task) != (stage, self._task(stage)):
+            raise ValueError(f"{path}: is the record of stage {record.stage}, {record.task}")
+        if len(record.row) != len(self.config.tasks):
+            raise ValueError(f"{path}: has {len(record.row)} scores for {len(self.config.tasks)} tasks")
+        return record
 
     def _task(self, stage: int) -> str:
         if not 1 <= stage <= len(self.config.tasks):
@@ -282,8 +285,7 @@ class RunDir:
 
 
 def stage_name(stage: int, task_name: str) -> str:
-    """`2-amazon`; characters that a folder's name cannot have somewhere are written as %XX, as in
-    `1-what%3F`."""
+    """`2-amazon`; what some system cannot have in a folder's name is written as %XX: `1-what%3F`."""
     shortened = task_name.encode()[:_LONGEST_BYTES].decode(errors="ignore")
     safe = "".join(f"%{ord(c):02X}" if c in _UNSAFE else c for c in shortened)
     kept = safe.rstrip(". ")  # Windows drops these at the end of a name

@@ -29,10 +29,13 @@ _COMMENT = (
 _log = logging.getLogger(__name__)
 
 
-def write_or_compare(folder: Path, config: Config, versions: Mapping[str, str]) -> None:
+def write_or_compare(
+    folder: Path, config: Config, versions: Mapping[str, str], base_folder: Path | None = None
+) -> None:
     """Write run.yaml, or, where it is, compare it.
 
-    Other versions than the folder's are added under `resumed_with` and logged.
+    versions: others than the folder's are added under `resumed_with` and logged.
+    base_folder: what relative paths in the configuration refer to beside the current folder.
 
     Raises RunError when the configuration is another one (every difference has a line), or run.yaml cannot be
     read.
@@ -40,7 +43,8 @@ def write_or_compare(folder: Path, config: Config, versions: Mapping[str, str]) 
     path = folder / RUN_FILE
     new = config.model_dump(mode="json")
     if not path.exists():
-        _write(path, {"config": new, "versions": dict(versions), "created": _now()})
+        base = {} if base_folder is None else {"base_folder": str(base_folder.absolute())}
+        _write(path, {"config": new, "versions": dict(versions), "created": _now(), **base})
         return
     record = read_run_file(folder)
     old = {**record["config"], "output_dir": new["output_dir"]}

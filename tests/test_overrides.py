@@ -1,0 +1,98 @@
+"""Overrides of single keys: what they mean, and that a wrong one is named by its own text."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlora.config_file import load_config
+from nlora.errors import InputErrors
+
+GOOD = """\
+# a comment
+name: mine
+data: bench
+tasks:
+  - agnews
+  - name: tickets
+    train: a.jsonl
+    test: b.jsonl
+    labels: [billing, network]
+method: {name: nlora, penalty: update_l1, weight: 1e-5}
+train:
+  epochs: 2
+  learning_rate: 1e-3
+stages:
+  tickets: {train: {learning_rate: 5e-4}, method: {weight: 3}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """write(text) -> the path, relative to the current folder, of a YAML file with that text."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(text: str, name: str = "my.yaml") -> str:
+        Path(name).write_text(text, encoding="utf-8")
+        return name
+
+    return make
+
+
+def mistakes(source: str, overrides: list[str] | None = None) -> list[str]:
+    with pytest.raises(InputErrors) as caught:
+        load_config(source, overrides or [])
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_overrides_win_and_later_ones_more(write: Any) -> None:
+    path = write(GOOD)
+    overrides = [
+        "seed=7",
+        "train.learning_rate=5e-4",
+        "train.epochs=3",
+        "train.epochs=4.5",
+        "lora.targets=[q, v]",
+    ]
+    config = load_config(path, overrides).config
+    assert (config.seed, config.train.learning_rate, config.train.epochs) == (7, 5e-4, 4.5)
+    assert config.lora.targets == ("q", "v")
+    assert load_config(path, ["evaluate.max_samples=null"]).config.evaluate.max_samples is None
+    assert [t.name for t in load_config(path, ["tasks=[agnews, tickets]"]).config.tasks] == [
+        "agnews",
+        "tickets",
+    ]
+
+
+def test_overrides_reach_into_lists_and_short_forms(write: Any) -> None:
+    path = write("data: d\ntasks: [a, b]\nmethod: nlora\ntrain:\n")
+    config = load_config(
+        path, ["tasks.0.name=c", "tasks.1.type=TC", "method.weight=0.5", "train.epochs=2"]
+    ).config
+    assert [(task.name, task.type) for task in config.tasks] == [("c", None), ("b", "TC")]
+    assert config.method.name == "nlora"
+    assert config.method.options == {"weight": 0.5}
+    # A method by its name alone brings no options of another method along.
+    assert load_config(write(GOOD), ["method=inclora", "stages={}"]).config.method.options == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed", "seed: an override is a dotted key, '=' and a value, such as train.epochs=3"),
+        ("a..b=1", "a..b=1: an override is a dotted key, '=' and a value, such as train.epochs=3"),
+        ("tasks.2.name=x", "tasks.2.name=x: the list tasks has no place '2'; its places are 0 to 1"),
+        ("name.first=x", "name.first=x: name is a single value and has no key 'first'"),
+        ("train={epoch: 1}", "train={epoch: 1}: train.epoch: unknown key; did you mean 'epochs'?"),
+        ("name=", "name=: must be text that is not empty, not null; leave the key out for its default"),
+        ("name=@x", "name=@x: not YAML: found character '@' that cannot start any token; "
+                    "put the value in quotes if it is text"),
+    ],
+)  # fmt: skip
+def test_a_wrong_override_is_named_by_its_own_text(write: Any, override: str, expected: str) -> None:
+    assert mistakes(write(GOOD), [override]) == [expected]
+
+
+def test_an_override_mends_what_is_wrong_in_the_file(write: Any) -> None:
+    path = write("tasks: [a]\ntrain: {epochs: ten}\n")
+    assert load_config(path, ["train.epochs=3"]).config.train.epochs == 3

@@ -1,0 +1,88 @@
+"""run.yaml: a folder belongs to one configuration, and repeats its run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlora.config import Config
+from nlora.config_file import differences, load_config
+from nlora.errors import RunError
+from nlora.run_dir import RunDir
+from nlora.run_file import read_run_file
+
+VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
+
+
+def config_of(folder: Path, **changes: Any) -> Config:
+    return Config.model_validate({"tasks": ["agnews", "amazon"], "output_dir": str(folder), **changes})
+
+
+def test_another_configuration_is_refused_with_its_differences(tmp_path: Path) -> None:
+    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    changed = config_of(tmp_path, train={"epochs": 2}, seed=7)
+    with pytest.raises(RunError) as caught:
+        RunDir.open(changed, VERSIONS)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}: was started with another configuration; give another output_dir")
+    assert "  train.epochs: 1.0 in the folder, 2.0 now\n  seed: 42 in the folder, 7 now" in message
+    RunDir.open(config_of(tmp_path), VERSIONS).close()  # the refused one has left nothing and no lock
+
+
+def test_a_moved_folder_goes_on(tmp_path: Path) -> None:
+    RunDir.open(config_of(tmp_path / "a"), VERSIONS).close()
+    (tmp_path / "a").rename(tmp_path / "b")
+    RunDir.open(config_of(tmp_path / "b"), VERSIONS).close()
+
+
+def test_other_versions_are_recorded_and_do_not_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def versions_in_file() -> list[str]:
+        record = read_run_file(tmp_path)
+        return [
+            record["versions"]["torch"],
+            *(r["versions"]["torch"] for r in record.get("resumed_with", [])),
+        ]
+
+    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    assert versions_in_file() == ["2.9.0"]
+    for _ in range(2):
+        RunDir.open(config_of(tmp_path), {**VERSIONS, "torch": "3.0.0"}).close()
+    assert versions_in_file() == ["2.9.0", "3.0.0"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: goes on with other versions than before: torch 2.9.0 -> 3.0.0"
+    ]
+
+
+def test_run_yaml_repeats_the_run(tmp_path: Path) -> None:
+    config = config_of(tmp_path, train={"learning_rate": 5e-5}, method={"name": "nlora", "weight": 1e-5})
+    RunDir.open(config, VERSIONS, base_folder=tmp_path / "where my data lie").close()
+    again = load_config(str(tmp_path / "run.yaml"))
+    assert (again.config, again.base_folder) == (config, tmp_path / "where my data lie")
+
+
+@pytest.mark.parametrize("text", ["", "config: {", "config: 3\nversions: {}", "- a", "\x00"])
+def test_a_broken_run_yaml_is_one_clear_line(tmp_path: Path, text: str) -> None:
+    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(RunError, match=r"run\.yaml.*; delete the folder to start again$"):
+        RunDir.open(config_of(tmp_path), VERSIONS)
+
+
+def test_differences_name_the_dotted_key() -> None:
+    def values_of(**changes: Any) -> dict[str, Any]:
+        return Config.model_validate({"tasks": ["a", "b"], **changes}).model_dump(mode="json")
+
+    assert differences(values_of(), values_of()) == []
+    assert differences(values_of(), values_of(train={"epochs": 2}, seed=7)) == [
+        "train.epochs: 1.0 in the folder, 2.0 now",
+        "seed: 42 in the folder, 7 now",
+    ]
+    changed = values_of(tasks=["a"], method={"name": "nlora", "weight": 1}, lora={"targets": ["q"]})
+    assert set(differences(values_of(), changed)) >= {
+        'tasks.1.name: "b" in the folder, absent now',
+        "method.weight: absent in the folder, 1 now",
+        'lora.targets: null in the folder, ["q"] now',
+    }

@@ -1,0 +1,64 @@
+"""YAML that is written reads back, whatever its texts look like."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nlora.yaml_lines import read_yaml, to_yaml
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+)
+
+
+@given(st.dictionaries(st.text(), values, min_size=1))
+def test_any_plain_values_survive_writing_and_reading(data: dict[str, Any]) -> None:
+    document = read_yaml(to_yaml(data), "x")
+    assert document.problems == ()
+    assert document.data == data
+
+
+@pytest.mark.parametrize(
+    "text", ["1e5", "1e-5", "-2E+3", ".5e3", "yes", "null", "1.5", "12:30", "0x1f", "=", "<<"]
+)
+def test_texts_that_look_like_something_else_stay_texts(text: str) -> None:
+    assert read_yaml(to_yaml({text: [text]}), "x").data == {text: [text]}
+
+
+def test_lines_and_overrides_name_the_nearest_key_that_is_there() -> None:
+    places = read_yaml("tasks:\n- a\n- name: b\ntrain:\n  epochs: 1\n", "f").places
+    assert places.where(("tasks", 1, "name")) == "f:3: tasks.1.name"
+    assert places.where(("tasks", 1, "labels", 0)) == "f:3: tasks.1.labels.0"
+    assert places.where(("train", "epochs")) == "f:5: train.epochs"
+    assert places.where(("seed",)) == "f: seed"
+    assert places.where(()) == "f"
+    changed = places.overridden(("train",), "train={epochs: 2}", {})
+    assert changed.where(("train", "epochs")) == "train={epochs: 2}: train.epochs"
+    assert changed.where(("tasks", 0)) == "f:2: tasks.0"
+    assert places.inside("train").where(("epochs",)) == "f:5: epochs"
+
+
+def test_every_value_has_the_line_that_a_plain_search_finds() -> None:
+    text = "a: x1\nb:\n  - x2\n  - c: x3\n    d: {e: x4, f: [x5,\n x6]}\n"
+    places = read_yaml(text, "f").places
+    keys = {
+        "x1": ("a",),
+        "x2": ("b", 0),
+        "x3": ("b", 1, "c"),
+        "x4": ("b", 1, "d", "e"),
+        "x6": ("b", 1, "d", "f", 1),
+    }
+    for value, key in keys.items():
+        line = next(number for number, line in enumerate(text.splitlines(), 1) if value in line)
+        assert places.lines[key] == line, value
+
+
+def test_aliases_of_aliases_do_not_take_forever() -> None:
+    # 9 ** 11 values, if every alias were followed.
+    levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    document = read_yaml("a0: &a0 [x]\n" + "\n".join(levels), "f")
+    assert document.problems == ()
+    assert len(document.data["a11"]) == 9
