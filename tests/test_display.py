@@ -143,3 +143,4 @@ def test_names_with_markup_are_shown_as_they_are() -> None:
     text = rendered(accuracy_table(summary([[90.0]], ["[bold]a"], name="[red]n")))
     assert "1 [bold]a" in text
     assert "[red]n: nlora" in text
+    assert "[red]n" in rendered(comparison_table([summary([[90.0]], ["a"], name="[red]n")]))

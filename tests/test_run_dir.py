@@ -64,6 +64,7 @@ def test_a_run_from_the_first_stage_to_the_summary(tmp_path: Path) -> None:
         pairs = {"agnews|amazon": 0.25}
         complete = run.write_summary(Collision(threshold=1e-6, average_rate=0.25, pairs=pairs))
         assert run.is_complete()
+        assert run.write_summary() == complete  # what was once measured stays
         assert run.stage_record(2) == record_of(2, "amazon")
         assert run.adapter_folder(2, "amazon") == tmp_path / "run" / "outputs" / "2-amazon" / "adapter"
     assert read_summary(tmp_path / "run") == complete

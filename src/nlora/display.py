@@ -52,8 +52,8 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
         is_best = len(summaries) > 1 and best is not None and summary.average_accuracy == best
         average = Text(f"{_score(summary.average_accuracy)}*", style="bold") if is_best else None
         runs.add_row(
-            summary.name,
-            summary.method,
+            Text(summary.name),
+            Text(summary.method),
             str(summary.seed),
             average or Text(f"{_score(summary.average_accuracy) or summary.status} "),
             _change(summary.backward_transfer),

@@ -82,8 +82,8 @@ class RunDir:
     def open(cls, config: Config, versions: Mapping[str, str], base_folder: Path | None = None) -> RunDir:
         """Create or resume the run of `config.output_dir`.
 
-        versions: of the packages that decide the outcome, for run.yaml and the summary. Others than the folder's
-            are recorded beside them and logged; they do not stop a run.
+        versions: of the packages that decide the outcome, for run.yaml and the summary. Others than the
+            folder's are recorded beside them and logged; they do not stop a run.
         base_folder: what relative paths in the configuration refer to beside the current folder; recorded.
 
         Raises RunError when another process has the folder, when the folder belongs to another configuration
@@ -166,8 +166,8 @@ class RunDir:
         """A temporary folder that becomes the stage's when the block ends well, and is removed when not.
 
         The block must have written the stage's record (`write_stage_record`): ValueError when it has not, or
-        not this stage's. RunError when the stage is committed already, when an earlier one is not, or when the
-        disk refuses.
+        not this stage's. RunError when the stage is committed already, when an earlier one is not, or when
+        the disk refuses.
         """
         final = self.stage_folder(stage, task_name)
         if self.is_committed(stage):
@@ -206,7 +206,13 @@ class RunDir:
         return row
 
     def write_summary(self, collision: Collision | None = None) -> Summary:
-        """Write summary.json from what is committed, and return it."""
+        """Write summary.json from what is committed, and return it.
+
+        collision: None keeps what the file says.
+        """
+        before = self._summary()
+        if collision is None and before is not None:
+            collision = before.collision
         records = [self.stage_record(stage) for stage in self.committed_stages()]
         summary = summary_of(
             self.config, records, zero_shot=self.zero_shot(), versions=self.versions, collision=collision
@@ -260,11 +266,16 @@ class RunDir:
         if self._summary_is_behind():  # a new folder, or killed between a commit and its summary
             self.write_summary()
 
-    def _summary_is_behind(self) -> bool:
+    def _summary(self) -> Summary | None:
+        """The summary as it is; None where it is missing or broken: the stages can tell it again."""
         try:
-            return len(read_summary(self.folder).train_seconds) != len(self.committed_stages())
+            return read_summary(self.folder)
         except RunError:
-            return True
+            return None
+
+    def _summary_is_behind(self) -> bool:
+        summary = self._summary()
+        return summary is None or len(summary.train_seconds) != len(self.committed_stages())
 
     def _record_in(self, folder: Path, stage: int) -> StageRecord:
         """The record that `folder` holds. Raises ValueError when it is missing, broken or not of `stage`."""
