@@ -66,8 +66,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """`write_text` of `values` as JSON, indented by four as the released result files are, keys in their
-    order."""
+    """`write_text` of `values` as JSON, keys in their order, indented by four as released."""
     write_text(path, json.dumps(values, indent=4, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -40,8 +40,7 @@ def accuracy_table(summary: Summary) -> Table:
 
 
 def comparison_table(summaries: Sequence[Summary]) -> Table:
-    """One row for each run with its averages, the best average accuracy bold and marked *, and its training
-    time."""
+    """One row for each run: its averages and its training time; the best average accuracy is marked *."""
     best = max((s.average_accuracy for s in summaries if s.average_accuracy is not None), default=None)
     runs = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False)
     runs.add_column("run", overflow="fold")

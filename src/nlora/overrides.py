@@ -1,5 +1,4 @@
-"""Overrides of single keys from the command line: `train.epochs=3`, `tasks=[agnews, yahoo]`,
-`tasks.0.name=sst`.
+"""Overrides of single keys: `train.epochs=3`, `tasks=[agnews, yahoo]`, `tasks.0.name=sst`.
 
     places = apply_override(data, places, "train.learning_rate=5e-4")   # changes data in place
 

@@ -7,8 +7,7 @@
 
 `train_results.json`, `predict_results.json`, `all_results.json` (both together) and
 `predict_eval_predictions.jsonl`. Beside the released keys: `predict_exact_match_macro`, the mean over data
-sets, where the released `predict_exact_match` is pooled over examples, and `decode`, how the predictions were
-made.
+sets, where the released `predict_exact_match` is pooled over examples, and `decode`, how answers were made.
 """
 
 from __future__ import annotations
@@ -140,7 +139,6 @@ def _speed(split: str, seconds: float, samples: float, steps: int) -> Results:
 
 
 def _json(results: Results) -> str:
-    """As the Trainer saves metrics: sorted, indented by four; JSON has no NaN or infinity, so those are
-    null."""
+    """As the Trainer saves metrics: sorted, indented by four. JSON has no NaN, so that is null."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in results.items()}
     return json.dumps(finite, indent=4, sort_keys=True, allow_nan=False)

@@ -26,7 +26,6 @@ One process at a time writes; a lock of the operating system, which dies with it
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +38,7 @@ from nlora.config import Config
 from nlora.errors import RunError
 from nlora.metrics.continual import summarize
 from nlora.run_file import RUN_FILE, write_or_compare
+from nlora.run_log import RunLog
 from nlora.summary import (
     Collision,
     Score,
@@ -57,7 +57,6 @@ ZERO_SHOT_FILE = "zero_shot.json"
 LOCK_FILE = ".lock"
 CHECKPOINTS = ".checkpoints-"
 
-_LOGGERS = ("nlora", "transformers")
 _UNSAFE = '<>:"|?*%'
 _LONGEST_BYTES = 80  # of a task's name; file systems allow 255 for the whole, and %XX triples a character
 
@@ -75,8 +74,7 @@ class RunDir:
         self.config = config
         self.versions = dict(versions)
         self._lock = lock
-        self._log_handler: logging.Handler | None = None
-        self._level_before = logging.NOTSET
+        self._log: RunLog | None = None
 
     @classmethod
     def open(cls, config: Config, versions: Mapping[str, str], base_folder: Path | None = None) -> RunDir:
@@ -118,7 +116,9 @@ class RunDir:
 
     def close(self) -> None:
         """Detach the log and give the folder free."""
-        self.detach_log()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
         self._lock.release()
 
     # What lies where
@@ -222,30 +222,8 @@ class RunDir:
 
     def attach_log(self) -> None:
         """Write what nlora and transformers log to logs/train_and_infer.log too, until closed."""
-        if self._log_handler is not None:
-            return
-        path = self.folder / LOG_FILE
-        with disk_errors(path):
-            path.parent.mkdir(exist_ok=True)
-            handler = logging.FileHandler(path, encoding="utf-8")
-        handler.setLevel(logging.INFO)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        for name in _LOGGERS:
-            logging.getLogger(name).addHandler(handler)
-        ours = logging.getLogger(_LOGGERS[0])
-        self._log_handler, self._level_before = handler, ours.level
-        if ours.getEffectiveLevel() > logging.INFO:
-            ours.setLevel(logging.INFO)
-
-    def detach_log(self) -> None:
-        """Undo `attach_log`."""
-        if self._log_handler is None:
-            return
-        for name in _LOGGERS:
-            logging.getLogger(name).removeHandler(self._log_handler)
-        logging.getLogger(_LOGGERS[0]).setLevel(self._level_before)
-        self._log_handler.close()
-        self._log_handler = None
+        if self._log is None:
+            self._log = RunLog(self.folder / LOG_FILE)
 
     def _prepare(self, base_folder: Path | None) -> None:
         """Remove what a killed run left, and see that the folder is this configuration's."""

@@ -134,8 +134,10 @@ def write_summary(folder: Path, summary: Summary) -> None:
 
 
 def read_summary(folder: str | Path) -> Summary:
-    """The summary of a run's folder. Raises RunError, in one line, when it is missing, broken or of another
-    schema."""
+    """The summary of a run's folder.
+
+    Raises RunError, in one line, when it is missing, broken or of another schema.
+    """
     path = Path(folder) / SUMMARY_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

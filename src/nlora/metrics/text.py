@@ -4,9 +4,8 @@
     # {"exact_match": 50.0, "rouge1": 50.0, "rougeL": 50.0, "exact_match_for_TC": 100.0, ...}
 
 All scores are percentages, pooled over examples (not averaged over tasks) and rounded to four digits. Source:
-the released N-LoRA repository (arXiv 2410.10179), `compute_metrics.py`, with its default (not the
-cross-lingual) tokenizer. Two things differ: empty lists and lists of different lengths are errors that say
-so.
+`compute_metrics.py` of the released N-LoRA (arXiv 2410.10179), with its default tokenizer, not the
+cross-lingual one. It differs in that empty lists and lists of different lengths are errors that say so.
 """
 
 from __future__ import annotations
@@ -78,8 +77,7 @@ def aggregate(predictions: Sequence[str], references: Sequence[str]) -> dict[str
 
 
 def grouped(predictions: Sequence[str], references: Sequence[str], groups: Sequence[str]) -> dict[str, float]:
-    """`aggregate` of each group's pairs, under `<score>_for_<group>`, groups in the order of their first
-    pair.
+    """`aggregate` of each group's pairs, under `<score>_for_<group>`, in the order of appearance.
 
     groups: one name per pair. Raises ValueError as `aggregate` does.
     """

@@ -1,0 +1,40 @@
+"""The log file of a run: what nlora and transformers log while it is open.
+
+log = RunLog(Path("runs/a/logs/train_and_infer.log"))
+...
+log.close()
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from nlora.atomic import disk_errors
+
+_LOGGERS = ("nlora", "transformers")
+
+
+class RunLog:
+    """Appends to `path` what is logged, from INFO on, until closed. RunError when it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        with disk_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            self._handler = logging.FileHandler(path, encoding="utf-8")
+        self._handler.setLevel(logging.INFO)
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(self._handler)
+        ours = logging.getLogger(_LOGGERS[0])
+        self._level_before = ours.level
+        # Python drops INFO unless told otherwise; transformers has its own setting, which stays the user's.
+        if ours.getEffectiveLevel() > logging.INFO:
+            ours.setLevel(logging.INFO)
+
+    def close(self) -> None:
+        """Take the file off the loggers, which are then as they were."""
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(self._handler)
+        logging.getLogger(_LOGGERS[0]).setLevel(self._level_before)
+        self._handler.close()
