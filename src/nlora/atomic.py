@@ -4,8 +4,7 @@
 
 A file is written under a temporary name beside its own, flushed to the disk and renamed, which the file
 system does in one step. A whole folder is published in the same way. What a killed process left has a name
-that begins with
-`.tmp-`, and `sweep` removes it.
+that begins with `.tmp-`, and `sweep` removes it.
 """
 
 from __future__ import annotations
