@@ -21,9 +21,9 @@ from nlora.config import Config
 from nlora.config_file import LoadedConfig, load_config
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
-from nlora.run_dir import RunDir
+from nlora.run_dir import RunDir, stage_name
 from nlora.run_file import RUN_FILE
-from nlora.summary import Summary
+from nlora.summary import Summary, read_summary
 
 DEMO = "demo"
 DEMO_METHODS = ("nlora", "inclora")
@@ -82,12 +82,12 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
     folder = Path(config.output_dir)
     # A folder that is a run already says first whether it is this run, and whether anything is left to do.
     if (folder / RUN_FILE).is_file():
-        with RunDir.open(config, versions()) as run:
+        with RunDir.open(config, versions(), loaded.base_folder) as run:
             if run.is_complete():
                 console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
-                return run.write_summary()
+                return read_summary(folder)
     plan = make_plan(loaded)
-    with RunDir.open(config, versions()) as run:
+    with RunDir.open(config, versions(), loaded.base_folder) as run:
         run.attach_log()
         done = len(run.committed_stages())
         if done:
@@ -110,7 +110,7 @@ def _written(config: Config) -> dict[str, Path]:
     return {
         "summary": folder / "summary.json",
         "adapters": folder / "outputs" / "*" / "adapter",
-        "predictions": folder / "outputs" / f"{last}-{config.tasks[-1].name}" / "predict_eval_predictions.jsonl",
+        "predictions": folder / "outputs" / stage_name(last, config.tasks[-1].name) / "predict_eval_predictions.jsonl",
         "log": folder / "logs" / "train_and_infer.log",
     }
 

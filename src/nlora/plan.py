@@ -79,7 +79,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     config = loaded.config
     problems: list[Problem] = []
     tasks = _collect(problems, lambda: load_tasks(config, base_folder=loaded.base_folder))
-    methods = _collect(problems, lambda: _methods(config))
+    methods = _collect(problems, lambda: _methods(loaded))
     modules, parameters = _collect(problems, lambda: _layout(config)) or (None, 0)
     encoder = _collect(problems, lambda: _encoder(config)) if modules else None
     problems += _missing_extras(config)
@@ -106,21 +106,37 @@ def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
     return None
 
 
-def _methods(config: Config) -> list[Method]:
+def _methods(loaded: LoadedConfig) -> list[Method]:
     """One method per stage: options may differ from task to task."""
+    config = loaded.config
     problems: list[Problem] = []
-    first = _collect(problems, lambda: build(config.method.name, config.method.options, where="method"))
-    methods = [first]
+    common = _method(loaded, config.method.options, ("method",), problems)
+    methods = []
     for task in config.tasks:
         stage = config.stages.get(task.name)
-        if stage is None or not stage.method or first is None:
-            methods.append(first)
-            continue
-        options, where = config.method_options(task.name), f"stages.{task.name}.method"
-        methods.append(_collect(problems, lambda o=options, w=where: build(config.method.name, o, where=w)))  # type: ignore[misc]
+        if common is not None and stage is not None and stage.method:
+            where = ("stages", task.name, "method")
+            methods.append(_method(loaded, config.method_options(task.name), where, problems))
+        else:
+            methods.append(common)
     if problems:
         raise InputErrors(problems)
-    return [method for method in methods[1:] if method is not None]
+    return [method for method in methods if method is not None]
+
+
+def _method(
+    loaded: LoadedConfig, options: dict[str, Any], where: tuple[str, ...], problems: list[Problem]
+) -> Method | None:
+    """The method with these options; each mistake is added with the file and line that it stands on."""
+    prefix = ".".join(where)
+    try:
+        return build(loaded.config.method.name, options, where=prefix)
+    except InputErrors as error:
+        for problem in error.problems:
+            rest = problem.where.removeprefix(prefix).strip(".")
+            path = (*where, *rest.split(".")) if rest else where
+            problems.append(Problem(loaded.places.where(path), problem.what))
+    return None
 
 
 def _layout(config: Config) -> tuple[list[ModuleShape], int]:

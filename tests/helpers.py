@@ -1,0 +1,66 @@
+"""Small pieces that several tests build runs from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from nlora.commands import run_sequence
+from nlora.config_file import load_config
+from nlora.summary import Summary
+
+COLOURS = ("red", "green", "blue")
+ANIMALS = ("fox", "dog", "ox")
+
+
+def write_task(folder: Path, name: str, labels: Sequence[str], train: int = 16, test: int = 9) -> dict[str, Any]:
+    """A task in which the label word stands in the text; returns its entry of `tasks`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", train), ("test", test)):
+        rows = [
+            {"sentence": f"the {labels[i % len(labels)]} thing number {i} of {split}", "label": labels[i % len(labels)]}
+            for i in range(count)
+        ]
+        (folder / f"{name}-{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "name": name,
+        "train": str(folder / f"{name}-train.jsonl"),
+        "test": str(folder / f"{name}-test.jsonl"),
+        "instruction": "Which word is in the text? Choose one from the option.",
+        "labels": list(labels),
+    }
+
+
+def write_config(folder: Path, model: Path | str, **changes: Any) -> Path:
+    """A run of two small tasks in `folder`/run; `changes` replace top-level keys."""
+    values: dict[str, Any] = {
+        "name": "small",
+        "model": str(model),
+        "tasks": [write_task(folder, "colours", COLOURS), write_task(folder, "animals", ANIMALS)],
+        "method": {"name": "nlora", "weight": 1e-3},
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
+        "train": {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3},
+        "evaluate": {"batch_size": 4},
+        "seed": 3,
+        "output_dir": str(folder / "run"),
+    }
+    values.update(changes)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def learn(config: Path | str, *overrides: str) -> Summary:
+    """The whole run, silently."""
+    return run_sequence(load_config(str(config), overrides), Console(quiet=True))
+
+
+def same_outcome(a: Summary, b: Summary) -> bool:
+    """Whether two runs came to the same scores, whatever the time they took."""
+    keys = ("tasks", "R", "zero_shot", "average_accuracy", "backward_transfer", "forgetting", "forward_transfer", "status")
+    return all(getattr(a, key) == getattr(b, key) for key in keys)

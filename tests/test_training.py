@@ -1,0 +1,127 @@
+"""Training's invariants: accumulation changes nothing, and the penalty counts once per optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nlora.adapters import Adapter, State
+from nlora.backbone import load_backbone
+from nlora.config import LoraOptions, TrainOptions
+from nlora.data.encode import Encoded
+from nlora.errors import RunError
+from nlora.methods import build
+from nlora.training import optimizer_steps, train
+
+PREFIX = tuple(range(20, 34))
+EXAMPLES = [Encoded((*PREFIX, *range(40, 40 + i % 5 + 1)), (50 + i % 7, *range(60, 60 + i % 3), 1)) for i in range(22)]
+
+
+def trained(folder: Path, model: Path, *, weight: float = 1e-3, **options: Any) -> State:
+    backbone: Any = load_backbone(str(model))
+    adapter = Adapter.attach(backbone.model, LoraOptions(r=4, alpha=8, dropout=0.0), seed=1)
+    method = build("nlora", {"weight": weight})
+    values = {"batch_size": 8, "epochs": 2, "learning_rate": 5e-3, **options}
+    train(
+        backbone,
+        adapter,
+        EXAMPLES,
+        TrainOptions(**values),
+        penalty=lambda: method.penalty(adapter),
+        seed=5,
+        folder=folder,
+    )
+    return adapter.state()
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("micro", [1, 4])
+def test_accumulated_micro_batches_give_the_same_update(
+    tmp_path: Path, tiny_model: Callable[[str], Path], family: str, micro: int
+) -> None:
+    # 22 examples in batches of 8: the last step of an epoch has 6, of which 1x6 and 4+2 are accumulated.
+    whole = trained(tmp_path, tiny_model(family), learning_rate=1e-3)
+    parts = trained(tmp_path, tiny_model(family), learning_rate=1e-3, micro_batch_size=micro)
+    for name, factors in whole.items():
+        update = factors.update()
+        assert update.abs().max() > 1e-3
+        torch.testing.assert_close(parts[name].update(), update, rtol=0, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    plain = trained(tmp_path, tiny_model("llama"))
+    checkpointed = trained(tmp_path, tiny_model("llama"), gradient_checkpointing=True)
+    for name, factors in plain.items():
+        torch.testing.assert_close(checkpointed[name].B, factors.B, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("micro", [8, 2])
+def test_the_penalty_is_asked_once_per_optimizer_step(
+    tmp_path: Path, tiny_model: Callable[[str], Path], micro: int
+) -> None:
+    backbone: Any = load_backbone(str(tiny_model("llama")))
+    adapter = Adapter.attach(backbone.model, LoraOptions(r=4), seed=1)
+    asked = []
+
+    def penalty() -> torch.Tensor:
+        asked.append(1)
+        return sum(f.A.sum() for f in adapter.factors().values())  # type: ignore[return-value]
+
+    options = TrainOptions(batch_size=8, epochs=2, micro_batch_size=micro)
+    result = train(backbone, adapter, EXAMPLES, options, penalty=penalty, seed=5, folder=tmp_path)
+    assert len(asked) == result.steps == optimizer_steps(len(EXAMPLES), options) == 6
+
+
+def test_a_stronger_penalty_leaves_a_smaller_update(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    norms = [
+        sum(f.update().abs().sum().item() for f in trained(tmp_path, tiny_model("llama"), weight=w).values())
+        for w in (0.0, 1e-2, 1.0)
+    ]
+    assert norms[0] > norms[1] > norms[2]
+
+
+def test_the_first_steps_equal_a_loop_written_by_hand(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """One optimizer step over all examples: AdamW on mean answer cross-entropy + weight·Σ|s·B·A|, clipped."""
+    state = trained(tmp_path, tiny_model("llama"), batch_size=22, epochs=2, max_grad_norm=0.5)
+    backbone: Any = load_backbone(str(tiny_model("llama")))
+    adapter = Adapter.attach(backbone.model, LoraOptions(r=4, alpha=8, dropout=0.0), seed=1)
+    factors = adapter.factors()
+    parameters = [p for f in factors.values() for p in (f.A, f.B)]
+    optimizer = torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.0)
+    for _ in range(2):
+        total, count = torch.zeros(()), 0
+        for example in EXAMPLES:
+            ids = torch.tensor([[*example.prompt_ids, *example.answer_ids]])
+            answers = len(example.answer_ids)
+            logits = adapter.model(input_ids=ids).logits[0, -answers - 1 : -1]
+            total = total + torch.nn.functional.cross_entropy(logits, ids[0, -answers:], reduction="sum")
+            count += answers
+        penalty = sum((f.scaling * (f.B @ f.A)).abs().sum() for f in factors.values())
+        optimizer.zero_grad()
+        (total / count + 1e-3 * penalty).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+        optimizer.step()
+    for name, f in state.items():
+        torch.testing.assert_close(f.A, factors[name].A.detach(), rtol=0, atol=2e-5)
+        torch.testing.assert_close(f.B, factors[name].B.detach(), rtol=0, atol=2e-5)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    with pytest.raises(RunError, match=r"no numbers|became nan"):
+        trained(tmp_path, tiny_model("llama"), learning_rate=1e38, epochs=10)
+
+
+def test_a_batch_that_cannot_be_split_is_refused(
+    tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RunError, match="cannot be split evenly over 3 processes"):
+        trained(tmp_path, tiny_model("llama"))
