@@ -100,10 +100,6 @@ def test_checkpointing_gives_the_same_gradients(family: str, make: Callable[...,
         grads.append([p.grad for f in adapter.factors().values() for p in (f.A, f.B)])
         adapter.detach()
     assert not model.is_activation_checkpointing
-    assert (
-        not model.get_input_embeddings()(IDS).requires_grad
-        or model.get_input_embeddings().weight.requires_grad
-    )
     for plain, checkpointed in zip(*grads, strict=True):
         torch.testing.assert_close(checkpointed, plain, rtol=1e-3, atol=1e-4 * plain.abs().max().item())
 
@@ -167,10 +163,9 @@ def test_saving_twice_gives_the_same_bytes_and_does_not_disturb_training(
     adapter.save(tmp_path / "b", base_model="m")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert json.loads((tmp_path / "a/adapter_config.json").read_text())["target_modules"] == [
-        "q_proj",
-        "v_proj",
-    ]
+    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    assert config["target_modules"] == ["q_proj", "v_proj"]
+    assert config["inference_mode"]
     assert not adapter.model.peft_config["default"].inference_mode
     assert all(f.A.requires_grad for f in adapter.factors().values())
 

@@ -131,15 +131,14 @@ class Adapter:
     def enable_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them; undone by `detach`.
 
-        With a frozen backbone nothing before the first adapter requires a gradient, and a checkpointed layer
-        whose inputs require none would cut the adapters in it off; so the embeddings' outputs are made to.
+        Not reentrant: over a frozen backbone nothing before the first adapter requires a gradient, and the
+        reentrant kind would cut off the adapters in a layer whose inputs require none.
         """
         backbone = self.model.get_base_model()
         if hasattr(backbone, "activation_checkpointing_enable"):  # transformers' newer name for it
             backbone.activation_checkpointing_enable({"use_reentrant": False})
         else:
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        backbone.enable_input_require_grads()
         self._checkpointing = True
 
     def detach(self) -> nn.Module:
@@ -150,7 +149,6 @@ class Adapter:
                 backbone.activation_checkpointing_disable()
             else:
                 backbone.gradient_checkpointing_disable()
-            backbone.disable_input_require_grads()
             self._checkpointing = False
         if hasattr(backbone, "peft_config"):  # older PEFT leaves it, and warns of it at the next attach
             del backbone.peft_config
