@@ -14,7 +14,7 @@ from peft import PeftModel
 from nlora.adapters import Adapter, Factors, load_factors
 from nlora.config import LoraOptions
 from nlora.errors import AdapterError
-from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits, loss, spread, weights
+from tiny import FAMILIES, LORA, assert_bitwise, assert_same, load, logits, loss, spread, weights
 
 # Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
