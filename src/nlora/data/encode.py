@@ -45,6 +45,7 @@ class Encoder:
 
     max_source_tokens: the longest prompt, special tokens included.
     max_target_tokens: the longest answer, end token included.
+    end_id: the token that ends every answer.
     """
 
     def __init__(
