@@ -71,8 +71,7 @@ class EmbeddedTask:
     type: str = "TC"
 
 
-# More texts than a quick run needs: `train.max_samples` takes a balanced part of them. Learned in the order
-# reuters, newsgroups, tweets, the last task hurts the first two most: two authors replace all topics.
+# More texts than a quick run needs: `train.max_samples` takes a balanced part of them.
 TASKS: Mapping[str, EmbeddedTask] = {
     "reuters": EmbeddedTask(
         source="reuters",
