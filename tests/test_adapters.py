@@ -14,7 +14,7 @@ from peft import PeftModel
 from nlora.adapters import Adapter, Factors, load_factors
 from nlora.config import LoraOptions
 from nlora.errors import AdapterError
-from tiny import FAMILIES, LORA, assert_bitwise, assert_same, load, logits, loss, spread, weights
+from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits, loss, spread, weights
 
 # Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -86,7 +86,7 @@ def test_factors_stay_float32_over_a_bfloat16_backbone(make: Callable[..., Any])
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
 def test_checkpointing_gives_the_same_gradients(family: str, make: Callable[..., Any]) -> None:
-    model = make(family)
+    model = make(family).requires_grad_(False)
     grads = []
     for checkpointing in (False, True):
         adapter = Adapter.attach(model, LORA, seed=5)
@@ -100,6 +100,7 @@ def test_checkpointing_gives_the_same_gradients(family: str, make: Callable[...,
         grads.append([p.grad for f in adapter.factors().values() for p in (f.A, f.B)])
         adapter.detach()
     assert not model.is_activation_checkpointing
+    assert not model.get_input_embeddings()(IDS).requires_grad, "a frozen backbone must stay without a graph"
     for plain, checkpointed in zip(*grads, strict=True):
         torch.testing.assert_close(checkpointed, plain, rtol=1e-3, atol=1e-4 * plain.abs().max().item())
 
