@@ -131,8 +131,8 @@ class Adapter:
     def enable_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them; undone by `detach`.
 
-        Nothing before the first adapter of a frozen backbone requires a gradient. The reentrant kind would cut
-        off the adapters in such a layer; transformers hooks the embeddings against that, where it has them.
+        Nothing before the first adapter of a frozen backbone requires a gradient. The reentrant kind would
+        cut off the adapters in such a layer; transformers hooks the embeddings against that, where it can.
         """
         backbone = self.model.get_base_model()
         if hasattr(backbone, "activation_checkpointing_enable"):  # transformers' newer name for it
@@ -149,7 +149,7 @@ class Adapter:
                 backbone.activation_checkpointing_disable()
             else:
                 backbone.gradient_checkpointing_disable()
-            # backbone.disable_input_require_grads()  # transformers hooks the embeddings, and leaves them so
+            backbone.disable_input_require_grads()  # transformers hooks the embeddings, and leaves them so
             self._checkpointing = False
         if hasattr(backbone, "peft_config"):  # older PEFT leaves it, and warns of it at the next attach
             del backbone.peft_config
