@@ -53,7 +53,9 @@ def tiny_tokenizer() -> Callable[[bool], Any]:
         )
         backend.train_from_iterator([TEXT] * 4, trainer)
         if encoder_decoder:
-            backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+            backend.post_processor = processors.TemplateProcessing(
+                single="$A </s>", special_tokens=[("</s>", 1)]
+            )
         return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
 
     return make
@@ -66,12 +68,26 @@ def _config(family: str) -> Any:
     if family in {"llama", "qwen2", "gemma", "mistral"}:
         make = getattr(
             transformers,
-            {"llama": "LlamaConfig", "qwen2": "Qwen2Config", "gemma": "GemmaConfig", "mistral": "MistralConfig"}[family],
+            {
+                "llama": "LlamaConfig",
+                "qwen2": "Qwen2Config",
+                "gemma": "GemmaConfig",
+                "mistral": "MistralConfig",
+            }[family],
         )
         # Two key-value heads for four query heads: v is not square.
-        return make(**TINY, intermediate_size=64, num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, **ids)
+        return make(
+            **TINY,
+            intermediate_size=64,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=1024,
+            **ids,
+        )
     if family == "gpt2":
-        return transformers.GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=1024, **ids)
+        return transformers.GPT2Config(
+            vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=1024, **ids
+        )
     if family == "opt":
         return transformers.OPTConfig(
             vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64,
@@ -99,7 +115,9 @@ def tiny_model(
         if family not in made:
             import torch
             from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+            from transformers.utils import logging
 
+            logging.disable_progress_bar()  # it would stand in the output that tests look at
             config = _config(family)
             with torch.random.fork_rng():
                 torch.manual_seed(7)

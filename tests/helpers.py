@@ -18,12 +18,17 @@ COLOURS = ("red", "green", "blue")
 ANIMALS = ("fox", "dog", "ox")
 
 
-def write_task(folder: Path, name: str, labels: Sequence[str], train: int = 16, test: int = 9) -> dict[str, Any]:
+def write_task(
+    folder: Path, name: str, labels: Sequence[str], train: int = 16, test: int = 9
+) -> dict[str, Any]:
     """A task in which the label word stands in the text; returns its entry of `tasks`."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", train), ("test", test)):
         rows = [
-            {"sentence": f"the {labels[i % len(labels)]} thing number {i} of {split}", "label": labels[i % len(labels)]}
+            {
+                "sentence": f"the {labels[i % len(labels)]} thing number {i} of {split}",
+                "label": labels[i % len(labels)],
+            }
             for i in range(count)
         ]
         (folder / f"{name}-{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -62,5 +67,14 @@ def learn(config: Path | str, *overrides: str) -> Summary:
 
 def same_outcome(a: Summary, b: Summary) -> bool:
     """Whether two runs came to the same scores, whatever the time they took."""
-    keys = ("tasks", "R", "zero_shot", "average_accuracy", "backward_transfer", "forgetting", "forward_transfer", "status")
+    keys = (
+        "tasks",
+        "R",
+        "zero_shot",
+        "average_accuracy",
+        "backward_transfer",
+        "forgetting",
+        "forward_transfer",
+        "status",
+    )
     return all(getattr(a, key) == getattr(b, key) for key in keys)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import learn, same_outcome, write_config
 from safetensors.torch import load_file
 
+from helpers import learn, same_outcome, write_config
 from nlora.adapters import load_factors
 from nlora.backbone import load_backbone
 from nlora.config_file import load_config
@@ -146,7 +146,9 @@ def test_stock_peft_adds_the_saved_adapters_up_to_the_same_answers(
 ) -> None:
     from peft import PeftModel
 
-    config = write_config(tmp_path, tiny_model(family), train={"epochs": 4, "batch_size": 4, "learning_rate": 1e-2})
+    config = write_config(
+        tmp_path, tiny_model(family), train={"epochs": 4, "batch_size": 4, "learning_rate": 1e-2}
+    )
     learn(config)
     folders = sorted((tmp_path / "run/outputs").glob("*/adapter"))
     plan = make_plan(load_config(str(config), [f"output_dir={tmp_path / 'again'}"]))

@@ -18,7 +18,9 @@ from nlora.methods import build
 from nlora.training import optimizer_steps, train
 
 PREFIX = tuple(range(20, 34))
-EXAMPLES = [Encoded((*PREFIX, *range(40, 40 + i % 5 + 1)), (50 + i % 7, *range(60, 60 + i % 3), 1)) for i in range(22)]
+EXAMPLES = [
+    Encoded((*PREFIX, *range(40, 40 + i % 5 + 1)), (50 + i % 7, *range(60, 60 + i % 3), 1)) for i in range(22)
+]
 
 
 def trained(folder: Path, model: Path, *, weight: float = 1e-3, **options: Any) -> State:

@@ -29,7 +29,9 @@ app = typer.Typer(
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Overrides by dotted path, as train.learning_rate=5e-4 seed=1.", show_default=False
+        metavar="[KEY=VALUE]...",
+        help="Overrides by dotted path, as train.learning_rate=5e-4 seed=1.",
+        show_default=False,
     ),
 ]
 Source = Annotated[
@@ -37,14 +39,21 @@ Source = Annotated[
 ]
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"nlora {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """The options before a command; `main` handles --debug."""
 
 
 @app.command()
@@ -74,10 +83,11 @@ def check(source: Source, overrides: Overrides = None) -> None:
 @app.command()
 def ls(
     what: Annotated[
-        str, typer.Argument(metavar="[recipes|methods|data]", help="List only these.", show_default=False)
+        str,
+        typer.Argument(metavar="[recipes|methods|data|options]", help="List only these.", show_default=False),
     ] = "",
 ) -> None:
-    """List the recipes, the methods with their options, and the embedded data."""
+    """List the recipes, the methods with their options, the data, and all options of a configuration."""
     from nlora.listing import list_command
 
     list_command(what, Console())
@@ -120,7 +130,8 @@ def main() -> None:
             traceback.print_exc()
         kind = type(error).__name__
         errors.print(
-            f"[bold red]internal error:[/] {escape(kind)}: {escape(str(error))}\nrun again with --debug for the traceback",
+            f"[bold red]internal error:[/] {escape(kind)}: {escape(str(error))}\n"
+            "run again with --debug for the traceback",
             highlight=False,
             soft_wrap=True,
         )

@@ -65,7 +65,14 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
         f"{config.method.name} on {config.model}: {len(plan.modules)} modules, "
         f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})",
         f"scored on {config.evaluate.split} examples, "
-        + ", ".join(sorted({"labels" if t.labels and config.evaluate.decode == "labels" else "generate" for t in plan.tasks})),
+        + ", ".join(
+            sorted(
+                {
+                    "labels" if t.labels and config.evaluate.decode == "labels" else "generate"
+                    for t in plan.tasks
+                }
+            )
+        ),
         f"about {display.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
         f"would be written to {config.output_dir}",
     ):
@@ -110,7 +117,10 @@ def _written(config: Config) -> dict[str, Path]:
     return {
         "summary": folder / "summary.json",
         "adapters": folder / "outputs" / "*" / "adapter",
-        "predictions": folder / "outputs" / stage_name(last, config.tasks[-1].name) / "predict_eval_predictions.jsonl",
+        "predictions": folder
+        / "outputs"
+        / stage_name(last, config.tasks[-1].name)
+        / "predict_eval_predictions.jsonl",
         "log": folder / "logs" / "train_and_infer.log",
     }
 
@@ -134,6 +144,8 @@ def _plan_table(plan: Plan) -> Table:
             str(stage.cut_examples),
             display.duration(stage.seconds),
         )
-    table.caption = "tokens: mean per example; shared: tokens that all prompts begin with; cut: prompts shortened"
+    table.caption = (
+        "tokens: mean per example; shared: tokens that all prompts begin with; cut: prompts shortened"
+    )
     table.caption_justify = "left"
     return table

@@ -86,7 +86,8 @@ class EvaluateOptions(Frozen):
     )
     zero_shot: bool = Field(False, description="Also score every task before any training (R[0]).")
     unseen: bool = Field(
-        False, description="Also score, after each stage, the tasks not yet learned (forward transfer needs it)."
+        False,
+        description="Also score, after each stage, the tasks not yet learned (forward transfer needs it).",
     )
     split: Literal["test", "validation"] = Field(
         "test",
@@ -128,6 +129,10 @@ class TaskSource(Frozen):
         return self
 
 
+WHOLE_RUN = frozenset({"max_source_tokens", "max_target_tokens", "truncate"})
+"""Keys of `train` that decide what every task's prompts are, also when they are scored later."""
+
+
 class StageOptions(BaseModel):
     """What differs for one task: partial `train` and `method` options, checked once merged."""
 
@@ -136,14 +141,20 @@ class StageOptions(BaseModel):
     train: dict[str, Any] = Field(default_factory=dict, description="Keys of `train` for this task.")
     method: dict[str, Any] = Field(default_factory=dict, description="Keys of `method` for this task.")
 
+    @model_validator(mode="after")
+    def _only_what_a_stage_can_change(self) -> StageOptions:
+        if fixed := sorted(WHOLE_RUN & self.train.keys()):
+            raise ValueError(f"train.{fixed[0]} holds for the whole run; set it under train")
+        if "name" in self.method:
+            raise ValueError("one method runs the whole sequence; a stage can change only its options")
+        return self
+
 
 class Config(Frozen):
     """Everything that decides the outcome of a run."""
 
     name: str = Field("run", min_length=1, description="What this run is called in tables.")
-    model: str = Field(
-        "smollm2", description="Hub id, folder, GGUF file, or smollm2 (the embedded default)."
-    )
+    model: str = Field("smollm2", description="Hub id, folder, GGUF file, or smollm2 (the embedded default).")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Number format of the backbone; the updates themselves are always float32."
     )

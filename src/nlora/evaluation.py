@@ -66,9 +66,7 @@ class Evaluator:
         begin = time.perf_counter()
         prompts = self._encoded(task)
         decode = self.decode_of(task)
-        respond, tokens = (
-            (self._label_batch(task), None) if decode == "labels" else self._generating()
-        )
+        respond, tokens = (self._label_batch(task), None) if decode == "labels" else self._generating()
         texts = [""] * len(prompts)
         batches = 0
         model = self._backbone.model
@@ -84,7 +82,7 @@ class Evaluator:
     def _encoded(self, task: Task) -> list[Encoded]:
         if task.name not in self._prompts:
             encoded = self._encoder.encode(task, task.test)
-            self._prompts[task.name] = [Encoded(e.prompt_ids, ()) for e in encoded]
+            self._prompts[task.name] = [Encoded(e.prompt_ids, []) for e in encoded]
         return self._prompts[task.name]
 
     def _batches(
@@ -134,9 +132,12 @@ class Evaluator:
             # A causal model repeats the prompt; a decoder begins with its start token.
             answers = output[:, 1 if self._backbone.encoder_decoder else prompt_tokens :]
             lengths.extend(_length(row, tokenizer.eos_token_id) for row in answers.tolist())
-            return [t.strip() for t in tokenizer.batch_decode(
+            return [
+                t.strip()
+                for t in tokenizer.batch_decode(
                     answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )]
+                )
+            ]
 
         return respond, lengths
 

@@ -135,8 +135,7 @@ def _whole_pass(model: nn.Module, batch: Batch, path: Path) -> Tensor:
         "input_ids": torch.cat([batch["input_ids"], tokens], dim=1),
         "attention_mask": torch.cat([batch["attention_mask"], torch.ones_like(tokens)], dim=1),
     }
-    logits = causal_forward(model, longer, keep=len(path), use_cache=False).logits
-    return logits  # type: ignore[no-any-return]
+    return causal_forward(model, longer, keep=len(path), use_cache=False).logits  # type: ignore[no-any-return]
 
 
 def _encoder_decoder_pass(model: Any, batch: Batch) -> tuple[Tensor, Callable[[Path], Tensor]]:

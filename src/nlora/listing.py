@@ -14,12 +14,15 @@ from nlora.methods import describe, method_names
 
 
 def list_command(what: str, console: Console) -> None:
-    """`nlora ls [recipes|methods|data]`."""
-    sections = {"recipes": _recipes, "methods": _methods, "data": _data}
+    """`nlora ls [recipes|methods|data|options]`."""
+    sections = {"recipes": _recipes, "methods": _methods, "data": _data, "options": _options}
     if what and what not in sections:
-        raise InputErrors([Problem("nlora ls", f"there is no list of '{what}'; choose {', '.join(sections)}")])
+        raise InputErrors(
+            [Problem("nlora ls", f"there is no list of '{what}'; choose {', '.join(sections)}")]
+        )
     for name, section in sections.items():
-        if what in ("", name):
+        # All the options of a configuration are many: only when asked for.
+        if name == what or (not what and name != "options"):
             console.print(f"[bold]{name}[/]")
             console.print(section())
             console.print()
@@ -62,7 +65,9 @@ def _methods() -> Table:
         info = describe(name)
         table.add_row(name, escape(info.summary))
         for option in info.options:
-            table.add_row("", escape(f"{option.name}: {option.type} = {option.default}  {option.help}"), style="dim")
+            table.add_row(
+                "", escape(f"{option.name}: {option.type} = {option.default}  {option.help}"), style="dim"
+            )
     return table
 
 
@@ -70,10 +75,23 @@ def _data() -> Table:
     from nlora.data import embedded
 
     table = _table()
-    for name, recipe in embedded.RECIPES.items():
-        words = ", ".join(recipe.words.values())
-        examples = f"{recipe.train_per_label * len(recipe.words)} train, {recipe.test_per_label * len(recipe.words)} test"
-        table.add_row(name, escape(f"{words} ({examples}); data: embedded"))
-    table.add_row("a folder", "in the released layout <type>/<dataset>/{train,dev,test,labels}.json; data: FOLDER")
-    table.add_row("files", "of your own, JSONL, CSV, TSV or Parquet; tasks: [{name, train, test, instruction, labels}]")
+    for name, task in embedded.TASKS.items():
+        words = ", ".join(task.words.values())
+        train, test = (count * len(task.words) for count in (task.train_per_label, task.test_per_label))
+        table.add_row(name, escape(f"{words} ({train} train, {test} test examples); data: embedded"))
+    table.add_row(
+        "a folder", "in the released layout <type>/<dataset>/{train,dev,test,labels}.json; data: FOLDER"
+    )
+    table.add_row(
+        "files", "of your own, JSONL, CSV, TSV or Parquet; tasks: [{name, train, test, instruction, labels}]"
+    )
+    return table
+
+
+def _options() -> Table:
+    from nlora.reference import configuration_keys
+
+    table = _table()
+    for key in configuration_keys():
+        table.add_row(key.path, escape(f"{key.default}  {key.help}"))
     return table

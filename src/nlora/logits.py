@@ -75,7 +75,7 @@ def is_encoder_decoder(model: nn.Module) -> bool:
     return bool(getattr(config, "is_encoder_decoder", False))
 
 
-def prefix_is_exact(model: nn.Module, *, tolerance: float = 1e-4) -> bool:
+def prefix_is_exact(model: Any, *, tolerance: float = 1e-4) -> bool:
     """Whether the shared prefix gives this model's own logits; tried out on a few tokens.
 
     Refused without a try: encoder-decoder models, sliding windows (their cache forgets tokens) and
@@ -94,7 +94,11 @@ def prefix_is_exact(model: nn.Module, *, tolerance: float = 1e-4) -> bool:
     tokens = torch.arange(3, 15, device=device).remainder(text_config.vocab_size).repeat(2, 1)  # (2, 12)
     tokens[1, 9:] = tokens[1, 9:].flip(0)
     mask = torch.ones_like(tokens)
-    split = {"prefix_ids": tokens[:1, :8], "input_ids": tokens[:, 8:].clone(), "attention_mask": mask[:, 8:].clone()}
+    split = {
+        "prefix_ids": tokens[:1, :8],
+        "input_ids": tokens[:, 8:].clone(),
+        "attention_mask": mask[:, 8:].clone(),
+    }
     # A padded row: the mask between prefix and row has to work too.
     split["attention_mask"][1, 0] = 0
     plain_mask = mask.clone()

@@ -222,9 +222,7 @@ def _stages(
         # LoRA: 2 operations per weight and token forward, 2 back through the activations.
         train_flops = 4 * parameters * (tokens - shared) * len(examples) * options.epochs
         asked = range(len(tasks)) if config.evaluate.unseen else range(index + 1)
-        score_flops = 2 * parameters * sum(
-            len(tasks[i].test) * prompt_tokens[min(i, index)] for i in asked
-        )
+        score_flops = 2 * parameters * sum(len(tasks[i].test) * prompt_tokens[min(i, index)] for i in asked)
         stages.append(
             StagePlan(
                 task=task.name,

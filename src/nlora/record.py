@@ -1,6 +1,6 @@
 """Turns what a stage produced into its files: the released result files, and the stage's row of R.
 
-    scores = write_stage(folder, plan.tasks, stage, answers, result)      # one score per answered task
+scores = write_stage(folder, plan.tasks, stage, answers, result)      # one score per answered task
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def write_stage(
     answers: by task name. The decodes of the tasks may differ (free text is always generated); the files
     say which, joined by '+'.
     """
-    predictions = [p for task in tasks if task.name in answers for p in _predictions(task, answers[task.name])]
+    predictions = [
+        p for task in tasks if task.name in answers for p in _predictions(task, answers[task.name])
+    ]
     given = list(answers.values())
     seconds = sum(a.seconds for a in given)
     lengths = [(a.answer_tokens, len(a.texts)) for a in given if a.answer_tokens is not None]

@@ -34,7 +34,7 @@ log = logging.getLogger("nlora")
 def learn_sequence(plan: Plan, backbone: Backbone, run: RunDir, progress: RunProgress) -> None:
     """Teaches the backbone the plan's tasks in order; stages that the folder holds already are not repeated."""
     tasks = plan.tasks
-    folded = FoldedBackbone(backbone.model, [module.name for module in plan.modules])  # type: ignore[arg-type]
+    folded = FoldedBackbone(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate)
     updates: list[State] = []
     if plan.config.evaluate.zero_shot and run.zero_shot() is None:

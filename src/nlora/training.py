@@ -152,7 +152,7 @@ def train(
     trainer = PenalisedTrainer(
         model=adapter.model,
         args=arguments,
-        train_dataset=list(examples),  # type: ignore[arg-type]
+        train_dataset=list(examples),
         data_collator=Collator(pad_id, backbone.encoder_decoder, share_prefix),
         callbacks=[_StepCallback(on_step)],
         penalty=penalty,

@@ -1,0 +1,179 @@
+"""The command line as a person meets it: what it prints, and what it says to wrong input."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from helpers import ANIMALS, write_config, write_task
+from nlora import cli
+
+
+class Told:
+    """Exit status and what was printed."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def nlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """nlora("run", file, ...) -> Told; wide enough that no message is wrapped."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+
+    def call(*arguments: object) -> Told:
+        monkeypatch.setattr("sys.argv", ["nlora", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capsys.readouterr()
+        return Told(int(stop.value.code or 0), printed.out, printed.err)
+
+    return call
+
+
+Nlora = Callable[..., Told]
+TinyModel = Callable[[str], Path]
+
+
+def change(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+    return path
+
+
+def test_run_prints_the_matrix_and_the_paths(tmp_path: Path, tiny_model: TinyModel, nlora: Nlora) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    told = nlora("run", config)
+    assert told.status == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert f"average accuracy {summary['average_accuracy']:.1f}" in told.out
+    assert str(tmp_path / "run/summary.json") in told.out
+    again = nlora("run", config)
+    assert again.status == 0
+    assert "complete, nothing to do" in again.out
+    assert f"average accuracy {summary['average_accuracy']:.1f}" in again.out
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    assert nlora("run", config).status == 0
+    told = nlora("run", config, "train.learning_rate=1e-4")
+    assert told.status == 2
+    assert "train.learning_rate" in told.err
+    assert "0.005" in told.err
+    assert "0.0001" in told.err
+
+
+def test_check_prints_the_plan_and_writes_nothing(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    told = nlora("check", write_config(tmp_path, tiny_model("llama")))
+    assert told.status == 0
+    # 16 examples in batches of 8, 2 epochs: 4 steps per task.
+    assert re.search(r"1\s+colours\s+3\s+16\s+9\s+4\s", told.out)
+    # q is 32 -> 32 and v 32 -> 16, r = 4, in two layers.
+    assert f"{2 * 4 * (64 + 48):,} trained parameters" in told.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_ls_names_recipes_methods_and_data(nlora: Nlora) -> None:
+    told = nlora("ls")
+    assert told.status == 0
+    for word in ("demo", "nlora", "inclora", "seqlora", "update_l1", "reuters", "JSONL"):
+        assert word in told.out
+    assert "inclora" not in nlora("ls", "data").out
+    assert "train.learning_rate" in nlora("ls", "options").out
+    assert nlora("ls", "models").status == 2
+
+
+def test_cp_copies_a_recipe_once(tmp_path: Path, nlora: Nlora) -> None:
+    target = tmp_path / "mine.yaml"
+    assert nlora("cp", "demo", target).status == 0
+    text = target.read_text()
+    assert text.startswith("#")
+    assert yaml.safe_load(text)["model"] == "smollm2"
+    again = nlora("cp", "demo", target)
+    assert again.status == 2
+    assert "exists already" in again.err
+    assert target.read_text() == text
+    assert "did you mean 'demo'" in nlora("cp", "dmeo", tmp_path / "b.yaml").err
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path, tiny_model: TinyModel, nlora: Nlora) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    values = yaml.safe_load(config.read_text())
+    values["method"] = {"name": "nlora", "wieght": 1.0}
+    values["tasks"][1]["test"] = str(tmp_path / "gone.jsonl")
+    change(config, **values)
+    (tmp_path / "colours-train.jsonl").write_text(
+        '{"sentence": "a", "label": "red"}\n{"sentence": "b", "label": "rde"}\n'
+    )
+    told = nlora("run", config)
+    assert told.status == 2
+    assert "Traceback" not in told.err
+    assert re.search(r"config\.yaml:\d+: method\.wieght.*did you mean 'weight'", told.err)
+    assert "gone.jsonl" in told.err
+    assert re.search(r"colours-train\.jsonl:2.*'rde'.*did you mean 'red'", told.err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "no/such-model"}, "model no/such-model: "),
+        ({"model": "./nowhere"}, "there is no such folder"),
+        ({"method": {"name": "nlora", "penalty": "factor_l1"}}, "update_l1"),
+        ({"method": "nlroa"}, "did you mean 'nlora'"),
+        ({"train": {"epohcs": 1}}, "did you mean 'epochs'"),
+        ({"train": {"epochs": "many"}}, "train.epochs"),
+        ({"lora": {"targets": ["no_such_module"]}}, "no_such_module"),
+        ({"stages": {"colors": {"train": {}}}}, "did you mean 'colours'"),
+        ({"stages": {"colours": {"train": {"max_source_tokens": 64}}}}, "holds for the whole run"),
+        ({"train": {"report_to": ["wandb"]}}, "pip install 'nlora[wandb]'"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, changes: dict[str, object], said: str
+) -> None:
+    told = nlora("run", change(write_config(tmp_path, tiny_model("llama")), **changes))
+    assert told.status == 2
+    assert said in told.err
+    assert len(told.err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path: Path, tiny_model: TinyModel, nlora: Nlora) -> None:
+    tasks = [write_task(tmp_path, "Animals", ANIMALS), write_task(tmp_path, "animals", ANIMALS)]
+    told = nlora("check", change(write_config(tmp_path, tiny_model("llama")), tasks=tasks))
+    assert told.status == 2
+    assert "animals" in told.err
+
+
+def test_an_output_folder_that_is_a_file_is_refused(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    (tmp_path / "run").write_text("mine")
+    assert nlora("run", config).status == 2
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_debug_shows_the_traceback_and_works_anywhere(tmp_path: Path, nlora: Nlora) -> None:
+    for arguments in (["run", tmp_path / "no.yaml", "--debug"], ["--debug", "run", tmp_path / "no.yaml"]):
+        told = nlora(*arguments)
+        assert told.status == 2
+        assert "Traceback" in told.err
+
+
+def test_usage_mistakes_exit_with_two(nlora: Nlora) -> None:
+    assert nlora("learn").status == 2
+    assert nlora("run").status == 2
+    assert nlora("--version").out.startswith("nlora ")

@@ -1,0 +1,23 @@
+"""The configuration page says what the program says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nlora.config import Config
+from nlora.reference import configuration_keys, markdown
+
+
+def test_the_page_is_up_to_date() -> None:
+    page = Path(__file__).parents[1] / "docs" / "configuration.md"
+    assert page.read_text(encoding="utf-8") == markdown(), (
+        "run: python -m nlora.reference > docs/configuration.md"
+    )
+
+
+def test_every_key_says_what_it_means() -> None:
+    keys = {key.path: key for key in configuration_keys()}
+    assert all(key.help for key in keys.values())
+    assert {path.split(".")[0] for path in keys} == set(Config.model_fields)
+    assert keys["train.learning_rate"].default == "0.001"
+    assert keys["tasks.N.name"].default == "required"
