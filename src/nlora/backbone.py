@@ -62,15 +62,13 @@ def load_backbone(name: str, *, dtype: str = "float32", trust_remote_code: bool 
     Raises ModelError when it is not there, is no language model, or its tokenizer has no end token.
     """
     import torch
-    import transformers
     from accelerate import PartialState
 
     source = _locate(name)
     config = load_config(name, trust_remote_code=trust_remote_code)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
-    kind = transformers.AutoModelForSeq2SeqLM if encoder_decoder else transformers.AutoModelForCausalLM
     with _one_clear_line(name), _quiet_loading():
-        model = kind.from_pretrained(
+        model = _kind(config).from_pretrained(
             source.path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, **source.arguments
         )
     if source.gguf_file:
@@ -96,13 +94,21 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
 def load_skeleton(name: str, *, trust_remote_code: bool = False) -> nn.Module:
     """The model without its weights (on the meta device), to check a plan in a second."""
     import torch
-    import transformers
 
     config = load_config(name, trust_remote_code=trust_remote_code)
-    encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
-    kind = transformers.AutoModelForSeq2SeqLM if encoder_decoder else transformers.AutoModelForCausalLM
+    kind: Any = _kind(config)
     with _one_clear_line(name), torch.device("meta"):
-        return kind.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+        skeleton: nn.Module = kind.from_config(config, trust_remote_code=trust_remote_code)
+    return skeleton
+
+
+def _kind(config: Any) -> Any:
+    """The class of transformers that loads this model."""
+    import transformers
+
+    if getattr(config, "is_encoder_decoder", False):
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

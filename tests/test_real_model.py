@@ -1,0 +1,79 @@
+"""The embedded default for real: it learns, its prefix is shared exactly, and it does so in both decodes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from helpers import learn
+from nlora.adapters import Adapter
+from nlora.backbone import load_backbone
+from nlora.config import LoraOptions
+from nlora.data import embedded
+from nlora.data.collate import IGNORED, Collator
+from nlora.data.encode import Encoder
+from nlora.logits import answer_logits, prefix_is_exact
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_embedded_model_learns_an_embedded_task(tmp_path: Path) -> None:
+    summary = learn(
+        "demo",
+        f"output_dir={tmp_path / 'run'}",
+        "tasks=[reuters]",
+        "stages={}",
+        "train.epochs=3",
+        "train.max_samples=56",
+        "evaluate.max_samples=70",
+        "evaluate.zero_shot=true",
+    )
+    assert summary.zero_shot is not None
+    before, after = summary.zero_shot[0], summary.R[0][0]
+    assert before is not None
+    assert after is not None
+    # Seven balanced topics: chance is 14.
+    assert before < 40
+    assert after > before + 20
+    config = json.loads((tmp_path / "run/outputs/1-reuters/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "smollm2"
+
+
+def test_loss_and_gradients_of_the_shared_prefix_equal_the_plain_step() -> None:
+    backbone: Any = load_backbone("smollm2")
+    assert prefix_is_exact(backbone.model)
+    encoder = Encoder(backbone.tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
+    task = embedded.read("reuters")
+    examples = encoder.encode(task, task.train[:4])
+    adapter = Adapter.attach(backbone.model, LoraOptions(dropout=0.0), seed=1)
+    with torch.no_grad():
+        for f in adapter.factors().values():
+            f.B.normal_(std=1e-2, generator=torch.Generator().manual_seed(0))
+
+    def step(loss: torch.Tensor) -> tuple[float, dict[str, torch.Tensor]]:
+        adapter.model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item(), {
+            n: f.A.grad.clone() for n, f in adapter.factors().items() if f.A.grad is not None
+        }
+
+    plain = torch.zeros(())
+    for example in examples:
+        ids = torch.tensor([[*example.prompt_ids, *example.answer_ids]])
+        answers = len(example.answer_ids)
+        logits = adapter.model(input_ids=ids).logits[0, -answers - 1 : -1]
+        plain = plain + F.cross_entropy(logits, ids[0, -answers:], reduction="sum")
+    plain_loss, plain_gradients = step(plain / sum(len(e.answer_ids) for e in examples))
+    logits, targets = answer_logits(adapter.model, Collator(0, False, True)(examples))
+    loss, gradients = step(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED))
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    assert len(gradients) == 60
+    for name, gradient in plain_gradients.items():
+        torch.testing.assert_close(
+            gradients[name], gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()) + 1e-6
+        )
