@@ -159,7 +159,7 @@ class Encoder:
             ids = self._answer(label)
             if len(ids) + 1 > self.max_target_tokens:
                 what = (
-                    f"label '{label}' takes {len(ids) + 1} tokens with its end token, max_target_tokens is "
+                    f"label '{label}' takes {len(ids) + 1} tokens with its end token, train.max_target_tokens is "
                     f"{self.max_target_tokens}; raise it"
                 )
                 problems.append(Problem(f"task {task.name}", what))

@@ -44,8 +44,10 @@ def exact_match(prediction: str, reference: str) -> bool:
 def _scorer() -> Any:
     # Imported here: rouge-score loads nltk, which commands that score nothing should not pay for.
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    return RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    # Its default, named: left out, rouge-score logs that it chose it, which sets up logging to stderr for good.
+    return RougeScorer(["rouge1", "rougeL"], tokenizer=DefaultTokenizer(use_stemmer=True))
 
 
 @lru_cache(maxsize=65_536)
