@@ -120,7 +120,7 @@ def _prompt_pass(model: nn.Module, batch: Batch) -> tuple[Tensor, Callable[[Path
         if "position_ids" in forward_parameters(model):
             after = positions(whole_mask)[:, -1:] + 1
             inputs["position_ids"] = after + torch.arange(len(path), device=mask.device)
-        logits = model(**inputs, use_cache=True, **keep_logits(model, len(path))).logits
+        logits = model(**inputs, use_cache=True, **keep_logits(model, tokens, len(path))).logits
         cache.crop(-len(path))
         return logits[:, -len(path) :]  # type: ignore[no-any-return]
 

@@ -50,7 +50,7 @@ def causal_forward(model: nn.Module, batch: Batch, *, keep: int, use_cache: bool
     if "prefix_ids" in batch:
         prefix_ids = batch["prefix_ids"]
         prefix_tokens = prefix_ids.shape[1]
-        prefix = model(input_ids=prefix_ids, use_cache=True, **keep_logits(model, 1))
+        prefix = model(input_ids=prefix_ids, use_cache=True, **keep_logits(model, prefix_ids, 1))
         cache = prefix.past_key_values
         cache.batch_repeat_interleave(len(batch["input_ids"]))
         rows["past_key_values"] = cache
@@ -58,7 +58,7 @@ def causal_forward(model: nn.Module, batch: Batch, *, keep: int, use_cache: bool
         rows["attention_mask"] = torch.cat([ones, batch["attention_mask"]], dim=1)
     if "position_ids" in forward_parameters(model):
         rows["position_ids"] = positions(batch["attention_mask"]) + prefix_tokens
-    output = model(**rows, use_cache=use_cache or prefix_tokens > 0, **keep_logits(model, keep))
+    output = model(**rows, use_cache=use_cache or prefix_tokens > 0, **keep_logits(model, batch["input_ids"], keep))
     if output.logits.shape[1] > keep:
         output.logits = output.logits[:, -keep:]
     return output
@@ -130,6 +130,13 @@ def forward_parameters(model: nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(inner.forward).parameters)
 
 
-def keep_logits(model: nn.Module, keep: int) -> dict[str, int]:
-    """`logits_to_keep` where the model knows it; the caller cuts where it does not."""
-    return {"logits_to_keep": keep} if "logits_to_keep" in forward_parameters(model) else {}
+def keep_logits(model: nn.Module, input_ids: Tensor, keep: int) -> dict[str, Tensor]:
+    """`logits_to_keep` for the last positions, where the model knows it; the caller cuts where it does not.
+
+    Named by index: a number would make the model slice its hidden states, and the head's product on the
+    slice, which is not contiguous, runs row by row, many times slower.
+    """
+    if "logits_to_keep" not in forward_parameters(model):
+        return {}
+    length = input_ids.shape[1]
+    return {"logits_to_keep": torch.arange(length - keep, length, device=input_ids.device)}
