@@ -66,7 +66,9 @@ def cross_entropy(backbone: Backbone, adapter: Adapter, data: list[Encoded]) -> 
     """Mean over the answer tokens."""
     with torch.no_grad():
         logits, targets = answer_logits(adapter.model, Collator(0, False, False)(data))
-    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED))
+    return float(
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    )
 
 
 def after_training(width: int, weight: float, seed: int) -> tuple[float, float, int]:
@@ -109,7 +111,9 @@ def halving_weight(width: int, seed: int) -> tuple[float, int]:
 
 def main() -> None:
     """One row per width; the columns tell which form stays the same."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()

@@ -151,8 +151,12 @@ def _locate(name: str) -> _Source:
 @contextmanager
 def _one_clear_line(name: str) -> Iterator[None]:
     """Turns what transformers raises for a model that cannot be had into one line."""
+    from safetensors import SafetensorError
+
     try:
         yield
+    except SafetensorError as error:
+        raise ModelError(f"model {name}: a weight file is broken ({error}); fetch it again") from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         text = str(error)
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -58,7 +58,9 @@ def causal_forward(model: nn.Module, batch: Batch, *, keep: int, use_cache: bool
         rows["attention_mask"] = torch.cat([ones, batch["attention_mask"]], dim=1)
     if "position_ids" in forward_parameters(model):
         rows["position_ids"] = positions(batch["attention_mask"]) + prefix_tokens
-    output = model(**rows, use_cache=use_cache or prefix_tokens > 0, **keep_logits(model, batch["input_ids"], keep))
+    output = model(
+        **rows, use_cache=use_cache or prefix_tokens > 0, **keep_logits(model, batch["input_ids"], keep)
+    )
     if output.logits.shape[1] > keep:
         output.logits = output.logits[:, -keep:]
     return output

@@ -1,0 +1,79 @@
+"""Models that are there, models that are not, and tokenizers without what training needs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nlora.backbone import load_backbone, load_skeleton, load_tokenizer
+from nlora.errors import ModelError
+
+TinyModel = Callable[[str], Path]
+
+
+@pytest.mark.parametrize(("family", "encoder_decoder"), [("llama", False), ("t5", True)])
+def test_a_backbone_is_frozen_and_knows_its_kind(
+    tiny_model: TinyModel, family: str, encoder_decoder: bool
+) -> None:
+    backbone = load_backbone(str(tiny_model(family)), dtype="bfloat16")
+    assert backbone.encoder_decoder is encoder_decoder
+    assert not backbone.model.training
+    assert not any(p.requires_grad for p in backbone.model.parameters())
+    assert {p.dtype for p in backbone.model.parameters()} == {torch.bfloat16}
+
+
+def test_a_skeleton_has_the_shapes_and_no_weights(tiny_model: TinyModel) -> None:
+    skeleton = load_skeleton(str(tiny_model("llama")))
+    whole = load_backbone(str(tiny_model("llama"))).model
+    assert {n: p.shape for n, p in skeleton.named_parameters()} == {
+        n: p.shape for n, p in whole.named_parameters()
+    }
+    assert all(p.is_meta for p in skeleton.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("./nowhere", "no such folder"),
+        ("model.gguf", "no such GGUF file"),
+        ("someone/some-model", "neither a folder here nor reachable on the hub"),
+    ],
+)
+def test_a_model_that_is_not_there(name: str, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        load_backbone(name)
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_skeleton(str(tmp_path))
+    (tmp_path / "weights.gguf").touch()
+    with pytest.raises(ModelError, match=r"weights\.gguf is there: name that file"):
+        load_skeleton(str(tmp_path))
+    (tmp_path / "config.json").write_text("{ not json")
+    with pytest.raises(ModelError) as error:
+        load_skeleton(str(tmp_path))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_broken_weight_file_is_one_clear_line(tmp_path: Path, tiny_model: TinyModel) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_model("llama"), folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError) as error:
+        load_backbone(str(folder))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path: Path, tiny_model: TinyModel) -> None:
+    tokenizer = load_tokenizer(str(tiny_model("llama")))
+    tokenizer.pad_token = None
+    shutil.copytree(tiny_model("llama"), tmp_path / "a")
+    tokenizer.save_pretrained(tmp_path / "a")
+    again = load_tokenizer(str(tmp_path / "a"))
+    assert again.pad_token_id == again.eos_token_id == 1

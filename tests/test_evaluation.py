@@ -1,0 +1,95 @@
+"""Answers come back in the order of the examples, the same in batches as one by one, and say how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import learn, write_config
+
+from nlora.backbone import Backbone, load_backbone
+from nlora.config import EvaluateOptions
+from nlora.data.base import Example, Task
+from nlora.data.encode import Encoder
+from nlora.evaluation import Answers, Evaluator
+from nlora.record import accuracy, score_row
+
+TinyModel = Callable[[str], Path]
+LABELS = ("World", "Sports", "Business", "Science or Technology")
+TEXTS = ["the market", "a quick brown fox jumps over the lazy dog", "to sell its stock", "x", "Title: Text:"]
+
+
+def task(labels: tuple[str, ...] | None = LABELS) -> Task:
+    test = tuple(Example(str(i), text, (labels or TEXTS)[i % 4]) for i, text in enumerate(TEXTS))
+    return Task("news", "TC", "What is the topic?", labels, test, test)
+
+
+def parts(model: Path, **options: Any) -> tuple[Backbone, Encoder, Evaluator]:
+    backbone = load_backbone(str(model))
+    encoder = Encoder(
+        backbone.tokenizer,
+        encoder_decoder=backbone.encoder_decoder,
+        max_source_tokens=128,
+        max_target_tokens=16,
+    )
+    return backbone, encoder, Evaluator(backbone, encoder, EvaluateOptions(**options))
+
+
+@pytest.mark.parametrize("decode", ["labels", "generate"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "t5"])
+def test_batches_answer_like_one_at_a_time(tiny_model: TinyModel, family: str, decode: str) -> None:
+    _, _, single = parts(tiny_model(family), decode=decode, batch_size=1)
+    _, _, batched = parts(tiny_model(family), decode=decode, batch_size=3)
+    one, many = single.answer(task()), batched.answer(task())
+    assert many.texts == one.texts
+    assert many.decode == decode
+    assert (one.batches, many.batches) == (5, 2)
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_generation_is_greedy_token_by_token(tiny_model: TinyModel, family: str) -> None:
+    backbone, encoder, evaluator = parts(tiny_model(family), decode="generate")
+    model: Any = backbone.model
+    expected = []
+    for example in task().test:
+        prompt, answer = encoder.prompt_ids(task(), example), [0] if family == "t5" else []
+        while len(answer) < 16 + (family == "t5"):
+            with torch.no_grad():
+                if family == "t5":
+                    logits = model(
+                        input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([answer])
+                    ).logits
+                else:
+                    logits = model(input_ids=torch.tensor([prompt + answer])).logits
+            answer.append(int(logits[0, -1].argmax()))
+            if answer[-1] == encoder.end_id:
+                break
+        expected.append(backbone.tokenizer.decode(answer, skip_special_tokens=True).strip())
+    answers = evaluator.answer(task())
+    assert list(answers.texts) == expected
+    assert answers.answer_tokens is not None
+    assert 1 <= answers.answer_tokens <= 16
+
+
+def test_free_text_is_generated_whatever_was_asked(tmp_path: Path, tiny_model: TinyModel) -> None:
+    _, _, evaluator = parts(tiny_model("llama"), decode="labels")
+    assert evaluator.answer(task(labels=None)).decode == "generate"
+    entry = {"name": "free", "train": str(tmp_path / "a.jsonl"), "test": str(tmp_path / "a.jsonl")}
+    (tmp_path / "a.jsonl").write_text('{"input": "the fox", "output": "the dog"}\n' * 4)
+    summary = learn(write_config(tmp_path, tiny_model("llama"), tasks=[entry]))
+    assert summary.R[0][0] is not None
+    results = json.loads((tmp_path / "run/outputs/1-free/predict_results.json").read_text())
+    assert results["decode"] == "generate"
+    assert "predict_rougeL_for_free" in results
+
+
+def test_accuracy_is_exact_match_after_the_released_normalisation() -> None:
+    right = Answers(("world", "Sports.", " business ", "science-or-technology", "x"), "generate", 1.0, 1)
+    # Case, punctuation and spaces do not count; a hyphen joins words, so the fourth is wrong.
+    assert accuracy(task(), right) == pytest.approx(60.0)
+    other = Task("other", "TC", "", LABELS, task().train, task().test)
+    assert score_row([task(), other], {"news": right}) == [pytest.approx(60.0), None]
