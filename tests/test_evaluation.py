@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import learn, write_config
 
+from helpers import learn, write_config
 from nlora.backbone import Backbone, load_backbone
 from nlora.config import EvaluateOptions
 from nlora.data.base import Example, Task
