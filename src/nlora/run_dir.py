@@ -55,7 +55,6 @@ ADAPTER = "adapter"
 STAGE_FILE = "stage.json"
 ZERO_SHOT_FILE = "zero_shot.json"
 LOCK_FILE = ".lock"
-CHECKPOINTS = ".checkpoints-"
 
 _UNSAFE = '<>:"|?*%'
 _LONGEST_BYTES = 80  # of a task's name; file systems allow 255 for the whole, and %XX triples a character
@@ -131,10 +130,6 @@ class RunDir:
         """Where a committed stage's adapter lies, in PEFT's format."""
         return self.stage_folder(stage, task_name) / ADAPTER
 
-    def checkpoint_folder(self, stage: int, task_name: str | None = None) -> Path:
-        """Where a stage in training keeps what it resumes from: outlives a kill, goes at the commit."""
-        return self.folder / OUTPUTS / f"{CHECKPOINTS}{stage_name(stage, task_name or self._task(stage))}"
-
     # What is done
 
     def is_committed(self, stage: int) -> bool:
@@ -185,8 +180,6 @@ class RunDir:
             publish_folder(temporary, final)
         finally:
             remove(temporary)
-        with disk_errors(final):
-            remove(self.checkpoint_folder(stage, task_name))
 
     def write_zero_shot(self, row: Sequence[Score]) -> None:
         """Keep the scores before any training, a percentage for each task."""
@@ -239,8 +232,6 @@ class RunDir:
             raise RunError(
                 f"{gone}: is missing though later stages are there; put it back, or delete those too"
             )
-        for stage in committed:  # killed between the commit and this
-            remove(self.checkpoint_folder(stage))
         if self._summary_is_behind():  # a new folder, or killed between a commit and its summary
             self.write_summary()
 
