@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from nlora.adapters import Adapter, ModuleShape
 
-# By penalty and reduction. factor_l1: the released orders 1 to 3. update_l1: a first probe on the embedded
-# model (60 modules, 13.3 million entries), where 1e-5 ... 3e-5 helped; its mean is the same pull there.
-DEFAULT_WEIGHTS = {("update_l1", "sum"): 1e-5, ("update_l1", "mean"): 130.0, ("factor_l1", "sum"): 0.4}
+# By penalty and reduction. factor_l1: the released orders 1 to 3. update_l1: measured on the embedded tasks
+# (docs/weight.md), 60 modules with 13.3 million entries; the weight of the mean is the same pull there.
+DEFAULT_WEIGHTS = {("update_l1", "sum"): 3e-5, ("update_l1", "mean"): 400.0, ("factor_l1", "sum"): 0.4}
 
 
 class NloraOptions(MethodOptions):
