@@ -11,7 +11,6 @@ import pytest
 
 # Nothing in the tests may reach a hub; the one fetch of the embedded default goes to the package index.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 TEXT = (
     "Task:TC Dataset:agnews What is the topic of the following paragraph? Choose one from the option. "

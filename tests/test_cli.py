@@ -25,8 +25,6 @@ class Told:
 def nlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
     """nlora("run", file, ...) -> Told; wide enough that no message is wrapped."""
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
 
     def call(*arguments: object) -> Told:
         monkeypatch.setattr("sys.argv", ["nlora", *map(str, arguments)])

@@ -17,7 +17,7 @@ from nlora.data.encode import Encoded
 from nlora.label_tree import LabelTree, label_scores, likeliest_labels
 from nlora.logits import prefix_is_exact
 
-PREFIX = tuple(range(20, 34))
+PREFIX = tuple(range(200, 270))
 PROMPTS = [
     Encoded((*PREFIX, 40, 41, 42), ()),
     Encoded((*PREFIX, 43), ()),

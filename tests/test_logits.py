@@ -16,7 +16,7 @@ from nlora.data.encode import Encoded
 from nlora.logits import answer_logits, prefix_is_exact
 
 CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
-PREFIX = tuple(range(20, 34))
+PREFIX = tuple(range(200, 270))
 EXAMPLES = [
     Encoded((*PREFIX, 40, 41, 42), (50, 1)),
     Encoded((*PREFIX, 43), (51, 52, 53, 1)),

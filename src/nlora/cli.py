@@ -5,7 +5,6 @@ Exit status: 0 done, 2 wrong input or usage, 1 anything else; 130 when stopped f
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from typing import Annotated
@@ -106,8 +105,6 @@ def cp(
 
 def main() -> None:
     """The console script."""
-    # Two processes of two threads each on few cores starve one another while they spin.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     debug = "--debug" in sys.argv
     if debug:
         # Accepted anywhere on the line, not only before the command.
