@@ -19,7 +19,7 @@ LAYERS = [
     {"config", "atomic"},
     {"yaml_lines", "plain_words", "overrides", "config_file", "metrics", "kernels", "factors", "targets"},
     {"data", "adapters", "folding", "results", "summary", "run_file", "run_log", "run_dir"},
-    {"methods", "backbone", "logits", "label_tree", "display", "progress"},
+    {"methods", "backbone", "logits", "label_tree", "display", "progress", "estimate"},
     {"training", "evaluation"},
     {"plan", "record"},
     {"sequence"},

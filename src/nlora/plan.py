@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nlora import estimate
 from nlora.config import Config
 from nlora.data import load_tasks
 from nlora.data.base import Task
-from nlora.data.encode import Encoded, Encoder
+from nlora.data.encode import Encoded, Encoder, shared_prefix
 from nlora.errors import InputErrors, NloraError, Problem
 from nlora.methods import build
 from nlora.methods.base import Method
@@ -208,46 +208,47 @@ def _stages(
     encoded: Sequence[Sequence[Encoded]],
     parameters: int,
 ) -> tuple[StagePlan, ...]:
-    from nlora.data.encode import shared_prefix
     from nlora.training import optimizer_steps
 
-    rate = _matrix_flops_per_second()
-    prompt_tokens = []
+    rate = estimate.flops_per_second()
+    lengths = [_lengths(examples, encoder) for examples in encoded]
     stages = []
     for index, (task, examples) in enumerate(zip(tasks, encoded, strict=True)):
         options = config.train_options(task.name)
-        shared = shared_prefix([e.prompt_ids for e in examples]) if not encoder.encoder_decoder else 0
-        tokens = sum(len(e.prompt_ids) + len(e.answer_ids) for e in examples) / len(examples)
-        prompt_tokens.append(tokens - shared)
-        # LoRA: 2 operations per weight and token forward, 2 back through the activations.
-        train_flops = 4 * parameters * (tokens - shared) * len(examples) * options.epochs
-        asked = range(len(tasks)) if config.evaluate.unseen else range(index + 1)
-        score_flops = 2 * parameters * sum(len(tasks[i].test) * prompt_tokens[min(i, index)] for i in asked)
+        tokens, shared = lengths[index]
+        steps = optimizer_steps(len(examples), options)
+        rows = min(options.micro_batch_size or options.batch_size, len(examples))
+        passes = options.epochs * len(examples) / rows
+        seconds = estimate.train_seconds(
+            parameters=parameters, tokens=tokens, shared=shared, rows=rows, passes=passes, rate=rate
+        )
+        for i in range(len(tasks)) if config.evaluate.unseen else range(index + 1):
+            rows = min(config.evaluate.batch_size, len(tasks[i].test))
+            seconds += estimate.score_seconds(
+                parameters=parameters,
+                tokens=lengths[i][0],
+                shared=lengths[i][1],
+                rows=rows,
+                passes=len(tasks[i].test) / rows,
+                rate=rate,
+            )
         stages.append(
             StagePlan(
                 task=task.name,
                 train_examples=len(examples),
                 test_examples=len(task.test),
                 labels=len(task.labels) if task.labels else None,
-                steps=optimizer_steps(len(examples), options),
+                steps=steps,
                 prompt_tokens=tokens,
                 shared_tokens=shared,
                 cut_examples=sum(len(e.prompt_ids) >= encoder.max_source_tokens for e in examples),
-                seconds=(train_flops + score_flops) / rate,
+                seconds=seconds,
             )
         )
     return tuple(stages)
 
 
-def _matrix_flops_per_second(size: int = 768, repeats: int = 5, share: float = 0.5) -> float:
-    """What this machine's matrix products reach, times the share of it that a training step usually gets."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.ones(size, size, device=device)
-    best = float("inf")
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        float((a @ a)[0, 0])  # reading one number waits for the GPU
-        best = min(best, time.perf_counter() - begin)
-    return share * 2 * size**3 / best
+def _lengths(examples: Sequence[Encoded], encoder: Encoder) -> tuple[float, int]:
+    """Mean tokens of an example, answer included, and the tokens that all prompts begin with."""
+    shared = 0 if encoder.encoder_decoder else shared_prefix([e.prompt_ids for e in examples])
+    return sum(len(e.prompt_ids) + len(e.answer_ids) for e in examples) / len(examples), shared

@@ -1,0 +1,24 @@
+"""The guess counts what is computed: a shared beginning once per pass, and no less than a pass must cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from nlora.estimate import LEAST_TOKENS, flops_per_second, pass_tokens, score_seconds, train_seconds
+
+
+def test_a_shared_beginning_counts_once() -> None:
+    assert pass_tokens(tokens=75, shared=42, rows=8) == 42 + 8 * 33
+    assert pass_tokens(tokens=75, shared=0, rows=8) == 600
+    assert pass_tokens(tokens=20, shared=10, rows=2) == LEAST_TOKENS
+
+
+def test_training_costs_twice_what_scoring_costs() -> None:
+    work = {"parameters": 1e8, "tokens": 100.0, "shared": 0, "rows": 10, "passes": 3, "rate": 1e11}
+    # 3 passes of 1000 tokens at 2 operations per weight and token: 6e11 operations.
+    assert score_seconds(**work) == pytest.approx(6.0)
+    assert train_seconds(**work) == pytest.approx(12.0)
+
+
+def test_this_machine_multiplies_matrices() -> None:
+    assert 1e8 < flops_per_second(size=128, repeats=2) < 1e16
