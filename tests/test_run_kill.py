@@ -34,8 +34,6 @@ KILLED = textwrap.dedent(
             for stage, task in enumerate(config.tasks, start=1):
                 if run.is_committed(stage):
                     continue
-                checkpoint = run.checkpoint_folder(stage)
-                checkpoint.mkdir(parents=True, exist_ok=True)
                 with run.stage(stage, task.name) as temporary:
                     (temporary / "adapter").mkdir()
                     (temporary / "adapter" / "weights").write_text("w" * 9)
@@ -70,7 +68,7 @@ KILLED = textwrap.dedent(
             stages[entry.name] = sorted(str(f.relative_to(entry)) for f in entry.rglob("*") if f.is_file())
         summary = read_summary(folder).status if (folder / "summary.json").exists() else None
         resumed = run(folder)
-        left = sorted(f.name for f in folder.rglob("*") if f.name.startswith((".tmp-", ".checkpoints-")))
+        left = sorted(f.name for f in folder.rglob("*") if f.name.startswith(".tmp-"))
         found.append({"status": status, "stages": stages, "summary": summary, "resumed": resumed,
                       "left": left})
         steps += 1
