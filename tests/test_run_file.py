@@ -32,7 +32,9 @@ def test_another_configuration_is_refused_with_its_differences(tmp_path: Path) -
 def test_a_moved_folder_goes_on(tmp_path: Path) -> None:
     RunDir.open(config_of(tmp_path / "a"), VERSIONS).close()
     (tmp_path / "a").rename(tmp_path / "b")
-    RunDir.open(config_of(tmp_path / "b"), VERSIONS).close()
+    with RunDir.open(config_of(tmp_path / "b"), VERSIONS) as moved:
+        assert moved.folder == tmp_path / "b"
+        assert moved.committed_stages() == []
 
 
 def test_other_versions_are_recorded_and_do_not_stop(
