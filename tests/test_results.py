@@ -15,7 +15,9 @@ from nlora.results import (
     write_results,
 )
 
-OURS = {"predict_exact_match_macro", "decode"}
+OF_PREDICT = {"predict_exact_match_macro", "decode"}
+OF_TRAIN = {"train_padding_share"}
+OURS = {"all_results": OF_PREDICT | OF_TRAIN, "train_results": OF_TRAIN, "predict_results": OF_PREDICT}
 INSTRUCTION = "What is it?\nOption: a, b \n{0}\nAnswer:"
 
 
@@ -42,7 +44,10 @@ def test_the_keys_their_order_and_the_digits_of_the_released_files(shared: Path,
     }
     predictions = released_like(shared)
     # Runtimes with one more digit than the released ones, which the released rates were computed from.
-    train = train_results(epochs=2, loss=0.8680689930915833, runtime_seconds=3.52026, samples=64, steps=16)
+    train = train_results(
+        epochs=2, loss=0.8680689930915833, runtime_seconds=3.52026, samples=64, steps=16, padding_share=0.12345
+    )  # fmt: skip
+    assert train["train_padding_share"] == 0.1235  # the floats nearest to 0.12345 round up
     predict = predict_results(
         predictions, decode="generate", runtime_seconds=1.063246, steps=4, epochs=2, global_step=16,
         loss=0.6517957448959351, mean_tokens=2.265625,
@@ -55,7 +60,7 @@ def test_the_keys_their_order_and_the_digits_of_the_released_files(shared: Path,
         assert text == json.dumps(
             written, indent=4, sort_keys=True
         )  # indented, no last line end, as released
-        assert set(written) == set(expected) | (set() if name == "train_results" else OURS)
+        assert set(written) == set(expected) | OURS[name]
         for key, value in expected.items():
             if "rouge" not in key:  # these answers match as often as the released ones, but are others
                 assert written[key] == value, key
@@ -80,7 +85,7 @@ def test_lines_of_predictions_are_the_released_lines(shared: Path, tmp_path: Pat
             )
         )
     assert len(predictions) == 5
-    train = train_results(epochs=1, loss=1, runtime_seconds=1, samples=1, steps=1)
+    train = train_results(epochs=1, loss=1, runtime_seconds=1, samples=1, steps=1, padding_share=0.0)
     predict = predict_results(predictions, decode="labels", runtime_seconds=1, steps=1)
     write_results(tmp_path, train, predict, predictions)
     written = (tmp_path / "predict_eval_predictions.jsonl").read_bytes()
@@ -98,7 +103,7 @@ def test_the_macro_mean_does_not_weigh_by_size() -> None:
 
 
 def test_what_cannot_be_a_number_is_null(tmp_path: Path) -> None:
-    train = train_results(epochs=1, loss=math.nan, runtime_seconds=0, samples=1, steps=1)
+    train = train_results(epochs=1, loss=math.nan, runtime_seconds=0, samples=1, steps=1, padding_share=0.0)
     predictions = [prediction("d", "é", "é")]
     predict = predict_results(predictions, decode="labels", runtime_seconds=1, steps=1)
     write_results(tmp_path, train, predict, predictions)

@@ -45,13 +45,32 @@ def trained(folder: Path, model: Path, *, weight: float = 1e-3, **options: Any) 
 def test_accumulated_micro_batches_give_the_same_update(
     tmp_path: Path, tiny_model: Callable[[str], Path], family: str, micro: int
 ) -> None:
-    # 22 examples in batches of 8: the last step of an epoch has 6, of which 1x6 and 4+2 are accumulated.
-    whole = trained(tmp_path, tiny_model(family), learning_rate=1e-3)
-    parts = trained(tmp_path, tiny_model(family), learning_rate=1e-3, micro_batch_size=micro)
+    # 22 examples in batches of 8: the last step of an epoch has 6, of which 1x6 and 4+2 are accumulated. One epoch,
+    # as |x| and ReLU have kinks: a value that rounds to their other side moves all later steps by about 1e-5.
+    whole = trained(tmp_path, tiny_model(family), epochs=1, learning_rate=1e-3)
+    parts = trained(tmp_path, tiny_model(family), epochs=1, learning_rate=1e-3, micro_batch_size=micro)
     for name, factors in whole.items():
         update = factors.update()
-        assert update.abs().max() > 1e-3
+        assert update.abs().max() > 5e-4
         torch.testing.assert_close(parts[name].update(), update, rtol=0, atol=1e-5)
+
+
+def test_batches_by_length_pad_less_and_train_on_every_example(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """Half the examples are three times as long as the others: batches of one kind need no padding."""
+    examples = [Encoded((*range(20, 30 + 20 * (i % 2)),), (60 + i % 5, 1)) for i in range(32)]
+    shares = {}
+    for batches in ("by_length", "random"):
+        backbone: Any = load_backbone(str(tiny_model("llama")))
+        adapter = Adapter.attach(backbone.model, LoraOptions(r=2), seed=1)
+        options = TrainOptions(batch_size=8, batches=batches)
+        result = train(backbone, adapter, examples, options, penalty=lambda: None, seed=5, folder=tmp_path)
+        assert (result.steps, result.examples) == (4, 32)
+        shares[batches] = result.padding_share
+    # Sorted, the 16 short ones fill two batches and the 16 long ones the other two.
+    assert shares["by_length"] == 0
+    assert shares["random"] > 0.05
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:

@@ -58,6 +58,11 @@ class TrainOptions(Frozen):
     max_samples: int | None = Field(
         None, ge=1, description="Train on at most this many examples per task, a seeded sample; null: all."
     )
+    batches: Literal["by_length", "random"] = Field(
+        "by_length",
+        description="Which examples make up a batch: by_length, those of similar length, which pads least; "
+        "random, any.",
+    )
     gradient_checkpointing: bool = Field(False, description="Save memory by computing activations twice.")
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (), description="Also log to these; each needs its extra, as nlora[tensorboard]."

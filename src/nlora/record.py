@@ -59,6 +59,7 @@ def write_stage(
         runtime_seconds=result.seconds,
         samples=result.examples,
         steps=result.steps,
+        padding_share=result.padding_share,
     )
     write_results(folder, train, predict, predictions)
     row = score_row(tasks, answers)

@@ -58,8 +58,10 @@ class Prediction:
         }
 
 
-def train_results(*, epochs: float, loss: float, runtime_seconds: float, samples: int, steps: int) -> Results:
-    """The released keys of a training.
+def train_results(
+    *, epochs: float, loss: float, runtime_seconds: float, samples: int, steps: int, padding_share: float
+) -> Results:
+    """The released keys of a training, and `train_padding_share`: of the computed positions, those without a token.
 
     loss: mean over the steps, penalty included (as released).
     samples: examples of the task, of which each of the `epochs` sees all; the rate counts every pass.
@@ -68,6 +70,7 @@ def train_results(*, epochs: float, loss: float, runtime_seconds: float, samples
         "epoch": float(epochs),
         "train_loss": loss,
         "train_samples": samples,
+        "train_padding_share": round(padding_share, 4),
         **_speed("train", runtime_seconds, samples * epochs, steps),
     }
 

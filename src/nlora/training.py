@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from nlora.data.batches import LengthOrder
 from nlora.data.collate import IGNORED, Collator
 from nlora.errors import RunError
 from nlora.logits import answer_logits, prefix_is_exact
@@ -43,6 +44,7 @@ class TrainResult:
 
     loss: mean over the optimizer steps of the training loss, penalty included (as the released code logs it).
     penalty: the same mean of the penalty alone; 0.0 for a method without one.
+    padding_share: of all positions that the model computed, those that only filled rows up.
     peak_memory_bytes: of the device on a GPU; else the process's largest resident size so far.
     """
 
@@ -52,6 +54,7 @@ class TrainResult:
     seconds: float
     loss: float
     penalty: float
+    padding_share: float
     peak_memory_bytes: int
 
     @property
@@ -69,17 +72,19 @@ class PenalisedTrainer(Trainer):
     """A Trainer whose loss is the mean over the answer tokens of an optimizer step, plus a penalty.
 
     penalty: called once per optimizer step; None, or a scalar with gradients, weight included.
+    order: which examples make up a batch; None: the Trainer's own random order.
     """
 
     # `compute_loss` divides by the answer tokens of the whole optimizer step.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, penalty: Penalty, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, penalty: Penalty, order: LengthOrder | None = None, **kwargs: Any) -> None:
+        self._order = order
         super().__init__(*args, **kwargs)
         # Makes the Trainer count the answer tokens of each optimizer step.
         self.model_accepts_loss_kwargs = True
         self._penalty = penalty
-        self.penalty_sum = 0.0
+        self._penalty_sum: Tensor | float = 0.0
 
     def compute_loss(
         self,
@@ -100,13 +105,22 @@ class PenalisedTrainer(Trainer):
             penalty = self._penalty()
             if penalty is not None:
                 loss = loss + penalty.to(loss.dtype)
-                self.penalty_sum += float(penalty.detach())
+                # A tensor, not a float: asking for its value would wait for the device at every step.
+                self._penalty_sum = self._penalty_sum + penalty.detach()
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    @property
+    def mean_penalty(self) -> float:
+        """The penalty, weight included, averaged over the optimizer steps so far."""
+        return float(self._penalty_sum) / max(self.state.global_step, 1)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._order if self._order is not None else super()._get_train_sampler(train_dataset)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs the mean penalty so far beside the loss, and stops on a loss that is no number."""
         if "loss" in logs:
-            logs["penalty"] = self.penalty_sum / max(self.state.global_step, 1)
+            logs["penalty"] = self.mean_penalty
             if not math.isfinite(logs["loss"]):
                 raise RunError(
                     f"the training loss became {logs['loss']} by step {self.state.global_step}; "
@@ -121,6 +135,24 @@ class _StepCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_step(state.global_step)
+
+
+class _Counting:
+    """A collator that counts what it hands out: on the CPU, where asking a tensor waits for nothing."""
+
+    def __init__(self, collate: Collator) -> None:
+        self._collate = collate
+        self._positions = self._tokens = 0
+
+    def __call__(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
+        batch = self._collate(examples)
+        self._positions += batch["attention_mask"].numel()
+        self._tokens += int(batch["attention_mask"].sum())
+        return batch
+
+    @property
+    def padding_share(self) -> float:
+        return 1 - self._tokens / self._positions if self._positions else 0.0
 
 
 def optimizer_steps(examples: int, options: TrainOptions) -> int:
@@ -148,14 +180,15 @@ def train(
     if options.gradient_checkpointing:
         adapter.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
-    arguments = _training_arguments(options, seed, folder)
+    collate = _Counting(Collator(pad_id, backbone.encoder_decoder, share_prefix))
     trainer = PenalisedTrainer(
         model=adapter.model,
-        args=arguments,
+        args=_training_arguments(options, seed, folder),
         train_dataset=list(examples),
-        data_collator=Collator(pad_id, backbone.encoder_decoder, share_prefix),
+        data_collator=collate,
         callbacks=[_StepCallback(on_step)],
         penalty=penalty,
+        order=_order(examples, options, seed),
     )
     trainer.remove_callback(PrinterCallback)
     _forget_peak()
@@ -172,9 +205,17 @@ def train(
         epochs=float(trainer.state.epoch or options.epochs),
         seconds=seconds,
         loss=float(output.training_loss),
-        penalty=trainer.penalty_sum / max(output.global_step, 1),
+        penalty=trainer.mean_penalty,
+        padding_share=collate.padding_share,
         peak_memory_bytes=peak_memory_bytes(),
     )
+
+
+def _order(examples: Sequence[Encoded], options: TrainOptions, seed: int) -> LengthOrder | None:
+    if options.batches == "random":
+        return None
+    lengths = [len(e.prompt_ids) + len(e.answer_ids) for e in examples]
+    return LengthOrder(lengths, batch_size=options.batch_size, seed=seed)
 
 
 def _training_arguments(options: TrainOptions, seed: int, folder: Path) -> TrainingArguments:

@@ -1,0 +1,70 @@
+"""Batches by length: every example once, little padding, an order that the seed decides."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from nlora.data.batches import POOL_BATCHES, LengthOrder
+
+LENGTHS = random.Random(7).choices(range(5, 300), k=1003)
+
+
+def epoch(number: int = 0, *, seed: int = 3, batch_size: int = 8) -> list[int]:
+    order = LengthOrder(LENGTHS, batch_size=batch_size, seed=seed)
+    order.set_epoch(number)
+    assert len(order) == len(LENGTHS)
+    return list(order)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 64, 5000])
+def test_every_example_comes_once_an_epoch(batch_size: int) -> None:
+    assert sorted(epoch(batch_size=batch_size)) == list(range(len(LENGTHS)))
+
+
+def test_the_seed_and_the_epoch_decide_the_order() -> None:
+    assert epoch() == epoch()
+    assert epoch() != epoch(1)
+    assert epoch() != epoch(seed=4)
+    order = LengthOrder(LENGTHS, batch_size=8, seed=3)
+    assert list(order) == list(order), "a pass must not depend on the passes before it"
+
+
+def test_batches_hold_neighbours_in_length_and_come_in_any_order() -> None:
+    order = epoch()
+    batches = [[LENGTHS[i] for i in order[start : start + 8]] for start in range(0, 1000, 8)]
+    # Each pool of 400 sorted lengths between 5 and 299: 8 neighbours are about 6 tokens apart.
+    assert sorted(max(b) - min(b) for b in batches)[len(batches) // 2] < 12
+    firsts = [b[0] for b in batches]
+    assert firsts != sorted(firsts)
+    assert {min(batch) > 150 for batch in batches[:20]} == {True, False}
+
+
+def test_an_epochs_last_batch_is_a_random_draw() -> None:
+    lasts = {tuple(sorted(epoch(number)[-3:])) for number in range(5)}
+    assert len(lasts) == 5
+
+
+def test_examples_of_one_batch_differ_between_epochs() -> None:
+    def beside(order: list[int]) -> set[int]:
+        at = order.index(0)
+        return set(order[at - at % 8 : at - at % 8 + 8])
+
+    assert beside(epoch(0)) != beside(epoch(1))
+
+
+def test_little_of_a_batch_is_padding() -> None:
+    def padding(order: list[int]) -> int:
+        batches = [[LENGTHS[i] for i in order[start : start + 8]] for start in range(0, len(order), 8)]
+        return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
+
+    shuffled = random.Random(1).sample(range(len(LENGTHS)), len(LENGTHS))
+    assert padding(epoch()) < 0.1 * padding(shuffled)
+
+
+def test_a_pool_bounds_who_can_stand_beside_whom() -> None:
+    # Pools of one example per batch cannot be sorted: the order is the shuffled one, batch by batch.
+    few = LengthOrder(list(range(POOL_BATCHES)), batch_size=1, seed=2)
+    assert sorted(few) == list(range(POOL_BATCHES))
+    assert list(few) != sorted(few)
