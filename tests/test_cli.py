@@ -123,6 +123,53 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path, tiny_model: TinyModel, nl
     assert not (tmp_path / "run").exists()
 
 
+def test_a_misspelt_key_hides_no_other_mistake(tmp_path: Path, tiny_model: TinyModel, nlora: Nlora) -> None:
+    """One wrong thing in every section, and two tasks of which one cannot even be read: all told at once."""
+    config = write_config(tmp_path, tiny_model("llama"))
+    first = yaml.safe_load(config.read_text())["tasks"][0]
+    change(
+        config,
+        train={"epohcs": 3, "batch_size": "ten"},
+        method={"name": "nlora", "wieght": 1.0},
+        lora={"rank": 4},
+        tasks=[{**first, "test": str(tmp_path / "gone.jsonl")}, {"name": "sizes", "trian": "x.jsonl"}],
+        stages={first["name"]: {"train": {"learning_rate": -1}}},
+        model="./nowhere",
+    )
+    for command in ("check", "run"):
+        told = nlora(command, config, "evaluate.split=tset")
+        assert told.status == 2
+        expected = [
+            r"config\.yaml:\d+: train\.epohcs: unknown key; did you mean 'epochs'",
+            r"config\.yaml:\d+: train\.batch_size: must be a whole number >= 1, not 'ten'",
+            r"config\.yaml:\d+: lora\.rank: unknown key",
+            r"config\.yaml:\d+: tasks\.1\.trian: unknown key; did you mean 'train'",
+            rf"config\.yaml:\d+: stages\.{first['name']}\.train\.learning_rate: must be a number > 0",
+            r"evaluate\.split=tset: must be test or validation",
+            r"gone\.jsonl",
+            r"config\.yaml:\d+: method\.wieght: unknown key; did you mean 'weight'",
+            r"nowhere: there is no such folder",
+        ]
+        for pattern in expected:
+            assert re.search(pattern, told.err), f"{pattern} is not in\n{told.err}"
+        assert told.err.startswith(f"{len(expected)} errors:\n"), told.err
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_without_room_is_told_beside_other_mistakes(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    told = nlora(
+        "run",
+        write_config(tmp_path, tiny_model("llama")),
+        "evaluate.batch_size=0",
+        "train.max_source_tokens=8",
+    )
+    assert told.status == 2
+    assert "evaluate.batch_size=0: must be a whole number >= 1" in told.err
+    assert "its instruction and options alone take" in told.err
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -160,8 +207,12 @@ def test_an_output_folder_that_is_a_file_is_refused(
 ) -> None:
     config = write_config(tmp_path, tiny_model("llama"))
     (tmp_path / "run").write_text("mine")
-    assert nlora("run", config).status == 2
-    assert (tmp_path / "run").read_text() == "mine"
+    for override in ([], [f"output_dir={tmp_path / 'run' / 'inside'}"]):
+        told = nlora("run", config, *override)
+        assert told.status == 2
+        assert f"{tmp_path / 'run'} is a file; choose another folder" in told.err
+        assert re.match(r"error: (\S*config\.yaml:\d+: output_dir|output_dir=\S+): ", told.err)
+        assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_debug_shows_the_traceback_and_works_anywhere(tmp_path: Path, nlora: Nlora) -> None:

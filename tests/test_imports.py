@@ -17,7 +17,17 @@ SOURCE = Path(nlora.__file__).parent
 LAYERS = [
     {"errors"},
     {"config", "atomic"},
-    {"yaml_lines", "plain_words", "overrides", "config_file", "metrics", "kernels", "factors", "targets"},
+    {
+        "yaml_lines",
+        "plain_words",
+        "overrides",
+        "salvage",
+        "config_file",
+        "metrics",
+        "kernels",
+        "factors",
+        "targets",
+    },
     {"data", "adapters", "folding", "results", "summary", "run_file", "run_log", "run_dir"},
     {"methods", "backbone", "logits", "label_tree", "display", "progress", "estimate"},
     {"training", "evaluation"},

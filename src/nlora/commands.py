@@ -19,7 +19,7 @@ from rich.table import Table
 from nlora import __version__, display
 from nlora.backbone import EMBEDDED
 from nlora.config import Config
-from nlora.config_file import LoadedConfig, load_config
+from nlora.config_file import LoadedConfig, read_config
 from nlora.data import fetch, load
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
@@ -37,10 +37,11 @@ def versions() -> dict[str, str]:
     return {"nlora": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}}
 
 
-def _announce_downloads(config: Config, console: Console) -> None:
+def _announce_downloads(loaded: LoadedConfig, console: Console) -> None:
     """Says what is about to be fetched, so that nobody wonders at the silence."""
+    config = loaded.config
     wanted = []
-    if config.model == EMBEDDED and not fetch.is_fetched(fetch.SMOLLM2):
+    if config.model == EMBEDDED and not loaded.doubts("model") and not fetch.is_fetched(fetch.SMOLLM2):
         wanted.append("the embedded model (93 MB)")
     if config.data == load.EMBEDDED and not fetch.is_fetched(fetch.TEXTS):
         wanted.append("the embedded texts (38 MB)")
@@ -53,7 +54,7 @@ def _announce_downloads(config: Config, console: Console) -> None:
 
 def run_command(source: str, overrides: Sequence[str], console: Console) -> Summary:
     """`nlora run`: learn the sequence, or go on with it, or say that it is done; then the table and the paths."""
-    loaded = load_config(source, overrides)
+    loaded = read_config(source, overrides)
     summary = run_sequence(loaded, console)
     console.print()
     console.print(display.accuracy_table(summary))
@@ -74,8 +75,8 @@ def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
 
 def check_command(source: str, overrides: Sequence[str], console: Console) -> Plan:
     """`nlora check`: read everything, train nothing, print the plan."""
-    loaded = load_config(source, overrides)
-    _announce_downloads(loaded.config, console)
+    loaded = read_config(source, overrides)
+    _announce_downloads(loaded, console)
     plan = make_plan(loaded)
     console.print(_plan_table(plan))
     config = plan.config
@@ -106,13 +107,13 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
     config = loaded.config
     folder = Path(config.output_dir)
     # A folder that is a run already says first whether it is this run, and whether anything is left to do.
-    if (folder / RUN_FILE).is_file():
+    if not loaded.problems and (folder / RUN_FILE).is_file():
         with RunDir.open(config, versions(), loaded.base_folder) as run:
             if run.is_complete():
                 console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
                 return read_summary(folder)
-    _announce_downloads(config, console)
-    plan = make_plan(loaded)
+    _announce_downloads(loaded, console)
+    plan = make_plan(loaded)  # raises where the configuration has mistakes, with all others beside them
     with RunDir.open(config, versions(), loaded.base_folder) as run:
         run.attach_log()
         done = len(run.committed_stages())

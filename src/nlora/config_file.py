@@ -9,8 +9,7 @@ Every mistake is found before anything starts, and all of them are reported at o
     my-run.yaml:9: train.epoch: unknown key; did you mean 'epochs'?
     train.batch_size=ten: must be a whole number >= 1, not 'ten'
 
-What only the method knows, its own options, is checked where methods are known;
-`LoadedConfig.method_problems` gives those mistakes their lines.
+What only the method knows, its own options, is checked where methods are known (`nlora.plan`).
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from nlora.config import Config, TrainOptions
 from nlora.errors import InputErrors, Problem
 from nlora.overrides import apply_override
 from nlora.plain_words import did_you_mean, number_problems, problems_of
+from nlora.salvage import usable
 from nlora.yaml_lines import Key, Places, dotted, read_yaml, to_yaml
 
 RUN_FILE_KEYS = frozenset({"config", "versions"})
@@ -45,29 +45,20 @@ class LoadedConfig:
     base_folder: what relative paths in it refer to: the file's folder, for a recipe the current one, for the
         run.yaml of a run what they referred to in that run.
     places: the line or the override that each key came from.
+    problems: the mistakes found; `config` then is only what is left without them, and must not be run.
+    doubtful: the keys that were taken out for it.
     """
 
     config: Config
     source_path: Path | None
     base_folder: Path
     places: Places
+    problems: tuple[Problem, ...] = ()
+    doubtful: frozenset[Key] = frozenset()
 
-    def method_problems(
-        self, error: ValidationError, options: type[BaseModel], task_name: str | None = None
-    ) -> list[Problem]:
-        """The mistakes of a method's options, each where it was written.
-
-        error: of `options.model_validate(config.method_options(task_name))`.
-        task_name: None for the options that all tasks share.
-        """
-        stage = self.config.stages.get(task_name) if task_name is not None else None
-
-        def locate(path: Key) -> Key:
-            if stage and task_name is not None and path and path[0] in stage.method:
-                return ("stages", task_name, "method", *path)
-            return ("method", *path)
-
-        return problems_of(error, options, self.places, locate)
+    def doubts(self, *key: str | int) -> bool:
+        """Whether a mistake lies at this key, above it or inside of it: its value is not what the user meant."""
+        return any(key[: len(wrong)] == wrong[: len(key)] for wrong in self.doubtful)
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -77,6 +68,17 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
     overrides: `dotted.path=value`, the value in YAML; later ones win. `tasks.0.name=...` reaches into a list.
 
     Raises InputErrors with every mistake that was found.
+    """
+    loaded = read_config(source, overrides)
+    if loaded.problems:
+        raise InputErrors(loaded.problems)
+    return loaded
+
+
+def read_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """As `load_config`, but mistakes come with the configuration, so that data and model can be checked too.
+
+    Raises InputErrors where nothing is left to check.
     """
     text, shown, path = _read(source)
     document = read_yaml(text, shown)
@@ -94,11 +96,11 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
             places = changed
         else:
             problems += changed
-    config, mistakes = _checked(data, places)
-    problems += mistakes
-    if config is None or problems:
-        raise InputErrors(sorted(problems, key=_line))
-    return LoadedConfig(config, path, base_folder, places)
+    problems = sorted(problems + _mistakes(data, places), key=_line)
+    config, doubtful = usable(data)
+    if config is None:
+        raise InputErrors(problems)
+    return LoadedConfig(config, path, base_folder, places, tuple(problems), doubtful | _repeated(data))
 
 
 def recipe_names() -> list[str]:
@@ -189,22 +191,16 @@ def _line(problem: Problem) -> float:
     return float(line[1]) if line else math.inf
 
 
-def _checked(data: dict[str, Any], places: Places) -> tuple[Config | None, list[Problem]]:
-    """The configuration, or None, and everything that is wrong with it."""
+def _mistakes(data: dict[str, Any], places: Places) -> list[Problem]:
+    """Everything that is wrong with the values themselves."""
     problems = number_problems(data, Config, places)
-    config = None
     try:
-        config = Config.model_validate(data)
+        Config.model_validate(data)
     except ValidationError as error:
         # output_dir has a default, unless the name that it is made from is wrong: one mistake, reported once.
         made_up = () if "output_dir" in data else (("output_dir",),)
         problems += problems_of(error, Config, places, lambda path: None if path in made_up else path)
-    problems += _name_problems(data, places)
-    problems += _stage_problems(data, places)
-    output_dir = Path(config.output_dir) if config else None
-    if output_dir and (blocking := next((p for p in (output_dir, *output_dir.parents) if p.is_file()), None)):
-        problems.append(Problem(places.where(("output_dir",)), f"{blocking} is a file; choose a folder"))
-    return config, problems
+    return problems + _name_problems(data, places) + _stage_problems(data, places)
 
 
 def _task_names(data: dict[str, Any]) -> list[str | None]:
@@ -214,14 +210,19 @@ def _task_names(data: dict[str, Any]) -> list[str | None]:
     return [name if isinstance(name, str) else None for name in names]
 
 
+def _repeated(data: dict[str, Any]) -> frozenset[Key]:
+    """The keys of tasks whose name an earlier one has already."""
+    names = _task_names(data)
+    return frozenset(("tasks", i) for i, name in enumerate(names) if name is not None and name in names[:i])
+
+
 def _name_problems(data: dict[str, Any], places: Places) -> list[Problem]:
     """Tasks that are there twice, and stages of tasks that are not there."""
     problems: list[Problem] = []
     names = _task_names(data)
-    for index, name in enumerate(names):
-        if name is not None and name in names[:index]:
-            where = places.where(("tasks", index))
-            problems.append(Problem(where, f"a second task is called '{name}'; each needs a name of its own"))
+    for key in sorted(_repeated(data)):
+        what = f"a second task is called '{names[int(key[1])]}'; each needs a name of its own"
+        problems.append(Problem(places.where(key), what))
     stages = data.get("stages")
     known = [name for name in names if name is not None]
     if isinstance(stages, dict) and known:

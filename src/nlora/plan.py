@@ -77,22 +77,45 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     Raises InputErrors with every mistake found.
     """
     config = loaded.config
-    problems: list[Problem] = []
-    tasks = _collect(problems, lambda: load_tasks(config, base_folder=loaded.base_folder))
-    methods = _collect(problems, lambda: _methods(loaded))
-    modules, parameters = _collect(problems, lambda: _layout(config)) or (None, 0)
-    encoder = _collect(problems, lambda: _encoder(config)) if modules else None
-    problems += _missing_extras(config)
-    problems += _output_problems(config)
+    problems = list(loaded.problems)
+    tasks = _collect(
+        problems, lambda: load_tasks(config, base_folder=loaded.base_folder, skip=_doubtful_tasks(loaded))
+    )
+    methods = None if loaded.doubts("method", "name") else _collect(problems, lambda: _methods(loaded))
+    modules: list[ModuleShape] | None = None
+    encoder: Encoder | None = None
+    parameters = 0
+    if not loaded.doubts("model"):
+        if not loaded.doubts("lora"):
+            modules, parameters = _collect(problems, lambda: _layout(config)) or (None, 0)
+        if modules or loaded.doubts("lora"):  # else the same complaint about the model would be made twice
+            encoder = _collect(problems, lambda: _encoder(config))
+    problems += _missing_extras(loaded)
+    problems += [] if loaded.doubts("output_dir") else _output_problems(loaded)
     if modules:
         # Stages may differ in their options: the same complaint is made once.
         complaints = [p for method in methods or () for p in method.check(modules)]
         problems += list(dict.fromkeys(complaints))
-    if problems or tasks is None or methods is None or modules is None or encoder is None:
+    if (
+        tasks is None
+        or methods is None
+        or encoder is None
+        or loaded.doubts("tasks")
+        or loaded.doubts("train")
+    ):
         raise InputErrors(problems)
-    encoded = _encode(tasks, methods, encoder)
+    encoded = _collect(problems, lambda: _encode(tasks, methods, encoder))
+    if problems or modules is None or encoded is None:
+        raise InputErrors(problems)
     stages = _stages(config, tasks, encoder, encoded, parameters)
     return Plan(config, tuple(tasks), tuple(methods), tuple(modules), encoder, encoded, stages)
+
+
+def _doubtful_tasks(loaded: LoadedConfig) -> frozenset[int]:
+    """The tasks that cannot be looked at because of a mistake in the configuration."""
+    tasks = enumerate(loaded.config.tasks)
+    no_data = loaded.doubts("data")
+    return frozenset(i for i, t in tasks if loaded.doubts("tasks", i) or (no_data and t.train is None))
 
 
 def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
@@ -180,24 +203,27 @@ def _encode(
     return tuple(encoded)
 
 
-def _missing_extras(config: Config) -> list[Problem]:
+def _missing_extras(loaded: LoadedConfig) -> list[Problem]:
     return [
-        Problem("train.report_to", f"{name} is not installed; pip install 'nlora[{name}]'")
-        for name in config.train.report_to
+        Problem(
+            loaded.places.where(("train", "report_to")),
+            f"{name} is not installed; pip install 'nlora[{name}]'",
+        )
+        for name in loaded.config.train.report_to
         if importlib.util.find_spec(name) is None
         and not (name == "tensorboard" and importlib.util.find_spec("tensorboardX"))
     ]
 
 
-def _output_problems(config: Config) -> list[Problem]:
+def _output_problems(loaded: LoadedConfig) -> list[Problem]:
     """Whether the output folder, or the nearest folder above it that exists, can be written."""
-    folder = Path(config.output_dir)
+    folder, where = Path(loaded.config.output_dir), loaded.places.where(("output_dir",))
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if folder.exists() and not folder.is_dir():
-        return [Problem("output_dir", f"{folder} is a file; choose another folder")]
+        return [Problem(where, f"{folder} is a file; choose another folder")]
     if not os.access(folder, os.W_OK | os.X_OK):
-        return [Problem("output_dir", f"{folder} cannot be written; choose another folder")]
+        return [Problem(where, f"{folder} cannot be written; choose another folder")]
     return []
 
 

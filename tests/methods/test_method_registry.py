@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nlora.errors import InputErrors, Problem
-from nlora.methods import build, describe, method_names, options_class
+from nlora.methods import build, describe, method_names
 
 
 def problems(name: str, options: dict[str, Any], where: str = "method") -> list[Problem]:
@@ -60,11 +60,6 @@ def test_a_mistake_of_the_options_together_stands_at_the_method() -> None:
 
 def test_a_method_without_options_says_so() -> None:
     assert problems("inclora", {"weight": 1}) == [Problem("method.weight", "unknown key; known here: none")]
-
-
-def test_the_options_class_is_the_one_that_build_checks_with() -> None:
-    assert type(build("nlora", {}).options) is options_class("nlora")
-    assert set(options_class("nlora").model_fields) == {o.name for o in describe("nlora").options}
 
 
 def test_describe_gives_the_docstring_and_every_option() -> None:

@@ -24,21 +24,26 @@ from nlora.errors import InputErrors, Problem
 EMBEDDED = "embedded"
 
 
-def load_tasks(config: Config, *, base_folder: Path | None = None) -> list[Task]:
+def load_tasks(
+    config: Config, *, base_folder: Path | None = None, skip: frozenset[int] = frozenset()
+) -> list[Task]:
     """The tasks of a run, in the order in which they are learned.
 
     base_folder: where the configuration file lies; relative paths are looked for in the current folder,
         then there.
+    skip: tasks, counted from 0, that are left out, their mistakes being known already.
 
     Raises InputErrors with the problems of all tasks, each with its key (`tasks[2].train`, counted from 0)
     or its file and line; FetchError where the embedded tasks cannot be fetched; MissingExtraError where a
     source needs a package that is not installed.
     """
     folders = [Path(), *([base_folder] if base_folder is not None else [])]
-    problems = _check_names(config.tasks)
+    problems = _check_names(config.tasks, skip)
     benchmark = _benchmark_folder(config, folders, problems)
     tasks = []
     for i, source in enumerate(config.tasks):
+        if i in skip:
+            continue
         key = f"tasks[{i}]"
         problems += _check_labels(source.labels, f"{key}.labels")
         try:
@@ -61,13 +66,13 @@ def load_tasks(config: Config, *, base_folder: Path | None = None) -> list[Task]
     return tasks
 
 
-def _check_names(sources: Sequence[TaskSource]) -> list[Problem]:
+def _check_names(sources: Sequence[TaskSource], skip: frozenset[int]) -> list[Problem]:
     """Two tasks may not share a name, not even up to case: a folder of the run is named by it."""
     problems = []
     first: dict[str, int] = {}
     for i, source in enumerate(sources):
         j = first.setdefault(source.name.casefold(), i)
-        if j == i:
+        if j == i or i in skip:
             continue
         same = "is also the name" if sources[j].name == source.name else "differs only by case from the name"
         problems.append(Problem(f"tasks[{i}].name", f"'{source.name}' {same} of tasks[{j}]; rename one"))

@@ -35,7 +35,6 @@ __all__ = [
     "build",
     "describe",
     "method_names",
-    "options_class",
 ]
 
 
@@ -82,11 +81,6 @@ def describe(name: str) -> MethodInfo:
         for key, field in kind.Options.model_fields.items()
     )
     return MethodInfo(name, docstring.partition("\n")[0], options)
-
-
-def options_class(name: str) -> type[MethodOptions]:
-    """What checks a method's options, to report mistakes where a file has them. Raises as `describe` does."""
-    return _method_class(name, "name").Options
 
 
 def build(name: str, options: Mapping[str, Any], where: str = "method") -> Method:
