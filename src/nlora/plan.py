@@ -56,7 +56,7 @@ class Plan:
     methods: tuple[Method, ...]
     modules: tuple[ModuleShape, ...]
     encoder: Encoder
-    encoded: tuple[tuple[Encoded, ...], ...]
+    encoded: tuple[Sequence[Encoded], ...]
     stages: tuple[StagePlan, ...]
 
     @property
@@ -175,6 +175,7 @@ def _layout(config: Config) -> tuple[list[ModuleShape], int]:
 
 def _encoder(config: Config) -> Encoder:
     from nlora.backbone import load_config, load_tokenizer
+    from nlora.data.encoded_cache import EncodedCache
 
     model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
@@ -184,18 +185,19 @@ def _encoder(config: Config) -> Encoder:
         max_source_tokens=config.train.max_source_tokens,
         max_target_tokens=config.train.max_target_tokens,
         truncate=config.train.truncate,
+        cache=EncodedCache(tokenizer),
     )
 
 
 def _encode(
     tasks: Sequence[Task], methods: Sequence[Method], encoder: Encoder
-) -> tuple[tuple[Encoded, ...], ...]:
+) -> tuple[Sequence[Encoded], ...]:
     """Every stage's training examples as tokens; finds prompts without room and labels of the same tokens."""
     problems: list[Problem] = []
     encoded = []
     for index, (task, method) in enumerate(zip(tasks, methods, strict=True)):
         try:
-            encoded.append(tuple(encoder.encode(task, method.examples(task, tasks[:index]))))
+            encoded.append(encoder.encode(task, method.examples(task, tasks[:index])))
         except InputErrors as error:
             problems.extend(error.problems)
     if problems:

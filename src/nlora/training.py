@@ -184,7 +184,7 @@ def train(
     trainer = PenalisedTrainer(
         model=adapter.model,
         args=_training_arguments(options, seed, folder),
-        train_dataset=list(examples),
+        train_dataset=examples,
         data_collator=collate,
         callbacks=[_StepCallback(on_step)],
         penalty=penalty,

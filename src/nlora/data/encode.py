@@ -11,6 +11,8 @@ A prompt that is too long is shortened in its text; the instruction and "Answer:
 instead does what the released code did: cut the ids, decode them, and tokenise the result again, which
 loses "Answer:" and, with T5, every newline.
 
+With a cache (`nlora.data.encoded_cache`), later runs read the ids instead of tokenising again.
+
 Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenised as characters.
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
@@ -27,6 +30,8 @@ from nlora.errors import InputErrors, ModelError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from nlora.data.encoded_cache import EncodedCache
 
 # Longer lists gain no speed and hold the offsets of every prompt in memory at once.
 _BATCH = 1024
@@ -45,6 +50,7 @@ class Encoder:
 
     max_source_tokens: the longest prompt, special tokens included.
     max_target_tokens: the longest answer, end token included.
+    cache: where the ids are kept for later runs; None: nowhere.
     end_id: the token that ends every answer.
     """
 
@@ -56,6 +62,7 @@ class Encoder:
         max_source_tokens: int,
         max_target_tokens: int,
         truncate: Literal["text", "released"] = "text",
+        cache: EncodedCache | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token; answers could not end")
@@ -64,23 +71,39 @@ class Encoder:
         self.max_source_tokens = max_source_tokens
         self.max_target_tokens = max_target_tokens
         self._truncate = truncate
+        self._cache = cache
         self.end_id = int(tokenizer.eos_token_id)
         self._before, self._after = self._special_ids()
         self._label_ids: dict[str, list[int]] = {}
 
-    def encode(self, task: Task, examples: Sequence[Example]) -> list[Encoded]:
+    def encode(self, task: Task, examples: Sequence[Example]) -> Sequence[Encoded]:
         """The ids of many examples of one task, in their order.
 
         Raises InputErrors where the instruction alone leaves no room for the text, where a label word does
         not fit into max_target_tokens, or where two of them are the same tokens.
         """
         self._check_labels(task)
-        encoded = []
-        for start in range(0, len(examples), _BATCH):
-            some = examples[start : start + _BATCH]
-            prompts_ids = self._prompts(task, some)
-            encoded += [Encoded(p, self.answer_ids(e.label)) for p, e in zip(prompts_ids, some, strict=True)]
-        return encoded
+        starts = range(0, len(examples), _BATCH)
+        batches = (self._batch(task, examples[start : start + _BATCH]) for start in starts)
+        if self._cache is None:
+            return list(chain.from_iterable(batches))
+        return self._cache.rows(self._settings(task), prompts.head(task), examples, batches)
+
+    def _batch(self, task: Task, examples: Sequence[Example]) -> list[Encoded]:
+        rows = zip(self._prompts(task, examples), examples, strict=True)
+        return [Encoded(prompt, self.answer_ids(example.label)) for prompt, example in rows]
+
+    def _settings(self, task: Task) -> dict[str, Any]:
+        """What decides the ids of a task's examples, beside the tokenizer, the prompt's head and the examples."""
+        return {
+            "encoder_decoder": self.encoder_decoder,
+            "max_source_tokens": self.max_source_tokens,
+            "max_target_tokens": self.max_target_tokens,
+            "truncate": self._truncate,
+            "special": [self._before, self._after, self.end_id],
+            "tail": prompts.TAIL,
+            "labels": task.labels,
+        }
 
     def prompt_ids(self, task: Task, example: Example) -> list[int]:
         """The ids of one prompt, at most max_source_tokens of them."""

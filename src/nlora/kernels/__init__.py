@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nlora.kernels.l1 import factor_l1, update_l1
+    from nlora.kernels.l1 import factor_l1, update_l1, update_l1_sum
 
-__all__ = ["factor_l1", "update_l1"]
+__all__ = ["factor_l1", "update_l1", "update_l1_sum"]
 
 
 def __getattr__(name: str) -> Any:

@@ -108,14 +108,16 @@ class Nlora(Method):
             return None
         import torch  # only once a penalty is needed: listing and checking methods must be quick
 
-        from nlora.kernels import factor_l1, update_l1
+        from nlora.kernels import factor_l1, update_l1_sum
 
         factors = list(adapter.factors().values())
         if self._kind == "factor_l1":
             terms = [factor_l1(f.A, f.B) for f in factors]
+            device = terms[0].device  # one model may lie on several
+            total = torch.stack([term.to(device) for term in terms]).sum()
         else:
-            terms = [update_l1(f.A, f.B, f.scaling) for f in factors]
-        device = terms[0].device  # one model may lie on several
-        total = torch.stack([term.to(device) for term in terms]).sum()
+            total = update_l1_sum(
+                [f.A for f in factors], [f.B for f in factors], [f.scaling for f in factors]
+            )
         entries = sum(f.entries for f in factors) if self._reduction == "mean" else 1
         return self.weight / entries * total

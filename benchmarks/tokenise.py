@@ -1,0 +1,123 @@
+"""What keeping tokens on the disk spares: time and memory of getting a task's examples as ids.
+
+    python benchmarks/tokenise.py                             # about ten minutes
+    python benchmarks/tokenise.py --examples 250 500 --rounds 7
+
+Each turn is a process of its own, since that is what a second run is: without the cache, with an empty one (the
+examples are tokenised and written), and with what that run has written. Imports and the loading of the tokenizer are
+not counted, but for pyarrow's, which only the cache needs here. Memory is what the process grows by at most.
+
+The texts are a data set's, over and over, each with its number in front, so that no two are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import measure
+from nlora.backbone import load_tokenizer
+from nlora.data import encoded_cache
+from nlora.data.base import Example, Task
+from nlora.data.encode import Encoder
+from nlora.data.encoded_cache import EncodedCache
+from nlora.training import peak_memory_bytes
+
+
+def many(task: Task, count: int) -> list[Example]:
+    """Training examples, as many as wanted."""
+    pool = task.train
+    return [
+        Example(str(i), f"{i} {pool[i % len(pool)].sentence}", pool[i % len(pool)].label)
+        for i in range(count)
+    ]
+
+
+def encode(options: argparse.Namespace) -> dict[str, Any]:
+    """One turn: seconds and memory of one set of examples, in this process."""
+    encoded_cache.LEAST_CHARACTERS = 1  # to see from where on it pays
+    task = measure.read_task(options.data, options.dataset)
+    examples = many(task, options.examples[0])
+    tokenizer = load_tokenizer(options.model)
+    cache = EncodedCache(tokenizer, options.cache) if options.cache else None
+    encoder = Encoder(
+        tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50, cache=cache
+    )
+    before_bytes = peak_memory_bytes()
+    begin = time.perf_counter()
+    rows = encoder.encode(task, examples)
+    seconds = time.perf_counter() - begin
+    grown_bytes = peak_memory_bytes() - before_bytes
+    begin = time.perf_counter()
+    tokens = sum(map(measure.tokens_of, rows))
+    return {
+        "seconds": seconds,
+        "grown_bytes": grown_bytes,
+        "read_seconds": time.perf_counter() - begin,
+        "tokens": tokens,
+    }
+
+
+def turns(options: argparse.Namespace, count: int) -> dict[str, list[dict[str, Any]]]:
+    """The figures of every turn of each contestant."""
+    more = ["--model", options.model, "--data", options.data, "--examples", str(count)]
+    more += ["--dataset", options.dataset] if options.dataset else []
+
+    def turn(cache: Path | None) -> dict[str, Any]:
+        given = ["--cache", str(cache)] if cache else []
+        return measure.alone(Path(__file__), ["--alone", *more, *given])
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept, empty = Path(folder) / "kept", Path(folder) / "empty"
+        turn(kept)
+
+        def first(_: int) -> dict[str, Any]:
+            shutil.rmtree(empty, ignore_errors=True)
+            return turn(empty)
+
+        contestants: dict[str, Callable[[int], dict[str, Any]]] = {
+            "no cache": lambda _: turn(None),
+            "first run": first,
+            "later run": lambda _: turn(kept),
+        }
+        return measure.interleave(contestants, options.rounds)
+
+
+def main() -> None:
+    """One row per number of examples and contestant."""
+    parser = measure.parser(__doc__)
+    parser.add_argument("--model", default="smollm2", help="whose tokenizer (default: smollm2)")
+    parser.add_argument("--data", default=measure.default_data(), help="folder in the released layout")
+    parser.add_argument("--dataset", help="one data set of it (default: agnews; embedded: reuters)")
+    parser.add_argument("--examples", type=int, nargs="+", default=[300, 1000, 10_000, 100_000])
+    parser.add_argument("--alone", action="store_true", help="one turn, in this process")
+    parser.add_argument("--cache", type=Path, help="with --alone: where the tokens are kept")
+    parser.set_defaults(rounds=3)
+    options = parser.parse_args()
+    measure.start(options)
+    if options.alone:
+        measure.write_json(options.json, encode(options))
+        return
+    figures = {str(count): turns(options, count) for count in options.examples}
+    rows = []
+    for count, by_name in figures.items():
+        plain = [turn["seconds"] for turn in by_name["no cache"]]
+        for name, results in by_name.items():
+            seconds = [turn["seconds"] for turn in results]
+            rows.append([
+                count, name, measure.Spread.of(seconds), measure.ratios(plain, seconds),
+                measure.mib(max(turn["grown_bytes"] for turn in results)),
+                measure.Spread.of([turn["read_seconds"] for turn in results]),
+            ])  # fmt: skip
+    header = ["examples", "", "seconds", "times as fast", "memory", "seconds to go through all"]
+    shown = argparse.Namespace(**{k: v for k, v in vars(options).items() if k != "cache"})
+    measure.report("tokenise", shown, {"turns": figures}, measure.table(header, rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What the tests of kept tokens share: a task with examples, encoders, and a look at the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlora.data import encoded_cache
+from nlora.data.base import Example, Task
+from nlora.data.encode import Encoder
+from nlora.data.encoded_cache import EncodedCache
+
+LABELS = ("World", "Sports")
+TASK = Task("agnews", "TC", "What is the topic?", LABELS, (), ())
+TEXT = "The quick brown fox jumps over the lazy dog, and then it runs to the market. "
+# More than one block of rows, some prompts too long, some texts empty.
+EXAMPLES = [Example(str(i), f"{i} {TEXT * (i % 5)}", LABELS[i % 2]) for i in range(1100)]
+FEW = EXAMPLES[:40]
+
+
+def keep_everything(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep even the smallest set, below `cache`; returns the folder in which the files will lie."""
+    monkeypatch.setenv("NLORA_CACHE", str(cache))
+    monkeypatch.setattr(encoded_cache, "LEAST_CHARACTERS", 1)
+    return cache / "encoded"
+
+
+def make(tokenizer: Any, *, cached: bool = True, **options: Any) -> Encoder:
+    """An encoder like every other, but for the options."""
+    options = {"encoder_decoder": False, "max_source_tokens": 128, "max_target_tokens": 50} | options
+    return Encoder(tokenizer, cache=EncodedCache(tokenizer) if cached else None, **options)
+
+
+def files(folder: Path) -> list[str]:
+    """Names of everything in the folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def lock_up(encoder: Encoder | type[Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, this encoder, or all of them, may not tokenise a prompt."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("tokenised again")
+
+    monkeypatch.setattr(encoder, "_prompts", refuse)
