@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,56 @@ def test_generation_is_greedy_token_by_token(tiny_model: TinyModel, family: str)
             answer.append(int(logits[0, -1].argmax()))
             if answer[-1] == encoder.end_id:
                 break
-        expected.append(backbone.tokenizer.decode(answer, skip_special_tokens=True).strip())
+        expected.append(str(backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip())
     answers = evaluator.answer(task())
     assert list(answers.texts) == expected
     assert answers.answer_tokens is not None
     assert 1 <= answers.answer_tokens <= 16
+
+
+@pytest.mark.parametrize("decode", ["labels", "generate"])
+def test_prompts_that_are_the_same_are_answered_once(tiny_model: TinyModel, decode: str) -> None:
+    _, _, evaluator = parts(tiny_model("llama"), decode=decode, batch_size=2)
+    once = evaluator.answer(task())
+    test = tuple(Example(str(i), TEXTS[i % 3], LABELS[0]) for i in range(9))
+    twice = replace(task(), name="news", test=test)
+    _, _, evaluator = parts(tiny_model("llama"), decode=decode, batch_size=2)
+    counts: list[int] = []
+    answers = evaluator.answer(twice, counts.append)
+    assert answers.texts == tuple(once.texts[i % 3] for i in range(9))
+    assert answers.batches == len(counts) == 2
+    assert sum(counts) == 9
+
+
+def test_what_all_prompts_of_a_task_begin_with_runs_once(tiny_model: TinyModel) -> None:
+    backbone, encoder, evaluator = parts(tiny_model("llama"), decode="labels", batch_size=2)
+    model: Any = backbone.model
+    shapes: list[tuple[int, ...]] = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda module, ids, output: shapes.append(tuple(ids[0].shape))
+    )
+    evaluator.answer(task())
+    hook.remove()
+    prompts = [encoder.prompt_ids(task(), example) for example in task().test]
+    shared = next(i for i in range(999) if len({tuple(p[: i + 1]) for p in prompts}) > 1)
+    assert shapes[0] == (1, shared)
+    assert all(tokens <= max(map(len, prompts)) - shared for _, tokens in shapes[1:])
+
+
+def test_a_model_with_rules_of_its_own_is_decoded_by_them(tiny_model: TinyModel) -> None:
+    backbone, encoder, plain = parts(tiny_model("llama"), decode="generate")
+    model: Any = backbone.model
+    without = plain.answer(task()).texts
+    model.generation_config.repetition_penalty = 5.0
+    found = Evaluator(backbone, encoder, EvaluateOptions(decode="generate")).answer(task()).texts
+    expected = []
+    for example in task().test:
+        prompt = torch.tensor([encoder.prompt_ids(task(), example)])
+        output = model.generate(prompt, max_new_tokens=16, do_sample=False, repetition_penalty=5.0)
+        answer = output[0, prompt.shape[1] :]
+        expected.append(str(backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip())
+    assert list(found) == expected
+    assert found != without
 
 
 def test_free_text_is_generated_whatever_was_asked(tmp_path: Path, tiny_model: TinyModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,27 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from nlora.backbone import load_backbone
 from nlora.data.collate import Collator
 from nlora.data.encode import Encoded
 from nlora.label_tree import LabelTree, label_scores, likeliest_labels
 from nlora.logits import prefix_is_exact
+from nlora.reading import Reader
 
 PREFIX = tuple(range(200, 270))
 PROMPTS = [
-    Encoded((*PREFIX, 40, 41, 42), ()),
-    Encoded((*PREFIX, 43), ()),
-    Encoded((*PREFIX, 44, 45, 46, 47), ()),
+    Encoded([*PREFIX, 44, 45, 46, 47], []),
+    Encoded([*PREFIX, 40, 41, 42], []),
+    Encoded([*PREFIX, 43], []),
 ]
 LABEL_SETS = [
     [(50,), (51,), (52,)],
     [(50, 60, 61), (50, 62), (51,), (52, 63, 64, 65)],
     [(50,), (50, 60), (51, 61)],  # one begins another: the end token decides
 ]
+FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 
 
 def one_by_one(model: Any, prompt: Encoded, label: tuple[int, ...], encoder_decoder: bool) -> float:
@@ -42,7 +46,7 @@ def one_by_one(model: Any, prompt: Encoded, label: tuple[int, ...], encoder_deco
 
 
 @pytest.mark.parametrize("labels", LABEL_SETS)
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_scores_equal_one_label_at_a_time(
     tiny_model: Callable[[str], Path], family: str, labels: list[tuple[int, ...]]
 ) -> None:
@@ -51,9 +55,68 @@ def test_scores_equal_one_label_at_a_time(
     expected = torch.tensor(
         [[one_by_one(model, p, label, family == "t5") for label in tree.labels] for p in PROMPTS]
     )
-    batch = Collator(0, family == "t5", prefix_is_exact(model))(PROMPTS)
+    share = prefix_is_exact(model)
+    batch = Collator(0, family == "t5", share)(PROMPTS)
     torch.testing.assert_close(label_scores(model, batch, tree), expected, rtol=1e-4, atol=1e-4)
-    assert likeliest_labels(model, batch, tree).tolist() == expected.argmax(1).tolist()
+    reading = Reader(model, PROMPTS, pad_id=0, share_prefix=share).read(PROMPTS)
+    assert likeliest_labels(reading, tree).tolist() == expected.argmax(1).tolist()
+
+
+class Distributions:
+    """A reading whose next token depends on the row and on what was run, by a table drawn at random."""
+
+    def __init__(self, rows: int, vocabulary: int, seed: int) -> None:
+        self._vocabulary, self._seed = vocabulary, seed
+        self.rows = list(range(rows))
+        self.first = torch.stack([self._logits(row, ()) for row in self.rows])
+        self.passes: list[list[int]] = []
+
+    def _logits(self, row: int, path: tuple[int, ...]) -> Tensor:
+        draw = torch.Generator().manual_seed(hash((self._seed, row, path)) % 2**31)
+        return 3 * torch.randn(self._vocabulary, generator=draw)
+
+    def score(self, row: int, label: tuple[int, ...]) -> float:
+        steps = [self._logits(row, label[:d]).log_softmax(-1)[t] for d, t in enumerate(label)]
+        return float(torch.stack(steps).sum())
+
+    def run(self, tokens: Tensor) -> Tensor:
+        self.passes.append(list(self.rows))
+        paths = zip(self.rows, map(tuple, tokens.tolist()), strict=True)
+        return torch.stack(
+            [torch.stack([self._logits(row, p[: d + 1]) for d in range(len(p))]) for row, p in paths]
+        )
+
+    def forget(self, count: int) -> None:
+        pass
+
+    def keep(self, rows: Any) -> None:
+        self.rows = [self.rows[place] for place in reversed(rows)]
+
+
+@given(
+    st.lists(st.lists(st.integers(2, 5), min_size=1, max_size=4).map(tuple), min_size=1, max_size=8, unique=True),
+    st.integers(1, 5),
+    st.integers(0, 1000),
+)  # fmt: skip
+def test_the_likeliest_label_is_that_of_all_scores(
+    labels: list[tuple[int, ...]], rows: int, seed: int
+) -> None:
+    tree = LabelTree.build(labels, end_id=1)
+    reading = Distributions(rows, 6, seed)
+    scores = torch.tensor([[reading.score(row, label) for label in tree.labels] for row in range(rows)])
+    assert likeliest_labels(reading, tree).tolist() == scores.argmax(1).tolist()
+
+
+def test_only_rows_that_may_prefer_a_longer_label_run_it() -> None:
+    tree = LabelTree.build([(2,), (3, 4), (5, 4)], end_id=1)
+    reading = Distributions(40, 6, 0)
+    expected = [row for row in range(40) if reading.first[row, [3, 5]].max() > reading.first[row, 2]]
+    likeliest_labels(reading, tree)
+    assert sorted(reading.passes[0]) == expected
+    assert 0 < len(expected) < 40
+    # A row runs its other path only where the first came out lower than what the other can still reach.
+    assert all(set(later) <= set(earlier) for earlier, later in pairwise(reading.passes))
+    assert len(reading.passes) == 2
 
 
 def test_the_end_token_is_added_only_where_a_label_begins_another() -> None:
@@ -66,12 +129,3 @@ def test_labels_of_the_same_tokens_are_refused() -> None:
         LabelTree.build([(5, 6), (7,), (5, 6)], end_id=1)
     with pytest.raises(ValueError, match="without tokens"):
         LabelTree.build([(5,), ()], end_id=1)
-
-
-@given(st.lists(st.lists(st.integers(2, 5), min_size=1, max_size=4).map(tuple), min_size=1, unique=True))
-def test_the_feeds_reach_every_inner_node_and_none_twice(labels: list[tuple[int, ...]]) -> None:
-    tree = LabelTree.build(labels, end_id=1)
-    inner = {label[:depth] for label in tree.labels for depth in range(1, len(label))}
-    reached = {feed[:depth] for feed in tree.feeds for depth in range(1, len(feed) + 1)}
-    assert reached == inner
-    assert not any(a != b and b[: len(a)] == a for a in tree.feeds for b in tree.feeds)

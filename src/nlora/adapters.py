@@ -24,7 +24,6 @@ from torch import nn
 from nlora.config import LoraOptions
 from nlora.errors import AdapterError
 from nlora.factors import WEIGHTS_FILE, Factors, State, check_finite, load_factors
-from nlora.kernels.dropout import cheaper_dropouts
 from nlora.targets import ModuleShape, target_modules, target_names
 
 __all__ = ["Adapter", "Factors", "ModuleShape", "State", "load_factors", "target_modules"]
@@ -44,7 +43,6 @@ class Adapter:
         self._modules = modules
         self._trainable_before = trainable_before
         self._checkpointing = False
-        self._plain_dropouts = cheaper_dropouts(model)
 
     @classmethod
     def attach(cls, model: nn.Module, lora: LoraOptions, *, seed: int) -> Adapter:
@@ -145,7 +143,6 @@ class Adapter:
 
     def detach(self) -> nn.Module:
         """Take the adapter off and return the backbone: its weights and what was trainable as before."""
-        self._plain_dropouts()
         backbone: Any = self.model.unload()
         if self._checkpointing:
             if hasattr(backbone, "activation_checkpointing_disable"):

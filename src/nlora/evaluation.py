@@ -4,30 +4,34 @@
     answers = evaluator.answer(task)            # Answers(texts, decode="labels", seconds=...)
 
 `labels` scores the task's label set on its token tree in one pass over the prompt (`nlora.label_tree`);
-`generate` decodes greedily until the end token. A free-text task (no label set) is always generated. Which of
-the two it was is part of every result: their numbers are not to be compared.
+`generate` decodes greedily until the end token (`nlora.greedy`). A free-text task (no label set) is always
+generated. Which of the two it was is part of every result: their numbers are not to be compared.
+
+Prompts are answered in batches of similar length, and those that are the same only once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from nlora.data.collate import Collator
 from nlora.data.encode import Encoded
+from nlora.greedy import greedy, is_plain
 from nlora.label_tree import LabelTree, likeliest_labels
-from nlora.logits import Batch, prefix_is_exact
+from nlora.logits import prefix_is_exact
+from nlora.reading import Reader
 
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
     from nlora.config import EvaluateOptions
     from nlora.data.base import Task
     from nlora.data.encode import Encoder
+    from nlora.logits import Batch
 
 Decode = Literal["labels", "generate"]
 
@@ -54,6 +58,7 @@ class Evaluator:
         self._encoder = encoder
         self._options = options
         self._share_prefix = prefix_is_exact(backbone.model)
+        self._plain = is_plain(backbone.model)
         self._prompts: dict[str, list[Encoded]] = {}
 
     def decode_of(self, task: Task) -> Decode:
@@ -64,19 +69,34 @@ class Evaluator:
     def answer(self, task: Task, on_answered: Callable[[int], None] = lambda count: None) -> Answers:
         """The model's answers to `task.test`. on_answered: called with the number of new answers per batch."""
         begin = time.perf_counter()
-        prompts = self._encoded(task)
+        encoded = self._encoded(task)
         decode = self.decode_of(task)
-        respond, tokens = (self._label_batch(task), None) if decode == "labels" else self._generating()
-        texts = [""] * len(prompts)
-        batches = 0
-        model = self._backbone.model
-        model.eval()
-        for indices, batch in self._batches(prompts, share_prefix=decode == "labels"):
-            for index, text in zip(indices, respond(batch), strict=True):
-                texts[index] = text
-            batches += 1
-            on_answered(len(indices))
-        mean_tokens = sum(tokens) / len(tokens) if tokens else None
+        self._backbone.model.eval()
+        respond = self._label_words(task) if decode == "labels" else self._generated
+        same: dict[tuple[int, ...], list[int]] = {}  # prompt -> its examples
+        for index, example in enumerate(encoded):
+            same.setdefault(tuple(example.prompt_ids), []).append(index)
+        # The longest first, so that memory that will not do fails at once.
+        groups = sorted(same.values(), key=lambda group: -len(encoded[group[0]].prompt_ids))
+        reader = Reader(
+            self._backbone.model,
+            [encoded[group[0]] for group in groups],
+            pad_id=self._backbone.tokenizer.pad_token_id,
+            share_prefix=self._share_prefix,
+        )
+        texts = [""] * len(encoded)
+        tokens: list[int] = []
+        size = self._options.batch_size
+        for start in range(0, len(groups), size):
+            some = groups[start : start + size]
+            found = respond(reader, [encoded[group[0]] for group in some])
+            for group, (text, length) in zip(some, found, strict=True):
+                tokens += [length] * len(group)
+                for index in group:
+                    texts[index] = text
+            on_answered(sum(map(len, some)))
+        mean_tokens = sum(tokens) / len(tokens) if tokens and decode == "generate" else None
+        batches = -(-len(groups) // size)
         return Answers(tuple(texts), decode, time.perf_counter() - begin, batches, mean_tokens)
 
     def _encoded(self, task: Task) -> list[Encoded]:
@@ -85,36 +105,33 @@ class Evaluator:
             self._prompts[task.name] = [Encoded(e.prompt_ids, []) for e in encoded]
         return self._prompts[task.name]
 
-    def _batches(
-        self, prompts: Sequence[Encoded], *, share_prefix: bool
-    ) -> Iterator[tuple[list[int], Batch]]:
-        """Batches of similar length: the longest first, so that memory that will not do fails at once."""
-        collate = Collator(
-            self._backbone.tokenizer.pad_token_id,
-            self._backbone.encoder_decoder,
-            share_prefix and self._share_prefix,
-        )
-        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].prompt_ids))
-        device = next(self._backbone.model.parameters()).device
-        size = self._options.batch_size
-        for start in range(0, len(order), size):
-            indices = order[start : start + size]
-            batch = collate([prompts[i] for i in indices])
-            yield indices, {key: value.to(device) for key, value in batch.items()}
-
-    def _label_batch(self, task: Task) -> Callable[[Batch], list[str]]:
+    def _label_words(self, task: Task) -> Callable[[Reader, Sequence[Encoded]], list[tuple[str, int]]]:
+        """A function that gives each prompt its likeliest label, and the label's tokens (none generated: 0)."""
         labels = task.labels or ()
         tree = LabelTree.build(self._encoder.label_ids(labels), self._backbone.tokenizer.eos_token_id)
-        model = self._backbone.model
-        return lambda batch: [labels[i] for i in likeliest_labels(model, batch, tree).tolist()]
 
-    def _generating(self) -> tuple[Callable[[Batch], list[str]], list[int]]:
-        """A function that answers a batch, and the list into which it writes the answers' lengths."""
+        def respond(reader: Reader, prompts: Sequence[Encoded]) -> list[tuple[str, int]]:
+            return [(labels[i], 0) for i in likeliest_labels(reader.read(prompts), tree).tolist()]
+
+        return respond
+
+    def _generated(self, reader: Reader, prompts: Sequence[Encoded]) -> list[tuple[str, int]]:
+        """Each prompt's greedy answer and its tokens, the end token counted."""
+        tokenizer: Any = self._backbone.tokenizer
+        end_id, most = int(tokenizer.eos_token_id), self._encoder.max_target_tokens
+        if reader.can_continue and self._plain:
+            answers = greedy(reader.read(prompts), end_id=end_id, most_tokens=most)
+        else:
+            answers = self._generate(reader.batch(prompts))
+        texts = tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [(text.strip(), _length(ids, end_id)) for text, ids in zip(texts, answers, strict=True)]
+
+    def _generate(self, batch: Batch) -> list[list[int]]:
+        """transformers' own greedy answers: with the model's rules, and for caches that nothing can follow."""
         from transformers import GenerationConfig
 
         tokenizer: Any = self._backbone.tokenizer
         model: Any = self._backbone.model
-        lengths: list[int] = []
         plan = GenerationConfig(
             max_new_tokens=self._encoder.max_target_tokens,
             do_sample=False,
@@ -123,23 +140,12 @@ class Evaluator:
             pad_token_id=tokenizer.pad_token_id,
             decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
         )
-
-        def respond(batch: Batch) -> list[str]:
-            prompt_tokens = batch["input_ids"].shape[1]
-            output: Tensor = model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=plan
-            )
-            # A causal model repeats the prompt; a decoder begins with its start token.
-            answers = output[:, 1 if self._backbone.encoder_decoder else prompt_tokens :]
-            lengths.extend(_length(row, tokenizer.eos_token_id) for row in answers.tolist())
-            return [
-                t.strip()
-                for t in tokenizer.batch_decode(
-                    answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-            ]
-
-        return respond, lengths
+        output: Tensor = model.generate(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=plan
+        )
+        # A causal model repeats the prompt; a decoder begins with its start token.
+        begin = 1 if self._backbone.encoder_decoder else batch["input_ids"].shape[1]
+        return output[:, begin:].tolist()
 
 
 def _length(ids: Sequence[int], end_id: int) -> int:

@@ -40,30 +40,45 @@ def answer_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return output.logits[:, :-1], labels[:, 1:]
 
 
-def causal_forward(model: nn.Module, batch: Batch, *, keep: int, use_cache: bool) -> Any:
+def causal_forward(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    keep: int,
+    use_cache: bool,
+    cache: Any = None,
+    before: Tensor | None = None,
+) -> Any:
     """One pass over a batch of a causal model; logits (B, keep, V) of the last `keep` positions only.
 
     With `prefix_ids` (1, P) in the batch, those P tokens run once and every row attends to their cache.
+    cache, before: instead of that, the cache of tokens that the rows follow, and their mask, (B, P).
     """
-    rows = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    prefix_tokens = 0
+    mask = batch["attention_mask"]
+    rows = {"input_ids": batch["input_ids"], "attention_mask": mask}
     if "prefix_ids" in batch:
-        prefix_ids = batch["prefix_ids"]
-        prefix_tokens = prefix_ids.shape[1]
-        prefix = model(input_ids=prefix_ids, use_cache=True, **keep_logits(model, prefix_ids, 1))
-        cache = prefix.past_key_values
-        cache.batch_repeat_interleave(len(batch["input_ids"]))
+        cache = read_prefix(model, batch["prefix_ids"])
+        cache.batch_repeat_interleave(len(mask))
+        before = mask.new_ones(len(mask), batch["prefix_ids"].shape[1])
+    if before is not None:
         rows["past_key_values"] = cache
-        ones = batch["attention_mask"].new_ones(len(batch["input_ids"]), prefix_tokens)
-        rows["attention_mask"] = torch.cat([ones, batch["attention_mask"]], dim=1)
+        rows["attention_mask"] = torch.cat([before, mask], dim=1)
     if "position_ids" in forward_parameters(model):
-        rows["position_ids"] = positions(batch["attention_mask"]) + prefix_tokens
+        rows["position_ids"] = positions(mask)
+        if before is not None:
+            rows["position_ids"] = rows["position_ids"] + before.sum(dim=1, keepdim=True)
     output = model(
-        **rows, use_cache=use_cache or prefix_tokens > 0, **keep_logits(model, batch["input_ids"], keep)
+        **rows, use_cache=use_cache or before is not None, **keep_logits(model, batch["input_ids"], keep)
     )
     if output.logits.shape[1] > keep:
         output.logits = output.logits[:, -keep:]
     return output
+
+
+def read_prefix(model: Any, prefix_ids: Tensor) -> Any:
+    """The key-value cache, of one row, of tokens (1, P) that many rows begin with."""
+    output = model(input_ids=prefix_ids, use_cache=True, **keep_logits(model, prefix_ids, 1))
+    return output.past_key_values
 
 
 def positions(attention_mask: Tensor) -> Tensor:

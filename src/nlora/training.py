@@ -27,6 +27,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from nlora.data.batches import LengthOrder
 from nlora.data.collate import IGNORED, Collator
 from nlora.errors import RunError
+from nlora.lean import lean
 from nlora.logits import answer_logits, prefix_is_exact
 
 if TYPE_CHECKING:
@@ -193,7 +194,11 @@ def train(
     trainer.remove_callback(PrinterCallback)
     _forget_peak()
     begin = time.perf_counter()
-    output = trainer.train()
+    undo_lean = lean(adapter.model)
+    try:
+        output = trainer.train()
+    finally:
+        undo_lean()
     seconds = time.perf_counter() - begin
     if not all(torch.isfinite(p).all() for f in adapter.factors().values() for p in (f.A, f.B)):
         raise RunError("training left weights that are no numbers; try a smaller train.learning_rate")

@@ -1,6 +1,6 @@
 """Dropout that draws sixteen random bits for an entry instead of a whole random number.
 
-    undo = cheaper_dropouts(model)               # every nn.Dropout in it; undo() puts torch's own back
+    y = Dropout(0.1)(x)
 
 On a CPU, drawing the mask is most of what dropout costs: torch draws a 64-bit number for every entry, one after
 another. Here each such number decides four entries, and the mask that the backward pass needs is kept in one
@@ -10,7 +10,6 @@ probability, so the expectation is exact. On other devices this is torch's own d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,24 +29,6 @@ class Dropout(nn.Dropout):
         if not self.training or input.device.type != "cpu" or not 0 < dropped < _STEPS:
             return F.dropout(input, self.p, self.training)
         return _Dropout.apply(input, dropped)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def cheaper_dropouts(model: nn.Module) -> Callable[[], None]:
-    """Replaces every plain `nn.Dropout` inside the model; returns what puts them back."""
-    replaced: list[tuple[nn.Module, str, nn.Module]] = []
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.Dropout and child.p and not child.inplace:
-                cheaper = Dropout(child.p).train(child.training)
-                replaced.append((parent, name, child))
-                setattr(parent, name, cheaper)
-
-    def undo() -> None:
-        for parent, name, original in replaced:
-            original.train(getattr(parent, name).training)
-            setattr(parent, name, original)
-
-    return undo
 
 
 class _Dropout(torch.autograd.Function):

@@ -1,0 +1,62 @@
+"""Greedy answers: the likeliest token after the likeliest token, until the end token.
+
+    greedy(reader.read(prompts), end_id=2, most_tokens=50)      # [[344, 2], [1088, 17, 2]]
+
+The tokens are those of transformers' `generate` with one beam and without sampling. Spared are its work between
+tokens and the rows that have ended: they leave the batch.
+
+`is_plain` tells whether a model's own generation settings (a repetition penalty, forced tokens) leave it at that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nlora.logits import is_encoder_decoder
+from nlora.reading import Reading
+
+# fmt: off
+_SAMPLING = {"do_sample", "temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff",
+             "eta_cutoff"}
+_SET_HERE = {"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "num_beams", "early_stopping"}
+_LENGTHS = {"max_length", "max_new_tokens"}
+_MACHINERY = {"use_cache", "cache_implementation", "cache_config", "disable_compile", "compile_config"}
+_OUTPUT = {
+    "return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits",
+    "num_return_sequences", "transformers_version",
+}
+# fmt: on
+_HARMLESS = _SAMPLING | _SET_HERE | _LENGTHS | _MACHINERY | _OUTPUT
+"""Generation settings that change nothing here."""
+
+
+def greedy(reading: Reading, *, end_id: int, most_tokens: int) -> list[list[int]]:
+    """The tokens of each row's answer: at most `most_tokens`, with the end token where it came to that."""
+    answers: list[list[int]] = [[] for _ in reading.rows]
+    tokens = reading.first.argmax(dim=-1)  # (B,)
+    for count in range(1, most_tokens + 1):
+        found = tokens.tolist()
+        for row, token in zip(reading.rows, found, strict=True):
+            answers[row].append(token)
+        going_on = [place for place, token in enumerate(found) if token != end_id]
+        if count == most_tokens or not going_on:
+            break
+        if len(going_on) < len(found):
+            last = dict(zip(reading.rows, found, strict=True))
+            reading.keep(going_on)
+            tokens = tokens.new_tensor([last[row] for row in reading.rows])
+        tokens = reading.run(tokens[:, None])[:, -1].argmax(dim=-1)
+    return answers
+
+
+def is_plain(model: Any) -> bool:
+    """Whether `generate` would decode this model's greedy answers without any rule of the model's own."""
+    settings = getattr(model, "generation_config", None)
+    if is_encoder_decoder(model) and getattr(model.config, "decoder_start_token_id", None) is None:
+        return False  # `generate` knows more places to look for it
+    if settings is None:
+        return True
+    return all(
+        name in _HARMLESS or name.startswith("_") or value is None
+        for name, value in settings.to_diff_dict().items()
+    )

@@ -1,0 +1,279 @@
+"""Prompts that a model has read, and what can follow them: every prompt token is computed once.
+
+    reader = Reader(model, prompts, pad_id=0, share_prefix=prefix_is_exact(model))
+    reading = reader.read([prompts[3], prompts[1]])
+    reading.first                                   # (2, V) logits of each prompt's next token
+    reading.run(tokens)                             # (2, n, V): n tokens more of each row, their logits
+    reading.forget(n)                               # as if they had not been run
+    reading.keep([1])                               # the other row is done with
+
+Labels are scored and answers are decoded on this. What all prompts of a task begin with runs once for the task (the
+weights do not change while it is scored). The rest runs in passes of rows of nearly the same length, but into
+one cache (`RoomCache`), so that what follows runs on all rows at once.
+
+A model that does not keep all tokens (sliding windows, state spaces) cannot take anything back: its whole
+prompts run again with whatever follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from nlora.data.collate import Collator
+from nlora.data.encode import Encoded, shared_prefix
+from nlora.logits import Batch, causal_forward, is_encoder_decoder, read_prefix
+from nlora.room_cache import RoomCache, keeps_all_tokens
+
+_PASS_TOKENS = 48
+"""A pass costs a CPU about as much as so many tokens more, since it reads the weights (SmolLM2, two cores)."""
+_MOST_TOKENS = 4096
+"""On a CPU, passes over more tokens than these are slower: what they compute falls out of its caches."""
+_ROOM_TOKENS = 8
+"""Columns for what follows the prompts; the cache grows where they do not do."""
+
+
+class Reading(Protocol):
+    """Rows that have been read.
+
+    first: (B, V) logits of the next token of each row, never changed. rows: which of them are still there.
+    """
+
+    first: Tensor
+    rows: list[int]
+
+    def run(self, tokens: Tensor) -> Tensor:
+        """Runs n more tokens of each row that is still there, (B', n); their logits, (B', n, V)."""
+
+    def forget(self, count: int) -> None:
+        """Takes the last tokens back."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these places of `rows` stay; `rows` says in which order."""
+
+
+class Reader:
+    """Reads the prompts of one task with weights that do not change meanwhile.
+
+    prompts: all of them; what they begin with is read now, if share_prefix allows it.
+    """
+
+    def __init__(
+        self, model: nn.Module, prompts: Sequence[Encoded], *, pad_id: int, share_prefix: bool
+    ) -> None:
+        self._model = model
+        self._collate = Collator(pad_id, is_encoder_decoder(model), share_prefix=False)
+        self._keeps_all = keeps_all_tokens(model)
+        self._device = next(model.parameters()).device
+        self._prefix: Any = None
+        self._prefix_tokens = 0
+        if share_prefix and self._keeps_all and prompts:
+            ids = [e.prompt_ids for e in prompts]
+            # The last prompt token stays in its row: its logits predict the first answer token.
+            shared = min(shared_prefix(ids), min(map(len, ids)) - 1)
+            if shared * (len(ids) - 1) > _PASS_TOKENS:
+                self._prefix = read_prefix(model, torch.tensor([ids[0][:shared]], device=self._device))
+                self._prefix_tokens = shared
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether tokens can follow a prompt without reading it again."""
+        return self._keeps_all
+
+    def batch(self, prompts: Sequence[Encoded]) -> Batch:
+        """The whole prompts as one batch, in their order."""
+        return {key: value.to(self._device) for key, value in self._collate(prompts).items()}
+
+    def read(self, prompts: Sequence[Encoded]) -> Reading:
+        """Reads prompts, the longest of them first."""
+        if not self._keeps_all:
+            return read_batch(self._model, self.batch(prompts))
+        shared = self._prefix_tokens
+        rests = [Encoded(e.prompt_ids[shared:], []) for e in prompts]
+        sizes = [len(prompts)]
+        if self._device.type == "cpu":
+            sizes = pass_sizes([len(e.prompt_ids) for e in rests])
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        passes = [self.batch(rests[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+        if is_encoder_decoder(self._model):
+            return _EncoderDecoderReading(self._model, passes)
+        return _CausalReading(self._model, passes, self._prefix)
+
+
+def pass_sizes(lengths: Sequence[int]) -> list[int]:
+    """How many rows each pass takes, so that passes and padding together cost the least.
+
+    lengths: tokens of each row, the longest first. A pass of n rows as long as l costs _PASS_TOKENS + n·l.
+    """
+    costs = [0.0]  # of the first j rows
+    sizes = [0]  # rows of the last pass of these
+    for j in range(1, len(lengths) + 1):
+        most_rows = max(_MOST_TOKENS // lengths[j - 1], 1)
+        cost, size = min(
+            (costs[i] + _PASS_TOKENS + (j - i) * lengths[i], j - i)
+            for i in range(max(j - most_rows, 0), j)
+            if i == j - 1 or (j - i) * lengths[i] <= _MOST_TOKENS
+        )
+        costs.append(cost)
+        sizes.append(size)
+    found = []
+    j = len(lengths)
+    while j:
+        found.append(sizes[j])
+        j -= sizes[j]
+    return found[::-1]
+
+
+def read_batch(model: nn.Module, batch: Batch) -> Reading:
+    """Reads one batch as `Collator` makes it, with or without a shared prefix."""
+    if not keeps_all_tokens(model):
+        return _WholeReading(model, batch)
+    if is_encoder_decoder(model):
+        return _EncoderDecoderReading(model, [batch])
+    prefix = read_prefix(model, batch["prefix_ids"]) if "prefix_ids" in batch else None
+    rests = {key: value for key, value in batch.items() if key != "prefix_ids"}
+    return _CausalReading(model, [rests], prefix)
+
+
+class _CausalReading:
+    """Prompts in the cache of a causal model, padded on the left: a row is padding, prefix, padding, rest."""
+
+    def __init__(self, model: nn.Module, passes: Sequence[Batch], prefix: DynamicCache | None) -> None:
+        self._model = model
+        shared = prefix.get_seq_length() if prefix is not None else 0
+        count = sum(len(batch["input_ids"]) for batch in passes)
+        width = max(batch["input_ids"].shape[1] for batch in passes)
+        self.rows = list(range(count))
+        self._cache = RoomCache(count, shared + width + _ROOM_TOKENS)
+        self._mask = passes[0]["attention_mask"].new_zeros(count, shared + width)
+        first = []
+        for begin, end, batch in _with_rows(passes):
+            mask = batch["attention_mask"]
+            gap = width - mask.shape[1]
+            self._cache.open(begin, end, column=gap)
+            before = mask.new_ones(len(mask), shared)
+            if prefix is not None:
+                self._cache.put(prefix)
+            output = causal_forward(model, batch, keep=1, use_cache=True, cache=self._cache, before=before)
+            first.append(output.logits[:, -1])
+            self._mask[begin:end, gap:] = torch.cat([before, mask], dim=1)
+        self._cache.open(0, count, length=shared + width)
+        self.first = torch.cat(first)
+
+    def run(self, tokens: Tensor) -> Tensor:
+        added = torch.ones_like(tokens)
+        logits: Tensor = causal_forward(
+            self._model,
+            {"input_ids": tokens, "attention_mask": added},
+            keep=tokens.shape[1],
+            use_cache=True,
+            cache=self._cache,
+            before=self._mask,
+        ).logits
+        self._mask = torch.cat([self._mask, added], dim=1)
+        return logits
+
+    def forget(self, count: int) -> None:
+        self._cache.crop(-count)
+        self._mask = self._mask[:, :-count]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        places = self._cache.keep(rows)
+        self.rows = [self.rows[place] for place in places]
+        self._mask = self._mask[places]
+
+
+class _EncoderDecoderReading:
+    """Encoded prompts, padded on the right, and a decoder that has read its start token."""
+
+    def __init__(self, model: Any, passes: Sequence[Batch]) -> None:
+        self._model = model
+        count = sum(len(batch["input_ids"]) for batch in passes)
+        width = max(batch["input_ids"].shape[1] for batch in passes)
+        mask = passes[0]["attention_mask"].new_zeros(count, width)
+        states: Tensor | None = None
+        for begin, end, batch in _with_rows(passes):
+            found = model.get_encoder()(**{k: batch[k] for k in ("input_ids", "attention_mask")})[0]
+            if states is None:
+                states = found.new_zeros(count, width, found.shape[2])
+            states[begin:end, : found.shape[1]] = found
+            mask[begin:end, : found.shape[1]] = batch["attention_mask"]
+        assert states is not None
+        self.rows = list(range(count))
+        self._states, self._mask = states, mask
+        self._caches = RoomCache(count, _ROOM_TOKENS), RoomCache(count, width)
+        self._cache = EncoderDecoderCache(*self._caches)
+        start = torch.full((count, 1), model.config.decoder_start_token_id, device=mask.device)
+        self.first = self.run(start)[:, -1]
+
+    def run(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self._model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=self._states),
+            attention_mask=self._mask,
+            decoder_input_ids=tokens,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits
+        return logits
+
+    def forget(self, count: int) -> None:
+        self._cache.crop(-count)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        places = self._caches[0].keep(rows)
+        self._caches[1].keep(rows)
+        self.rows = [self.rows[place] for place in places]
+        self._states, self._mask = self._states[places], self._mask[places]
+
+
+class _WholeReading:
+    """Prompts that are read again, whole, with whatever follows them."""
+
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        self._model = model
+        self._batch = batch
+        self.rows = list(range(len(batch["input_ids"])))
+        self._tail = batch["input_ids"].new_empty(len(self.rows), 0)
+        self.first = self._last_logits(1)[:, -1]
+
+    def run(self, tokens: Tensor) -> Tensor:
+        self._tail = torch.cat([self._tail, tokens], dim=1)
+        return self._last_logits(tokens.shape[1])
+
+    def forget(self, count: int) -> None:
+        self._tail = self._tail[:, :-count]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        places = list(rows)
+        self.rows = [self.rows[place] for place in places]
+        self._tail = self._tail[places]
+        self._batch = {k: v if k == "prefix_ids" else v[places] for k, v in self._batch.items()}
+
+    def _last_logits(self, keep: int) -> Tensor:
+        model: Any = self._model
+        ids, mask, tail = self._batch["input_ids"], self._batch["attention_mask"], self._tail
+        if is_encoder_decoder(model):
+            start = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
+            answer = torch.cat([start, tail], dim=1)
+            output = model(input_ids=ids, attention_mask=mask, decoder_input_ids=answer, use_cache=False)
+            return output.logits[:, -keep:]  # type: ignore[no-any-return]
+        longer = {
+            **self._batch,
+            "input_ids": torch.cat([ids, tail], dim=1),
+            "attention_mask": torch.cat([mask, torch.ones_like(tail)], dim=1),
+        }
+        return causal_forward(model, longer, keep=keep, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def _with_rows(passes: Sequence[Batch]) -> Iterator[tuple[int, int, Batch]]:
+    """Each pass with its first row and the one after its last."""
+    begin = 0
+    for batch in passes:
+        end = begin + len(batch["input_ids"])
+        yield begin, end, batch
+        begin = end

@@ -1,0 +1,112 @@
+"""The leaner modules compute what the originals do, forward and backward, and leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nlora.backbone import load_backbone
+from nlora.kernels.dropout import Dropout
+from nlora.lean import GatedLayer, RmsNorm, lean
+
+TinyModel = Callable[[str], Path]
+
+
+def logits_and_gradient(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a fixed batch: logits, and the gradient for the embedding's weight."""
+    ids = torch.arange(2, 22).view(2, 10)
+    model.eval()
+    weight = model.get_input_embeddings().weight
+    weight.requires_grad_(True)
+    inputs = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    logits = model(input_ids=ids, **inputs).logits
+    (gradient,) = torch.autograd.grad(logits.square().mean(), weight)
+    return logits.detach(), gradient
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma", "gpt2", "opt", "t5"])
+def test_the_model_computes_what_it_did(tiny_model: TinyModel, family: str) -> None:
+    model: Any = load_backbone(str(tiny_model(family))).model
+    model.requires_grad_(False)
+    torch.manual_seed(8)
+    for p in model.parameters():  # norms of fresh models have weights of 1, which would hide a lost weight
+        if p.dim() == 1:
+            p.add_(torch.rand_like(p) * 0.3)
+    before = dict(model.named_modules())
+    names = [name for name, _ in model.named_parameters()]
+    expected = logits_and_gradient(model)
+    undo = lean(model)
+    kinds = {type(module) for module in model.modules()}
+    assert (RmsNorm in kinds) == (family in {"llama", "qwen2", "t5"})
+    assert (GatedLayer in kinds) == (family in {"llama", "qwen2"})
+    assert [name for name, _ in model.named_parameters()] == names
+    # T5 does not scale its attention: random weights make its softmax sharp, which magnifies rounding.
+    tolerance = 1e-3 if family == "t5" else 1e-5
+    for found, wanted in zip(logits_and_gradient(model), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
+    undo()
+    assert dict(model.named_modules()) == before
+
+
+def test_every_dropout_is_exchanged_and_put_back() -> None:
+    inner = nn.Dropout(0.2)
+    model = nn.ModuleDict({"a": nn.Sequential(inner, nn.Dropout(0.0)), "b": nn.Dropout(0.3)})
+    before = dict(model.named_modules())
+    undo = lean(model)
+    after = dict(model.named_modules())
+    assert {name for name in before if before[name] is not after[name]} == {"a.0", "b"}
+    assert [(type(m), m.p) for m in (after["a.0"], after["b"]) if isinstance(m, Dropout)] == [
+        (Dropout, 0.2),
+        (Dropout, 0.3),
+    ]
+    model.eval()
+    undo()
+    assert dict(model.named_modules()) == before
+    assert not inner.training
+
+
+class OddRMSNorm(nn.Module):
+    """Under a known name, another formula."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(6), requires_grad=False)
+        self.variance_epsilon = 1e-6
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.abs().mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+class PairRMSNorm(OddRMSNorm):
+    def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return x * gate
+
+
+def test_what_computes_something_else_under_a_like_name_stays() -> None:
+    listened = nn.RMSNorm(6, eps=1e-6)
+    heard: list[int] = []
+    listened.register_forward_hook(lambda *_: heard.append(1))
+    model = nn.ModuleList([OddRMSNorm(), PairRMSNorm(), nn.LayerNorm(6, bias=False), nn.RMSNorm(6), listened])
+    model.requires_grad_(False)
+    before = list(model)
+    lean(model)
+    assert list(model) == before
+
+
+def test_a_norm_is_exchanged_only_where_it_is_frozen() -> None:
+    model = nn.Sequential(nn.RMSNorm(6, eps=1e-6))
+    lean(model)
+    assert type(model[0]) is nn.RMSNorm
+    lean(model.requires_grad_(False))
+    assert type(model[0]) is RmsNorm
+
+
+def test_other_precisions_are_left_to_the_original() -> None:
+    model = nn.Sequential(nn.RMSNorm(6, eps=1e-6).bfloat16()).requires_grad_(False)
+    lean(model)
+    assert type(model[0]) is nn.RMSNorm

@@ -1,0 +1,133 @@
+"""Whatever is read in passes, taken back and left out: the logits are those of each sequence run alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nlora import reading
+from nlora.backbone import load_backbone
+from nlora.data.encode import Encoded
+from nlora.logits import prefix_is_exact
+from nlora.reading import Reader, pass_sizes
+
+TinyModel = Callable[[str], Path]
+PREFIX = list(range(200, 270))
+RESTS = [[44, 45, 46, 47, 48, 49, 50], [40, 41, 42], [60, 61, 62], [43]]
+PROMPTS = [Encoded(PREFIX + rest, []) for rest in RESTS]
+FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
+
+
+@pytest.fixture
+def dirty_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New memory holds what was there before; here NaN, which no mask hides."""
+    new_empty = torch.Tensor.new_empty
+
+    def filled(self: Tensor, *size: Any, **kwargs: Any) -> Tensor:
+        made = new_empty(self, *size, **kwargs)
+        return made.fill_(float("nan")) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", filled)
+
+
+def alone(model: Any, prompt: Encoded, tokens: Sequence[int]) -> Tensor:
+    """Logits (len(tokens) + 1, V) behind the prompt and behind each of the tokens, without cache and padding."""
+    with torch.no_grad():
+        if model.config.is_encoder_decoder:
+            start = [model.config.decoder_start_token_id]
+            ids = torch.tensor([prompt.prompt_ids])
+            logits = model(input_ids=ids, decoder_input_ids=torch.tensor([start + list(tokens)])).logits[0]
+        else:
+            logits = model(
+                input_ids=torch.tensor([prompt.prompt_ids + list(tokens)]), use_cache=False
+            ).logits[0]
+    found: Tensor = logits[-len(tokens) - 1 :]
+    return found
+
+
+def check(
+    model: Any, found: Tensor, rows: list[int], before: list[list[int]], tokens: list[list[int]]
+) -> None:
+    for place, row in enumerate(rows):
+        expected = alone(model, PROMPTS[row], before[place] + tokens[place])[-len(tokens[place]) :]
+        torch.testing.assert_close(found[place], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("dirty_memory")
+@pytest.mark.parametrize("single_passes", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_each_sequence_alone(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, family: str, single_passes: bool
+) -> None:
+    model: Any = load_backbone(str(tiny_model(family))).model
+    if single_passes:
+        monkeypatch.setattr(reading, "_PASS_TOKENS", 0)  # a pass for every length
+    share = prefix_is_exact(model)
+    assert share == (family not in {"mistral", "t5"})
+    with torch.inference_mode():
+        read = Reader(model, PROMPTS, pad_id=0, share_prefix=share).read(PROMPTS)
+        for row, prompt in enumerate(PROMPTS):
+            torch.testing.assert_close(read.first[row], alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4)
+        assert read.rows == [0, 1, 2, 3]
+        tokens = [[10 + row, 20 + row, 30 + row] for row in range(4)]
+        check(model, read.run(torch.tensor(tokens)), read.rows, [[]] * 4, tokens)
+        read.forget(2)
+        read.keep([3, 1])
+        assert sorted(read.rows) == [1, 3]
+        before = [tokens[row][:1] for row in read.rows]
+        more = [[50 + row + i for i in range(20)] for row in read.rows]  # more than the cache has room for
+        check(model, read.run(torch.tensor(more)), read.rows, before, more)
+        read.keep([1])
+        [row] = read.rows
+        before = [tokens[row][:1] + [50 + row + i for i in range(20)]]
+        check(model, read.run(torch.tensor([[7]])), read.rows, before, [[7]])
+
+
+def test_the_prefix_runs_once_for_all_that_is_read(tiny_model: TinyModel) -> None:
+    model: Any = load_backbone(str(tiny_model("llama"))).model
+    shapes = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda m, ids, out: shapes.append(ids[0].shape))
+    with torch.inference_mode():
+        reader = Reader(model, PROMPTS, pad_id=0, share_prefix=True)
+        for some in (PROMPTS[:2], PROMPTS[2:]):
+            reader.read(some)
+    hook.remove()
+    assert [tuple(shape) for shape in shapes] == [(1, len(PREFIX)), (2, 7), (2, 3)]
+
+
+def test_each_row_keeps_its_last_prompt_token(tiny_model: TinyModel) -> None:
+    model: Any = load_backbone(str(tiny_model("llama"))).model
+    same = [Encoded(PREFIX, []), Encoded([*PREFIX, 5], [])]
+    with torch.inference_mode():
+        first = Reader(model, same, pad_id=0, share_prefix=True).read(same[::-1]).first
+    for found, prompt in zip(first, same[::-1], strict=True):
+        torch.testing.assert_close(found, alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.integers(0, 120))
+def test_passes_cost_the_least_of_all_ways_to_cut_the_rows(lengths: list[int], pass_tokens: int) -> None:
+    lengths.sort(reverse=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_PASS_TOKENS", pass_tokens)
+        patch.setattr(reading, "_MOST_TOKENS", 700)
+        sizes = pass_sizes(lengths)
+
+    def cost(cuts: list[int]) -> float:
+        parts = [(b - a, (b - a) * lengths[a]) for a, b in pairwise(cuts)]
+        if any(rows > 1 and tokens > 700 for rows, tokens in parts):
+            return float("inf")
+        return sum(pass_tokens + tokens for _, tokens in parts)
+
+    n = len(lengths)
+    ways = [[0, *[i for i in range(1, n) if bits >> i & 1], n] for bits in range(0, 2**n, 2)]
+    ends = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    assert ends[-1] == n
+    assert cost(ends) == min(map(cost, ways))
