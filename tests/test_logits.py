@@ -86,6 +86,19 @@ def test_sliding_windows_and_encoders_do_not_share_a_prefix(tiny_model: Callable
     assert not prefix_is_exact(model)
 
 
+def test_the_try_out_leaves_the_first_tokens_of_the_vocabulary_alone(
+    tiny_model: Callable[[str], Path],
+) -> None:
+    """They may be control tokens that were never trained, on which rounding alone decided the try-out."""
+    model: Any = load_backbone(str(tiny_model("llama"))).model
+    seen: list[torch.Tensor] = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    assert prefix_is_exact(model)
+    ids = torch.cat([ids.flatten() for ids in seen])
+    assert ids.min() >= 0.1 * model.config.vocab_size - 1
+    assert ids.max() < model.config.vocab_size
+
+
 def test_a_prefix_leaves_each_row_its_last_prompt_token() -> None:
     same = [Encoded(PREFIX, (50, 1)), Encoded(PREFIX, (51, 1))]
     batch = Collator(0, False, True)(same)

@@ -92,7 +92,7 @@ def is_encoder_decoder(model: nn.Module) -> bool:
     return bool(getattr(config, "is_encoder_decoder", False))
 
 
-def prefix_is_exact(model: Any, *, tolerance: float = 1e-4) -> bool:
+def prefix_is_exact(model: Any, *, tolerance: float = 1e-3) -> bool:
     """Whether the shared prefix gives this model's own logits; tried out on a few tokens.
 
     Refused without a try: encoder-decoder models, sliding windows (their cache forgets tokens) and
@@ -108,7 +108,12 @@ def prefix_is_exact(model: Any, *, tolerance: float = 1e-4) -> bool:
     if is_encoder_decoder(model) or slides or attention not in {"eager", "sdpa"}:
         return False
     device = next(model.parameters()).device
-    tokens = torch.arange(3, 15, device=device).remainder(text_config.vocab_size).repeat(2, 1)  # (2, 12)
+    # From the middle of the vocabulary: its first tokens may be control tokens that the model never saw, on which
+    # rounding alone moved the logits of a trained SmolLM2 by a thousandth. A wrong mask or position moves them by
+    # a tenth.
+    tokens = (
+        torch.linspace(0.1, 0.9, 12, device=device).mul(text_config.vocab_size).long().repeat(2, 1)
+    )  # (2, 12)
     tokens[1, 9:] = tokens[1, 9:].flip(0)
     mask = torch.ones_like(tokens)
     split = {
