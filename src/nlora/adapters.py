@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -127,6 +129,17 @@ class Adapter:
         # Through bytes: save_file would make the file readable by its owner only.
         (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
         config.save_pretrained(str(folder))
+
+    @contextmanager
+    def without(self) -> Iterator[None]:
+        """The model as it was before the adapter, while the block runs: in evaluation mode, adapter off."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            self.model.train(training)
 
     def enable_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them; undone by `detach`.

@@ -94,7 +94,11 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     problems += [] if loaded.doubts("output_dir") else _output_problems(loaded)
     if modules:
         # Stages may differ in their options: the same complaint is made once.
-        complaints = [p for method in methods or () for p in method.check(modules)]
+        complaints = [
+            p
+            for method in methods or ()
+            for p in (*method.check(modules), *method.check_sequence(len(config.tasks)))
+        ]
         problems += list(dict.fromkeys(complaints))
     if (
         tasks is None
@@ -104,7 +108,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         or loaded.doubts("train")
     ):
         raise InputErrors(problems)
-    encoded = _collect(problems, lambda: _encode(tasks, methods, encoder))
+    encoded = _collect(problems, lambda: _encode(tasks, methods, encoder, config.seed))
     if problems or modules is None or encoded is None:
         raise InputErrors(problems)
     stages = _stages(config, tasks, encoder, encoded, parameters)
@@ -190,14 +194,17 @@ def _encoder(config: Config) -> Encoder:
 
 
 def _encode(
-    tasks: Sequence[Task], methods: Sequence[Method], encoder: Encoder
+    tasks: Sequence[Task], methods: Sequence[Method], encoder: Encoder, seed: int
 ) -> tuple[Sequence[Encoded], ...]:
     """Every stage's training examples as tokens; finds prompts without room and labels of the same tokens."""
     problems: list[Problem] = []
     encoded = []
-    for index, (task, method) in enumerate(zip(tasks, methods, strict=True)):
+    for index, method in enumerate(methods):
         try:
-            encoded.append(encoder.encode(task, method.examples(task, tasks[:index])))
+            portions = [encoder.encode(*portion) for portion in method.examples(tasks, index, seed)]
+            encoded.append(
+                portions[0] if len(portions) == 1 else [e for portion in portions for e in portion]
+            )
         except InputErrors as error:
             problems.extend(error.problems)
     if problems:
@@ -245,12 +252,12 @@ def _stages(
         options = config.train_options(task.name)
         tokens, shared = lengths[index]
         steps = optimizer_steps(len(examples), options)
-        rows = min(options.micro_batch_size or options.batch_size, len(examples))
+        rows = max(min(options.micro_batch_size or options.batch_size, len(examples)), 1)
         passes = options.epochs * len(examples) / rows
         seconds = estimate.train_seconds(
             parameters=parameters, tokens=tokens, shared=shared, rows=rows, passes=passes, rate=rate
         )
-        for i in range(len(tasks)) if config.evaluate.unseen else range(index + 1):
+        for i in range(len(tasks) if config.evaluate.unseen else index + 1) if examples else ():
             rows = min(config.evaluate.batch_size, len(tasks[i].test))
             seconds += estimate.score_seconds(
                 parameters=parameters,
@@ -278,5 +285,7 @@ def _stages(
 
 def _lengths(examples: Sequence[Encoded], encoder: Encoder) -> tuple[float, int]:
     """Mean tokens of an example, answer included, and the tokens that all prompts begin with."""
+    if not examples:
+        return 0.0, 0
     shared = 0 if encoder.encoder_decoder else shared_prefix([e.prompt_ids for e in examples])
     return sum(len(e.prompt_ids) + len(e.answer_ids) for e in examples) / len(examples), shared

@@ -78,6 +78,20 @@ def write_stage(
     return row
 
 
+def write_passed_over(folder: Path, tasks: Sequence[Task], stage: int) -> None:
+    """Writes the record of a stage at which the method trained nothing: its row of R is empty."""
+    record = StageRecord(
+        stage=stage,
+        task=tasks[stage - 1].name,
+        row=(None,) * len(tasks),
+        train_seconds=0.0,
+        evaluate_seconds=0.0,
+        train_samples_per_second=0.0,
+        is_passed_over=True,
+    )
+    write_stage_record(folder, record)
+
+
 def _predictions(task: Task, answers: Answers) -> list[Prediction]:
     names = f"Task:{task.type}\nDataset:{task.name}\n"
     instruction = f"{head(task).removeprefix(names)}{{0}}{TAIL}"  # as the released files have it

@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.adapters import Adapter, State, load_factors
+from nlora.adapters import Adapter
 from nlora.backbone import Backbone
 from nlora.data.base import Task
 from nlora.evaluation import Answers, Evaluator
-from nlora.folding import FoldedBackbone
-from nlora.methods.base import Method
+from nlora.learned import MEMORY_FILE, Learned
 from nlora.plan import Plan
 from nlora.progress import RunProgress
-from nlora.record import score_row, write_stage
+from nlora.record import score_row, write_passed_over, write_stage
 from nlora.run_dir import RunDir
 from nlora.training import TrainResult, train
+from nlora.whole import WholeModel
 
 log = logging.getLogger("nlora")
 
@@ -34,65 +34,85 @@ log = logging.getLogger("nlora")
 def learn_sequence(plan: Plan, backbone: Backbone, run: RunDir, progress: RunProgress) -> None:
     """Teaches the backbone the plan's tasks in order; stages that the folder holds already are not repeated."""
     tasks = plan.tasks
-    folded = FoldedBackbone(backbone.model, [module.name for module in plan.modules])
+    learned = Learned(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate)
-    updates: list[State] = []
-    if plan.config.evaluate.zero_shot and run.zero_shot() is None:
-        run.write_zero_shot(score_row(tasks, _answer(evaluator, tasks, 0, progress)))
+    done = len(run.committed_stages())
+    if plan.config.evaluate.zero_shot and run.zero_shot() is None and not done:
+        run.write_zero_shot(score_row(tasks, _answer(plan, evaluator, learned, tasks, 0, progress)))
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):
-            updates.append(load_factors(run.adapter_folder(stage)))
+            learned.recall(run, stage, method, last=stage == done)
             continue
-        folded.fold(updates if method.accumulates else [])
         with run.stage(stage, task.name) as folder:
-            update, result = _learn(plan, backbone, stage, method, updates, folder, progress)
-            updates.append(update)
-            folded.fold(updates if method.accumulates else updates[-1:])
-            seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
-            answers = _answer(evaluator, seen, stage, progress)
-            row = write_stage(folder, tasks, stage, answers, result)
+            if plan.encoded[stage - 1]:
+                result = _learn(plan, backbone, learned, stage, folder, progress)
+                seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
+                answers = _answer(plan, evaluator, learned, seen, stage, progress)
+                row = write_stage(folder, tasks, stage, answers, result)
+                progress.stage_done(stage, task.name, [t.name for t in tasks], row)
+            else:  # the method trains nothing here
+                learned.updates.append({})
+                write_passed_over(folder, tasks, stage)
+        if stage > 1:  # the new stage has its own
+            (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
         run.write_summary()
-        progress.stage_done(stage, task.name, [t.name for t in tasks], row)
 
 
 def _learn(
-    plan: Plan,
-    backbone: Backbone,
-    stage: int,
-    method: Method,
-    earlier: Sequence[State],
-    folder: Path,
-    progress: RunProgress,
-) -> tuple[State, TrainResult]:
-    """Trains the update of one stage over the backbone as it is, and saves it alone."""
-    config, task = plan.config, plan.tasks[stage - 1]
+    plan: Plan, backbone: Backbone, learned: Learned, stage: int, folder: Path, progress: RunProgress
+) -> TrainResult:
+    """Trains one stage over the backbone as the method wants it, and saves what it trained."""
+    config, task, method = plan.config, plan.tasks[stage - 1], plan.methods[stage - 1]
+    examples = plan.encoded[stage - 1]
     seed = stage_seed(config.seed, stage)
-    log.info("stage %d: %s, %d examples", stage, task.name, len(plan.encoded[stage - 1]))
+    log.info("stage %d: %s, %d examples", stage, task.name, len(examples))
+    learned.prepare(method)
     model: Any = backbone.model
-    adapter = Adapter.attach(model, config.lora, seed=seed)
+    learner = (
+        WholeModel.attach(model) if method.trains == "all" else Adapter.attach(model, config.lora, seed=seed)
+    )
     try:
-        method.begin(adapter, earlier)
+        if isinstance(learner, Adapter):
+            if stage > 1:
+                method.recall(learned.memory)
+            method.begin(learner, learned.updates)
         result = train(
             backbone,
-            adapter,
-            plan.encoded[stage - 1],
+            learner,
+            examples,
             config.train_options(task.name),
-            penalty=lambda: method.penalty(adapter),
+            penalty=lambda: None if isinstance(learner, WholeModel) else method.penalty(learner),
+            extra_loss=method.extra_loss,
             seed=seed,
             folder=folder,
             on_step=progress.training(stage, task.name, plan.stages[stage - 1].steps),
         )
-        adapter.save(folder / "adapter", base_model=config.model)
-        return adapter.state(), result
+        if isinstance(learner, Adapter):
+            learner.save(folder / "adapter", base_model=config.model)
+        else:
+            learner.save(folder)
+        learned.updates.append(learner.state())
     finally:
-        adapter.detach()
+        learner.detach()
+    learned.serve(method, stage - 1)
+    names = [module.name for module in plan.modules]
+    learned.keep(folder, method.end(model, names, examples, backbone.tokenizer.pad_token_id))
+    return result
 
 
 def _answer(
-    evaluator: Evaluator, tasks: Sequence[Task], stage: int, progress: RunProgress
+    plan: Plan,
+    evaluator: Evaluator,
+    learned: Learned,
+    tasks: Sequence[Task],
+    stage: int,
+    progress: RunProgress,
 ) -> dict[str, Answers]:
+    """Answers of the model as it is after a stage, to some of the plan's tasks."""
+    method = plan.methods[max(stage - 1, 0)]
     answers = {}
-    for task in tasks:
+    for index, task in enumerate(tasks):
+        learned.serve(method, index)
         answers[task.name] = evaluator.answer(task, progress.scoring(stage, task.name, len(task.test)))
         log.info("stage %d: %s answered in %.1f s", stage, task.name, answers[task.name].seconds)
     return answers

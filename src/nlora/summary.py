@@ -89,6 +89,7 @@ class StageRecord(BaseModel):
     evaluate_seconds: float = Field(ge=0)
     train_samples_per_second: float = Field(ge=0)
     peak_memory_bytes: int | None = Field(None, ge=0, description="Null where it is not measured.")
+    is_passed_over: bool = Field(False, description="Whether the method trained nothing at this stage.")
 
 
 def summary_of(

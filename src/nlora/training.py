@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from nlora.backbone import Backbone
     from nlora.config import TrainOptions
     from nlora.data.encode import Encoded
+    from nlora.whole import WholeModel
 
 Penalty = Callable[[], Tensor | None]
+ExtraLoss = Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class TrainResult:
     penalty: float
     padding_share: float
     peak_memory_bytes: int
+    trained_parameters: int
 
     @property
     def samples_per_second(self) -> float:
@@ -74,13 +78,24 @@ class PenalisedTrainer(Trainer):
 
     penalty: called once per optimizer step; None, or a scalar with gradients, weight included.
     order: which examples make up a batch; None: the Trainer's own random order.
+    extra_loss, without: what a method adds to a micro-batch's cross-entropy, and the block in which the model is what
+        it was before the stage.
     """
 
     # `compute_loss` divides by the answer tokens of the whole optimizer step.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, penalty: Penalty, order: LengthOrder | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        penalty: Penalty,
+        order: LengthOrder | None = None,
+        extra_loss: ExtraLoss | None = None,
+        without: Callable[[], AbstractContextManager[None]] = nullcontext,
+        **kwargs: Any,
+    ) -> None:
         self._order = order
+        self._extra_loss, self._without = extra_loss, without
         super().__init__(*args, **kwargs)
         # Makes the Trainer count the answer tokens of each optimizer step.
         self.model_accepts_loss_kwargs = True
@@ -99,6 +114,9 @@ class PenalisedTrainer(Trainer):
         total = F.cross_entropy(
             logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
         )
+        if self._extra_loss is not None:
+            extra = self._extra_loss(logits, targets, lambda: self._logits_before(model, inputs))
+            total = total if extra is None else total + extra
         items = num_items_in_batch if num_items_in_batch is not None else targets.ne(IGNORED).sum()
         # Gradients are averaged over the processes, and `items` counts the tokens of all of them.
         loss = total / items * self.accelerator.num_processes
@@ -109,6 +127,11 @@ class PenalisedTrainer(Trainer):
                 # A tensor, not a float: asking for its value would wait for the device at every step.
                 self._penalty_sum = self._penalty_sum + penalty.detach()
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _logits_before(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """(B, K, V) of the model as it was before the stage."""
+        with torch.no_grad(), self._without():
+            return answer_logits(model, inputs)[0]
 
     @property
     def mean_penalty(self) -> float:
@@ -163,47 +186,52 @@ def optimizer_steps(examples: int, options: TrainOptions) -> int:
 
 def train(
     backbone: Backbone,
-    adapter: Adapter,
+    learner: Adapter | WholeModel,
     examples: Sequence[Encoded],
     options: TrainOptions,
     *,
     penalty: Penalty,
+    extra_loss: ExtraLoss | None = None,
     seed: int,
     folder: Path,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> TrainResult:
-    """Trains the adapter in place; the backbone stays as it is.
+    """Trains the adapter in place, over a backbone that stays as it is; or the whole backbone.
 
-    examples: each with its answer. folder: gets trainer_state.json and the logs of `report_to`.
+    examples: each with its answer. extra_loss: see `Method.extra_loss`.
+    folder: gets trainer_state.json and the logs of `report_to`.
     on_step: called with the number of optimizer steps done. Raises RunError when the loss is no number.
     """
     share_prefix = not options.gradient_checkpointing and prefix_is_exact(backbone.model)
     if options.gradient_checkpointing:
-        adapter.enable_checkpointing()
+        learner.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
     collate = _Counting(Collator(pad_id, backbone.encoder_decoder, share_prefix))
     trainer = PenalisedTrainer(
-        model=adapter.model,
+        model=learner.model,
         args=_training_arguments(options, seed, folder),
         train_dataset=examples,
         data_collator=collate,
         callbacks=[_StepCallback(on_step)],
         penalty=penalty,
+        extra_loss=extra_loss,
+        without=learner.without,
         order=_order(examples, options, seed),
     )
     trainer.remove_callback(PrinterCallback)
     _forget_peak()
     begin = time.perf_counter()
-    undo_lean = lean(adapter.model)
+    undo_lean = lean(learner.model)
     try:
         output = trainer.train()
     finally:
         undo_lean()
     seconds = time.perf_counter() - begin
-    if not all(torch.isfinite(p).all() for f in adapter.factors().values() for p in (f.A, f.B)):
+    trained = [p for p in learner.model.parameters() if p.requires_grad]
+    if not all(torch.isfinite(p).all() for p in trained):
         raise RunError("training left weights that are no numbers; try a smaller train.learning_rate")
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
-    adapter.model.eval()
+    learner.model.eval()
     return TrainResult(
         steps=output.global_step,
         examples=len(examples),
@@ -213,6 +241,7 @@ def train(
         penalty=trainer.mean_penalty,
         padding_share=collate.padding_share,
         peak_memory_bytes=peak_memory_bytes(),
+        trained_parameters=sum(p.numel() for p in trained),
     )
 
 

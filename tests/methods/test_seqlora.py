@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from nlora.adapters import Adapter
+from nlora.adapters import Adapter, State
 from nlora.config import LoraOptions
 from nlora.methods import build
 
@@ -34,6 +34,9 @@ def test_a_stage_begins_where_the_last_one_ended(tiny_model: Callable[[str], Pat
 
 
 def test_only_one_of_the_two_adds_updates_up() -> None:
-    assert not build("seqlora", {}).accumulates
-    assert build("inclora", {}).accumulates
-    assert build("nlora", {}).accumulates
+    updates: list[State] = [{}, {}]
+    for name in ("inclora", "nlora"):
+        assert build(name, {}).frozen(updates) == updates
+        assert build(name, {}).serving(updates, 0) == updates
+    assert build("seqlora", {}).frozen(updates) == []
+    assert build("seqlora", {}).serving(updates, 0) == updates[-1:]

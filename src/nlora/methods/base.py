@@ -1,9 +1,9 @@
 """What a method is asked, and the few answers that most methods share.
 
-A method decides four things and nothing else: where a stage starts (`begin`), what is added to the loss of
-an optimizer step (`penalty`), which examples a stage trains on (`examples`), and whether the updates add up
-(`accumulates`). Nothing else in the program knows which method runs. A new method is one new file in this
-folder: a module with one subclass of `Method`, known by the file's name.
+A method decides what a stage trains on (`examples`) and where it starts (`begin`), what is added to the loss of an
+optimizer step (`penalty`) or of a micro-batch (`extra_loss`), what is kept after a task (`end`), and which updates
+make up the model (`frozen`, `serving`). Nothing else in the program knows which method runs. A new method is one new
+file in this folder: a module with one subclass of `Method`, known by the file's name.
 
     class Mine(Method):
         Options = MyOptions                      # typed; their descriptions are their documentation
@@ -15,17 +15,23 @@ folder: a module with one subclass of `Method`, known by the file's name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nlora.config import Frozen
 from nlora.errors import Problem
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from nlora.adapters import Adapter, ModuleShape, State
     from nlora.data.base import Example, Task
+    from nlora.data.encode import Encoded
+
+Portion = tuple["Task", Sequence["Example"]]
+"""Examples with the task whose prompt they are asked with."""
+Memory = Mapping[str, "Tensor"]
+"""What a method keeps from stage to stage, beside the updates: tensors by name."""
 
 
 class MethodOptions(Frozen):
@@ -41,8 +47,8 @@ class Method:
     name: ClassVar[str] = "base"
     """The name of the method's file: what a configuration calls it."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    accumulates: ClassVar[bool] = True
-    """True: the model after stage k is W + Σ_{i<=k} ΔW_i. False: it is W + ΔW_k (one adapter trained on)."""
+    trains: ClassVar[Literal["adapter", "all"]] = "adapter"
+    """adapter: a fresh low-rank update per task, the backbone frozen. all: every parameter of the backbone."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__module__.rpartition(".")[2]
@@ -50,13 +56,37 @@ class Method:
     def __init__(self, options: MethodOptions) -> None:
         self.options = options
 
+    # Before any training
+
     def check(self, modules: Sequence[ModuleShape]) -> list[Problem]:
-        """Why this method cannot train these modules; empty when it can. Called before any training."""
+        """Why this method cannot train these modules; empty when it can."""
         return []
 
-    def examples(self, task: Task, earlier: Sequence[Task]) -> Sequence[Example]:
-        """The examples that the stage of `task` trains on; `earlier`: the tasks learned before, in order."""
-        return task.train
+    def check_sequence(self, tasks: int) -> list[Problem]:
+        """Why this method cannot learn a sequence of so many tasks; empty when it can. It may keep the number."""
+        return []
+
+    def examples(self, tasks: Sequence[Task], index: int, seed: int) -> list[Portion]:
+        """What the stage of `tasks[index]` trains on; nothing: the stage is passed over, untrained and unscored.
+
+        tasks: the whole sequence, in order. seed: the run's; a sample drawn by it is the same after a restart.
+        """
+        return [(tasks[index], tasks[index].train)]
+
+    # Which updates make up the model
+
+    def frozen(self, updates: Sequence[State]) -> Sequence[State]:
+        """Those of the earlier stages' updates that are in the backbone while the next stage trains."""
+        return updates
+
+    def serving(self, updates: Sequence[State], index: int) -> Sequence[State]:
+        """Those of the updates learned so far that answer `tasks[index]`: all, so that no task id is needed."""
+        return updates
+
+    # A stage
+
+    def recall(self, memory: Memory) -> None:
+        """Take what `end` kept at the stage before; called before `begin`, but not at the first stage."""
 
     def begin(self, adapter: Adapter, earlier: Sequence[State]) -> None:
         """Prepare a stage: called once, with its fresh adapter attached, before its first step.
@@ -72,3 +102,22 @@ class Method:
         Called once per optimizer step, whatever the gradient accumulation.
         """
         return None
+
+    def extra_loss(self, logits: Tensor, targets: Tensor, before: Callable[[], Tensor]) -> Tensor | None:
+        """What a micro-batch adds to the summed cross-entropy of its answer tokens, weight included, or None.
+
+        logits: (B, K, V) of the model that trains. targets: (B, K), -100 where there is nothing to predict.
+        before: the logits (B, K, V) of the model as it was before this stage, without gradients; asking costs a
+        forward pass.
+        """
+        return None
+
+    def end(
+        self, model: nn.Module, modules: Sequence[str], examples: Sequence[Encoded], pad_id: int
+    ) -> Memory:
+        """What to keep of a stage for the next one; saved with the stage.
+
+        model: in evaluation mode, with this stage's update in the weights of `modules`. examples: those that the
+        stage trained on.
+        """
+        return {}

@@ -12,7 +12,7 @@ Pitfall: the rank is shared by all tasks; with a long sequence the last task ove
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from nlora.methods.base import Method
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 class Seqlora(Method):
     """Sequential LoRA: a stage begins with the factors that the one before ended with."""
 
-    accumulates: ClassVar[bool] = False
+    def frozen(self, updates: Sequence[State]) -> Sequence[State]:
+        return []
+
+    def serving(self, updates: Sequence[State], index: int) -> Sequence[State]:
+        return updates[-1:]
 
     def begin(self, adapter: Adapter, earlier: Sequence[State]) -> None:
         if earlier:

@@ -1,0 +1,62 @@
+"""The empirical Fisher information of linear layers: which of their weights a task needs.
+
+    F = fisher_information(model, ["model.layers.0.self_attn.q_proj"], examples, pad_id=0)
+    F["model.layers.0.self_attn.q_proj"]             # (out, in), float32 on the CPU
+
+Each example's gradient is that of the whole answer's log-likelihood, taken one example at a time: the square of a sum
+over a batch would be another quantity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nlora.data.collate import IGNORED, Collator
+from nlora.data.encode import Encoded
+from nlora.logits import answer_logits, is_encoder_decoder
+
+
+def fisher_information(
+    model: nn.Module, modules: Sequence[str], examples: Sequence[Encoded], pad_id: int
+) -> dict[str, Tensor]:
+    """Mean over the examples of (∂ log p(answer | prompt) / ∂W)² for every named layer, as (out, in).
+
+    The model is left as it was: its mode, its gradients, and what requires one. Source: arXiv 1612.00796.
+    """
+    found: dict[str, Any] = {name: model.get_submodule(name) for name in modules}
+    layers = {
+        name: getattr(layer, "base_layer", layer) for name, layer in found.items()
+    }  # with an adapter on
+    weights: dict[str, Tensor] = {name: layer.weight for name, layer in layers.items()}
+    total = {name: torch.zeros(weight.shape, dtype=torch.float32) for name, weight in weights.items()}
+    collate = Collator(pad_id, is_encoder_decoder(model), share_prefix=False)
+    device = next(model.parameters()).device
+    required = [p for p in model.parameters() if p.requires_grad]
+    training = model.training
+    model.eval()
+    model.requires_grad_(False)
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    try:
+        for example in examples:
+            batch = {key: value.to(device) for key, value in collate([example]).items()}
+            logits, targets = answer_logits(model, batch)
+            loss = F.cross_entropy(
+                logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+            gradients = torch.autograd.grad(loss, list(weights.values()))
+            for (name, sum_), gradient in zip(total.items(), gradients, strict=True):
+                total[name] = sum_.add_(gradient.float().square().cpu())
+    finally:
+        model.requires_grad_(False)
+        for parameter in required:
+            parameter.requires_grad_(True)
+        model.train(training)
+    mean = {name: sum_ / len(examples) for name, sum_ in total.items()}
+    # Conv1D keeps its weight as (in, out).
+    return {n: F_ if isinstance(layers[n], nn.Linear) else F_.t().contiguous() for n, F_ in mean.items()}

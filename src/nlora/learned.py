@@ -1,0 +1,83 @@
+"""What a model has learned so far: the update of every stage, and which of them are in the backbone now.
+
+    learned = Learned(backbone.model, ["model.layers.0.self_attn.q_proj"])
+    learned.recall(run, stage=1, method=method)   # from the folder of a committed stage
+    learned.prepare(method)                       # the backbone as the next stage's training finds it
+    learned.serve(method, index=0)                # the backbone that answers the first task
+
+A method may keep more than its updates from stage to stage (`Method.end`): that is `memory`, saved with the stage.
+Only the last stage's is ever needed, so that of the stage before is removed once the next is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import nn
+
+from nlora.errors import RunError
+from nlora.factors import State, load_factors
+from nlora.folding import FoldedBackbone
+from nlora.methods.base import Memory, Method
+from nlora.run_dir import RunDir
+from nlora.whole import WholeModel
+
+MEMORY_FILE = "memory.safetensors"
+
+
+class Learned:
+    """The updates so far, in order; `memory`: what the method kept at the last stage."""
+
+    def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
+        self.updates: list[State] = []
+        self.memory: Memory = {}
+        self._model = model
+        self._folded = FoldedBackbone(model, module_names)
+        self._inside: list[State] = []
+
+    def recall(self, run: RunDir, stage: int, method: Method, *, last: bool) -> None:
+        """Take a committed stage back from its folder. last: whether none is committed after it."""
+        folder = run.stage_folder(stage)
+        if not run.stage_record(stage).is_passed_over and method.trains == "adapter":
+            self.updates.append(load_factors(run.adapter_folder(stage)))
+        else:
+            self.updates.append({})
+        if last:
+            self.memory = load_memory(folder)
+            if method.trains == "all":
+                WholeModel.load(self._model, folder)
+
+    def prepare(self, method: Method) -> None:
+        """Put those updates into the backbone that are in it while the next stage trains."""
+        self._fold(method.frozen(self.updates))
+
+    def serve(self, method: Method, index: int) -> None:
+        """Put those updates into the backbone that answer task `index`, from 0."""
+        self._fold(method.serving(self.updates, index))
+
+    def keep(self, folder: Path, memory: Memory) -> None:
+        """Keep the method's memory, and save it into its stage's folder."""
+        self.memory = memory
+        if memory:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in memory.items()}
+            (folder / MEMORY_FILE).write_bytes(safetensors.torch.save(tensors))
+
+    def _fold(self, states: Sequence[State]) -> None:
+        full = [state for state in states if state]
+        if [id(state) for state in full] != [id(state) for state in self._inside]:
+            self._folded.fold(full)
+            self._inside = full
+
+
+def load_memory(folder: Path) -> Memory:
+    """What a method kept at a stage; nothing where there is no file. Raises RunError where it is damaged."""
+    path = folder / MEMORY_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: damaged ({error}); delete {folder} to train the stage again") from error

@@ -1,0 +1,99 @@
+"""A backbone that trains whole, in the place of an adapter: every parameter moves.
+
+whole = WholeModel.attach(model)
+train(whole.model)
+whole.save(folder)                  # folder/model, as transformers saves it
+WholeModel.load(model, folder)      # the weights of a stage, put back into the same backbone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+from nlora.errors import ModelError, RunError
+from nlora.factors import State
+
+MODEL = "model"
+"""The folder of a stage that holds its model."""
+
+
+class WholeModel:
+    """All parameters of a backbone, ready to train. Make one with `attach`. model: the backbone itself."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._checkpointing = False
+
+    @classmethod
+    def attach(cls, model: nn.Module) -> WholeModel:
+        """Make every parameter trainable. Raises ModelError for a quantised backbone, which cannot be."""
+        if quantised := next((n for n, p in model.named_parameters() if not p.is_floating_point()), None):
+            raise ModelError(f"{quantised} is quantised and cannot be trained; load the model in float32")
+        model.requires_grad_(True)
+        return cls(model)
+
+    def factors(self) -> State:
+        """None: there is no low-rank update."""
+        return {}
+
+    def state(self) -> State:
+        """None: the weights stay in the backbone."""
+        return {}
+
+    @contextmanager
+    def without(self) -> Iterator[None]:
+        """An adapter can be switched off; weights that have moved cannot."""
+        raise RunError("the method asks for the model before the stage, which full fine-tuning does not keep")
+        yield
+
+    def save(self, folder: Path) -> None:
+        """Write the whole model into folder/model."""
+        self.model.save_pretrained(folder / MODEL)
+
+    @staticmethod
+    def load(model: nn.Module, folder: Path) -> None:
+        """Put a stage's weights back. Raises RunError where they are missing, damaged or of another model."""
+        from safetensors.torch import load_file
+
+        files = sorted((folder / MODEL).glob("*.safetensors"))
+        if not files:
+            raise RunError(
+                f"{folder / MODEL}: the stage's model is missing; delete {folder} to train it again"
+            )
+        try:
+            tensors = {key: tensor for file in files for key, tensor in load_file(file).items()}
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"{folder / MODEL}: damaged ({error}); delete {folder} to train it again"
+            ) from error
+        own = model.state_dict()
+        if strange := sorted(tensors.keys() - own.keys()):
+            raise RunError(f"{folder / MODEL}: holds {strange[0]}, which the model does not have")
+        missing = {name: tensor.data_ptr() for name, tensor in own.items() if name not in tensors}
+        there = {own[name].data_ptr() for name in tensors}
+        if lost := [
+            name for name, pointer in missing.items() if pointer not in there
+        ]:  # tied weights are saved once
+            raise RunError(f"{folder / MODEL}: lacks {lost[0]}; delete {folder} to train it again")
+        model.load_state_dict(tensors, strict=False)
+
+    def enable_checkpointing(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them; undone by `detach`."""
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._checkpointing = True
+
+    def detach(self) -> nn.Module:
+        """Freeze the backbone again, with the weights as they are now."""
+        if self._checkpointing:
+            self.model.gradient_checkpointing_disable()
+            self._checkpointing = False
+        self.model.requires_grad_(False)
+        self.model.eval()
+        model: nn.Module = self.model
+        return model
