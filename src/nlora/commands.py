@@ -82,7 +82,11 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
     config = plan.config
     for line in (
         f"{config.method.name} on {config.model}: {len(plan.modules)} modules, "
-        f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})",
+        + (
+            "all parameters trained"
+            if plan.methods[0].trains == "all"
+            else f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})"
+        ),
         f"scored on {config.evaluate.split} examples, "
         + ", ".join(
             sorted(

@@ -90,7 +90,7 @@ def _learn(
         if isinstance(learner, Adapter):
             learner.save(folder / "adapter", base_model=config.model)
         else:
-            learner.save(folder)
+            learner.save(folder, backbone.tokenizer)
         learned.updates.append(learner.state())
     finally:
         learner.detach()

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from torch import nn
 
 from nlora.errors import ModelError, RunError
 from nlora.factors import State
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MODEL = "model"
 """The folder of a stage that holds its model."""
@@ -52,9 +55,10 @@ class WholeModel:
         raise RunError("the method asks for the model before the stage, which full fine-tuning does not keep")
         yield
 
-    def save(self, folder: Path) -> None:
-        """Write the whole model into folder/model."""
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write model and tokenizer into folder/model, which can be any run's `model`."""
         self.model.save_pretrained(folder / MODEL)
+        tokenizer.save_pretrained(folder / MODEL)
 
     @staticmethod
     def load(model: nn.Module, folder: Path) -> None:

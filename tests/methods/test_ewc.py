@@ -1,0 +1,75 @@
+"""EWC's penalty against its formula, and what it keeps from task to task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nlora.adapters import Adapter
+from nlora.data.encode import Encoded
+from nlora.errors import RunError
+from nlora.methods import build
+from tiny import LORA, load, spread
+
+EXAMPLES = [Encoded((5, 9, 17, i), (33 + i, 2)) for i in range(6)]
+
+
+@pytest.fixture
+def adapter(tiny_model: Callable[[str], Path]) -> Adapter:
+    attached = Adapter.attach(load(tiny_model("llama")), LORA, seed=1)
+    spread(attached)
+    return attached
+
+
+def test_it_is_half_the_weighted_square_of_the_update(adapter: Adapter) -> None:
+    generator = torch.Generator().manual_seed(4)
+    fisher = {name: torch.rand(f.shape, generator=generator) for name, f in adapter.factors().items()}
+    method = build("ewc", {"weight": 3.0})
+    method.recall(fisher)
+    method.begin(adapter, [adapter.state()])
+    expected = 1.5 * sum((fisher[n] * f.update() ** 2).sum() for n, f in adapter.factors().items())
+    penalty = method.penalty(adapter)
+    assert penalty is not None
+    torch.testing.assert_close(penalty, expected)
+    parameters = [p for f in adapter.factors().values() for p in (f.A, f.B)]
+    ours, plain = torch.autograd.grad(penalty, parameters), torch.autograd.grad(expected, parameters)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_tasks_information_adds_up(adapter: Adapter) -> None:
+    model, names = adapter.model.get_base_model(), list(adapter.factors())
+    method = build("ewc", {"samples": 100})
+    one = method.end(model, names, EXAMPLES[:3], 0)
+    other = method.end(model, names, EXAMPLES[3:], 0)
+    method.recall(one)
+    both = method.end(model, names, EXAMPLES[3:], 0)
+    for name in names:
+        torch.testing.assert_close(both[name], one[name] + other[name])
+        assert one[name].min() >= 0
+        assert one[name].any()
+
+
+def test_at_most_so_many_samples_are_looked_at(adapter: Adapter) -> None:
+    model, names = adapter.model.get_base_model(), list(adapter.factors())
+    two = build("ewc", {"samples": 2}).end(model, names, EXAMPLES, 0)
+    same = build("ewc", {"samples": 100}).end(model, names, [EXAMPLES[0], EXAMPLES[3]], 0)
+    assert all(torch.equal(two[name], same[name]) for name in names)
+
+
+def test_nothing_at_the_first_stage_and_nothing_for_weight_zero(adapter: Adapter) -> None:
+    first = build("ewc", {})
+    first.begin(adapter, [])
+    assert first.penalty(adapter) is None
+    zero = build("ewc", {"weight": 0})
+    assert zero.end(adapter.model.get_base_model(), list(adapter.factors()), EXAMPLES, 0) == {}
+    zero.begin(adapter, [adapter.state()])
+    assert zero.penalty(adapter) is None
+
+
+def test_lost_information_is_told(adapter: Adapter) -> None:
+    with pytest.raises(RunError, match=r"no Fisher information of model\.layers\.0"):
+        build("ewc", {}).begin(adapter, [adapter.state()])

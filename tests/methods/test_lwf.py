@@ -1,0 +1,59 @@
+"""LwF: what its term is, on a tiny model that really trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nlora.adapters import Adapter
+from nlora.methods import build
+from tiny import LORA, load, spread
+
+LOGITS = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(1))
+TARGETS = torch.tensor([[1, 2, -100], [3, 4, 5]])
+
+
+def never() -> torch.Tensor:
+    pytest.fail("the old model was asked, which costs a forward pass")
+
+
+def test_nothing_is_asked_at_the_first_stage_nor_for_weight_zero(tiny_model: Callable[[str], Path]) -> None:
+    adapter = Adapter.attach(load(tiny_model("llama")), LORA, seed=1)
+    first, zero = build("lwf", {}), build("lwf", {"weight": 0})
+    first.begin(adapter, [])
+    zero.begin(adapter, [adapter.state()])
+    assert first.extra_loss(LOGITS, TARGETS, never) is None
+    assert zero.extra_loss(LOGITS, TARGETS, never) is None
+    first.begin(adapter, [adapter.state()])
+    assert first.extra_loss(LOGITS, TARGETS, lambda: LOGITS + 1.0) == pytest.approx(0, abs=1e-5)
+    double = build("lwf", {"weight": 2.0})
+    double.begin(adapter, [adapter.state()])
+    other = LOGITS.flip(-1)
+    one, two = (m.extra_loss(LOGITS, TARGETS, lambda: other) for m in (first, double))
+    assert one is not None
+    assert two is not None
+    torch.testing.assert_close(2 * one, two)
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_without_is_the_backbone_alone_and_leaves_the_adapter_as_it_was(
+    tiny_model: Callable[[str], Path], family: str
+) -> None:
+    model = load(tiny_model(family))
+    ids = torch.tensor([[5, 9, 17, 33]])
+    more = {"decoder_input_ids": ids} if family == "t5" else {}
+    with torch.no_grad():
+        plain = model(input_ids=ids, **more).logits
+    adapter = Adapter.attach(model, LORA, seed=1)
+    spread(adapter)
+    adapter.model.train()
+    with torch.no_grad(), adapter.without():
+        assert torch.equal(adapter.model(input_ids=ids, **more).logits, plain)
+    assert adapter.model.training
+    assert all(f.A.requires_grad and f.B.requires_grad for f in adapter.factors().values())
+    adapter.model.eval()
+    with torch.no_grad():
+        assert not torch.allclose(adapter.model(input_ids=ids, **more).logits, plain, atol=1e-4)
