@@ -29,7 +29,7 @@ LAYERS = [
         "targets",
     },
     {"lean"},
-    {"data", "adapters", "folding", "results", "summary", "run_file", "run_log", "run_dir"},
+    {"data", "learner", "adapters", "folding", "results", "summary", "run_file", "run_log", "run_dir"},
     {
         "methods",
         "backbone",
@@ -43,6 +43,7 @@ LAYERS = [
         "estimate",
         "fisher",
         "whole",
+        "subspace",
     },
     {"training", "evaluation"},
     {"plan", "record", "learned"},

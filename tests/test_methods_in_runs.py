@@ -35,8 +35,10 @@ OFF = {
 
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:
-    files = sorted(run.glob("outputs/*/*/*.safetensors"))
-    return {f"{f.parent.parent.name}/{key}": value for f in files for key, value in load_file(f).items()}
+    files = sorted((run / "outputs").rglob("*.safetensors"))
+    return {
+        f"{f.relative_to(run / 'outputs')}/{key}": value for f in files for key, value in load_file(f).items()
+    }
 
 
 def same_tensors(a: Path, b: Path) -> bool:

@@ -30,6 +30,8 @@ from nlora.targets import ModuleShape, target_modules, target_names
 
 __all__ = ["Adapter", "Factors", "ModuleShape", "State", "load_factors", "target_modules"]
 
+ADAPTER = "adapter"
+"""The folder of a stage that holds its adapter."""
 NAME = "default"
 """PEFT's name of the one adapter; the released layout and `PeftModel.from_pretrained` expect this one."""
 
@@ -153,6 +155,10 @@ class Adapter:
         else:
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
         self._checkpointing = True
+
+    def commit(self, folder: Path, *, base_model: str, tokenizer: Any) -> None:
+        """Write the adapter alone into the stage's folder; see `save`."""
+        self.save(folder / ADAPTER, base_model=base_model)
 
     def detach(self) -> nn.Module:
         """Take the adapter off and return the backbone: its weights and what was trainable as before."""

@@ -83,8 +83,8 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
     for line in (
         f"{config.method.name} on {config.model}: {len(plan.modules)} modules, "
         + (
-            "all parameters trained"
-            if plan.methods[0].trains == "all"
+            "their own weights trained, or all the model's (nlora ls methods)"
+            if plan.methods[0].trains == "weights"
             else f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})"
         ),
         f"scored on {config.evaluate.split} examples, "

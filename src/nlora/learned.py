@@ -19,11 +19,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from nlora.errors import RunError
-from nlora.factors import State, load_factors
+from nlora.factors import State
 from nlora.folding import FoldedBackbone
 from nlora.methods.base import Memory, Method
 from nlora.run_dir import RunDir
-from nlora.whole import WholeModel
 
 MEMORY_FILE = "memory.safetensors"
 
@@ -41,14 +40,10 @@ class Learned:
     def recall(self, run: RunDir, stage: int, method: Method, *, last: bool) -> None:
         """Take a committed stage back from its folder. last: whether none is committed after it."""
         folder = run.stage_folder(stage)
-        if not run.stage_record(stage).is_passed_over and method.trains == "adapter":
-            self.updates.append(load_factors(run.adapter_folder(stage)))
-        else:
-            self.updates.append({})
+        passed_over = run.stage_record(stage).is_passed_over
+        self.updates.append({} if passed_over else method.reload(self._model, folder, is_last=last))
         if last:
             self.memory = load_memory(folder)
-            if method.trains == "all":
-                WholeModel.load(self._model, folder)
 
     def prepare(self, method: Method) -> None:
         """Put those updates into the backbone that are in it while the next stage trains."""

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.adapters import Adapter
 from nlora.backbone import Backbone
 from nlora.data.base import Task
 from nlora.evaluation import Answers, Evaluator
@@ -26,7 +25,6 @@ from nlora.progress import RunProgress
 from nlora.record import score_row, write_passed_over, write_stage
 from nlora.run_dir import RunDir
 from nlora.training import TrainResult, train
-from nlora.whole import WholeModel
 
 log = logging.getLogger("nlora")
 
@@ -68,29 +66,23 @@ def _learn(
     log.info("stage %d: %s, %d examples", stage, task.name, len(examples))
     learned.prepare(method)
     model: Any = backbone.model
-    learner = (
-        WholeModel.attach(model) if method.trains == "all" else Adapter.attach(model, config.lora, seed=seed)
-    )
+    learner = method.attach(model, config.lora, stage=stage, seed=seed)
     try:
-        if isinstance(learner, Adapter):
-            if stage > 1:
-                method.recall(learned.memory)
-            method.begin(learner, learned.updates)
+        if stage > 1:
+            method.recall(learned.memory)
+        method.begin(learner, learned.updates)
         result = train(
             backbone,
             learner,
             examples,
             config.train_options(task.name),
-            penalty=lambda: None if isinstance(learner, WholeModel) else method.penalty(learner),
+            penalty=lambda: method.penalty(learner),
             extra_loss=method.extra_loss,
             seed=seed,
             folder=folder,
             on_step=progress.training(stage, task.name, plan.stages[stage - 1].steps),
         )
-        if isinstance(learner, Adapter):
-            learner.save(folder / "adapter", base_model=config.model)
-        else:
-            learner.save(folder, backbone.tokenizer)
+        learner.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
         learned.updates.append(learner.state())
     finally:
         learner.detach()

@@ -32,11 +32,10 @@ from nlora.lean import lean
 from nlora.logits import answer_logits, prefix_is_exact
 
 if TYPE_CHECKING:
-    from nlora.adapters import Adapter
     from nlora.backbone import Backbone
     from nlora.config import TrainOptions
     from nlora.data.encode import Encoded
-    from nlora.whole import WholeModel
+    from nlora.learner import Learner
 
 Penalty = Callable[[], Tensor | None]
 ExtraLoss = Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor | None]
@@ -186,7 +185,7 @@ def optimizer_steps(examples: int, options: TrainOptions) -> int:
 
 def train(
     backbone: Backbone,
-    learner: Adapter | WholeModel,
+    learner: Learner,
     examples: Sequence[Encoded],
     options: TrainOptions,
     *,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from torch import nn
 
-from nlora.errors import ModelError, RunError
+from nlora.errors import AdapterError, ModelError, RunError
 from nlora.factors import State
 
 if TYPE_CHECKING:
@@ -49,13 +49,17 @@ class WholeModel:
         """None: the weights stay in the backbone."""
         return {}
 
+    def load_state(self, state: State) -> None:
+        """There is nothing to load factors into."""
+        raise AdapterError("a model that trains whole has no factors to load")
+
     @contextmanager
     def without(self) -> Iterator[None]:
         """An adapter can be switched off; weights that have moved cannot."""
         raise RunError("the method asks for the model before the stage, which full fine-tuning does not keep")
         yield
 
-    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    def commit(self, folder: Path, *, base_model: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write model and tokenizer into folder/model, which can be any run's `model`."""
         self.model.save_pretrained(folder / MODEL)
         tokenizer.save_pretrained(folder / MODEL)

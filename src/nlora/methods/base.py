@@ -9,7 +9,7 @@ file in this folder: a module with one subclass of `Method`, known by the file's
         Options = MyOptions                      # typed; their descriptions are their documentation
         options: MyOptions
 
-        def penalty(self, adapter: Adapter) -> Tensor | None:
+        def penalty(self, adapter: Learner) -> Tensor | None:
             ...
 """
 
@@ -22,11 +22,15 @@ from nlora.config import Frozen
 from nlora.errors import Problem
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
-    from nlora.adapters import Adapter, ModuleShape, State
+    from nlora.adapters import ModuleShape, State
+    from nlora.config import LoraOptions
     from nlora.data.base import Example, Task
     from nlora.data.encode import Encoded
+    from nlora.learner import Learner
 
 Portion = tuple["Task", Sequence["Example"]]
 """Examples with the task whose prompt they are asked with."""
@@ -47,8 +51,8 @@ class Method:
     name: ClassVar[str] = "base"
     """The name of the method's file: what a configuration calls it."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    trains: ClassVar[Literal["adapter", "all"]] = "adapter"
-    """adapter: a fresh low-rank update per task, the backbone frozen. all: every parameter of the backbone."""
+    trains: ClassVar[Literal["adapter", "weights"]] = "adapter"
+    """adapter: a fresh low-rank update per task, the backbone frozen. weights: the backbone's own."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__module__.rpartition(".")[2]
@@ -85,17 +89,32 @@ class Method:
 
     # A stage
 
+    def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Learner:
+        """What the stage trains, put on the model. stage: from 1."""
+        from nlora.adapters import Adapter
+
+        return Adapter.attach(model, lora, seed=seed)
+
+    def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> State:
+        """What a committed stage trained, from its folder: its update, or weights put back into the model.
+
+        is_last: whether no later stage is committed; weights are put back for that one only.
+        """
+        from nlora.adapters import ADAPTER, load_factors
+
+        return load_factors(folder / ADAPTER)
+
     def recall(self, memory: Memory) -> None:
         """Take what `end` kept at the stage before; called before `begin`, but not at the first stage."""
 
-    def begin(self, adapter: Adapter, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
         """Prepare a stage: called once, with its fresh adapter attached, before its first step.
 
         earlier: the factors that the stages before ended with, in order; empty at the first one. A resumed
         run reads them back from the stages' folders, so what a method derives from them survives a restart.
         """
 
-    def penalty(self, adapter: Adapter) -> Tensor | None:
+    def penalty(self, adapter: Learner) -> Tensor | None:
         """What an optimizer step adds to the loss: a scalar with gradients, weight included, or None.
 
         A pure function of the adapter (and of what `begin` kept): no random numbers, no change to `.grad`.

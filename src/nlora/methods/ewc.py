@@ -32,8 +32,9 @@ from nlora.methods.base import Memory, Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nlora.adapters import Adapter, State
+    from nlora.adapters import State
     from nlora.data.encode import Encoded
+    from nlora.learner import Learner
 
 
 class EwcOptions(MethodOptions):
@@ -63,13 +64,13 @@ class Ewc(Method):
     def recall(self, memory: Memory) -> None:
         self._fisher = memory
 
-    def begin(self, adapter: Adapter, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
         self._is_first = not earlier
         names = adapter.factors().keys()
         if not self._is_first and self._weight and (missing := sorted(names - self._fisher.keys())):
             raise RunError(f"ewc has no Fisher information of {missing[0]}; run the stages before again")
 
-    def penalty(self, adapter: Adapter) -> Tensor | None:
+    def penalty(self, adapter: Learner) -> Tensor | None:
         if self._is_first or self._weight == 0:
             return None
         from nlora.kernels import weighted_square_sum

@@ -28,7 +28,8 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.adapters import Adapter, State
+    from nlora.adapters import State
+    from nlora.learner import Learner
 
 
 class LwfOptions(MethodOptions):
@@ -51,7 +52,7 @@ class Lwf(Method):
     Options: ClassVar[type[MethodOptions]] = LwfOptions
     _is_first = True
 
-    def begin(self, adapter: Adapter, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
         self._is_first = not earlier
 
     def extra_loss(self, logits: Tensor, targets: Tensor, before: Callable[[], Tensor]) -> Tensor | None:

@@ -23,13 +23,31 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from nlora.methods.base import Method
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
     from nlora.adapters import State
+    from nlora.config import LoraOptions
+    from nlora.learner import Learner
 
 
 class Seqft(Method):
     """Every parameter of the backbone, from stage to stage."""
 
-    trains: ClassVar[Literal["adapter", "all"]] = "all"
+    trains: ClassVar[Literal["adapter", "weights"]] = "weights"
+
+    def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Learner:
+        from nlora.whole import WholeModel
+
+        return WholeModel.attach(model)
+
+    def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> State:
+        if is_last:
+            from nlora.whole import WholeModel
+
+            WholeModel.load(model, folder)
+        return {}
 
     def frozen(self, updates: Sequence[State]) -> Sequence[State]:
         return []  # nothing is folded: the weights themselves move

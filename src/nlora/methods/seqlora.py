@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from nlora.methods.base import Method
 
 if TYPE_CHECKING:
-    from nlora.adapters import Adapter, State
+    from nlora.adapters import State
+    from nlora.learner import Learner
 
 
 class Seqlora(Method):
@@ -29,6 +30,6 @@ class Seqlora(Method):
     def serving(self, updates: Sequence[State], index: int) -> Sequence[State]:
         return updates[-1:]
 
-    def begin(self, adapter: Adapter, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
         if earlier:
             adapter.load_state(earlier[-1])

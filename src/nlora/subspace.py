@@ -1,0 +1,140 @@
+"""Adapted layers whose weights train in the directions that matter least to them, on PEFT's OSF tuner.
+
+    learner = SubspaceModel.attach(model, LoraOptions(), preserved=0.5)
+    train(learner.model)
+    learner.commit(folder, ...)               # folder/weights.safetensors: the layers' weights as they are now
+    SubspaceModel.load(model, folder)
+
+Source: arXiv 2504.07097. A layer's weight is decomposed by singular values; its leading directions are frozen, the
+rest is trained, with gradients projected off the frozen ones. There is no low-rank update: the weights themselves move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from nlora.config import LoraOptions
+from nlora.errors import AdapterError, ModelError, RunError
+from nlora.factors import State
+from nlora.targets import target_modules, target_names
+
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class SubspaceModel:
+    """The target modules of a backbone, training off their leading directions. Make one with `attach`."""
+
+    def __init__(self, model: Any, names: list[str]) -> None:
+        self.model = model
+        self._names = names
+        self._checkpointing = False
+
+    @classmethod
+    def attach(cls, model: nn.Module, lora: LoraOptions, *, preserved: float) -> SubspaceModel:
+        """Freeze `model` but for the trailing singular directions of `lora.targets`.
+
+        preserved: share of each layer's singular directions that stay frozen, in (0, 1).
+        Raises ModelError for layers that PEFT's OSF does not take (GPT-2's Conv1D, quantised ones).
+        """
+        from peft import OSFConfig, get_peft_model
+
+        names = [shape.name for shape in target_modules(model, lora)]
+        for name in names:
+            layer = model.get_submodule(name)
+            if type(layer) is not nn.Linear:
+                raise ModelError(f"osf trains plain linear layers; {name} is a {type(layer).__name__}")
+        backbone: Any = model
+        config = OSFConfig(
+            task_type="SEQ_2_SEQ_LM" if backbone.config.is_encoder_decoder else "CAUSAL_LM",
+            effective_rank=float(preserved),
+            target_modules=target_names(model, lora),
+        )
+        return cls(get_peft_model(backbone, config), names)
+
+    def factors(self) -> State:
+        """None: there is no low-rank update."""
+        return {}
+
+    def state(self) -> State:
+        """None: the weights stay in the backbone."""
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """There is nothing to load factors into."""
+        raise AdapterError("osf trains the weights themselves and has no factors to load")
+
+    @contextmanager
+    def without(self) -> Iterator[None]:
+        """The model as it was before the stage: in evaluation mode, nothing of the stage's training in it."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            self.model.train(training)
+
+    def commit(self, folder: Path, *, base_model: str, tokenizer: Any) -> None:
+        """Write the layers' weights as they are now, (out, in) by module name."""
+        (folder / WEIGHTS_FILE).write_bytes(
+            safetensors.torch.save(self._weights(), metadata={"format": "pt"})
+        )
+
+    @staticmethod
+    def load(model: nn.Module, folder: Path) -> None:
+        """Put a stage's weights back. Raises RunError where they are missing, damaged or of another model."""
+        path = folder / WEIGHTS_FILE
+        try:
+            tensors = safetensors.torch.load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"{path}: missing or damaged ({error}); delete {folder} to train it again"
+            ) from error
+        for name, tensor in tensors.items():
+            weight = model.get_submodule(name).weight
+            if not isinstance(weight, nn.Parameter) or weight.shape != tensor.shape:
+                raise RunError(f"{path}: {name} is of another model")
+            with torch.no_grad():
+                weight.copy_(tensor)
+
+    def enable_checkpointing(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them; undone by `detach`."""
+        self.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+        self._checkpointing = True
+
+    def detach(self) -> nn.Module:
+        """The backbone with the weights as they are now, frozen."""
+        weights = self._weights()
+        backbone: Any = self.model.unload()
+        if self._checkpointing:
+            backbone.gradient_checkpointing_disable()
+            self._checkpointing = False
+        if hasattr(backbone, "peft_config"):
+            del backbone.peft_config
+        with torch.no_grad():
+            for name, weight in weights.items():
+                backbone.get_submodule(name).weight.copy_(weight)
+        backbone.requires_grad_(False)
+        backbone.eval()
+        model: nn.Module = backbone
+        return model
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """W + U S V - U0 S0 V0 of every layer, on the CPU in the weight's own dtype."""
+        backbone = self.model.get_base_model()
+        weights = {}
+        for name in self._names:
+            layer = backbone.get_submodule(name)
+            base = layer.get_base_layer().weight
+            with torch.no_grad():
+                moved = base.float() + layer.get_delta_weight("default").float()
+            weights[name] = moved.to("cpu", base.dtype).contiguous()
+        return weights

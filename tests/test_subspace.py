@@ -1,0 +1,100 @@
+"""OSF on PEFT's tuner: what stays frozen, and that what is saved is what the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nlora.config import LoraOptions
+from nlora.errors import ModelError, RunError
+from nlora.methods import build
+from nlora.subspace import WEIGHTS_FILE, SubspaceModel
+from tiny import load, logits, loss, weights
+
+TinyModel = Callable[[str], Path]
+
+
+def trained(model: torch.nn.Module, preserved: float = 0.5) -> SubspaceModel:
+    """A few plain gradient steps."""
+    learner = SubspaceModel.attach(model, LoraOptions(), preserved=preserved)
+    parameters = [p for p in learner.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss(learner.model).backward()
+        optimizer.step()
+    return learner
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_saved_stage_put_back_is_the_trained_model(
+    tiny_model: TinyModel, tmp_path: Path, family: str
+) -> None:
+    learner = trained(load(tiny_model(family)))
+    learner.commit(tmp_path, base_model="tiny", tokenizer=None)
+    learner.model.eval()
+    expected = logits(learner.model)
+    again = load(tiny_model(family))
+    SubspaceModel.load(again, tmp_path)
+    torch.testing.assert_close(logits(again), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(logits(learner.detach()), logits(again))
+
+
+def test_what_the_leading_directions_do_stays(tiny_model: TinyModel) -> None:
+    """Inputs along frozen right directions come out along frozen left directions as before."""
+    model = load(tiny_model("llama"))
+    name = "model.layers.0.self_attn.q_proj"
+    before = model.get_submodule(name).weight.detach().clone()
+    U, S, Vt = torch.linalg.svd(before)
+    k = before.shape[0] // 2
+    after = trained(model).detach().get_submodule(name).weight
+    assert isinstance(after, torch.Tensor)
+    assert not torch.allclose(before, after, atol=1e-4)
+    core = U[:, :k].t() @ after @ Vt[:k].t()
+    torch.testing.assert_close(core, torch.diag(S[:k]), rtol=1e-3, atol=1e-4)
+
+
+def test_only_the_target_layers_move_and_nothing_requires_a_gradient_after(tiny_model: TinyModel) -> None:
+    model = load(tiny_model("llama"))
+    before = weights(model)
+    after = trained(model).detach()
+    moved = {n for n, t in after.state_dict().items() if not torch.equal(t, before[n])}
+    assert moved
+    assert all("q_proj" in n or "v_proj" in n for n in moved)
+    assert not any(p.requires_grad for p in after.parameters())
+    assert after.state_dict().keys() == before.keys()
+
+
+def test_without_is_the_model_before(tiny_model: TinyModel) -> None:
+    model = load(tiny_model("llama"))
+    expected = logits(model)
+    learner = trained(model)
+    with learner.without():
+        torch.testing.assert_close(logits(learner.model), expected)
+
+
+def test_layers_that_are_not_plain_are_named(tiny_model: TinyModel) -> None:
+    with pytest.raises(ModelError, match=r"osf trains plain linear layers; .*Conv1D"):
+        SubspaceModel.attach(load(tiny_model("gpt2")), LoraOptions(), preserved=0.5)
+
+
+def test_a_lost_or_foreign_file_is_told(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model = load(tiny_model("llama"))
+    with pytest.raises(RunError, match="missing or damaged"):
+        SubspaceModel.load(model, tmp_path)
+    (tmp_path / WEIGHTS_FILE).write_bytes(b"nonsense")
+    with pytest.raises(RunError, match="missing or damaged"):
+        SubspaceModel.load(model, tmp_path)
+
+
+def test_more_is_frozen_the_more_tasks_there_were(tiny_model: TinyModel) -> None:
+    method = build("osf", {})
+    assert method.check_sequence(3) == []
+    counts = []
+    for stage in (1, 2, 3):
+        learner = method.attach(load(tiny_model("llama")), LoraOptions(), stage=stage, seed=1)
+        counts.append(sum(p.numel() for p in learner.model.parameters() if p.requires_grad))
+    assert counts[0] > counts[1] > counts[2] > 0
