@@ -23,6 +23,7 @@ LAYERS = [
         "overrides",
         "salvage",
         "config_file",
+        "protocol",
         "metrics",
         "kernels",
         "factors",

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from nlora.config import Config
 from nlora.config_file import differences, load_config
@@ -27,6 +28,24 @@ def test_another_configuration_is_refused_with_its_differences(tmp_path: Path) -
     assert message.startswith(f"{tmp_path}: was started with another configuration; give another output_dir")
     assert "  train.epochs: 1.0 in the folder, 2.0 now\n  seed: 42 in the folder, 7 now" in message
     RunDir.open(config_of(tmp_path), VERSIONS).close()  # the refused one has left nothing and no lock
+
+
+def test_a_folder_of_an_nlora_without_a_key_goes_on_with_its_default(tmp_path: Path) -> None:
+    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    path = tmp_path / "run.yaml"
+    record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key in ("protocol", "family", "seed"):
+        del record["config"][key]
+    path.write_text(yaml.safe_dump(record), encoding="utf-8")
+    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    with pytest.raises(RunError, match='  protocol: "repaired" in the folder, "released" now') as caught:
+        RunDir.open(config_of(tmp_path, protocol="released", seed=7), VERSIONS)
+    assert "  seed: 42 in the folder, 7 now" in str(caught.value)
+    # A key that this nlora does not know any more is shown as what it is.
+    record["config"]["gone"] = 1
+    path.write_text(yaml.safe_dump(record), encoding="utf-8")
+    with pytest.raises(RunError, match="  gone: 1 in the folder, absent now"):
+        RunDir.open(config_of(tmp_path), VERSIONS)
 
 
 def test_a_moved_folder_goes_on(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from nlora.config_file import LoadedConfig, read_config
 from nlora.data import fetch, load
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
+from nlora.protocol import pooled_line, protocol_notes
 from nlora.run_dir import RunDir, stage_name
 from nlora.run_file import RUN_FILE
 from nlora.summary import Summary, read_summary
@@ -58,7 +59,11 @@ def run_command(source: str, overrides: Sequence[str], console: Console) -> Summ
     summary = run_sequence(loaded, console)
     console.print()
     console.print(display.accuracy_table(summary))
-    console.print(display.paths(_written(loaded.config)))
+    written = _written(loaded.config)
+    pooled = pooled_line(written["predictions"].parent) if loaded.config.protocol == "released" else None
+    if pooled:
+        console.print(pooled, highlight=False)
+    console.print(display.paths(written))
     return summary
 
 
@@ -130,6 +135,8 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
             markup=False,
             highlight=False,
         )
+        for note in protocol_notes(config):
+            console.print(f"- {note}", markup=False, highlight=False)
         with RunProgress(console, stages=len(plan.tasks)) as progress:
             learn_sequence(plan, backbone, run, progress)
         return run.write_summary()

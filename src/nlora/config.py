@@ -155,11 +155,27 @@ class StageOptions(BaseModel):
         return self
 
 
+RELEASED_CHOICES: dict[str, dict[str, str]] = {
+    "train": {"truncate": "released", "batches": "random"},
+    "evaluate": {"decode": "generate"},
+}
+"""What `protocol: released` sets where the configuration itself says nothing."""
+
+
 class Config(Frozen):
     """Everything that decides the outcome of a run."""
 
     name: str = Field("run", min_length=1, description="What this run is called in tables.")
+    protocol: Literal["released", "repaired"] = Field(
+        "repaired",
+        description="released: the choices of the released code (train.truncate: released, train.batches: random, "
+        "evaluate.decode: generate, test examples labelled '-' kept and counted as wrong, the score pooled over "
+        "examples shown beside the mean over tasks); repaired: the defaults of this table. A key that is set wins.",
+    )
     model: str = Field("smollm2", description="Hub id, folder, GGUF file, or smollm2 (the embedded default).")
+    family: Literal["encoder-decoder", "causal"] | None = Field(
+        None, description="Kind of model that the settings are meant for; another one is refused; null: any."
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Number format of the backbone; the updates themselves are always float32."
     )
@@ -191,6 +207,21 @@ class Config(Frozen):
             values["method"] = {"name": values["method"]}
         if "output_dir" not in values and isinstance(values.get("name", "run"), str):
             values["output_dir"] = f"runs/{values.get('name', 'run')}"
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _released_defaults(cls, values: Any) -> Any:
+        """`protocol: released` fills in what is not said, so that run.yaml holds the choices themselves."""
+        if not isinstance(values, dict) or values.get("protocol") != "released":
+            return values
+        values = dict(values)
+        for section, choices in RELEASED_CHOICES.items():
+            said = values.get(section, {})
+            if isinstance(said, BaseModel):
+                said = said.model_dump(exclude_unset=True)
+            if isinstance(said, dict):  # anything else is a mistake, which is reported as such
+                values[section] = {**choices, **said}
         return values
 
     def train_options(self, task_name: str) -> TrainOptions:

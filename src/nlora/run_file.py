@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from nlora.atomic import write_text
 from nlora.config import Config
 from nlora.config_file import differences
@@ -47,7 +49,7 @@ def write_or_compare(
         _write(path, {"config": new, "versions": dict(versions), "created": _now(), **base})
         return
     record = read_run_file(folder)
-    old = {**record["config"], "output_dir": new["output_dir"]}
+    old = {**_with_new_keys(record["config"]), "output_dir": new["output_dir"]}
     if found := differences(old, new):
         lines = "\n".join(f"  {line}" for line in found)
         raise RunError(
@@ -84,6 +86,18 @@ def read_run_file(folder: Path) -> dict[str, Any]:
         if not isinstance(data.get(key), dict):
             raise RunError(f"{path}: has no mapping '{key}'; delete the folder to start again")
     return data
+
+
+def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """The folder's configuration with the defaults of keys that its nlora did not know yet.
+
+    Keys are added with the default that leaves a run as it was, so a run begun without them goes on. What is no
+    configuration any more stays as it is, so that the comparison shows it.
+    """
+    try:
+        return Config.model_validate(config).model_dump(mode="json")
+    except ValidationError:
+        return config
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from nlora.atomic import write_json
 from nlora.config import Config
 from nlora.errors import RunError
 from nlora.metrics.continual import summarize
+from nlora.protocol import protocol_notes
 
 SUMMARY_FILE = "summary.json"
 SCHEMA: Literal[1] = 1
@@ -68,6 +69,10 @@ class Summary(BaseModel):
     train_samples_per_second: tuple[float, ...] = Field((), description="One for each committed stage.")
     peak_memory_bytes: int | None = Field(None, description="Largest of all stages; null where not measured.")
     versions: dict[str, str] = Field(default_factory=dict)
+    protocol: Literal["released", "repaired"] | None = Field(
+        None, description="Null where an older nlora wrote the file."
+    )
+    protocol_notes: tuple[str, ...] = Field((), description="In what the run differs from the repaired one.")
 
     @model_validator(mode="after")
     def _fits(self) -> Summary:
@@ -126,6 +131,8 @@ def summary_of(
         train_samples_per_second=tuple(record.train_samples_per_second for record in records),
         peak_memory_bytes=max(memory, default=None),
         versions=dict(versions or {}),
+        protocol=config.protocol,
+        protocol_notes=tuple(protocol_notes(config)),
     )
 
 

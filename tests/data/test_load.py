@@ -15,6 +15,7 @@ from nlora.config import Config
 from nlora.data import embedded, load_tasks
 from nlora.data.base import Example, Task
 from nlora.errors import InputErrors
+from released_data import write_benchmark
 
 
 def rows(n: int, labels: tuple[str, ...] = ("a", "b")) -> list[dict[str, str]]:
@@ -108,6 +109,25 @@ def test_labels_that_are_empty_or_have_spaces_around_them(own: dict[str, Any]) -
         "tasks[0].labels: label '' is empty",
         "tasks[0].labels: label ' c' begins or ends with a space",
     ]
+
+
+def test_missing_data_sets_name_their_folder_and_what_would_be_left(
+    tmp_path: Path, own: dict[str, Any]
+) -> None:
+    folder = write_benchmark(tmp_path / "CL", leave_out=("yahoo", "CB"))
+    tasks: list[Any] = ["agnews", "yahoo", "CB", "MNLI"]
+    files = "train.json, test.json and labels.json"
+    assert problems_of(config(tasks, data=str(folder))) == [
+        f"tasks[{i}]: no data set '{name}' in {folder}; expected {folder}/{place} with {files} "
+        "(or leave it out: 'tasks=[agnews, MNLI]')"
+        for i, name, place in ((1, "yahoo", "TC/yahoo"), (2, "CB", "NLI/CB"))
+    ]
+    assert [t.name for t in load_tasks(config(["agnews", "MNLI"], data=str(folder)))] == ["agnews", "MNLI"]
+    # What an override could not repeat is only named; a misspelt name gets its hint as well.
+    (problem,) = problems_of(config([own, "agnew"], data=str(folder)))
+    assert problem.endswith("did you mean 'agnews'? (or leave it out; tickets would be left)")
+    (problem,) = problems_of(config(["yahoo"], data=str(folder)))
+    assert problem.endswith(files)
 
 
 def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]) -> None:

@@ -6,13 +6,13 @@
 The released dev.json is test.json again, byte for byte: tuning on it is tuning on test, so it is never
 read (`evaluate.split: validation` holds out training examples instead). The test file of MNLI holds
 examples without a gold label, marked "-". The released scorer counts every answer to them as wrong;
-here they are left out unless `keep_unlabelled` asks for them.
+here they are left out unless `keep_unlabelled` asks for them (`protocol: released` does).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,14 @@ INSTRUCTIONS = {
     "COPA": "",
 }
 WITHOUT_OPTIONS = frozenset({"COPA"})
+_RELEASED = {
+    "TC": ("dbpedia", "yahoo", "agnews"),
+    "SC": ("yelp", "amazon", "IMDB", "SST-2"),
+    "NLI": ("MNLI", "CB", "RTE"),
+    **{kind: (kind,) for kind in ("QQP", "BoolQA", "MultiRC", "COPA", "WiC")},
+}
+RELEASED_TYPES = {name: kind for kind, names in _RELEASED.items() for name in names}
+"""The fifteen data sets of the release, each with its type, which is the folder that it lies in."""
 
 
 def datasets(folder: Path) -> dict[str, Path]:
@@ -46,6 +54,11 @@ def datasets(folder: Path) -> dict[str, Path]:
     return {
         f"{p.parent.parent.name}/{p.parent.name}": p.parent for p in sorted(folder.glob("*/*/train.json"))
     }
+
+
+def is_there(folder: Path, name: str, type: str | None = None) -> bool:  # noqa: A002 (the task's field)
+    """Whether the folder has a data set of that name, or several; arguments as of `read`."""
+    return bool(_matches(datasets(folder), _wanted(name, type)))
 
 
 def read(
@@ -95,19 +108,31 @@ def read(
 
 
 def _find(folder: Path, name: str, kind: str | None, key: str) -> Path:
-    there = datasets(folder)
-    wanted = f"{kind}/{name}" if kind and "/" not in name else name
-    found = [key for key in there if key == wanted or key.split("/")[1] == wanted]
+    there, wanted = datasets(folder), _wanted(name, kind)
+    found = _matches(there, wanted)
     if len(found) == 1:
         return there[found[0]]
     if found:
         what = f"{' and '.join(found)} are both called '{name}'; set the task's 'type'"
+    elif there and wanted in RELEASED_TYPES:
+        place = folder / RELEASED_TYPES[wanted] / wanted
+        what = (
+            f"no data set '{wanted}' in {folder}; expected {place} with train.json, test.json and labels.json"
+        )
     elif there:
         hint = did_you_mean(wanted, [k if "/" in wanted else k.split("/")[1] for k in there])
         what = f"no data set '{wanted}' in {folder}, which has {', '.join(there)}{hint}"
     else:
         what = f"no data set in {folder}; expected <type>/<dataset>/train.json, test.json and labels.json"
     raise InputErrors([Problem(key or name, what)])
+
+
+def _wanted(name: str, kind: str | None) -> str:
+    return f"{kind}/{name}" if kind and "/" not in name else name
+
+
+def _matches(there: Iterable[str], wanted: str) -> list[str]:
+    return [key for key in there if key == wanted or key.split("/")[1] == wanted]
 
 
 def _read_split(

@@ -40,6 +40,7 @@ def load_tasks(
     folders = [Path(), *([base_folder] if base_folder is not None else [])]
     problems = _check_names(config.tasks, skip)
     benchmark = _benchmark_folder(config, folders, problems)
+    absent = _absent(config.tasks, benchmark)
     tasks = []
     for i, source in enumerate(config.tasks):
         if i in skip:
@@ -52,7 +53,7 @@ def load_tasks(
             elif config.data == EMBEDDED:
                 task = _from_embedded(source, key)
             elif benchmark is not None:
-                task = _from_benchmark(source, benchmark, key)
+                task = _from_benchmark(source, benchmark, key, keep_unlabelled=config.protocol == "released")
             else:
                 if config.data is None:
                     what = f"'{source.name}' has no 'train' and 'test' files, and 'data' names no benchmark"
@@ -60,10 +61,32 @@ def load_tasks(
                 continue  # a folder that is not there is told once, not for every task
             tasks.append(_limit(task, config))
         except InputErrors as error:
-            problems += error.problems
+            way_out = _without(config.tasks, absent) if i in absent else ""
+            problems += [Problem(p.where, p.what + way_out) for p in error.problems]
     if problems:
         raise InputErrors(problems)
     return tasks
+
+
+def _absent(sources: Sequence[TaskSource], benchmark: Path | None) -> frozenset[int]:
+    """The tasks that should be data sets of the benchmark's folder and are not there."""
+    if benchmark is None:
+        return frozenset()
+    return frozenset(
+        i
+        for i, source in enumerate(sources)
+        if source.train is None and not cl_benchmark.is_there(benchmark, source.name, source.type)
+    )
+
+
+def _without(sources: Sequence[TaskSource], absent: frozenset[int]) -> str:
+    """How to run what is left without the absent data sets; empty where nothing is left."""
+    left = [source for i, source in enumerate(sources) if i not in absent]
+    if not left:
+        return ""
+    if any(source.model_fields_set - {"name"} for source in left):  # an override could not repeat them
+        return f" (or leave it out; {', '.join(source.name for source in left)} would be left)"
+    return f" (or leave it out: 'tasks=[{', '.join(source.name for source in left)}]')"
 
 
 def _check_names(sources: Sequence[TaskSource], skip: frozenset[int]) -> list[Problem]:
@@ -133,13 +156,14 @@ def _from_files(source: TaskSource, train: str, test: str, folders: Sequence[Pat
     )
 
 
-def _from_benchmark(source: TaskSource, folder: Path, key: str) -> Task:
+def _from_benchmark(source: TaskSource, folder: Path, key: str, *, keep_unlabelled: bool) -> Task:
     task = cl_benchmark.read(
         folder,
         source.name,
         type=source.type,
         instruction=None if source.instruction is None else source.instruction.strip(),
         labels=source.labels,
+        keep_unlabelled=keep_unlabelled,
         key=key,
     )
     if problems := _check_labels(task.labels, key):

@@ -1,0 +1,114 @@
+"""What a run does as the released code did, in words: printed once at its start and kept in summary.json.
+
+    for line in protocol_notes(config):
+        print(line)          # answers are generated freely and ... (evaluate.decode: generate)
+
+`protocol: released` is a set of defaults (`nlora.config.RELEASED_CHOICES`) and two choices of its own. Single keys
+may say otherwise under either protocol, so the words are made from the values in force, never from the
+protocol's name alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nlora.config import RELEASED_CHOICES, Config
+from nlora.errors import Problem
+
+_EMBEDDED = "embedded"
+
+
+def protocol_notes(config: Config) -> list[str]:
+    """In what a run differs from the repaired protocol, and, where it is called released, from that too.
+
+    Empty for a run that is repaired in everything.
+    """
+    notes = [*_training_notes(config), *_scoring_notes(config)]
+    if config.protocol == "released":
+        notes += _departures(config)
+    return notes
+
+
+def family_problems(config: Config, encoder_decoder: bool) -> list[Problem]:
+    """Why the model is of the wrong kind for these settings; empty when it fits or any kind may come.
+
+    encoder_decoder: what the model is, by its own configuration.
+    """
+    family = "encoder-decoder" if encoder_decoder else "causal"
+    if config.family in (None, family):
+        return []
+    kinds = {
+        "encoder-decoder": "an encoder-decoder model, such as T5",
+        "causal": "a causal model, such as LLaMA",
+    }
+    what = (
+        f"{config.model} is {kinds[family]}, but these settings are meant for {kinds[str(config.family)]}; "
+        "take a recipe of its kind (nlora ls recipes), or set family=null to run it all the same"
+    )
+    return [Problem("model", what)]
+
+
+def pooled_line(stage_folder: Path) -> str | None:
+    """The released score of a committed stage in words: exact match pooled over the test examples of all tasks.
+
+    None where the stage's predict_results.json is not there or does not hold it.
+    """
+    try:
+        values = json.loads((stage_folder / "predict_results.json").read_text(encoding="utf-8"))
+        score, examples = float(values["predict_exact_match"]), int(values["predict_samples"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (
+        f"pooled exact match {score:.1f}  (over {examples} test examples of all tasks, as the release prints)"
+    )
+
+
+def _training_notes(config: Config) -> list[str]:
+    notes = []
+    if config.train.truncate == "released":
+        notes.append(
+            f"prompts of more than {config.train.max_source_tokens} tokens lose their end, 'Answer:' included "
+            "(train.truncate: released)"
+        )
+    tasks = [task.name for task in config.tasks]
+    random = [name for name in tasks if config.train_options(name).batches == "random"]
+    if random:
+        of_which = "" if random == tasks else f" of {', '.join(random)}"
+        notes.append(f"batches{of_which} are drawn at random, not by length (train.batches: random)")
+    return notes
+
+
+def _scoring_notes(config: Config) -> list[str]:
+    notes = []
+    if config.evaluate.decode == "generate":
+        notes.append(
+            "answers are generated freely and must match to count, instead of being chosen among the labels "
+            "(evaluate.decode: generate)"
+        )
+    if config.protocol == "repaired":
+        return notes
+    from_folder = config.data not in (None, _EMBEDDED) and any(task.train is None for task in config.tasks)
+    if from_folder and config.evaluate.split == "test":
+        notes += [
+            "test examples that the release labels '-' (some of MNLI's) are kept, and count as wrong",
+            "the test files are also the release's dev files: what was tuned for these tasks was tuned on them",
+        ]
+    notes.append("the exact match pooled over all test examples is shown beside the mean over tasks")
+    return notes
+
+
+def _departures(config: Config) -> list[str]:
+    """Keys that were set to something else than the released protocol has."""
+    values = config.model_dump()
+    notes = [
+        f"not as released: {section}.{key} is {values[section][key]}, the release has {released}"
+        for section, choices in RELEASED_CHOICES.items()
+        for key, released in choices.items()
+        if values[section][key] != released
+    ]
+    if config.evaluate.split == "validation":
+        notes.append(
+            "not as released: scored on examples split off from train (evaluate.split: validation), not on test"
+        )
+    return notes
