@@ -264,3 +264,14 @@ def test_a_loaded_configuration_cannot_change(write: Any) -> None:
     loaded: LoadedConfig = load_config(write(GOOD))
     with pytest.raises(ValidationError):
         loaded.config.seed = 1  # type: ignore[misc]
+
+
+def test_a_stage_leaves_with_its_task(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("tasks: [a, b]\nstages:\n  a: {train: {epochs: 2}}\n  b: {train: {epochs: 3}}\n")
+    assert set(load_config(str(path), ["tasks=[b, c]"]).config.stages) == {"b"}
+    with pytest.raises(InputErrors, match="no task is called 'a'"):
+        load_config(str(path), ["tasks=[b]", "stages.a.train.epochs=1"])
+    path.write_text("tasks: [a]\nstages: {aa: {train: {epochs: 2}}}\n")  # never a task: a slip of the pen
+    with pytest.raises(InputErrors, match="no task is called 'aa'"):
+        load_config(str(path), ["tasks=[a, b]"])

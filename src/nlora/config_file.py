@@ -90,12 +90,14 @@ def read_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
         data, places = data["config"], places.inside("config")
     if not isinstance(data, dict):
         raise InputErrors(problems or [_not_a_mapping(data, shown)])
+    named = _task_names(data)
     for override in overrides:
         changed = apply_override(data, places, override)
         if isinstance(changed, Places):
             places = changed
         else:
             problems += changed
+    _drop_stages_left_out(data, named, overrides)
     problems = sorted(problems + _mistakes(data, places), key=_line)
     config, doubtful = usable(data)
     if config is None:
@@ -208,6 +210,21 @@ def _task_names(data: dict[str, Any]) -> list[str | None]:
     entries = tasks if isinstance(tasks, list) else []
     names = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
     return [name if isinstance(name, str) else None for name in names]
+
+
+def _drop_stages_left_out(
+    data: dict[str, Any], named: Sequence[str | None], overrides: Sequence[str]
+) -> None:
+    """With `tasks=[...]` a task leaves the sequence, and what the file says of its stage leaves with it.
+
+    named: the tasks before the overrides. A stage that an override itself names stays, and is a mistake.
+    """
+    stages, now = data.get("stages"), _task_names(data)
+    if not isinstance(stages, dict):
+        return
+    for name in named:
+        if name not in now and not any(text.startswith(f"stages.{name}") for text in overrides):
+            stages.pop(name, None)
 
 
 def _repeated(data: dict[str, Any]) -> frozenset[Key]:
