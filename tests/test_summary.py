@@ -13,7 +13,8 @@ from nlora.summary import StageRecord, read_summary, summary_of, write_summary
 KEYS = [
     "schema", "status", "name", "method", "model", "seed", "tasks", "R", "zero_shot", "average_accuracy",
     "backward_transfer", "forgetting", "forward_transfer", "collision", "train_seconds", "evaluate_seconds",
-    "train_samples_per_second", "peak_memory_bytes", "versions", "protocol", "protocol_notes",
+    "train_samples_per_second", "peak_memory_bytes", "trained_parameters", "versions",
+    "protocol", "protocol_notes",
 ]  # fmt: skip
 CONFIG = Config.model_validate(
     {"tasks": ["a", "b"], "name": "n", "method": "inclora", "model": "m", "seed": 3}
@@ -49,7 +50,8 @@ def test_the_keys_and_values_are_those_of_schema_1(tmp_path: Path) -> None:
         "tasks": ["a", "b"], "R": [[90, 30], [70, 80]], "zero_shot": [10, 20], "average_accuracy": 75,
         "backward_transfer": -20, "forgetting": 20, "forward_transfer": 10, "collision": None,
         "train_seconds": [1, 1], "evaluate_seconds": [2, 2], "train_samples_per_second": [3, 3],
-        "peak_memory_bytes": None, "versions": {"torch": "2"}, "protocol": "repaired", "protocol_notes": [],
+        "peak_memory_bytes": None, "trained_parameters": None, "versions": {"torch": "2"},
+        "protocol": "repaired", "protocol_notes": [],
     }  # fmt: skip
     assert read_summary(tmp_path) == read_summary(str(tmp_path))
 
@@ -58,6 +60,19 @@ def test_a_run_that_goes_on_has_all_rows_and_no_averages() -> None:
     summary = summary_of(CONFIG, [record(1, (90, None))])
     assert (summary.status, summary.R) == ("running", ((90, None), (None, None)))
     assert summary.average_accuracy is summary.backward_transfer is summary.forgetting is None
+
+
+def test_the_trained_parameters_are_those_of_the_largest_stage(tmp_path: Path) -> None:
+    stages = [record(1, (90, 30)).model_copy(update={"trained_parameters": n}) for n in (7, 9)]
+    second = stages[1].model_copy(update={"stage": 2, "task": "b"})
+    assert summary_of(CONFIG, [stages[0], second]).trained_parameters == 9
+    # A file of before there was the key is read as before.
+    write(tmp_path)
+    path = tmp_path / "summary.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["trained_parameters"]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert read_summary(tmp_path).trained_parameters is None
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,9 @@ class Summary(BaseModel):
     evaluate_seconds: tuple[float, ...] = Field((), description="One for each committed stage.")
     train_samples_per_second: tuple[float, ...] = Field((), description="One for each committed stage.")
     peak_memory_bytes: int | None = Field(None, description="Largest of all stages; null where not measured.")
+    trained_parameters: int | None = Field(
+        None, description="Largest of all stages; null in files of before it was counted."
+    )
     versions: dict[str, str] = Field(default_factory=dict)
     protocol: Literal["released", "repaired"] | None = Field(
         None, description="Null where an older nlora wrote the file."
@@ -94,6 +97,7 @@ class StageRecord(BaseModel):
     evaluate_seconds: float = Field(ge=0)
     train_samples_per_second: float = Field(ge=0)
     peak_memory_bytes: int | None = Field(None, ge=0, description="Null where it is not measured.")
+    trained_parameters: int | None = Field(None, ge=0, description="Parameters that this stage trained.")
     is_passed_over: bool = Field(False, description="Whether the method trained nothing at this stage.")
 
 
@@ -114,6 +118,7 @@ def summary_of(
     nothing: tuple[Score, ...] = (None,) * len(tasks)
     R = tuple(record.row for record in records) + (nothing,) * (len(tasks) - len(records))
     memory = [record.peak_memory_bytes for record in records if record.peak_memory_bytes is not None]
+    trained = [record.trained_parameters for record in records if record.trained_parameters is not None]
     averages: dict[str, Any] = summarize(R, zero_shot=zero_shot) if complete else {}
     return Summary(
         status="complete" if complete else "running",
@@ -130,6 +135,7 @@ def summary_of(
         evaluate_seconds=tuple(record.evaluate_seconds for record in records),
         train_samples_per_second=tuple(record.train_samples_per_second for record in records),
         peak_memory_bytes=max(memory, default=None),
+        trained_parameters=max(trained, default=None),
         versions=dict(versions or {}),
         protocol=config.protocol,
         protocol_notes=tuple(protocol_notes(config)),
