@@ -40,6 +40,10 @@ LAYERS = [
         "room_cache",
         "greedy",
         "display",
+        "published",
+        "compare",
+        "compare_table",
+        "compare_formats",
         "progress",
         "estimate",
         "fisher",
@@ -98,7 +102,8 @@ def test_imports_point_one_way(file: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     ["nlora", "nlora.cli", "nlora.listing", "nlora.config_file", "nlora.data", "nlora.methods", "nlora.kernels",
-     "nlora.metrics.continual", "nlora.run_dir", "nlora.results", "nlora.display", "nlora.data.embedded"],
+     "nlora.metrics.continual", "nlora.run_dir", "nlora.results", "nlora.display", "nlora.data.embedded",
+     "nlora.compare_formats"],
 )  # fmt: skip
 def test_no_torch_where_none_is_needed(module: str) -> None:
     code = f"import sys, {module}; print(*{{'torch', 'transformers', 'peft', 'pyarrow'}} & set(sys.modules))"

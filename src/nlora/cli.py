@@ -103,6 +103,31 @@ def cp(
     copy_command(recipe, file, Console())
 
 
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Folders of runs, or folders that hold runs.", show_default=False
+        ),
+    ],
+    format: Annotated[  # noqa: A002 - the option's name
+        str | None,
+        typer.Option("--format", help="table, markdown, latex or csv.", show_default="by --out, else table"),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Write the table there.", show_default=False)
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Show every published number of the runs' orders.")
+    ] = False,
+) -> None:
+    """Runs in one table: mean and spread over seeds, with the published numbers of their order."""
+    from nlora.compare_formats import compare_command
+
+    compare_command(runs, format, out, published, Console())
+
+
 def main() -> None:
     """The console script."""
     debug = "--debug" in sys.argv

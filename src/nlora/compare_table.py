@@ -1,0 +1,171 @@
+"""A comparison of runs as people read it: which columns, how a number is written, and the table for a terminal.
+
+    comparison = compare(read_runs(["runs/five-tasks"]))
+    console.print(ComparisonView(comparison))
+
+A measure that no row has is left out. In a narrow terminal the measures are spread over several tables; no number is
+ever cut. The other formats are in `compare_formats`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from nlora.compare import Comparison, Row, Spread
+from nlora.display import duration
+
+LABEL_WIDTHS = (40, 24, 16)
+"""Characters; longer labels are folded. The first that keeps everything in one table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A measure as people read it. note: what it is, for under the table."""
+
+    key: str
+    heading: str
+    shown: Callable[[Spread], str]
+    note: str
+
+
+def _score(spread: Spread) -> str:
+    return f"{spread.mean:.1f}{_deviation(spread)}"
+
+
+def _change(spread: Spread) -> str:
+    return f"{round(spread.mean, 1) + 0.0:+.1f}{_deviation(spread)}"  # + 0.0: no -0.0
+
+
+def _deviation(spread: Spread) -> str:
+    # No space before the number: a narrow column folds between mean and deviation.
+    return "" if spread.deviation is None else f" ±{spread.deviation:.1f}"
+
+
+def _memory(spread: Spread) -> str:
+    return f"{spread.mean / 2**30:.1f} GiB" if spread.mean >= 2**30 else f"{spread.mean / 2**20:.0f} MiB"
+
+
+COLUMNS = (
+    Column("average_accuracy", "AA", _score, "AA: average accuracy, mean over all tasks after the last one."),
+    Column("backward_transfer", "BWT", _change,
+           "BWT: backward transfer, mean change on the earlier tasks since each was learned."),
+    Column("forgetting", "forgetting", _score,
+           "forgetting: mean loss on the earlier tasks since each one's best score."),
+    Column("forward_transfer", "FWT", _change,
+           "FWT: forward transfer, mean gain on the later tasks before each was learned."),
+    Column("collision_rate", "collision", _score, ""),  # the comparison's own note has the threshold
+    Column("trained_parameters", "trained", lambda s: f"{s.mean:,.0f}", "trained: parameters, per task."),
+    Column("train_seconds", "training", lambda s: duration(s.mean),
+           "training: time of all tasks, without scoring, mean over seeds."),
+    Column("peak_memory_bytes", "memory", _memory, "memory: peak while training, mean over seeds."),
+)  # fmt: skip
+
+
+class ComparisonView:
+    """The comparison for a terminal; fits whatever width there is."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns = shown_columns(self.comparison)
+        for i, table in enumerate(self._tables(columns, console, options)):
+            if i:
+                yield Text("")
+            yield table
+        for note in notes_of(self.comparison, columns):
+            yield Text(note)
+
+    def _tables(self, columns: Sequence[Column], console: Console, options: ConsoleOptions) -> list[Table]:
+        """One table if the width takes it, else several with as many columns as it takes, and at least one."""
+        unlimited = options.update_width(10_000)
+
+        def fits(some: Sequence[Column], label_width: int) -> bool:
+            table = self._table(some, label_width)
+            return Measurement.get(console, unlimited, table).maximum <= options.max_width
+
+        for label_width in LABEL_WIDTHS:
+            if fits(columns, label_width):
+                return [self._table(columns, label_width)]
+        groups: list[list[Column]] = [[]]
+        for column in columns:
+            if groups[-1] and not fits([*groups[-1], column], LABEL_WIDTHS[1]):
+                groups.append([])
+            groups[-1].append(column)
+        return [self._table(group, LABEL_WIDTHS[1]) for group in groups]
+
+    def _table(self, columns: Sequence[Column], label_width: int) -> Table:
+        table = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False)
+        table.add_column("run", overflow="fold", max_width=label_width)
+        table.add_column("seeds", justify="right")
+        for column in columns:
+            table.add_column(column.heading, justify="right", no_wrap=True)
+        best = best_row(self.comparison)
+        for rows in (self.comparison.rows, self.comparison.published):
+            for row in rows:
+                cells = [_terminal_cell(row, column, best) for column in columns]
+                table.add_row(Text(label_of(row)), seeds_of(row), *cells)
+            table.add_section()
+        return table
+
+
+def shown_columns(comparison: Comparison) -> list[Column]:
+    """The measures that any row has."""
+    rows = (*comparison.rows, *comparison.published)
+    return [column for column in COLUMNS if any(column.key in row.values for row in rows)]
+
+
+def notes_of(comparison: Comparison, columns: Sequence[Column]) -> list[str]:
+    """What stands under the table, in every format."""
+    notes = [column.note for column in columns if column.note]
+    if any(spread.deviation is not None for row in comparison.rows for spread in row.values.values()):
+        notes.append("±: sample standard deviation over the seeds.")
+    return [*notes, *comparison.notes, *comparison.sources]
+
+
+def best_row(comparison: Comparison) -> Row | None:
+    """The finished row with the highest average accuracy; None where the rows do not compare."""
+    rows = [row for row in comparison.rows if "average_accuracy" in row.values]
+    if len(rows) < 2 or not comparison.compares:
+        return None
+    return max(rows, key=lambda row: row.values["average_accuracy"].mean)
+
+
+def label_of(row: Row) -> str:
+    """The row's label, with how far an unfinished run is."""
+    if row.status == "running":
+        return f"{row.label}, running: {row.learned} of {len(row.tasks)} tasks"
+    return row.label
+
+
+def seeds_of(row: Row) -> str:
+    """`1-3`, `1, 2, 5`; nothing for published numbers, whose seeds are not known."""
+    seeds = row.seeds
+    if len(seeds) > 2 and all(after == before + 1 for before, after in pairwise(seeds)):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def cell_of(row: Row, column: Column) -> str:
+    """`61.8 ±3.2`; empty where the row has no value."""
+    spread = row.values.get(column.key)
+    if spread is None:
+        return ""
+    # A mean over fewer seeds than the row has says so.
+    fewer = f" (n={spread.count})" if row.seeds and spread.count < len(row.seeds) else ""
+    return column.shown(spread) + fewer
+
+
+def _terminal_cell(row: Row, column: Column, best: Row | None) -> Text:
+    text = cell_of(row, column)
+    if column.key != "average_accuracy" or best is None:
+        return Text(text)
+    return Text(f"{text}*", style="bold") if row is best else Text(f"{text} ")
