@@ -24,6 +24,7 @@ from nlora.data.encode import Encoded, Encoder, shared_prefix
 from nlora.errors import InputErrors, NloraError, Problem
 from nlora.methods import build
 from nlora.methods.base import Method
+from nlora.protocol import family_problems
 
 if TYPE_CHECKING:
     from nlora.adapters import ModuleShape
@@ -90,6 +91,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
             modules, parameters = _collect(problems, lambda: _layout(config)) or (None, 0)
         if modules or loaded.doubts("lora"):  # else the same complaint about the model would be made twice
             encoder = _collect(problems, lambda: _encoder(config))
+            problems += family_problems(config, encoder.encoder_decoder) if encoder else []
     problems += _missing_extras(loaded)
     problems += [] if loaded.doubts("output_dir") else _output_problems(loaded)
     if modules:

@@ -73,6 +73,7 @@ def write_stage(
             evaluate_seconds=seconds,
             train_samples_per_second=result.samples_per_second,
             peak_memory_bytes=result.peak_memory_bytes,
+            trained_parameters=result.trained_parameters,
         ),
     )
     return row
