@@ -1,0 +1,25 @@
+"""One module's updates of all earlier stages; shared by the methods that compare a new update with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nlora.errors import AdapterError
+
+if TYPE_CHECKING:
+    from nlora.factors import Factors, State
+
+
+def updates_of(module: str, earlier: Sequence[State]) -> list[Factors]:
+    """The factors of `module` after each stage so far, in order.
+
+    Raises AdapterError where a stage's adapter lacks the module: without it the penalty would be weaker than it says.
+    """
+    for stage, state in enumerate(earlier, start=1):
+        if module not in state:
+            raise AdapterError(
+                f"the adapter of stage {stage} has no update of {module}, which this run trains; "
+                "keep lora.targets the same for all tasks of a sequence"
+            )
+    return [state[module] for state in earlier]
