@@ -1,0 +1,114 @@
+"""ELLA's penalty against the whole matrices, and what it holds in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nlora.adapters import Adapter, State
+from nlora.errors import AdapterError
+from nlora.methods import build
+from nlora.methods.ella import DEFAULT_WEIGHT, Ella
+from tiny import LORA, load, spread
+
+
+@pytest.fixture
+def adapter(tiny_model: Callable[[str], Path]) -> Adapter:
+    attached = Adapter.attach(load(tiny_model("llama")), LORA, seed=1)
+    spread(attached)
+    return attached
+
+
+def random_state(adapter: Adapter, seed: int) -> State:
+    generator = torch.Generator().manual_seed(seed)
+    state = adapter.state()
+    for f in state.values():
+        f.A.copy_(torch.randn(f.A.shape, generator=generator))
+        f.B.copy_(torch.randn(f.B.shape, generator=generator))
+    return state
+
+
+def begun(adapter: Adapter, earlier: list[State], **options: Any) -> Ella:
+    method = build("ella", options)
+    assert isinstance(method, Ella)
+    method.begin(adapter, earlier)
+    return method
+
+
+def test_it_is_the_squared_overlap_with_the_sum_of_earlier_updates(adapter: Adapter) -> None:
+    earlier = [random_state(adapter, 4), random_state(adapter, 5)]
+    wanted = torch.zeros(())
+    for name, f in adapter.factors().items():
+        S = earlier[0][name].update() + earlier[1][name].update()
+        wanted = wanted + (f.update() * S).pow(2).sum()
+    got = begun(adapter, earlier, weight=0.5).penalty(adapter)
+    assert got is not None
+    torch.testing.assert_close(got, 0.5 * wanted)
+    parameters = [p for f in adapter.factors().values() for p in (f.A, f.B)]
+    ours, plain = torch.autograd.grad(got, parameters), torch.autograd.grad(0.5 * wanted, parameters)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_untouched_entries_are_free(adapter: Adapter) -> None:
+    """Earlier updates on the even rows, the new one on the odd rows: nothing to pay, and nothing pulls."""
+    earlier = [random_state(adapter, 4)]
+    with torch.no_grad():
+        for name, f in adapter.factors().items():
+            earlier[0][name].B[1::2] = 0
+            f.B[::2] = 0
+    got = begun(adapter, earlier).penalty(adapter)
+    assert got is not None
+    assert got == 0
+    got.backward()
+    for f in adapter.factors().values():
+        assert f.A.grad is not None
+        assert f.B.grad is not None
+        assert not f.A.grad.any()
+        assert not f.B.grad.any()
+
+
+def test_memory_does_not_grow_with_the_tasks(adapter: Adapter) -> None:
+    entries = sum(f.entries for f in adapter.factors().values())
+    for tasks in (1, 5):
+        method = begun(adapter, [random_state(adapter, seed) for seed in range(tasks)])
+        assert sum(square.numel() for square in method._squares.values()) == entries
+        assert all(
+            square.untyped_storage().nbytes() == 4 * square.numel() for square in method._squares.values()
+        )
+
+
+def test_a_first_task_and_weight_zero_keep_nothing_and_cost_nothing(adapter: Adapter) -> None:
+    for earlier, weight in (([], DEFAULT_WEIGHT), ([random_state(adapter, 4)], 0.0)):
+        method = begun(adapter, earlier, weight=weight)
+        assert not method._squares
+        assert method.penalty(adapter) is None
+
+
+def test_a_stage_forgets_the_sum_of_the_stage_before(adapter: Adapter) -> None:
+    """One method object serves all stages of a run."""
+    method = begun(adapter, [random_state(adapter, 4), random_state(adapter, 5)])
+    method.begin(adapter, [random_state(adapter, 4)])
+    again = begun(adapter, [random_state(adapter, 4)])
+    assert torch.equal(method.penalty(adapter), again.penalty(adapter))  # type: ignore[arg-type]
+
+
+def test_opposite_updates_cancel_as_in_the_paper(adapter: Adapter) -> None:
+    earlier = [random_state(adapter, 4), random_state(adapter, 4)]
+    for f in earlier[1].values():
+        f.B.neg_()
+    got = begun(adapter, earlier).penalty(adapter)
+    assert got is not None
+    assert got.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: Adapter) -> None:
+    earlier = [random_state(adapter, 4)]
+    name = next(iter(earlier[0]))
+    del earlier[0][name]
+    with pytest.raises(AdapterError, match=f"stage 1 has no update of {name}"):
+        build("ella", {}).begin(adapter, earlier)
