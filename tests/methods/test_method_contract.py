@@ -45,14 +45,15 @@ def earlier(adapter: Adapter) -> list[State]:
 
 
 def begin(method: Method, adapter: Adapter, states: Sequence[State]) -> None:
-    """As a run does at a later stage: with what the method kept at the one before."""
+    """As a run does at a later stage: with the number of tasks, and what the method kept at the stage before."""
+    assert method.check_sequence(len(states) + 1) == []
     examples = [Encoded((5, 9, 17), (33, 2)), Encoded((7, 7), (21, 2))]
     method.recall(method.end(adapter.model.get_base_model(), list(adapter.factors()), examples, pad_id=0))
     method.begin(adapter, states)
 
 
-def begun(name: str, adapter: Adapter) -> Method:
-    method = build(name, {})
+def begun(name: str, adapter: Adapter, **options: Any) -> Method:
+    method = build(name, options)
     begin(method, adapter, earlier(adapter))
     return method
 
@@ -97,6 +98,12 @@ def test_the_penalty_is_a_scalar_with_gradients_or_none(name: str, adapter: Adap
     assert all(torch.isfinite(g).all() for g in gradients if g is not None)
 
 
+@pytest.mark.parametrize("name", [n for n in method_names() if "weight" in build(n, {}).Options.model_fields])
+def test_weight_zero_is_no_penalty_at_all(name: str, adapter: Adapter) -> None:
+    """Not a penalty times zero, which would turn one that is not finite into NaN."""
+    assert begun(name, adapter, weight=0).penalty(adapter) is None
+
+
 @every_method
 def test_the_penalty_is_pure(name: str, adapter: Adapter) -> None:
     method = begun(name, adapter)
@@ -136,7 +143,9 @@ def test_begin_is_repeatable_and_leaves_the_earlier_states_alone(name: str, adap
 @every_method
 def test_a_first_stage_begins_without_earlier_ones(name: str, adapter: Adapter) -> None:
     before = adapter.state()
-    build(name, {}).begin(adapter, [])
+    method = build(name, {})
+    assert method.check_sequence(2) == []
+    method.begin(adapter, [])
     assert all(torch.equal(f.A, before[n].A) for n, f in adapter.state().items())
 
 
