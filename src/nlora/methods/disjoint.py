@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
-    from nlora.adapters import Adapter, ModuleShape, State
+    from nlora.adapters import ModuleShape, State
+    from nlora.learner import Learner
 
 
 class DisjointOptions(MethodOptions):
@@ -107,7 +108,7 @@ class Disjoint(Method):
         too_many = [] if self._has_room(tasks) else [self._full(f"the sequence has {tasks}", tasks)]
         return too_many if was_known else too_many + self._too_narrow()
 
-    def begin(self, adapter: Adapter, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

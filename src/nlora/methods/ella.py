@@ -31,7 +31,8 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.adapters import Adapter, State
+    from nlora.adapters import State
+    from nlora.learner import Learner
 
 # Not tuned. At updates that nothing holds back (tasks 2 to 5 of incremental LoRA on SmolLM2, rank 8, scaling 4: ‖ΔW‖_F
 # of 6 to 13 over 60 modules), the sum is 2e-4 to 4e-3. Weights of 220 to 2100 would make the penalty there as large as
@@ -62,7 +63,7 @@ class Ella(Method):
         self._weight = options.weight
         self._squares: dict[str, Tensor] = {}
 
-    def begin(self, adapter: Adapter, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
         self._squares = {}  # first, so that the sums of two stages are never there together
         if not earlier or self._weight == 0:
             return
@@ -76,7 +77,7 @@ class Ella(Method):
             with torch.no_grad():
                 self._squares[name] = (B @ A).square_()  # (out, in)
 
-    def penalty(self, adapter: Adapter) -> Tensor | None:
+    def penalty(self, adapter: Learner) -> Tensor | None:
         if not self._squares:
             return None
         from nlora.kernels import weighted_square_sum
