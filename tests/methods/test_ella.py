@@ -95,6 +95,8 @@ def test_a_stage_forgets_the_sum_of_the_stage_before(adapter: Adapter) -> None:
     method.begin(adapter, [random_state(adapter, 4)])
     again = begun(adapter, [random_state(adapter, 4)])
     assert torch.equal(method.penalty(adapter), again.penalty(adapter))  # type: ignore[arg-type]
+    method.begin(adapter, [])
+    assert method.penalty(adapter) is None
 
 
 def test_opposite_updates_cancel_as_in_the_paper(adapter: Adapter) -> None:
