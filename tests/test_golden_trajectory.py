@@ -128,17 +128,9 @@ def nlora_penalty(run: dict[str, Any], adapter: Adapter, earlier: Sequence[State
 
 
 def olora_penalty(run: dict[str, Any], adapter: Adapter, earlier: Sequence[State]) -> Penalty:
-    def penalty() -> Tensor:
-        factors = adapter.factors()
-        terms = [
-            run["lamda_1"] * (old[name].A @ f.A.T).abs().sum()
-            for old in earlier
-            for name, f in factors.items()
-        ]
-        terms += [run["lamda_2"] * (f.A.norm() + f.B.norm()) for f in factors.values() if run["lamda_2"]]
-        return torch.stack(terms).sum() if terms else torch.zeros(())
-
-    return penalty
+    method = build("olora", {"weight": run["lamda_1"], "norm_weight": run["lamda_2"]})
+    method.begin(adapter, earlier)
+    return lambda: method.penalty(adapter)
 
 
 @dataclass(frozen=True)

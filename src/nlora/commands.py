@@ -103,6 +103,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
         ),
         f"about {display.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
         f"would be written to {config.output_dir}",
+        *protocol_notes(config),
     ):
         console.print(escape(line), highlight=False)
     return plan

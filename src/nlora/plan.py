@@ -91,7 +91,9 @@ def make_plan(loaded: LoadedConfig) -> Plan:
             modules, parameters = _collect(problems, lambda: _layout(config)) or (None, 0)
         if modules or loaded.doubts("lora"):  # else the same complaint about the model would be made twice
             encoder = _collect(problems, lambda: _encoder(config))
-            problems += family_problems(config, encoder.encoder_decoder) if encoder else []
+            if encoder is not None:
+                wrong = family_problems(config, encoder.encoder_decoder)
+                problems += [Problem(loaded.places.where((p.where,)), p.what) for p in wrong]
     problems += _missing_extras(loaded)
     problems += [] if loaded.doubts("output_dir") else _output_problems(loaded)
     if modules:
