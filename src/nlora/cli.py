@@ -128,6 +128,25 @@ def compare(
     compare_command(runs, format, out, published, Console())
 
 
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(help="The sweep's YAML file (see docs/sweeps.md).")],
+    overrides: Overrides = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Runs side by side.", show_default="one per GPU, else 1"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print each run's command, run nothing.")
+    ] = False,
+) -> None:
+    """Many runs from one file, then one table; the same command repeats only what is missing."""
+    from nlora.sweep import sweep_command
+
+    if not sweep_command(file, overrides or [], jobs=jobs, dry_run=dry_run, console=Console()):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """The console script."""
     debug = "--debug" in sys.argv

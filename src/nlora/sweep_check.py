@@ -1,0 +1,155 @@
+"""Checks every run of a sweep before the first one starts, so that a typo in the seventh variant is told at once.
+
+    configs = check_sweep(read_sweep("five-tasks.yaml"))        # InputErrors lists every mistake of every run
+    states = [state_of(run.folder) for run in sweep.runs]       # "complete", "unfinished", "new", ...
+
+Configurations, methods and folders are checked, which takes milliseconds a run. Data and models are not looked at here:
+each run does that itself when it starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from nlora.atomic import disk_errors, write_text
+from nlora.config import Config
+from nlora.config_file import LoadedConfig, differences, read_config
+from nlora.errors import InputErrors, Problem, RunError
+from nlora.methods import build
+from nlora.run_dir import LOCK_FILE
+from nlora.run_file import RUN_FILE, read_run_file
+from nlora.summary import read_summary
+from nlora.sweep_runs import Base, Sweep, SweepRun
+from nlora.yaml_lines import Key, dotted, to_yaml
+
+State = Literal["new", "unfinished", "complete", "elsewhere"]
+
+
+def check_sweep(sweep: Sweep) -> dict[Path, Config]:
+    """The configuration of every run, by its folder.
+
+    Raises InputErrors with all mistakes of the sweep's file and of all its runs, each once, with the key of the
+    sweep's file that it comes from.
+    """
+    problems = list(sweep.problems)
+    configs: dict[Path, Config] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_base(sweep, Path(folder))
+        for run in sweep.runs:
+            source = base_source(sweep, run, Path(folder))
+            found: list[Problem] = []
+            try:
+                loaded = read_config(source, run.overrides)
+                found += [*loaded.problems, *_method_problems(loaded)]
+                if not found:
+                    configs[run.folder] = loaded.config
+                    found += _folder_problems(run.folder, loaded.config)
+            except InputErrors as error:
+                found += error.problems
+            problems += [_at_home(problem, sweep, run, source) for problem in found]
+    if problems:
+        raise InputErrors(dict.fromkeys(problems))
+    return configs
+
+
+def base_source(sweep: Sweep, run: SweepRun, folder: Path) -> str:
+    """What `nlora run` is given: the recipe, the file, or the file in `folder` that `write_base` writes."""
+    return run.base.source if run.base.source is not None else str(folder / _base_file(sweep, run.base)[0])
+
+
+def write_base(sweep: Sweep, folder: Path) -> None:
+    """Write a base that stands in the sweep's file itself as a file of its own; nothing where there is none such."""
+    for run in sweep.runs[:1]:  # such a base is the only one
+        if run.base.source is None:
+            name, text = _base_file(sweep, run.base)
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / name).is_file():
+                write_text(folder / name, text)
+
+
+def _base_file(sweep: Sweep, base: Base) -> tuple[str, str]:
+    """Name and content. In the form of a run's run.yaml, so that relative paths refer to where the sweep's file lies.
+
+    The name is made from the content: a sweep that was changed does not write over what another one still reads.
+    """
+    here = str(sweep.path.parent.absolute())
+    text = to_yaml({"config": base.values, "versions": {}, "base_folder": here})
+    return f"base-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml", text
+
+
+def state_of(folder: Path) -> State:
+    """How far the run of a folder is. elsewhere: another process is writing there now."""
+    if not (folder / RUN_FILE).is_file():
+        return "new"
+    lock = FileLock(folder / LOCK_FILE, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+        lock.release()
+    except Timeout:
+        return "elsewhere"
+    except OSError:
+        pass  # a folder that cannot be written: the run itself says so
+    try:
+        return "complete" if read_summary(folder).status == "complete" else "unfinished"
+    except RunError:
+        return "unfinished"
+
+
+def _method_problems(loaded: LoadedConfig) -> Iterator[Problem]:
+    """What is wrong with the method's options, for all tasks and for single ones."""
+    config = loaded.config
+    if loaded.doubts("method"):
+        return
+    wheres = [("method",)] + [
+        ("stages", task, "method") for task, stage in config.stages.items() if stage.method
+    ]
+    for where in wheres:
+        options = config.method.options if len(where) == 1 else config.method_options(where[1])
+        prefix = dotted(where)
+        try:
+            build(config.method.name, options, where=prefix)
+        except InputErrors as error:
+            for problem in error.problems:
+                rest = problem.where.removeprefix(prefix).strip(".")
+                key = (*where, *rest.split(".")) if rest else where
+                yield Problem(loaded.places.where(key), problem.what)
+            return  # what is wrong for all tasks is wrong for each
+
+
+def _folder_problems(folder: Path, config: Config) -> list[Problem]:
+    """Why a folder that is there already cannot be this run's."""
+    if not (folder / RUN_FILE).is_file():
+        return []
+    try:
+        old = read_run_file(folder)["config"]
+    except RunError as error:
+        return [Problem("", str(error))]
+    new = config.model_dump(mode="json")
+    found = differences({**old, "output_dir": new["output_dir"]}, new)
+    if not found:
+        return []
+    what = (
+        f"was started with another configuration ({'; '.join(found)}); give another output_dir, or delete it"
+    )
+    return [Problem(str(folder), what)]
+
+
+def _at_home(problem: Problem, sweep: Sweep, run: SweepRun, source: str) -> Problem:
+    """The problem with the place in the sweep's file, where it comes from there."""
+    for setting in reversed(run.settings):
+        if problem.where == setting.text or problem.where.startswith(f"{setting.text}: "):
+            inside = problem.where.removeprefix(setting.text)
+            # `method: olora` is short for its name, and one place is enough.
+            return Problem(setting.place + ("" if inside == ": method.name" else inside), problem.what)
+    if run.base.source is None and problem.where.startswith(source):
+        # "<file>:<line>: <key>": the key is below `base` in the sweep's file, or would be.
+        key: Key = ("base", *problem.where.removeprefix(source).rpartition(": ")[2].split("."))
+        return Problem(sweep.places.where(key), problem.what)
+    return problem
