@@ -242,6 +242,8 @@ def test_overrides_reach_the_files_own_keys(tmp_path: Path) -> None:
     assert names(sweep) == ["plain-seed3", "penalty-seed3"]
     config = check_sweep(sweep)[Path("there/plain-seed3")]
     assert (config.method.name, config.lora.r) == ("nlora", 2)
+    with pytest.raises(InputErrors, match=r"seed=3: the sweep sets 'seed' of each run; give seeds"):
+        check_sweep(read_sweep(file, ["seed=3"]))
 
 
 def test_the_seed_of_a_run_is_the_default_where_none_is_given(tmp_path: Path) -> None:
@@ -344,6 +346,18 @@ def test_a_folder_of_another_configuration_is_told_before_anything_starts(tmp_pa
     assert lines[0].startswith(f"{tmp_path / 'out' / 'plain-seed1'}: was started with another configuration")
     assert "(train.epochs: 1.0 in the folder, 2.0 now)" in lines[0]
     assert len(machine.started) == 4
+
+
+def test_a_key_that_the_folder_does_not_know_yet_stands_at_its_default(tmp_path: Path) -> None:
+    machine = Machine()
+    swept(write_sweep(tmp_path, seeds=[1]), machine)
+    path = tmp_path / "out" / "plain-seed1" / "run.yaml"
+    record = yaml.safe_load(path.read_text())
+    del record["config"]["train"]["warmup_steps"]
+    path.write_text(yaml.safe_dump(record))
+    assert swept(write_sweep(tmp_path, seeds=[1]), machine)[0]
+    with pytest.raises(InputErrors, match=r"train\.warmup_steps: 0 in the folder, 3 now"):
+        swept(write_sweep(tmp_path, seeds=[1], set={"train.warmup_steps": 3}), machine)
 
 
 # Running

@@ -131,7 +131,14 @@ def compare(
 @app.command()
 def sweep(
     file: Annotated[str, typer.Argument(help="The sweep's YAML file (see docs/sweeps.md).")],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Keys of the sweep's file, as seeds=[1], or of every run, as train.epochs=1.",
+            show_default=False,
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", min=1, help="Runs side by side.", show_default="one per GPU, else 1"),

@@ -9,6 +9,7 @@ each run does that itself when it starts.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from nlora.atomic import disk_errors, write_text
 from nlora.config import Config
@@ -131,6 +133,9 @@ def _folder_problems(folder: Path, config: Config) -> list[Problem]:
         old = read_run_file(folder)["config"]
     except RunError as error:
         return [Problem("", str(error))]
+    with contextlib.suppress(ValidationError):
+        # A key that an earlier nlora did not have yet stands at its default.
+        old = Config.model_validate(old).model_dump(mode="json")
     new = config.model_dump(mode="json")
     found = differences({**old, "output_dir": new["output_dir"]}, new)
     if not found:
