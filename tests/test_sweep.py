@@ -456,7 +456,9 @@ def test_ctrl_c_stops_what_runs_and_shows_what_there_is(tmp_path: Path) -> None:
     # The signal came while the third one was being started.
     assert running[0].heard == ["terminate"]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == handlers
-    assert "plain (inclora)" in captured.get()
+    told = captured.get()
+    assert "stopped; the same command goes on with what is missing" in told
+    assert "plain (inclora)" in told
     assert (tmp_path / "out" / "table.md").is_file()
 
 

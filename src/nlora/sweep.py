@@ -71,6 +71,9 @@ def sweep_command(
         with _ended_like_ctrl_c(), closing(runner.outcomes(jobs_of(sweep), progress.begin)) as outcomes:
             for outcome in outcomes:
                 progress.ended(outcome)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on with what is missing")
+        raise
     finally:  # also after Ctrl-C: what there is
         console.print()
         _show_table(sweep, console)
