@@ -164,6 +164,21 @@ def test_what_does_not_compare_is_said(tmp_path: Path) -> None:
     assert "different models" in table_of(compared(one, three))[0]["note"]
 
 
+def test_protocols_are_told_apart(tmp_path: Path) -> None:
+    folders = [run(tmp_path / str(seed), seed=seed) for seed in (1, 2, 3)]
+    path = folders[1] / "summary.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "protocol": "released"}))
+    values = json.loads((folders[2] / "summary.json").read_text())
+    del values["protocol"]  # an older nlora, which knew only the repaired one
+    (folders[2] / "summary.json").write_text(json.dumps(values))
+    comparison = compared(*folders)
+    assert [row.seeds for row in comparison.rows] == [(1, 3), (2,)]
+    assert "These runs followed different protocols" in comparison.notes[0]
+    assert not comparison.compares
+    assert len(compared(folders[0], folders[2]).notes) == 0
+
+
 def test_published_numbers_stand_beside_runs_of_a_published_order(tmp_path: Path) -> None:
     folder = run(tmp_path / "1", "olora", tasks=ORDER_1, last=(50, 50, 50, 80), method="olora")
     comparison = compared(folder)

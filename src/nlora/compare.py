@@ -66,6 +66,7 @@ class Row:
     seeds: tuple[int, ...]
     status: Literal["complete", "running", "published"]
     values: Mapping[str, Spread]
+    protocol: Literal["released", "repaired"] | None = None
     learned: int = 0
     note: str = ""
 
@@ -85,8 +86,8 @@ class Comparison:
 
     @property
     def compares(self) -> bool:
-        """Whether all runs are of the same tasks in the same order on the same model."""
-        return len({(row.tasks, row.model) for row in self.rows}) == 1
+        """Whether all runs are of the same tasks in the same order on the same model, by the same protocol."""
+        return len({(row.tasks, row.model, row.protocol == "released") for row in self.rows}) == 1
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[tuple[Path, Summary]]:
@@ -145,7 +146,9 @@ def _groups(runs: Iterable[tuple[Path, Summary]]) -> list[list[tuple[Path, Summa
 
 
 def _identity(summary: Summary) -> tuple[object, ...]:
-    return (summary.name, summary.method, summary.model, summary.tasks)
+    # An older nlora did not say the protocol; it was none but the repaired one.
+    released = summary.protocol == "released"
+    return (summary.name, summary.method, summary.model, summary.tasks, released)
 
 
 def _row(group: Sequence[tuple[Path, Summary]]) -> Row:
@@ -165,6 +168,7 @@ def _row(group: Sequence[tuple[Path, Summary]]) -> Row:
         seeds=tuple(sorted(summary.seed for summary in summaries)),
         status=first.status,
         values=values,
+        protocol=first.protocol,
         learned=len(first.train_seconds),
     )
 
@@ -206,6 +210,10 @@ def _differences(rows: Sequence[Row]) -> list[str]:
     if len(by_model) > 1:
         notes.append("These runs are of different models:")
         notes += [f"{model}: {labels}" for model, labels in by_model.items()]
+    by_protocol = _labels_by(rows, lambda row: "released" if row.protocol == "released" else "repaired")
+    if len(by_protocol) > 1:
+        notes.append("These runs followed different protocols, which score and cut differently:")
+        notes += [f"{protocol}: {labels}" for protocol, labels in by_protocol.items()]
     return notes
 
 
