@@ -22,6 +22,7 @@ LAYERS = [
         "plain_words",
         "overrides",
         "salvage",
+        "stage_overrides",
         "config_file",
         "protocol",
         "metrics",

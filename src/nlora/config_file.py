@@ -31,6 +31,7 @@ from nlora.errors import InputErrors, Problem
 from nlora.overrides import apply_override
 from nlora.plain_words import did_you_mean, number_problems, problems_of
 from nlora.salvage import usable
+from nlora.stage_overrides import adjust_stages
 from nlora.yaml_lines import Key, Places, dotted, read_yaml, to_yaml
 
 RUN_FILE_KEYS = frozenset({"config", "versions"})
@@ -97,7 +98,7 @@ def read_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
             places = changed
         else:
             problems += changed
-    _drop_stages_left_out(data, named, overrides)
+    adjust_stages(data, named, overrides)
     problems = sorted(problems + _mistakes(data, places), key=_line)
     config, doubtful = usable(data)
     if config is None:
@@ -210,21 +211,6 @@ def _task_names(data: dict[str, Any]) -> list[str | None]:
     entries = tasks if isinstance(tasks, list) else []
     names = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
     return [name if isinstance(name, str) else None for name in names]
-
-
-def _drop_stages_left_out(
-    data: dict[str, Any], named: Sequence[str | None], overrides: Sequence[str]
-) -> None:
-    """With `tasks=[...]` a task leaves the sequence, and what the file says of its stage leaves with it.
-
-    named: the tasks before the overrides. A stage that an override itself names stays, and is a mistake.
-    """
-    stages, now = data.get("stages"), _task_names(data)
-    if not isinstance(stages, dict):
-        return
-    for name in named:
-        if name not in now and not any(text.startswith(f"stages.{name}") for text in overrides):
-            stages.pop(name, None)
 
 
 def _repeated(data: dict[str, Any]) -> frozenset[Key]:
