@@ -26,6 +26,7 @@ LAYERS = [
         "config_file",
         "protocol",
         "metrics",
+        "analysis",
         "kernels",
         "factors",
         "targets",
@@ -54,7 +55,17 @@ LAYERS = [
     {"training", "evaluation"},
     {"plan", "record", "learned"},
     {"sequence"},
-    {"commands", "listing", "reference", "sweep_file", "sweep_runs", "sweep_check", "sweep_runners", "sweep"},
+    {
+        "commands",
+        "listing",
+        "reference",
+        "analyze",
+        "sweep_file",
+        "sweep_runs",
+        "sweep_check",
+        "sweep_runners",
+        "sweep",
+    },
     {"cli"},
     {"__main__"},
 ]
@@ -104,7 +115,7 @@ def test_imports_point_one_way(file: Path) -> None:
     "module",
     ["nlora", "nlora.cli", "nlora.listing", "nlora.config_file", "nlora.data", "nlora.methods", "nlora.kernels",
      "nlora.metrics.continual", "nlora.run_dir", "nlora.results", "nlora.display", "nlora.data.embedded",
-     "nlora.compare_formats", "nlora.sweep"],
+     "nlora.compare_formats", "nlora.sweep", "nlora.analysis"],
 )  # fmt: skip
 def test_no_torch_where_none_is_needed(module: str) -> None:
     code = f"import sys, {module}; print(*{{'torch', 'transformers', 'peft', 'pyarrow'}} & set(sys.modules))"

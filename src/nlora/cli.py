@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -152,6 +153,36 @@ def sweep(
 
     if not sweep_command(file, overrides or [], jobs=jobs, dry_run=dry_run, console=Console()):
         raise typer.Exit(1)
+
+
+@app.command()
+def analyze(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER ADAPTER... | RUN",
+            help="PEFT LoRA folders or hub ids, two or more; or the output_dir of one run.",
+        ),
+    ],
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Absolute: an entry counts when it is larger. Default: 0.1 of the root mean square of all entries.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    csv_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv", help="Write every pair, overall and by module, to this file.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Where the updates of different tasks meet: collisions, overlap, orthogonality, spectra."""
+    from nlora.analyze import analyze_command
+
+    analyze_command(sources, Console(), threshold=threshold, as_json=as_json, csv_file=csv_file)
 
 
 def main() -> None:

@@ -1,0 +1,212 @@
+"""Compares adapters with one another: the one function that puts all measures together.
+
+    comparison = compare_states({"agnews": first, "amazon": second})
+
+What it costs: one pass over the entries of each adapter, whatever the number of pairs, and small products for the rest.
+Modules are shared out among as many threads as torch may use.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nlora.analysis import curves
+from nlora.analysis.comparison import Comparison, Curve
+from nlora.analysis.entrywise import Entrywise, entrywise
+from nlora.analysis.names import in_order, kinds_of, layer_of
+from nlora.analysis.spectrum import effective_rank, nuclear_norm, reduced_svds, stable_rank
+from nlora.analysis.subspace import PairMeasures, pair_measures, pairs_of
+from nlora.analysis.threshold import DEFAULT_FACTOR, DEFAULT_RULE, GIVEN_RULE, pooled, root_mean_square
+from nlora.errors import AdapterError
+from nlora.factors import State, check_finite
+
+T = TypeVar("T")
+R = TypeVar("R")
+Floats = NDArray[np.float64]
+Shares = tuple[Floats, Floats]
+_NAMED = 3
+"""Missing modules that a note names."""
+
+
+def compare_states(states: Mapping[str, State], threshold: float | None = None) -> Comparison:
+    """All measures of the adapters and of every pair of them.
+
+    states: by name, in the order in which they are shown; one alone has no pairs.
+    threshold: absolute, >= 0: an entry counts when |ΔW| is larger. None: `threshold.DEFAULT_FACTOR` times the root mean
+        square of all entries.
+
+    Raises AdapterError where a factor is not finite, where modules of one name have different shapes, and where two
+    adapters have no module in common. Modules that not all have are compared over those that do, and a note says so.
+    """
+    if threshold is not None and not (threshold >= 0 and math.isfinite(threshold)):
+        raise ValueError(f"threshold {threshold} is not a number >= 0")
+    modules = in_order({module for state in states.values() for module in state})
+    notes = _checked(states, modules)
+    rms = {name: root_mean_square(state) for name, state in states.items()}
+    unit = pooled(rms, {name: sum(f.entries for f in state.values()) for name, state in states.items()})
+    chosen = float(DEFAULT_FACTOR * unit if threshold is None else threshold)
+    notes += [f"The update of {name} is zero." for name in states if rms[name] == 0.0]
+    at = curves.FACTORS * (unit or 1.0)
+    at = at if chosen in at else np.sort(np.append(at, chosen))
+    absolute = curves.CurveSums(np.tile(at, (len(states), 1)))
+    relative = curves.CurveSums(np.outer(list(rms.values()), curves.FACTORS))
+
+    work = _Work(list(states.values()), modules, chosen, absolute, relative)
+    results = _each(range(len(modules)), work.measure)
+    for module in results:
+        absolute.add(module.absolute, module.who, module.entries)
+        relative.add(module.relative, module.who, module.entries)
+    return Comparison(
+        names=tuple(states),
+        modules=tuple(modules),
+        layers=tuple(layer_of(module) for module in modules),
+        kinds=tuple(kinds_of(modules)),
+        entries=np.array([module.entries for module in results], float),
+        threshold=chosen,
+        threshold_rule=DEFAULT_RULE if threshold is None else GIVEN_RULE,
+        adapters=_of_adapters(len(states), results),
+        pairs=_of_pairs(len(states), results),
+        curve=Curve(at, absolute.density(), absolute.collision()),
+        relative_curve=Curve(curves.FACTORS, relative.density(), relative.collision()),
+        sampled_share=sum(module.sampled for module in results) / sum(module.entries for module in results),
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Module:
+    """What was found at one module. who: which adapters have it, in order; S: their singular values (T', k)."""
+
+    who: list[int]
+    entries: int
+    S: Tensor
+    entrywise: Entrywise
+    pairs: PairMeasures
+    absolute: Shares
+    relative: Shares
+    sampled: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """What is needed to measure any of the modules."""
+
+    states: Sequence[State]
+    modules: Sequence[str]
+    threshold: float
+    absolute: curves.CurveSums
+    relative: curves.CurveSums
+
+    def measure(self, index: int) -> _Module:
+        """All measures at one module; changes nothing, so threads may share this."""
+        module = self.modules[index]
+        who = [t for t, state in enumerate(self.states) if module in state]
+        factors = [self.states[t][module] for t in who]
+        spectra = reduced_svds(factors)
+        share = curves.SAMPLED_ENTRIES // len(self.modules)
+        sampled = curves.sample(factors, share, curves.SEED + index)
+        return _Module(
+            who=who,
+            entries=factors[0].entries,
+            S=spectra.S,
+            entrywise=entrywise(factors, self.threshold),
+            pairs=pair_measures(factors, spectra),
+            absolute=self.absolute.shares(sampled, who),
+            relative=self.relative.shares(sampled, who),
+            sampled=sampled.shape[1],
+        )
+
+
+def _of_adapters(count: int, results: Sequence[_Module]) -> dict[str, Floats]:
+    """By measure, (T, M)."""
+    measures = ("large", "l1", "squared_norm", "nuclear_norm", "stable_rank", "effective_rank")
+    table = {measure: np.full((count, len(results)), np.nan) for measure in measures}
+    for m, module in enumerate(results):
+        S = module.S
+        values = {
+            "large": module.entrywise.large,
+            "l1": module.entrywise.l1,
+            "squared_norm": S.square().sum(1).numpy(),
+            "nuclear_norm": nuclear_norm(S).numpy(),
+            "stable_rank": stable_rank(S).numpy(),
+            "effective_rank": effective_rank(S).numpy(),
+        }
+        for measure, column in values.items():
+            table[measure][module.who, m] = column
+    return table
+
+
+def _of_pairs(count: int, results: Sequence[_Module]) -> dict[str, Floats]:
+    """By measure, (P, M)."""
+    index = {pair: p for p, pair in enumerate(zip(*pairs_of(count), strict=True))}
+    counted, related = ("both", "unlike", "energy"), PairMeasures.__slots__
+    table = {measure: np.full((len(index), len(results)), np.nan) for measure in (*counted, *related)}
+    for m, module in enumerate(results):
+        first, second = pairs_of(len(module.who))
+        rows = [index[module.who[i], module.who[j]] for i, j in zip(first, second, strict=True)]
+        for measure in counted:
+            table[measure][rows, m] = getattr(module.entrywise, measure)
+        for measure in related:
+            table[measure][rows, m] = getattr(module.pairs, measure)
+    return table
+
+
+def _checked(states: Mapping[str, State], modules: Sequence[str]) -> list[str]:
+    """Raises AdapterError where the adapters cannot be compared; returns notes on modules that not all have."""
+    if not states or not modules:
+        raise AdapterError("there are no adapters to compare, or they have no modules")
+    for name, state in states.items():
+        check_finite(state, name)
+    for (a, one), (b, other) in itertools.combinations(states.items(), 2):
+        common = [module for module in modules if module in one and module in other]
+        if not common:
+            raise AdapterError(
+                f"{a} and {b} have no module in common ({_first(one)} ..., {_first(other)} ...); "
+                "only adapters of one backbone can be compared"
+            )
+        for module in common:
+            if one[module].shape != other[module].shape:
+                sizes = [f"{out}x{n_in}" for out, n_in in (one[module].shape, other[module].shape)]
+                raise AdapterError(
+                    f"module {module} is {sizes[0]} in {a} and {sizes[1]} in {b}; "
+                    "only adapters of one backbone can be compared"
+                )
+    notes = []
+    for name, state in states.items():
+        missing = [module for module in modules if module not in state]
+        if missing:
+            more = ", ..." if len(missing) > _NAMED else ""
+            notes.append(
+                f"{name} lacks {len(missing)} of {len(modules)} modules ({', '.join(missing[:_NAMED])}{more}): "
+                "each pair is compared over the modules that both have."
+            )
+    return notes
+
+
+def _first(state: State) -> str:
+    return in_order(state)[0]
+
+
+def _each(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
+    """work(item) of each, in order, in as many threads as torch may use, each of them with one thread of its own.
+
+    The walk alternates between torch and numpy, which uses one thread only: so modules are shared out, not products.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(items) == 1:
+        return [work(item) for item in items]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,233 @@
+"""What was found about some adapters, module by module; sums and means over modules; its JSON.
+
+comparison = compare_states(states)
+comparison.collision_rate()                   # (P,): one for each pair, over all entries that both have
+comparison.to_json()["average_collision_rate"]
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nlora.analysis.subspace import pairs_of
+
+Floats = NDArray[np.float64]
+SCHEMA = 1
+_DIGITS = 6
+"""Of the long lists: values by module and curves."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """Rates over thresholds, from a seeded sample of entries. at: (K,); density: (T, K); collision: (P, K)."""
+
+    at: Floats
+    density: Floats
+    collision: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """T adapters over M modules. Where an adapter lacks a module, its values there are NaN, and so are its pairs'.
+
+    names: of the adapters, in the order given. modules: names, in order; entries: (M,) entries of each.
+    adapters: by measure, (T, M): large (entries above the threshold), l1, squared_norm, nuclear_norm, stable_rank,
+        effective_rank.
+    pairs: by measure, (P, M), pairs in the order of `subspace.pairs_of`: both, unlike (entries), energy, inner,
+        orthogonality, product, row_angle, column_angle; what they are is said in `entrywise` and `subspace`.
+    curve: over absolute thresholds. relative_curve: over thresholds in units of each adapter's own RMS.
+    """
+
+    names: tuple[str, ...]
+    modules: tuple[str, ...]
+    layers: tuple[int | None, ...]
+    kinds: tuple[str, ...]
+    entries: Floats
+    threshold: float
+    threshold_rule: str
+    adapters: dict[str, Floats]
+    pairs: dict[str, Floats]
+    curve: Curve
+    relative_curve: Curve
+    sampled_share: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def pair_names(self) -> list[str]:
+        """`a|b` of each pair, in order."""
+        return [f"{self.names[i]}|{self.names[j]}" for i, j in zip(*pairs_of(len(self.names)), strict=True)]
+
+    # Over all modules, or those that `where` selects: a mask (M,)
+
+    def density(self, where: NDArray[np.bool_] | None = None) -> Floats:
+        """(T,): share of an adapter's entries above the threshold; NaN where it has none."""
+        return self._share(self.adapters["large"], where)
+
+    def collision_rate(self, where: NDArray[np.bool_] | None = None) -> Floats:
+        """(P,): share of the entries of the modules that both have at which both exceed the threshold."""
+        return self._share(self.pairs["both"], where)
+
+    @property
+    def average_collision_rate(self) -> float:
+        """Mean over the pairs; NaN of a single adapter."""
+        return _mean(self.collision_rate())
+
+    def pair_measures(self) -> dict[str, Floats]:
+        """The measures of each pair over all modules that both have, (P,) each; NaN where undefined.
+
+        collision_rate, sign_conflict (share of the colliding entries; NaN where none collides), overlap_energy and
+        cosine (0 beside a zero update), orthogonality (Σ‖A_iA_jᵀ‖²_F), update_orthogonality (‖ΔW_iᵀΔW_j‖_F over all
+        modules as one block-diagonal matrix), row_angle_degrees and column_angle_degrees (means over modules of the
+        smallest principal angle).
+        """
+        return {
+            "collision_rate": self.collision_rate(),
+            **self._of_pairs(
+                {name: np.nansum(values, 1) for name, values in self.pairs.items()}, self._norms()
+            ),
+            "row_angle_degrees": _row_means(self.pairs["row_angle"]),
+            "column_angle_degrees": _row_means(self.pairs["column_angle"]),
+        }
+
+    def module_measures(self) -> dict[str, Floats]:
+        """The same, (P, M): each module for itself."""
+        first, second = pairs_of(len(self.names))
+        squares = self.adapters["squared_norm"]
+        return {
+            "collision_rate": self.pairs["both"] / self.entries,
+            **self._of_pairs(self.pairs, np.sqrt(squares[first] * squares[second])),
+            "row_angle_degrees": self.pairs["row_angle"],
+            "column_angle_degrees": self.pairs["column_angle"],
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Schema 1, as `nlora analyze --json` prints it; None stands for what is undefined or not there."""
+        measures = self.pair_measures()
+        return {
+            "schema": SCHEMA,
+            "threshold": self.threshold,
+            "threshold_rule": self.threshold_rule,
+            "adapters": {name: self._adapter_json(t) for t, name in enumerate(self.names)},
+            "pairs": {
+                pair: {measure: _plain(values[p]) for measure, values in measures.items()}
+                for p, pair in enumerate(self.pair_names)
+            },
+            "average_collision_rate": _plain(self.average_collision_rate),
+            "modules": list(self.modules),
+            "layers": list(self.layers),
+            "kinds": list(self.kinds),
+            "entries": [int(n) for n in self.entries],
+            "by_module": {
+                "density": self._by_adapter(self.adapters["large"] / self.entries),
+                "nuclear_norm": self._by_adapter(self.adapters["nuclear_norm"]),
+                "collision_rate": self._by_pair(self.pairs["both"] / self.entries),
+            },
+            "by_layer": self._grouped("layers", self.layers),
+            "by_kind": self._grouped("kinds", self.kinds),
+            "curve": {"thresholds": _rounded(self.curve.at), **self._curve_json(self.curve)},
+            "relative_curve": {
+                "factors": _rounded(self.relative_curve.at),
+                **self._curve_json(self.relative_curve),
+            },
+            "sampled_share": self.sampled_share,
+            "notes": list(self.notes),
+        }
+
+    def _share(self, counted: Floats, where: NDArray[np.bool_] | None) -> Floats:
+        chosen = slice(None) if where is None else where
+        there = ~np.isnan(counted[:, chosen])
+        total = np.where(there, self.entries[chosen], 0.0).sum(1)
+        return _ratio(np.nansum(counted[:, chosen], 1), total, np.nan)
+
+    def _norms(self) -> Floats:
+        """‖ΔW_i‖·‖ΔW_j‖ over the modules that both have: (P,)."""
+        first, second = pairs_of(len(self.names))
+        squares = self.adapters["squared_norm"]
+        common = ~np.isnan(self.pairs["both"])
+        sums = [np.where(common, squares[side], 0.0).sum(1) for side in (first, second)]
+        norms: Floats = np.sqrt(sums[0] * sums[1])
+        return norms
+
+    @staticmethod
+    def _of_pairs(values: dict[str, Floats], norms: Floats) -> dict[str, Floats]:
+        return {
+            "sign_conflict": _ratio(values["unlike"], values["both"], np.nan),
+            "overlap_energy": np.minimum(_ratio(values["energy"], norms, 0.0), 1.0),
+            "orthogonality": values["orthogonality"],
+            "update_orthogonality": np.sqrt(values["product"]),
+            "cosine": np.clip(_ratio(values["inner"], norms, 0.0), -1.0, 1.0),
+        }
+
+    def _adapter_json(self, t: int) -> dict[str, float | None]:
+        own = {measure: values[t] for measure, values in self.adapters.items()}
+        squares = math.fsum(own["squared_norm"][~np.isnan(own["squared_norm"])])
+        entries = self.entries[~np.isnan(own["large"])].sum()
+        return {
+            "density": _plain(self.density()[t]),
+            **{
+                measure: _plain(_mean(own[measure]))
+                for measure in ("nuclear_norm", "stable_rank", "effective_rank")
+            },
+            "l1": _plain(np.nansum(own["l1"])),
+            "frobenius": math.sqrt(squares),
+            "rms": math.sqrt(squares / entries),
+        }
+
+    def _grouped(self, key: str, groups: tuple[Any, ...]) -> dict[str, Any]:
+        """Collision rates over the modules of each group (None: modules without a layer are left out)."""
+        distinct = [group for group in dict.fromkeys(groups) if group is not None]
+        masks = [np.array([other == group for other in groups]) for group in distinct]
+        rates = (
+            np.array([self.collision_rate(mask) for mask in masks]).reshape(len(masks), -1).T
+        )  # (P, groups)
+        return {
+            key: distinct,
+            "collision_rate": self._by_pair(rates),
+            "average_collision_rate": [_plain(_mean(column)) for column in rates.T],
+        }
+
+    def _curve_json(self, curve: Curve) -> dict[str, Any]:
+        return {
+            "density": self._by_adapter(curve.density),
+            "collision_rate": self._by_pair(curve.collision),
+            "average_collision_rate": [_plain(_mean(column), _DIGITS) for column in curve.collision.T],
+        }
+
+    def _by_adapter(self, values: Floats) -> dict[str, list[float | None]]:
+        return {name: _rounded(row) for name, row in zip(self.names, values, strict=True)}
+
+    def _by_pair(self, values: Floats) -> dict[str, list[float | None]]:
+        return {pair: _rounded(row) for pair, row in zip(self.pair_names, values, strict=True)}
+
+
+def _ratio(upper: Floats, lower: Floats, without: float) -> Floats:
+    """upper / lower; `without` where lower is 0; NaN where either is."""
+    missing = np.where(np.isnan(lower), np.nan, without)
+    made: Floats = np.broadcast_to(missing, upper.shape).copy()
+    np.divide(upper, lower, out=made, where=lower > 0)
+    return made
+
+
+def _mean(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _row_means(values: Floats) -> Floats:
+    return np.array([_mean(row) for row in values])
+
+
+def _plain(value: float | np.floating[Any], digits: int | None = None) -> float | None:
+    number = float(value)
+    if math.isnan(number):
+        return None
+    return number if digits is None else float(f"{number:.{digits}g}")
+
+
+def _rounded(values: Floats) -> list[float | None]:
+    return [_plain(value, _DIGITS) for value in values]
