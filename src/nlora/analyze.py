@@ -61,7 +61,7 @@ def analyze_command(
         _write_csv(csv_file, csv_rows(values, comparison.module_measures()))
         written.append(csv_file)
     if as_json:
-        print(json.dumps(values, ensure_ascii=False, allow_nan=False, indent=1))
+        print(json.dumps(values, allow_nan=False, indent=1))
         return values
     console.print(comparison_tables(values))
     for path in written:

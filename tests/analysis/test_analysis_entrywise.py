@@ -1,0 +1,101 @@
+"""Counts on packed bits against whole updates, block by block, and against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nlora.analysis import entrywise as walk
+from nlora.analysis.bits import counts, empty_words, packed, pair_counts, put
+from nlora.analysis.entrywise import entrywise
+from nlora.factors import Factors
+from states import of_matrix, random_factors
+
+
+def test_bits_are_counted_for_every_pair() -> None:
+    generator = np.random.default_rng(0)
+    large, negative = generator.random((2, 5, 1003)) < 0.4
+    both, unlike = pair_counts(packed(large), packed(negative))
+    assert counts(packed(large)).tolist() == large.sum(1).tolist()
+    expected = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    assert both.tolist() == [int((large[i] & large[j]).sum()) for i, j in expected]
+    assert unlike.tolist() == [
+        int((large[i] & large[j] & (negative[i] != negative[j])).sum()) for i, j in expected
+    ]
+    assert pair_counts(packed(large))[1].tolist() == [0] * 10
+    assert [len(c) for c in pair_counts(packed(large[:1]))] == [0, 0]
+
+
+def test_pieces_that_end_inside_a_byte_leave_no_bits() -> None:
+    words = empty_words(2, 64)
+    flags = np.ones((2, 5), bool)
+    offset = put(words, put(words, 0, flags), flags)
+    assert offset == 2  # each piece begins at a byte
+    assert counts(words).tolist() == [10, 10]
+
+
+@pytest.mark.parametrize(("block", "bits"), [(2**18, 2**19), (1, 1), (3 * 7 * 4, 30), (3 * 7 * 5, 2**19)])
+@pytest.mark.parametrize("out", [1, 11])
+def test_the_walk_counts_what_whole_updates_show(
+    block: int, bits: int, out: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "BLOCK_ENTRIES", block)
+    monkeypatch.setattr(walk, "BITS_AT_ONCE", bits)
+    factors = [random_factors(out, 7, r, seed=r, scaling=s) for r, s in ((2, 1.0), (3, -2.0), (1, 0.5))]
+    made = entrywise(factors, 0.7)
+    updates = [f.update() for f in factors]
+    large = [u.abs() > 0.7 for u in updates]
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    assert made.large.tolist() == [int(m.sum()) for m in large]
+    assert made.both.tolist() == [int((large[i] & large[j]).sum()) for i, j in pairs]
+    assert made.unlike.tolist() == [
+        int((large[i] & large[j] & (updates[i] * updates[j] < 0)).sum()) for i, j in pairs
+    ]
+    assert made.l1 == pytest.approx([float(u.abs().sum()) for u in updates], rel=1e-5)
+    assert made.energy == pytest.approx(
+        [float((updates[i] * updates[j]).abs().sum()) for i, j in pairs], rel=1e-5
+    )
+
+
+def test_disjoint_supports_never_collide() -> None:
+    support = torch.rand(20, 30, generator=torch.Generator().manual_seed(0)) < 0.5
+    values = torch.randn(20, 30, generator=torch.Generator().manual_seed(1))
+    made = entrywise([of_matrix(values * support), of_matrix(values * ~support)], 0.0)
+    assert made.both.tolist() == [0]
+    assert made.energy.tolist() == [0.0]
+    assert made.large.sum() == 600
+
+
+def test_equal_updates_collide_wherever_they_are_large() -> None:
+    f = random_factors(30, 20, 4, seed=5)
+    opposite = Factors(f.A, f.B, -f.scaling)
+    made = entrywise([f, f, opposite], 1.5)
+    assert made.both.tolist() == [made.large[0]] * 3
+    assert made.unlike.tolist() == [0, made.large[0], made.large[0]]
+    assert made.energy[0] == pytest.approx(float(f.update().square().sum()), rel=1e-5)
+
+
+def test_independent_supports_collide_by_the_product_of_their_densities() -> None:
+    generator = torch.Generator().manual_seed(2)
+    supports = [torch.rand(600, 700, generator=generator) < share for share in (0.3, 0.2)]
+    made = entrywise([of_matrix(s.float()) for s in supports], 0.5)
+    rate, densities = made.both[0] / 420_000, made.large / 420_000
+    # Five standard errors of a share of 0.06 among 420 000 entries.
+    assert rate == pytest.approx(densities[0] * densities[1], abs=5 * (0.06 * 0.94 / 420_000) ** 0.5)
+
+
+def test_orthogonal_by_cancellation_yet_colliding() -> None:
+    """The paper's figure 1: the products sum to zero, though all coordinates meet."""
+    one, other = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[3.0, 3.0, -3.0]])
+    assert float((one * other).sum()) == 0.0
+    made = entrywise([of_matrix(one), of_matrix(other)], 0.1)
+    assert made.both[0] == 3
+    assert made.unlike[0] == 1
+    assert made.energy[0] == 18.0
+
+
+def test_an_entry_at_the_threshold_does_not_count() -> None:
+    f = of_matrix(torch.tensor([[0.25, -0.25, 0.5, 0.0]]))
+    assert entrywise([f], 0.25).large[0] == 1
+    assert entrywise([f], 0.0).large[0] == 3
