@@ -7,10 +7,15 @@ import math
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nlora.factors import Factors, State
+from nlora.summary import Summary, write_summary
+
+SHAPES = {"model.layers.0.q_proj": (12, 16), "model.layers.1.q_proj": (12, 16)}
+TASKS = ("r8", "news", "tweets")
 
 
 def random_factors(out: int, n_in: int, r: int, seed: int, scaling: float = 2.0) -> Factors:
@@ -75,3 +80,30 @@ def write_adapter(
     }
     save_file({**halves, **(tensors or {})}, folder / "adapter_model.safetensors")
     return folder
+
+
+def write_run(
+    folder: Path, *, stages: int = 3, method: str = "inclora", shapes: dict[str, tuple[int, int]] = SHAPES
+) -> list[State]:
+    """A run's folder with so many finished stages; returns their adapters."""
+    R = [[90.0, None, None], [70.0, 80.0, None], [75.0, 60.0, 50.0]]
+    rows = [row if k < stages else [None] * 3 for k, row in enumerate(R)]
+    folder.mkdir(parents=True)
+    write_summary(
+        folder,
+        Summary(
+            status="complete",
+            name="small",
+            method=method,
+            model="tiny",
+            seed=1,
+            tasks=TASKS,
+            R=rows,
+            schema=1,
+        ),
+    )
+    (folder / "run.yaml").write_text(yaml.safe_dump({"config": {"method": {"name": method}}}))
+    states = [random_state(SHAPES, 2, seed) for seed in range(stages)]
+    for k, state in enumerate(states, start=1):
+        write_adapter(folder / "outputs" / f"{k}-{TASKS[k - 1]}" / "adapter", state)
+    return states

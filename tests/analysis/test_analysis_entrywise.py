@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from states import of_matrix, random_factors
 
 from nlora.analysis import entrywise as walk
 from nlora.analysis.bits import counts, empty_words, packed, pair_counts, put
 from nlora.analysis.entrywise import entrywise
 from nlora.factors import Factors
-from states import of_matrix, random_factors
 
 
 def test_bits_are_counted_for_every_pair() -> None:

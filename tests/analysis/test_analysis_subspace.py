@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from states import of_matrix, random_factors
 
 from nlora.analysis.subspace import pair_measures, pairs_of, principal_angles
 from nlora.factors import Factors
-from states import of_matrix, random_factors
 
 
 def test_pairs_come_row_by_row() -> None:

@@ -1,0 +1,33 @@
+"""What the tests of the command share: calling it, and two adapters to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from states import SHAPES, random_state, write_adapter
+
+from nlora import cli
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def nlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """nlora("analyze", ...) -> exit status, what was printed, errors."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["nlora", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(stop.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Path]:
+    return [write_adapter(tmp_path / f"{n}-task" / "adapter", random_state(SHAPES, 2, n)) for n in (1, 2)]
