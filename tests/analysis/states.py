@@ -46,10 +46,12 @@ def plain_measures(one: State, other: State, threshold: float) -> dict[str, floa
     entries = sum(a.numel() for a, _ in updates)
     both = sum(int(((a.abs() > threshold) & (b.abs() > threshold)).sum()) for a, b in updates)
     unlike = sum(int(((a.abs() > threshold) & (b.abs() > threshold) & (a * b < 0)).sum()) for a, b in updates)
+    chance = [float((a.abs() > threshold).double().mean() * (b.abs() > threshold).sum()) for a, b in updates]
     norms = math.sqrt(sum(float(a.square().sum()) for a, _ in updates))
     norms *= math.sqrt(sum(float(b.square().sum()) for _, b in updates))
     return {
         "collision_rate": both / entries,
+        "chance_rate": sum(chance) / entries,
         "sign_conflict": unlike / both,
         "overlap_energy": sum(float((a * b).abs().sum()) for a, b in updates) / norms,
         "cosine": sum(float((a * b).sum()) for a, b in updates) / norms,

@@ -80,13 +80,15 @@ class Comparison:
     def pair_measures(self) -> dict[str, Floats]:
         """The measures of each pair over all modules that both have, (P,) each; NaN where undefined.
 
-        collision_rate, sign_conflict (share of the colliding entries; NaN where none collides), overlap_energy and
+        collision_rate, chance_rate (what independent supports of the same densities at each module would give),
+        sign_conflict (share of the colliding entries; NaN where none collides), overlap_energy and
         cosine (0 beside a zero update), orthogonality (Σ‖A_iA_jᵀ‖²_F), update_orthogonality (‖ΔW_iᵀΔW_j‖_F over all
         modules as one block-diagonal matrix), row_angle_degrees and column_angle_degrees (means over modules of the
         smallest principal angle).
         """
         return {
             "collision_rate": self.collision_rate(),
+            "chance_rate": self._share(self._by_chance(), None),
             **self._of_pairs(
                 {name: np.nansum(values, 1) for name, values in self.pairs.items()}, self._norms()
             ),
@@ -100,6 +102,7 @@ class Comparison:
         squares = self.adapters["squared_norm"]
         return {
             "collision_rate": self.pairs["both"] / self.entries,
+            "chance_rate": self._by_chance() / self.entries,
             **self._of_pairs(self.pairs, np.sqrt(squares[first] * squares[second])),
             "row_angle_degrees": self.pairs["row_angle"],
             "column_angle_degrees": self.pairs["column_angle"],
@@ -143,6 +146,13 @@ class Comparison:
         there = ~np.isnan(counted[:, chosen])
         total = np.where(there, self.entries[chosen], 0.0).sum(1)
         return _ratio(np.nansum(counted[:, chosen], 1), total, np.nan)
+
+    def _by_chance(self) -> Floats:
+        """(P, M): how many entries would collide if the two supports were independent."""
+        first, second = pairs_of(len(self.names))
+        large = self.adapters["large"]
+        expected: Floats = large[first] * large[second] / self.entries
+        return expected
 
     def _norms(self) -> Floats:
         """‖ΔW_i‖·‖ΔW_j‖ over the modules that both have: (P,)."""

@@ -78,8 +78,10 @@ def _matrix(names: Sequence[str], pairs: Mapping[str, Mapping[str, float | None]
 def _summary(values: Mapping[str, Any]) -> Iterator[Text]:
     pairs = values["pairs"].values()
     count = f"{len(pairs)} pair{'s' if len(pairs) > 1 else ''}"
+    chance = sum(own["chance_rate"] for own in pairs) / len(pairs)
     yield Text(
-        f"average collision rate {_percent(values['average_collision_rate'], 2)}, mean over {count}",
+        f"average collision rate {_percent(values['average_collision_rate'], 2)}, mean over {count}; "
+        f"by chance {_percent(chance, 2)}",
         style="bold",
     )
     for key, what in (
