@@ -1,0 +1,55 @@
+"""A run, or several side by side, as one HTML file: what was learned, what was forgotten, and what the updates did.
+
+    write_report(["runs/demo/nlora"], "runs/demo/nlora/report.html")
+    write_report(["runs/demo/nlora", "runs/demo/inclora"], "report.html")
+
+Reads the files of a run and nothing else; torch is never imported. The page needs no network and opens from a file
+manager. An unfinished run shows what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nlora.atomic import write_text
+from nlora.errors import RunError
+
+__all__ = ["REPORT_FILE", "write_figures", "write_report"]
+
+REPORT_FILE = "report.html"
+
+
+def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """Writes the page about the runs in `folders` to `out` and returns its path.
+
+    Raises RunError, in one line, when a folder is no run, one of its files is broken, or `out` cannot be written.
+    """
+    from nlora.report.load import load_runs
+    from nlora.report.page import render
+
+    path = _checked(Path(out))
+    write_text(path, render(load_runs(folders)))
+    return path
+
+
+def write_figures(folders: Sequence[str | Path], out: str | Path) -> list[Path]:
+    """Writes the paper's figures for these runs into the folder `out`, as SVG and PDF, and returns the files.
+
+    Raises RunError as write_report, and MissingExtraError when PDF needs an extra (the SVG files are there then).
+    """
+    from nlora.report import paper_figures
+    from nlora.report.load import load_runs
+
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file; give a folder for the figures")
+    return paper_figures.write_figures(load_runs(folders), path)
+
+
+def _checked(path: Path) -> Path:
+    if path.is_dir():
+        raise RunError(f"{path}: is a folder; give the name of the HTML file to write")
+    if not path.parent.is_dir():
+        raise RunError(f"{path}: there is no folder {path.parent}; make it first, or give another file")
+    return path

@@ -1,0 +1,102 @@
+"""Bars and scatter plots.
+
+bar_chart("Collision", "...", [Bar("nlora", (("rate", 0.26, "accent"),))], axis=..., width=760)
+scatter_chart("Collision against forgetting", "...", [Spot(0.3, 12.0, "a, then b", "accent")], ...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nlora.report.lines import Frame, Series, axes, legend
+from nlora.report.scales import Axis, number
+from nlora.report.scene import Dot, Label, Line, Rect, Scene, Shape, clipped, text_width
+
+_ROW = 26.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One row. parts: name, length in the axis' unit, role of the colour; drawn one after another."""
+
+    name: str
+    parts: tuple[tuple[str, float, str], ...]
+    says: str = ""
+
+    @property
+    def total(self) -> float:
+        return sum(length for _, length, _ in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A point of a scatter plot. says: what hovering over it tells."""
+
+    x: float
+    y: float
+    says: str
+    role: str
+
+
+def bar_chart(
+    title: str, description: str, bars: Sequence[Bar], *, axis: Axis, width: float, keys: bool = True
+) -> Scene:
+    """Horizontal bars with names at the left and values at their ends. keys: explain the parts below."""
+    longest = min(max(text_width(bar.name) for bar in bars), width * 0.34)
+    fits = max(4, int(longest / (12 * 0.56)))
+    written = [bar.says or number(bar.total) for bar in bars]
+    left, right = longest + 14, max(map(text_width, written)) + 12
+    span = width - left - right
+    shapes: list[Shape] = []
+    for index, (bar, text) in enumerate(zip(bars, written, strict=True)):
+        top = 6 + index * _ROW
+        middle = top + _ROW / 2 + 4
+        shapes.append(Label(left - 8, middle, clipped(bar.name, fits), anchor="end"))
+        at = left
+        for name, length, role in bar.parts:
+            long = max(axis.place(length) - axis.place(0), 0.0) * span
+            shapes.append(Rect(at, top + 5, long, _ROW - 10, role, f"{bar.name}, {name}: {number(length)}"))
+            at += long
+        shapes.append(Label(at + 6, middle, text, "muted"))
+    bottom = 6 + len(bars) * _ROW
+    shapes.append(Line(((left, 6), (left, bottom)), "rule"))
+    shapes.append(Label(left, bottom + 16, axis.label, "muted", 11))
+    bottom += 24
+    kinds = list(dict.fromkeys((name, role) for bar in bars for name, _, role in bar.parts))
+    if keys and len(kinds) > 1:
+        explained, bottom = legend(
+            [Series(name, (), role, width=8.0) for name, role in kinds], left, bottom + 12, width
+        )
+        shapes += explained
+    return Scene(width, bottom, title, description, tuple(shapes))
+
+
+def scatter_chart(
+    title: str,
+    description: str,
+    spots: Sequence[Spot],
+    *,
+    x: Axis,
+    y: Axis,
+    width: float,
+    names: Sequence[tuple[str, str]] = (),
+) -> Scene:
+    """Points over both axes, with a line at y = 0 where the axis crosses it. names: what each role means."""
+    height = min(380.0, width * 0.75)
+    left = 8 + max(text_width(text) for _, text in y.ticks) + 6
+    frame = Frame(left, 34.0, width - left - 16, height - 80)
+    shapes: list[Shape] = list(axes(frame, x, y))
+    if y.low < 0 < y.high:
+        zero = frame.at(x, y, (x.low, 0.0))[1]
+        shapes.append(Line(((frame.x, zero), (frame.x + frame.width, zero)), "rule", 1.0))
+    for spot in spots:
+        place = frame.at(x, y, (spot.x, spot.y))
+        shapes.append(Dot(*place, 4.2, spot.role, spot.says))
+    bottom = height
+    if len(names) > 1:
+        keys, bottom = legend(
+            [Series(name, (), role, width=6.0) for name, role in names], 8, height + 8, width - 8
+        )
+        shapes += keys
+    return Scene(width, bottom, title, description, tuple(shapes))

@@ -1,0 +1,238 @@
+"""The section about the updates themselves: where they meet, how large they are, and what that has to do with
+what was forgotten.
+
+All numbers are those of analysis.json (`nlora analyze`); means over pairs, layers and adapters are formed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nlora.report.blocks import Block, Cell, Figure, Pair, Section, Tab, Table, Tabs, Text, words
+from nlora.report.curves import threshold_figures
+from nlora.report.drops import drop_blocks
+from nlora.report.heat import heat_map
+from nlora.report.heat import share as place
+from nlora.report.load import RunFiles
+from nlora.report.microscope import Microscope
+from nlora.report.modules import kind_figures, layer_figures, nuclear_norms
+from nlora.report.palette import heat_role
+from nlora.report.paper_figures import averages_figure
+from nlora.report.phrases import analyze_command, measured, share
+from nlora.report.scales import number
+from nlora.report.scene import Scene
+
+Looked = tuple[RunFiles, Microscope]
+
+
+def collisions(runs: Sequence[RunFiles]) -> Section:
+    """Collisions by pair, layer, kind and threshold; nuclear norms; collision against forgetting."""
+    about = (
+        "Two updates collide at a weight when both change it by more than the threshold. The collision rate of two "
+        "tasks is the share of all weights at which they do."
+    )
+    looked = [(run, run.microscope) for run in runs if run.microscope is not None]
+    missing = [run for run in runs if run.microscope is None]
+    blocks: list[Block] = []
+    for run in missing:
+        what = f"{run.label}: t" if len(runs) > 1 else "T"
+        text = f"{what}he updates have not been compared yet. This does it; then write the report again:"
+        blocks.append(Text(text, tone="note", code=analyze_command(run)))
+    if looked:
+        blocks += _thresholds(looked, many=len(runs) > 1)
+        if len(looked) > 1:
+            blocks.append(Pair(tuple(averages_figure(looked))))
+        blocks.append(
+            Tabs("collision-tabs", "Views of the collisions", tuple(_tabs(looked, many=len(runs) > 1)))
+        )
+        blocks += drop_blocks(looked, many=len(runs) > 1)
+    return Section("collisions", "Collisions", about, blocks)
+
+
+def _thresholds(looked: Sequence[Looked], *, many: bool) -> list[Block]:
+    if many:
+        return [_threshold_table(looked)]
+    found = looked[0][1]
+    rule = f" ({found.threshold_rule})" if found.threshold_rule else ""
+    rate, threshold = share(found.average_collision_rate), number(found.threshold)
+    text = f"The average over the pairs of tasks is {rate}, at the threshold {threshold}{rule}."
+    return [Text(" ".join([text, *found.notes]))]
+
+
+def _threshold_table(looked: Sequence[Looked]) -> Table:
+    rows = tuple(
+        words(run.label, share(found.average_collision_rate), number(found.threshold))
+        for run, found in looked
+    )
+    said = dict.fromkeys(
+        text for _, found in looked for text in (found.threshold_rule, *found.notes) if text.strip()
+    )
+    columns = ("run", "average collision rate", "threshold")
+    return Table("Average over the pairs of tasks", columns, rows, " ".join(map(_sentence, said)))
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:].rstrip(".") + "."
+
+
+def _tabs(looked: Sequence[Looked], *, many: bool) -> list[Tab]:
+    known = [p.collision_rate for _, m in looked for p in m.pairs.values() if p.collision_rate is not None]
+    high = max(known, default=1.0)  # one scale for all runs
+    pairs = tuple(_pair_matrix(run, found, i, high, many=many) for i, (run, found) in enumerate(looked))
+    panels: list[tuple[str, str, Sequence[Block | None]]] = [
+        (
+            "pairs",
+            "By pair of tasks",
+            [*_together(pairs), *(_measures(run, found, many) for run, found in looked)],
+        ),
+        ("layers", "By layer", layer_figures(looked)),
+        ("kinds", "By kind of module", kind_figures(looked)),
+        (
+            "norms",
+            "Nuclear norm",
+            [nuclear_norms(looked), *(_adapters(run, found, many) for run, found in looked)],
+        ),
+        ("threshold", "Threshold", threshold_figures(looked)),
+    ]
+    tabs = []
+    for key, title, found_blocks in panels:
+        blocks = tuple(block for block in found_blocks if block is not None)
+        if blocks:
+            tabs.append(Tab(f"tab-{key}", title, blocks))
+    return tabs
+
+
+def _together(figures: tuple[Figure, ...]) -> tuple[Block, ...]:
+    return (Pair(figures),) if len(figures) > 1 else figures
+
+
+def _pair_matrix(run: RunFiles, found: Microscope, index: int, high: float, *, many: bool) -> Figure:
+    names = _names(run, found)
+    rates = [
+        [_rate(found, a, b) if j < i else None for j, b in enumerate(names[:-1])] for i, a in enumerate(names)
+    ][1:]
+    digits = 1 if len(names) <= 8 else 0
+    title = f"Collision rate of {run.label}, %" if many else "Collision rate of each pair of tasks, %"
+
+    def text(value: float) -> str:
+        return f"{100 * value:.{digits}f}" if value >= 0.001 or value == 0 else number(100 * value)
+
+    def draw(width: float) -> Scene:
+        average = share(found.average_collision_rate)
+        return heat_map(
+            title,
+            f"The average over the pairs is {average}.",
+            rows=names[1:],
+            columns=names[:-1],
+            cells=rates,
+            low=0.0,
+            high=high,
+            text=text,
+            width=width,
+            framed=lambda _row, _column: False,
+        )
+
+    rows = tuple(
+        (
+            Cell(name),
+            *(
+                Cell("")
+                if rate is None
+                else Cell(text(rate), heat=heat_role(place(rate, 0, high)), title=f"{100 * rate:.4g} %")
+                for rate in row
+            ),
+        )
+        for name, row in zip(names[1:], rates, strict=True)
+    )
+    shown = Table(title, ("tasks", *names[:-1]), rows, kind="heat")
+    return Figure(f"collision-pairs-{index + 1}", title, "", draw, shown=shown)
+
+
+def _names(run: RunFiles, found: Microscope) -> list[str]:
+    """The tasks that were compared, in the order of learning; others after them."""
+    if found.adapters:
+        known = list(found.adapters)
+    else:
+        known = [task for task in run.tasks if any(found.pair(task, other) for other in run.tasks)]
+    ordered = [task for task in run.tasks if task in known]
+    return ordered + [name for name in known if name not in ordered]
+
+
+def _rate(found: Microscope, a: str, b: str) -> float | None:
+    pair = found.pair(a, b)
+    return None if pair is None else pair.collision_rate
+
+
+def _measures(run: RunFiles, found: Microscope, many: bool) -> Table | None:
+    """Every measure of every pair, for those who look for one number."""
+    columns = (
+        "collision rate",
+        "opposite signs",
+        "overlap energy",
+        "Σ‖A·Aᵀ‖²",
+        "‖ΔWᵀΔW‖",
+        "cosine",
+        "row angle",
+        "column angle",
+    )
+    rows = []
+    names = _names(run, found)
+    for j, b in enumerate(names):
+        for a in names[:j]:
+            pair = found.pair(a, b)
+            if pair is not None:
+                rows.append(
+                    words(
+                        f"{a}, {b}",
+                        share(pair.collision_rate),
+                        share(pair.sign_conflict),
+                        measured(pair.overlap_energy),
+                        measured(pair.orthogonality),
+                        measured(pair.update_orthogonality),
+                        measured(pair.cosine),
+                        _angle(pair.row_angle_degrees),
+                        _angle(pair.column_angle_degrees),
+                    )
+                )
+    if not rows or not any(pair.overlap_energy is not None for pair in found.pairs.values()):
+        return None
+    note = (
+        "Opposite signs: of the colliding entries, the share at which the updates pull apart. Overlap energy: "
+        "Σ|ΔWᵢ||ΔWⱼ| / (‖ΔWᵢ‖‖ΔWⱼ‖), which needs no threshold. Σ‖A·Aᵀ‖²: O-LoRA's orthogonality, 0 when the rows of A "
+        "are orthogonal. Angles: the smallest principal angle between row and column spaces."
+    )
+    caption = f"All measures of each pair of {run.label}" if many else "All measures of each pair"
+    return Table(caption, ("pair", *columns), tuple(rows), note)
+
+
+def _adapters(run: RunFiles, found: Microscope, many: bool) -> Table | None:
+    if not found.adapters:
+        return None
+    rows = tuple(
+        words(
+            name,
+            share(facts.density),
+            measured(facts.nuclear_norm),
+            measured(facts.stable_rank),
+            measured(facts.effective_rank),
+            measured(facts.l1),
+            measured(facts.frobenius),
+        )
+        for name, facts in found.adapters.items()
+    )
+    columns = (
+        "update",
+        "density",
+        "nuclear norm",
+        "stable rank",
+        "effective rank",
+        "L1 norm",
+        "Frobenius norm",
+    )
+    note = "Density: the share of entries above the threshold. Nuclear norm and ranks are means over the modules."
+    caption = f"Each update of {run.label}" if many else "Each update alone"
+    return Table(caption, columns, rows, note)
+
+
+def _angle(degrees: float | None) -> str:
+    return "–" if degrees is None else f"{degrees:.1f}°"

@@ -1,0 +1,208 @@
+"""The sections about training: loss and penalty over the steps, time and memory of the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nlora.report.bars import Bar, bar_chart
+from nlora.report.blocks import Block, Cell, Figure, Section, Table, Text, words
+from nlora.report.lines import Mark, Series, line_chart
+from nlora.report.load import RunFiles, StageFiles, Step
+from nlora.report.palette import series_dash, series_role
+from nlora.report.phrases import duration, measured, memory
+from nlora.report.scales import Axis, linear_axis, number, up_to
+from nlora.report.scene import Point, Scene
+
+_MOST_POINTS = 600
+"""A curve keeps at most about so many points: the page stays small, and more are not seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Curves:
+    """One run's curves over the steps of all stages, and where each stage begins."""
+
+    loss: tuple[Point, ...]
+    penalty: tuple[Point, ...]
+    begins: tuple[Mark, ...]
+    steps: int
+
+
+def training(runs: Sequence[RunFiles]) -> Section:
+    """Loss and penalty."""
+    curves = {run.label: _curves(run) for run in runs}
+    about = (
+        "Steps are optimizer steps, counted through all stages. The loss is the mean cross-entropy over answer tokens "
+        "plus the penalty, as the trainer logged it."
+    )
+    if not any(curve.loss for curve in curves.values()):
+        text = Text("No training log is there (trainer_state.json of each stage).", tone="note")
+        return Section("training", "Training", about, (text,))
+    blocks: list[Block] = (
+        [_one(runs[0], curves[runs[0].label])]
+        if len(runs) == 1
+        else [_overlaid(runs, curves, "loss", "Training loss")]
+    )
+    if len(runs) > 1 and any(curve.penalty for curve in curves.values()):
+        blocks.append(_overlaid(runs, curves, "penalty", "Penalty"))
+    return Section("training", "Training", about, blocks)
+
+
+def _curves(run: RunFiles) -> _Curves:
+    loss: list[Point] = []
+    penalty: list[Point] = []
+    begins: list[Mark] = []
+    done = 0
+    for stage in run.stages:
+        begins.append(Mark(float(done), f"{stage.number} {stage.task}"))
+        loss += [(float(done + step.step), step.loss) for step in stage.losses]
+        penalty += [(float(done + s.step), s.penalty) for s in stage.losses if s.penalty is not None]
+        done += stage.steps
+    if not any(value for _, value in penalty):
+        penalty = []
+    return _Curves(_thinned(loss), _thinned(penalty), tuple(begins), done)
+
+
+def _thinned(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Of each run of neighbours the lowest and the highest, so that spikes stay."""
+    size = -(-len(points) // (_MOST_POINTS // 2))
+    if size <= 2:
+        return tuple(points)
+    kept: set[Point] = {points[0], points[-1]}
+    for at in range(0, len(points), size):
+        part = points[at : at + size]
+        kept |= {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
+    return tuple(sorted(kept))
+
+
+def _steps_axis(steps: int) -> Axis:
+    return up_to(linear_axis("step", [0.0, float(steps)], ticks=6), float(max(steps, 1)))
+
+
+def _one(run: RunFiles, curve: _Curves) -> Figure:
+    values = [value for _, value in (*curve.loss, *curve.penalty)]
+    x, y = _steps_axis(curve.steps), linear_axis("loss", values, zero=True)
+    series = [Series("loss, penalty included" if curve.penalty else "loss", curve.loss, "accent", dots=False)]
+    if curve.penalty:
+        series.append(Series("penalty", curve.penalty, "series1", "6 3", dots=False))
+
+    def draw(width: float) -> Scene:
+        told = (
+            f"The loss goes from {curve.loss[0][1]:.3g} to {curve.loss[-1][1]:.3g} over {curve.steps} steps."
+        )
+        marks = curve.begins
+        return line_chart("Training loss", told, series, x=x, y=y, width=width, marks=marks)
+
+    caption = "Dotted lines: a new task begins, with a fresh update."
+    return Figure(
+        "loss", "Training loss" + (" and penalty" if curve.penalty else ""), caption, draw, _losses([run])
+    )
+
+
+def _overlaid(runs: Sequence[RunFiles], curves: dict[str, _Curves], which: str, title: str) -> Figure:
+    points: Callable[[_Curves], tuple[Point, ...]] = lambda c: c.loss if which == "loss" else c.penalty  # noqa: E731
+    series = [
+        Series(label, points(curve), series_role(i), series_dash(i), dots=False, width=1.6)
+        for i, (label, curve) in enumerate(curves.items())
+        if points(curve)
+    ]
+    x = _steps_axis(max(curve.steps for curve in curves.values()))
+    y = linear_axis(which, [value for s in series for _, value in s.points], zero=True)
+    marks = {curve.begins for curve in curves.values()}
+
+    def draw(width: float) -> Scene:
+        told = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
+        begins = next(iter(marks)) if len(marks) == 1 else ()
+        return line_chart(title, told, series, x=x, y=y, width=width, marks=begins)
+
+    caption = (
+        "Penalty included." if which == "loss" else "What the method adds to the loss, its weight included."
+    )
+    return Figure(which, title, caption, draw, _losses(runs) if which == "loss" else None)
+
+
+def _losses(runs: Sequence[RunFiles]) -> Table:
+    rows = [
+        words(_stage_name(run, stage, runs), stage.steps, *_ends(stage.losses))
+        for run in runs
+        for stage in run.stages
+        if stage.losses
+    ]
+    columns = ("stage", "steps", "first loss", "last loss", "last penalty")
+    return Table("Loss by stage, as first and last logged", columns, tuple(rows))
+
+
+def _ends(losses: Sequence[Step]) -> tuple[str, ...]:
+    return number(losses[0].loss), number(losses[-1].loss), measured(losses[-1].penalty)
+
+
+def cost(runs: Sequence[RunFiles]) -> Section:
+    """Time and memory."""
+    about = "Seconds of the machine that ran it; memory is the peak of the process, or of the accelerator."
+    if not any(trained(run) for run in runs):
+        return Section(
+            "cost", "Time and memory", about, (Text("No stage is finished yet.", tone="note"),), "Time"
+        )
+    rows = [
+        words(
+            _stage_name(run, stage, runs),
+            duration(stage.record.train_seconds),
+            duration(stage.record.evaluate_seconds),
+            number(round(stage.record.train_samples_per_second, 2)),
+            memory(stage.record.peak_memory_bytes),
+        )
+        for run in runs
+        for stage in trained(run)
+    ]
+    columns = ("stage", "training", "scoring", "examples per second", "peak memory")
+    table = Table("Each stage", columns, tuple(rows))
+    blocks: list[Block] = [_time(runs), table]
+    if len(runs) == 1:
+        blocks.append(_total(runs[0]))
+    return Section("cost", "Time and memory", about, blocks, "Time")
+
+
+def trained(run: RunFiles) -> list[StageFiles]:
+    """The stages at which the method trained something (mtl, for one, trains at the last one only)."""
+    return [stage for stage in run.stages if not stage.record.is_passed_over]
+
+
+def _time(runs: Sequence[RunFiles]) -> Figure:
+    if len(runs) > 1:
+        bars = [_bar(run.label, run.stages) for run in runs if trained(run)]
+    else:
+        bars = [_bar(f"{stage.number} {stage.task}", [stage]) for stage in trained(runs[0])]
+    longest = max(bar.total for bar in bars)
+    unit, divisor = ("minutes", 60.0) if longest > 180 else ("seconds", 1.0)
+    bars = [
+        Bar(bar.name, tuple((name, length / divisor, role) for name, length, role in bar.parts), bar.says)
+        for bar in bars
+    ]
+    axis = linear_axis(unit, [bar.total for bar in bars], zero=True)
+    what = "of each run" if len(runs) > 1 else "of each stage"
+
+    def draw(width: float) -> Scene:
+        told = "; ".join(f"{bar.name}: {bar.says}" for bar in bars)
+        return bar_chart(f"Time {what}", told, bars, axis=axis, width=width)
+
+    return Figure("time", f"Time {what}", "Scoring grows with the stages: every seen task is scored.", draw)
+
+
+def _bar(name: str, stages: Sequence[StageFiles]) -> Bar:
+    train = sum(stage.record.train_seconds for stage in stages)
+    scoring = sum(stage.record.evaluate_seconds for stage in stages)
+    parts = (("training", train, "accent"), ("scoring", scoring, "series4"))
+    return Bar(name, parts, duration(train + scoring))
+
+
+def _total(run: RunFiles) -> Text:
+    train, scoring = sum(run.summary.train_seconds), sum(run.summary.evaluate_seconds)
+    peak = memory(run.summary.peak_memory_bytes)
+    return Text(
+        f"Together: {duration(train)} of training, {duration(scoring)} of scoring, peak memory {peak}."
+    )
+
+
+def _stage_name(run: RunFiles, stage: StageFiles, runs: Sequence[RunFiles]) -> Cell:
+    name = f"{stage.number} {stage.task}"
+    return Cell(f"{run.label}, {name}" if len(runs) > 1 else name)

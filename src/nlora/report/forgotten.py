@@ -1,0 +1,151 @@
+"""Examples that the model answered right after learning their task, and wrongly at the end.
+
+    for found in find_forgotten(run):
+        found.task, found.right_then, found.right_now, len(found.examples)
+
+Read from the predictions of a task's own stage and of the last stage; right means exact match after the
+released normalisation, as in the accuracy matrix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlora.errors import RunError
+from nlora.metrics.text import exact_match
+from nlora.report.blocks import Example
+from nlora.report.load import RunFiles
+
+LONGEST_TEXT = 320
+"""Characters of a text that the page shows: its beginning and its end."""
+_LONGEST_ANSWER = 160
+
+_Key = tuple[str, str, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswers:
+    """One task then and now. total: test examples; forgotten: right then and wrong now; gained: the reverse."""
+
+    task: str
+    total: int
+    right_then: int
+    right_now: int
+    forgotten: int
+    gained: int
+    instruction: str
+    examples: tuple[Example, ...]
+
+
+def find_forgotten(run: RunFiles, most: int) -> list[TaskAnswers]:
+    """One entry for each task that was learned before the last stage, with at most `most` examples each.
+
+    Tasks whose predictions are missing are left out. Raises RunError, in one line, for a broken file.
+    """
+    stages = [stage for stage in run.stages if stage.predictions is not None]
+    if len(stages) < 2 or stages[-1].number != len(run.stages):
+        return []
+    last = stages[-1].predictions
+    assert last is not None
+    earlier = [stage for stage in stages[:-1] if stage.predictions is not None]
+    now = _answers(last, [stage.task for stage in earlier])
+    found = []
+    for stage in earlier:
+        assert stage.predictions is not None
+        then = _answers(stage.predictions, [stage.task])[stage.task]
+        if then and now[stage.task]:
+            found.append(_compared(run.label, stage.task, then, now[stage.task], most))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    text: str
+    label: str
+    prediction: str
+    instruction: str
+
+    @property
+    def is_right(self) -> bool:
+        return exact_match(self.prediction, self.label)
+
+
+def _compared(
+    run: str, task: str, then: dict[_Key, _Answer], now: dict[_Key, _Answer], most: int
+) -> TaskAnswers:
+    both = [(then[key], now[key]) for key in then if key in now]
+    lost = [(a, b) for a, b in both if a.is_right and not b.is_right]
+    return TaskAnswers(
+        task=task,
+        total=len(both),
+        right_then=sum(a.is_right for a, _ in both),
+        right_now=sum(b.is_right for _, b in both),
+        forgotten=len(lost),
+        gained=sum(b.is_right and not a.is_right for a, b in both),
+        instruction=shortened(
+            next(iter(then.values())).instruction.replace("{0}", "…").strip(), LONGEST_TEXT
+        ),
+        examples=tuple(
+            Example(
+                run=run,
+                task=task,
+                text=shortened(a.text, LONGEST_TEXT),
+                expected=shortened(a.label, _LONGEST_ANSWER),
+                then=shortened(a.prediction, _LONGEST_ANSWER),
+                now=shortened(b.prediction, _LONGEST_ANSWER),
+            )
+            for a, b in lost[:most]
+        ),
+    )
+
+
+def shortened(text: str, longest: int) -> str:
+    """Beginning and end of a text that is too long, on one line; the end often has the question in it."""
+    flat = " ".join(text.split())
+    if len(flat) <= longest:
+        return flat
+    head = longest * 3 // 4
+    return f"{flat[:head].rstrip()} … {flat[-(longest - head) :].lstrip()}"
+
+
+def _answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[_Key, _Answer]]:
+    """By task: each example's answer. Two examples of one id and text are told apart by their order."""
+    found: dict[str, dict[_Key, _Answer]] = {task: {} for task in tasks}
+    seen: dict[tuple[str, str, str, str], int] = {}
+    for row in _rows(path, tasks):
+        task, instance = row["Dataset"], row["Instance"]
+        name = (str(instance["id"]), str(instance["sentence"]), str(instance["label"]))
+        count = seen.get((task, *name), 0)
+        seen[(task, *name)] = count + 1
+        found[task][(*name, count)] = _Answer(
+            name[1], name[2], str(row["Prediction"]), str(instance.get("instruction", ""))
+        )
+    return found
+
+
+def _rows(path: Path, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The lines of these tasks. A stage scores all tasks before it, so most lines need not be parsed."""
+    wanted = set(tasks)
+    quoted = {json.dumps(task) for task in tasks} | {json.dumps(task, ensure_ascii=False) for task in tasks}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not any(name in line for name in quoted):
+                    continue
+                try:
+                    row = json.loads(line)
+                    if row["Dataset"] in wanted:
+                        _ = row["Instance"]["id"], row["Instance"]["sentence"], row["Instance"]["label"]
+                        _ = row["Prediction"]
+                        yield row
+                except (ValueError, KeyError, TypeError) as error:
+                    raise RunError(
+                        f"{path}:{number}: is not a prediction of this run; delete the file, and the report "
+                        "leaves it out"
+                    ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,84 @@
+"""A matrix as coloured cells with their values.
+
+heat_map("Accuracy", "...", rows=["1 agnews", "2 yelp"], columns=["agnews", "yelp"],
+         cells=[[90.0, None], [70.0, 80.0]], low=50, high=100, text="{:.1f}".format, width=760)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nlora.report.palette import heat_role
+from nlora.report.scene import Label, Rect, Scene, Shape, clipped, text_width
+
+Cells = Sequence[Sequence[float | None]]
+
+
+def share(value: float, low: float, high: float) -> float:
+    """Where a value lies between the ends of a colour scale, 0 to 1; the middle when the ends are one."""
+    return min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.5
+
+
+def heat_map(
+    title: str,
+    description: str,
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Cells,
+    low: float,
+    high: float,
+    text: Callable[[float], str],
+    width: float,
+    framed: Callable[[int, int], bool] = lambda row, column: row == column,
+) -> Scene:
+    """Cells coloured from `low` to `high`; None is left out; `framed` cells get an outline."""
+    left = min(max(text_width(name, 11.5) for name in rows) + 14, width * 0.3)
+    cell = min((width - left - 8) / len(columns), 96.0)
+    size = 11.5 if cell >= 34 else 9.0
+    room = max(text_width(name, 11) for name in columns)
+    slanted = room > cell - 6
+    top = min(room * 0.72, 90.0) + 16 if slanted else 24.0
+    height = min(max(cell * 0.62, 22.0), 40.0)
+    shapes: list[Shape] = []
+    for column, name in enumerate(columns):
+        x = left + column * cell + cell / 2
+        angle, anchor = (-40.0, "start") if slanted else (0.0, "middle")
+        shapes.append(
+            Label(
+                x,
+                top - 8,
+                clipped(name, 20),
+                "muted",
+                11,
+                "start" if anchor == "start" else "middle",
+                angle=angle,
+            )
+        )
+    for row, name in enumerate(rows):
+        y = top + row * height
+        shapes.append(Label(left - 8, y + height / 2 + 4, clipped(name, int(left / 6.2)), "ink", 11.5, "end"))
+        for column, value in enumerate(cells[row]):
+            if value is None:
+                continue
+            role = heat_role(share(value, low, high))
+            outline = "ink" if framed(row, column) else ""
+            x = left + column * cell
+            shapes.append(
+                Rect(
+                    x + 1,
+                    y + 1,
+                    cell - 2,
+                    height - 2,
+                    role,
+                    f"{name}, {columns[column]}: {text(value)}",
+                    outline,
+                )
+            )
+            shapes.append(
+                Label(x + cell / 2, y + height / 2 + size * 0.36, text(value), f"on-{role}", size, "middle")
+            )
+    wide = left + len(columns) * cell + 8
+    if slanted:  # the last name leans out to the right
+        wide = max(wide, left + (len(columns) - 0.5) * cell + min(room, text_width("m" * 20, 11)) * 0.8 + 8)
+    return Scene(wide, top + len(rows) * height + 8, title, description, tuple(shapes))

@@ -1,0 +1,228 @@
+"""Line charts: one with all series in it, or a small one for each series with the others in the background.
+
+line_chart("Loss", "...", [Series("loss", ((1, 2.0), (2, 1.0)), "accent")], x=..., y=..., width=760)
+small_multiples("Scores", "...", panels, x=..., y=..., width=760)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nlora.report.scales import Axis
+from nlora.report.scene import Dot, Group, Label, Line, Point, Scene, Shape, clipped, text_width
+
+NARROW = 560
+"""Below this width names of series stand under the chart instead of at the ends of their lines."""
+_LINE_HEIGHT = 15.0
+_LONGEST_NAME = 22
+_TEXT = 12.0
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A named line in the units of the axes. dots: mark each point, with its value on hovering."""
+
+    name: str
+    points: tuple[Point, ...]
+    role: str
+    dash: str = ""
+    dots: bool = True
+    width: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One small chart: the series that it is about, over the others in grey."""
+
+    title: str
+    series: tuple[Series, ...]
+    background: tuple[Series, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place on the x axis where something begins: a thin line with a name."""
+
+    x: float
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The rectangle that the axes span, in pixels."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def at(self, x: Axis, y: Axis, point: Point) -> Point:
+        """Where a point of the data lies."""
+        return (
+            self.x + x.place(point[0]) * self.width,
+            self.y + (1 - y.place(point[1])) * self.height,
+        )
+
+
+def line_chart(
+    title: str,
+    description: str,
+    series: Sequence[Series],
+    *,
+    x: Axis,
+    y: Axis,
+    width: float,
+    height: float = 340.0,
+    marks: Sequence[Mark] = (),
+) -> Scene:
+    """All series in one frame, named at their ends or, when narrow or more than ten, below."""
+    several = len(series) > 1
+    at_ends = several and width >= NARROW and len(series) <= 10
+    longest = max((text_width(clipped(s.name, _LONGEST_NAME)) for s in series), default=0.0)
+    left = 8 + max(text_width(text) for _, text in y.ticks) + 6
+    leans_out = text_width(x.ticks[-1][1]) / 2 if x.ticks else 0.0
+    right = longest + 20 if at_ends else max(14.0, leans_out + 4)
+    frame = Frame(left, 34.0 if not marks else 52.0, width - left - right, height - (80 if not marks else 98))
+    shapes: list[Shape | Group] = [*axes(frame, x, y), *_marks(frame, x, marks)]
+    shapes += [Group(s.name, drawn(s, frame, x, y)) for s in series]
+    if at_ends:
+        shapes += _end_labels(series, frame, x, y)
+    bottom = height
+    if several and not at_ends:
+        keys, bottom = legend(series, 8.0, height + 8, width - 8)
+        shapes += keys
+    return Scene(width, bottom, title, description, tuple(shapes))
+
+
+def small_multiples(
+    title: str,
+    description: str,
+    panels: Sequence[Panel],
+    *,
+    x: Axis,
+    y: Axis,
+    width: float,
+    names: Sequence[Series] = (),
+) -> Scene:
+    """Panels in rows, all with the same axes. names: series explained once below, where colours mean runs."""
+    rows = -(-len(panels) // max(1, int(width // 155)))
+    columns = -(-len(panels) // rows)  # no row much shorter than the others
+    cell, gap, height = width / columns, 18.0, 128.0
+    left = 6 + max(text_width(text, 10) for _, text in y.ticks) + 4
+    shapes: list[Shape | Group] = []
+    for index, panel in enumerate(panels):
+        row, column = divmod(index, columns)
+        frame = Frame(column * cell + left, row * (height + gap) + 26, cell - left - 12, height - 48)
+        room = int((cell - left) / (11.5 * 0.6))
+        shapes.append(Label(frame.x, frame.y - 12, clipped(panel.title, room), size=11.5, bold=True))
+        shapes += axes(frame, x, y, size=10, named=False, most=max(2, int(frame.width / 34)))
+        for other in panel.background:
+            shapes.append(Line(_places(other, frame, x, y), "rule", 1.0))
+        for s in panel.series:
+            shapes.append(Group(s.name, drawn(s, frame, x, y, r=2.4)))
+    bottom = rows * (height + gap)
+    shapes.append(Label(left, bottom + 4, f"down: {y.label}; across: {x.label}", "muted", 11))
+    bottom += 14
+    if len(names) > 1:
+        keys, bottom = legend(names, 8.0, bottom + 12, width - 8)
+        shapes += keys
+    return Scene(width, bottom, title, description, tuple(shapes))
+
+
+def axes(
+    frame: Frame, x: Axis, y: Axis, *, size: float = _TEXT, named: bool = True, most: int | None = None
+) -> list[Shape]:
+    """Faint lines across, ticks with their values, and the axes' names where they can be read level."""
+    shapes: list[Shape] = []
+    for value, text in y.ticks:
+        height = frame.y + (1 - y.place(value)) * frame.height
+        shapes.append(Line(((frame.x, height), (frame.x + frame.width, height)), "faint"))
+        shapes.append(Label(frame.x - 6, height + size * 0.35, text, "muted", size, "end"))
+    base = frame.y + frame.height
+    shapes.append(Line(((frame.x, base), (frame.x + frame.width, base)), "rule"))
+    room = frame.width / max(1, len(x.ticks)) if most is None else frame.width / most
+    fits = [text_width(text, size) + 6 <= max(room, 1.0) for _, text in x.ticks]
+    stride = 1
+    if not all(fits) or (most is not None and len(x.ticks) > most):
+        widest = max(text_width(text, size) for _, text in x.ticks) + 8
+        stride = max(1, -(-len(x.ticks) // max(1, int(frame.width / widest))))
+    for index, (value, text) in enumerate(x.ticks):
+        if index % stride == 0:
+            place = frame.x + x.place(value) * frame.width
+            shapes.append(Line(((place, base), (place, base + 4)), "rule"))
+            shapes.append(Label(place, base + size + 6, text, "muted", size, "middle"))
+    if named:
+        shapes.append(Label(2, 14, y.label, "muted", size))
+        shapes.append(Label(frame.x + frame.width / 2, base + 38, x.label, "muted", size, "middle"))
+    return shapes
+
+
+def drawn(s: Series, frame: Frame, x: Axis, y: Axis, *, r: float = 3.2) -> tuple[Shape, ...]:
+    """A series as shapes: its line, and a dot for each point that says its value on hovering."""
+    places = _places(s, frame, x, y)
+    shapes: list[Shape] = []
+    if len(places) > 1:
+        shapes.append(Line(places, s.role, s.width, s.dash, s.name))
+    if s.dots or len(places) == 1:
+        for (value_x, value_y), (place_x, place_y) in zip(s.points, places, strict=True):
+            across = next((text for value, text in x.ticks if value == value_x), f"{value_x:.4g}")
+            says = f"{s.name}: {value_y:.4g} at {across}"
+            shapes.append(Dot(place_x, place_y, r, s.role, says))
+    return tuple(shapes)
+
+
+def legend(series: Sequence[Series], left: float, top: float, right: float) -> tuple[list[Shape], float]:
+    """Keys in rows; and where they end."""
+    shapes: list[Shape] = []
+    at, y = left, top
+    for s in series:
+        name = clipped(s.name, 34)
+        wide = 26 + text_width(name) + 18
+        if at > left and at + wide > right:
+            at, y = left, y + _LINE_HEIGHT + 3
+        shapes.append(Line(((at, y - 4), (at + 20, y - 4)), s.role, s.width, s.dash))
+        shapes.append(Label(at + 26, y, name, size=_TEXT))
+        at += wide
+    return shapes, y + 10
+
+
+def _places(s: Series, frame: Frame, x: Axis, y: Axis) -> tuple[Point, ...]:
+    return tuple(frame.at(x, y, point) for point in s.points)
+
+
+def _marks(frame: Frame, x: Axis, marks: Sequence[Mark]) -> list[Shape]:
+    """Where stages begin; their names only where they do not run into the next one's."""
+    shapes: list[Shape] = []
+    for index, mark in enumerate(marks):
+        place = frame.x + x.place(mark.x) * frame.width
+        ends = x.place(marks[index + 1].x) if index + 1 < len(marks) else 1.0
+        room = int((frame.x + ends * frame.width - place - 6) / (11 * 0.56))
+        shapes.append(Line(((place, frame.y - 12), (place, frame.y + frame.height)), "rule", 1.0, "2 3"))
+        name = mark.name if len(mark.name) <= room else mark.name.partition(" ")[0]
+        if len(name) <= room:
+            shapes.append(Label(place + 3, frame.y - 4, name, "muted", 11))
+    return shapes
+
+
+def _end_labels(series: Sequence[Series], frame: Frame, x: Axis, y: Axis) -> list[Shape]:
+    """Names beside the lines' ends, pushed apart until each has its line of text."""
+    wanted = sorted((frame.at(x, y, s.points[-1])[1], index) for index, s in enumerate(series) if s.points)
+    heights: list[float] = []
+    for height, _ in wanted:
+        heights.append(max(height, heights[-1] + _LINE_HEIGHT) if heights else height)
+    over = heights[-1] - (frame.y + frame.height) if heights else 0.0
+    if over > 0:  # push back up from the bottom
+        limit = frame.y + frame.height
+        for index in range(len(heights) - 1, -1, -1):
+            heights[index] = min(heights[index], limit)
+            limit = heights[index] - _LINE_HEIGHT
+    return [
+        Label(
+            frame.x + frame.width + 10,
+            height + 4,
+            clipped(series[index].name, _LONGEST_NAME),
+            series[index].role,
+        )
+        for height, (_, index) in zip(heights, wanted, strict=True)
+    ]

@@ -1,0 +1,195 @@
+"""What a run's folder says, read without torch: summary, configuration, stages with their losses.
+
+    run = load_run(Path("runs/demo/nlora"))
+    run.summary.average_accuracy, run.stages[0].losses[-1].loss
+
+Only summary.json has to be there. A stage or a file that a run does not have yet is left out; a file that is there
+and cannot be read is a RunError of one line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from nlora.config import Config
+from nlora.errors import InputErrors, RunError
+from nlora.report.microscope import Microscope, read_microscope
+from nlora.run_dir import OUTPUTS, STAGE_FILE, stage_name
+from nlora.run_file import RUN_FILE, read_run_file
+from nlora.summary import SUMMARY_FILE, StageRecord, Summary, read_summary
+
+PREDICTIONS = "predict_eval_predictions.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the Trainer logged. loss: mean over the steps since the last one, penalty included."""
+
+    step: int
+    loss: float
+    penalty: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageFiles:
+    """One committed stage. train_examples: of the task; None where its results do not say."""
+
+    number: int
+    task: str
+    record: StageRecord
+    losses: tuple[Step, ...]
+    train_examples: int | None
+    decode: str | None
+    predictions: Path | None
+
+    @property
+    def steps(self) -> int:
+        return self.losses[-1].step if self.losses else 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """One run as the report needs it.
+
+    label: what the run is called on the page, unlike the others' there.
+    config: None where the configuration is of another nlora.
+    protocol: how the published protocol was followed, where the summary says.
+    """
+
+    folder: Path
+    label: str
+    summary: Summary
+    config: Config | None
+    versions: dict[str, str]
+    created: str | None
+    protocol: str | None
+    stages: tuple[StageFiles, ...]
+    microscope: Microscope | None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.summary.tasks
+
+    @property
+    def is_complete(self) -> bool:
+        return self.summary.status == "complete"
+
+
+def load_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
+    """The runs in the order given, with labels that tell them apart: the name, then the seed, then the folder."""
+    paths = [Path(folder) for folder in folders]
+    twice = next((path for index, path in enumerate(paths) if path in paths[:index]), None)
+    if twice is not None:
+        raise RunError(f"{twice}: is named twice; name each run once")
+    return _labelled([load_run(path) for path in paths])
+
+
+def load_run(folder: Path) -> RunFiles:
+    """One run. Raises RunError, in one line, when the folder is no run or one of its files is broken."""
+    summary = read_summary(folder)
+    record: dict[str, Any] = read_run_file(folder) if (folder / RUN_FILE).exists() else {}
+    protocol = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")).get("protocol")
+    return RunFiles(
+        folder=folder,
+        label=summary.name,
+        summary=summary,
+        config=_config(record.get("config")),
+        versions={str(name): str(value) for name, value in record.get("versions", summary.versions).items()},
+        created=None if record.get("created") is None else str(record["created"]),
+        protocol=_plain(protocol),
+        stages=tuple(_stages(folder, summary)),
+        microscope=read_microscope(folder, summary),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A mapping from a JSON file of a run. Raises RunError, in one line."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}; delete it, and the report leaves it out") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{path}: is not a mapping; delete it, and the report leaves it out")
+    return values
+
+
+def _labelled(runs: list[RunFiles]) -> list[RunFiles]:
+    names = [run.summary.name for run in runs]
+    seeded = [f"{run.summary.name}, seed {run.summary.seed}" for run in runs]
+    folders = [str(run.folder) for run in runs]
+    for labels in (names, seeded, [run.folder.name for run in runs], folders):
+        if len(set(labels)) == len(labels):
+            return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+    return [replace(run, label=label) for run, label in zip(runs, folders, strict=True)]
+
+
+def _config(values: Any) -> Config | None:
+    """The configuration, or None when this nlora does not know its keys: the page then goes by the summary."""
+    if values is None:
+        return None
+    try:
+        return Config.model_validate(values)
+    except (ValidationError, InputErrors):
+        return None
+
+
+def _plain(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return str(value.get("name")) if isinstance(value, dict) and "name" in value else json.dumps(value)
+
+
+def _stages(folder: Path, summary: Summary) -> list[StageFiles]:
+    """The committed stages, which are always the first ones."""
+    stages = []
+    for number, task in enumerate(summary.tasks, start=1):
+        place = folder / OUTPUTS / stage_name(number, task)
+        if not (place / STAGE_FILE).is_file():
+            break
+        stages.append(_stage(place, number, task))
+    return stages
+
+
+def _stage(place: Path, number: int, task: str) -> StageFiles:
+    try:
+        record = StageRecord.model_validate(read_json(place / STAGE_FILE))
+    except ValidationError as error:
+        what = error.errors(include_url=False)[0]
+        raise RunError(
+            f"{place / STAGE_FILE}: is broken: {'.'.join(map(str, what['loc']))}: {what['msg']}; delete {place} "
+            "to run the stage again"
+        ) from error
+    results = read_json(place / "all_results.json") if (place / "all_results.json").is_file() else {}
+    examples = results.get("train_samples")
+    predictions = place / PREDICTIONS
+    return StageFiles(
+        number=number,
+        task=task,
+        record=record,
+        losses=tuple(_losses(place / "trainer_state.json")),
+        train_examples=examples if isinstance(examples, int) else None,
+        decode=None if results.get("decode") is None else str(results["decode"]),
+        predictions=predictions if predictions.is_file() else None,
+    )
+
+
+def _losses(path: Path) -> list[Step]:
+    """What was logged at each step, in order; the lines of other kinds are left out."""
+    if not path.is_file():
+        return []
+    history = read_json(path).get("log_history", [])
+    steps = []
+    for line in history if isinstance(history, list) else []:
+        loss, step = (line.get("loss"), line.get("step")) if isinstance(line, dict) else (None, None)
+        if isinstance(step, int) and isinstance(loss, int | float) and math.isfinite(loss):
+            penalty = line.get("penalty")
+            known = isinstance(penalty, int | float) and math.isfinite(penalty)
+            steps.append(Step(step, float(loss), float(penalty) if known else None))
+    return steps

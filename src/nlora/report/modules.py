@@ -1,0 +1,124 @@
+"""Figures over the modules of a model: collisions by layer and by kind, nuclear norms by layer.
+
+A layer's value is the mean over its modules of one kind, and over all pairs (or updates) of a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from nlora.report.bars import Bar, bar_chart
+from nlora.report.blocks import Figure, Table, words
+from nlora.report.lines import Series, line_chart
+from nlora.report.load import RunFiles
+from nlora.report.microscope import Microscope, Number
+from nlora.report.palette import series_dash, series_role
+from nlora.report.phrases import measured, share
+from nlora.report.scales import Axis, linear_axis, number
+from nlora.report.scene import Point, Scene
+
+Looked = Sequence[tuple[RunFiles, Microscope]]
+Line = tuple[str, tuple[Point, ...]]
+
+
+def layer_figures(looked: Looked) -> list[Figure]:
+    """Collision rate by layer, a line for each kind of module, or for each run."""
+    lines = _by_layer(looked, "collision_rate", scale=100.0)
+    if not lines:
+        return []
+    text = "Mean over all pairs of tasks."
+    return [_layer_figure("collision-layers", "Collision rate by layer", "rate, %", text, lines)]
+
+
+def nuclear_norms(looked: Looked) -> Figure | None:
+    """Nuclear norm by layer, averaged over the updates: how much room the updates take up."""
+    lines = _by_layer(looked, "nuclear_norm")
+    if not lines:
+        return None
+    text = "Sum of an update's singular values, mean over the tasks: how much of a layer the updates take up."
+    return _layer_figure("nuclear-norm", "Nuclear norm by layer", "nuclear norm", text, lines)
+
+
+def kind_figures(looked: Looked) -> list[Figure]:
+    """Collision rate by kind of module."""
+    rows: list[tuple[str, str, float]] = []
+    for index, (run, found) in enumerate(looked):
+        for kind in dict.fromkeys(found.kinds):
+            places = [i for i, k in enumerate(found.kinds) if k == kind]
+            value = _mean_at(found.by_module.collision_rate, places)
+            if value is not None:
+                name = f"{kind}, {run.label}" if len(looked) > 1 else kind
+                rows.append((name, series_role(index) if len(looked) > 1 else "accent", 100 * value))
+    if not rows:
+        return []
+    if len(looked) > 1:  # the runs of one kind beside each other
+        rows.sort(key=lambda row: row[0].partition(",")[0])
+    bars = [Bar(name, (("collision rate", value, role),), share(value / 100)) for name, role, value in rows]
+    axis = linear_axis(
+        "collision rate, %, mean over pairs and layers", [bar.total for bar in bars], zero=True
+    )
+
+    def draw(width: float) -> Scene:
+        told = "; ".join(f"{bar.name}: {bar.says}" for bar in bars)
+        return bar_chart("Collision rate by kind of module", told, bars, axis=axis, width=width, keys=False)
+
+    return [
+        Figure(
+            "collision-kinds",
+            "Collision rate by kind of module",
+            "Mean over pairs of tasks and layers.",
+            draw,
+        )
+    ]
+
+
+def _layer_figure(key: str, title: str, unit: str, text: str, lines: Sequence[Line]) -> Figure:
+    layers = sorted({x for _, points in lines for x, _ in points})
+    x = _layers_axis(layers)
+    y = linear_axis(unit, [value for _, points in lines for _, value in points], zero=True)
+    series = [
+        Series(name, points, series_role(i), series_dash(i), dots=len(layers) <= 40 and len(lines) < 5)
+        for i, (name, points) in enumerate(lines)
+    ]
+
+    def draw(width: float) -> Scene:
+        told = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
+        return line_chart(title, told, series, x=x, y=y, width=width)
+
+    rows = tuple(
+        words(int(layer), *(measured(dict(points).get(layer)) for _, points in lines)) for layer in layers
+    )
+    numbers = Table(f"{title} ({unit})", ("layer", *(name for name, _ in lines)), rows)
+    return Figure(key, title, text, draw, numbers)
+
+
+def _layers_axis(layers: Sequence[float]) -> Axis:
+    """Layers as the model counts them, from 0."""
+    first, last = layers[0], layers[-1]
+    stride = max(1, math.ceil((last - first + 1) / 12))
+    ticks = tuple((float(layer), number(layer)) for layer in range(int(first), int(last) + 1, stride))
+    return Axis("layer", first, last if last > first else first + 1, ticks)
+
+
+def _by_layer(looked: Looked, measure: str, scale: float = 1.0) -> list[Line]:
+    """A line for each kind of module of each run; modules outside any layer are left out."""
+    lines = []
+    for run, found in looked:
+        values: Mapping[str, Sequence[Number]] = getattr(found.by_module, measure)
+        for kind in dict.fromkeys(found.kinds):
+            places: dict[int, list[int]] = {}
+            for i, (k, layer) in enumerate(zip(found.kinds, found.layers, strict=False)):
+                if k == kind and layer is not None:
+                    places.setdefault(layer, []).append(i)
+            means = [(float(layer), _mean_at(values, at)) for layer, at in sorted(places.items())]
+            points = tuple((layer, scale * mean) for layer, mean in means if mean is not None)
+            if points:
+                lines.append((f"{run.label}, {kind}" if len(looked) > 1 else kind, points))
+    return lines
+
+
+def _mean_at(values: Mapping[str, Sequence[Number]], places: Sequence[int]) -> float | None:
+    known = [row[i] for row in values.values() for i in places if i < len(row)]
+    numbers = [value for value in known if value is not None]
+    return math.fsum(numbers) / len(numbers) if numbers else None

@@ -1,0 +1,123 @@
+"""The page: sections laid out by the templates into one HTML file that loads nothing.
+
+    text = render(load_runs(["runs/demo/nlora", "runs/demo/inclora"]))
+
+The file carries its style, its script and its data. A content security policy allows no request at all and only
+this page's own two scripts, by their hashes: what a data set says can never run, whatever it looks like.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from nlora import __version__
+from nlora.report import palette
+from nlora.report.blocks import NARROW, WIDE, Figure, Section
+from nlora.report.collisions import collisions
+from nlora.report.costs import cost, training
+from nlora.report.load import RunFiles
+from nlora.report.opening import title_of, what_was_run
+from nlora.report.remembered import forgotten, repeat
+from nlora.report.scores import matrices, outcome, through_stages
+from nlora.report.svg import file_style, to_svg, to_svg_file
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_TEMPLATES = "templates"
+
+
+def render(runs: Sequence[RunFiles]) -> str:
+    """The page of one run, or of several side by side."""
+    sections = [
+        outcome(runs),
+        matrices(runs),
+        through_stages(runs),
+        training(runs),
+        collisions(runs),
+        forgotten(runs),
+        cost(runs),
+        repeat(runs),
+    ]
+    facts, differences = what_was_run(runs)
+    early, late = _read("early.js"), _read("page.js")
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=title_of(runs),
+            runs=runs,
+            facts=facts,
+            differences=differences,
+            sections=sections,
+            css=Markup(palette.css() + _read("page.css")),
+            early=Markup(early),
+            late=Markup(late),
+            policy=_policy(early, late),
+            figure_data=_embedded({"style": file_style(), "figures": _saved(sections)}),
+            version=__version__,
+            unfinished=[run for run in runs if not run.is_complete],
+        )
+    )
+
+
+def _saved(sections: Sequence[Section]) -> dict[str, str]:
+    """The drawings that the page shows as tables, to be saved as files: all others are on the page."""
+    found: dict[str, str] = {}
+
+    def visit(block: Any) -> None:
+        if isinstance(block, Figure) and block.shown is not None:
+            found[block.key] = to_svg_file(block.draw(WIDE))
+        for inner in (*getattr(block, "blocks", ()), *getattr(block, "tabs", ())):
+            visit(inner)
+
+    for section in sections:
+        visit(section)
+    return found
+
+
+def _embedded(values: object) -> Markup:
+    """JSON that no parser of HTML takes for markup: `<` never stands in it, so neither `</script` nor `<!--`."""
+    text = json.dumps(values, ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _policy(*scripts: str) -> str:
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("nlora.report", _TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        wide=lambda figure: to_svg(figure.draw(WIDE)), narrow=lambda figure: to_svg(figure.draw(NARROW))
+    )
+    return environment
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(_TEMPLATES, name).read_text(encoding="utf-8")

@@ -1,0 +1,117 @@
+"""The figures of the paper for one's own runs, as files for a publication.
+
+    written = write_figures(runs, Path("figures"))      # collision.svg, collision.pdf, accuracy.svg, ...
+
+Collision rate and orthogonality as bars, accuracy through the stages, nuclear norm by layer, and each run's
+accuracy matrix (figures 1 to 3 of arXiv 2410.10179, and the matrix they rest on).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nlora.atomic import disk_errors, write_text
+from nlora.errors import MissingExtraError
+from nlora.report.bars import Bar, bar_chart
+from nlora.report.blocks import Figure
+from nlora.report.load import RunFiles
+from nlora.report.microscope import Microscope
+from nlora.report.modules import nuclear_norms
+from nlora.report.palette import series_role
+from nlora.report.pdf import check_pdf, write_pdf
+from nlora.report.phrases import measured, share
+from nlora.report.scales import linear_axis
+from nlora.report.scene import Scene
+from nlora.report.scores import matrices_figures, seen_average, task_scores
+from nlora.report.svg import to_svg_file
+
+_WIDTH = 560.0
+Looked = Sequence[tuple[RunFiles, Microscope]]
+
+
+def write_figures(runs: Sequence[RunFiles], folder: Path) -> list[Path]:
+    """Writes each figure as SVG, and as PDF where matplotlib is; returns the files.
+
+    Raises MissingExtraError after the SVG files are written when matplotlib is missing, and RunError when the
+    folder cannot be written.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    figures = list(_figures(runs))
+    written = []
+    for name, scene in figures:
+        written.append(folder / f"{name}.svg")
+        write_text(written[-1], to_svg_file(scene))
+    try:
+        check_pdf()
+    except MissingExtraError as error:
+        raise MissingExtraError(f"{folder}: {len(written)} SVG files are written; {error}") from error
+    for name, scene in figures:
+        written.append(folder / f"{name}.pdf")
+        write_pdf(scene, written[-1])
+    return written
+
+
+def averages_figure(looked: Looked) -> list[Figure]:
+    """Collision rate and orthogonality of each run as bars, as the paper's figure 1."""
+    rates = [
+        (run.label, None if m.average_collision_rate is None else 100 * m.average_collision_rate)
+        for run, m in looked
+    ]
+    products = [(run.label, _mean([pair.orthogonality for pair in m.pairs.values()])) for run, m in looked]
+    figures = [
+        _bars(
+            "collision",
+            "Average collision rate",
+            "%, mean over pairs of tasks",
+            rates,
+            lambda value: share(value / 100),
+        ),
+        _bars(
+            "orthogonality",
+            "Orthogonality of the updates",
+            "Σ‖A·Aᵀ‖², mean over pairs; 0 is orthogonal",
+            products,
+            measured,
+        ),
+    ]
+    return [figure for figure in figures if figure is not None]
+
+
+def _figures(runs: Sequence[RunFiles]) -> list[tuple[str, Scene]]:
+    looked = [(run, run.microscope) for run in runs if run.microscope is not None]
+    figures: list[tuple[str, Scene]] = []
+    if looked:
+        figures += [(figure.key, figure.draw(_WIDTH)) for figure in averages_figure(looked)]
+        norms = nuclear_norms(looked)
+        if norms is not None:
+            figures.append(("nuclear_norm", norms.draw(_WIDTH)))
+    if any(run.stages for run in runs):
+        figures.append(("accuracy", task_scores(runs).draw(_WIDTH)))
+        figures.append(("average_accuracy", seen_average(runs).draw(_WIDTH)))
+    for index, figure in enumerate(matrices_figures(runs), start=1):
+        figures.append((f"matrix_{index}" if len(runs) > 1 else "matrix", figure.draw(_WIDTH)))
+    return figures
+
+
+def _bars(
+    key: str, title: str, unit: str, values: Sequence[tuple[str, float | None]], text: Callable[[float], str]
+) -> Figure | None:
+    known = [(label, value, series_role(i)) for i, (label, value) in enumerate(values) if value is not None]
+    if not known:
+        return None
+    bars = [Bar(label, ((label, value, role),), text(value)) for label, value, role in known]
+    axis = linear_axis(unit, [bar.total for bar in bars], zero=True)
+
+    def draw(width: float) -> Scene:
+        told = "; ".join(f"{bar.name}: {bar.says}" for bar in bars)
+        return bar_chart(title, told, bars, axis=axis, width=min(width, 420.0), keys=False)
+
+    return Figure(key, title, "", draw)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None

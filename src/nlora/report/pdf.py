@@ -1,0 +1,93 @@
+"""A scene as PDF with embedded fonts, for a publication. Needs matplotlib, the extra `nlora[figures]`.
+
+    write_pdf(scene, Path("collision.pdf"))
+
+The scene's own shapes are drawn, nothing is laid out anew, so that PDF and SVG show the same.
+"""
+
+from __future__ import annotations
+
+import io
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nlora.atomic import disk_errors
+from nlora.errors import MissingExtraError
+from nlora.report.palette import LIGHT
+from nlora.report.scene import Dot, Label, Line, Rect, Scene, Shape
+
+_POINTS = 72 / 96  # of a pixel
+_ANCHOR = {"start": "left", "middle": "center", "end": "right"}
+_COLOURS = {**LIGHT, "paper": "#ffffff"}
+
+
+def check_pdf() -> None:
+    """Raises MissingExtraError, with the command that installs it, when matplotlib is not there."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError(
+            "PDF figures need matplotlib: pip install 'nlora[figures]'; the SVG files need nothing"
+        )
+
+
+def write_pdf(scene: Scene, path: Path) -> None:
+    """One page of the scene's size. Raises MissingExtraError without matplotlib, RunError when it cannot write."""
+    check_pdf()
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.figure import Figure
+
+    # Type 42 embeds the outlines: journals refuse fonts that are only named. No date: the same run, the same file.
+    with rc_context({"pdf.fonttype": 42, "font.family": "DejaVu Sans", "text.parse_math": False}):
+        figure = Figure(figsize=(scene.width / 96, scene.height / 96))
+        FigureCanvasPdf(figure)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_xlim(0, scene.width)
+        axes.set_ylim(scene.height, 0)
+        axes.axis("off")
+        for order, shape in enumerate(scene.flat()):
+            _draw(axes, shape, order)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="pdf", metadata={"Title": scene.title, "CreationDate": None})
+    with disk_errors(path):
+        path.write_bytes(buffer.getvalue())
+
+
+def _draw(axes: Any, shape: Shape, order: int) -> None:
+    from matplotlib import patches
+
+    match shape:
+        case Rect():
+            box = patches.Rectangle((shape.x, shape.y), shape.width, shape.height, zorder=order)
+            box.set(facecolor=_COLOURS[shape.fill], linewidth=_POINTS)
+            box.set_edgecolor(_COLOURS[shape.stroke] if shape.stroke else "none")
+            axes.add_patch(box)
+        case Line():
+            xs, ys = zip(*shape.points, strict=True)
+            dash = tuple(float(part) * _POINTS for part in shape.dash.split())
+            axes.plot(
+                xs,
+                ys,
+                color=_COLOURS[shape.stroke],
+                linewidth=shape.width * _POINTS,
+                linestyle=(0, dash) if dash else "-",
+                zorder=order,
+            )
+        case Dot():
+            axes.add_patch(
+                patches.Circle((shape.x, shape.y), shape.r, color=_COLOURS[shape.fill], zorder=order)
+            )
+        case Label():
+            axes.text(
+                shape.x,
+                shape.y,
+                shape.text,
+                color=_COLOURS[shape.fill],
+                fontsize=shape.size * _POINTS * 0.93,  # DejaVu runs wider than the faces of the page
+                ha=_ANCHOR[shape.anchor],
+                va="baseline",
+                fontweight="bold" if shape.bold else "normal",
+                rotation=-shape.angle,
+                rotation_mode="anchor",
+                zorder=order,
+            )

@@ -1,0 +1,152 @@
+"""A run in words, and numbers as people write them.
+
+method_words(run)        # "nlora: penalty update_l1, weight 3e-05, reduction sum"
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from nlora.errors import InputErrors
+from nlora.report.load import RunFiles
+from nlora.report.scales import number
+from nlora.run_file import RUN_FILE
+
+_DECODE = {
+    "labels": "the likeliest label of the task's set",
+    "generate": "greedy decoding and exact match after the released normalisation",
+}
+
+
+def score(value: float | None) -> str:
+    """A percentage with one digit, or a dash."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def change(value: float | None) -> str:
+    """The same with its sign; no -0.0."""
+    return "–" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """A share as a percentage; what is not zero never reads as zero."""
+    if value is None:
+        return "–"
+    percent = 100 * value
+    if percent and abs(percent) < 0.5 * 10**-digits:
+        return f"{number(percent)} %"
+    return f"{percent:.{digits}f} %".replace("-", "−")
+
+
+def measured(value: float | None) -> str:
+    return "–" if value is None else number(value)
+
+
+def duration(seconds: float) -> str:
+    """`3.2 s`, `12 min 5 s`, `3 h 24 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def memory(size_bytes: int | None) -> str:
+    """In GB (10^9 bytes), or MB where that is less than one."""
+    if size_bytes is None:
+        return "–"
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def command(run: RunFiles) -> str:
+    """What repeats a run, into another folder, for a POSIX shell."""
+    again = run.folder.with_name(f"{run.folder.resolve().name}-again")
+    return f"nlora run {shlex.quote(str(run.folder / RUN_FILE))} {shlex.quote(f'output_dir={again}')}"
+
+
+def analyze_command(run: RunFiles) -> str:
+    return f"nlora analyze {shlex.quote(str(run.folder))}"
+
+
+def method_options(run: RunFiles) -> dict[str, str]:
+    """The method's options in force, defaults included where this nlora knows the method."""
+    if run.config is None:
+        return {}
+    given = run.config.method.options
+    try:
+        from nlora.methods import build
+
+        method = build(run.config.method.name, given)
+        given = {**method.options.model_dump(), **given}
+        if given.get("weight", 0) is None:  # null stands for the method's own default
+            given["weight"] = getattr(method, "weight", None)
+    except InputErrors:  # of another nlora: what the file says is still true
+        pass
+    return {name: _value(value) for name, value in given.items()}
+
+
+def method_words(run: RunFiles) -> str:
+    options = method_options(run)
+    return ", ".join([run.summary.method, *(f"{name} {value}" for name, value in options.items())])
+
+
+def run_sentences(run: RunFiles) -> list[tuple[str, str]]:
+    """What was run, as named facts in the order in which a reader asks."""
+    summary, config = run.summary, run.config
+    facts = [
+        ("Model", summary.model),
+        ("Method", method_words(run)),
+        ("Tasks, in order", ", ".join(summary.tasks)),
+    ]
+    if config is not None:
+        lora, train = config.lora, config.train
+        where = ", ".join(lora.targets) if lora.targets else "the query and value projections"
+        epochs = f"{train.epochs:g} epoch{'' if train.epochs == 1 else 's'}"
+        facts += [
+            ("Update", f"LoRA of rank {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {where}"),
+            (
+                "Training",
+                f"{_examples(run)}{epochs} in batches of {train.batch_size}, learning rate "
+                f"{train.learning_rate:g}, {config.dtype} backbone",
+            ),
+        ]
+        if config.stages:
+            facts.append(("Own settings for", listed(list(config.stages))))
+    facts.append(("Scored by", _scored(run)))
+    if run.protocol:
+        facts.append(("Protocol", run.protocol))
+    facts.append(("Seed", str(summary.seed)))
+    done, tasks = len(run.stages), len(run.tasks)
+    facts.append(
+        ("Status", "complete" if run.is_complete else f"unfinished: {done} of {tasks} tasks learned")
+    )
+    return facts
+
+
+def _examples(run: RunFiles) -> str:
+    counts = [stage.train_examples for stage in run.stages if stage.train_examples is not None]
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f"{low:,} examples per task, " if low == high else f"{low:,} to {high:,} examples per task, "
+
+
+def _scored(run: RunFiles) -> str:
+    decodes = dict.fromkeys(stage.decode for stage in run.stages if stage.decode)
+    if not decodes and run.config is not None:
+        decodes = {run.config.evaluate.decode: None}
+    parts = list(dict.fromkeys(part for decode in decodes for part in decode.split("+")))
+    text = "; ".join(_DECODE.get(part, part) for part in parts) or "not said"
+    split = "" if run.config is None else f", on the {run.config.evaluate.split} examples"
+    return text + split
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"  # as it is typed in a configuration
+    return "none" if value is None else str(value)

@@ -1,0 +1,96 @@
+"""The sections about single examples, and about how to repeat a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from nlora.report.blocks import Block, Example, Examples, Section, Table, Text, words
+from nlora.report.forgotten import TaskAnswers, find_forgotten
+from nlora.report.load import RunFiles
+from nlora.report.phrases import command
+
+MOST_EXAMPLES = 600
+"""On a page, over all runs and tasks; about 700 bytes each."""
+
+
+def forgotten(runs: Sequence[RunFiles]) -> Section:
+    """What was answered right after learning a task and wrong at the end, to be searched."""
+    about = (
+        "Test examples that were answered right when their task had just been learned, and wrongly at the end. Right "
+        "means the same after lower-casing and without punctuation, as in the accuracy matrix."
+    )
+    pairs = sum(max(len(run.stages) - 1, 0) for run in runs)
+    most = MOST_EXAMPLES // max(pairs, 1)
+    found = {run.label: find_forgotten(run, most) for run in runs}
+    answers = [(run.label, task) for run in runs for task in found[run.label]]
+    blocks: list[Block] = []
+    if not answers:
+        why = "Nothing to compare yet: it takes two finished stages with their predictions."
+        blocks.append(Text(why, tone="note"))
+    else:
+        blocks.append(_counts(answers, many=len(runs) > 1))
+        blocks.append(_list(runs, answers))
+    return Section("forgotten", "What was forgotten", about, blocks, "Examples")
+
+
+def _counts(answers: Sequence[tuple[str, TaskAnswers]], *, many: bool) -> Table:
+    rows = tuple(
+        words(
+            f"{label}, {a.task}" if many else a.task,
+            a.total,
+            a.right_then,
+            a.right_now,
+            a.forgotten,
+            a.gained,
+        )
+        for label, a in answers
+    )
+    columns = (
+        "task",
+        "test examples",
+        "right then",
+        "right at the end",
+        "forgotten",
+        "only right at the end",
+    )
+    return Table("Answers when just learned and at the end", columns, rows)
+
+
+def _list(runs: Sequence[RunFiles], answers: Sequence[tuple[str, TaskAnswers]]) -> Examples:
+    # One of each task in turn, so that the first ones already show what all tasks lost.
+    rounds = zip_longest(*(a.examples for _, a in answers))
+    examples: list[Example] = [example for turn in rounds for example in turn if example is not None]
+    tasks = tuple(dict.fromkeys(a.task for _, a in answers if a.examples))
+    labels = tuple(dict.fromkeys(label for label, a in answers if a.examples))
+    asked = {a.task: a.instruction for _, a in answers if a.instruction and a.task in tasks}
+    total = sum(a.forgotten for _, a in answers)
+    return Examples(tuple(examples), total, tasks, labels if len(runs) > 1 else (), tuple(asked.items()))
+
+
+def repeat(runs: Sequence[RunFiles]) -> Section:
+    """Commands and versions."""
+    about = (
+        "run.yaml holds the configuration with all defaults filled in. A seed repeats a run on the same versions, kind "
+        "of machine and number of threads."
+    )
+    blocks: list[Block] = []
+    for run in runs:
+        who = f"{run.label}: " if len(runs) > 1 else ""
+        when = f" Created {_day(run.created)}." if run.created else ""
+        text = f"{who}This repeats the run in another folder.{when}"
+        blocks.append(Text(text, code=command(run)))
+    blocks.append(_versions(runs))
+    return Section("repeat", "Repeat it", about, blocks, "Repeat")
+
+
+def _day(created: str) -> str:
+    """Date and time to the minute, as UTC has it."""
+    return f"{created[:16].replace('T', ' at ')} UTC" if created.endswith("+00:00") else created
+
+
+def _versions(runs: Sequence[RunFiles]) -> Table:
+    names = dict.fromkeys(name for run in runs for name in run.versions)
+    labels = tuple(run.label for run in runs) if len(runs) > 1 else ("version",)
+    rows = tuple(words(name, *(run.versions.get(name, "–") for run in runs)) for name in names)
+    return Table("Versions", ("package", *labels), rows, words=frozenset(range(len(labels) + 1)))
