@@ -55,11 +55,11 @@ LAYERS = [
     {"training", "evaluation"},
     {"plan", "record", "learned"},
     {"sequence"},
+    {"analyze", "report"},
     {
         "commands",
         "listing",
         "reference",
-        "analyze",
         "sweep_file",
         "sweep_runs",
         "sweep_check",
@@ -115,7 +115,7 @@ def test_imports_point_one_way(file: Path) -> None:
     "module",
     ["nlora", "nlora.cli", "nlora.listing", "nlora.config_file", "nlora.data", "nlora.methods", "nlora.kernels",
      "nlora.metrics.continual", "nlora.run_dir", "nlora.results", "nlora.display", "nlora.data.embedded",
-     "nlora.compare_formats", "nlora.sweep", "nlora.analysis"],
+     "nlora.compare_formats", "nlora.sweep", "nlora.analysis", "nlora.report.page", "nlora.report.command"],
 )  # fmt: skip
 def test_no_torch_where_none_is_needed(module: str) -> None:
     code = f"import sys, {module}; print(*{{'torch', 'transformers', 'peft', 'pyarrow'}} & set(sys.modules))"

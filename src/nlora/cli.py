@@ -185,6 +185,34 @@ def analyze(
     analyze_command(sources, Console(), threshold=threshold, as_json=as_json, csv_file=csv_file)
 
 
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="The output_dir of each run.")],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="The page to write; left out: report.html in the run's folder, or here for several.",
+            show_default=False,
+        ),
+    ] = None,
+    figures: Annotated[
+        str | None,
+        typer.Option(
+            "--figures",
+            metavar="DIR",
+            help="Also write the paper's figures there, as SVG and PDF.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show a run, or several side by side, as one HTML page that needs no network."""
+    from nlora.report.command import report_command
+
+    report_command(runs, out, figures, Console())
+
+
 def main() -> None:
     """The console script."""
     debug = "--debug" in sys.argv

@@ -89,13 +89,20 @@ def make_run(
                 )
             run.write_summary()
     if analysed:
-        (folder / "analysis.json").write_text(json.dumps(analysis(tasks, R, rate=0.3 if method == "inclora" else 0.1)))
+        (folder / "analysis.json").write_text(
+            json.dumps(analysis(tasks, R, rate=0.3 if method == "inclora" else 0.1))
+        )
     return folder
 
 
 def _write_state(place: Path, stage: int, steps: int, penalty: float) -> None:
     history = [
-        {"epoch": 1.0, "loss": 1.5 * math.exp(-step / steps) + 0.1 * stage, "penalty": penalty * step / steps, "step": step}
+        {
+            "epoch": 1.0,
+            "loss": 1.5 * math.exp(-step / steps) + 0.1 * stage,
+            "penalty": penalty * step / steps,
+            "step": step,
+        }
         for step in range(1, steps + 1)
     ]
     total = {"train_loss": 0.5, "step": steps, "train_runtime": 30.0}
@@ -121,8 +128,9 @@ def analysis(tasks: Sequence[str], R: Sequence[Sequence[float | None]], rate: fl
             for i, task in enumerate(tasks)
         },
         "pairs": {
-            pair: {"collision_rate": value, "sign_conflict": 0.49, "overlap_energy": value / 2, "orthogonality": 20 * value,
-                   "update_orthogonality": 3.0, "cosine": 0.01, "row_angle_degrees": 71.0, "column_angle_degrees": 65.0}
+            pair: {"collision_rate": value, "sign_conflict": 0.49, "overlap_energy": value / 2,
+                   "orthogonality": 20 * value, "update_orthogonality": 3.0, "cosine": 0.01,
+                   "row_angle_degrees": 71.0, "column_angle_degrees": 65.0}
             for pair, value in pairs.items()
         },
         "average_collision_rate": math.fsum(pairs.values()) / max(len(pairs), 1),

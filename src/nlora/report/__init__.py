@@ -28,8 +28,9 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     from nlora.report.load import load_runs
     from nlora.report.page import render
 
+    page = render(load_runs(folders))
     path = _checked(Path(out))
-    write_text(path, render(load_runs(folders)))
+    write_text(path, page)
     return path
 
 

@@ -96,7 +96,7 @@ def scatter_chart(
     bottom = height
     if len(names) > 1:
         keys, bottom = legend(
-            [Series(name, (), role, width=6.0) for name, role in names], 8, height + 8, width - 8
+            [Series(name, (), role, width=6.0) for name, role in names], 8, height + 18, width - 8
         )
         shapes += keys
     return Scene(width, bottom, title, description, tuple(shapes))

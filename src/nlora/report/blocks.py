@@ -38,11 +38,12 @@ class Table:
     note: str = ""
     words: frozenset[int] = frozenset({0})
     kind: str = "table"
+    is_aside: bool = False
 
     @property
-    def is_long(self) -> bool:
-        """Too long to stand open in the page."""
-        return self.kind == "table" and len(self.rows) > 14
+    def is_folded(self) -> bool:
+        """Too long to stand open in the page, or of interest to few."""
+        return self.is_aside or (self.kind == "table" and len(self.rows) > 14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,12 @@ class Section:
     about: str
     blocks: Sequence[Block] = field(default_factory=tuple)
     short: str = ""
+
+
+def side_by_side(figures: Sequence[Figure], most_columns: int = 9) -> tuple[Block, ...]:
+    """Several figures beside each other, unless one of their tables is too wide for half a page."""
+    widest = max((len(figure.shown.columns) for figure in figures if figure.shown is not None), default=0)
+    return (Pair(tuple(figures)),) if len(figures) > 1 and widest <= most_columns else tuple(figures)
 
 
 def words(*texts: object) -> tuple[Cell, ...]:

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nlora.report.blocks import Block, Cell, Figure, Pair, Section, Tab, Table, Tabs, Text, words
+from nlora.report.blocks import (
+    Block,
+    Cell,
+    Figure,
+    Pair,
+    Section,
+    Tab,
+    Table,
+    Tabs,
+    Text,
+    side_by_side,
+    words,
+)
 from nlora.report.curves import threshold_figures
 from nlora.report.drops import drop_blocks
 from nlora.report.heat import heat_map
@@ -68,6 +80,10 @@ def _threshold_table(looked: Sequence[Looked]) -> Table:
         text for _, found in looked for text in (found.threshold_rule, *found.notes) if text.strip()
     )
     columns = ("run", "average collision rate", "threshold")
+    if len({found.threshold for _, found in looked}) > 1:
+        said[
+            "Each run has a threshold of its own; the view by threshold compares the runs at the same ones"
+        ] = None
     return Table("Average over the pairs of tasks", columns, rows, " ".join(map(_sentence, said)))
 
 
@@ -78,12 +94,14 @@ def _sentence(text: str) -> str:
 def _tabs(looked: Sequence[Looked], *, many: bool) -> list[Tab]:
     known = [p.collision_rate for _, m in looked for p in m.pairs.values() if p.collision_rate is not None]
     high = max(known, default=1.0)  # one scale for all runs
-    pairs = tuple(_pair_matrix(run, found, i, high, many=many) for i, (run, found) in enumerate(looked))
+    pairs = tuple(
+        _pair_matrix(run, found, i, high, many=many) for i, (run, found) in enumerate(looked) if found.pairs
+    )
     panels: list[tuple[str, str, Sequence[Block | None]]] = [
         (
             "pairs",
             "By pair of tasks",
-            [*_together(pairs), *(_measures(run, found, many) for run, found in looked)],
+            [*side_by_side(pairs), *(_measures(run, found, many) for run, found in looked)],
         ),
         ("layers", "By layer", layer_figures(looked)),
         ("kinds", "By kind of module", kind_figures(looked)),
@@ -100,10 +118,6 @@ def _tabs(looked: Sequence[Looked], *, many: bool) -> list[Tab]:
         if blocks:
             tabs.append(Tab(f"tab-{key}", title, blocks))
     return tabs
-
-
-def _together(figures: tuple[Figure, ...]) -> tuple[Block, ...]:
-    return (Pair(figures),) if len(figures) > 1 else figures
 
 
 def _pair_matrix(run: RunFiles, found: Microscope, index: int, high: float, *, many: bool) -> Figure:
@@ -202,7 +216,7 @@ def _measures(run: RunFiles, found: Microscope, many: bool) -> Table | None:
         "are orthogonal. Angles: the smallest principal angle between row and column spaces."
     )
     caption = f"All measures of each pair of {run.label}" if many else "All measures of each pair"
-    return Table(caption, ("pair", *columns), tuple(rows), note)
+    return Table(caption, ("pair", *columns), tuple(rows), note, is_aside=many)
 
 
 def _adapters(run: RunFiles, found: Microscope, many: bool) -> Table | None:
@@ -231,7 +245,7 @@ def _adapters(run: RunFiles, found: Microscope, many: bool) -> Table | None:
     )
     note = "Density: the share of entries above the threshold. Nuclear norm and ranks are means over the modules."
     caption = f"Each update of {run.label}" if many else "Each update alone"
-    return Table(caption, columns, rows, note)
+    return Table(caption, columns, rows, note, is_aside=many)
 
 
 def _angle(degrees: float | None) -> str:

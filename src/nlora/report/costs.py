@@ -102,9 +102,9 @@ def _one(run: RunFiles, curve: _Curves) -> Figure:
 def _overlaid(runs: Sequence[RunFiles], curves: dict[str, _Curves], which: str, title: str) -> Figure:
     points: Callable[[_Curves], tuple[Point, ...]] = lambda c: c.loss if which == "loss" else c.penalty  # noqa: E731
     series = [
-        Series(label, points(curve), series_role(i), series_dash(i), dots=False, width=1.6)
-        for i, (label, curve) in enumerate(curves.items())
-        if points(curve)
+        Series(run.label, line, series_role(run.order), series_dash(run.order), dots=False, width=1.6)
+        for run in runs
+        if (line := points(curves[run.label]))
     ]
     x = _steps_axis(max(curve.steps for curve in curves.values()))
     y = linear_axis(which, [value for s in series for _, value in s.points], zero=True)

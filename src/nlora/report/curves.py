@@ -14,42 +14,53 @@ from nlora.report.scales import linear_axis, log_axis
 from nlora.report.scene import Point, Scene
 
 Looked = Sequence[tuple[RunFiles, Microscope]]
+Lines = Sequence[tuple[str, int, tuple[Point, ...]]]  # name, place of its colour, points
+Values = Sequence[float | None]
+_OWN_SCALE = "threshold, in units of each update's own root mean square"
 
 
 def threshold_figures(looked: Looked) -> list[Figure]:
-    """The collision rate of each run over the thresholds, and the density of the updates."""
-    rates = [(run.label, _points(found, found.curve.average_collision_rate)) for run, found in looked]
-    if len(looked) == 1:
-        found = looked[0][1]
-        densities = [(name, _points(found, values)) for name, values in found.curve.density.items()]
-        what = "For each task's update."
-    else:
-        densities = [(run.label, _points(found, _mean(found))) for run, found in looked]
-        what = "Mean over the updates of each run."
-    marks = (Mark(looked[0][1].threshold, "used here"),) if len(looked) == 1 else ()
+    """Collision rates over thresholds, absolute and relative, and the density of the updates."""
+    many = len(looked) > 1
+    marks = () if many else (Mark(looked[0][1].threshold, "used here"),)
+    absolute, relative = [], []
+    for run, found in looked:
+        absolute.append(
+            (run.label, run.order, _points(found.curve.thresholds, found.curve.average_collision_rate))
+        )
+        own = found.relative_curve
+        relative.append((run.label, run.order, _points(own.factors, own.average_collision_rate)))
+    why = "No float is exactly zero, so every rate belongs to a threshold; this is how much it matters."
+    scale = "A threshold for each update by its own size: do they meet where each is largest, however small it is?"
+    steep = "Mean over the updates of each run." if many else "For each task's update."
+    title = "Average collision rate by threshold"
     figures = [
-        _figure(
-            "collision-thresholds",
-            "Average collision rate by threshold",
-            "rate, %",
-            "No float is exactly zero, so every rate belongs to a threshold; this is how much it matters.",
-            rates,
-            marks,
-        ),
+        _figure("collision-thresholds", title, why, absolute, marks),
+        _figure("collision-relative", f"{title}, relative", scale, relative, (), across=_OWN_SCALE),
         _figure(
             "density",
             "Share of entries above the threshold",
-            "density, %",
-            f"{what} The steeper the fall, the sparser the update.",
-            densities,
+            steep,
+            _densities(looked),
             marks,
+            unit="density, %",
         ),
     ]
     return [figure for figure in figures if figure is not None]
 
 
-def _points(found: Microscope, values: Sequence[float | None]) -> tuple[Point, ...]:
-    pairs = zip(found.curve.thresholds, values, strict=False)
+def _densities(looked: Looked) -> Lines:
+    if len(looked) == 1:
+        curve = looked[0][1].curve
+        return [
+            (name, i, _points(curve.thresholds, own)) for i, (name, own) in enumerate(curve.density.items())
+        ]
+    return [(run.label, run.order, _points(found.curve.thresholds, _mean(found))) for run, found in looked]
+
+
+def _points(thresholds: Sequence[float], values: Values) -> tuple[Point, ...]:
+    """In percent; thresholds of 0 have no place on a logarithmic axis."""
+    pairs = zip(thresholds, values, strict=False)
     return tuple(sorted((t, 100 * value) for t, value in pairs if value is not None and t > 0))
 
 
@@ -64,19 +75,21 @@ def _mean(found: Microscope) -> list[float | None]:
 def _figure(
     key: str,
     title: str,
-    unit: str,
     caption: str,
-    lines: Sequence[tuple[str, tuple[Point, ...]]],
+    lines: Lines,
     marks: Sequence[Mark],
+    *,
+    across: str = "threshold, absolute",
+    unit: str = "rate, %",
 ) -> Figure | None:
-    drawn = [(name, points) for name, points in lines if len(points) > 1]
+    drawn = [line for line in lines if len(line[2]) > 1]
     if not drawn:
         return None
     series = [
-        Series(name, points, series_role(i) if len(drawn) > 1 else "accent", series_dash(i), dots=False)
-        for i, (name, points) in enumerate(drawn)
+        Series(name, points, series_role(i) if len(lines) > 1 else "accent", series_dash(i), dots=False)
+        for name, i, points in drawn
     ]
-    x = log_axis("threshold, absolute", [t for s in series for t, _ in s.points])
+    x = log_axis(across, [t for s in series for t, _ in s.points])
     y = linear_axis(unit, [value for s in series for _, value in s.points], zero=True)
     inside = [mark for mark in marks if x.low <= mark.x <= x.high]
 

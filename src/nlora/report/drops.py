@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from nlora.report.bars import Spot, scatter_chart
-from nlora.report.blocks import Block, Figure, Pair, Table, Text, words
+from nlora.report.blocks import Block, Figure, Pair, Table, words
 from nlora.report.load import RunFiles
 from nlora.report.microscope import Drop, Forgetting, Microscope
 from nlora.report.palette import series_role
 from nlora.report.phrases import change, measured, share
-from nlora.report.scales import linear_axis, number
+from nlora.report.scales import linear_axis
 from nlora.report.scene import Scene
 
+Known = Sequence[tuple[RunFiles, Forgetting]]
 Looked = Sequence[tuple[RunFiles, Microscope]]
 
 _MEASURES = (("collision_rate", "collision rate, %", 100.0), ("overlap_energy", "overlap energy", 1.0))
@@ -21,30 +22,25 @@ _MEASURES = (("collision_rate", "collision rate, %", 100.0), ("overlap_energy", 
 
 def drop_blocks(looked: Looked, *, many: bool) -> list[Block]:
     """Scatter plots, what the correlation says, and the numbers."""
-    known = [(run.label, found.forgetting) for run, found in looked if found.forgetting is not None]
+    known = [(run, found.forgetting) for run, found in looked if found.forgetting is not None]
     if not any(forgetting.pairs for _, forgetting in known):
         return []
     figures = [f for name, axis, scale in _MEASURES if (f := _scatter(known, name, axis, scale)) is not None]
     blocks: list[Block] = [Pair(tuple(figures))] if len(figures) > 1 else list(figures)
-    for label, forgetting in known:
-        said = [
-            _correlation_words(name, axis, forgetting.correlation.get(name)) for name, axis, _ in _MEASURES
-        ]
-        text = " ".join(part for part in said if part)
-        if text:
-            blocks.append(Text(f"{label}: {text}" if many else text))
+    if any(found for _, forgetting in known for found in forgetting.correlation.values()):
+        blocks.append(_correlations(known, many=many))
     blocks.append(_numbers(known, many=many))
     return blocks
 
 
-def _scatter(known: Sequence[tuple[str, Forgetting]], name: str, axis: str, scale: float) -> Figure | None:
+def _scatter(known: Known, name: str, axis: str, scale: float) -> Figure | None:
     spots = []
-    for index, (label, forgetting) in enumerate(known):
-        role = series_role(index) if len(known) > 1 else "accent"
+    for run, forgetting in known:
+        role = series_role(run.order) if len(known) > 1 else "accent"
         for drop in forgetting.pairs:
             value: float | None = getattr(drop, name)
             if value is not None and drop.drop is not None:
-                who = f"{label}: " if len(known) > 1 else ""
+                who = f"{run.label}: " if len(known) > 1 else ""
                 says = f"{who}learning {drop.later} cost {drop.earlier} {drop.drop:.1f} points"
                 spots.append(Spot(scale * value, drop.drop, says, role))
     if not spots:
@@ -52,7 +48,7 @@ def _scatter(known: Sequence[tuple[str, Forgetting]], name: str, axis: str, scal
     x = linear_axis(axis, [spot.x for spot in spots])
     y = linear_axis("points lost", [spot.y for spot in spots], zero=True)
     plain = axis.removesuffix(", %")
-    names = [(label, series_role(i)) for i, (label, _) in enumerate(known)]
+    names = [(run.label, series_role(run.order)) for run, _ in known]
 
     def draw(width: float) -> Scene:
         told = (
@@ -68,42 +64,53 @@ def _scatter(known: Sequence[tuple[str, Forgetting]], name: str, axis: str, scal
     return Figure(f"forgetting-{name.replace('_', '-')}", f"Forgetting against {plain}", caption, draw)
 
 
-def _correlation_words(name: str, axis: str, found: Mapping[str, Any] | None) -> str:
-    """As much as the file says, in one sentence."""
-    if not found:
-        return ""
-    plain = axis.removesuffix(", %")
-    said = [
-        f"{key.capitalize()} {number(float(found[key]))}"
-        for key in ("pearson", "spearman")
-        if _is_number(found.get(key))
-    ]
-    if not said:
-        return ""
-    more = []
-    if _is_number(found.get("n")):
-        more.append(f"{found['n']} pairs")
-    for key, value in found.items():
-        if key in {"pearson", "spearman", "n"} or key.startswith("_"):
-            continue
-        words_of_key = key.replace("_", " ")
-        if _is_number(value):
-            more.append(f"{words_of_key} {number(float(value))}")
-        elif isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
-            more.append(f"{words_of_key} {number(float(value[0]))} to {number(float(value[1]))}")
-    return f"Correlation of forgetting with {plain}: {', '.join(said)} ({'; '.join(more)})."
+def _correlations(known: Known, *, many: bool) -> Table:
+    """One row for each run and measure; what the file does not say is a dash."""
+    rows = []
+    for run, forgetting in known:
+        for name, axis, _ in _MEASURES:
+            found = forgetting.correlation.get(name) or {}
+            plain = axis.removesuffix(", %")
+            rows.append(
+                words(
+                    f"{run.label}, {plain}" if many else plain,
+                    *(measured(_number(found.get(key))) for key in ("pearson", "spearman")),
+                    _interval(found.get("pearson_interval_95")),
+                    measured(_number(found.get("p_permutation"))),
+                    measured(_number(found.get("n"))),
+                )
+            )
+    columns = (
+        "forgetting against",
+        "Pearson",
+        "Spearman",
+        "95 % interval of Pearson",
+        "p by permutation",
+        "pairs",
+    )
+    note = (
+        "Pairs that share a task are not independent: p is a lower bound, and the bootstrap interval is too narrow. "
+        "A dash: fewer than four pairs, or nothing to correlate."
+    )
+    return Table("Does more collision go with more forgetting?", columns, tuple(rows), note)
 
 
-def _numbers(known: Sequence[tuple[str, Forgetting]], *, many: bool) -> Table:
+def _interval(ends: Any) -> str:
+    low, high = ends if isinstance(ends, list) and len(ends) == 2 else (None, None)
+    known = _number(low), _number(high)
+    return "–" if None in known else f"{measured(known[0])} to {measured(known[1])}"
+
+
+def _numbers(known: Known, *, many: bool) -> Table:
     rows = tuple(
         words(
-            f"{label}, {drop.earlier}" if many else drop.earlier,
+            f"{run.label}, {drop.earlier}" if many else drop.earlier,
             drop.later,
             change(None if drop.drop is None else -drop.drop),
             share(drop.collision_rate),
             measured(drop.overlap_energy),
         )
-        for label, forgetting in known
+        for run, forgetting in known
         for drop in _worst_first(forgetting.pairs)
     )
     columns = ("earlier task", "when learning", "change, points", "collision rate", "overlap energy")
@@ -114,5 +121,5 @@ def _worst_first(drops: Sequence[Drop]) -> list[Drop]:
     return sorted(drops, key=lambda drop: -(drop.drop if drop.drop is not None else float("-inf")))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -90,7 +90,7 @@ def line_chart(
         shapes += _end_labels(series, frame, x, y)
     bottom = height
     if several and not at_ends:
-        keys, bottom = legend(series, 8.0, height + 8, width - 8)
+        keys, bottom = legend(series, 8.0, height + 18, width - 8)
         shapes += keys
     return Scene(width, bottom, title, description, tuple(shapes))
 

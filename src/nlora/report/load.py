@@ -59,12 +59,14 @@ class RunFiles:
     """One run as the report needs it.
 
     label: what the run is called on the page, unlike the others' there.
+    order: its place among them, from 0, which is also its colour.
     config: None where the configuration is of another nlora.
     protocol: how the published protocol was followed, where the summary says.
     """
 
     folder: Path
     label: str
+    order: int
     summary: Summary
     config: Config | None
     versions: dict[str, str]
@@ -99,6 +101,7 @@ def load_run(folder: Path) -> RunFiles:
     return RunFiles(
         folder=folder,
         label=summary.name,
+        order=0,
         summary=summary,
         config=_config(record.get("config")),
         versions={str(name): str(value) for name, value in record.get("versions", summary.versions).items()},
@@ -124,10 +127,12 @@ def _labelled(runs: list[RunFiles]) -> list[RunFiles]:
     names = [run.summary.name for run in runs]
     seeded = [f"{run.summary.name}, seed {run.summary.seed}" for run in runs]
     folders = [str(run.folder) for run in runs]
-    for labels in (names, seeded, [run.folder.name for run in runs], folders):
-        if len(set(labels)) == len(labels):
-            return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
-    return [replace(run, label=label) for run, label in zip(runs, folders, strict=True)]
+    candidates = (names, seeded, [run.folder.name for run in runs], folders)
+    labels = next((found for found in candidates if len(set(found)) == len(found)), folders)
+    return [
+        replace(run, label=label, order=order)
+        for order, (run, label) in enumerate(zip(runs, labels, strict=True))
+    ]
 
 
 def _config(values: Any) -> Config | None:

@@ -66,6 +66,14 @@ class Curve(_Read):
     average_collision_rate: list[Number] = Field(default_factory=list)
 
 
+class RelativeCurve(_Read):
+    """The same over thresholds in units of each update's own root mean square."""
+
+    factors: list[float] = Field(default_factory=list)
+    density: dict[str, list[Number]] = Field(default_factory=dict)
+    average_collision_rate: list[Number] = Field(default_factory=list)
+
+
 class Drop(_Read):
     """What learning `later` cost `earlier`, in points, beside how much their updates meet."""
 
@@ -97,6 +105,7 @@ class Microscope(_Read):
     kinds: list[str] = Field(default_factory=list)
     by_module: ByModule = ByModule()
     curve: Curve = Curve()
+    relative_curve: RelativeCurve = RelativeCurve()
     notes: list[str] = Field(default_factory=list)
     forgetting: Forgetting | None = None
 
@@ -147,6 +156,10 @@ def _lengths(found: Microscope) -> str:
         },
         **{f"curve.density.{name}": (values, thresholds) for name, values in found.curve.density.items()},
         "curve.average_collision_rate": (found.curve.average_collision_rate, thresholds),
+        "relative_curve.average_collision_rate": (
+            found.relative_curve.average_collision_rate,
+            len(found.relative_curve.factors),
+        ),
     }
     for name, (values, wanted) in lists.items():
         if len(values) not in (0, wanted):

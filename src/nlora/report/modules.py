@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from nlora.report.bars import Bar, bar_chart
 from nlora.report.blocks import Figure, Table, words
 from nlora.report.lines import Series, line_chart
 from nlora.report.load import RunFiles
 from nlora.report.microscope import Microscope, Number
-from nlora.report.palette import series_dash, series_role
+from nlora.report.palette import DASHES, series_role
 from nlora.report.phrases import measured, share
 from nlora.report.scales import Axis, linear_axis, number
-from nlora.report.scene import Point, Scene
+from nlora.report.scene import Scene
 
 Looked = Sequence[tuple[RunFiles, Microscope]]
-Line = tuple[str, tuple[Point, ...]]
 
 
 def layer_figures(looked: Looked) -> list[Figure]:
@@ -43,13 +43,13 @@ def nuclear_norms(looked: Looked) -> Figure | None:
 def kind_figures(looked: Looked) -> list[Figure]:
     """Collision rate by kind of module."""
     rows: list[tuple[str, str, float]] = []
-    for index, (run, found) in enumerate(looked):
+    for run, found in looked:
         for kind in dict.fromkeys(found.kinds):
             places = [i for i, k in enumerate(found.kinds) if k == kind]
             value = _mean_at(found.by_module.collision_rate, places)
             if value is not None:
                 name = f"{kind}, {run.label}" if len(looked) > 1 else kind
-                rows.append((name, series_role(index) if len(looked) > 1 else "accent", 100 * value))
+                rows.append((name, series_role(run.order) if len(looked) > 1 else "accent", 100 * value))
     if not rows:
         return []
     if len(looked) > 1:  # the runs of one kind beside each other
@@ -73,23 +73,21 @@ def kind_figures(looked: Looked) -> list[Figure]:
     ]
 
 
-def _layer_figure(key: str, title: str, unit: str, text: str, lines: Sequence[Line]) -> Figure:
-    layers = sorted({x for _, points in lines for x, _ in points})
+def _layer_figure(key: str, title: str, unit: str, text: str, lines: Sequence[Series]) -> Figure:
+    layers = sorted({x for line in lines for x, _ in line.points})
     x = _layers_axis(layers)
-    y = linear_axis(unit, [value for _, points in lines for _, value in points], zero=True)
-    series = [
-        Series(name, points, series_role(i), series_dash(i), dots=len(layers) <= 40 and len(lines) < 5)
-        for i, (name, points) in enumerate(lines)
-    ]
+    y = linear_axis(unit, [value for line in lines for _, value in line.points], zero=True)
+    dots = len(layers) <= 40 and len(lines) < 5
+    series = [replace(line, dots=dots, width=2.0 if dots else 1.6) for line in lines]
 
     def draw(width: float) -> Scene:
         told = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
         return line_chart(title, told, series, x=x, y=y, width=width)
 
     rows = tuple(
-        words(int(layer), *(measured(dict(points).get(layer)) for _, points in lines)) for layer in layers
+        words(int(layer), *(measured(dict(line.points).get(layer)) for line in lines)) for layer in layers
     )
-    numbers = Table(f"{title} ({unit})", ("layer", *(name for name, _ in lines)), rows)
+    numbers = Table(f"{title} ({unit})", ("layer", *(line.name for line in lines)), rows)
     return Figure(key, title, text, draw, numbers)
 
 
@@ -101,12 +99,14 @@ def _layers_axis(layers: Sequence[float]) -> Axis:
     return Axis("layer", first, last if last > first else first + 1, ticks)
 
 
-def _by_layer(looked: Looked, measure: str, scale: float = 1.0) -> list[Line]:
+def _by_layer(looked: Looked, measure: str, scale: float = 1.0) -> list[Series]:
     """A line for each kind of module of each run; modules outside any layer are left out."""
     lines = []
+    many = len(looked) > 1
+    kinds = list(dict.fromkeys(kind for _, found in looked for kind in found.kinds))
     for run, found in looked:
         values: Mapping[str, Sequence[Number]] = getattr(found.by_module, measure)
-        for kind in dict.fromkeys(found.kinds):
+        for which, kind in enumerate(kinds):
             places: dict[int, list[int]] = {}
             for i, (k, layer) in enumerate(zip(found.kinds, found.layers, strict=False)):
                 if k == kind and layer is not None:
@@ -114,7 +114,9 @@ def _by_layer(looked: Looked, measure: str, scale: float = 1.0) -> list[Line]:
             means = [(float(layer), _mean_at(values, at)) for layer, at in sorted(places.items())]
             points = tuple((layer, scale * mean) for layer, mean in means if mean is not None)
             if points:
-                lines.append((f"{run.label}, {kind}" if len(looked) > 1 else kind, points))
+                name = f"{run.label}, {kind}" if many else kind
+                role, dash = (run.order, which) if many else (which, 0)  # colours are runs, or else kinds
+                lines.append(Series(name, points, series_role(role), DASHES[dash % len(DASHES)]))
     return lines
 
 

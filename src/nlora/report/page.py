@@ -26,7 +26,8 @@ from nlora.report.costs import cost, training
 from nlora.report.load import RunFiles
 from nlora.report.opening import title_of, what_was_run
 from nlora.report.remembered import forgotten, repeat
-from nlora.report.scores import matrices, outcome, through_stages
+from nlora.report.scores import matrices, outcome
+from nlora.report.stages import through_stages
 from nlora.report.svg import file_style, to_svg, to_svg_file
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from nlora.report.pdf import check_pdf, write_pdf
 from nlora.report.phrases import measured, share
 from nlora.report.scales import linear_axis
 from nlora.report.scene import Scene
-from nlora.report.scores import matrices_figures, seen_average, task_scores
+from nlora.report.scores import matrices_figures
+from nlora.report.stages import seen_average, task_scores
 from nlora.report.svg import to_svg_file
 
 _WIDTH = 560.0
@@ -57,10 +58,12 @@ def write_figures(runs: Sequence[RunFiles], folder: Path) -> list[Path]:
 def averages_figure(looked: Looked) -> list[Figure]:
     """Collision rate and orthogonality of each run as bars, as the paper's figure 1."""
     rates = [
-        (run.label, None if m.average_collision_rate is None else 100 * m.average_collision_rate)
+        (run.label, run.order, None if m.average_collision_rate is None else 100 * m.average_collision_rate)
         for run, m in looked
     ]
-    products = [(run.label, _mean([pair.orthogonality for pair in m.pairs.values()])) for run, m in looked]
+    products = [
+        (run.label, run.order, _mean([pair.orthogonality for pair in m.pairs.values()])) for run, m in looked
+    ]
     figures = [
         _bars(
             "collision",
@@ -97,9 +100,13 @@ def _figures(runs: Sequence[RunFiles]) -> list[tuple[str, Scene]]:
 
 
 def _bars(
-    key: str, title: str, unit: str, values: Sequence[tuple[str, float | None]], text: Callable[[float], str]
+    key: str,
+    title: str,
+    unit: str,
+    values: Sequence[tuple[str, int, float | None]],
+    text: Callable[[float], str],
 ) -> Figure | None:
-    known = [(label, value, series_role(i)) for i, (label, value) in enumerate(values) if value is not None]
+    known = [(label, value, series_role(i)) for label, i, value in values if value is not None]
     if not known:
         return None
     bars = [Bar(label, ((label, value, role),), text(value)) for label, value, role in known]

@@ -59,8 +59,7 @@ def _draw(axes: Any, shape: Shape, order: int) -> None:
     match shape:
         case Rect():
             box = patches.Rectangle((shape.x, shape.y), shape.width, shape.height, zorder=order)
-            box.set(facecolor=_COLOURS[shape.fill], linewidth=_POINTS)
-            box.set_edgecolor(_COLOURS[shape.stroke] if shape.stroke else "none")
+            box.set(facecolor=_COLOURS[shape.fill], edgecolor="none")
             axes.add_patch(box)
         case Line():
             xs, ys = zip(*shape.points, strict=True)

@@ -35,12 +35,13 @@ def share(value: float | None, digits: int = 1) -> str:
         return "–"
     percent = 100 * value
     if percent and abs(percent) < 0.5 * 10**-digits:
-        return f"{number(percent)} %"
-    return f"{percent:.{digits}f} %".replace("-", "−")
+        return f"{number(percent)}\u00a0%"
+    return f"{percent:.{digits}f}\u00a0%".replace("-", "−")
 
 
 def measured(value: float | None) -> str:
-    return "–" if value is None else number(value)
+    """Three digits say enough of a measure."""
+    return "–" if value is None else number(float(f"{value:.3g}"))
 
 
 def duration(seconds: float) -> str:

@@ -27,7 +27,6 @@ class Rect:
     height: float
     fill: str
     title: str = ""
-    stroke: str = ""
 
 
 @dataclass(frozen=True, slots=True)

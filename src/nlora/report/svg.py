@@ -60,9 +60,8 @@ def _body(scene: Scene) -> Markup:
 def _shape(shape: Shape) -> Markup:
     match shape:
         case Rect():
-            stroke = f" s-{shape.stroke}" if shape.stroke else ""
-            tag = Markup('rect x="{}" y="{}" width="{}" height="{}" class="f-{}{}"').format(
-                _n(shape.x), _n(shape.y), _n(shape.width), _n(shape.height), shape.fill, stroke
+            tag = Markup('rect x="{}" y="{}" width="{}" height="{}" class="f-{}"').format(
+                _n(shape.x), _n(shape.y), _n(shape.width), _n(shape.height), shape.fill
             )
             return _titled(tag, "rect", shape.title)
         case Line():

@@ -1,0 +1,29 @@
+"""What `nlora report` does: the page, the figures, and where they are.
+
+report_command(["runs/demo/nlora"], None, None, Console())      # writes runs/demo/nlora/report.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from nlora.report import REPORT_FILE, write_figures, write_report
+
+
+def report_command(folders: Sequence[str], out: str | None, figures: str | None, console: Console) -> Path:
+    """Writes the page and, where asked for, the figures; prints the paths, one a line."""
+    # One run keeps its page; several belong to none of their folders.
+    own = Path(folders[0], REPORT_FILE) if len(folders) == 1 else Path(REPORT_FILE)
+    path = write_report(folders, own if out is None else out)
+    _say(console, [path])
+    if figures is not None:
+        _say(console, write_figures(folders, figures))
+    return path
+
+
+def _say(console: Console, written: Sequence[Path]) -> None:
+    for path in written:
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,156 @@
+"""The section about the way through the stages: each task's score, and the average over the tasks seen so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from nlora.report.blocks import Block, Cell, Figure, Section, Table, Text, words
+from nlora.report.lines import Panel, Series, line_chart, small_multiples
+from nlora.report.load import RunFiles
+from nlora.report.palette import series_dash, series_role
+from nlora.report.phrases import score
+from nlora.report.scales import index_axis, linear_axis, stage_axis
+from nlora.report.scene import Scene
+
+MOST_LINES = 6
+"""Up to so many tasks share one chart; more get a small one each."""
+
+
+def through_stages(runs: Sequence[RunFiles]) -> Section:
+    """Each task's score and the average over the seen tasks, stage by stage."""
+    about = "How every task fares while the others are learned, and how the average over the tasks seen so far moves."
+    blocks: list[Block] = []
+    if any(run.stages for run in runs):
+        blocks = [task_scores(runs), seen_average(runs)]
+    else:
+        blocks = [Text("No stage is finished yet.", tone="note")]
+    return Section("stages", "Through the stages", about, blocks, "Stages")
+
+
+def task_scores(runs: Sequence[RunFiles]) -> Figure:
+    """One line for each task; several runs or many tasks have a small chart for each task."""
+    stages = max(runs, key=lambda run: len(run.tasks)).tasks
+    same = len({run.tasks for run in runs}) == 1
+    across = [str(k) for k in range(1, len(stages) + 1)]
+    scores = {run.label: _by_task(run) for run in runs}
+    y = linear_axis("score, %", [v for lines in scores.values() for line in lines.values() for _, v in line])
+    many = len(runs) > 1 or len(stages) > MOST_LINES
+    order = (
+        f" The stages: {', '.join(f'{k} {task}' for k, task in enumerate(stages, start=1))}." if same else ""
+    )
+
+    def draw(width: float) -> Scene:
+        title = "Score of each task through the stages"
+        told = "Each line begins at the stage where its task is learned." + order
+        if not many:
+            series = _lines(scores[runs[0].label])
+            return line_chart(title, told, series, x=stage_axis(stages, width), y=y, width=width)
+        x = index_axis("stage", across)
+        return small_multiples(
+            title, told, _panels(runs, scores), x=x, y=y, width=width, names=_run_keys(runs)
+        )
+
+    numbers = Table(
+        "Scores by stage",
+        ("run, task" if len(runs) > 1 else "task", *(f"stage {k}" for k in across)),
+        tuple(
+            (Cell(f"{run.label}, {task}" if len(runs) > 1 else task), *_padded(run, i, len(stages)))
+            for run in runs
+            for i, task in enumerate(run.tasks)
+        ),
+    )
+    caption = "Each line begins where its task is learned; the drop after that is what was forgotten." + order
+    return Figure("task-scores", "Score of each task", caption, draw, numbers)
+
+
+def _padded(run: RunFiles, column: int, stages: int) -> tuple[Cell, ...]:
+    texts = [score(row[column]) if row[column] is not None else "" for row in run.summary.R]
+    return words(*texts, *[""] * (stages - len(texts)))
+
+
+def _by_task(run: RunFiles) -> dict[str, tuple[tuple[float, float], ...]]:
+    found = {}
+    for i, task in enumerate(run.tasks):
+        points = [(float(k), row[i]) for k, row in enumerate(run.summary.R, start=1)]
+        found[task] = tuple((k, value) for k, value in points if value is not None)
+    return found
+
+
+def _lines(scores: dict[str, tuple[tuple[float, float], ...]]) -> list[Series]:
+    return [
+        Series(task, points, series_role(i), series_dash(i))
+        for i, (task, points) in enumerate(scores.items())
+        if points
+    ]
+
+
+def _panels(
+    runs: Sequence[RunFiles], scores: dict[str, dict[str, tuple[tuple[float, float], ...]]]
+) -> list[Panel]:
+    tasks = dict.fromkeys(task for run in runs for task in run.tasks)
+    if len(runs) > 1:
+        return [
+            Panel(
+                task,
+                tuple(
+                    Series(
+                        run.label, scores[run.label][task], series_role(i), series_dash(i), dots=len(runs) < 5
+                    )
+                    for i, run in enumerate(runs)
+                    if scores[run.label].get(task)
+                ),
+            )
+            for task in tasks
+        ]
+    lines = scores[runs[0].label]
+    every = tuple(Series(task, points, "rule") for task, points in lines.items() if points)
+    return [Panel(task, (Series(task, lines[task], "accent"),), every) for task in tasks if lines[task]]
+
+
+def _run_keys(runs: Sequence[RunFiles]) -> list[Series]:
+    if len(runs) == 1:
+        return []
+    return [Series(run.label, (), series_role(i), series_dash(i)) for i, run in enumerate(runs)]
+
+
+def seen_average(runs: Sequence[RunFiles]) -> Figure:
+    """After each stage, the mean over the tasks learned so far."""
+    lines = {run.label: _seen(run) for run in runs}
+    stages = max(len(run.tasks) for run in runs)
+    same = len({run.tasks for run in runs}) == 1
+    names = runs[0].tasks if same else tuple(str(k) for k in range(1, stages + 1))
+    y = linear_axis("mean score, %", [value for line in lines.values() for _, value in line])
+
+    def draw(width: float) -> Scene:
+        series = [
+            Series(label, line, series_role(i) if len(runs) > 1 else "accent", series_dash(i))
+            for i, (label, line) in enumerate(lines.items())
+            if line
+        ]
+        told = "; ".join(
+            f"{s.name}: {s.points[0][1]:.1f} after stage 1, {s.points[-1][1]:.1f} at the end" for s in series
+        )
+        x = stage_axis(names, width)
+        return line_chart("Average accuracy over seen tasks", told, series, x=x, y=y, width=width, height=300)
+
+    by_stage = {label: dict(line) for label, line in lines.items()}
+    numbers = Table(
+        "Average over seen tasks",
+        ("run", *(f"stage {k}" for k in range(1, stages + 1))),
+        tuple(
+            words(label, *(score(line.get(float(k))) for k in range(1, stages + 1)))
+            for label, line in by_stage.items()
+        ),
+    )
+    caption = "After stage k: the mean over the k tasks learned so far."
+    return Figure("seen-average", "Average accuracy over seen tasks", caption, draw, numbers)
+
+
+def _seen(run: RunFiles) -> tuple[tuple[float, float], ...]:
+    points = []
+    for k, row in enumerate(run.summary.R, start=1):
+        known = [value for value in row[:k] if value is not None]
+        if len(known) == k:
+            points.append((float(k), math.fsum(known) / k))
+    return tuple(points)

@@ -1,0 +1,94 @@
+"""`nlora report`: where it writes, what it says, and the figures for a publication."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from made_runs import make_run
+from made_runs import matrix as made_matrix
+
+from nlora import cli
+from nlora.errors import MissingExtraError
+from nlora.report import pdf, write_figures
+
+FIGURES = ["collision", "orthogonality", "nuclear_norm", "accuracy", "average_accuracy", "matrix"]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["nlora", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_the_page_lies_in_the_run_or_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [make_run(tmp_path / name, name=name) for name in ("a", "b")]
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "report", runs[0]) == 0
+    assert capsys.readouterr().out.strip() == str(runs[0] / "report.html")
+    assert (runs[0] / "report.html").is_file()
+    assert call(monkeypatch, "report", *runs) == 0
+    assert (tmp_path / "report.html").is_file()
+    assert call(monkeypatch, "report", *runs, "--out", "both.html") == 0
+    assert (tmp_path / "both.html").read_text() == (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere: no such folder; give the output_dir of a run"),
+        (["."], ".: no summary.json in it"),
+        (["a", "a"], "a: is named twice"),
+        (["a", "--out", "b/c.html"], "there is no folder b"),
+        (["a", "--out", "a"], "a: is a folder"),
+        (["a", "--figures", "a/run.yaml"], "run.yaml: is a file"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_status_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    make_run(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call(monkeypatch, "report", *arguments) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_the_papers_figures_are_drawings_with_their_numbers(tmp_path: Path) -> None:
+    if find_spec("matplotlib") is None:
+        pytest.skip("PDF figures need matplotlib, the extra nlora[figures]")
+    run = make_run(tmp_path / "run", method="nlora", analysed=True)
+    written = write_figures([run], tmp_path / "figures")
+    assert [path.name for path in written] == [f"{n}.{kind}" for kind in ("svg", "pdf") for n in FIGURES]
+    matrix = ET.parse(tmp_path / "figures/matrix.svg").getroot()
+    texts = [e.text for e in matrix.iter("{http://www.w3.org/2000/svg}text")]
+    scores = [float(t) for t in texts if t and re.fullmatch(r"[0-9.]+", t)]
+    assert scores == [value for row in made_matrix(3) for value in row if value is not None]
+    for path in written:
+        if path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF-1.")
+            assert b"/FontFile2" in path.read_bytes()  # the outlines are in the file
+    again = write_figures([run], tmp_path / "again")
+    assert [p.read_bytes() for p in again] == [p.read_bytes() for p in written]
+
+
+def test_without_matplotlib_the_drawings_are_there_and_the_command_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pdf, "find_spec", lambda _name: None)
+    run = make_run(tmp_path / "run", analysed=True)
+    with pytest.raises(MissingExtraError, match=re.escape("pip install 'nlora[figures]'")):
+        write_figures([run], tmp_path / "figures")
+    assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted(FIGURES)
