@@ -70,7 +70,7 @@ def css() -> str:
             f":root{{color-scheme:light;{light}}}",
             f"@media (prefers-color-scheme:dark){{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}",
             f":root[data-theme=dark]{{color-scheme:dark;{dark}}}",
-            f"@media print{{:root:root:root{{color-scheme:light;{light}}}}}",
+            f"@media print{{:root:root:root{{color-scheme:light;{light}--paper:#ffffff;}}}}",
             *(f".f-{role}{{fill:var(--{role})}}.s-{role}{{stroke:var(--{role})}}" for role in LIGHT),
             *(
                 f".b-{role}{{background:var(--{role});color:var(--on-{role})}}"

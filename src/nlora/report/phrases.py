@@ -118,6 +118,8 @@ def run_sentences(run: RunFiles) -> list[tuple[str, str]]:
         ]
         if config.stages:
             facts.append(("Own settings for", listed(list(config.stages))))
+    elif (run.folder / RUN_FILE).is_file():
+        facts.append(("Configuration", f"of another version of nlora; {RUN_FILE} has it"))
     facts.append(("Scored by", _scored(run)))
     if run.protocol:
         facts.append(("Protocol", run.protocol))

@@ -9,6 +9,7 @@ from nlora.report.blocks import Block, Example, Examples, Section, Table, Text, 
 from nlora.report.forgotten import TaskAnswers, find_forgotten
 from nlora.report.load import RunFiles
 from nlora.report.phrases import command
+from nlora.run_file import RUN_FILE
 
 MOST_EXAMPLES = 600
 """On a page, over all runs and tasks; about 700 bytes each."""
@@ -79,7 +80,12 @@ def repeat(runs: Sequence[RunFiles]) -> Section:
         who = f"{run.label}: " if len(runs) > 1 else ""
         when = f" Created {_day(run.created)}." if run.created else ""
         text = f"{who}This repeats the run in another folder.{when}"
-        blocks.append(Text(text, code=command(run)))
+        if (run.folder / RUN_FILE).is_file():
+            blocks.append(Text(text, code=command(run)))
+        else:
+            blocks.append(
+                Text(f"{who}{RUN_FILE} is not in the folder, so the run cannot be repeated.", tone="note")
+            )
     blocks.append(_versions(runs))
     return Section("repeat", "Repeat it", about, blocks, "Repeat")
 

@@ -23,8 +23,10 @@ def file_style() -> str:
 
 def to_svg(scene: Scene) -> Markup:
     """For a page. Every text in it is escaped; an image to a screen reader, with title and description."""
-    return Markup('<svg class="figure" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        _n(scene.width), _n(scene.height), f"{scene.title}. {scene.description}", _body(scene)
+    return Markup(
+        '<svg class="figure" width="{w}" viewBox="0 0 {w} {h}" role="img" aria-label="{says}">{body}</svg>'
+    ).format(
+        w=_n(scene.width), h=_n(scene.height), says=f"{scene.title}. {scene.description}", body=_body(scene)
     )
 
 
