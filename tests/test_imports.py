@@ -56,6 +56,7 @@ LAYERS = [
     {"plan", "record", "learned"},
     {"sequence"},
     {"analyze", "report"},
+    {"outcome"},
     {
         "commands",
         "listing",

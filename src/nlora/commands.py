@@ -21,9 +21,11 @@ from nlora.backbone import EMBEDDED
 from nlora.config import Config
 from nlora.config_file import LoadedConfig, read_config
 from nlora.data import fetch, load
+from nlora.outcome import write_outcome
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
 from nlora.protocol import pooled_line, protocol_notes
+from nlora.report import REPORT_FILE
 from nlora.run_dir import RunDir, stage_name
 from nlora.run_file import RUN_FILE
 from nlora.summary import Summary, read_summary
@@ -140,13 +142,14 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
             console.print(f"- {note}", markup=False, highlight=False)
         with RunProgress(console, stages=len(plan.tasks)) as progress:
             learn_sequence(plan, backbone, run, progress)
-        return run.write_summary()
+        return write_outcome(run)
 
 
 def _written(config: Config) -> dict[str, Path]:
     folder = Path(config.output_dir)
     last = len(config.tasks)
     return {
+        "report": folder / REPORT_FILE,
         "summary": folder / "summary.json",
         "adapters": folder / "outputs" / "*" / "adapter",
         "predictions": folder
