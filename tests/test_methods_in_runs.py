@@ -50,7 +50,7 @@ def same_tensors(a: Path, b: Path) -> bool:
 def test_a_killed_run_ends_like_one_that_was_not(
     tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """And so the same seed gives the same bits."""
+    """And so the same seed gives the same bits; another one does not."""
     config = write_config(tmp_path, tiny_model("llama"), method=method, evaluate={"unseen": True})
     whole = learn(config, f"output_dir={tmp_path / 'whole'}")
     assert whole.status == "complete"
@@ -73,6 +73,8 @@ def test_a_killed_run_ends_like_one_that_was_not(
     assert [f.name for f in (tmp_path / "killed/outputs").iterdir()] == ["1-colours"]
     assert same_outcome(learn(config, target), whole)
     assert same_tensors(tmp_path / "whole", tmp_path / "killed")
+    learn(config, f"output_dir={tmp_path / 'other'}", "seed=4")
+    assert not same_tensors(tmp_path / "whole", tmp_path / "other")
 
 
 @pytest.mark.parametrize("method", sorted(OFF))

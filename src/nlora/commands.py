@@ -90,7 +90,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
     for line in (
         f"{config.method.name} on {config.model}: {len(plan.modules)} modules, "
         + (
-            "their own weights trained, or all the model's (nlora ls methods)"
+            "weights of the model itself are trained"
             if plan.methods[0].trains == "weights"
             else f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})"
         ),
