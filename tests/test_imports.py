@@ -32,7 +32,7 @@ LAYERS = [
         "targets",
     },
     {"lean"},
-    {"data", "learner", "adapters", "folding", "results", "summary", "run_file", "run_log", "run_dir"},
+    {"data", "learner", "adapters", "folding", "beside", "results", "summary", "run_file", "run_log", "run_dir"},
     {
         "methods",
         "backbone",

@@ -11,23 +11,21 @@ weights' last bit; here the sum is always taken anew from the original weights i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from nlora.errors import AdapterError, ModelError
 from nlora.factors import Factors, State, stack
-from nlora.targets import in_and_out, is_linear
-
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from nlora.targets import in_and_out, is_quantised, linear_layer
 
 
 class FoldedBackbone:
     """The target modules of a backbone, with their original weights kept on the CPU in their own dtype.
 
     Works on the modules themselves, so it may fold while an adapter is attached to them.
-    Raises ModelError for a module that is no linear layer or is quantised.
+    Raises ModelError for a module that is no linear layer, or is quantised: see `nlora.beside`.
     """
 
     def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
@@ -40,7 +38,7 @@ class FoldedBackbone:
         Raises AdapterError, before any weight is changed, where a state does not fit the modules.
         """
         for state in states:
-            self._check(state)
+            check_fits(state, self._modules)
         if states and not self._originals:
             self._originals = {n: _weight(m).to("cpu", copy=True) for n, m in self._modules.items()}
         for name, original in self._originals.items():
@@ -55,18 +53,18 @@ class FoldedBackbone:
         """Put the original weights back, bit for bit."""
         self.fold([])
 
-    def _check(self, state: State) -> None:
-        for name, f in state.items():
-            if name not in self._modules:
-                raise AdapterError(
-                    f"an adapter updates {name}, which is not among the model's target modules"
-                )
-            in_features, out_features = in_and_out(self._modules[name])
-            if f.shape != (out_features, in_features):
-                raise AdapterError(
-                    f"an adapter's update of {name} is {f.shape[0]}x{f.shape[1]}, "
-                    f"but the layer is {out_features}x{in_features} (out x in)"
-                )
+
+def check_fits(state: State, modules: Mapping[str, nn.Module]) -> None:
+    """Raises AdapterError, naming the module, where a state updates others than these or other shapes."""
+    for name, f in state.items():
+        if name not in modules:
+            raise AdapterError(f"an adapter updates {name}, which is not among the model's target modules")
+        in_features, out_features = in_and_out(modules[name])
+        if f.shape != (out_features, in_features):
+            raise AdapterError(
+                f"an adapter's update of {name} is {f.shape[0]}x{f.shape[1]}, "
+                f"but the layer is {out_features}x{in_features} (out x in)"
+            )
 
 
 def _sum(original: Tensor, updates: list[Factors], transposed: bool) -> Tensor:
@@ -83,17 +81,11 @@ def _sum(original: Tensor, updates: list[Factors], transposed: bool) -> Tensor:
 
 
 def _plain_linear(model: nn.Module, name: str) -> nn.Module:
-    module = model.get_submodule(name)
-    module = getattr(module, "base_layer", module)  # an adapter is attached
-    if not is_linear(module):
+    module = linear_layer(model, name)
+    if is_quantised(module):
         raise ModelError(
-            f"{name} is a {type(module).__name__}; updates can be folded into linear layers only"
-        )
-    weight = _weight(module)
-    if weight.dtype not in FLOATS or weight.dim() != 2:
-        raise ModelError(
-            f"{name} is quantised ({type(module).__name__}, {weight.dtype}); updates cannot be folded into "
-            "quantised weights, load the model in float32 or bfloat16"
+            f"{name} is quantised ({type(module).__name__}, {_weight(module).dtype}); updates cannot be folded "
+            "into quantised weights, keep them beside (nlora.beside) or load the model in float32 or bfloat16"
         )
     return module
 

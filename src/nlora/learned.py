@@ -18,11 +18,13 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
+from nlora.beside import Beside
 from nlora.errors import RunError
 from nlora.factors import State
 from nlora.folding import FoldedBackbone
 from nlora.methods.base import Memory, Method
 from nlora.run_dir import RunDir
+from nlora.targets import is_quantised, linear_layer
 
 MEMORY_FILE = "memory.safetensors"
 
@@ -34,7 +36,7 @@ class Learned:
         self.updates: list[State] = []
         self.memory: Memory = {}
         self._model = model
-        self._folded = FoldedBackbone(model, module_names)
+        self._folded = keep_updates(model, module_names)
         self._inside: list[State] = []
 
     def recall(self, run: RunDir, stage: int, method: Method, *, last: bool) -> None:
@@ -65,6 +67,12 @@ class Learned:
         if [id(state) for state in full] != [id(state) for state in self._inside]:
             self._folded.fold(full)
             self._inside = full
+
+
+def keep_updates(model: nn.Module, module_names: Sequence[str]) -> FoldedBackbone | Beside:
+    """Folds updates into the weights where they are plain numbers; beside them where any is quantised."""
+    kind = Beside if any(is_quantised(linear_layer(model, name)) for name in module_names) else FoldedBackbone
+    return kind(model, module_names)
 
 
 def load_memory(folder: Path) -> Memory:

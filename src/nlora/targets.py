@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -35,6 +36,8 @@ QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (
     ("Wqkv",),
     ("in_proj",),
 )
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def target_names(model: nn.Module, lora: LoraOptions) -> list[str]:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A linear layer, quantised ones and GPT-2's Conv1D (whose weight is stored transposed) included."""
+    """A linear layer, bitsandbytes' quantised ones and GPT-2's Conv1D (its weight is stored transposed) included."""
     return isinstance(module, nn.Linear | Conv1D)
 
 
@@ -112,6 +115,24 @@ def in_and_out(module: nn.Module) -> tuple[int, int]:
         return module.weight.shape[0], module.weight.shape[1]
     assert isinstance(module, nn.Linear)
     return module.in_features, module.out_features
+
+
+def is_quantised(layer: nn.Module) -> bool:
+    """Whether the weight of a linear layer is not its (out, in) numbers, but a code for them."""
+    weight: Any = layer.weight
+    plain = in_and_out(layer) if isinstance(layer, Conv1D) else in_and_out(layer)[::-1]
+    return weight.dtype not in FLOATS or tuple(weight.shape) != plain
+
+
+def linear_layer(model: nn.Module, name: str) -> nn.Module:
+    """The linear layer of that name, whether an adapter wraps it or not. Raises ModelError where it is none."""
+    module = model.get_submodule(name)
+    module = getattr(module, "base_layer", module)
+    if not is_linear(module):
+        raise ModelError(
+            f"{name} is a {type(module).__name__}; updates can be folded into linear layers only"
+        )
+    return module
 
 
 def _matches(name: str, targets: Sequence[str]) -> bool:

@@ -1,0 +1,76 @@
+"""Earlier tasks' updates kept beside frozen weights that cannot take them in: those of a quantised backbone.
+
+    beside = Beside(model, [shape.name for shape in target_modules(model, lora)])
+    beside.fold([state_1, state_2])        # the model now computes with W0 + ΔW_1 + ΔW_2
+    beside.fold([state_1])                 # ... W0 + ΔW_1, whatever was there before
+    beside.restore()                       # W0: nothing is left on the model
+
+The interface of `nlora.folding.FoldedBackbone`. Where that changes weights, this adds (x·Aᵀ)·Bᵀ to what each
+layer computes, with A and B of all updates concatenated: one update of rank Σ r_i per layer, however many tasks there
+were. A step therefore costs r·(in + out) operations per token and layer more with every task; folded weights would
+cost nothing, but they would have to be quantised again, which changes them by more than an update is large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from nlora.factors import Factors, State, stack
+from nlora.folding import check_fits
+from nlora.targets import linear_layer
+
+
+class Beside:
+    """The target modules of a backbone, each with at most one hook that adds the updates so far.
+
+    Works on the modules themselves, so it may change while an adapter is attached to them; the adapter's own
+    update is then added on top. Raises ModelError for a module that is no linear layer.
+    """
+
+    def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
+        self._modules = {name: linear_layer(model, name) for name in module_names}
+        self._hooks: list[RemovableHandle] = []
+
+    def fold(self, states: Sequence[State]) -> None:
+        """Add all of these updates to what the layers compute; with none, leave the layers alone.
+
+        Raises AdapterError, before anything is changed, where a state does not fit the modules.
+        """
+        for state in states:
+            check_fits(state, self._modules)
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        for name, module in self._modules.items():
+            if updates := [state[name] for state in states if name in state]:
+                self._hooks.append(module.register_forward_hook(_Added(updates)))
+
+    def restore(self) -> None:
+        """Take every update off again."""
+        self.fold([])
+
+
+class _Added:
+    """A forward hook: out + (x·Aᵀ)·Bᵀ, in the number format and on the device of x."""
+
+    def __init__(self, updates: list[Factors]) -> None:
+        with torch.no_grad():
+            joint = stack(updates)  # (Σr, in), (out, Σr), float32 and already scaled
+        self._joint = joint
+        self._A, self._B = joint.A, joint.B
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        x: Tensor = inputs[0]  # (..., in)
+        if (self._A.dtype, self._A.device) != (x.dtype, x.device):
+            # Kept as x wants them: casting at every step would cost more than the product. Not as inference
+            # tensors, even while the model is scored: the next task's training needs them too.
+            with torch.inference_mode(False):
+                self._A = self._joint.A.to(x.device, x.dtype)
+                self._B = self._joint.B.to(x.device, x.dtype)
+        return output + F.linear(F.linear(x, self._A), self._B).to(output.dtype)

@@ -1,0 +1,200 @@
+"""Updates beside the weights compute what updates folded into them compute, and leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nlora.adapters import Adapter, Factors, State, target_modules
+from nlora.beside import Beside
+from nlora.config import LoraOptions
+from nlora.errors import AdapterError, ModelError
+from nlora.folding import FoldedBackbone
+from nlora.lean import lean
+from nlora.learned import keep_updates
+from tiny import LORA, assert_bitwise, load, logits, loss, spread, weights
+
+EVERY_LINEAR = LoraOptions(r=4, alpha=8, dropout=0.0, targets=("q_proj", "v_proj", "gate_proj", "down_proj"))
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def make(tiny_model: Callable[[str], Path]) -> Make:
+    """make(family, dtype=float32) -> a random tiny model, always the same weights."""
+    return lambda family, *dtype: load(tiny_model(family), *dtype)
+
+
+def names(model: Any, lora: LoraOptions = LORA) -> list[str]:
+    return [m.name for m in target_modules(model, lora)]
+
+
+def random_state(model: Any, seed: int, lora: LoraOptions = LORA) -> State:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        m.name: Factors(
+            torch.randn(4, m.in_features, generator=generator) * 0.1,
+            torch.randn(m.out_features, 4, generator=generator) * 0.1,
+            2.0,
+        )
+        for m in target_modules(model, lora)
+    }
+
+
+def gradients(model: Any, lora: LoraOptions = LORA) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss with an adapter that is not zero on top, and the gradients of its factors."""
+    adapter = Adapter.attach(model, lora, seed=1)
+    spread(adapter)
+    value = loss(adapter.model.eval())
+    value.backward()
+    found = {f"{n}.{key}": getattr(f, key).grad for n, f in adapter.factors().items() for key in "AB"}
+    adapter.detach()
+    return value.item(), found
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_beside_computes_what_folded_computes(family: str, make: Make) -> None:
+    # In float64, so that only the formula can differ, not the rounding of activations.
+    model, other = make(family, torch.float64), make(family, torch.float64)
+    states = [random_state(model, seed) for seed in (1, 2, 3)]
+    before = logits(model)
+    Beside(model, names(model)).fold(states)
+    FoldedBackbone(other, names(other)).fold(states)
+    assert (logits(other) - before).abs().max() > 1e-2, "the updates must matter"
+    torch.testing.assert_close(logits(model), logits(other), rtol=1e-5, atol=1e-5)
+    (ours, mine), (theirs, wanted) = gradients(model), gradients(other)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert mine.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(
+            mine[name], gradient, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_one_hook_of_summed_rank_per_module_whatever_came_before(make: Make) -> None:
+    model = make("llama")
+    a, b, c = (random_state(model, seed) for seed in (1, 2, 3))
+    fresh = make("llama")
+    Beside(fresh, names(fresh)).fold([a, b])
+    beside = Beside(model, names(model))
+    for states in ([c], [a, b, c], [a, b]):
+        beside.fold(states)
+    assert torch.equal(logits(model), logits(fresh))
+    for name in names(model):
+        (hook,) = model.get_submodule(name)._forward_hooks.values()
+        assert hook._A.shape[0] == 8  # r = 4 for each of two tasks
+
+
+def test_restore_leaves_no_hook_and_no_changed_weight(make: Make) -> None:
+    model = make("llama")
+    before, wanted = weights(model), logits(model)
+    beside = Beside(model, names(model))
+    beside.fold([random_state(model, 1)])
+    assert_bitwise(model, before)
+    assert not torch.equal(logits(model), wanted)
+    beside.restore()
+    assert torch.equal(logits(model), wanted)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_state_may_cover_only_some_modules(make: Make) -> None:
+    model, other = make("llama"), make("llama")
+    name = "model.layers.1.self_attn.v_proj"
+    some = [{name: random_state(model, 1)[name]}, random_state(model, 2)]
+    Beside(model, names(model)).fold(some)
+    FoldedBackbone(other, names(other)).fold(some)
+    torch.testing.assert_close(logits(model), logits(other), rtol=1e-5, atol=1e-5)
+
+
+def test_under_an_attached_adapter_and_with_it_switched_off(make: Make) -> None:
+    model, other = make("llama"), make("llama")
+    earlier = random_state(model, 2)
+    beside = Beside(model, names(model))
+    FoldedBackbone(other, names(other)).fold([earlier])
+    before = logits(other)
+    adapter, folded = (Adapter.attach(m, LORA, seed=1) for m in (model, other))
+    for one in (adapter, folded):
+        spread(one)
+    beside.fold([earlier])
+    torch.testing.assert_close(
+        logits(adapter.model.eval()), logits(folded.model.eval()), rtol=1e-5, atol=1e-5
+    )
+    with adapter.without():
+        torch.testing.assert_close(logits(adapter.model), before, rtol=1e-5, atol=1e-5)
+    while_attached = Beside(
+        adapter.model.get_base_model(), list(earlier)
+    )  # finds the layers under the adapter
+    while_attached.restore()
+    adapter.detach()
+    torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
+
+
+def test_leaner_modules_still_add_the_updates(make: Make) -> None:
+    """Gated layers are exchanged for leaner ones, whose own layers may carry updates."""
+    model, other = make("llama"), make("llama")
+    states = [random_state(model, 1, EVERY_LINEAR)]
+    Beside(model, names(model, EVERY_LINEAR)).fold(states)
+    FoldedBackbone(other, names(other, EVERY_LINEAR)).fold(states)
+    adapter = Adapter.attach(model, EVERY_LINEAR, seed=1)
+    spread(adapter)
+    undo = lean(adapter.model)
+    assert any(type(m).__name__ == "GatedLayer" for m in adapter.model.modules())
+    value = loss(adapter.model)
+    value.backward()
+    found = {n: f.B.grad for n, f in adapter.factors().items()}
+    undo()
+    adapter.detach()
+    wanted, expected = gradients(other, EVERY_LINEAR)
+    assert value.item() == pytest.approx(wanted, rel=1e-5)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[f"{name}.B"], rtol=1e-4, atol=1e-5)
+
+
+def test_scoring_first_leaves_updates_that_training_can_use(make: Make) -> None:
+    """In bfloat16 the factors are cast at their first use, which is in inference mode when a task is scored."""
+    model = make("llama", torch.bfloat16)
+    Beside(model, names(model)).fold([random_state(model, 1)])
+    with torch.inference_mode():
+        model(input_ids=torch.tensor([[5, 6]]))
+    _, found = gradients(model)
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+def test_live_factors_leave_no_gradient_behind(make: Make) -> None:
+    model = make("llama").requires_grad_(False)
+    adapter = Adapter.attach(model, LORA, seed=0)
+    live = adapter.factors()
+    adapter.detach()
+    Beside(model, names(model)).fold([live])
+    assert model(input_ids=torch.tensor([[5, 6]])).logits.grad_fn is None
+
+
+def test_a_state_that_does_not_fit_changes_nothing(make: Make) -> None:
+    model = make("llama")
+    wanted = logits(model)
+    good = random_state(model, 1)
+    name = "model.layers.0.self_attn.v_proj"
+    beside = Beside(model, names(model))
+    with pytest.raises(AdapterError, match=r"updates model\.lm_head, which is not among"):
+        beside.fold([good, {"model.lm_head": good[name]}])
+    with pytest.raises(AdapterError, match=rf"update of {name} is 32x32, but the layer is 16x32"):
+        beside.fold([{name: Factors(torch.ones(4, 32), torch.ones(32, 4), 1.0)}])
+    assert torch.equal(logits(model), wanted)
+    with pytest.raises(ModelError, match="norm is a LlamaRMSNorm"):
+        Beside(model, ["model.norm"])
+
+
+def test_plain_weights_are_folded_and_codes_are_not() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(4, 6), "b": nn.Linear(4, 6)})
+    assert type(keep_updates(model, ["a", "b"])) is FoldedBackbone
+    model["b"].weight = nn.Parameter(torch.zeros(6, 4, dtype=torch.int8), requires_grad=False)
+    assert type(keep_updates(model, ["a", "b"])) is Beside
+    assert type(keep_updates(model, ["a"])) is FoldedBackbone
+    # 4-bit codes may be stored as floats, for FSDP; then only the shape tells.
+    model["a"].weight = nn.Parameter(torch.zeros(6, 1), requires_grad=False)
+    assert type(keep_updates(model, ["a"])) is Beside
