@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.errors import ModelError
+from nlora.quantise import Quantise, keep_trainable, loading_arguments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,11 +56,14 @@ class _Source:
         return {"gguf_file": self.gguf_file} if self.gguf_file else {}
 
 
-def load_backbone(name: str, *, dtype: str = "float32", trust_remote_code: bool = False) -> Backbone:
+def load_backbone(
+    name: str, *, dtype: str = "float32", quantise: Quantise | None = None, trust_remote_code: bool = False
+) -> Backbone:
     """Model and tokenizer, ready to be taught, on the device that accelerate picks (a GPU where there is one).
 
-    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16".
-    Raises ModelError when it is not there, is no language model, or its tokenizer has no end token.
+    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16". quantise: see `nlora.quantise`.
+    Raises ModelError when it is not there, is no language model, cannot be quantised, or its tokenizer has no end
+    token.
     """
     import torch
     from accelerate import PartialState
@@ -67,15 +71,19 @@ def load_backbone(name: str, *, dtype: str = "float32", trust_remote_code: bool 
     source = _locate(name)
     config = load_config(name, trust_remote_code=trust_remote_code)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+    number, device = getattr(torch, dtype), PartialState().device
+    arguments = source.arguments | (loading_arguments(quantise, number, device) if quantise else {})
     with _one_clear_line(name), _quiet_loading():
         model = _kind(config).from_pretrained(
-            source.path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, **source.arguments
+            source.path, dtype=number, trust_remote_code=trust_remote_code, **arguments
         )
     if source.gguf_file:
         _forget_quantisation(model)
     model.eval()
     model.requires_grad_(False)
-    model.to(PartialState().device)
+    if quantise is None:
+        model.to(device)
+    keep_trainable(model)  # a model of the hub may come quantised
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     return Backbone(model, tokenizer, encoder_decoder, name)
 
@@ -157,7 +165,7 @@ def _one_clear_line(name: str) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise ModelError(f"model {name}: a weight file is broken ({error}); fetch it again") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         text = str(error)
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         if "trust_remote_code" in text:

@@ -131,7 +131,12 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
         done = len(run.committed_stages())
         if done:
             console.print(f"{escape(str(folder))}: going on after stage {done}", highlight=False)
-        backbone = load_backbone(config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        backbone = load_backbone(
+            config.model,
+            dtype=config.dtype,
+            quantise=config.quantise,
+            trust_remote_code=config.trust_remote_code,
+        )
         console.print(
             f"{config.name}: {config.method.name} learns {len(plan.tasks)} tasks on {config.model}, "
             f"about {display.duration(plan.seconds)}",

@@ -179,6 +179,11 @@ class Config(Frozen):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Number format of the backbone; the updates themselves are always float32."
     )
+    quantise: Literal["4bit", "8bit"] | None = Field(
+        None,
+        description="Quantise the frozen backbone while loading it, with bitsandbytes (nlora[quant]): 4bit, QLoRA's "
+        "NF4; 8bit, LLM.int8(); null: not at all.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     data: str | None = Field(
         None, description="Folder in the released layout, or embedded (the default tasks), or left out."

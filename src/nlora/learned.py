@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from nlora.beside import Beside
-from nlora.errors import RunError
+from nlora.errors import ModelError, RunError
 from nlora.factors import State
 from nlora.folding import FoldedBackbone
 from nlora.methods.base import Memory, Method
+from nlora.quantise import needs_floats
 from nlora.run_dir import RunDir
 from nlora.targets import is_quantised, linear_layer
 
@@ -48,7 +49,15 @@ class Learned:
             self.memory = load_memory(folder)
 
     def prepare(self, method: Method) -> None:
-        """Put those updates into the backbone that are in it while the next stage trains."""
+        """Put those updates into the backbone that are in it while the next stage trains.
+
+        Raises ModelError where the backbone is quantised and the method needs its weights.
+        """
+        if needs_floats(method) and isinstance(self._folded, Beside):
+            raise ModelError(
+                f"{method.name} needs the backbone's weights as numbers, and they are quantised; "
+                "load the model in float32 or bfloat16"
+            )
         self._fold(method.frozen(self.updates))
 
     def serve(self, method: Method, index: int) -> None:

@@ -25,6 +25,7 @@ from nlora.errors import InputErrors, NloraError, Problem
 from nlora.methods import build
 from nlora.methods.base import Method
 from nlora.protocol import family_problems
+from nlora.quantise import quantise_problems
 
 if TYPE_CHECKING:
     from nlora.adapters import ModuleShape
@@ -90,11 +91,12 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         if not loaded.doubts("lora"):
             modules, parameters = _collect(problems, lambda: _layout(config)) or (None, 0)
         if modules or loaded.doubts("lora"):  # else the same complaint about the model would be made twice
-            encoder = _collect(problems, lambda: _encoder(config))
+            encoder = _collect(problems, lambda: make_encoder(config))
             if encoder is not None:
                 wrong = family_problems(config, encoder.encoder_decoder)
                 problems += [Problem(loaded.places.where((p.where,)), p.what) for p in wrong]
     problems += _missing_extras(loaded)
+    problems += [] if loaded.doubts("quantise") else quantise_problems(loaded, (methods or [])[:1])
     problems += [] if loaded.doubts("output_dir") else _output_problems(loaded)
     if modules:
         # Stages may differ in their options: the same complaint is made once.
@@ -181,7 +183,8 @@ def _layout(config: Config) -> tuple[list[ModuleShape], int]:
     return modules, sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
 
 
-def _encoder(config: Config) -> Encoder:
+def make_encoder(config: Config) -> Encoder:
+    """The encoder of a run: its tokenizer, its limits, and the cache of token ids."""
     from nlora.backbone import load_config, load_tokenizer
     from nlora.data.encoded_cache import EncodedCache
 

@@ -22,7 +22,7 @@ Pitfalls:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -55,6 +55,7 @@ class Ewc(Method):
     """The Fisher information of the tasks so far, and the square of the update weighted by it."""
 
     Options: ClassVar[type[MethodOptions]] = EwcOptions
+    weights: ClassVar[Literal["any", "float"]] = "float"
 
     def __init__(self, options: MethodOptions) -> None:
         super().__init__(options)

@@ -1,0 +1,81 @@
+"""A backbone in 4 or 8 bit: how it is loaded, and what stands in the way, said before anything starts.
+
+    load_backbone("meta-llama/Llama-3.1-8B", dtype="bfloat16", quantise="4bit")
+
+4bit is QLoRA's format (arXiv 2305.14314): NF4 codes in blocks of 64, whose scales are themselves quantised. 8bit is
+LLM.int8() (arXiv 2208.07339). Both by bitsandbytes, the extra `nlora[quant]`. The head and the embedding stay as
+they are. The updates are float32 as ever, and earlier ones are kept beside the weights (`nlora.beside`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from nlora.errors import Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nlora.config_file import LoadedConfig
+    from nlora.methods.base import Method
+
+Quantise = Literal["4bit", "8bit"]
+
+
+def quantise_problems(loaded: LoadedConfig, methods: Sequence[Method]) -> list[Problem]:
+    """Why this run cannot have a quantised backbone; empty where it can, or wants none."""
+    config = loaded.config
+    if config.quantise is None:
+        return []
+    where = loaded.places.where(("quantise",))
+    problems = []
+    if importlib.util.find_spec("bitsandbytes") is None:
+        problems.append(Problem(where, "bitsandbytes is not installed; pip install 'nlora[quant]'"))
+    if config.model.lower().endswith(".gguf"):
+        what = (
+            "a GGUF file cannot be quantised again; leave quantise out, or give a folder or hub id as model"
+        )
+        problems.append(Problem(where, what))
+    if any(needs_floats(method) for method in methods):
+        what = f"{config.method.name} needs the backbone's weights as numbers; leave quantise out"
+        problems.append(Problem(where, what))
+    return problems
+
+
+def needs_floats(method: Method) -> bool:
+    """Whether a method trains or differentiates the backbone's own weights, which codes for numbers do not allow."""
+    return method.trains == "weights" or method.weights == "float"
+
+
+def loading_arguments(quantise: Quantise, dtype: Any, device: Any) -> dict[str, Any]:
+    """What `from_pretrained` needs beside the rest. dtype: a torch number format, that of the layers' products."""
+    from transformers import BitsAndBytesConfig
+
+    if quantise == "4bit":
+        format_ = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    else:
+        format_ = BitsAndBytesConfig(load_in_8bit=True)
+    # They warn at every product that LLM.int8() computes in float16, and that a faster kernel, which
+    # `keep_trainable` rules out, is not installed.
+    for noisy in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    return {"quantization_config": format_, "device_map": {"": device}}
+
+
+def keep_trainable(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights of a model on a CPU with AVX512-BF16.
+
+    It does so at a layer's first pass in evaluation mode, for speed, and never undoes it: from then on the layer's
+    output has no gradient, so that adapters below it would silently hardly train (bitsandbytes 0.50.2).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            cast(Any, module).support_avx512bf16_for_cpu = False

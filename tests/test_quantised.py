@@ -1,0 +1,251 @@
+"""Quantised backbones: what is refused before anything starts, and that a real one learns as a float one does."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from helpers import learn, write_config
+from nlora.adapters import Adapter, Factors, State, target_modules
+from nlora.backbone import load_backbone
+from nlora.beside import Beside
+from nlora.config_file import load_config
+from nlora.errors import InputErrors, ModelError
+from nlora.factors import load_factors
+from nlora.folding import FoldedBackbone
+from nlora.learned import Learned
+from nlora.logits import prefix_is_exact
+from nlora.methods import build, method_names
+from nlora.plan import make_plan
+from nlora.quantise import needs_floats, quantise_problems
+from nlora.whole import WholeModel
+from tiny import LORA, load, logits, loss, spread
+
+TinyModel = Callable[[str], Path]
+installed = importlib.util.find_spec("bitsandbytes") is not None
+with_bitsandbytes = pytest.mark.skipif(not installed, reason="needs the extra quant (bitsandbytes)")
+
+
+class Int8Linear(nn.Linear):
+    """A stand-in for any library's quantised layer: codes in place of the weight."""
+
+    def __init__(self, original: nn.Linear) -> None:
+        super().__init__(original.in_features, original.out_features, bias=False)
+        scale = original.weight.detach().abs().amax(dim=1, keepdim=True) / 127
+        self.register_buffer("scale", scale)
+        codes = (original.weight.detach() / scale).round().to(torch.int8)
+        self.weight = nn.Parameter(codes, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight * self.scale)
+
+
+def quantise_targets(model: Any) -> list[str]:
+    """Exchanges the target modules for `Int8Linear`; their names."""
+    names = [m.name for m in target_modules(model, LORA)]
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, Int8Linear(model.get_submodule(name)))
+    return names
+
+
+def random_state(model: Any, seed: int) -> State:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        m.name: Factors(
+            torch.randn(4, m.in_features, generator=generator) * 0.1,
+            torch.randn(m.out_features, 4, generator=generator) * 0.1,
+            2.0,
+        )
+        for m in target_modules(model, LORA)
+    }
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    """Of an adapter that is not zero, in training mode."""
+    adapter = Adapter.attach(model, LORA, seed=1)
+    spread(adapter)
+    loss(adapter.model.train()).backward()
+    found = {f"{n}.{key}": getattr(f, key).grad for n, f in adapter.factors().items() for key in "AB"}
+    adapter.detach().eval()
+    return found
+
+
+# What is refused
+
+
+def problems(config: Path, *overrides: str) -> str:
+    with pytest.raises(InputErrors) as told:
+        make_plan(load_config(str(config), overrides))
+    return str(told.value)
+
+
+def test_a_missing_bitsandbytes_is_one_line_with_the_command(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"), quantise="4bit")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else find(name, *a)
+    )
+    (line,) = problems(config).splitlines()
+    assert line.endswith("quantise: bitsandbytes is not installed; pip install 'nlora[quant]'")
+    make_plan(load_config(str(config), ["quantise=null"]))
+
+
+def test_an_unknown_format_names_those_there_are(tmp_path: Path, tiny_model: TinyModel) -> None:
+    assert "quantise=3bit: must be 4bit or 8bit, or null" in problems(
+        write_config(tmp_path, tiny_model("llama")), "quantise=3bit"
+    )
+
+
+@pytest.mark.parametrize("method", ["ewc", "seqft", "osf"])
+def test_methods_that_need_the_weights_say_so_before_training(
+    tmp_path: Path, tiny_model: TinyModel, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nlora.quantise.importlib.util.find_spec", lambda name: object())
+    config = write_config(tmp_path, tiny_model("llama"), quantise="8bit", method=method)
+    expected = f"quantise: {method} needs the backbone's weights as numbers; leave quantise out"
+    assert problems(config).endswith(expected)
+
+
+def test_a_gguf_file_is_not_quantised_again(tmp_path: Path) -> None:
+    loaded = load_config(str(write_config(tmp_path, "model.gguf", quantise="4bit")))
+    assert "a GGUF file cannot be quantised again" in "\n".join(map(str, quantise_problems(loaded, [])))
+
+
+def test_other_methods_need_no_weights() -> None:
+    needing = {name for name in method_names() if needs_floats(build(name, {}))}
+    assert {"ewc", "seqft", "osf"} <= needing
+    assert not needing & {"nlora", "olora", "inclora", "seqlora", "replay", "lwf", "ella", "pertask", "mtl"}
+
+
+def test_a_backbone_that_comes_quantised_is_refused_by_what_needs_its_weights(tiny_model: TinyModel) -> None:
+    """No key of the configuration tells of it."""
+    model = load(tiny_model("llama"))
+    learned = Learned(model, quantise_targets(model))
+    learned.prepare(build("inclora", {}))
+    with pytest.raises(
+        ModelError, match="ewc needs the backbone's weights as numbers, and they are quantised"
+    ):
+        learned.prepare(build("ewc", {}))
+    with pytest.raises(ModelError, match=r"q_proj\.weight is quantised and cannot be trained"):
+        WholeModel.attach(model)
+
+
+def test_learned_keeps_updates_beside_codes_and_an_adapter_trains_on_top(tiny_model: TinyModel) -> None:
+    model, plain = load(tiny_model("llama")), load(tiny_model("llama"))
+    names = quantise_targets(model)
+    with torch.no_grad():
+        for name in names:
+            layer = model.get_submodule(name)
+            plain.get_submodule(name).weight.copy_(layer.weight * layer.scale)
+    states = [random_state(plain, seed) for seed in (1, 2)]
+    learned = Learned(model, names)
+    learned.updates = list(states)
+    learned.prepare(build("inclora", {}))
+    FoldedBackbone(plain, names).fold(states)
+    torch.testing.assert_close(logits(model), logits(plain), rtol=1e-5, atol=1e-5)
+    mine, wanted = gradients(model), gradients(plain)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+# Real ones
+
+
+@pytest.fixture(scope="module")
+def wide_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Callable[[bool], Any]) -> Path:
+    """A tiny model whose rows are a whole block of 4-bit codes."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=400, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, pad_token_id=0, eos_token_id=1, bos_token_id=1,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("wide-llama")
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.dim() > 1 and "embed" not in name:
+                    parameter.mul_(3)
+    model.save_pretrained(folder)
+    tiny_tokenizer(False).save_pretrained(folder)
+    return folder
+
+
+def dequantised(model: Any, folder: Path) -> Any:
+    """The same model in float32, with the numbers that the codes of `model` stand for."""
+    import bitsandbytes
+
+    plain = load(folder).requires_grad_(False)
+    for name, layer in model.named_modules():
+        if isinstance(layer, bitsandbytes.nn.Linear4bit):
+            weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        elif isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+            weight = layer.weight.data * (layer.weight.SCB / 127)[:, None]
+        else:
+            continue
+        plain.get_submodule(name).weight.copy_(weight)
+    return plain
+
+
+@with_bitsandbytes
+@pytest.mark.parametrize("quantise", ["4bit", "8bit"])
+def test_a_quantised_backbone_trains_as_its_numbers_in_float_do(wide_llama: Path, quantise: Any) -> None:
+    backbone: Any = load_backbone(str(wide_llama), quantise=quantise)
+    model = backbone.model
+    original = load(wide_llama)
+    plain = dequantised(model, wide_llama)
+    modules = target_modules(model, LORA)
+    assert modules == target_modules(plain, LORA)
+    error = (logits(plain) - logits(original)).abs().max()
+    assert 1e-3 < error < 1.0, "the numbers of the codes are near the original's, and not the same"
+    states = [random_state(plain, seed) for seed in (1, 2)]
+    Beside(model, [m.name for m in modules]).fold(states)
+    FoldedBackbone(plain, [m.name for m in modules]).fold(states)
+    # While 8bit evaluates, it rounds the activations to eight bits as well.
+    tolerance = 1e-4 if quantise == "4bit" else 0.1
+    torch.testing.assert_close(logits(model), logits(plain), rtol=tolerance, atol=tolerance)
+    mine, wanted = gradients(model), gradients(plain)
+    tolerance = 1e-4 if quantise == "4bit" else 2e-2
+    for name, gradient in wanted.items():
+        scale = gradient.abs().max()
+        torch.testing.assert_close(mine[name] / scale, gradient / scale, rtol=0, atol=tolerance)
+
+
+@with_bitsandbytes
+@pytest.mark.parametrize("quantise", ["4bit", "8bit"])
+def test_scoring_does_not_change_what_training_computes(wide_llama: Path, quantise: Any) -> None:
+    """bitsandbytes repacks 4-bit weights at the first evaluation on some CPUs, and the gradients were gone."""
+    model: Any = load_backbone(str(wide_llama), quantise=quantise).model
+    before = gradients(model)
+    with torch.inference_mode():
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+    prefix_is_exact(model)  # a try on a few tokens, which must not choke
+    for name, gradient in gradients(model).items():
+        assert torch.equal(gradient, before[name]), name
+
+
+@with_bitsandbytes
+@pytest.mark.parametrize(("quantise", "method"), [("4bit", "nlora"), ("8bit", "lwf")])
+def test_a_run_on_a_quantised_backbone(tmp_path: Path, wide_llama: Path, quantise: str, method: str) -> None:
+    config = write_config(tmp_path, wide_llama, method=method, quantise=quantise)
+    summary = learn(config)
+    assert summary.status == "complete"
+    again = learn(config, f"output_dir={tmp_path / 'again'}")
+    assert again.R == summary.R
+    for stage in ("1-colours", "2-animals"):
+        one, other = (
+            load_factors(tmp_path / run / "outputs" / stage / "adapter") for run in ("run", "again")
+        )
+        assert all(torch.equal(f.B, other[name].B) and f.B.any() for name, f in one.items())
