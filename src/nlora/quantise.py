@@ -63,10 +63,8 @@ def loading_arguments(quantise: Quantise, dtype: Any, device: Any) -> dict[str, 
         )
     else:
         format_ = BitsAndBytesConfig(load_in_8bit=True)
-    # They warn at every product that LLM.int8() computes in float16, and that a faster kernel, which
-    # `keep_trainable` rules out, is not installed.
-    for noisy in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+        # It warns at every product that it computes in float16, which is what LLM.int8() is.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return {"quantization_config": format_, "device_map": {"": device}}
 
 
