@@ -66,7 +66,7 @@ LAYERS = [
     },
     {"training", "evaluation"},
     {"plan", "record", "learned"},
-    {"sequence"},
+    {"sequence", "served", "asked"},
     {"analyze", "report"},
     {"outcome"},
     {
@@ -78,8 +78,9 @@ LAYERS = [
         "sweep_check",
         "sweep_runners",
         "sweep",
+        "eval_run",
     },
-    {"cli"},
+    {"cli", "cli_ask"},
     {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

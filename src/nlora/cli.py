@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nlora import __version__
+from nlora.cli_ask import asking
 from nlora.errors import InputErrors, NloraError
 
 app = typer.Typer(
@@ -211,6 +212,9 @@ def report(
     from nlora.report.command import report_command
 
     report_command(runs, out, figures, Console())
+
+
+app.add_typer(asking)
 
 
 def main() -> None:

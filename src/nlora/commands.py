@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
     return {"nlora": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}}
 
 
-def _announce_downloads(loaded: LoadedConfig, console: Console) -> None:
+def announce_downloads(loaded: LoadedConfig, console: Console) -> None:
     """Says what is about to be fetched, so that nobody wonders at the silence."""
     config = loaded.config
     wanted = []
@@ -83,7 +83,7 @@ def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
 def check_command(source: str, overrides: Sequence[str], console: Console) -> Plan:
     """`nlora check`: read everything, train nothing, print the plan."""
     loaded = read_config(source, overrides)
-    _announce_downloads(loaded, console)
+    announce_downloads(loaded, console)
     plan = make_plan(loaded)
     console.print(_plan_table(plan))
     config = plan.config
@@ -124,7 +124,7 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
             if run.is_complete():
                 console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
                 return read_summary(folder)
-    _announce_downloads(loaded, console)
+    announce_downloads(loaded, console)
     plan = make_plan(loaded)  # raises where the configuration has mistakes, with all others beside them
     with RunDir.open(config, versions(), loaded.base_folder) as run:
         run.attach_log()

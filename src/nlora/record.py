@@ -38,7 +38,7 @@ def write_stage(
     say which, joined by '+'.
     """
     predictions = [
-        p for task in tasks if task.name in answers for p in _predictions(task, answers[task.name])
+        p for task in tasks if task.name in answers for p in predictions_of(task, answers[task.name])
     ]
     given = list(answers.values())
     seconds = sum(a.seconds for a in given)
@@ -93,7 +93,8 @@ def write_passed_over(folder: Path, tasks: Sequence[Task], stage: int) -> None:
     write_stage_record(folder, record)
 
 
-def _predictions(task: Task, answers: Answers) -> list[Prediction]:
+def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
+    """Each answer with its example and its prompt, as the released files have them."""
     names = f"Task:{task.type}\nDataset:{task.name}\n"
     instruction = f"{head(task).removeprefix(names)}{{0}}{TAIL}"  # as the released files have it
     return [

@@ -105,6 +105,15 @@ class RunDir:
             raise
         return run
 
+    @classmethod
+    def read(cls, config: Config) -> RunDir:
+        """The run in `config.output_dir`, only to be read: nothing is locked, made or swept away.
+
+        Another process may be writing meanwhile; what is committed does not change.
+        """
+        folder = Path(config.output_dir)
+        return cls(folder, config, {}, FileLock(folder / LOCK_FILE, thread_local=False))
+
     def __enter__(self) -> RunDir:
         return self
 

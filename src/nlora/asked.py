@@ -1,0 +1,183 @@
+"""Which tasks a stage of a run is asked: the run's own, other data sets beside them, embedded ones, or new files.
+
+    asked = asked_tasks(config, base_folder, names=["agnews", "yelp"])
+    asked = asked_tasks(config, base_folder, file=Path("unseen.yaml"))    # a list as `tasks` of a configuration
+
+A task of the run is known by its name, and has the examples that the run scored it on. An entry of a file may leave
+`train` out: nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from nlora.config import Config, TaskSource
+from nlora.data import cl_benchmark, embedded, load_tasks
+from nlora.data.base import Task
+from nlora.errors import InputErrors, Problem
+from nlora.plain_words import did_you_mean, problems_of
+from nlora.yaml_lines import Key, read_yaml
+
+_EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A task to answer, without its training examples. index: its place in the run; None: not one of the run's."""
+
+    task: Task
+    index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A task as it was asked for. where: what to say of a mistake in it. fields: those that a file sets."""
+
+    name: str
+    where: str
+    base_folder: Path
+    fields: dict[str, Any]
+
+
+def asked_tasks(
+    config: Config,
+    base_folder: Path,
+    *,
+    names: Sequence[str] = (),
+    file: Path | None = None,
+    default: Sequence[str] = (),
+) -> list[Asked]:
+    """The tasks, loaded, in the order in which they were asked for.
+
+    base_folder: what relative paths of the configuration refer to beside the current folder.
+    names: of the run's tasks, of data sets of `config.data` (also TYPE/name), or of embedded tasks.
+    file: a YAML list as `tasks` of a configuration. default: names, where neither is given.
+
+    Raises InputErrors with every mistake found.
+    """
+    entries = [_Entry(name, "--tasks", base_folder, {}) for name in names]
+    if file is not None:
+        entries += _read_entries(file)
+    if not entries:
+        entries = [_Entry(name, "", base_folder, {}) for name in default]
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    found = []
+    for entry in entries:
+        try:
+            task = _load(config, base_folder, entry)
+        except InputErrors as error:
+            problems += error.problems
+            continue
+        if task.name in seen:
+            problems.append(Problem(entry.where, f"task '{task.name}' is there twice"))
+        seen.add(task.name)
+        own = [t.name for t in config.tasks]
+        found.append(Asked(replace(task, train=()), own.index(task.name) if task.name in own else None))
+    if problems:
+        raise InputErrors(dict.fromkeys(problems))
+    return found
+
+
+def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
+    """One task. Mistakes bear the task's name in place of a key of a configuration that nobody wrote."""
+    fields, data = dict(entry.fields), config.data
+    test_only = "test" in fields and "train" not in fields
+    if "test" in fields:
+        if test_only and config.evaluate.split == "validation":
+            what = (
+                f"task '{entry.name}' has no 'train' file to split validation examples off; leave --split out"
+            )
+            raise InputErrors([Problem(entry.where, what)])
+        source = TaskSource(**{"train": fields["test"], **fields, "name": entry.name})
+    else:
+        found, data = _source(config, base_folder, entry)
+        source = found.model_copy(update=fields)
+    one = config.model_copy(update={"tasks": (source,), "data": data})
+    try:
+        (task,) = load_tasks(one, base_folder=entry.base_folder if "test" in fields else base_folder)
+    except InputErrors as error:
+        kept = [p for p in error.problems if not (test_only and p.where == "tasks[0].train")]
+        raise InputErrors(
+            Problem(p.where.replace("tasks[0]", f"task {entry.name}", 1), p.what) for p in kept
+        ) from error
+    return task
+
+
+def _source(config: Config, base_folder: Path, entry: _Entry) -> tuple[TaskSource, str | None]:
+    """What a bare name means, and the `data` that it is found in: the run's own task, a data set, an embedded task."""
+    name = entry.name
+    own = {task.name: task for task in config.tasks}
+    if name in own:
+        return own[name], config.data
+    there = _data_sets(config.data, base_folder)
+    if name in there or name in {full.split("/")[1] for full in there}:
+        kind, _, dataset = name.rpartition("/")
+        return TaskSource(name=dataset, type=kind or None), config.data
+    if name in embedded.names():
+        return TaskSource(name=name), _EMBEDDED
+    # Only names that would be found; nobody should have to guess where they were looked for.
+    known = [*own, *(full.split("/")[1] for full in there), *embedded.names()]
+    hint = did_you_mean(name, known) or f"; there are {', '.join(dict.fromkeys(known))}"
+    raise InputErrors([Problem(entry.where, f"unknown task '{name}'{hint}")])
+
+
+def _data_sets(data: str | None, base_folder: Path) -> list[str]:
+    """`TYPE/name` of every data set in the folder that `data` names; none where there is no such folder."""
+    if data is None or data == _EMBEDDED:
+        return []
+    path = Path(data).expanduser()
+    found = next((folder / path for folder in (Path(), base_folder) if (folder / path).is_dir()), None)
+    if found is None:
+        raise InputErrors([Problem("data", f"no such folder: {data}; give --data the one where it is now")])
+    return list(cl_benchmark.datasets(found))
+
+
+def _read_entries(file: Path) -> list[_Entry]:
+    """The tasks of a file, their keys checked; each mistake with its line."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputErrors([Problem("--tasks-file", f"no such file: {file}")]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputErrors(
+            [Problem("--tasks-file", f"{file} cannot be read as UTF-8 text ({error})")]
+        ) from error
+    document = read_yaml(text, str(file))
+    data: Any = document.data
+    prefix: Key = ()
+    if isinstance(data, dict) and isinstance(data.get("tasks"), list):  # a whole configuration
+        data, prefix = data["tasks"], ("tasks",)
+    if document.problems or not isinstance(data, list) or not data:
+        what = "should be a list of tasks, as `tasks` of a configuration"
+        raise InputErrors(document.problems or [Problem(str(file), what)])
+    problems: list[Problem] = []
+    entries = []
+    for i, item in enumerate(data):
+        fields = {"name": item} if isinstance(item, str) else item
+        key = (*prefix, i)
+        try:
+            # `train` may be missing here: checked as if it were the test file.
+            filled = (
+                {"train": fields["test"], **fields}
+                if isinstance(fields, dict) and "test" in fields
+                else fields
+            )
+            checked = TaskSource.model_validate(filled)
+        except ValidationError as error:
+
+            def locate(path: Key, key: Key = key) -> Key:
+                return (*key, *path)
+
+            problems += problems_of(error, TaskSource, document.places, locate)
+            continue
+        own = {k: getattr(checked, k) for k in fields if k != "name"}
+        entries.append(_Entry(checked.name, document.places.where(key), file.parent, own))
+    if problems:
+        raise InputErrors(dict.fromkeys(problems))
+    return entries

@@ -1,0 +1,185 @@
+"""`nlora eval`: any stage of a run, finished or not, asked any tasks, with the scores that the run itself would print.
+
+    report = evaluate(read_stage(Path("runs/demo/nlora"), stage=2), asked, on_answered)
+    report.scores[0].exact_match                  # the entry of R, where the task is one that the run scored then
+
+The answers go through the same code as at the end of a stage, so the same stage and tasks give the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nlora.asked import Asked, asked_tasks
+from nlora.atomic import write_text
+from nlora.commands import announce_downloads
+from nlora.errors import InputErrors, Problem
+from nlora.progress import RunProgress
+from nlora.served import CommittedStage, Served, read_stage
+
+if TYPE_CHECKING:
+    from nlora.results import Prediction
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScore:
+    """What one task came to; exact_match and rougeL in percent of its examples.
+
+    is_of_run: whether the run learns it. is_bare: whether nothing of what was learned answers it.
+    """
+
+    task: str
+    examples: int
+    exact_match: float
+    rougeL: float  # noqa: N815 - the released key
+    decode: str
+    seconds: float
+    is_of_run: bool
+    is_bare: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A stage's scores, and every answer."""
+
+    stage: CommittedStage
+    scores: tuple[TaskScore, ...]
+    predictions: tuple[Prediction, ...]
+
+    def mean(self, score: str) -> float:
+        """Mean over the tasks, not pooled over examples. score: exact_match or rougeL."""
+        return math.fsum(getattr(s, score) for s in self.scores) / len(self.scores)
+
+    def values(self) -> dict[str, Any]:
+        """What --json prints."""
+        config = self.stage.config
+        return {
+            "schema": SCHEMA,
+            "run": config.output_dir,
+            "name": config.name,
+            "method": config.method.name,
+            "model": config.model,
+            "stage": self.stage.stage,
+            "split": config.evaluate.split,
+            "tasks": [asdict(score) for score in self.scores],
+            "exact_match_macro": self.mean("exact_match"),
+            "rougeL_macro": self.mean("rougeL"),
+        }
+
+
+def eval_command(
+    run: str,
+    *,
+    stage: int | None,
+    tasks: str | None,
+    tasks_file: str | None,
+    split: str | None,
+    data: str | None,
+    settings: Sequence[str],
+    as_json: bool,
+    out: str | None,
+    console: Console,
+    progress_console: Console,
+) -> Report:
+    """Checks everything, asks, prints the table or the JSON, and writes the answers where asked to."""
+    overrides = [f"evaluate.{setting.removeprefix('evaluate.')}" for setting in settings]
+    overrides += [f"evaluate.split={split}"] if split is not None else []
+    overrides += [f"data={json.dumps(data)}"] if data is not None else []
+    target = None if out is None else _writable(Path(out))
+    chosen = read_stage(Path(run), stage, overrides)
+    config = chosen.config
+    seen = len(config.tasks) if config.evaluate.unseen or not chosen.stage else chosen.stage
+    asked = asked_tasks(
+        config,
+        chosen.loaded.base_folder,
+        names=[name.strip() for name in tasks.split(",") if name.strip()] if tasks else (),
+        file=None if tasks_file is None else Path(tasks_file),
+        default=[task.name for task in config.tasks[:seen]],
+    )
+    announce_downloads(chosen.loaded, progress_console)
+    with RunProgress(progress_console, stages=len(config.tasks)) as progress:
+        report = evaluate(chosen, asked, progress)
+    if target is not None:
+        write_text(target, "".join(f"{json.dumps(p.line())}\n" for p in report.predictions))
+    if as_json:
+        console.print_json(json.dumps(report.values()), indent=2)
+    else:
+        console.print(score_table(report))
+        if target is not None:
+            console.print(f"answers  {target}", markup=False, highlight=False)
+    return report
+
+
+def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgress) -> Report:
+    """Loads the model and asks it the tasks, one after another."""
+    from nlora.metrics.text import aggregate
+    from nlora.record import accuracy, predictions_of
+
+    served = Served(stage)
+    scores, predictions = [], []
+    for one in asked:
+        task = one.task
+        index = len(stage.config.tasks) if one.index is None else one.index
+        answers = served.answer(task, index, progress.scoring(stage.stage, task.name, len(task.test)))
+        labels = [example.label for example in task.test]
+        scores.append(
+            TaskScore(
+                task=task.name,
+                examples=len(task.test),
+                exact_match=accuracy(task, answers),
+                rougeL=aggregate(answers.texts, labels)["rougeL"],
+                decode=answers.decode,
+                seconds=answers.seconds,
+                is_of_run=one.index is not None,
+                is_bare=served.is_bare(index),
+            )
+        )
+        predictions += predictions_of(task, answers)
+    return Report(stage, tuple(scores), tuple(predictions))
+
+
+def score_table(report: Report) -> Table:
+    """The scores, their means, and what they are scores of."""
+    config = report.stage.config
+    rows = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    rows.add_column("task", overflow="fold")
+    for heading in ("examples", "exact match", "ROUGE-L", "decode", "seconds"):
+        rows.add_column(heading, justify="right")
+    for s in report.scores:
+        marks = ("" if s.is_of_run else " +") + (" -" if s.is_bare else "")
+        cells = (f"{s.exact_match:.1f}", f"{s.rougeL:.1f}", s.decode, f"{s.seconds:.1f}")
+        rows.add_row(Text(f"{s.task}{marks}"), str(s.examples), *cells)
+    if len(report.scores) > 1:
+        means = (f"{report.mean('exact_match'):.1f}", f"{report.mean('rougeL'):.1f}")
+        rows.add_row(Text("mean over tasks"), "", *means, "", "", style="bold")
+    table = Table.grid()
+    table.add_column(overflow="fold")
+    title = (
+        f"{config.name}: {config.method.name} on {config.model}, {report.stage.name}, {config.evaluate.split}"
+    )
+    table.add_row(Text(title, style="bold"))
+    table.add_row(rows)
+    if not all(s.is_of_run for s in report.scores):
+        table.add_row("+ not a task of this run")
+    if any(s.is_bare for s in report.scores):
+        table.add_row(f"- {config.method.name} has no update for it here: the backbone as it came answers")
+    return table
+
+
+def _writable(path: Path) -> Path:
+    """A file that can be written later, after the minutes that the answers take."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        why = "is a folder; name a file" if path.is_dir() else f"there is no folder {path.absolute().parent}"
+        raise InputErrors([Problem("--out", f"{path}: {why}")])
+    return path

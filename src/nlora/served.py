@@ -1,0 +1,136 @@
+"""Any committed stage of a run, to be asked again: the model as it was then, of a finished or an unfinished run.
+
+    stage = read_stage(Path("runs/demo/nlora"), stage=2)      # checks; no weights yet
+    served = Served(stage)                                    # the backbone, with the updates of stages 1 and 2
+    served.answer(task, index=0)                              # the answers that the run itself got then
+
+Nothing of the run is locked or changed: committed stages stay as they are, so another process may be training later
+ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nlora.config import Config
+from nlora.config_file import LoadedConfig, load_config
+from nlora.errors import InputErrors, Problem
+from nlora.methods import build
+from nlora.methods.base import Method
+from nlora.run_dir import RunDir
+from nlora.run_file import RUN_FILE, read_run_file
+
+if TYPE_CHECKING:
+    from nlora.data.base import Task
+    from nlora.evaluation import Answers
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedStage:
+    """A stage that can be asked. stage: from 1; 0 is the backbone before any training. method: the stage's own."""
+
+    loaded: LoadedConfig
+    run: RunDir
+    stage: int
+    methods: tuple[Method, ...]
+
+    @property
+    def config(self) -> Config:
+        """The run's configuration, with what was asked to differ in scoring."""
+        return self.loaded.config
+
+    @property
+    def method(self) -> Method:
+        """The method with the options of this stage."""
+        return self.methods[max(self.stage - 1, 0)]
+
+    @property
+    def name(self) -> str:
+        """`stage 2 of 3, agnews`."""
+        if not self.stage:
+            return "the backbone before any training"
+        return f"stage {self.stage} of {len(self.config.tasks)}, {self.config.tasks[self.stage - 1].name}"
+
+
+def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -> CommittedStage:
+    """The stage of the run in a folder. stage: from 1, 0 for before any training; None: the last committed one.
+
+    overrides: `evaluate.*` and `data` keys that differ from the run's. Raises RunError where the folder is no run,
+    InputErrors where there is no such stage (yet), or the method trained nothing at it.
+    """
+    read_run_file(folder)  # says best what is wrong with a folder
+    moved = f"output_dir={json.dumps(str(folder))}"  # the folder may have been another one then
+    loaded = load_config(str(folder / RUN_FILE), [*overrides, moved])
+    config = loaded.config
+    methods = tuple(build(config.method.name, config.method_options(task.name)) for task in config.tasks)
+    for method in methods:
+        method.check_sequence(len(config.tasks))
+    run = RunDir.read(config)
+    return CommittedStage(loaded, run, _checked(run, stage), methods)
+
+
+def _checked(run: RunDir, stage: int | None) -> int:
+    """The stage that is meant, which is there and has learned something."""
+    committed, tasks = run.committed_stages(), len(run.config.tasks)
+    before = "0 is the backbone before any training"
+    if stage is None and not committed:
+        problem = f"{run.folder} has no committed stage yet; {before}"
+    elif stage is not None and not 0 <= stage <= tasks:
+        problem = f"there is no stage {stage}; the run has {tasks}, counted from 1, and {before}"
+    elif stage and stage not in committed:
+        last = f"the last committed one is {committed[-1]}" if committed else "none is committed"
+        problem = f"stage {stage} is not there yet; {last}"
+    else:
+        stage = committed[-1] if stage is None else stage
+        if not stage or not run.stage_record(stage).is_passed_over:
+            return stage
+        trained = [k for k in committed if not run.stage_record(k).is_passed_over]
+        hint = f"ask stage {trained[-1]}" if trained else "let the run go on first"
+        problem = f"{run.config.method.name} trains nothing at stage {stage}; {hint}"
+    raise InputErrors([Problem("--stage", problem)])
+
+
+class Served:
+    """The model of a stage, loaded."""
+
+    def __init__(self, stage: CommittedStage) -> None:
+        from nlora.adapters import target_modules
+        from nlora.backbone import load_backbone
+        from nlora.evaluation import Evaluator
+        from nlora.learned import Learned
+        from nlora.plan import make_encoder
+
+        config = stage.config
+        encoder = make_encoder(config)
+        backbone = load_backbone(
+            config.model,
+            dtype=config.dtype,
+            quantise=config.quantise,
+            trust_remote_code=config.trust_remote_code,
+        )
+        modules = [module.name for module in target_modules(backbone.model, config.lora)]
+        self._method = stage.method
+        self._learned = Learned(backbone.model, modules)
+        for k in range(1, stage.stage + 1):
+            self._learned.recall(stage.run, k, stage.methods[k - 1], last=k == stage.stage)
+        self._evaluator = Evaluator(backbone, encoder, config.evaluate)
+
+    def answer(
+        self, task: Task, index: int, on_answered: Callable[[int], None] = lambda count: None
+    ) -> Answers:
+        """The model's answers to `task.test`.
+
+        index: the task's place in the run, from 0, for methods that answer each task differently; for a task
+        that is none of the run's, the number of its tasks.
+        """
+        self._learned.serve(self._method, index)
+        return self._evaluator.answer(task, on_answered)
+
+    def is_bare(self, index: int) -> bool:
+        """Whether none of what was learned answers the task at that place, but the backbone as it came."""
+        updates = self._learned.updates
+        return any(updates) and not any(self._method.serving(updates, index))

@@ -1,0 +1,278 @@
+"""Asking a stage of a run again: the run's own numbers, other tasks, and what is said to wrong requests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from helpers import ANIMALS, learn, write_config, write_task
+from nlora.errors import InputErrors, NloraError, RunError
+from nlora.eval_run import Report, eval_command
+from nlora.methods import method_names
+from nlora.summary import Summary
+
+TinyModel = Callable[[str], Path]
+METHODS = ["nlora", "seqlora", "pertask", "seqft", "mtl", "osf"]
+PREDICTIONS = "predict_eval_predictions.jsonl"
+
+
+def ask(run: Path, **changes: Any) -> Report:
+    options: dict[str, Any] = {
+        "stage": None,
+        "tasks": None,
+        "tasks_file": None,
+        "split": None,
+        "data": None,
+        "settings": [],
+        "as_json": False,
+        "out": None,
+    }
+    quiet = Console(quiet=True)
+    return eval_command(str(run), **{**options, **changes}, console=quiet, progress_console=quiet)
+
+
+def train_run(folder: Path, model: Path, method: str, *overrides: str) -> Summary:
+    """A run of two tasks that generates, so that what the model has become shows in its answers."""
+    return learn(
+        write_config(
+            folder,
+            model,
+            method=method,
+            train={"epochs": 3, "batch_size": 8, "learning_rate": 2e-2, "max_target_tokens": 8},
+            evaluate={"batch_size": 4, "decode": "generate", "unseen": True, "zero_shot": True},
+        ),
+        *overrides,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel
+) -> Callable[[str], tuple[Path, Summary]]:
+    """finished(method) -> its folder and its summary; made once."""
+    made: dict[str, tuple[Path, Summary]] = {}
+
+    def finished(method: str) -> tuple[Path, Summary]:
+        if method not in made:
+            folder = tmp_path_factory.mktemp(method)
+            made[method] = folder / "run", train_run(folder, tiny_model("llama"), method)
+        return made[method]
+
+    return finished
+
+
+Runs = Callable[[str], tuple[Path, Summary]]
+
+
+def stage_folder(run: Path, stage: int) -> Path:
+    (found,) = (run / "outputs").glob(f"{stage}-*")
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stage_gives_the_runs_own_answers_and_row(runs: Runs, tmp_path: Path, method: str) -> None:
+    run, summary = runs(method)
+    written = []
+    for stage in (1, 2) if method != "mtl" else (2,):
+        out = tmp_path / f"{stage}.jsonl"
+        report = ask(run, stage=stage, out=str(out))
+        assert [s.task for s in report.scores] == ["colours", "animals"]
+        assert [s.exact_match for s in report.scores] == list(summary.R[stage - 1])
+        assert {s.decode for s in report.scores} == {"generate"}
+        assert out.read_text() == (stage_folder(run, stage) / PREDICTIONS).read_text()
+        results = json.loads((stage_folder(run, stage) / "predict_results.json").read_text())
+        assert report.mean("exact_match") == pytest.approx(results["predict_exact_match_macro"], abs=1e-3)
+        for score in report.scores:
+            assert score.rougeL == pytest.approx(results[f"predict_rougeL_for_{score.task}"])
+        written.append(out.read_text())
+    assert len(set(written)) == len(written), "the stages must differ in their answers"
+    before = ask(run, stage=0)
+    assert [s.exact_match for s in before.scores] == list(summary.zero_shot or ())
+    assert not any(s.is_bare for s in before.scores)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_unseen_tasks_give_forward_transfer(runs: Runs, method: str) -> None:
+    _, summary = runs(method)
+    zero_shot, rows = summary.zero_shot, summary.R
+    assert zero_shot is not None
+    assert all(score is not None for score in (*zero_shot, *rows[1]))
+    if method == "mtl":  # learns nothing before its last stage
+        assert summary.forward_transfer is None
+        return
+    unseen, bare = rows[0][1], zero_shot[1]
+    assert unseen is not None
+    assert bare is not None
+    assert summary.forward_transfer == pytest.approx(unseen - bare)
+    if method == "pertask":  # a task not learned yet is answered by the bare backbone
+        assert unseen == bare
+
+
+def test_a_task_of_its_own_adapter_is_answered_with_it_and_others_by_the_backbone(
+    runs: Runs, tmp_path: Path
+) -> None:
+    run, _ = runs("pertask")
+    first = ask(run, stage=1)
+    assert [s.is_bare for s in first.scores] == [False, True]
+    other = write_task(tmp_path, "other", ANIMALS)
+    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump([other, "colours"]))
+    report = ask(run, tasks_file=str(tmp_path / "tasks.yaml"))
+    assert [(s.task, s.is_bare, s.is_of_run) for s in report.scores] == [
+        ("other", True, False),
+        ("colours", False, True),
+    ]
+    assert [p.prediction for p in report.predictions[9:]] == [p.prediction for p in first.predictions[:9]]
+    nlora = ask(runs("nlora")[0], tasks_file=str(tmp_path / "tasks.yaml"))
+    assert not any(s.is_bare for s in nlora.scores)
+
+
+def test_an_unseen_task_needs_no_training_examples(runs: Runs, tmp_path: Path) -> None:
+    run, _ = runs("nlora")
+    task = write_task(tmp_path, "other", ANIMALS)
+    del task["train"]
+    task["test"] = "other-test.jsonl"  # beside the file that names it
+    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump({"tasks": [task]}))
+    (score,) = ask(run, tasks_file=str(tmp_path / "tasks.yaml")).scores
+    assert (score.task, score.examples) == ("other", 9)
+    with pytest.raises(
+        InputErrors, match="task 'other' has no 'train' file to split validation examples off"
+    ):
+        ask(run, tasks_file=str(tmp_path / "tasks.yaml"), split="validation")
+
+
+def test_data_sets_of_a_folder_by_name(runs: Runs, tmp_path: Path) -> None:
+    run, _ = runs("nlora")
+    folder = tmp_path / "CL_Benchmark" / "TC" / "weather"
+    folder.mkdir(parents=True)
+    rows = [{"sentence": f"day {i}", "label": ("sun", "rain")[i % 2]} for i in range(6)]
+    for split in ("train", "test"):
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+    (folder / "labels.json").write_text('["sun", "rain"]')
+    data = str(tmp_path / "CL_Benchmark")
+    for name in ("weather", "TC/weather"):
+        report = ask(run, tasks=f"{name}, animals", data=data, settings=["max_samples=4", "decode=labels"])
+        assert [(s.task, s.examples, s.decode) for s in report.scores] == [
+            ("weather", 4, "labels"),
+            ("animals", 4, "labels"),
+        ]
+    with pytest.raises(InputErrors, match="unknown task 'wether'; did you mean 'weather'"):
+        ask(run, tasks="wether", data=data)
+
+
+def test_another_split_and_its_examples(runs: Runs) -> None:
+    run, _ = runs("nlora")
+    report = ask(run, split="validation")
+    assert report.values()["split"] == "validation"
+    assert {s.examples for s in report.scores} != {9}
+    assert all(" of train" in p.sentence for p in report.predictions)
+
+
+def test_an_unfinished_run_that_somebody_writes_to_and_a_moved_folder(runs: Runs, tmp_path: Path) -> None:
+    run, summary = runs("inclora")
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    shutil.rmtree(stage_folder(moved, 2))
+    before = {path: path.stat().st_mtime_ns for path in moved.rglob("*")}
+    report = ask(moved, tasks="colours")
+    assert report.stage.stage == 1
+    assert [s.exact_match for s in report.scores] == [summary.R[0][0]]
+    assert {path: path.stat().st_mtime_ns for path in moved.rglob("*")} == before
+    with pytest.raises(InputErrors, match="--stage: stage 2 is not there yet; the last committed one is 1"):
+        ask(moved, stage=2)
+    shutil.rmtree(stage_folder(moved, 1))
+    with pytest.raises(InputErrors, match=r"--stage: .*moved has no committed stage yet; 0 is the backbone"):
+        ask(moved)
+
+
+def test_a_stage_at_which_nothing_was_trained(runs: Runs, tmp_path: Path) -> None:
+    run, _ = runs("mtl")
+    with pytest.raises(InputErrors, match="--stage: mtl trains nothing at stage 1; ask stage 2"):
+        ask(run, stage=1)
+    unfinished = tmp_path / "run"
+    shutil.copytree(run, unfinished)
+    shutil.rmtree(stage_folder(unfinished, 2))
+    with pytest.raises(InputErrors, match="mtl trains nothing at stage 1; let the run go on first"):
+        ask(unfinished)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"stage": 3}, "--stage: there is no stage 3; the run has 2, counted from 1"),
+    ({"stage": -1}, "--stage: there is no stage -1"),
+    ({"tasks": "animal"}, "--tasks: unknown task 'animal'; did you mean 'animals'?"),
+    ({"tasks": "zzz"}, "--tasks: unknown task 'zzz'; there are colours, animals, reuters"),
+    ({"tasks": "colours,colours"}, "--tasks: task 'colours' is there twice"),
+    ({"split": "dev"}, "evaluate.split=dev: must be test or validation, not 'dev'"),
+    ({"settings": ["batch_sise=3"]}, "unknown key; did you mean 'batch_size'?"),
+    ({"settings": ["decode"]}, "evaluate.decode: an override is a dotted key, '=' and a value"),
+    ({"data": "nowhere", "tasks": "yelp"}, "data: no such folder: nowhere; give --data"),
+    ({"tasks_file": "nowhere.yaml"}, "--tasks-file: no such file: nowhere.yaml"),
+    ({"out": "nowhere/answers.jsonl"}, "--out: nowhere/answers.jsonl: there is no folder"),
+]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"), WRONG, ids=[next(iter(r)) + str(i) for i, (r, _) in enumerate(WRONG)]
+)
+def test_wrong_requests_are_one_line_each(runs: Runs, request_: dict[str, Any], message: str) -> None:
+    run, _ = runs("inclora")
+    with pytest.raises(InputErrors) as told:
+        ask(run, **request_)
+    (problem,) = told.value.problems
+    assert message in str(problem)
+
+
+def test_mistakes_in_a_file_of_tasks_have_their_lines(runs: Runs, tmp_path: Path) -> None:
+    run, _ = runs("inclora")
+    file = tmp_path / "tasks.yaml"
+    file.write_text("- colours\n- {name: a, test: gone.jsonl, labels: [x, y]}\n- {name: b, tset: c.jsonl}\n")
+    with pytest.raises(InputErrors) as told:
+        ask(run, tasks_file=str(file))
+    assert [str(p) for p in told.value.problems] == [f"{file}:3: 2.tset: unknown key; did you mean 'test'?"]
+    file.write_text("- colours\n- {name: a, test: gone.jsonl, labels: [x, y]}\n- nobody\n")
+    with pytest.raises(InputErrors) as told:
+        ask(run, tasks_file=str(file))
+    first, second = map(str, told.value.problems)
+    assert first.startswith("task a.test: no such file: gone.jsonl (looked in ")
+    assert second.startswith(f"{file}:3: 2: unknown task 'nobody'")
+    file.write_text("name: x\n")
+    with pytest.raises(InputErrors, match=r"tasks\.yaml: should be a list of tasks"):
+        ask(run, tasks_file=str(file))
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no run\.yaml in it; give the output_dir of a run"):
+        ask(tmp_path)
+    assert issubclass(RunError, NloraError)
+
+
+def test_the_table_and_the_json(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nlora import cli
+
+    run, summary = runs("pertask")
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["nlora", "eval", str(run), *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+        return capsys.readouterr().out
+
+    values = json.loads(call("--json", "--stage", "2"))
+    assert (values["schema"], values["stage"], values["method"]) == (1, 2, "pertask")
+    assert [task["exact_match"] for task in values["tasks"]] == list(summary.R[1])
+    assert values["exact_match_macro"] == pytest.approx(summary.average_accuracy)
+    table = call("--stage", "1")
+    assert "stage 1 of 2, colours" in table
+    assert "mean over tasks" in table
+    assert "pertask has no update for it here" in table
+    assert "+ not a task" not in table
