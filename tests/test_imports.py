@@ -79,6 +79,7 @@ LAYERS = [
         "sweep_runners",
         "sweep",
         "eval_run",
+        "predict_run",
     },
     {"cli", "cli_ask"},
     {"__main__"},

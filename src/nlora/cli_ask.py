@@ -1,7 +1,11 @@
-"""The part of the command line that asks a run's model: eval. Parsing only; what it does is in `eval_run`."""
+"""The part of the command line that asks a run's model: eval and predict. Parsing only.
+
+What the commands do is in `eval_run` and `predict_run`; `cli` adds them to its own.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -80,5 +84,35 @@ def eval_(
         as_json=as_json,
         out=out,
         console=Console(),
+        progress_console=Console(stderr=True),
+    )
+
+
+@asking.command()
+def predict(
+    run: RunFolder,
+    task: Annotated[str, typer.Option("--task", metavar="NAME", help="The task whose prompt asks.")],
+    stage: Stage = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file",
+            metavar="FILE",
+            help="JSONL with a sentence each, or plain text, one a line.",
+            show_default="standard input",
+        ),
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Answer new texts with a run's model; a line of JSON for each."""
+    from nlora.predict_run import predict_command
+
+    predict_command(
+        run,
+        task=task,
+        stage=stage,
+        file=file,
+        settings=settings or [],
+        stdin=sys.stdin,
         progress_console=Console(stderr=True),
     )

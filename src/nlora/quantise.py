@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from nlora.errors import Problem
+from nlora.errors import MissingExtraError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nlora.methods.base import Method
 
 Quantise = Literal["4bit", "8bit"]
+_NOT_INSTALLED = "bitsandbytes is not installed; pip install 'nlora[quant]'"
 
 
 def quantise_problems(loaded: LoadedConfig, methods: Sequence[Method]) -> list[Problem]:
@@ -33,7 +34,7 @@ def quantise_problems(loaded: LoadedConfig, methods: Sequence[Method]) -> list[P
     where = loaded.places.where(("quantise",))
     problems = []
     if importlib.util.find_spec("bitsandbytes") is None:
-        problems.append(Problem(where, "bitsandbytes is not installed; pip install 'nlora[quant]'"))
+        problems.append(Problem(where, _NOT_INSTALLED))
     if config.model.lower().endswith(".gguf"):
         what = (
             "a GGUF file cannot be quantised again; leave quantise out, or give a folder or hub id as model"
@@ -51,7 +52,12 @@ def needs_floats(method: Method) -> bool:
 
 
 def loading_arguments(quantise: Quantise, dtype: Any, device: Any) -> dict[str, Any]:
-    """What `from_pretrained` needs beside the rest. dtype: a torch number format, that of the layers' products."""
+    """What `from_pretrained` needs beside the rest. dtype: a torch number format, that of the layers' products.
+
+    Raises MissingExtraError where bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError(f"quantise: {_NOT_INSTALLED}")
     from transformers import BitsAndBytesConfig
 
     if quantise == "4bit":

@@ -1,0 +1,130 @@
+"""`nlora predict`: what a run's model answers to new texts, asked with the prompt of one of its tasks.
+
+lines = predict(read_stage(Path("runs/tickets"), stage=None), "tickets", [{"sentence": "It is down"}], progress)
+lines[0]                                      # {"sentence": "It is down", "prediction": "network"}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import typer
+from rich.console import Console
+
+from nlora.asked import asked_tasks
+from nlora.commands import announce_downloads
+from nlora.config import Config
+from nlora.data.base import Example, Task
+from nlora.data.rows import TEXT_FIELDS
+from nlora.errors import InputErrors, Problem
+from nlora.progress import RunProgress
+from nlora.served import CommittedStage, Served, read_stage
+
+Row = dict[str, Any]
+
+
+def predict_command(
+    run: str,
+    *,
+    task: str,
+    stage: int | None,
+    file: str | None,
+    settings: Sequence[str],
+    stdin: IO[str],
+    progress_console: Console,
+) -> None:
+    """Reads the texts, answers them, and prints a line of JSON for each, in their order."""
+    overrides = [f"evaluate.{setting.removeprefix('evaluate.')}" for setting in settings]
+    chosen = read_stage(Path(run), stage, overrides)
+    asked, index = _task(chosen.config, chosen.loaded.base_folder, task)  # before waiting for anybody's texts
+    if file is None and stdin.isatty():
+        progress_console.print("one text a line; an empty input (Ctrl-D) ends it", highlight=False)
+    rows = read_texts(None if file is None else Path(file), stdin)
+    announce_downloads(chosen.loaded, progress_console)
+    with RunProgress(progress_console, stages=len(chosen.config.tasks)) as progress:
+        lines = _answered(chosen, asked, index, rows, progress)
+    for line in lines:
+        typer.echo(json.dumps(line, ensure_ascii=False))
+
+
+def predict(stage: CommittedStage, task: str, rows: Sequence[Row], progress: RunProgress) -> list[Row]:
+    """The rows with what the model answers added as `prediction`.
+
+    task: name of a task of the run, or of one that `nlora eval` finds. rows: each with its text as `sentence`,
+    `input` or `text`. Raises InputErrors for a task that there is not.
+    """
+    asked, index = _task(stage.config, stage.loaded.base_folder, task)
+    return _answered(stage, asked, index, rows, progress)
+
+
+def _answered(
+    stage: CommittedStage, task: Task, index: int, rows: Sequence[Row], progress: RunProgress
+) -> list[Row]:
+    if not rows:
+        return []
+    # The label is not looked at; an answer of the task is one that the tokenizer can write.
+    label = task.labels[0] if task.labels else "-"
+    examples = tuple(Example(str(i), _text(row) or "", label) for i, row in enumerate(rows))
+    on_answered = progress.scoring(stage.stage, task.name, len(examples))
+    answers = Served(stage).answer(replace(task, test=examples), index, on_answered)
+    return [{**row, "prediction": text} for row, text in zip(rows, answers.texts, strict=True)]
+
+
+def _task(config: Config, base_folder: Path, name: str) -> tuple[Task, int]:
+    """The task's prompt and labels, and its place in the run. The files of a task of one's own need not be there."""
+    for index, source in enumerate(config.tasks):
+        if source.name == name and source.test is not None:
+            kind, instruction = source.type or name, (source.instruction or "").strip()
+            return Task(name, kind, instruction, source.labels, (), ()), index
+    try:
+        (found,) = asked_tasks(config, base_folder, names=[name])
+    except InputErrors as error:
+        raise InputErrors(
+            Problem(p.where.replace("--tasks", "--task"), p.what) for p in error.problems
+        ) from error
+    return found.task, len(config.tasks) if found.index is None else found.index
+
+
+def read_texts(file: Path | None, stdin: Iterable[str]) -> list[Row]:
+    """Texts to answer: a row for each.
+
+    file: .jsonl (objects with a text, other fields are kept) or plain text, one text a line; None: lines of stdin.
+    Empty lines are left out. Raises InputErrors with the lines that hold no text.
+    """
+    if file is None:
+        return [{"sentence": line.strip()} for line in stdin if line.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError as error:
+        raise InputErrors([Problem("--file", f"no such file: {file}")]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputErrors([Problem("--file", f"{file} cannot be read as UTF-8 text ({error})")]) from error
+    if file.suffix.lower() not in {".jsonl", ".ndjson"}:
+        return [{"sentence": line.strip()} for line in lines if line.strip()]
+    rows, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            problems.append(Problem(f"{file}:{number}", f"not JSON: {error.msg} (column {error.colno})"))
+            continue
+        row = {"sentence": row} if isinstance(row, str) else row
+        if not isinstance(row, dict) or _text(row) is None:
+            what = f"expected an object with a text as one of {', '.join(TEXT_FIELDS)}"
+            problems.append(Problem(f"{file}:{number}", what))
+            continue
+        rows.append(row)
+    if problems:
+        raise InputErrors(problems[:5])
+    return rows
+
+
+def _text(row: Row) -> str | None:
+    """The text of a row, under the first of its names; None where there is none."""
+    return next((row[field] for field in TEXT_FIELDS if isinstance(row.get(field), str)), None)
