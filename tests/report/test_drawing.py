@@ -9,7 +9,7 @@ import pytest
 
 from nlora.report import palette
 from nlora.report.bars import Bar, bar_chart
-from nlora.report.costs import _thinned
+from nlora.report.costs import thinned
 from nlora.report.heat import heat_map
 from nlora.report.lines import Mark, Panel, Series, line_chart, small_multiples
 from nlora.report.phrases import change, duration, listed, memory, share
@@ -158,11 +158,11 @@ def test_a_long_curve_keeps_its_ends_and_its_spikes() -> None:
     points = [(float(i), 1.0) for i in range(10_000)]
     points[4321] = (4321.0, 99.0)
     points[7000] = (7000.0, -5.0)
-    thinned = _thinned(points)
-    assert len(thinned) <= 700
-    assert {points[0], points[-1], points[4321], points[7000]} <= set(thinned)
-    assert list(thinned) == sorted(thinned)
-    assert _thinned(points[:100]) == tuple(points[:100])
+    kept = thinned(points, 600)
+    assert len(kept) <= 700
+    assert {points[0], points[-1], points[4321], points[7000]} <= set(kept)
+    assert list(kept) == sorted(kept)
+    assert thinned(points[:100], 600) == tuple(points[:100])
 
 
 def test_svg_escapes_and_stands_alone() -> None:

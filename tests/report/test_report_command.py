@@ -12,8 +12,8 @@ from made_runs import make_run
 from made_runs import matrix as made_matrix
 
 from nlora import cli
-from nlora.errors import MissingExtraError
-from nlora.report import pdf, write_figures
+from nlora.errors import MissingExtraError, RunError
+from nlora.report import pdf, write_figures, write_report
 
 FIGURES = ["collision", "orthogonality", "nuclear_norm", "accuracy", "average_accuracy", "matrix"]
 
@@ -92,3 +92,33 @@ def test_without_matplotlib_the_drawings_are_there_and_the_command_is_named(
     with pytest.raises(MissingExtraError, match=re.escape("pip install 'nlora[figures]'")):
         write_figures([run], tmp_path / "figures")
     assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted(FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("summary.json", "{", "summary.json: cannot be read"),
+        ("analysis.json", "{}", "analysis.json: is broken: threshold"),
+        (
+            "analysis.json",
+            '{"threshold": 1, "modules": ["a"], "kinds": ["q", "v"]}',
+            "kinds has 2 entries for 1",
+        ),
+        ("outputs/1-colours/stage.json", "[]", "stage.json: is not a mapping"),
+        ("outputs/1-colours/stage.json", '{"stage": 1}', "stage.json: is broken: task"),
+        ("outputs/2-animals/trainer_state.json", "nothing", "trainer_state.json: cannot be read"),
+        (
+            "outputs/1-colours/predict_eval_predictions.jsonl",
+            '{"Dataset": "colours"}\n',
+            "jsonl:1: is not a prediction",
+        ),
+        ("run.yaml", "config: [", "run.yaml"),
+    ],
+)
+def test_a_broken_file_is_one_clear_line(tmp_path: Path, file: str, content: str, said: str) -> None:
+    run = make_run(tmp_path / "run")
+    (run / file).write_text(content)
+    with pytest.raises(RunError, match=re.escape(said)) as error:
+        write_report([run], tmp_path / "page.html")
+    assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "page.html").exists()

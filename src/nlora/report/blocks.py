@@ -17,6 +17,10 @@ NARROW = 360.0
 """A figure is drawn for both widths, in pixels; the page shows the one that fits."""
 
 
+MOST_LISTED = 8
+"""With more runs than this, what there is for each pair of tasks is drawn, but not listed: a page stays small."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One cell. heat: the role of its background; marked: outlined; title: on hovering."""
@@ -54,6 +58,7 @@ class Figure:
     draw: a width in pixels -> the scene.
     shown: a table that stands for the drawing on the page (a heat map is a real table); the drawing is then
         only what is saved.
+    fits_all: one drawing, made small enough for a telephone, serves every width.
     """
 
     key: str
@@ -62,6 +67,7 @@ class Figure:
     draw: Callable[[float], Scene]
     numbers: Table | None = None
     shown: Table | None = None
+    fits_all: bool = False
     kind: str = "figure"
 
 

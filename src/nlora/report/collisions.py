@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nlora.report.blocks import (
+    MOST_LISTED,
     Block,
     Cell,
     Figure,
@@ -76,8 +77,12 @@ def _threshold_table(looked: Sequence[Looked]) -> Table:
         words(run.label, share(found.average_collision_rate), number(found.threshold))
         for run, found in looked
     )
+    rules = [found.threshold_rule for _, found in looked if found.threshold_rule]
     said = dict.fromkeys(
-        text for _, found in looked for text in (found.threshold_rule, *found.notes) if text.strip()
+        [
+            *(f"Threshold: {rule}" for rule in rules),
+            *(f"{r.label}: {note}" for r, m in looked for note in m.notes),
+        ]
     )
     columns = ("run", "average collision rate", "threshold")
     if len({found.threshold for _, found in looked}) > 1:
@@ -88,7 +93,7 @@ def _threshold_table(looked: Sequence[Looked]) -> Table:
 
 
 def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:].rstrip(".") + "."
+    return f"{text.rstrip('.')}."
 
 
 def _tabs(looked: Sequence[Looked], *, many: bool) -> list[Tab]:
@@ -97,11 +102,15 @@ def _tabs(looked: Sequence[Looked], *, many: bool) -> list[Tab]:
     pairs = tuple(
         _pair_matrix(run, found, i, high, many=many) for i, (run, found) in enumerate(looked) if found.pairs
     )
+    listed = looked if len(looked) <= MOST_LISTED else []
     panels: list[tuple[str, str, Sequence[Block | None]]] = [
         (
             "pairs",
             "By pair of tasks",
-            [*side_by_side(pairs), *(_measures(run, found, many) for run, found in looked)],
+            [
+                *side_by_side(pairs),
+                *(_measures(run, found, many) for run, found in listed),
+            ],
         ),
         ("layers", "By layer", layer_figures(looked)),
         ("kinds", "By kind of module", kind_figures(looked)),

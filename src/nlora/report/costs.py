@@ -14,8 +14,8 @@ from nlora.report.phrases import duration, measured, memory
 from nlora.report.scales import Axis, linear_axis, number, up_to
 from nlora.report.scene import Point, Scene
 
-_MOST_POINTS = 600
-"""A curve keeps at most about so many points: the page stays small, and more are not seen."""
+_MOST_POINTS = 2400
+"""All curves of a page together keep about so many points, a curve at most 600: more are not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class _Curves:
 
 def training(runs: Sequence[RunFiles]) -> Section:
     """Loss and penalty."""
-    curves = {run.label: _curves(run) for run in runs}
+    curves = {run.label: _curves(run, min(600, _MOST_POINTS // len(runs))) for run in runs}
     about = (
         "Steps are optimizer steps, counted through all stages. The loss is the mean cross-entropy over answer tokens "
         "plus the penalty, as the trainer logged it."
@@ -48,7 +48,7 @@ def training(runs: Sequence[RunFiles]) -> Section:
     return Section("training", "Training", about, blocks)
 
 
-def _curves(run: RunFiles) -> _Curves:
+def _curves(run: RunFiles, most: int) -> _Curves:
     loss: list[Point] = []
     penalty: list[Point] = []
     begins: list[Mark] = []
@@ -60,12 +60,12 @@ def _curves(run: RunFiles) -> _Curves:
         done += stage.steps
     if not any(value for _, value in penalty):
         penalty = []
-    return _Curves(_thinned(loss), _thinned(penalty), tuple(begins), done)
+    return _Curves(thinned(loss, most), thinned(penalty, most), tuple(begins), done)
 
 
-def _thinned(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Of each run of neighbours the lowest and the highest, so that spikes stay."""
-    size = -(-len(points) // (_MOST_POINTS // 2))
+def thinned(points: Sequence[Point], most: int) -> tuple[Point, ...]:
+    """About `most` points: of each group of neighbours the lowest and the highest, so that spikes stay."""
+    size = -(-len(points) // max(most // 2, 1))
     if size <= 2:
         return tuple(points)
     kept: set[Point] = {points[0], points[-1]}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nlora.report.bars import Spot, scatter_chart
-from nlora.report.blocks import Block, Figure, Pair, Table, words
+from nlora.report.blocks import MOST_LISTED, Block, Figure, Pair, Table, Text, words
 from nlora.report.load import RunFiles
 from nlora.report.microscope import Drop, Forgetting, Microscope
 from nlora.report.palette import series_role
@@ -29,7 +29,12 @@ def drop_blocks(looked: Looked, *, many: bool) -> list[Block]:
     blocks: list[Block] = [Pair(tuple(figures))] if len(figures) > 1 else list(figures)
     if any(found for _, forgetting in known for found in forgetting.correlation.values()):
         blocks.append(_correlations(known, many=many))
-    blocks.append(_numbers(known, many=many))
+    if len(known) <= MOST_LISTED:
+        blocks.append(_numbers(known, many=many))
+    else:
+        blocks.append(
+            Text("With so many runs, what each task cost each other one stands in their analysis.json only.")
+        )
     return blocks
 
 
@@ -61,7 +66,8 @@ def _scatter(known: Known, name: str, axis: str, scale: float) -> Figure | None:
     caption = (
         "A point is a pair of tasks: what learning the later one cost the earlier one, in that stage alone."
     )
-    return Figure(f"forgetting-{name.replace('_', '-')}", f"Forgetting against {plain}", caption, draw)
+    key = f"forgetting-{name.replace('_', '-')}"
+    return Figure(key, f"Forgetting against {plain}", caption, draw, fits_all=True)
 
 
 def _correlations(known: Known, *, many: bool) -> Table:

@@ -63,13 +63,12 @@ def heat_map(
                 continue
             role = heat_role(share(value, low, high))
             x = left + column * cell
-            says = f"{name}, {columns[column]}: {text(value)}"
             inset = 1.0
             if framed(row, column):  # a frame with a gap stands out on dark cells too
                 shapes.append(Rect(x + 1, y + 1, cell - 2, height - 2, "ink"))
                 shapes.append(Rect(x + 2.5, y + 2.5, cell - 5, height - 5, "paper"))
                 inset = 4.0
-            shapes.append(Rect(x + inset, y + inset, cell - 2 * inset, height - 2 * inset, role, says))
+            shapes.append(Rect(x + inset, y + inset, cell - 2 * inset, height - 2 * inset, role))
             shapes.append(
                 Label(x + cell / 2, y + height / 2 + size * 0.36, text(value), f"on-{role}", size, "middle")
             )

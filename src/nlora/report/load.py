@@ -23,7 +23,7 @@ from nlora.errors import InputErrors, RunError
 from nlora.report.microscope import Microscope, read_microscope
 from nlora.run_dir import OUTPUTS, STAGE_FILE, stage_name
 from nlora.run_file import RUN_FILE, read_run_file
-from nlora.summary import SUMMARY_FILE, StageRecord, Summary, read_summary
+from nlora.summary import StageRecord, Summary, read_summary
 
 PREDICTIONS = "predict_eval_predictions.jsonl"
 
@@ -61,7 +61,6 @@ class RunFiles:
     label: what the run is called on the page, unlike the others' there.
     order: its place among them, from 0, which is also its colour.
     config: None where the configuration is of another nlora.
-    protocol: how the published protocol was followed, where the summary says.
     """
 
     folder: Path
@@ -71,7 +70,6 @@ class RunFiles:
     config: Config | None
     versions: dict[str, str]
     created: str | None
-    protocol: str | None
     stages: tuple[StageFiles, ...]
     microscope: Microscope | None
 
@@ -97,7 +95,6 @@ def load_run(folder: Path) -> RunFiles:
     """One run. Raises RunError, in one line, when the folder is no run or one of its files is broken."""
     summary = read_summary(folder)
     record: dict[str, Any] = read_run_file(folder) if (folder / RUN_FILE).exists() else {}
-    protocol = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")).get("protocol")
     return RunFiles(
         folder=folder,
         label=summary.name,
@@ -106,7 +103,6 @@ def load_run(folder: Path) -> RunFiles:
         config=_config(record.get("config")),
         versions={str(name): str(value) for name, value in record.get("versions", summary.versions).items()},
         created=None if record.get("created") is None else str(record["created"]),
-        protocol=_plain(protocol),
         stages=tuple(_stages(folder, summary)),
         microscope=read_microscope(folder, summary),
     )
@@ -143,12 +139,6 @@ def _config(values: Any) -> Config | None:
         return Config.model_validate(values)
     except (ValidationError, InputErrors):
         return None
-
-
-def _plain(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return str(value.get("name")) if isinstance(value, dict) and "name" in value else json.dumps(value)
 
 
 def _stages(folder: Path, summary: Summary) -> list[StageFiles]:

@@ -14,13 +14,13 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from nlora import __version__
 from nlora.report import palette
-from nlora.report.blocks import NARROW, WIDE, Figure, Section
+from nlora.report.blocks import NARROW, WIDE
 from nlora.report.collisions import collisions
 from nlora.report.costs import cost, training
 from nlora.report.load import RunFiles
@@ -28,7 +28,7 @@ from nlora.report.opening import title_of, what_was_run
 from nlora.report.remembered import forgotten, repeat
 from nlora.report.scores import matrices, outcome
 from nlora.report.stages import through_stages
-from nlora.report.svg import file_style, to_svg, to_svg_file
+from nlora.report.svg import file_style, to_svg
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -63,26 +63,11 @@ def render(runs: Sequence[RunFiles]) -> str:
             early=Markup(early),
             late=Markup(late),
             policy=_policy(early, late),
-            figure_data=_embedded({"style": file_style(), "figures": _saved(sections)}),
+            figure_style=_embedded({"style": file_style()}),
             version=__version__,
             unfinished=[run for run in runs if not run.is_complete],
         )
     )
-
-
-def _saved(sections: Sequence[Section]) -> dict[str, str]:
-    """The drawings that the page shows as tables, to be saved as files: all others are on the page."""
-    found: dict[str, str] = {}
-
-    def visit(block: Any) -> None:
-        if isinstance(block, Figure) and block.shown is not None:
-            found[block.key] = to_svg_file(block.draw(WIDE))
-        for inner in (*getattr(block, "blocks", ()), *getattr(block, "tabs", ())):
-            visit(inner)
-
-    for section in sections:
-        visit(section)
-    return found
 
 
 def _embedded(values: object) -> Markup:

@@ -121,8 +121,9 @@ def run_sentences(run: RunFiles) -> list[tuple[str, str]]:
     elif (run.folder / RUN_FILE).is_file():
         facts.append(("Configuration", f"of another version of nlora; {RUN_FILE} has it"))
     facts.append(("Scored by", _scored(run)))
-    if run.protocol:
-        facts.append(("Protocol", run.protocol))
+    if summary.protocol is not None:
+        notes = [note.rstrip(".") for note in summary.protocol_notes]
+        facts.append(("Protocol", "; ".join([summary.protocol, *notes])))
     facts.append(("Seed", str(summary.seed)))
     done, tasks = len(run.stages), len(run.tasks)
     facts.append(

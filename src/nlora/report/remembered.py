@@ -21,13 +21,15 @@ def forgotten(runs: Sequence[RunFiles]) -> Section:
         "Test examples that were answered right when their task had just been learned, and wrongly at the end. Right "
         "means the same after lower-casing and without punctuation, as in the accuracy matrix."
     )
+    if not all(run.is_complete for run in runs):
+        about += " The end of an unfinished run is its last finished stage."
     pairs = sum(max(len(run.stages) - 1, 0) for run in runs)
     most = MOST_EXAMPLES // max(pairs, 1)
     found = {run.label: find_forgotten(run, most) for run in runs}
     answers = [(run.label, task) for run in runs for task in found[run.label]]
     blocks: list[Block] = []
     if not answers:
-        why = "Nothing to compare yet: it takes two finished stages with their predictions."
+        why = "Nothing to compare: it takes two finished stages with their predictions."
         blocks.append(Text(why, tone="note"))
     else:
         blocks.append(_counts(answers, many=len(runs) > 1))

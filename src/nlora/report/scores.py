@@ -86,7 +86,9 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
         cells += words(change(s.forward_transfer)) if with_forward else ()
         if with_rate:
             cells += words(percent(run.microscope.average_collision_rate if run.microscope else None))
-        cells += words(duration(sum(s.train_seconds)), memory(s.peak_memory_bytes))
+        cells += words(
+            _count(s.trained_parameters), duration(sum(s.train_seconds)), memory(s.peak_memory_bytes)
+        )
         rows.append(tuple(cells))
     note = (
         "Average accuracy: mean over all tasks after the last stage. Backward transfer: mean over the earlier tasks of "
@@ -99,8 +101,16 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
         note += " Collision rate: mean over pairs of tasks of the share of weights that both updates change; each "
         note += "run's threshold stands in its section."
     return Table(
-        "The runs side by side", (*columns, "training", "peak memory"), tuple(rows), note, frozenset({0, 1})
+        "The runs side by side",
+        (*columns, "trained parameters", "training", "peak memory"),
+        tuple(rows),
+        note,
+        frozenset({0, 1}),
     )
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
 
 
 def _unlike(runs: Sequence[RunFiles]) -> list[Block]:
@@ -112,6 +122,8 @@ def _unlike(runs: Sequence[RunFiles]) -> list[Block]:
         said.append("These runs learned the same tasks in different orders.")
     if len({run.summary.model for run in runs}) > 1:
         said.append("They are on different models.")
+    if len({run.summary.protocol == "released" for run in runs}) > 1:
+        said.append("They followed different protocols, which score and cut differently.")
     decodes = {stage.decode for run in runs for stage in run.stages if stage.decode}
     if len(decodes) > 1:
         said.append(

@@ -84,11 +84,12 @@ function examples() {
 }
 
 function figures() {
-  const data = JSON.parse(document.getElementById("figure-data").textContent);
+  const data = JSON.parse(document.getElementById("figure-style").textContent);
   const drawn = (figure) => {
-    const key = figure.id;
-    if (data.figures[key]) return data.figures[key];
-    const visible = all("svg.figure", figure).find((svg) => svg.getClientRects().length) || figure.querySelector("svg");
+    // A table has its drawing in a template; of the drawings on the page, the one that is seen is saved.
+    const inert = figure.querySelector("template.drawing");
+    const found = all("svg.figure", inert ? inert.content : figure);
+    const visible = found.find((svg) => svg.getClientRects().length) || found[0];
     const svg = visible.cloneNode(true);
     const box = svg.viewBox.baseVal;
     svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
