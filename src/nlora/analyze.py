@@ -26,6 +26,7 @@ from nlora.atomic import write_json
 from nlora.errors import AdapterError, InputErrors, Problem, RunError
 from nlora.factors import CONFIG_FILE, WEIGHTS_FILE, Factors, State, load_factors, stack
 from nlora.methods import build
+from nlora.report import write_analysis
 from nlora.run_dir import ADAPTER, OUTPUTS, stage_name
 from nlora.run_file import RUN_FILE
 from nlora.summary import SUMMARY_FILE, Collision, Summary, read_summary
@@ -43,6 +44,7 @@ def analyze_command(
     threshold: float | None = None,
     as_json: bool = False,
     csv_file: Path | None = None,
+    html_file: Path | None = None,
 ) -> dict[str, Any]:
     """`nlora analyze`: two adapters or more, or one run, whose folder gets its analysis.json.
 
@@ -60,6 +62,8 @@ def analyze_command(
     if csv_file is not None:
         _write_csv(csv_file, csv_rows(values, comparison.module_measures()))
         written.append(csv_file)
+    if html_file is not None:
+        written.append(write_analysis(values, html_file))
     if as_json:
         print(json.dumps(values, allow_nan=False, indent=1))
         return values

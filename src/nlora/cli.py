@@ -179,11 +179,17 @@ def analyze(
             "--csv", help="Write every pair, overall and by module, to this file.", show_default=False
         ),
     ] = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write the figures and tables as one HTML page.", show_default=False),
+    ] = None,
 ) -> None:
     """Where the updates of different tasks meet: collisions, overlap, orthogonality, spectra."""
     from nlora.analyze import analyze_command
 
-    analyze_command(sources, Console(), threshold=threshold, as_json=as_json, csv_file=csv_file)
+    analyze_command(
+        sources, Console(), threshold=threshold, as_json=as_json, csv_file=csv_file, html_file=html_file
+    )
 
 
 @app.command()

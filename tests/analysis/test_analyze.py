@@ -98,6 +98,25 @@ def test_csv_has_every_pair_overall_and_by_module(tmp_path: Path, two: list[Path
     assert "x.csv: cannot be written" in err
 
 
+def test_html_is_one_page_of_the_same_numbers(tmp_path: Path, nlora: Call) -> None:
+    hostile = "<script>alert(1)<"
+    adapters = [
+        write_adapter(tmp_path / name / "adapter", random_state(SHAPES, 2, seed))
+        for seed, name in enumerate((hostile, "plain"))
+    ]
+    page = tmp_path / "page.html"
+    status, out, _ = nlora("analyze", *adapters, "--html", page, "--json", "--threshold", "0.5")
+    assert status == 0
+    rate = json.loads(out)["pairs"][f"{hostile}|plain"]["collision_rate"]
+    text = page.read_text()
+    assert f"{100 * rate:.1f}" in text
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)&lt;" in text
+    status, _, errors = nlora("analyze", *adapters, "--html", tmp_path)
+    assert status == 2
+    assert "is a folder; give the name of the HTML file" in errors
+
+
 def test_a_run_is_compared_by_task_and_keeps_its_analysis(tmp_path: Path, nlora: Call) -> None:
     states = write_run(tmp_path / "run")
     status, out, _ = nlora("analyze", tmp_path / "run", "--json")

@@ -9,13 +9,14 @@ manager. An unfinished run shows what there is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nlora.atomic import write_text
 from nlora.errors import RunError
 
-__all__ = ["REPORT_FILE", "write_figures", "write_report"]
+__all__ = ["REPORT_FILE", "write_analysis", "write_figures", "write_report"]
 
 REPORT_FILE = "report.html"
 
@@ -29,6 +30,19 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     from nlora.report.page import render
 
     page = render(load_runs(folders))
+    path = _checked(Path(out))
+    write_text(path, page)
+    return path
+
+
+def write_analysis(values: Mapping[str, Any], out: str | Path) -> Path:
+    """Writes the page of what `nlora analyze` found (`values`: its JSON) to `out` and returns its path.
+
+    Raises RunError, in one line, when `out` cannot be written.
+    """
+    from nlora.report.page import render_analysis
+
+    page = render_analysis(values)
     path = _checked(Path(out))
     write_text(path, page)
     return path

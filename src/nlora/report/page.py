@@ -11,24 +11,27 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from nlora import __version__
 from nlora.report import palette
-from nlora.report.blocks import NARROW, WIDE
+from nlora.report.blocks import NARROW, WIDE, Section, Table
 from nlora.report.collisions import collisions
 from nlora.report.costs import cost, training
 from nlora.report.load import RunFiles
+from nlora.report.microscope import Microscope
 from nlora.report.opening import title_of, what_was_run
 from nlora.report.remembered import forgotten, repeat
 from nlora.report.scores import matrices, outcome
 from nlora.report.stages import through_stages
 from nlora.report.svg import file_style, to_svg
+from nlora.summary import Summary
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,13 +52,44 @@ def render(runs: Sequence[RunFiles]) -> str:
         repeat(runs),
     ]
     facts, differences = what_was_run(runs)
+    kicker = "One run" if len(runs) == 1 else f"{len(runs)} runs side by side"
+    unfinished = [run for run in runs if not run.is_complete]
+    return _laid_out(title_of(runs), kicker, facts, differences, sections, unfinished)
+
+
+def render_analysis(values: Mapping[str, Any]) -> str:
+    """The page of adapters that `nlora analyze` compared, of a run or not. values: its JSON."""
+    found = Microscope.model_validate(values)
+    names = tuple(found.adapters)
+    nothing = (None,) * len(names)
+    summary = Summary(
+        schema=1, status="complete", name=f"{len(names)} adapters", method="", model="", seed=0, tasks=names,
+        R=(nothing,) * len(names),
+    )  # fmt: skip
+    run = RunFiles(Path(), summary.name, 0, summary, None, {}, None, (), found)
+    facts = [
+        ("Adapters", ", ".join(names)),
+        ("Compared over", f"{len(found.modules)} modules"),
+        ("Threshold", f"{found.threshold:.3g}, {found.threshold_rule}"),
+    ]
+    return _laid_out(summary.name, "What adapters do to each other", facts, None, [collisions([run])], [])
+
+
+def _laid_out(
+    title: str,
+    kicker: str,
+    facts: Sequence[tuple[str, str]],
+    differences: Table | None,
+    sections: Sequence[Section],
+    unfinished: Sequence[RunFiles],
+) -> str:
     early, late = _read("early.js"), _read("page.js")
     return (
         _environment()
         .get_template("page.html")
         .render(
-            title=title_of(runs),
-            runs=runs,
+            title=title,
+            kicker=kicker,
             facts=facts,
             differences=differences,
             sections=sections,
@@ -65,7 +99,7 @@ def render(runs: Sequence[RunFiles]) -> str:
             policy=_policy(early, late),
             figure_style=_embedded({"style": file_style()}),
             version=__version__,
-            unfinished=[run for run in runs if not run.is_complete],
+            unfinished=unfinished,
         )
     )
 
