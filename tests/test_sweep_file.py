@@ -1,0 +1,218 @@
+"""What a sweep's file stands for, and that all its mistakes are told before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nlora.errors import InputErrors
+from nlora.sweep_check import check_sweep
+from nlora.sweep_runs import read_sweep
+from sweeps import BASE, Machine, names, swept, write_sweep
+
+# What a file stands for
+
+
+def test_variants_times_seeds_the_first_seed_of_all_first(tmp_path: Path) -> None:
+    sweep = read_sweep(write_sweep(tmp_path))
+    assert names(sweep) == ["plain-seed1", "penalty-seed1", "plain-seed2", "penalty-seed2"]
+    configs = check_sweep(sweep)
+    config = configs[tmp_path / "out" / "penalty-seed2"]
+    assert (config.name, config.seed, config.method.name, config.method.options) == (
+        "penalty", 2, "nlora", {"weight": 1e-5},
+    )  # fmt: skip
+    assert config.output_dir == str(tmp_path / "out" / "penalty-seed2")
+    assert (config.model, config.train.batch_size) == ("tiny", 8)
+    assert configs[tmp_path / "out" / "plain-seed1"].method.options == {}
+
+
+def test_seeds_of_a_variant_are_its_own(tmp_path: Path) -> None:
+    variants = {"plain": "inclora", "once": {"method": "nlora", "seeds": [7]}, "base": None}
+    sweep = read_sweep(write_sweep(tmp_path, variants=variants))
+    assert names(sweep) == ["plain-seed1", "once-seed7", "base-seed1", "plain-seed2", "base-seed2"]
+    assert check_sweep(sweep)[tmp_path / "out" / "base-seed1"].method.name == "nlora"  # the default
+
+
+def test_later_places_win_and_mappings_are_merged(tmp_path: Path) -> None:
+    """set, then the variant, then the grid, then the command line."""
+    base = {**BASE, "method": {"name": "nlora", "penalty": "factor_l1"}, "lora": {"r": 2, "alpha": 4}}
+    file = write_sweep(
+        tmp_path,
+        base=base,
+        set={"train": {"epochs": 3, "batch_size": 4}, "lora.r": 3},
+        variants={
+            "keeps": {"method.weight": 0.5, "lora": {"dropout": 0.25}},
+            "other": {"method": {"name": "inclora"}, "train.epochs": 5},
+        },
+        grid={"lora.r": [6, 7]},
+        seeds=[1],
+    )
+    configs = check_sweep(read_sweep(file, ["train.learning_rate=5e-4"]))
+    out = tmp_path / "out"
+    keeps, other = configs[out / "keeps-r=6-seed1"], configs[out / "other-r=7-seed1"]
+    assert keeps.method.options == {"penalty": "factor_l1", "weight": 0.5}
+    assert other.method.options == {}
+    assert (keeps.train.epochs, other.train.epochs, keeps.train.batch_size) == (3, 5, 4)
+    assert (keeps.lora.r, other.lora.r, keeps.lora.alpha, keeps.lora.dropout) == (6, 7, 4, 0.25)
+    assert {c.train.learning_rate for c in configs.values()} == {5e-4}
+    assert check_sweep(read_sweep(file, ["train.epochs=9"]))[out / "other-r=7-seed1"].train.epochs == 9
+
+
+def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
+    variants = {"v": {"method.weight": 0.5, "method": "nlora"}}
+    configs = check_sweep(read_sweep(write_sweep(tmp_path, variants=variants)))
+    assert {config.method.options["weight"] for config in configs.values()} == {0.5}
+
+
+def test_a_grid_is_every_combination_with_the_values_in_the_names(tmp_path: Path) -> None:
+    grid = {"lora.r": [4, 8], "lora.targets": [["q", "v"], None], "train.learning_rate": [1e-3]}
+    sweep = read_sweep(write_sweep(tmp_path, variants=None, grid=grid, seeds=[5]))
+    assert names(sweep) == [
+        f"r={r}-targets={targets}-learning_rate=0.001-seed5" for r in (4, 8) for targets in ("q,v", "null")
+    ]
+    configs = check_sweep(sweep)
+    assert [(c.lora.r, c.lora.targets) for c in configs.values()] == [
+        (4, ("q", "v")), (4, None), (8, ("q", "v")), (8, None),
+    ]  # fmt: skip
+    assert {config.name for config in configs.values()} == {n.removesuffix("-seed5") for n in names(sweep)}
+
+
+def test_several_bases_are_in_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are found in the current folder, and beside the sweep's file."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for name in ("short", "long"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**BASE, "name": name}))
+    sweep = read_sweep(write_sweep(tmp_path, base=["short.yaml", "long.yaml", "demo"], variants=["inclora"]))
+    assert names(sweep)[:3] == ["short-inclora-seed1", "long-inclora-seed1", "demo-inclora-seed1"]
+    configs = check_sweep(sweep)
+    assert configs[tmp_path / "out" / "demo-inclora-seed2"].data == "embedded"
+    assert configs[tmp_path / "out" / "long-inclora-seed2"].name == "long-inclora"
+
+
+def test_overrides_reach_the_files_own_keys(tmp_path: Path) -> None:
+    file = write_sweep(tmp_path)
+    sweep = read_sweep(file, ["seeds=[3]", "variants.plain=nlora", "output_dir=there", "set.lora.r=2"])
+    assert names(sweep) == ["plain-seed3", "penalty-seed3"]
+    config = check_sweep(sweep)[Path("there/plain-seed3")]
+    assert (config.method.name, config.lora.r) == ("nlora", 2)
+    with pytest.raises(InputErrors, match=r"seed=3: the sweep sets 'seed' of each run; give seeds"):
+        check_sweep(read_sweep(file, ["seed=3"]))
+
+
+def test_the_seed_of_a_run_is_the_default_where_none_is_given(tmp_path: Path) -> None:
+    sweep = read_sweep(write_sweep(tmp_path, variants=None, seeds=None, output_dir=None))
+    assert [run.folder for run in sweep.runs] == [Path("runs/two/two-seed42")]
+
+
+# Mistakes
+
+
+def test_every_mistake_of_every_run_is_told_at_once_with_its_key(tmp_path: Path) -> None:
+    file = write_sweep(
+        tmp_path,
+        base={**BASE, "train": {"epohcs": 1}},
+        variants={
+            "a": {"method": "nlora", "method.wieght": 3},
+            "b": "nlroa",
+            "c/d": "ewc",
+            "e": {"train": {"lr": 1}, "seed": 3},
+            "f": {"seeds": [1, 1]},
+            "g": 5,
+        },
+        grid={"train.batch_size": [8, "x"]},
+        runner="locl",
+        sedes=[3],
+    )
+    with pytest.raises(InputErrors) as caught:
+        check_sweep(read_sweep(file, ["train.max_samples=ten"]))
+    told = {problem.where: problem.what for problem in caught.value.problems}
+    text = Path(file).read_text().splitlines()
+    # By key: how its line begins, and what is said of it.
+    expected = {
+        "base.train.epohcs": ("epohcs:", "unknown key; did you mean 'epochs'?"),
+        "variants.a.method.wieght": ("method.wieght:", "unknown key; did you mean 'weight'?"),
+        "variants.b": ("b:", "unknown method 'nlroa'; did you mean 'nlora'?"),
+        "variants.c/d": ("c/d:", "becomes a folder's"),
+        "variants.e.train.lr": ("lr:", "unknown key"),
+        "variants.e.seed": ("seed:", "give seeds: [1, 2, 3] at the top level"),
+        "variants.f.seeds": ("    seeds:", "a seed is there twice"),
+        "variants.g": ("g:", "must be a mapping of keys"),
+        "grid.train.batch_size": ("train.batch_size:", "must be a whole number >= 1, not 'x'"),
+        "runner": ("runner:", "must be local or ray, not 'locl'; did you mean 'local'?"),
+        "sedes": ("sedes:", "unknown key; did you mean 'seeds'?"),
+    }
+    for key, (begin, what) in expected.items():
+        (line,) = [
+            i for i, line in enumerate(text, 1) if line.startswith(begin) or line.strip().startswith(begin)
+        ]
+        assert what in told[f"{file}:{line}: {key}"], key
+    assert told["train.max_samples=ten"].startswith("must be a whole number")
+    assert len(told) == len(expected) + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"base": None}, "base: the key is missing"),
+        ({"base": []}, "base: must be a recipe, a file, a list of them, or the keys of a run"),
+        ({"base": "dmeo"}, "no such file, and no recipe of that name; did you mean 'demo'?"),
+        ({"base": {"model": "tiny"}}, "base.tasks: the key is missing"),
+        ({"base": {**BASE, "name": "x"}}, "base.name: the sweep sets 'name' of each run"),
+        ({"set": {"output_dir": "x"}}, "set.output_dir: the sweep sets 'output_dir'"),
+        ({"grid": {"seed": [1]}}, "grid.seed: the sweep sets 'seed'"),
+        ({"grid": {"lora.r": []}}, "grid.lora.r: must be a list of values that is not empty"),
+        ({"grid": {"method.weight": [1]}}, "grid.method.weight: a variant sets this key as well"),
+        ({"variants": "inclora"}, "variants: must be a mapping of names to what they set"),
+        ({"seeds": [-1]}, "seeds: must be a list of different whole numbers"),
+        ({"seeds": []}, "seeds: must be a list"),
+        ({"grid": {"data": ["a b", "a_b"]}}, "two runs would be called plain-data=a_b-seed1"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    file = write_sweep(tmp_path, **changes)
+    with pytest.raises(InputErrors) as caught:
+        check_sweep(read_sweep(file))
+    assert said in str(caught.value).splitlines()[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    for content, said in (
+        (None, "no such file"),
+        ("- a", "must hold the keys of a sweep"),
+        ("a: [", "not YAML"),
+    ):
+        path = tmp_path / "x.yaml"
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(InputErrors, match=said):
+            read_sweep(str(path))
+
+
+def test_a_folder_of_another_configuration_is_told_before_anything_starts(tmp_path: Path) -> None:
+    machine = Machine()
+    assert swept(write_sweep(tmp_path), machine)[0]
+    with pytest.raises(InputErrors) as caught:
+        swept(write_sweep(tmp_path, set={"train.epochs": 2}), machine)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith(f"{tmp_path / 'out' / 'plain-seed1'}: was started with another configuration")
+    assert "(train.epochs: 1.0 in the folder, 2.0 now)" in lines[0]
+    assert len(machine.started) == 4
+
+
+def test_a_key_that_the_folder_does_not_know_yet_stands_at_its_default(tmp_path: Path) -> None:
+    machine = Machine()
+    swept(write_sweep(tmp_path, seeds=[1]), machine)
+    path = tmp_path / "out" / "plain-seed1" / "run.yaml"
+    record = yaml.safe_load(path.read_text())
+    del record["config"]["train"]["warmup_steps"]
+    path.write_text(yaml.safe_dump(record))
+    assert swept(write_sweep(tmp_path, seeds=[1]), machine)[0]
+    with pytest.raises(InputErrors, match=r"train\.warmup_steps: 0 in the folder, 3 now"):
+        swept(write_sweep(tmp_path, seeds=[1], set={"train.warmup_steps": 3}), machine)
