@@ -96,7 +96,9 @@ def main() -> None:
     print("| --- " * 10 + "|")
     for name, group in runs.items():
         print(f"| {' | '.join(row(name, group))} |")
-    pairs = [p for group in runs.values() for _, _, common in group for p in common["forgetting"]["pairs"]]
+    # With the task's name given, no update meets another one: such a run says nothing of forgetting.
+    sequences = [run for group in runs.values() for run in group if run[0].method != "pertask"]
+    pairs = [p for _, _, common in sequences for p in common["forgetting"]["pairs"]]
     drops = [p["drop"] for p in pairs]
     for measure in ("collision_rate", "overlap_energy"):
         found = correlation([p[measure] for p in pairs], drops)
@@ -106,8 +108,8 @@ def main() -> None:
                 f"{measure} (common threshold) against what a stage cost an earlier task, over all pairs of all runs: "
                 f"r = {found['pearson']:+.2f} ({low:+.2f} to {high:+.2f}), n = {found['n']}"
             )
-    whole = [(s, common) for group in runs.values() for s, _, common in group]
-    found = correlation([c["average_collision_rate"] for _, c in whole], [s.forgetting for s, _ in whole])
+    rates = [common["average_collision_rate"] for _, _, common in sequences]
+    found = correlation(rates, [summary.forgetting for summary, _, _ in sequences])
     if found:
         low, high = found["pearson_interval_95"]
         print(
