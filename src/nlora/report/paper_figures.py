@@ -74,7 +74,7 @@ def averages_figure(looked: Looked) -> list[Figure]:
         ),
         _bars(
             "orthogonality",
-            "Orthogonality of the updates",
+            "Orthogonality of the factors A",
             "Σ‖A·Aᵀ‖², mean over pairs; 0 is orthogonal",
             products,
             measured,
