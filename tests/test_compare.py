@@ -159,7 +159,7 @@ def test_what_does_not_compare_is_said(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("0.0001", "0.5"))
     text = shown(compared(one, three), 200)
     assert "different models:\ntiny: one (inclora)\nother: three (inclora)" in re.sub(" +\n", "\n", text)
-    assert "at different thresholds and do not compare: 0.0001, 0.5" in text
+    assert "at different thresholds, 0.0001 to 0.5" in text
     assert "different tasks" not in text
     assert "different models" in table_of(compared(one, three))[0]["note"]
 

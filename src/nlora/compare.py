@@ -235,8 +235,10 @@ def _thresholds(groups: Sequence[Sequence[tuple[Path, Summary]]]) -> list[str]:
     if not found:
         return []
     if len(found) > 1:
-        listed = ", ".join(f"{threshold:g}" for threshold in sorted(found))
-        return [f"The collision rates are at different thresholds and do not compare: {listed}."]
+        return [
+            f"The collision rates are at different thresholds, {min(found):.2g} to {max(found):.2g}: by default each run's "
+            "follows the size of its own updates. One for all: nlora analyze RUN --threshold T."
+        ]
     return [f"collision: share of entries that two tasks' updates both change by more than {found.pop():g}, "
             "mean over pairs of tasks, in percent."]  # fmt: skip
 
