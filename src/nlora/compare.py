@@ -236,8 +236,8 @@ def _thresholds(groups: Sequence[Sequence[tuple[Path, Summary]]]) -> list[str]:
         return []
     if len(found) > 1:
         return [
-            f"The collision rates are at different thresholds, {min(found):.2g} to {max(found):.2g}: by default each run's "
-            "follows the size of its own updates. One for all: nlora analyze RUN --threshold T."
+            f"The collision rates are at different thresholds, {min(found):.2g} to {max(found):.2g}: by default each "
+            "run's follows the size of its own updates. One for all: nlora analyze RUN --threshold T."
         ]
     return [f"collision: share of entries that two tasks' updates both change by more than {found.pop():g}, "
             "mean over pairs of tasks, in percent."]  # fmt: skip
