@@ -55,6 +55,13 @@ def mean_of(values: Mapping[str, Mapping[str, Any]], key: str) -> float | None:
     return None if any(value is None for value in known) else statistics.mean(known)
 
 
+def just_learned(summary: Summary) -> float | None:
+    """The mean over tasks of the score right after learning: of the diagonal of R."""
+    known = [summary.R[k][k] for k in range(len(summary.tasks))]
+    scores = [score for score in known if score is not None]
+    return statistics.mean(scores) if len(scores) == len(known) else None
+
+
 def row(name: str, runs: Sequence[Run]) -> list[str]:
     """One method's line: means over its seeds."""
 
@@ -69,6 +76,7 @@ def row(name: str, runs: Sequence[Run]) -> list[str]:
         str(len(runs)),
         over([s.average_accuracy for s, _, _ in runs], 1),
         over([s.forgetting for s, _, _ in runs], 1),
+        over([just_learned(s) for s, _, _ in runs], 1),
         over([common["average_collision_rate"] for _, _, common in runs], 2, 100),
         over([own["average_collision_rate"] for _, own, _ in runs], 1, 100),
         over([mean_of(own["pairs"], "overlap_energy") for _, own, _ in runs], 3),
@@ -90,10 +98,10 @@ def main() -> None:
     threshold, runs = read_runs(options.folder, options.reference, options.threshold)
     print(f"common threshold {threshold:.3g}")
     print(
-        "| run | seeds | average accuracy | forgetting | collisions, common threshold, % | own threshold, % "
-        "| overlap energy | orthogonality of A | of the updates | nuclear norm |"
+        "| run | seeds | average accuracy | forgetting | just learned | collisions, common threshold, % "
+        "| own threshold, % | overlap energy | orthogonality of A | of the updates | nuclear norm |"
     )
-    print("| --- " * 10 + "|")
+    print("| --- " * 11 + "|")
     for name, group in runs.items():
         print(f"| {' | '.join(row(name, group))} |")
     # With the task's name given, no update meets another one: such a run says nothing of forgetting.

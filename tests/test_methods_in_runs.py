@@ -77,6 +77,28 @@ def test_a_killed_run_ends_like_one_that_was_not(
     assert not same_tensors(tmp_path / "whole", tmp_path / "other")
 
 
+def test_lost_zero_shot_scores_are_those_of_the_bare_backbone_when_a_run_goes_on(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"), evaluate={"zero_shot": True})
+    whole = learn(config, f"output_dir={tmp_path / 'whole'}")
+    original = PenalisedTrainer.train
+    starts: list[int] = []
+
+    def train(self: PenalisedTrainer, *args: Any, **kwargs: Any) -> Any:
+        starts.append(len(starts))
+        if len(starts) == 2:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PenalisedTrainer, "train", train)
+        with pytest.raises(KeyboardInterrupt):
+            learn(config)
+    (tmp_path / "run/zero_shot.json").unlink()
+    assert same_outcome(learn(config), whole)
+
+
 @pytest.mark.parametrize("method", sorted(OFF))
 def test_turned_off_it_is_incremental_lora_to_the_bit(
     tmp_path: Path, tiny_model: TinyModel, method: str

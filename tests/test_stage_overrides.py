@@ -25,7 +25,8 @@ def stages(*overrides: str) -> Any:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], stages()),
+        (["stages={}", "method=olora"], stages()),
+        (["stages.a={}", "method=olora"], {"a": stages()["a"], "b": {"method": {}}}),
         (["seed=1", "lora.r=4"], stages()),
         (["train.epochs=1"], {**stages(), "a": {"train": {"batch_size": 4}, "method": {"weight": 1.2}}}),
         (["train={epochs: 1}"], {**stages(), "a": {"train": {}, "method": {"weight": 1.2}}}),
@@ -39,6 +40,19 @@ def stages(*overrides: str) -> Any:
 )  # fmt: skip
 def test_what_is_typed_holds_for_every_task(overrides: list[str], expected: Any) -> None:
     assert stages(*overrides) == expected
+
+
+def test_a_task_that_leaves_takes_its_stage_and_no_other() -> None:
+    data: dict[str, Any] = {"tasks": ["b"], "stages": {"a": {}, "ab": {}, "b": {}}}
+    adjust_stages(data, ["a", "ab", "b"], ["tasks=[b]", "stages.ab.train.epochs=1"])
+    assert data["stages"].keys() == {"ab", "b"}
+
+
+def test_without_overrides_nothing_changes() -> None:
+    assert stages() == {
+        "a": {"train": {"epochs": 5, "batch_size": 4}, "method": {"weight": 1.2}},
+        "b": {"method": {"weight": 0.4, "penalty": "factor_l1"}},
+    }
 
 
 def test_a_published_order_runs_another_method_without_its_weights() -> None:

@@ -35,7 +35,7 @@ def learn_sequence(plan: Plan, backbone: Backbone, run: RunDir, progress: RunPro
     learned = Learned(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate)
     done = len(run.committed_stages())
-    if plan.config.evaluate.zero_shot and run.zero_shot() is None and not done:
+    if plan.config.evaluate.zero_shot and run.zero_shot() is None:
         run.write_zero_shot(score_row(tasks, _answer(plan, evaluator, learned, tasks, 0, progress)))
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):

@@ -25,10 +25,12 @@ def adjust_stages(data: dict[str, Any], tasks_before: Sequence[str | None], over
     keys = [text.partition("=")[0].strip() for text in overrides]
     now = _names(data)
     for name in tasks_before:
-        if name not in now and not any(key.startswith(f"stages.{name}") for key in keys):
+        if name not in now and not any(f"{key}.".startswith(f"stages.{name}.") for key in keys):
             stages.pop(name, None)
+    if "stages" in keys:  # typed as well, so meant
+        return
     for name, stage in stages.items():
-        if isinstance(stage, dict):
+        if isinstance(stage, dict) and f"stages.{name}" not in keys:
             own = {key.removeprefix(f"stages.{name}.") for key in keys if key.startswith(f"stages.{name}.")}
             for key in keys:
                 _take_out(stage, key.split("."), own)
