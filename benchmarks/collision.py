@@ -6,6 +6,7 @@
 
     nlora      compare_states: collisions, sign conflict, overlap energy, orthogonality, cosines, angles, spectra,
                curves over thresholds; what `nlora analyze` does once the files are read
+    entries    of it, what is said of single entries: collisions, sign conflict, overlap energy
     plain      for each pair: form both updates, compare, count; collision rates and nothing else
     more       the same with sign conflict, overlap energy and cosine
     hoisted    as plain, but module by module, every update formed once and its mask kept for all pairs
@@ -28,12 +29,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import measure
 from measure import Spread
 from nlora.analysis import compare_states
+from nlora.analysis.entrywise import Entrywise, entrywise
+from nlora.analysis.scratch import Scratch
+from nlora.analysis.threads import each
 from nlora.analysis.threshold import DEFAULT_FACTOR, root_mean_square
 from nlora.factors import Factors, State
 from nlora.training import peak_memory_bytes
@@ -88,6 +93,22 @@ def nlora(states: Mapping[str, State], threshold: float) -> Rates:
     return {pair: own["collision_rate"] for pair, own in values["pairs"].items()}
 
 
+def entries(states: Mapping[str, State], threshold: float) -> Rates:
+    """What nlora says of single entries, module by module."""
+    modules = list(next(iter(states.values())))
+    scratch = Scratch()
+
+    def measure_module(module: str) -> Entrywise:
+        return entrywise([state[module] for state in states.values()], threshold, scratch)
+
+    both = np.sum([made.both for made in each(modules, measure_module)], 0)
+    total = sum(f.entries for f in next(iter(states.values())).values())
+    return {
+        f"{a}|{b}": float(n) / total
+        for (a, b), n in zip(itertools.combinations(states, 2), both, strict=True)
+    }
+
+
 def plain(states: Mapping[str, State], threshold: float) -> Rates:
     """As one writes it."""
     rates = {}
@@ -134,6 +155,7 @@ def hoisted(states: Mapping[str, State], threshold: float) -> Rates:
 
 CONTESTANTS: dict[str, Callable[[Mapping[str, State], float], Rates]] = {
     "nlora": nlora,
+    "entries": entries,
     "plain": plain,
     "more": more,
     "hoisted": hoisted,
@@ -203,8 +225,9 @@ def compare_alone(options: argparse.Namespace) -> dict[str, int]:
 
 
 def lines_of(made: Mapping[str, Any]) -> list[list[object]]:
-    """The rows of a shape: seconds, how many times as fast nlora is, memory."""
+    """The rows of a shape: seconds, how many times as fast nlora and its walk over the entries are, memory."""
     rows: list[list[object]] = []
+    ours = [key for key in ("nlora", "entries") if key in made["seconds"]]
     for key, seconds in made["seconds"].items():
         used = made["memory"].get(key)
         rows.append(
@@ -212,7 +235,7 @@ def lines_of(made: Mapping[str, Any]) -> list[list[object]]:
                 f"{made['shape']}, {made['adapters']} adapters",
                 key,
                 Spread.of(seconds),
-                "" if key == "nlora" else measure.ratios(seconds, made["seconds"]["nlora"]),
+                *("" if key in ours else measure.ratios(seconds, made["seconds"][own]) for own in ours),
                 measure.mib(used["peak_memory_bytes"]) if used else "-",
                 measure.mib(used["grown_bytes"]) if used else "-",
             ]
@@ -247,7 +270,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         measure.write_json(options.json, compare_alone(options))
         return
     made = [measured(name, options, argv) for name in options.shapes]
-    header = ["adapters", "how", "seconds", "nlora is times as fast", "peak memory", "of it after loading"]
+    ours = [f"{key} is times as fast" for key in ("nlora", "entries") if key in options.contestants]
+    header = ["adapters", "how", "seconds", *ours, "peak memory", "of it after loading"]
     rows = [row for one in made for row in lines_of(one)]
     measure.report("collision", options, {"shapes": made}, measure.table(header, rows))
 

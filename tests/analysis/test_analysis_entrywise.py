@@ -8,8 +8,9 @@ import torch
 from states import of_matrix, random_factors
 
 from nlora.analysis import entrywise as walk
-from nlora.analysis.bits import counts, empty_words, packed, pair_counts, put
+from nlora.analysis.bits import counts, filled, packed, pair_counts, put, words_for
 from nlora.analysis.entrywise import entrywise
+from nlora.analysis.scratch import Scratch
 from nlora.factors import Factors
 
 
@@ -28,19 +29,19 @@ def test_bits_are_counted_for_every_pair() -> None:
 
 
 def test_pieces_that_end_inside_a_byte_leave_no_bits() -> None:
-    words = empty_words(2, 64)
+    words = np.full((2, words_for(65)), 2**64 - 1, np.uint64)  # what was there before is written over
     flags = np.ones((2, 5), bool)
     offset = put(words, put(words, 0, flags), flags)
     assert offset == 2  # each piece begins at a byte
-    assert counts(words).tolist() == [10, 10]
+    assert counts(filled(words, offset)).tolist() == [10, 10]
 
 
-@pytest.mark.parametrize(("block", "bits"), [(2**18, 2**19), (1, 1), (3 * 7 * 4, 30), (3 * 7 * 5, 2**19)])
+@pytest.mark.parametrize(("tile", "bits"), [(2**18, 2**19), (1, 1), (3 * 4 * 4, 30), (3 * 7 * 5, 2**19)])
 @pytest.mark.parametrize("out", [1, 11])
 def test_the_walk_counts_what_whole_updates_show(
-    block: int, bits: int, out: int, monkeypatch: pytest.MonkeyPatch
+    tile: int, bits: int, out: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "BLOCK_ENTRIES", block)
+    monkeypatch.setattr(walk, "TILE_ENTRIES", tile)
     monkeypatch.setattr(walk, "BITS_AT_ONCE", bits)
     factors = [random_factors(out, 7, r, seed=r, scaling=s) for r, s in ((2, 1.0), (3, -2.0), (1, 0.5))]
     made = entrywise(factors, 0.7)
@@ -99,3 +100,13 @@ def test_an_entry_at_the_threshold_does_not_count() -> None:
     f = of_matrix(torch.tensor([[0.25, -0.25, 0.5, 0.0]]))
     assert entrywise([f], 0.25).large[0] == 1
     assert entrywise([f], 0.0).large[0] == 3
+
+
+def test_what_an_earlier_module_left_in_scratch_changes_nothing() -> None:
+    """Larger, smaller, wider, of more adapters: each as if it were alone."""
+    scratch = Scratch()
+    for count, out, n_in in ((3, 40, 70), (3, 7, 5), (5, 9, 33), (2, 70, 40), (3, 40, 70)):
+        factors = [random_factors(out, n_in, 1 + k, seed=10 * count + k) for k in range(count)]
+        made, alone = entrywise(factors, 0.5, scratch), entrywise(factors, 0.5)
+        for measure in ("large", "l1", "both", "unlike", "energy"):
+            assert getattr(made, measure).tolist() == getattr(alone, measure).tolist()

@@ -12,57 +12,70 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nlora.analysis.scratch import Scratch
+
 Words = NDArray[np.uint64]
 Counts = NDArray[np.int64]
 
 WORD_BITS = 64
+_WORD_BYTES = WORD_BITS // 8
 
 
-def empty_words(rows: int, entries: int) -> Words:
-    """Room for `entries` bits in each of `rows` rows, all zero."""
-    return np.zeros((rows, -(-entries // WORD_BITS)), np.uint64)
+def words_for(entries: int) -> int:
+    """Words that hold so many bits."""
+    return -(-entries // WORD_BITS)
 
 
 def put(words: Words, offset: int, flags: NDArray[np.bool_]) -> int:
-    """Pack flags (rows, n) into `words` from byte `offset` on; returns the byte where the next may start."""
-    packed_flags = np.packbits(flags, axis=1)  # the last byte is filled up with zeros
-    end = offset + int(packed_flags.shape[1])
-    words.view(np.uint8)[:, offset:end] = packed_flags
+    """Pack flags (..., n) into `words` (..., W) from byte `offset` on; returns the byte where the next may start."""
+    packed_flags = np.packbits(flags, axis=-1)  # the last byte is filled up with zeros
+    end = offset + int(packed_flags.shape[-1])
+    words.view(np.uint8)[..., offset:end] = packed_flags
     return end
 
 
-def packed(flags: NDArray[np.bool_]) -> Words:
-    """Flags (rows, n) as words; what is beyond n is zero."""
-    words = empty_words(*flags.shape)
-    put(words, 0, flags)
-    return words
+def filled(words: Words, end: int) -> Words:
+    """The words of which bytes up to `end` were put, what is beyond `end` set to zero."""
+    used = -(-end // _WORD_BYTES)
+    words.view(np.uint8)[..., end : used * _WORD_BYTES] = 0
+    return words[..., :used]
+
+
+def packed(flags: NDArray[np.bool_], scratch: Scratch | None = None) -> Words:
+    """Flags (..., n) as words (..., W); what is beyond n is zero. Valid until `scratch` is packed into again."""
+    shape = (*flags.shape[:-1], words_for(flags.shape[-1]))
+    words: Words = (scratch or Scratch()).array("packed", shape, np.uint64)
+    return filled(words, put(words, 0, flags))
 
 
 def counts(words: Words) -> Counts:
-    """Set bits of each row: (rows,)."""
-    found: Counts = np.bitwise_count(words).sum(1, dtype=np.uint32).astype(np.int64)
+    """Set bits of words (..., W): (...)."""
+    found: Counts = np.bitwise_count(words).sum(-1, dtype=np.uint32).astype(np.int64)
     return found
 
 
-def pair_counts(large: Words, negative: Words | None = None) -> tuple[Counts, Counts]:
+def pair_counts(
+    large: Words, negative: Words | None = None, scratch: Scratch | None = None
+) -> tuple[Counts, Counts]:
     """For each pair i < j, in the order of `subspace.pairs_of`: bits set in both, and of those the ones of unlike sign.
 
-    large: (T, words). negative: likewise; without it, no sign is unlike.
+    large: (T, ..., W). negative: likewise; without it, no sign is unlike. Both results: (P, ...).
     """
-    rows = len(large)
-    both_counts = np.zeros(rows * (rows - 1) // 2, np.int64)
+    scratch = scratch or Scratch()
+    rows, *others = large.shape[:-1]
+    both_counts = np.zeros((rows * (rows - 1) // 2, *others), np.int64)
     unlike_counts = np.zeros_like(both_counts)
-    # Written over and over: new arrays for each row would be new pages of memory each time.
-    shape = max(0, rows - 1), large.shape[1]
-    buffers = np.empty(shape, np.uint64), np.empty(shape, np.uint64), np.empty(shape, np.uint8)
     end = 0
     for i in range(rows - 1):
-        both, unlike, found = (buffer[i:] for buffer in buffers)
-        start, end = end, end + len(both)
-        np.bitwise_and(large[i], large[i + 1 :], out=both)
-        both_counts[start:end] = np.bitwise_count(both, out=found).sum(1, dtype=np.uint32)
+        first, second = large[i], large[i + 1 :]
+        start, end = end, end + len(second)
+        both = scratch.array("both", second.shape, np.uint64)
+        found = scratch.array("found", second.shape, np.uint8)
+        np.bitwise_and(first, second, out=both)
+        both_counts[start:end] = np.bitwise_count(both, out=found).sum(-1, dtype=np.uint32)
         if negative is not None:
+            unlike = scratch.array("unlike", second.shape, np.uint64)
             np.bitwise_xor(negative[i], negative[i + 1 :], out=unlike)
             np.bitwise_and(unlike, both, out=unlike)
-            unlike_counts[start:end] = np.bitwise_count(unlike, out=found).sum(1, dtype=np.uint32)
+            unlike_counts[start:end] = np.bitwise_count(unlike, out=found).sum(-1, dtype=np.uint32)
     return both_counts, unlike_counts

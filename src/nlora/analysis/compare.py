@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,14 +21,14 @@ from nlora.analysis import curves
 from nlora.analysis.comparison import Comparison, Curve
 from nlora.analysis.entrywise import Entrywise, entrywise
 from nlora.analysis.names import in_order, kinds_of, layer_of
+from nlora.analysis.scratch import Scratch
 from nlora.analysis.spectrum import effective_rank, nuclear_norm, reduced_svds, stable_rank
 from nlora.analysis.subspace import PairMeasures, pair_measures, pairs_of
+from nlora.analysis.threads import each
 from nlora.analysis.threshold import DEFAULT_FACTOR, DEFAULT_RULE, GIVEN_RULE, pooled, root_mean_square
 from nlora.errors import AdapterError
 from nlora.factors import State, check_finite
 
-T = TypeVar("T")
-R = TypeVar("R")
 Floats = NDArray[np.float64]
 Shares = tuple[Floats, Floats]
 _NAMED = 3
@@ -62,7 +59,7 @@ def compare_states(states: Mapping[str, State], threshold: float | None = None) 
     relative = curves.CurveSums(np.outer(list(rms.values()), curves.FACTORS))
 
     work = _Work(list(states.values()), modules, chosen, absolute, relative)
-    results = _each(range(len(modules)), work.measure)
+    results = each(range(len(modules)), work.measure)
     for module in results:
         absolute.add(module.absolute, module.who, module.entries)
         relative.add(module.relative, module.who, module.entries)
@@ -106,23 +103,24 @@ class _Work:
     threshold: float
     absolute: curves.CurveSums
     relative: curves.CurveSums
+    scratch: Scratch = field(default_factory=Scratch)
 
     def measure(self, index: int) -> _Module:
         """All measures at one module; changes nothing, so threads may share this."""
         module = self.modules[index]
         who = [t for t, state in enumerate(self.states) if module in state]
         factors = [self.states[t][module] for t in who]
-        spectra = reduced_svds(factors)
+        spectra = reduced_svds(factors, self.scratch)
         share = curves.SAMPLED_ENTRIES // len(self.modules)
-        sampled = curves.sample(factors, share, curves.SEED + index)
+        sampled = curves.sample(factors, share, curves.SEED + index, self.scratch)
         return _Module(
             who=who,
             entries=factors[0].entries,
             S=spectra.S,
-            entrywise=entrywise(factors, self.threshold),
-            pairs=pair_measures(factors, spectra),
-            absolute=self.absolute.shares(sampled, who),
-            relative=self.relative.shares(sampled, who),
+            entrywise=entrywise(factors, self.threshold, self.scratch),
+            pairs=pair_measures(factors, spectra, self.scratch),
+            absolute=self.absolute.shares(sampled, who, self.scratch),
+            relative=self.relative.shares(sampled, who, self.scratch),
             sampled=sampled.shape[1],
         )
 
@@ -195,18 +193,3 @@ def _checked(states: Mapping[str, State], modules: Sequence[str]) -> list[str]:
 
 def _first(state: State) -> str:
     return in_order(state)[0]
-
-
-def _each(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
-    """work(item) of each, in order, in as many threads as torch may use, each of them with one thread of its own.
-
-    The walk alternates between torch and numpy, which uses one thread only: so modules are shared out, not products.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1 or len(items) == 1:
-        return [work(item) for item in items]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(threads)

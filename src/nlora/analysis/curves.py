@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nlora.analysis.bits import counts, packed
+from nlora.analysis.bits import counts, packed, pair_counts
+from nlora.analysis.scratch import Scratch
 from nlora.analysis.spectrum import stacked
 from nlora.analysis.subspace import pairs_of
 from nlora.factors import Factors
@@ -34,7 +35,9 @@ SAMPLED_ENTRIES = 2**21
 SEED = 0
 
 
-def sample(factors: Sequence[Factors], entries: int, seed: int) -> NDArray[np.float32]:
+def sample(
+    factors: Sequence[Factors], entries: int, seed: int, scratch: Scratch | None = None
+) -> NDArray[np.float32]:
     """|ΔW| on a random sub-matrix of about `entries` entries, the same for all T updates of one shape: (T, n)."""
     out, n_in = factors[0].shape
     rows = min(out, max(1, math.isqrt(entries)))
@@ -43,9 +46,16 @@ def sample(factors: Sequence[Factors], entries: int, seed: int) -> NDArray[np.fl
     generator = torch.Generator().manual_seed(seed)
     which_rows = torch.randperm(out, generator=generator)[:rows]
     which_columns = torch.randperm(n_in, generator=generator)[:columns]
-    A, B = stacked(factors, torch.float32)
-    D = torch.bmm(B[:, which_rows], A[:, :, which_columns]).abs_().flatten(1)
-    magnitudes: NDArray[np.float32] = D.numpy()
+    scratch = scratch or Scratch()
+    A, B = stacked(factors, np.float32, scratch)
+    count, r = A.shape[:2]
+    a = scratch.tensor("sampled A", (count, r, columns), np.float32)
+    bt = scratch.tensor("sampled B", (count, r, rows), np.float32)
+    torch.index_select(A, 2, which_columns, out=a)
+    torch.index_select(B.mT, 2, which_rows, out=bt)
+    D = scratch.tensor("sample", (count, rows, columns), np.float32)
+    torch.bmm(bt.mT, a, out=D).abs_()
+    magnitudes: NDArray[np.float32] = D.flatten(1).numpy()
     return magnitudes
 
 
@@ -76,16 +86,18 @@ class CurveSums:
         self._both[pairs] += weight * both
         self._pair_entries[pairs] += weight
 
-    def shares(self, magnitudes: NDArray[np.float32], who: Sequence[int]) -> tuple[Floats, Floats]:
+    def shares(
+        self, magnitudes: NDArray[np.float32], who: Sequence[int], scratch: Scratch | None = None
+    ) -> tuple[Floats, Floats]:
         """Of one module's sample (T', n): shares above each threshold, of each update (T', K) and each pair (P', K)."""
-        first, second = pairs_of(len(who))
-        points = self._thresholds.shape[1]
-        large, both = np.empty((len(who), points)), np.empty((len(first), points))
-        for k in range(points):
-            words = packed(magnitudes > self._thresholds[list(who), k, None])
-            large[:, k] = counts(words)
-            both[:, k] = counts(words[first] & words[second])
-        return large / magnitudes.shape[1], both / magnitudes.shape[1]
+        scratch = scratch or Scratch()
+        thresholds = self._thresholds[list(who)]  # (T', K)
+        entries = magnitudes.shape[1]
+        flags = scratch.array("curve flags", (*thresholds.shape, entries), np.bool_)
+        words = packed(
+            np.greater(magnitudes[:, None], thresholds[:, :, None], out=flags), scratch
+        )  # (T', K, W)
+        return counts(words) / entries, pair_counts(words, scratch=scratch)[0] / entries
 
     def density(self) -> Floats:
         """(T, K)."""

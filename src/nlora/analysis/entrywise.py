@@ -5,31 +5,33 @@
     e.unlike[0] / e.both[0]                       # sign conflict: share of the colliding entries with unlike signs
     e.energy[0] / (norm_f * norm_g)               # overlap energy, which needs no threshold
 
-The entries of low-rank updates are formed once for all T adapters, in blocks that fit into the processor's cache, and
-never again for each of the T(T-1)/2 pairs: from each block come T rows of bits, on which all pairs are counted
+The entries of low-rank updates are formed once for all T adapters, in tiles that fit into the processor's cache, and
+never again for each of the T(T-1)/2 pairs: from each tile come T rows of bits, on which all pairs are counted
 (`bits`), and one (T, T) product of the magnitudes, which holds the overlap of all pairs. Counts are exact; sums of
-magnitudes are taken in float32 within a block and in float64 over the blocks (about six digits).
+magnitudes are taken in float32 over some tiles and in float64 over all (about six digits).
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from nlora.analysis.bits import Counts, counts, empty_words, pair_counts, put
+from nlora.analysis.bits import Counts, Words, counts, filled, pair_counts, put, words_for
+from nlora.analysis.scratch import Scratch
 from nlora.analysis.spectrum import stacked
 from nlora.analysis.subspace import pairs_of
 from nlora.factors import Factors
 
-# Entries of all adapters in a block: 1 MiB of float32. Tried with 15 adapters of 1024 x 1024 on a processor with 2 MiB
-# of second-level cache per core: 2**17 takes about the same, with twice the calls; 2**19 takes a fifth longer.
-BLOCK_ENTRIES = 2**18
-# Entries of one adapter whose bits are kept until they are counted: 64 KiB.
+# Entries of all adapters in a tile: 1 MiB of float32. Tried with 15 adapters of 1024 x 1024 on a processor with 2 MiB
+# of second-level cache per core: half of it takes about as long on one thread and longer on two, twice a fifth longer.
+TILE_ENTRIES = 2**18
+# Entries of one adapter whose bits are kept until they are counted: 32 KiB.
 BITS_AT_ONCE = 2**19
 
 
@@ -49,58 +51,84 @@ class Entrywise:
     energy: NDArray[np.float64]
 
 
-def entrywise(factors: Sequence[Factors], threshold: float) -> Entrywise:
+def entrywise(factors: Sequence[Factors], threshold: float, scratch: Scratch | None = None) -> Entrywise:
     """factors: T updates of one shape (out, in). threshold: absolute, >= 0; an entry counts when it is larger."""
-    return _Walk(factors, threshold).result()
+    return _Walk(factors, threshold, scratch or Scratch()).result()
 
 
 class _Walk:
-    """One pass over the entries of T updates, rows of all of them at a time."""
+    """One pass over the entries of T updates, a tile of all of them at a time.
 
-    def __init__(self, factors: Sequence[Factors], threshold: float) -> None:
-        A, B = stacked(factors, torch.float32)
-        self._A, self._Bt = A, B.mT.contiguous()  # (T, r, in), (T, r, out): a faster factor than (T, out, r)
-        self._threshold = np.float32(threshold)
-        self._count, self._out, self._in = len(factors), B.shape[1], A.shape[2]
-        self._rows = min(self._out, max(1, BLOCK_ENTRIES // max(1, self._count * self._in)))
-        self._block = torch.empty(self._count * self._rows * self._in)
-        self._flags = np.empty(self._count * self._rows * self._in, bool)
-        self._gram = torch.zeros(self._count, self._count, dtype=torch.float64)
-        self._l1 = torch.zeros(self._count, dtype=torch.float64)
+    Threads that share modules out wait for one another at every call; so whatever can be made ready before the loop is.
+    """
+
+    def __init__(self, factors: Sequence[Factors], threshold: float, scratch: Scratch) -> None:
+        A, B = stacked(factors, np.float32, scratch)  # (T, r, in), (T, out, r)
+        self._count = len(factors)
+        self._threshold, self._scratch = np.float32(threshold), scratch
+        self._gram = torch.zeros(self._count, self._count + 1, dtype=torch.float64)
+        entries = TILE_ENTRIES // self._count
+        widths = _cut(A.shape[2], max(1, math.isqrt(entries)))
+        heights = _cut(B.shape[1], max(1, entries // widths[0]))
+        # One band of columns after the other: its part of A stays in the cache.
+        self._tiles = list(itertools.product(torch.split(A, widths, dim=2), torch.split(B, heights, dim=1)))
+        shapes = list(itertools.product(widths, heights))
+        rooms = {shape: _Room(self._count, *shape, scratch) for shape in set(shapes)}
+        self._rooms = [rooms[shape] for shape in shapes]
 
     def result(self) -> Entrywise:
         pairs = pairs_of(self._count)
         large = np.zeros(self._count, np.int64)
         both, unlike = np.zeros(len(pairs[0]), np.int64), np.zeros(len(pairs[0]), np.int64)
-        at_once = max(1, BITS_AT_ONCE // max(1, self._rows * self._in)) * self._rows
-        for start in range(0, self._out, at_once):
-            bits, signs = self._bits(start, min(start + at_once, self._out))
+        at_once = max(1, BITS_AT_ONCE // self._rooms[0].entries)
+        for start in range(0, len(self._tiles), at_once):
+            bits, signs = self._bits(slice(start, start + at_once))
             large += counts(bits)
-            more_both, more_unlike = pair_counts(bits, signs)
+            more_both, more_unlike = pair_counts(bits, signs, self._scratch)
             both += more_both
             unlike += more_unlike
-        return Entrywise(large, self._l1.numpy(), both, unlike, self._gram.numpy()[pairs])
+        gram = self._gram.numpy()
+        return Entrywise(large, gram[:, -1], both, unlike, gram[pairs])
 
-    def _bits(self, start: int, stop: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """Which entries of rows start to stop are large and which are negative; adds their magnitudes up."""
-        blocks = -(-(stop - start) // self._rows)
-        room = (stop - start) * self._in + 8 * blocks  # each block begins at a byte of its own
-        bits, signs = empty_words(self._count, room), empty_words(self._count, room)
-        offset = 0
-        for row in range(start, stop, self._rows):
-            D = self._entries(row, min(row + self._rows, stop))
-            values = D.numpy()
-            flags = self._flags[: D.numel()].reshape(D.shape)
-            put(signs, offset, np.signbit(values, out=flags))
-            D.abs_()
-            self._gram += D @ D.mT
-            self._l1 += D.sum(1)
-            offset = put(bits, offset, np.greater(values, self._threshold, out=flags))
-        return bits, signs
+    def _bits(self, some: slice) -> Words:
+        """Which entries of some tiles are large, and which of those negative: (2, T, W). Adds their magnitudes up."""
+        tiles, rooms = self._tiles[some], self._rooms[some]
+        words: Words = self._scratch.array(
+            "words", (2, self._count, sum(words_for(room.entries) for room in rooms)), np.uint64
+        )
+        gram = torch.zeros(self._count, self._count + 1)
+        end = 0
+        for (a, b), room in zip(tiles, rooms, strict=True):
+            torch.bmm(b, a, out=room.tile)
+            np.less(room.values, -self._threshold, out=room.negative)
+            room.D.abs_()
+            np.greater(room.values, self._threshold, out=room.large)
+            gram.addmm_(room.D, room.columns)
+            end = put(words, end, room.flags)
+        self._gram += gram
+        return filled(words, end)
 
-    def _entries(self, start: int, stop: int) -> Tensor:
-        """The entries of some rows of every update: (T, rows·in), overwritten by the next call."""
-        shape = self._count, stop - start, self._in
-        block = self._block[: shape[0] * shape[1] * shape[2]].view(shape)
-        torch.bmm(self._Bt[:, :, start:stop].mT, self._A, out=block)
-        return block.view(self._count, -1)
+
+class _Room:
+    """Where tiles of one shape are formed.
+
+    tile: (T, rows, columns). D: the same as (T, rows·columns); values: in numpy. columns: Dᵀ with a column of ones, so
+    that D times it holds the sums of D, too. flags: (2, T, rows·columns): large, negative.
+    """
+
+    def __init__(self, count: int, width: int, height: int, scratch: Scratch) -> None:
+        self.entries = width * height
+        name = f"{height}x{width}"
+        with_ones = torch.from_numpy(scratch.array(name, (count + 1, self.entries), np.float32))
+        with_ones[-1] = 1.0
+        self.D, self.columns = with_ones[:-1], with_ones.mT
+        self.tile = self.D.view(count, height, width)
+        self.values = self.D.numpy()
+        self.flags = scratch.array(f"flags {name}", (2, count, self.entries), np.bool_)
+        self.large, self.negative = self.flags
+
+
+def _cut(size: int, most: int) -> list[int]:
+    """Lengths of at most `most` that add up to `size`, as equal as may be, the longest first."""
+    pieces = -(-size // most)
+    return [size // pieces + (k < size % pieces) for k in range(pieces)]

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from nlora.analysis.scratch import Scratch
 from nlora.factors import Factors
 
 _FLOAT32_EPS = float(torch.finfo(torch.float32).eps)
@@ -34,28 +37,63 @@ class Spectra:
     V: Tensor
 
 
-def reduced_svds(factors: Sequence[Factors]) -> Spectra:
-    """The SVDs of updates of one shape (out, in); their ranks may differ."""
-    A, B = stacked(factors, torch.float64)
-    Q_A, R_A = torch.linalg.qr(A.mT)  # (T, in, r), (T, r, r)
-    Q_B, R_B = torch.linalg.qr(B)  # (T, out, r), (T, r, r)
+def reduced_svds(factors: Sequence[Factors], scratch: Scratch | None = None) -> Spectra:
+    """The SVDs of updates of one shape (out, in); their ranks may differ.
+
+    U and V are valid until `scratch` is used for the next.
+    """
+    scratch = scratch or Scratch()
+    A, B = stacked(factors, np.float64, scratch)
+    Q_A, R_A = _qr(A.mT, "A", scratch)  # (T, in, r), (T, r, r)
+    Q_B, R_B = _qr(B, "B", scratch)  # (T, out, r), (T, r, r)
     u, S, vT = torch.linalg.svd(R_B @ R_A.mT, full_matrices=False)
     rounding = S[:, :1] * _FLOAT32_EPS * A.shape[1]
-    kept = (rounding < S)[:, None]  # (T, 1, k)
-    return Spectra((Q_B @ u) * kept, S, (Q_A @ vT.mT) * kept)
+    kept = rounding < S  # (T, k)
+    U = _by_column("U", (*B.shape[:2], S.shape[1]), scratch)
+    V = _by_column("V", (*A.mT.shape[:2], S.shape[1]), scratch)
+    torch.bmm(u.mT * kept[:, :, None], Q_B.mT, out=U.mT)
+    torch.bmm(vT * kept[:, :, None], Q_A.mT, out=V.mT)
+    return Spectra(U, S, V)
 
 
-def stacked(factors: Sequence[Factors], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A: (T, r, in) and scaling·B: (T, out, r) on the CPU, smaller ranks filled up with zeros to the largest."""
+def _qr(matrices: Tensor, name: str, scratch: Scratch) -> tuple[Tensor, Tensor]:
+    """Reduced QR of matrices (T, n, r)."""
+    count, n, r = matrices.shape
+    k = min(n, r)
+    out = _by_column(f"Q {name}", (count, n, k), scratch), _by_column(f"R {name}", (count, k, r), scratch)
+    Q, R = torch.linalg.qr(matrices, out=out)
+    return Q, R
+
+
+def _by_column(name: str, shape: Sequence[int], scratch: Scratch) -> Tensor:
+    """(T, n, k) of float64 with columns in a row, as LAPACK has them."""
+    count, n, k = shape
+    return scratch.tensor(name, (count, k, n), np.float64).mT
+
+
+def stacked(
+    factors: Sequence[Factors], dtype: type[np.floating[Any]], scratch: Scratch | None = None
+) -> tuple[Tensor, Tensor]:
+    """A: (T, r, in) and scaling·B: (T, out, r) on the CPU, smaller ranks filled up with zeros to the largest.
+
+    Valid until `scratch` is used for the next of the same dtype.
+    """
+    scratch = scratch or Scratch()
+    (out, n_in), count = factors[0].shape, len(factors)
     r = max(f.A.shape[0] for f in factors)
-    out, n_in = factors[0].shape
-    A = torch.zeros(len(factors), r, n_in, dtype=dtype)
-    B = torch.zeros(len(factors), out, r, dtype=dtype)
-    for t, f in enumerate(factors):
-        A[t, : f.A.shape[0]] = f.A.detach()
-        B[t, :, : f.A.shape[0]] = f.B.detach()
-        B[t] *= f.scaling
-    return A, B
+    A = scratch.tensor(f"A {dtype.__name__}", (count, r, n_in), dtype)
+    Bt = scratch.tensor(f"B {dtype.__name__}", (count, r, out), dtype)
+    torch.stack([_padded(f.A, r) for f in factors], out=A)
+    torch.stack([_padded(f.B.mT, r) for f in factors], out=Bt)
+    Bt *= torch.tensor([f.scaling for f in factors], dtype=Bt.dtype)[:, None, None]
+    return A, Bt.mT
+
+
+def _padded(factor: Tensor, r: int) -> Tensor:
+    """The factor (rank, n) on the CPU, with rows of zeros up to r."""
+    factor = factor.detach().to("cpu")
+    missing = r - factor.shape[0]
+    return factor if missing == 0 else torch.constant_pad_nd(factor, (0, 0, 0, missing))
 
 
 def nuclear_norm(S: Tensor) -> Tensor:

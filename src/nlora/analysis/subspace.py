@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nlora.analysis.scratch import Scratch
 from nlora.analysis.spectrum import Spectra, reduced_svds, stacked
 from nlora.factors import Factors
 
@@ -48,14 +49,18 @@ def pairs_of(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return first, second
 
 
-def pair_measures(factors: Sequence[Factors], spectra: Spectra | None = None) -> PairMeasures:
+def pair_measures(
+    factors: Sequence[Factors], spectra: Spectra | None = None, scratch: Scratch | None = None
+) -> PairMeasures:
     """factors: T updates of one shape. spectra: theirs, where they are known already."""
     spectra = spectra or reduced_svds(factors)
     first, second = (torch.from_numpy(index) for index in pairs_of(len(factors)))
     across_columns = _products(spectra.U)[first, second]  # (P, k, k): U_iᵀ·U_j
     across_rows = _products(spectra.V)[first, second]  # (P, k, k): V_iᵀ·V_j
     weighted = spectra.S[first, :, None] * across_columns * spectra.S[second, None, :]
-    shared = _products(stacked(factors, torch.float64)[0].mT).square().sum((2, 3))  # (T, T): ‖A_i·A_jᵀ‖²_F
+    shared = (
+        _products(stacked(factors, np.float64, scratch)[0].mT).square().sum((2, 3))
+    )  # (T, T): ‖A_i·A_jᵀ‖²_F
     return PairMeasures(
         orthogonality=shared[first, second].numpy(),
         inner=(weighted * across_rows).sum((1, 2)).numpy(),
@@ -80,8 +85,8 @@ def principal_angles(f: Factors, g: Factors) -> tuple[Floats, Floats]:
 def _products(Q: Tensor) -> Tensor:
     """Q_iᵀ·Q_j for all i and j from one product. Q: (T, n, k); the result: (T, T, k, k)."""
     count, n, k = Q.shape
-    wide = Q.transpose(0, 1).reshape(n, count * k)  # (n, T·k)
-    return (wide.mT @ wide).view(count, k, count, k).transpose(1, 2)
+    wide = Q.mT.reshape(count * k, n)  # no copy where columns lie in a row
+    return (wide @ wide.mT).view(count, k, count, k).transpose(1, 2)
 
 
 def _smallest(products: Tensor, S: Tensor, first: Tensor, second: Tensor) -> Floats:
