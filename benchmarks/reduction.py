@@ -65,7 +65,7 @@ def random_model(width: int, seed: int) -> Backbone:
 def cross_entropy(backbone: Backbone, adapter: Adapter, data: list[Encoded]) -> float:
     """Mean over the answer tokens."""
     with torch.no_grad():
-        logits, targets = answer_logits(adapter.model, Collator(0, False, False)(data))
+        logits, targets = answer_logits(adapter.model, Collator(0, False)(data))
     return float(
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
     )

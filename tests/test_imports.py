@@ -48,6 +48,8 @@ LAYERS = [
         "methods",
         "quantise",
         "backbone",
+        "model_facts",
+        "packed",
         "logits",
         "label_tree",
         "reading",

@@ -56,7 +56,7 @@ def test_scores_equal_one_label_at_a_time(
         [[one_by_one(model, p, label, family == "t5") for label in tree.labels] for p in PROMPTS]
     )
     share = prefix_is_exact(model)
-    batch = Collator(0, family == "t5", share)(PROMPTS)
+    batch = Collator(0, family == "t5")(PROMPTS)
     torch.testing.assert_close(label_scores(model, batch, tree), expected, rtol=1e-4, atol=1e-4)
     reading = Reader(model, PROMPTS, pad_id=0, share_prefix=share).read(PROMPTS)
     assert likeliest_labels(reading, tree).tolist() == expected.argmax(1).tolist()

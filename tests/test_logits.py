@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from nlora.backbone import load_backbone
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.encode import Encoded
+from nlora.data.pack import pack
 from nlora.logits import answer_logits, prefix_is_exact
+from nlora.packed import packed_attention, packing_is_exact
 
 CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
 PREFIX = tuple(range(200, 270))
@@ -36,11 +38,16 @@ def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
     return total / count
 
 
-def cheap_loss(model: Any, examples: list[Encoded], *, share_prefix: bool, encoder_decoder: bool) -> Any:
-    batch = Collator(0, encoder_decoder, share_prefix)(examples)
-    assert ("prefix_ids" in batch) == share_prefix
-    logits, targets = answer_logits(model, batch)
+def cheap_loss(model: Any, examples: list[Encoded], *, encoder_decoder: bool) -> Any:
+    logits, targets = answer_logits(model, Collator(0, encoder_decoder)(examples))
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def packed_loss(model: Any, examples: list[Encoded]) -> Any:
+    assert packing_is_exact(model)
+    with packed_attention(model):
+        logits, targets = answer_logits(model, pack(examples))
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -49,17 +56,16 @@ def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("share_prefix", [False, True])
+@pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("family", CAUSAL)
 def test_loss_and_gradients_equal_the_plain_pass(
-    tiny_model: Callable[[str], Path], family: str, share_prefix: bool
+    tiny_model: Callable[[str], Path], family: str, packs: bool
 ) -> None:
     model = load_backbone(str(tiny_model(family))).model
-    assert prefix_is_exact(model)
     model.requires_grad_(True)
     expected_loss = plain_loss(model, EXAMPLES)
     expected = gradients(model, expected_loss)
-    loss = cheap_loss(model, EXAMPLES, share_prefix=share_prefix, encoder_decoder=False)
+    loss = packed_loss(model, EXAMPLES) if packs else cheap_loss(model, EXAMPLES, encoder_decoder=False)
     found = gradients(model, loss)
     assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
     assert found.keys() == expected.keys()
@@ -75,7 +81,7 @@ def test_encoder_decoder_loss_equals_one_example_at_a_time(tiny_model: Callable[
         loss = model(input_ids=torch.tensor([example.prompt_ids]), labels=labels).loss
         total += loss.item() * len(example.answer_ids)
         count += len(example.answer_ids)
-    found = cheap_loss(model, EXAMPLES, share_prefix=False, encoder_decoder=True)
+    found = cheap_loss(model, EXAMPLES, encoder_decoder=True)
     assert found.item() == pytest.approx(total / count, rel=1e-5)
 
 
@@ -97,10 +103,3 @@ def test_the_try_out_leaves_the_first_tokens_of_the_vocabulary_alone(
     ids = torch.cat([ids.flatten() for ids in seen])
     assert ids.min() >= 0.1 * model.config.vocab_size - 1
     assert ids.max() < model.config.vocab_size
-
-
-def test_a_prefix_leaves_each_row_its_last_prompt_token() -> None:
-    same = [Encoded(PREFIX, (50, 1)), Encoded(PREFIX, (51, 1))]
-    batch = Collator(0, False, True)(same)
-    assert batch["prefix_ids"].shape == (1, len(PREFIX) - 1)
-    assert batch["input_ids"].tolist() == [[PREFIX[-1], 50, 1], [PREFIX[-1], 51, 1]]

@@ -15,9 +15,10 @@ from nlora.adapters import Adapter
 from nlora.backbone import load_backbone
 from nlora.config import LoraOptions
 from nlora.data import embedded
-from nlora.data.collate import IGNORED, Collator
 from nlora.data.encode import Encoder
-from nlora.logits import answer_logits, prefix_is_exact
+from nlora.data.pack import pack
+from nlora.logits import answer_logits
+from nlora.packed import packed_attention, packing_is_exact
 
 pytestmark = pytest.mark.slow
 
@@ -44,9 +45,9 @@ def test_the_embedded_model_learns_an_embedded_task(tmp_path: Path) -> None:
     assert config["base_model_name_or_path"] == "smollm2"
 
 
-def test_loss_and_gradients_of_the_shared_prefix_equal_the_plain_step() -> None:
+def test_loss_and_gradients_of_a_packed_batch_equal_the_plain_step() -> None:
     backbone: Any = load_backbone("smollm2")
-    assert prefix_is_exact(backbone.model)
+    assert packing_is_exact(backbone.model)
     encoder = Encoder(backbone.tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
     task = embedded.read("reuters")
     examples = encoder.encode(task, task.train[:4])
@@ -69,8 +70,9 @@ def test_loss_and_gradients_of_the_shared_prefix_equal_the_plain_step() -> None:
         logits = adapter.model(input_ids=ids).logits[0, -answers - 1 : -1]
         plain = plain + F.cross_entropy(logits, ids[0, -answers:], reduction="sum")
     plain_loss, plain_gradients = step(plain / sum(len(e.answer_ids) for e in examples))
-    logits, targets = answer_logits(adapter.model, Collator(0, False, True)(examples))
-    loss, gradients = step(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED))
+    with packed_attention(backbone.model):
+        logits, targets = answer_logits(adapter.model, pack(examples))
+    loss, gradients = step(F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     assert len(gradients) == 60
     for name, gradient in plain_gradients.items():

@@ -108,7 +108,7 @@ def test_a_long_example_does_not_empty_the_loss_and_turn_weights_into_nan(
     assert len(example.prompt_ids) == pytest.approx(512, abs=4)
     assert llama.decode(example.prompt_ids).endswith("Answer:")
     assert llama.decode(example.answer_ids, skip_special_tokens=True).strip() == "neutral"
-    batch = Collator(pad_id=0, encoder_decoder=False, share_prefix=False)([example])
+    batch = Collator(pad_id=0, encoder_decoder=False)([example])
     logits, targets = answer_logits(load_model(shared, "llama"), batch)
     assert targets.ne(IGNORED).sum() == len(example.answer_ids)
     assert torch.isfinite(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED))

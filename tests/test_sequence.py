@@ -169,7 +169,7 @@ def test_stock_peft_adds_the_saved_adapters_up_to_the_same_answers(
         # The same scores too: what a tiny random model finds likeliest hardly depends on the text.
         tree = LabelTree.build(plan.encoder.label_ids(task.labels or ()), plan.encoder.end_id)
         prompts = [Encoded(e.prompt_ids, ()) for e in encoded]
-        batch = Collator(0, ours.encoder_decoder, share_prefix=False)(prompts)
+        batch = Collator(0, ours.encoder_decoder)(prompts)
         found, scores = label_scores(stock.model, batch, tree), label_scores(ours.model, batch, tree)
         torch.testing.assert_close(found, scores, rtol=1e-4, atol=1e-4)
         assert scores.std(dim=0).max() > 1e-3

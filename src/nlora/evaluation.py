@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nlora.config import EvaluateOptions
     from nlora.data.base import Task
     from nlora.data.encode import Encoder
-    from nlora.logits import Batch
+    from nlora.model_facts import Batch
 
 Decode = Literal["labels", "generate"]
 

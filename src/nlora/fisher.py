@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.encode import Encoded
-from nlora.logits import answer_logits, is_encoder_decoder
+from nlora.logits import answer_logits
+from nlora.model_facts import is_encoder_decoder
 
 
 def fisher_information(
@@ -34,7 +35,7 @@ def fisher_information(
     }  # with an adapter on
     weights: dict[str, Tensor] = {name: layer.weight for name, layer in layers.items()}
     total = {name: torch.zeros(weight.shape, dtype=torch.float32) for name, weight in weights.items()}
-    collate = Collator(pad_id, is_encoder_decoder(model), share_prefix=False)
+    collate = Collator(pad_id, is_encoder_decoder(model))
     device = next(model.parameters()).device
     required = [p for p in model.parameters() if p.requires_grad]
     training = model.training

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nlora.logits import is_encoder_decoder
+from nlora.model_facts import is_encoder_decoder
 from nlora.reading import Reading
 
 # fmt: off

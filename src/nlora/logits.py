@@ -2,31 +2,40 @@
 
     logits, targets = answer_logits(model, batch)        # (B, K, V), (B, K)
 
-A plain forward pass computes the head on every prompt token and runs the instruction that all prompts of a
-task begin with once per row. Here the head runs on the answer positions, and the common beginning runs once:
-its key-value cache is repeated over the batch, and gradients flow through it, so that loss and gradients
-are those of the plain pass. With dropout, the rows of a batch share the prefix's masks: each row sees masks of
-the right distribution, they are only not independent between rows.
+A plain forward pass computes the head on every prompt token, and runs the instruction that all prompts of a
+task begin with once per row. Here the head runs on the answer positions, and a batch for training comes packed
+(`nlora.packed`) where the model's attention allows it: the common beginning once, and no padding. What is scored is
+read into a cache (`nlora.reading`).
 """
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Batch = dict[str, Tensor]
+from nlora.model_facts import (
+    Batch,
+    forward_parameters,
+    full_attention,
+    is_encoder_decoder,
+    probe_tokens,
+    same_logits,
+)
+from nlora.packed import packed_logits
 
 
 def answer_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits that predict the answer tokens, and those tokens.
 
-    batch: as `nlora.data.collate.Collator` makes it.
-    Returns logits (B, K, V) and targets (B, K), -100 where there is nothing to predict.
+    batch: as `nlora.data.collate.Collator` makes it; or, within `packed_attention`, as `nlora.data.pack.pack` does.
+    Returns logits (B, K, V) and targets (B, K), -100 where there is nothing to predict; of a packed batch (1, N, V)
+    and (1, N).
     """
     labels = batch["labels"]
+    if "rows_at" in batch:
+        return packed_logits(model, batch), labels
     if is_encoder_decoder(model):
         output = model(
             input_ids=batch["input_ids"],
@@ -51,15 +60,10 @@ def causal_forward(
 ) -> Any:
     """One pass over a batch of a causal model; logits (B, keep, V) of the last `keep` positions only.
 
-    With `prefix_ids` (1, P) in the batch, those P tokens run once and every row attends to their cache.
-    cache, before: instead of that, the cache of tokens that the rows follow, and their mask, (B, P).
+    cache, before: the cache of tokens that the rows follow, and their mask, (B, P).
     """
     mask = batch["attention_mask"]
     rows = {"input_ids": batch["input_ids"], "attention_mask": mask}
-    if "prefix_ids" in batch:
-        cache = read_prefix(model, batch["prefix_ids"])
-        cache.batch_repeat_interleave(len(mask))
-        before = mask.new_ones(len(mask), batch["prefix_ids"].shape[1])
     if before is not None:
         rows["past_key_values"] = cache
         rows["attention_mask"] = torch.cat([before, mask], dim=1)
@@ -86,70 +90,33 @@ def positions(attention_mask: Tensor) -> Tensor:
     return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether the model reads the prompt with an encoder (T5, BART) or with the decoder itself."""
-    config = getattr(model, "config", None)
-    return bool(getattr(config, "is_encoder_decoder", False))
-
-
-def prefix_is_exact(model: Any, *, tolerance: float = 1e-3) -> bool:
-    """Whether the shared prefix gives this model's own logits; tried out on a few tokens.
+def prefix_is_exact(model: Any) -> bool:
+    """Whether tokens read once into a cache give this model's own logits to rows that follow; tried out on a few.
 
     Refused without a try: encoder-decoder models, sliding windows (their cache forgets tokens) and
     attention kernels that cannot take padding between prefix and row. The try catches what nobody listed.
-    tolerance: largest difference of logits, relative to their largest magnitude; in 16 bit it is 1e-2.
     """
-    config = model.config
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    layers = set(getattr(text_config, "layer_types", None) or ["full_attention"])
-    window = getattr(text_config, "sliding_window", None)
-    slides = layers != {"full_attention"} or (window and getattr(text_config, "layer_types", None) is None)
-    attention = getattr(config, "_attn_implementation", "eager")
-    if is_encoder_decoder(model) or slides or attention not in {"eager", "sdpa"}:
+    if is_encoder_decoder(model) or not full_attention(model):
         return False
-    device = next(model.parameters()).device
-    # From the middle of the vocabulary: its first tokens may be control tokens that the model never saw, on which
-    # rounding alone moved the logits of a trained SmolLM2 by a thousandth. A wrong mask or position moves them by
-    # a tenth.
-    tokens = (
-        torch.linspace(0.1, 0.9, 12, device=device).mul(text_config.vocab_size).long().repeat(2, 1)
-    )  # (2, 12)
-    tokens[1, 9:] = tokens[1, 9:].flip(0)
+    tokens = probe_tokens(model)
     mask = torch.ones_like(tokens)
-    split = {
-        "prefix_ids": tokens[:1, :8],
-        "input_ids": tokens[:, 8:].clone(),
-        "attention_mask": mask[:, 8:].clone(),
-    }
-    # A padded row: the mask between prefix and row has to work too.
-    split["attention_mask"][1, 0] = 0
-    plain_mask = mask.clone()
-    plain_mask[1, 8] = 0
+    mask[1, 8] = 0  # a padded row: the mask between prefix and row has to work too
+    whole, rests = ({"input_ids": tokens[:, i:], "attention_mask": mask[:, i:]} for i in (0, 8))
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            whole = causal_forward(
-                model, {"input_ids": tokens, "attention_mask": plain_mask}, keep=2, use_cache=False
-            ).logits.float()
-            parts = causal_forward(model, split, keep=2, use_cache=False).logits.float()
+            expected = causal_forward(model, whole, keep=2, use_cache=False).logits
+            cache = read_prefix(model, tokens[:1, :8])
+            cache.batch_repeat_interleave(len(tokens))
+            found = causal_forward(
+                model, rests, keep=2, use_cache=True, cache=cache, before=mask[:, :8]
+            ).logits
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return False
     finally:
         model.train(training)
-    if next(model.parameters()).dtype in {torch.bfloat16, torch.float16}:
-        tolerance = max(tolerance, 1e-2)
-    return bool((whole - parts).abs().max() <= tolerance * whole.abs().max())
-
-
-def forward_parameters(model: nn.Module) -> frozenset[str]:
-    """Names that the backbone's forward takes; wrappers (PEFT, DDP) pass anything on."""
-    inner: Any = model
-    while hasattr(inner, "module"):
-        inner = inner.module
-    if hasattr(inner, "get_base_model"):
-        inner = inner.get_base_model()
-    return frozenset(inspect.signature(inner.forward).parameters)
+    return same_logits(found, expected, model=model)
 
 
 def keep_logits(model: nn.Module, input_ids: Tensor, keep: int) -> dict[str, Tensor]:

@@ -27,7 +27,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from nlora.data.collate import Collator
 from nlora.data.encode import Encoded, shared_prefix
-from nlora.logits import Batch, causal_forward, is_encoder_decoder, read_prefix
+from nlora.logits import causal_forward, read_prefix
+from nlora.model_facts import Batch, is_encoder_decoder
 from nlora.room_cache import RoomCache, keeps_all_tokens
 
 _PASS_TOKENS = 48
@@ -67,7 +68,7 @@ class Reader:
         self, model: nn.Module, prompts: Sequence[Encoded], *, pad_id: int, share_prefix: bool
     ) -> None:
         self._model = model
-        self._collate = Collator(pad_id, is_encoder_decoder(model), share_prefix=False)
+        self._collate = Collator(pad_id, is_encoder_decoder(model))
         self._keeps_all = keeps_all_tokens(model)
         self._device = next(model.parameters()).device
         self._prefix: Any = None
@@ -130,14 +131,12 @@ def pass_sizes(lengths: Sequence[int]) -> list[int]:
 
 
 def read_batch(model: nn.Module, batch: Batch) -> Reading:
-    """Reads one batch as `Collator` makes it, with or without a shared prefix."""
+    """Reads one batch as `Collator` makes it."""
     if not keeps_all_tokens(model):
         return _WholeReading(model, batch)
     if is_encoder_decoder(model):
         return _EncoderDecoderReading(model, [batch])
-    prefix = read_prefix(model, batch["prefix_ids"]) if "prefix_ids" in batch else None
-    rests = {key: value for key, value in batch.items() if key != "prefix_ids"}
-    return _CausalReading(model, [rests], prefix)
+    return _CausalReading(model, [batch], None)
 
 
 class _CausalReading:
@@ -252,7 +251,7 @@ class _WholeReading:
         places = list(rows)
         self.rows = [self.rows[place] for place in places]
         self._tail = self._tail[places]
-        self._batch = {k: v if k == "prefix_ids" else v[places] for k, v in self._batch.items()}
+        self._batch = {key: value[places] for key, value in self._batch.items()}
 
     def _last_logits(self, keep: int) -> Tensor:
         model: Any = self._model

@@ -2,9 +2,10 @@
 
     result = train(backbone, adapter, encoded, options, penalty=lambda: method.penalty(adapter), seed=1, folder=f)
 
-What differs from a plain Trainer: the loss looks at the answer tokens only (`nlora.logits`), and the method's
-penalty is added once per optimizer step, to the gradient that is clipped, whatever the number of micro-batches
-or processes. Everything else (optimizer, schedule, accumulation, logging, distribution) is the Trainer's.
+What differs from a plain Trainer: the loss looks at the answer tokens only (`nlora.logits`), batches are packed where
+that is exact (`nlora.packed`), and the method's penalty is added once per optimizer step, to the gradient that is
+clipped, whatever the number of micro-batches or processes. Everything else (optimizer, schedule, accumulation, logging,
+distribution) is the Trainer's.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from nlora.data.batches import LengthOrder
 from nlora.data.collate import IGNORED, Collator
+from nlora.data.pack import pack
 from nlora.errors import RunError
 from nlora.lean import lean
-from nlora.logits import answer_logits, prefix_is_exact
+from nlora.logits import answer_logits
+from nlora.packed import packed_attention, packing_is_exact
 
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
@@ -163,14 +166,15 @@ class _StepCallback(TrainerCallback):
 class _Counting:
     """A collator that counts what it hands out: on the CPU, where asking a tensor waits for nothing."""
 
-    def __init__(self, collate: Collator) -> None:
+    def __init__(self, collate: Callable[[Sequence[Encoded]], dict[str, Tensor]]) -> None:
         self._collate = collate
         self._positions = self._tokens = 0
 
     def __call__(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
         batch = self._collate(examples)
-        self._positions += batch["attention_mask"].numel()
-        self._tokens += int(batch["attention_mask"].sum())
+        positions = batch["input_ids"].numel()
+        self._positions += positions
+        self._tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else positions
         return batch
 
     @property
@@ -201,11 +205,11 @@ def train(
     folder: gets trainer_state.json and the logs of `report_to`.
     on_step: called with the number of optimizer steps done. Raises RunError when the loss is no number.
     """
-    share_prefix = not options.gradient_checkpointing and prefix_is_exact(backbone.model)
+    packs = packing_is_exact(backbone.model)
     if options.gradient_checkpointing:
         learner.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
-    collate = _Counting(Collator(pad_id, backbone.encoder_decoder, share_prefix))
+    collate = _Counting(pack if packs else Collator(pad_id, backbone.encoder_decoder))
     trainer = PenalisedTrainer(
         model=learner.model,
         args=_training_arguments(options, seed, folder),
@@ -222,7 +226,8 @@ def train(
     begin = time.perf_counter()
     undo_lean = lean(learner.model)
     try:
-        output = trainer.train()
+        with packed_attention(backbone.model) if packs else nullcontext():
+            output = trainer.train()
     finally:
         undo_lean()
     seconds = time.perf_counter() - begin

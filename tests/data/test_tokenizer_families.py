@@ -223,7 +223,7 @@ def test_the_end_token_is_learned_even_where_it_also_pads(make: Callable[[], Any
     tokenizer = make()
     encoder = encoder_of(tokenizer, encoder_decoder=make is t5)
     encoded = encoder.encode(TASK, EXAMPLES)
-    batch = Collator(tokenizer.pad_token_id, make is t5, share_prefix=False)(encoded)
+    batch = Collator(tokenizer.pad_token_id, make is t5)(encoded)
     assert torch.equal((batch["labels"] == encoder.end_id).sum(dim=1), torch.ones(3, dtype=torch.long))
     kept = [[i for i in row if i != -100] for row in batch["labels"].tolist()]
     assert kept == [e.answer_ids for e in encoded]

@@ -1,14 +1,13 @@
 """Encoded examples -> one batch of tensors, laid out so that only what is needed is computed.
 
-    batch = Collator(pad_id=0, encoder_decoder=False, share_prefix=True)([Encoded(prompt_ids, answer_ids), ...])
+    batch = Collator(pad_id=0, encoder_decoder=False)([Encoded(prompt_ids, answer_ids), ...])
 
 Causal models: rows are padded on the left, so that all answers end at the right edge and the model's head
-needs to run on the last few positions only. The tokens that all prompts of the batch begin with (the
-instruction and the options of a task) stand once in `prefix_ids` instead of in every row.
+needs to run on the last few positions only. (Where the model allows it, batches for training are packed instead:
+`nlora.data.pack`.)
 
-    prefix_ids      (1, P)    left out when P is 0
-    input_ids       (B, T)    the rest of each prompt, then its answer
-    attention_mask  (B, T)    0 on padding; the prefix is not part of it
+    input_ids       (B, T)    each prompt, then its answer
+    attention_mask  (B, T)    0 on padding
     labels          (B, K+1)  the last K+1 positions: -100 but on answer tokens; column 0 is always -100
 
 Encoder-decoder models: input_ids (B, T) and labels (B, K), padded on the right.
@@ -22,13 +21,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nlora.data.encode import Encoded, shared_prefix
+from nlora.data.encode import Encoded
 
 IGNORED = -100
 """Label of a position that takes no part in the loss (the number that transformers uses)."""
-
-_LEAST_SPARED_TOKENS = 64
-"""Sparing fewer tokens of a batch does not pay for a second pass through the model (measured on two cores)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +32,10 @@ class Collator:
     """Makes batches for one model.
 
     pad_id: the token that fills rows up; the mask hides it.
-    share_prefix: whether the model's key-value cache may carry the common beginning of the batch.
     """
 
     pad_id: int
     encoder_decoder: bool
-    share_prefix: bool
 
     def __call__(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
         """Batch of B examples; an example without answer tokens is a prompt to be answered."""
@@ -58,26 +52,14 @@ class Collator:
         return batch
 
     def _causal(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
-        shared = self._prefix_tokens(examples)
-        rows = [[*e.prompt_ids[shared:], *e.answer_ids] for e in examples]
+        rows = [[*e.prompt_ids, *e.answer_ids] for e in examples]
         answer_tokens = max(len(e.answer_ids) for e in examples)
         labels = [[IGNORED] * (answer_tokens + 1 - len(e.answer_ids)) + list(e.answer_ids) for e in examples]
-        batch = {
+        return {
             "input_ids": _pad(rows, self.pad_id, left=True),
             "attention_mask": _pad([[1] * len(row) for row in rows], 0, left=True),
             "labels": torch.tensor(labels),
         }
-        if shared:
-            batch["prefix_ids"] = torch.tensor([examples[0].prompt_ids[:shared]])
-        return batch
-
-    def _prefix_tokens(self, examples: Sequence[Encoded]) -> int:
-        if not self.share_prefix or len(examples) < 2:
-            return 0
-        prompts = [e.prompt_ids for e in examples]
-        # The last prompt token stays in its row: its logits predict the first answer token.
-        shared = min(shared_prefix(prompts), min(map(len, prompts)) - 1)
-        return shared if shared * (len(examples) - 1) >= _LEAST_SPARED_TOKENS else 0
 
 
 def _pad(rows: Sequence[Sequence[int]], value: int, *, left: bool) -> Tensor:

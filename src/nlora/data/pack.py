@@ -1,0 +1,58 @@
+"""Encoded examples -> one row of tokens in which nothing is padding, and what all prompts begin with stands once.
+
+    batch = pack([Encoded(prompt_ids, answer_ids), ...])
+
+    tokens:     instruction and options | rest 1 | answer 1 | rest 2 | answer 2 | ...
+                        P                     L_1                  L_2
+
+Each rest continues the common beginning, as if the others were not there (`nlora.packed`). For causal models.
+
+    input_ids       (1, S)    the beginning, then each example's rest and answer; S = P + Σ L_b
+    position_ids    (1, S)    of each token in its own example
+    rows_at         (B, L)    where the tokens of each rest are; behind its last one, the last one's place again
+    back_at         (S - P,)  where in rows_at.flatten() each token of the rests is
+    predict_at      (N,)      where the logits are that predict an answer token
+    labels          (1, N)    these tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nlora.data.encode import Encoded, shared_prefix
+
+
+def pack(examples: Sequence[Encoded]) -> dict[str, Tensor]:
+    """A batch of B examples, each with an answer."""
+    shared = _prefix_tokens([e.prompt_ids for e in examples])
+    rests = [[*e.prompt_ids[shared:], *e.answer_ids] for e in examples]
+    longest = max(map(len, rests))
+    ids, positions = list(examples[0].prompt_ids[:shared]), list(range(shared))
+    rows_at: list[list[int]] = []
+    back_at: list[int] = []
+    predict_at: list[int] = []
+    labels: list[int] = []
+    for row, (rest, example) in enumerate(zip(rests, examples, strict=True)):
+        begin, end = len(ids), len(ids) + len(rest)
+        ids += rest
+        positions += range(shared, shared + len(rest))
+        rows_at.append([*range(begin, end), *[end - 1] * (longest - len(rest))])
+        back_at += range(row * longest, row * longest + len(rest))
+        predict_at += range(end - 1 - len(example.answer_ids), end - 1)
+        labels += example.answer_ids
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "rows_at": torch.tensor(rows_at),
+        "back_at": torch.tensor(back_at),
+        "predict_at": torch.tensor(predict_at),
+        "labels": torch.tensor([labels]),
+    }
+
+
+def _prefix_tokens(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with. The last one of each stays its own: it predicts the answer's first."""
+    return min(shared_prefix(prompts), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0

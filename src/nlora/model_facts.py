@@ -1,0 +1,70 @@
+"""What can be asked of a model about itself, and small tries of what it does.
+
+is_encoder_decoder(model)
+full_attention(model)                       # every token sees all tokens before it
+"position_ids" in forward_parameters(model)
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether the model reads the prompt with an encoder (T5, BART) or with the decoder itself."""
+    config = getattr(model, "config", None)
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def forward_parameters(model: nn.Module) -> frozenset[str]:
+    """Names that the backbone's forward takes; wrappers (PEFT, DDP) pass anything on."""
+    inner: Any = model
+    while hasattr(inner, "module"):
+        inner = inner.module
+    if hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
+    return frozenset(inspect.signature(inner.forward).parameters)
+
+
+def full_attention(model: Any) -> bool:
+    """Whether every token sees all tokens before it, through a kernel that takes any mask.
+
+    Not so with sliding windows, whose cache forgets tokens.
+    """
+    config = model.config
+    text_config = _text_config(config)
+    layer_types = getattr(text_config, "layer_types", None)
+    window = getattr(text_config, "sliding_window", None)
+    slides = set(layer_types or ["full_attention"]) != {"full_attention"} or (window and layer_types is None)
+    return not slides and getattr(config, "_attn_implementation", "eager") in {"eager", "sdpa"}
+
+
+def probe_tokens(model: Any) -> Tensor:
+    """(2, 12) tokens to try something on; the two rows part behind their ninth token.
+
+    From the middle of the vocabulary: its first tokens may be control tokens that the model never saw, on which
+    rounding alone moved the logits of a trained SmolLM2 by a thousandth. A wrong mask or position moves them by a
+    tenth.
+    """
+    device = next(model.parameters()).device
+    size = _text_config(model.config).vocab_size
+    tokens = torch.linspace(0.1, 0.9, 12, device=device).mul(size).long().repeat(2, 1)
+    tokens[1, 9:] = tokens[1, 9:].flip(0)
+    return tokens
+
+
+def same_logits(found: Tensor, expected: Tensor, *, model: nn.Module) -> bool:
+    """Whether two tries agree: to a thousandth of the largest logit, in 16 bit to a hundredth."""
+    short = next(model.parameters()).dtype in {torch.bfloat16, torch.float16}
+    found, expected = found.float(), expected.float()
+    return bool((found - expected).abs().max() <= (1e-2 if short else 1e-3) * expected.abs().max())
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config

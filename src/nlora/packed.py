@@ -1,0 +1,192 @@
+"""A causal model on a packed batch (`nlora.data.pack`): every token is computed once, and nothing else is.
+
+    with packed_attention(model):                       # only if packing_is_exact(model)
+        logits = packed_logits(model, pack(examples))   # (1, N, V): those that predict an answer token
+
+All examples of a batch are one row of tokens. Norms, projections and feed-forward layers work on tokens, whoever they
+belong to; only attention has to know. It is registered as an attention function of transformers, which hands it the
+batch's layout: the beginning that all examples share attends to itself, each example's rest to that beginning and to
+itself. Loss and gradients are those of each example on its own. With dropout, the examples share the masks of the
+shared tokens: each sees masks of the right distribution, they are only not independent between examples.
+
+Against a padded batch with a repeated key-value cache, one pass of some hundred tokens takes the place of two, of
+which the one over the shared tokens would be too small for a fast matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+from nlora.data.encode import Encoded
+from nlora.data.pack import pack
+from nlora.model_facts import (
+    Batch,
+    forward_parameters,
+    full_attention,
+    is_encoder_decoder,
+    probe_tokens,
+    same_logits,
+)
+
+_NAME = "nlora_packed"
+_UNKNOWN = ("softcap", "sliding_window", "s_aux", "position_bias")
+"""What some models ask of their attention beyond a scale and dropout."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Who attends to whom.
+
+    prefix: P, the tokens that all begin with. rows_at: (B, L). keys_at: (B, P + L), the prefix before each row.
+    back_at: (S - P,); None where no row is shorter than L.
+    """
+
+    prefix: int
+    rows_at: Tensor
+    keys_at: Tensor
+    back_at: Tensor | None
+    masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: Batch) -> Layout:
+        """Of a batch as `pack` makes it."""
+        rows_at, back_at = batch["rows_at"], batch["back_at"]
+        prefix = batch["input_ids"].shape[1] - len(back_at)
+        before = torch.arange(prefix, device=rows_at.device).expand(len(rows_at), prefix)
+        padded = len(back_at) < rows_at.numel()
+        return cls(prefix, rows_at, torch.cat([before, rows_at], dim=1), back_at if padded else None)
+
+    def masks_for(self, heads: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What to add to the scores of the prefix (heads·P, P) and of a row (heads·L, P + L).
+
+        Behind a row's end its last token is repeated. No token before the end sees that, and nobody looks at what comes
+        out there.
+        """
+        if heads not in self.masks:
+            tokens = self.keys_at.shape[1]
+            mask = like.new_full((tokens, tokens), float("-inf")).triu_(1)
+            self.masks[heads] = (
+                mask[: self.prefix, : self.prefix].repeat(heads, 1),
+                mask[self.prefix :].repeat(heads, 1),
+            )
+        return self.masks[heads]
+
+
+def packed_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits (1, N, V) at `predict_at`, within `packed_attention`. batch: as `pack` makes it."""
+    inputs = {key: batch[key] for key in ("input_ids", "position_ids")}
+    kept = "logits_to_keep" in forward_parameters(model)
+    if kept:
+        inputs["logits_to_keep"] = batch["predict_at"]
+    logits: Tensor = model(**inputs, use_cache=False, layout=Layout.of(batch)).logits
+    return logits if kept else logits[:, batch["predict_at"]]
+
+
+@contextmanager
+def packed_attention(model: Any) -> Iterator[None]:
+    """Within it the model takes packed batches, and only those. model: not wrapped."""
+    AttentionInterface.register(_NAME, _attention)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def packing_is_exact(model: Any) -> bool:
+    """Whether a packed batch gives this model's own logits; tried out on a few tokens.
+
+    Refused without a try: encoder-decoder models, sliding windows, attention kernels of which nothing is known, models
+    whose attention is their own or that cannot be told positions. The try catches what nobody listed.
+    """
+    if is_encoder_decoder(model) or not full_attention(model):
+        return False
+    if "position_ids" not in forward_parameters(model) or not model._can_set_attn_implementation():
+        return False
+    device = next(model.parameters()).device
+    first, second = probe_tokens(model).tolist()
+    examples = [Encoded(first[:-2], first[-2:]), Encoded(second[:-4], second[-3:])]
+    batch = {key: value.to(device) for key, value in pack(examples).items()}
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            whole = [
+                model(
+                    input_ids=torch.tensor([[*e.prompt_ids, *e.answer_ids]], device=device), use_cache=False
+                ).logits
+                for e in examples
+            ]
+            with packed_attention(model):
+                parts = packed_logits(model, batch)
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+    finally:
+        model.train(training)
+    wanted = [logits[:, -len(e.answer_ids) - 1 : -1] for logits, e in zip(whole, examples, strict=True)]
+    return same_logits(parts, torch.cat(wanted, dim=1), model=model)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    layout: Layout | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention function: query (1, H, S, D), key and value (1, Hk, S, D) -> (1, S, H, D)."""
+    if layout is None:
+        raise ValueError("a packed batch has come without its layout")
+    asked = [name for name in _UNKNOWN if more.get(name) is not None]
+    if asked:
+        raise NotImplementedError(f"attention with {', '.join(asked)} is not known to packed batches")
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # (S, heads, D)
+    prefix_mask, row_mask = layout.masks_for(q.shape[1] // k.shape[1], q)
+    rows = _grouped(
+        _taken(q, layout.rows_at),
+        _taken(k, layout.keys_at),
+        _taken(v, layout.keys_at),
+        row_mask,
+        dropout,
+        scaling,
+    ).flatten(0, 1)  # (B·L, H, D)
+    if layout.back_at is not None:
+        rows = rows.index_select(0, layout.back_at)
+    if not layout.prefix:
+        return rows[None], None
+    q, k, v = (states[None, : layout.prefix] for states in (q, k, v))
+    return torch.cat([_grouped(q, k, v, prefix_mask, dropout, scaling), rows[None]], dim=1), None
+
+
+def _taken(states: Tensor, at: Tensor) -> Tensor:
+    """States (S, heads, D) at places (B, n): (B, n, heads, D)."""
+    return states.index_select(0, at.flatten()).view(*at.shape, *states.shape[1:])
+
+
+def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, scaling: float | None) -> Tensor:
+    """Attention of q (B, L, H, D) to k and v (B, n, Hk, D): (B, L, H, D). mask: (H/Hk·L, n).
+
+    The queries of all heads that share a key lie one after another, so that keys and values need no copies.
+    """
+    rows, tokens, heads, _ = q.shape
+    shared_by = heads // k.shape[2]
+    q = (
+        q.view(rows, tokens, -1, shared_by, q.shape[3]).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    )  # (B, Hk, H/Hk·L, D)
+    out = F.scaled_dot_product_attention(
+        q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, dropout_p=dropout, scale=scaling
+    )
+    return out.view(rows, -1, shared_by, tokens, v.shape[3]).permute(0, 3, 1, 2, 4).flatten(2, 3)
