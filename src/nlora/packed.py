@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
 
 from nlora.data.encode import Encoded
@@ -46,23 +47,27 @@ class Layout:
     """Who attends to whom.
 
     prefix: P, the tokens that all begin with. rows_at: (B, L). keys_at: (B, P + L), the prefix before each row.
-    back_at: (S - P,); None where no row is shorter than L.
+    back_at: (S - P,); None where no row is shorter than L. tokens: S. predict_at: (N,).
     """
 
     prefix: int
     rows_at: Tensor
     keys_at: Tensor
     back_at: Tensor | None
+    tokens: int
+    predict_at: Tensor
     masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batch: Batch) -> Layout:
         """Of a batch as `pack` makes it."""
         rows_at, back_at = batch["rows_at"], batch["back_at"]
-        prefix = batch["input_ids"].shape[1] - len(back_at)
+        tokens = batch["input_ids"].shape[1]
+        prefix = tokens - len(back_at)
         before = torch.arange(prefix, device=rows_at.device).expand(len(rows_at), prefix)
+        keys_at = torch.cat([before, rows_at], dim=1)
         padded = len(back_at) < rows_at.numel()
-        return cls(prefix, rows_at, torch.cat([before, rows_at], dim=1), back_at if padded else None)
+        return cls(prefix, rows_at, keys_at, back_at if padded else None, tokens, batch["predict_at"])
 
     def masks_for(self, heads: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """What to add to the scores of the prefix (heads·P, P) and of a row (heads·L, P + L).
@@ -96,10 +101,45 @@ def packed_attention(model: Any) -> Iterator[None]:
     AttentionInterface.register(_NAME, _attention)
     before = model.config._attn_implementation
     model.set_attn_implementation(_NAME)
+    hooks = _last_layer_where_it_counts(model)
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         model.set_attn_implementation(before)
+
+
+def _last_layer_where_it_counts(model: Any) -> list[RemovableHandle]:
+    """Lets the last layer's feed-forward part run on `predict_at` only: nobody looks at its other tokens.
+
+    They leave the layer without its contribution. Nothing is done where that part is not found under its usual name.
+    """
+    layers = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.ModuleList) and len(m) == model.config.num_hidden_layers
+    ]
+    if len(layers) != 1 or not isinstance(getattr(layers[0][-1], "mlp", None), nn.Module):
+        return []
+    last: Any = layers[0][-1]
+    seen: list[Layout] = []
+
+    def look(layer: nn.Module, args: Any, kwargs: Any) -> None:
+        seen[:] = [kwargs["layout"]]
+
+    def choose(mlp: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return args[0].index_select(1, seen[0].predict_at), *args[1:]  # (1, N, n)
+
+    def put_back(mlp: nn.Module, args: Any, out: Tensor) -> Tensor:
+        others = out.new_zeros(1, seen[0].tokens, out.shape[2])
+        return others.index_copy(1, seen[0].predict_at, out)
+
+    return [
+        last.register_forward_pre_hook(look, with_kwargs=True),
+        last.mlp.register_forward_pre_hook(choose),
+        last.mlp.register_forward_hook(put_back),
+    ]
 
 
 def packing_is_exact(model: Any) -> bool:
