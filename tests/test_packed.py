@@ -1,0 +1,141 @@
+"""A packed batch gives each example's own numbers, and leaves the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nlora.backbone import load_backbone
+from nlora.data.encode import Encoded
+from nlora.data.pack import pack
+from nlora.packed import packed_attention, packed_logits, packing_is_exact
+
+CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
+TinyModel = Callable[[str], Path]
+BATCHES = {
+    "lengths that differ": [
+        Encoded([5, 6, 7, 8, 40, 41, 42], [50, 1]),
+        Encoded([5, 6, 7, 8, 43], [51, 52, 53, 1]),
+    ],
+    "one length": [Encoded([5, 6, 7, 40, 41], [50, 1]), Encoded([5, 6, 7, 42, 43], [51, 1])],
+    "nothing shared": [Encoded([5, 6, 7], [50, 1]), Encoded([8, 9, 10, 11], [51, 1]), Encoded([12], [1])],
+    "one example": [Encoded([5, 6, 7, 8], [50, 51, 1])],
+    "the same prompt": [Encoded([5, 6, 7], [50, 1]), Encoded([5, 6, 7], [51, 1])],
+}
+
+
+def load(folder: Path) -> Any:
+    return load_backbone(str(folder)).model
+
+
+def alone(model: Any, examples: list[Encoded]) -> Tensor:
+    """Logits (N, V) that predict the answers, one example at a time, without padding or a cache."""
+    found = []
+    for e in examples:
+        logits = model(input_ids=torch.tensor([[*e.prompt_ids, *e.answer_ids]]), use_cache=False).logits[0]
+        found.append(logits[-len(e.answer_ids) - 1 : -1])
+    return torch.cat(found)
+
+
+def gradients(model: Any, logits: Tensor, examples: list[Encoded]) -> dict[str, Tensor]:
+    model.zero_grad()
+    labels = torch.tensor([token for e in examples for token in e.answer_ids])
+    F.cross_entropy(logits, labels, reduction="sum").backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """To single precision, in which transformers' norms compute whatever the model's own."""
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert float((found[name] - gradient).abs().max()) <= 1e-6 * float(gradient.abs().max()) + 1e-8, name
+
+
+@pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize("family", CAUSAL)
+def test_logits_and_gradients_are_those_of_each_example_alone(
+    tiny_model: TinyModel, family: str, examples: list[Encoded]
+) -> None:
+    model = load(tiny_model(family)).double()
+    assert packing_is_exact(model)
+    model.requires_grad_(True)
+    expected = alone(model, examples)
+    expected_gradients = gradients(model, expected, examples)
+    with packed_attention(model):
+        found = packed_logits(model, pack(examples))[0]
+        found_gradients = gradients(model, found, examples)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    check(found_gradients, expected_gradients)
+
+
+def test_gradient_checkpointing_changes_nothing(tiny_model: TinyModel) -> None:
+    examples = BATCHES["lengths that differ"]
+    model = load(tiny_model("llama")).double().requires_grad_(True).train()
+    expected = gradients(model, alone(model, examples), examples)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with packed_attention(model):
+        found = gradients(model, packed_logits(model, pack(examples))[0], examples)
+    check(found, expected)
+
+
+def test_16_bit_models_pack(tiny_model: TinyModel) -> None:
+    assert packing_is_exact(load_backbone(str(tiny_model("llama")), dtype="bfloat16").model)
+
+
+def test_windows_encoders_and_unknown_kernels_are_not_packed(tiny_model: TinyModel) -> None:
+    assert not packing_is_exact(load(tiny_model("t5")))
+    model = load(tiny_model("mistral"))
+    assert model.config.sliding_window
+    assert not packing_is_exact(model)
+    model = load(tiny_model("llama"))
+    model.config._attn_implementation_internal = "flash_attention_2"
+    assert not packing_is_exact(model)
+
+
+def test_the_last_feed_forward_layer_runs_where_a_prediction_is_asked_for(tiny_model: TinyModel) -> None:
+    model = load(tiny_model("llama"))
+    seen = []
+    for layer in model.model.layers:
+        layer.mlp.up_proj.register_forward_hook(lambda m, args, out: seen.append(args[0].shape[1]))
+    batch = pack(BATCHES["lengths that differ"])
+    with packed_attention(model):
+        packed_logits(model, batch)
+    assert seen[-1] == len(batch["predict_at"]) == 6
+    assert set(seen[:-1]) == {batch["input_ids"].shape[1]}
+
+
+def test_the_model_is_as_it_was_afterwards(tiny_model: TinyModel) -> None:
+    model = load(tiny_model("llama"))
+    examples = BATCHES["one length"]
+    expected, before = alone(model, examples), model.config._attn_implementation
+    with pytest.raises(KeyError, match="on purpose"), packed_attention(model):
+        raise KeyError("on purpose")
+    assert model.config._attn_implementation == before
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    torch.testing.assert_close(alone(model, examples), expected, rtol=0, atol=0)
+
+
+def test_within_it_a_batch_that_is_not_packed_is_refused(tiny_model: TinyModel) -> None:
+    """Not answered with some attention or other."""
+    model = load(tiny_model("opt"))
+    with packed_attention(model), pytest.raises(ValueError, match="without its layout"):
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+def test_attention_that_asks_for_more_is_refused(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cap on the scores would be left out without a word."""
+    model = load(tiny_model("opt"))
+    attention = model.model.decoder.layers[0].self_attn
+    forward = attention.forward
+    monkeypatch.setattr(attention, "forward", lambda *args, **kwargs: forward(*args, **kwargs, softcap=50.0))
+    with packed_attention(model), pytest.raises(NotImplementedError, match="softcap"):
+        packed_logits(model, pack(BATCHES["one example"]))
+    assert not packing_is_exact(model)
