@@ -78,7 +78,7 @@ def test_gradient_checkpointing_changes_nothing(tiny_model: TinyModel) -> None:
     examples = BATCHES["lengths that differ"]
     model = load(tiny_model("llama")).double().requires_grad_(True).train()
     expected = gradients(model, alone(model, examples), examples)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     with packed_attention(model):
         found = gradients(model, packed_logits(model, pack(examples))[0], examples)
     check(found, expected)
