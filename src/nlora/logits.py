@@ -35,7 +35,7 @@ def answer_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """
     labels = batch["labels"]
     if "rows_at" in batch:
-        return packed_logits(model, batch), labels
+        return packed_logits(model, batch), labels[:, 1:]
     if is_encoder_decoder(model):
         output = model(
             input_ids=batch["input_ids"],

@@ -25,7 +25,7 @@ def test_every_example_can_be_read_back(shared: list[int], rests: list[tuple[lis
     rows = batch["rows_at"].tolist()
     flat = [place for row in rows for place in row]
     assert [flat[back] for back in batch["back_at"].tolist()] == list(range(prefix, len(ids)))
-    predicted = iter(zip(batch["predict_at"].tolist(), batch["labels"][0].tolist(), strict=True))
+    predicted = iter(zip(batch["predict_at"].tolist(), batch["labels"][0, 1:].tolist(), strict=True))
     for row, example in zip(rows, examples, strict=True):
         whole = [*example.prompt_ids, *example.answer_ids]
         mine = row[: len(whole) - prefix]

@@ -12,7 +12,7 @@ Each rest continues the common beginning, as if the others were not there (`nlor
     rows_at         (B, L)    where the tokens of each rest are; behind its last one, the last one's place again
     back_at         (S - P,)  where in rows_at.flatten() each token of the rests is
     predict_at      (N,)      where the logits are that predict an answer token
-    labels          (1, N)    these tokens
+    labels          (1, N+1)  -100, then these tokens
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nlora.data.collate import IGNORED
 from nlora.data.encode import Encoded, shared_prefix
 
 
@@ -34,7 +35,8 @@ def pack(examples: Sequence[Encoded]) -> dict[str, Tensor]:
     rows_at: list[list[int]] = []
     back_at: list[int] = []
     predict_at: list[int] = []
-    labels: list[int] = []
+    # transformers' Trainer counts the labels behind the first: it takes them to be shifted by one.
+    labels: list[int] = [IGNORED]
     for row, (rest, example) in enumerate(zip(rests, examples, strict=True)):
         begin, end = len(ids), len(ids) + len(rest)
         ids += rest
