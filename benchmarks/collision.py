@@ -41,7 +41,7 @@ from nlora.analysis.scratch import Scratch
 from nlora.analysis.threads import each
 from nlora.analysis.threshold import DEFAULT_FACTOR, root_mean_square
 from nlora.factors import Factors, State
-from nlora.training import peak_memory_bytes
+from nlora.memory import peak_memory_bytes
 
 
 @dataclass(frozen=True, slots=True)

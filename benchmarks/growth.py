@@ -34,9 +34,10 @@ from nlora.config import LoraOptions, TrainOptions
 from nlora.data.encode import Encoded
 from nlora.factors import Factors, State, stack
 from nlora.folding import FoldedBackbone
+from nlora.memory import peak_memory_bytes
 from nlora.methods import build
 from nlora.targets import ModuleShape, target_modules
-from nlora.training import peak_memory_bytes, train
+from nlora.training import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 KINDS = ("folded", "beside")

@@ -26,7 +26,7 @@ from nlora.data import encoded_cache
 from nlora.data.base import Example, Task
 from nlora.data.encode import Encoder
 from nlora.data.encoded_cache import EncodedCache
-from nlora.training import peak_memory_bytes
+from nlora.memory import peak_memory_bytes
 
 
 def many(task: Task, count: int) -> list[Example]:

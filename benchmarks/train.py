@@ -43,9 +43,10 @@ from nlora.backbone import Backbone
 from nlora.config import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
 from nlora.data.encode import Encoded
+from nlora.memory import peak_memory_bytes
 from nlora.methods import build
 from nlora.targets import target_names
-from nlora.training import peak_memory_bytes, train
+from nlora.training import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 LEARNING_RATE = 1e-3

@@ -50,6 +50,7 @@ LAYERS = [
         "backbone",
         "model_facts",
         "packed",
+        "memory",
         "logits",
         "label_tree",
         "reading",

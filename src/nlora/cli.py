@@ -194,7 +194,9 @@ def analyze(
 
 @app.command()
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="The output_dir of each run.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN", help="The output_dir of each run, or a folder of runs.")
+    ],
     out: Annotated[
         str | None,
         typer.Option(

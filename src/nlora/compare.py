@@ -19,7 +19,7 @@ from typing import Literal
 
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.published import order_of, published_results
-from nlora.summary import SUMMARY_FILE, Summary, read_summary
+from nlora.summary import Summary, read_summary, run_folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +97,11 @@ def read_runs(paths: Iterable[str | Path]) -> list[tuple[Path, Summary]]:
     """
     problems: list[Problem] = []
     runs: dict[Path, tuple[Path, Summary]] = {}
-    for path in map(Path, paths):
-        folders = [path]
-        if path.is_dir() and not (path / SUMMARY_FILE).exists():
-            # Nothing in it: read_summary says so.
-            folders = sorted(file.parent for file in path.glob(f"*/{SUMMARY_FILE}")) or [path]
-        for folder in folders:
-            try:
-                runs.setdefault(folder.resolve(), (folder, read_summary(folder)))
-            except RunError as error:
-                problems.append(Problem("", str(error)))
+    for folder in run_folders(paths):
+        try:
+            runs.setdefault(folder.resolve(), (folder, read_summary(folder)))
+        except RunError as error:
+            problems.append(Problem("", str(error)))
     if problems:
         raise InputErrors(problems)
     return list(runs.values())

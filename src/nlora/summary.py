@@ -9,7 +9,7 @@ Every command that shows or compares runs reads this file and nothing else of a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,6 +145,15 @@ def summary_of(
 def write_summary(folder: Path, summary: Summary) -> None:
     """Replace `folder`/summary.json in one step. Raises RunError when it cannot be written."""
     write_json(folder / SUMMARY_FILE, summary.model_dump(mode="json", by_alias=True))
+
+
+def run_folders(paths: Iterable[str | Path]) -> list[Path]:
+    """The folders themselves; but one that is no run and holds runs stands for these."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        held = [] if (path / SUMMARY_FILE).exists() else sorted(path.glob(f"*/{SUMMARY_FILE}"))
+        found += [file.parent for file in held] or [path]
+    return found
 
 
 def read_summary(folder: str | Path) -> Summary:

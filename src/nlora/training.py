@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -32,6 +30,7 @@ from nlora.data.pack import pack
 from nlora.errors import RunError
 from nlora.lean import lean
 from nlora.logits import answer_logits
+from nlora.memory import forget_peak, peak_memory_bytes
 from nlora.packed import packed_attention, packing_is_exact
 
 if TYPE_CHECKING:
@@ -205,14 +204,16 @@ def train(
     folder: gets trainer_state.json and the logs of `report_to`.
     on_step: called with the number of optimizer steps done. Raises RunError when the loss is no number.
     """
-    packs = packing_is_exact(backbone.model)
+    arguments = _training_arguments(options, seed, folder)
+    # Several GPUs without a launcher: the Trainer cuts a batch along its rows, and a packed one has only one.
+    packs = arguments.n_gpu <= 1 and packing_is_exact(backbone.model)
     if options.gradient_checkpointing:
         learner.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
     collate = _Counting(pack if packs else Collator(pad_id, backbone.encoder_decoder))
     trainer = PenalisedTrainer(
         model=learner.model,
-        args=_training_arguments(options, seed, folder),
+        args=arguments,
         train_dataset=examples,
         data_collator=collate,
         callbacks=[_StepCallback(on_step)],
@@ -222,7 +223,7 @@ def train(
         order=_order(examples, options, seed),
     )
     trainer.remove_callback(PrinterCallback)
-    _forget_peak()
+    forget_peak()
     begin = time.perf_counter()
     undo_lean = lean(learner.model)
     try:
@@ -284,17 +285,3 @@ def _training_arguments(options: TrainOptions, seed: int, folder: Path) -> Train
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
     )
-
-
-def peak_memory_bytes() -> int:
-    """Most memory used so far: of the GPU where there is one, else the resident size of this process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _forget_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()

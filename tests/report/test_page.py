@@ -135,7 +135,7 @@ def test_losses_and_times_are_those_of_the_files(folders: dict[str, Path], tmp_p
 def test_collisions_are_shown_or_the_way_to_them(folders: dict[str, Path], tmp_path: Path) -> None:
     root = page(tmp_path, folders["one"])
     found = json.loads((folders["one"] / "analysis.json").read_text())
-    rows = table_of(root, "Collision rate of each pair of tasks, %")
+    rows = table_of(root, "Collision rate of each pair, %")
     assert rows[1] == ["plants"] + [
         f"{100 * found['pairs'][f'{a}|plants']['collision_rate']:.1f}" for a in TASKS[:2]
     ]
@@ -153,7 +153,7 @@ def test_the_summary_stands_in_for_a_missing_analysis(tmp_path: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     summary["collision"] = {"threshold": 1e-4, "average_rate": 0.25, "pairs": {"a|b": 0.25}}
     (run / "summary.json").write_text(json.dumps(summary))
-    assert table_of(page(tmp_path, run), "Collision rate of each pair of tasks, %") == [["b", "25.0"]]
+    assert table_of(page(tmp_path, run), "Collision rate of each pair, %") == [["b", "25.0"]]
 
 
 def test_the_command_repeats_the_run(folders: dict[str, Path], tmp_path: Path) -> None:

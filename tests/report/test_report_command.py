@@ -39,11 +39,21 @@ def test_the_page_lies_in_the_run_or_where_it_is_asked_for(
     assert (tmp_path / "both.html").read_text() == (tmp_path / "report.html").read_text()
 
 
+def test_a_folder_of_runs_stands_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [make_run(tmp_path / "runs" / name, name=name) for name in ("a", "b")]
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "report", "runs", "--out", "folder.html") == 0
+    assert call(monkeypatch, "report", *runs, "--out", "each.html") == 0
+    assert (tmp_path / "folder.html").read_text() == (tmp_path / "each.html").read_text().replace(
+        str(tmp_path) + "/", ""
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere: no such folder; give the output_dir of a run"),
-        (["."], ".: no summary.json in it"),
+        (["empty"], "empty: no summary.json in it"),
         (["a", "a"], "a: is named twice"),
         (["a", "--out", "b/c.html"], "there is no folder b"),
         (["a", "--out", "a"], "a: is a folder"),
@@ -58,6 +68,7 @@ def test_wrong_input_is_one_line_and_exit_status_2(
     said: str,
 ) -> None:
     make_run(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     assert call(monkeypatch, "report", *arguments) == 2

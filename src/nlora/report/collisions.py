@@ -42,7 +42,7 @@ def collisions(runs: Sequence[RunFiles]) -> Section:
     """Collisions by pair, layer, kind and threshold; nuclear norms; collision against forgetting."""
     about = (
         "Two updates collide at a weight when both change it by more than the threshold. The collision rate of two "
-        "tasks is the share of all weights at which they do."
+        "updates is the share of all weights at which they do."
     )
     looked = [(run, run.microscope) for run in runs if run.microscope is not None]
     missing = [run for run in runs if run.microscope is None]
@@ -68,7 +68,7 @@ def _thresholds(looked: Sequence[Looked], *, many: bool) -> list[Block]:
     found = looked[0][1]
     rule = f" ({found.threshold_rule})" if found.threshold_rule else ""
     rate, threshold = share(found.average_collision_rate), number(found.threshold)
-    text = f"The average over the pairs of tasks is {rate}, at the threshold {threshold}{rule}."
+    text = f"The average over all pairs is {rate}, at the threshold {threshold}{rule}."
     return [Text(" ".join([text, *found.notes]))]
 
 
@@ -89,7 +89,7 @@ def _threshold_table(looked: Sequence[Looked]) -> Table:
         said[
             "Each run has a threshold of its own; the view by threshold compares the runs at the same ones"
         ] = None
-    return Table("Average over the pairs of tasks", columns, rows, " ".join(map(_sentence, said)))
+    return Table("Average over all pairs", columns, rows, " ".join(map(_sentence, said)))
 
 
 def _sentence(text: str) -> str:
@@ -106,7 +106,7 @@ def _tabs(looked: Sequence[Looked], *, many: bool) -> list[Tab]:
     panels: list[tuple[str, str, Sequence[Block | None]]] = [
         (
             "pairs",
-            "By pair of tasks",
+            "By pair",
             [
                 *side_by_side(pairs),
                 *(_measures(run, found, many) for run, found in listed),
@@ -135,7 +135,7 @@ def _pair_matrix(run: RunFiles, found: Microscope, index: int, high: float, *, m
         [_rate(found, a, b) if j < i else None for j, b in enumerate(names[:-1])] for i, a in enumerate(names)
     ][1:]
     digits = 1 if len(names) <= 8 else 0
-    title = f"Collision rate of {run.label}, %" if many else "Collision rate of each pair of tasks, %"
+    title = f"Collision rate of {run.label}, %" if many else "Collision rate of each pair, %"
 
     def text(value: float) -> str:
         return f"{100 * value:.{digits}f}" if value >= 0.001 or value == 0 else number(100 * value)
@@ -167,7 +167,7 @@ def _pair_matrix(run: RunFiles, found: Microscope, index: int, high: float, *, m
         )
         for name, row in zip(names[1:], rates, strict=True)
     )
-    shown = Table(title, ("tasks", *names[:-1]), rows, kind="heat")
+    shown = Table(title, ("update", *names[:-1]), rows, kind="heat")
     return Figure(f"collision-pairs-{index + 1}", title, "", draw, shown=shown)
 
 

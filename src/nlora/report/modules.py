@@ -27,7 +27,7 @@ def layer_figures(looked: Looked) -> list[Figure]:
     lines = _by_layer(looked, "collision_rate", scale=100.0)
     if not lines:
         return []
-    text = "Mean over all pairs of tasks."
+    text = "Mean over all pairs."
     return [_layer_figure("collision-layers", "Collision rate by layer", "rate, %", text, lines)]
 
 
@@ -36,7 +36,9 @@ def nuclear_norms(looked: Looked) -> Figure | None:
     lines = _by_layer(looked, "nuclear_norm")
     if not lines:
         return None
-    text = "Sum of an update's singular values, mean over the tasks: how much of a layer the updates take up."
+    text = (
+        "Sum of an update's singular values, mean over the updates: how much of a layer the updates take up."
+    )
     return _layer_figure("nuclear-norm", "Nuclear norm by layer", "nuclear norm", text, lines)
 
 
@@ -67,7 +69,7 @@ def kind_figures(looked: Looked) -> list[Figure]:
         Figure(
             "collision-kinds",
             "Collision rate by kind of module",
-            "Mean over pairs of tasks and layers.",
+            "Mean over pairs and layers.",
             draw,
         )
     ]

@@ -1,0 +1,28 @@
+"""The most memory that was used so far.
+
+forget_peak()
+train(model)
+peak_memory_bytes()
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+
+def peak_memory_bytes() -> int:
+    """Most memory used so far: of the GPU where there is one, else the resident size of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak() -> None:
+    """Begins anew on a GPU; the largest resident size of a process cannot be forgotten."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
