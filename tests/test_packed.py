@@ -121,10 +121,11 @@ def test_the_model_is_as_it_was_afterwards(tiny_model: TinyModel) -> None:
     torch.testing.assert_close(alone(model, examples), expected, rtol=0, atol=0)
 
 
-def test_within_it_a_batch_that_is_not_packed_is_refused(tiny_model: TinyModel) -> None:
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_within_it_a_batch_that_is_not_packed_is_refused(tiny_model: TinyModel, family: str) -> None:
     """Not answered with some attention or other."""
-    model = load(tiny_model("opt"))
-    with packed_attention(model), pytest.raises(ValueError, match="without its layout"):
+    model = load(tiny_model(family))
+    with packed_attention(model), pytest.raises(ValueError, match="packed batches only"):
         model(input_ids=torch.tensor([[1, 2, 3]]))
 
 

@@ -101,8 +101,9 @@ def packed_attention(model: Any) -> Iterator[None]:
     AttentionInterface.register(_NAME, _attention)
     before = model.config._attn_implementation
     model.set_attn_implementation(_NAME)
-    hooks = _last_layer_where_it_counts(model)
+    hooks: list[RemovableHandle] = []
     try:
+        hooks += _last_layer_where_it_counts(model)
         yield
     finally:
         for hook in hooks:
@@ -115,23 +116,22 @@ def _last_layer_where_it_counts(model: Any) -> list[RemovableHandle]:
 
     They leave the layer without its contribution. Nothing is done where that part is not found under its usual name.
     """
-    layers = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.ModuleList) and len(m) == model.config.num_hidden_layers
-    ]
+    count = getattr(model.config, "num_hidden_layers", None)
+    layers = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     if len(layers) != 1 or not isinstance(getattr(layers[0][-1], "mlp", None), nn.Module):
         return []
     last: Any = layers[0][-1]
     seen: list[Layout] = []
 
     def look(layer: nn.Module, args: Any, kwargs: Any) -> None:
-        seen[:] = [kwargs["layout"]]
+        seen[:] = [_there(kwargs.get("layout"))]
 
     def choose(mlp: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return args[0].index_select(1, seen[0].predict_at), *args[1:]  # (1, N, n)
 
-    def put_back(mlp: nn.Module, args: Any, out: Tensor) -> Tensor:
+    def put_back(mlp: nn.Module, args: Any, out: Any) -> Any:
+        if isinstance(out, tuple):  # experts say which of them were asked, too
+            return put_back(mlp, args, out[0]), *out[1:]
         others = out.new_zeros(1, seen[0].tokens, out.shape[2])
         return others.index_copy(1, seen[0].predict_at, out)
 
@@ -150,7 +150,8 @@ def packing_is_exact(model: Any) -> bool:
     """
     if is_encoder_decoder(model) or not full_attention(model):
         return False
-    if "position_ids" not in forward_parameters(model) or not model._can_set_attn_implementation():
+    can_be_set = getattr(model, "_can_set_attn_implementation", lambda: False)
+    if "position_ids" not in forward_parameters(model) or not can_be_set():
         return False
     device = next(model.parameters()).device
     first, second = probe_tokens(model).tolist()
@@ -188,8 +189,7 @@ def _attention(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query (1, H, S, D), key and value (1, Hk, S, D) -> (1, S, H, D)."""
-    if layout is None:
-        raise ValueError("a packed batch has come without its layout")
+    layout = _there(layout)
     asked = [name for name in _UNKNOWN if more.get(name) is not None]
     if asked:
         raise NotImplementedError(f"attention with {', '.join(asked)} is not known to packed batches")
@@ -209,6 +209,12 @@ def _attention(
         return rows[None], None
     q, k, v = (states[None, : layout.prefix] for states in (q, k, v))
     return torch.cat([_grouped(q, k, v, prefix_mask, dropout, scaling), rows[None]], dim=1), None
+
+
+def _there(layout: Layout | None) -> Layout:
+    if layout is None:
+        raise ValueError("within packed_attention a model takes packed batches only")
+    return layout
 
 
 def _taken(states: Tensor, at: Tensor) -> Tensor:
