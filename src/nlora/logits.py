@@ -20,8 +20,8 @@ from nlora.model_facts import (
     forward_parameters,
     full_attention,
     is_encoder_decoder,
+    logits_agree,
     probe_tokens,
-    same_logits,
 )
 from nlora.packed import packed_logits
 
@@ -102,21 +102,15 @@ def prefix_is_exact(model: Any) -> bool:
     mask = torch.ones_like(tokens)
     mask[1, 8] = 0  # a padded row: the mask between prefix and row has to work too
     whole, rests = ({"input_ids": tokens[:, i:], "attention_mask": mask[:, i:]} for i in (0, 8))
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            expected = causal_forward(model, whole, keep=2, use_cache=False).logits
-            cache = read_prefix(model, tokens[:1, :8])
-            cache.batch_repeat_interleave(len(tokens))
-            found = causal_forward(
-                model, rests, keep=2, use_cache=True, cache=cache, before=mask[:, :8]
-            ).logits
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return False
-    finally:
-        model.train(training)
-    return same_logits(found, expected, model=model)
+
+    def attempt() -> tuple[Tensor, Tensor]:
+        expected = causal_forward(model, whole, keep=2, use_cache=False).logits
+        cache = read_prefix(model, tokens[:1, :8])
+        cache.batch_repeat_interleave(len(tokens))
+        found = causal_forward(model, rests, keep=2, use_cache=True, cache=cache, before=mask[:, :8]).logits
+        return found, expected
+
+    return logits_agree(model, attempt)
 
 
 def keep_logits(model: nn.Module, input_ids: Tensor, keep: int) -> dict[str, Tensor]:

@@ -33,8 +33,8 @@ from nlora.model_facts import (
     forward_parameters,
     full_attention,
     is_encoder_decoder,
+    logits_agree,
     probe_tokens,
-    same_logits,
 )
 
 _NAME = "nlora_packed"
@@ -155,26 +155,19 @@ def packing_is_exact(model: Any) -> bool:
         return False
     device = next(model.parameters()).device
     first, second = probe_tokens(model).tolist()
-    examples = [Encoded(first[:-2], first[-2:]), Encoded(second[:-4], second[-3:])]
+    examples = [Encoded(first[:-2], first[-2:]), Encoded(second[:-4], second[-3:])]  # of two lengths
     batch = {key: value.to(device) for key, value in pack(examples).items()}
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            whole = [
-                model(
-                    input_ids=torch.tensor([[*e.prompt_ids, *e.answer_ids]], device=device), use_cache=False
-                ).logits
-                for e in examples
-            ]
-            with packed_attention(model):
-                parts = packed_logits(model, batch)
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return False
-    finally:
-        model.train(training)
-    wanted = [logits[:, -len(e.answer_ids) - 1 : -1] for logits, e in zip(whole, examples, strict=True)]
-    return same_logits(parts, torch.cat(wanted, dim=1), model=model)
+
+    def attempt() -> tuple[Tensor, Tensor]:
+        alone = []
+        for e in examples:
+            ids = torch.tensor([[*e.prompt_ids, *e.answer_ids]], device=device)
+            logits = model(input_ids=ids, use_cache=False).logits
+            alone.append(logits[:, -len(e.answer_ids) - 1 : -1])
+        with packed_attention(model):
+            return packed_logits(model, batch), torch.cat(alone, dim=1)
+
+    return logits_agree(model, attempt)
 
 
 def _attention(

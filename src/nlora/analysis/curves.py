@@ -38,7 +38,10 @@ SEED = 0
 def sample(
     factors: Sequence[Factors], entries: int, seed: int, scratch: Scratch | None = None
 ) -> NDArray[np.float32]:
-    """|ΔW| on a random sub-matrix of about `entries` entries, the same for all T updates of one shape: (T, n)."""
+    """|ΔW| on a random sub-matrix of about `entries` entries, the same for all T updates of one shape: (T, n).
+
+    Valid until `scratch` is used for the next.
+    """
     out, n_in = factors[0].shape
     rows = min(out, max(1, math.isqrt(entries)))
     columns = min(n_in, max(1, entries // rows))
@@ -94,9 +97,8 @@ class CurveSums:
         thresholds = self._thresholds[list(who)]  # (T', K)
         entries = magnitudes.shape[1]
         flags = scratch.array("curve flags", (*thresholds.shape, entries), np.bool_)
-        words = packed(
-            np.greater(magnitudes[:, None], thresholds[:, :, None], out=flags), scratch
-        )  # (T', K, W)
+        np.greater(magnitudes[:, None], thresholds[:, :, None], out=flags)
+        words = packed(flags, scratch)  # (T', K, W)
         return counts(words) / entries, pair_counts(words, scratch=scratch)[0] / entries
 
     def density(self) -> Floats:

@@ -31,7 +31,7 @@ from nlora.factors import Factors
 # Entries of all adapters in a tile: 1 MiB of float32. Tried with 15 adapters of 1024 x 1024 on a processor with 2 MiB
 # of second-level cache per core: half of it takes about as long on one thread and longer on two, twice a fifth longer.
 TILE_ENTRIES = 2**18
-# Entries of one adapter whose bits are kept until they are counted: 32 KiB.
+# Entries of one adapter whose bits are kept until they are counted: 64 KiB.
 BITS_AT_ONCE = 2**19
 
 

@@ -58,9 +58,8 @@ def pair_measures(
     across_columns = _products(spectra.U)[first, second]  # (P, k, k): U_iᵀ·U_j
     across_rows = _products(spectra.V)[first, second]  # (P, k, k): V_iᵀ·V_j
     weighted = spectra.S[first, :, None] * across_columns * spectra.S[second, None, :]
-    shared = (
-        _products(stacked(factors, np.float64, scratch)[0].mT).square().sum((2, 3))
-    )  # (T, T): ‖A_i·A_jᵀ‖²_F
+    A, _ = stacked(factors, np.float64, scratch)
+    shared = _products(A.mT).square().sum((2, 3))  # (T, T): ‖A_i·A_jᵀ‖²_F
     return PairMeasures(
         orthogonality=shared[first, second].numpy(),
         inner=(weighted * across_rows).sum((1, 2)).numpy(),
