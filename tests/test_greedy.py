@@ -15,7 +15,7 @@ from nlora import reading
 from nlora.backbone import load_backbone
 from nlora.data.encode import Encoded
 from nlora.greedy import greedy, is_plain
-from nlora.logits import prefix_is_exact
+from nlora.packed import packing_is_exact
 from nlora.reading import Reader
 
 TinyModel = Callable[[str], Path]
@@ -63,7 +63,7 @@ def test_answers_are_those_of_generate(
     if single_passes:
         monkeypatch.setattr(reading, "_PASS_TOKENS", 0)
     with torch.inference_mode():
-        read = Reader(model, PROMPTS, pad_id=0, share_prefix=prefix_is_exact(model)).read(PROMPTS)
+        read = Reader(model, PROMPTS, pad_id=0, packs=packing_is_exact(model)).read(PROMPTS)
         assert greedy(read, end_id=end_id, most_tokens=MOST_TOKENS) == expected
     # The rows do end at different times, or the test would show little.
     assert len({len(answer) for answer in expected}) >= 3

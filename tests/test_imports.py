@@ -53,6 +53,7 @@ LAYERS = [
         "memory",
         "logits",
         "label_tree",
+        "causal_reading",
         "reading",
         "room_cache",
         "greedy",

@@ -17,7 +17,7 @@ from nlora.backbone import load_backbone
 from nlora.data.collate import Collator
 from nlora.data.encode import Encoded
 from nlora.label_tree import LabelTree, label_scores, likeliest_labels
-from nlora.logits import prefix_is_exact
+from nlora.packed import packing_is_exact
 from nlora.reading import Reader
 
 PREFIX = tuple(range(200, 270))
@@ -55,10 +55,10 @@ def test_scores_equal_one_label_at_a_time(
     expected = torch.tensor(
         [[one_by_one(model, p, label, family == "t5") for label in tree.labels] for p in PROMPTS]
     )
-    share = prefix_is_exact(model)
+    packs = packing_is_exact(model)
     batch = Collator(0, family == "t5")(PROMPTS)
     torch.testing.assert_close(label_scores(model, batch, tree), expected, rtol=1e-4, atol=1e-4)
-    reading = Reader(model, PROMPTS, pad_id=0, share_prefix=share).read(PROMPTS)
+    reading = Reader(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
     assert likeliest_labels(reading, tree).tolist() == expected.argmax(1).tolist()
 
 

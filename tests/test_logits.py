@@ -14,7 +14,7 @@ from nlora.backbone import load_backbone
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.encode import Encoded
 from nlora.data.pack import pack
-from nlora.logits import answer_logits, prefix_is_exact
+from nlora.logits import answer_logits
 from nlora.packed import packed_attention, packing_is_exact
 
 CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
@@ -85,13 +85,6 @@ def test_encoder_decoder_loss_equals_one_example_at_a_time(tiny_model: Callable[
     assert found.item() == pytest.approx(total / count, rel=1e-5)
 
 
-def test_sliding_windows_and_encoders_do_not_share_a_prefix(tiny_model: Callable[[str], Path]) -> None:
-    assert not prefix_is_exact(load_backbone(str(tiny_model("t5"))).model)
-    model: Any = load_backbone(str(tiny_model("mistral"))).model
-    assert model.config.sliding_window
-    assert not prefix_is_exact(model)
-
-
 def test_the_try_out_leaves_the_first_tokens_of_the_vocabulary_alone(
     tiny_model: Callable[[str], Path],
 ) -> None:
@@ -99,7 +92,7 @@ def test_the_try_out_leaves_the_first_tokens_of_the_vocabulary_alone(
     model: Any = load_backbone(str(tiny_model("llama"))).model
     seen: list[torch.Tensor] = []
     model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    assert prefix_is_exact(model)
+    assert packing_is_exact(model)
     ids = torch.cat([ids.flatten() for ids in seen])
     assert ids.min() >= 0.1 * model.config.vocab_size - 1
     assert ids.max() < model.config.vocab_size

@@ -21,8 +21,8 @@ from nlora.errors import InputErrors, ModelError
 from nlora.factors import load_factors
 from nlora.folding import FoldedBackbone
 from nlora.learned import Learned
-from nlora.logits import prefix_is_exact
 from nlora.methods import build, method_names
+from nlora.packed import packing_is_exact
 from nlora.plan import make_plan
 from nlora.quantise import needs_floats, quantise_problems
 from nlora.whole import WholeModel
@@ -231,7 +231,7 @@ def test_scoring_does_not_change_what_training_computes(wide_llama: Path, quanti
     before = gradients(model)
     with torch.inference_mode():
         model(input_ids=torch.tensor([[5, 6, 7]]))
-    prefix_is_exact(model)  # a try on a few tokens, which must not choke
+    packing_is_exact(model)  # a try on a few tokens, which must not choke
     for name, gradient in gradients(model).items():
         assert torch.equal(gradient, before[name]), name
 

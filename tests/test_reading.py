@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nlora import reading
+from nlora import causal_reading, reading
 from nlora.backbone import load_backbone
 from nlora.data.encode import Encoded
-from nlora.logits import prefix_is_exact
+from nlora.packed import packing_is_exact
 from nlora.reading import Reader, pass_sizes
+from nlora.room_cache import RoomCache
 
 TinyModel = Callable[[str], Path]
 PREFIX = list(range(200, 270))
 RESTS = [[44, 45, 46, 47, 48, 49, 50], [40, 41, 42], [60, 61, 62], [43]]
 PROMPTS = [Encoded(PREFIX + rest, []) for rest in RESTS]
+PACKABLE = ["llama", "qwen2", "gemma", "gpt2", "opt"]
 FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 
 
@@ -63,17 +65,19 @@ def check(
 
 @pytest.mark.usefixtures("dirty_memory")
 @pytest.mark.parametrize("single_passes", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "packs"), [(f, p) for f in FAMILIES for p in (False, True) if not p or f in PACKABLE]
+)
 def test_logits_equal_each_sequence_alone(
-    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, family: str, single_passes: bool
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, family: str, packs: bool, single_passes: bool
 ) -> None:
     model: Any = load_backbone(str(tiny_model(family))).model
     if single_passes:
         monkeypatch.setattr(reading, "_PASS_TOKENS", 0)  # a pass for every length
-    share = prefix_is_exact(model)
-    assert share == (family not in {"mistral", "t5"})
+        monkeypatch.setattr(causal_reading, "_PASS_TOKENS", 1)  # a pass for every row
+    assert packing_is_exact(model) == (family in PACKABLE)
     with torch.inference_mode():
-        read = Reader(model, PROMPTS, pad_id=0, share_prefix=share).read(PROMPTS)
+        read = Reader(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
         for row, prompt in enumerate(PROMPTS):
             torch.testing.assert_close(read.first[row], alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4)
         assert read.rows == [0, 1, 2, 3]
@@ -96,18 +100,46 @@ def test_the_prefix_runs_once_for_all_that_is_read(tiny_model: TinyModel) -> Non
     shapes = []
     hook = model.get_input_embeddings().register_forward_hook(lambda m, ids, out: shapes.append(ids[0].shape))
     with torch.inference_mode():
-        reader = Reader(model, PROMPTS, pad_id=0, share_prefix=True)
+        reader = Reader(model, PROMPTS, pad_id=0, packs=True)
         for some in (PROMPTS[:2], PROMPTS[2:]):
             reader.read(some)
     hook.remove()
-    assert [tuple(shape) for shape in shapes] == [(1, len(PREFIX)), (2, 7), (2, 3)]
+    rests = [len(rest) for rest in RESTS]
+    tokens = [len(PREFIX) + rests[0] + rests[1], rests[2] + rests[3]]
+    assert [tuple(shape) for shape in shapes] == [(1, count) for count in tokens]
+
+
+def test_a_cache_is_made_for_the_rows_that_something_follows(tiny_model: TinyModel) -> None:
+    model: Any = load_backbone(str(tiny_model("llama"))).model
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        sizes: list[int] = []
+        patch.setattr(
+            causal_reading, "RoomCache", lambda rows, tokens: sizes.append(rows) or RoomCache(rows, tokens)
+        )
+        read = Reader(model, PROMPTS, pad_id=0, packs=True).read(PROMPTS)
+        read.keep([0, 2, 3])
+        read.keep([1])
+        assert not sizes
+        check(model, read.run(torch.tensor([[7]])), [2], [[]], [[7]])
+        assert (sizes, read.rows) == ([1], [2])
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 1000))
+def test_packed_passes_are_few_and_of_about_one_size(lengths: list[int], most: int) -> None:
+    sizes = causal_reading._passes(lengths, most)
+    assert sum(sizes) == len(lengths)
+    assert min(sizes) > 0
+    assert len(sizes) <= -(-sum(lengths) // most)
+    ends = list(accumulate(sizes, initial=0))
+    tokens = [sum(lengths[a:b]) for a, b in pairwise(ends)]
+    assert max(tokens) <= most + 2 * max(lengths)
 
 
 def test_each_row_keeps_its_last_prompt_token(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
     same = [Encoded(PREFIX, []), Encoded([*PREFIX, 5], [])]
     with torch.inference_mode():
-        first = Reader(model, same, pad_id=0, share_prefix=True).read(same[::-1]).first
+        first = Reader(model, same, pad_id=0, packs=True).read(same[::-1]).first
     for found, prompt in zip(first, same[::-1], strict=True):
         torch.testing.assert_close(found, alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4)
 

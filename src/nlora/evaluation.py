@@ -23,7 +23,7 @@ from torch import Tensor
 from nlora.data.encode import Encoded
 from nlora.greedy import greedy, is_plain
 from nlora.label_tree import LabelTree, likeliest_labels
-from nlora.logits import prefix_is_exact
+from nlora.packed import packing_is_exact
 from nlora.reading import Reader
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Evaluator:
         self._backbone = backbone
         self._encoder = encoder
         self._options = options
-        self._share_prefix = prefix_is_exact(backbone.model)
+        self._packs = packing_is_exact(backbone.model)
         self._plain = is_plain(backbone.model)
         self._prompts: dict[str, list[Encoded]] = {}
 
@@ -82,7 +82,7 @@ class Evaluator:
             self._backbone.model,
             [encoded[group[0]] for group in groups],
             pad_id=self._backbone.tokenizer.pad_token_id,
-            share_prefix=self._share_prefix,
+            packs=self._packs,
         )
         texts = [""] * len(encoded)
         tokens: list[int] = []

@@ -3,9 +3,8 @@
     logits, targets = answer_logits(model, batch)        # (B, K, V), (B, K)
 
 A plain forward pass computes the head on every prompt token, and runs the instruction that all prompts of a
-task begin with once per row. Here the head runs on the answer positions, and a batch for training comes packed
-(`nlora.packed`) where the model's attention allows it: the common beginning once, and no padding. What is scored is
-read into a cache (`nlora.reading`).
+task begin with once per row. Here the head runs on the answer positions, and a batch comes packed (`nlora.packed`)
+where the model's attention allows it: the common beginning once, and no padding.
 """
 
 from __future__ import annotations
@@ -15,14 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlora.model_facts import (
-    Batch,
-    forward_parameters,
-    full_attention,
-    is_encoder_decoder,
-    logits_agree,
-    probe_tokens,
-)
+from nlora.model_facts import Batch, forward_parameters, is_encoder_decoder
 from nlora.packed import packed_logits
 
 
@@ -79,38 +71,9 @@ def causal_forward(
     return output
 
 
-def read_prefix(model: Any, prefix_ids: Tensor) -> Any:
-    """The key-value cache, of one row, of tokens (1, P) that many rows begin with."""
-    output = model(input_ids=prefix_ids, use_cache=True, **keep_logits(model, prefix_ids, 1))
-    return output.past_key_values
-
-
 def positions(attention_mask: Tensor) -> Tensor:
     """(B, T) mask -> (B, T) position of each token in its own row, 0 on the padding before it."""
     return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-
-
-def prefix_is_exact(model: Any) -> bool:
-    """Whether tokens read once into a cache give this model's own logits to rows that follow; tried out on a few.
-
-    Refused without a try: encoder-decoder models, sliding windows (their cache forgets tokens) and
-    attention kernels that cannot take padding between prefix and row. The try catches what nobody listed.
-    """
-    if is_encoder_decoder(model) or not full_attention(model):
-        return False
-    tokens = probe_tokens(model)
-    mask = torch.ones_like(tokens)
-    mask[1, 8] = 0  # a padded row: the mask between prefix and row has to work too
-    whole, rests = ({"input_ids": tokens[:, i:], "attention_mask": mask[:, i:]} for i in (0, 8))
-
-    def attempt() -> tuple[Tensor, Tensor]:
-        expected = causal_forward(model, whole, keep=2, use_cache=False).logits
-        cache = read_prefix(model, tokens[:1, :8])
-        cache.batch_repeat_interleave(len(tokens))
-        found = causal_forward(model, rests, keep=2, use_cache=True, cache=cache, before=mask[:, :8]).logits
-        return found, expected
-
-    return logits_agree(model, attempt)
 
 
 def keep_logits(model: nn.Module, input_ids: Tensor, keep: int) -> dict[str, Tensor]:

@@ -42,32 +42,62 @@ _UNKNOWN = ("softcap", "sliding_window", "s_aux", "position_bias")
 """What some models ask of their attention beyond a scale and dropout."""
 
 
+KeysValues = list[tuple[Tensor, Tensor]]
+"""Of each layer, keys and values of some tokens, (tokens, heads, D)."""
+
+
+@dataclass(slots=True, eq=False)
+class Memory:
+    """The keys and values of one pass.
+
+    before: those of the beginning that all rows continue, from an earlier pass. kept: gets those of this pass.
+    """
+
+    before: KeysValues = field(default_factory=list)
+    kept: KeysValues = field(default_factory=list)
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps the next layer's; returns them with what is before them in front."""
+        self.kept.append((k, v))
+        if not self.before:
+            return k, v
+        keys, values = self.before[len(self.kept) - 1]
+        return torch.cat([keys, k]), torch.cat([values, v])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """Who attends to whom.
 
-    prefix: P, the tokens that all begin with. rows_at: (B, L). keys_at: (B, P + L), the prefix before each row.
-    back_at: (S - P,); None where no row is shorter than L. tokens: S. predict_at: (N,).
+    prefix: P, the tokens that all begin with; begins: how many of them run now, P or none. rows_at: (B, L) among
+    the tokens that run, keys_at: (B, P + L) among all, the prefix before each row. back_at: the place in
+    rows_at.flatten() of each token behind the prefix; None where no row is shorter than L. tokens: S, which run.
+    predict_at: (N,).
     """
 
     prefix: int
+    begins: int
     rows_at: Tensor
     keys_at: Tensor
     back_at: Tensor | None
     tokens: int
     predict_at: Tensor
+    memory: Memory | None = None
     masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batch: Batch) -> Layout:
-        """Of a batch as `pack` makes it."""
+    def of(cls, batch: Batch, memory: Memory | None = None) -> Layout:
+        """Of a batch as `pack` makes it; memory.before: what a batch without its beginning continues."""
         rows_at, back_at = batch["rows_at"], batch["back_at"]
         tokens = batch["input_ids"].shape[1]
-        prefix = tokens - len(back_at)
+        begins = tokens - len(back_at)
+        earlier = len(memory.before[0][0]) if memory is not None and memory.before else 0
+        prefix = earlier + begins
         before = torch.arange(prefix, device=rows_at.device).expand(len(rows_at), prefix)
-        keys_at = torch.cat([before, rows_at], dim=1)
+        keys_at = torch.cat([before, rows_at + earlier], dim=1)
         padded = len(back_at) < rows_at.numel()
-        return cls(prefix, rows_at, keys_at, back_at if padded else None, tokens, batch["predict_at"])
+        places = back_at if padded else None
+        return cls(prefix, begins, rows_at, keys_at, places, tokens, batch["predict_at"], memory)
 
     def masks_for(self, heads: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """What to add to the scores of the prefix (heads·P, P) and of a row (heads·L, P + L).
@@ -85,13 +115,16 @@ class Layout:
         return self.masks[heads]
 
 
-def packed_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits (1, N, V) at `predict_at`, within `packed_attention`. batch: as `pack` makes it."""
+def packed_logits(model: nn.Module, batch: Batch, memory: Memory | None = None) -> Tensor:
+    """Logits (1, N, V) at `predict_at`, within `packed_attention`. batch: as `pack` makes it.
+
+    memory: what the rows continue and what is kept of them, where something is to follow.
+    """
     inputs = {key: batch[key] for key in ("input_ids", "position_ids")}
     kept = "logits_to_keep" in forward_parameters(model)
     if kept:
         inputs["logits_to_keep"] = batch["predict_at"]
-    logits: Tensor = model(**inputs, use_cache=False, layout=Layout.of(batch)).logits
+    logits: Tensor = model(**inputs, use_cache=False, layout=Layout.of(batch, memory)).logits
     return logits if kept else logits[:, batch["predict_at"]]
 
 
@@ -188,6 +221,8 @@ def _attention(
         raise NotImplementedError(f"attention with {', '.join(asked)} is not known to packed batches")
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # (S, heads, D)
     prefix_mask, row_mask = layout.masks_for(q.shape[1] // k.shape[1], q)
+    if layout.memory is not None:
+        k, v = layout.memory.extend(k, v)
     rows = _grouped(
         _taken(q, layout.rows_at),
         _taken(k, layout.keys_at),
@@ -198,9 +233,9 @@ def _attention(
     ).flatten(0, 1)  # (B·L, H, D)
     if layout.back_at is not None:
         rows = rows.index_select(0, layout.back_at)
-    if not layout.prefix:
+    if not layout.begins:
         return rows[None], None
-    q, k, v = (states[None, : layout.prefix] for states in (q, k, v))
+    q, k, v = (states[None, : layout.begins] for states in (q, k, v))
     return torch.cat([_grouped(q, k, v, prefix_mask, dropout, scaling), rows[None]], dim=1), None
 
 

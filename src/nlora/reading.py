@@ -1,15 +1,15 @@
 """Prompts that a model has read, and what can follow them: every prompt token is computed once.
 
-    reader = Reader(model, prompts, pad_id=0, share_prefix=prefix_is_exact(model))
+    reader = Reader(model, prompts, pad_id=0, packs=packing_is_exact(model))
     reading = reader.read([prompts[3], prompts[1]])
     reading.first                                   # (2, V) logits of each prompt's next token
     reading.run(tokens)                             # (2, n, V): n tokens more of each row, their logits
     reading.forget(n)                               # as if they had not been run
     reading.keep([1])                               # the other row is done with
 
-Labels are scored and answers are decoded on this. What all prompts of a task begin with runs once for the task (the
-weights do not change while it is scored). The rest runs in passes of rows of nearly the same length, but into
-one cache (`RoomCache`), so that what follows runs on all rows at once.
+Labels are scored and answers are decoded on this. Prompts of causal models are packed where that is exact
+(`nlora.causal_reading`): what all of them begin with runs once for the task. Others run in passes of rows of nearly
+the same length, but into one cache (`RoomCache`), so that what follows runs on all rows at once.
 
 A model that does not keep all tokens (sliding windows, state spaces) cannot take anything back: its whole
 prompts run again with whatever follows.
@@ -17,17 +17,18 @@ prompts run again with whatever follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from nlora.causal_reading import PackedPrompts, read_padded, with_rows
 from nlora.data.collate import Collator
-from nlora.data.encode import Encoded, shared_prefix
-from nlora.logits import causal_forward, read_prefix
+from nlora.data.encode import Encoded
+from nlora.logits import causal_forward
 from nlora.model_facts import Batch, is_encoder_decoder
 from nlora.room_cache import RoomCache, keeps_all_tokens
 
@@ -42,11 +43,14 @@ _ROOM_TOKENS = 8
 class Reading(Protocol):
     """Rows that have been read.
 
-    first: (B, V) logits of the next token of each row, never changed. rows: which of them are still there.
+    first: (B, V) logits of the next token of each row, never changed.
     """
 
     first: Tensor
-    rows: list[int]
+
+    @property
+    def rows(self) -> list[int]:
+        """Which of them are still there."""
 
     def run(self, tokens: Tensor) -> Tensor:
         """Runs n more tokens of each row that is still there, (B', n); their logits, (B', n, V)."""
@@ -61,25 +65,15 @@ class Reading(Protocol):
 class Reader:
     """Reads the prompts of one task with weights that do not change meanwhile.
 
-    prompts: all of them; what they begin with is read now, if share_prefix allows it.
+    prompts: all of them. packs: whether the model takes packed batches (`nlora.packed.packing_is_exact`).
     """
 
-    def __init__(
-        self, model: nn.Module, prompts: Sequence[Encoded], *, pad_id: int, share_prefix: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, prompts: Sequence[Encoded], *, pad_id: int, packs: bool) -> None:
         self._model = model
         self._collate = Collator(pad_id, is_encoder_decoder(model))
         self._keeps_all = keeps_all_tokens(model)
         self._device = next(model.parameters()).device
-        self._prefix: Any = None
-        self._prefix_tokens = 0
-        if share_prefix and self._keeps_all and prompts:
-            ids = [e.prompt_ids for e in prompts]
-            # The last prompt token stays in its row: its logits predict the first answer token.
-            shared = min(shared_prefix(ids), min(map(len, ids)) - 1)
-            if shared * (len(ids) - 1) > _PASS_TOKENS:
-                self._prefix = read_prefix(model, torch.tensor([ids[0][:shared]], device=self._device))
-                self._prefix_tokens = shared
+        self._packed = PackedPrompts(model, prompts) if packs and self._keeps_all and prompts else None
 
     @property
     def can_continue(self) -> bool:
@@ -94,16 +88,16 @@ class Reader:
         """Reads prompts, the longest of them first."""
         if not self._keeps_all:
             return read_batch(self._model, self.batch(prompts))
-        shared = self._prefix_tokens
-        rests = [Encoded(e.prompt_ids[shared:], []) for e in prompts]
+        if self._packed is not None:
+            return self._packed.read(prompts)
         sizes = [len(prompts)]
         if self._device.type == "cpu":
-            sizes = pass_sizes([len(e.prompt_ids) for e in rests])
+            sizes = pass_sizes([len(e.prompt_ids) for e in prompts])
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-        passes = [self.batch(rests[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+        passes = [self.batch(prompts[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
         if is_encoder_decoder(self._model):
             return _EncoderDecoderReading(self._model, passes)
-        return _CausalReading(self._model, passes, self._prefix)
+        return read_padded(self._model, passes)
 
 
 def pass_sizes(lengths: Sequence[int]) -> list[int]:
@@ -136,55 +130,7 @@ def read_batch(model: nn.Module, batch: Batch) -> Reading:
         return _WholeReading(model, batch)
     if is_encoder_decoder(model):
         return _EncoderDecoderReading(model, [batch])
-    return _CausalReading(model, [batch], None)
-
-
-class _CausalReading:
-    """Prompts in the cache of a causal model, padded on the left: a row is padding, prefix, padding, rest."""
-
-    def __init__(self, model: nn.Module, passes: Sequence[Batch], prefix: DynamicCache | None) -> None:
-        self._model = model
-        shared = prefix.get_seq_length() if prefix is not None else 0
-        count = sum(len(batch["input_ids"]) for batch in passes)
-        width = max(batch["input_ids"].shape[1] for batch in passes)
-        self.rows = list(range(count))
-        self._cache = RoomCache(count, shared + width + _ROOM_TOKENS)
-        self._mask = passes[0]["attention_mask"].new_zeros(count, shared + width)
-        first = []
-        for begin, end, batch in _with_rows(passes):
-            mask = batch["attention_mask"]
-            gap = width - mask.shape[1]
-            self._cache.open(begin, end, column=gap)
-            before = mask.new_ones(len(mask), shared)
-            if prefix is not None:
-                self._cache.put(prefix)
-            output = causal_forward(model, batch, keep=1, use_cache=True, cache=self._cache, before=before)
-            first.append(output.logits[:, -1])
-            self._mask[begin:end, gap:] = torch.cat([before, mask], dim=1)
-        self._cache.open(0, count, length=shared + width)
-        self.first = torch.cat(first)
-
-    def run(self, tokens: Tensor) -> Tensor:
-        added = torch.ones_like(tokens)
-        logits: Tensor = causal_forward(
-            self._model,
-            {"input_ids": tokens, "attention_mask": added},
-            keep=tokens.shape[1],
-            use_cache=True,
-            cache=self._cache,
-            before=self._mask,
-        ).logits
-        self._mask = torch.cat([self._mask, added], dim=1)
-        return logits
-
-    def forget(self, count: int) -> None:
-        self._cache.crop(-count)
-        self._mask = self._mask[:, :-count]
-
-    def keep(self, rows: Sequence[int]) -> None:
-        places = self._cache.keep(rows)
-        self.rows = [self.rows[place] for place in places]
-        self._mask = self._mask[places]
+    return read_padded(model, [batch])
 
 
 class _EncoderDecoderReading:
@@ -196,7 +142,7 @@ class _EncoderDecoderReading:
         width = max(batch["input_ids"].shape[1] for batch in passes)
         mask = passes[0]["attention_mask"].new_zeros(count, width)
         states: Tensor | None = None
-        for begin, end, batch in _with_rows(passes):
+        for begin, end, batch in with_rows(passes):
             found = model.get_encoder()(**{k: batch[k] for k in ("input_ids", "attention_mask")})[0]
             if states is None:
                 states = found.new_zeros(count, width, found.shape[2])
@@ -267,12 +213,3 @@ class _WholeReading:
             "attention_mask": torch.cat([mask, torch.ones_like(tail)], dim=1),
         }
         return causal_forward(model, longer, keep=keep, use_cache=False).logits  # type: ignore[no-any-return]
-
-
-def _with_rows(passes: Sequence[Batch]) -> Iterator[tuple[int, int, Batch]]:
-    """Each pass with its first row and the one after its last."""
-    begin = 0
-    for batch in passes:
-        end = begin + len(batch["input_ids"])
-        yield begin, end, batch
-        begin = end

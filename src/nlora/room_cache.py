@@ -128,12 +128,6 @@ class RoomCache(DynamicCache):
         for layer in self.layers:
             layer.open(length)
 
-    def put(self, other: DynamicCache) -> None:
-        """Writes the one row of another cache behind what is there, in every row of the window."""
-        layers: list[Any] = other.layers
-        for index, layer in enumerate(layers):
-            self.update(layer.keys, layer.values, index)
-
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Only these rows of the window stay. Returns which of them is where: they may change their order."""
         stay = set(rows)

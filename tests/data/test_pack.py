@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nlora.data.collate import IGNORED
 from nlora.data.encode import Encoded
-from nlora.data.pack import pack
+from nlora.data.pack import pack, pack_rests
 
 TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 
@@ -27,28 +28,39 @@ def test_every_example_can_be_read_back(shared: list[int], rests: list[tuple[lis
     assert [flat[back] for back in batch["back_at"].tolist()] == list(range(prefix, len(ids)))
     predicted = iter(zip(batch["predict_at"].tolist(), batch["labels"][0, 1:].tolist(), strict=True))
     for row, example in zip(rows, examples, strict=True):
-        whole = [*example.prompt_ids, *example.answer_ids]
+        whole = [*example.prompt_ids, *example.answer_ids[:-1]]
         mine = row[: len(whole) - prefix]
         assert ids[:prefix] + [ids[place] for place in mine] == whole
         assert [places[place] for place in mine] == list(range(prefix, len(whole)))
         assert set(row[len(mine) :]) <= {mine[-1]}
         # The logits at a token predict the one after it.
-        for at, label in [next(predicted) for _ in example.answer_ids]:
-            place = mine.index(at)
-            assert ids[mine[place + 1]] == label
-            assert place + 1 >= len(mine) - len(example.answer_ids)
+        first = len(example.prompt_ids) - prefix - 1
+        for i, label in enumerate(example.answer_ids):
+            assert next(predicted) == (mine[first + i], label)
     assert next(predicted, None) is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_what_all_prompts_begin_with_stands_once(count: int) -> None:
     batch = pack(make([7, 7, 7, 7], [([row], [8, 9]) for row in range(count)]))
-    assert batch["input_ids"].shape == (1, 4 + 3 * count)
+    assert batch["input_ids"].shape == (1, 4 + 2 * count)
 
 
 def test_the_last_prompt_token_stays_in_its_row() -> None:
     """Its logits predict the first answer token; prompts that are the same share all but that one."""
     batch = pack([Encoded([1, 2, 3], [4]), Encoded([1, 2, 3], [5])])
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 3, 5]]
-    assert batch["predict_at"].tolist() == [2, 4]
-    assert batch["rows_at"].tolist() == [[2, 3], [4, 5]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 3]]
+    assert batch["predict_at"].tolist() == [2, 3]
+    assert batch["rows_at"].tolist() == [[2], [3]]
+
+
+def test_prompts_without_answers_ask_for_their_next_token() -> None:
+    prompts = [Encoded([1, 2, 3, 4], []), Encoded([1, 2, 5], [])]
+    whole, rests = (pack_rests(prompts, 2, with_beginning=begins) for begins in (True, False))
+    assert whole["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
+    assert whole["predict_at"].tolist() == [3, 4]
+    assert rests["input_ids"].tolist() == [[3, 4, 5]]
+    assert rests["position_ids"].tolist() == [[2, 3, 2]]
+    assert rests["predict_at"].tolist() == [1, 2]
+    assert rests["rows_at"].tolist() == [[0, 1], [2, 2]]
+    assert rests["labels"].tolist() == [[IGNORED]]

@@ -5,14 +5,16 @@
     tokens:     instruction and options | rest 1 | answer 1 | rest 2 | answer 2 | ...
                         P                     L_1                  L_2
 
-Each rest continues the common beginning, as if the others were not there (`nlora.packed`). For causal models.
+Each rest continues the common beginning, as if the others were not there (`nlora.packed`). For causal models. An
+answer's last token does not run: nothing is predicted from it.
 
     input_ids       (1, S)    the beginning, then each example's rest and answer; S = P + Σ L_b
     position_ids    (1, S)    of each token in its own example
     rows_at         (B, L)    where the tokens of each rest are; behind its last one, the last one's place again
     back_at         (S - P,)  where in rows_at.flatten() each token of the rests is
-    predict_at      (N,)      where the logits are that predict an answer token
-    labels          (1, N+1)  -100, then these tokens
+    predict_at      (N,)      where the logits are that predict an answer token; of a prompt without an answer, its
+                              last token
+    labels          (1, N+1)  -100, then the answers' tokens (without answers, nothing but the -100)
 """
 
 from __future__ import annotations
@@ -27,11 +29,20 @@ from nlora.data.encode import Encoded, shared_prefix
 
 
 def pack(examples: Sequence[Encoded]) -> dict[str, Tensor]:
-    """A batch of B examples, each with an answer."""
-    shared = _prefix_tokens([e.prompt_ids for e in examples])
-    rests = [[*e.prompt_ids[shared:], *e.answer_ids] for e in examples]
+    """A batch of B examples, either all with an answer or all without."""
+    shared = common_tokens(examples) if len(examples) > 1 else 0
+    return pack_rests(examples, shared, with_beginning=True)
+
+
+def pack_rests(examples: Sequence[Encoded], shared: int, *, with_beginning: bool) -> dict[str, Tensor]:
+    """A batch of examples of which the first `shared` tokens are the same.
+
+    with_beginning: False leaves these out (P = 0 above); positions count them all the same.
+    """
+    rests = [[*e.prompt_ids[shared:], *e.answer_ids[:-1]] for e in examples]
     longest = max(map(len, rests))
-    ids, positions = list(examples[0].prompt_ids[:shared]), list(range(shared))
+    first = shared if with_beginning else 0
+    ids, positions = list(examples[0].prompt_ids[:first]), list(range(first))
     rows_at: list[list[int]] = []
     back_at: list[int] = []
     predict_at: list[int] = []
@@ -43,7 +54,7 @@ def pack(examples: Sequence[Encoded]) -> dict[str, Tensor]:
         positions += range(shared, shared + len(rest))
         rows_at.append([*range(begin, end), *[end - 1] * (longest - len(rest))])
         back_at += range(row * longest, row * longest + len(rest))
-        predict_at += range(end - 1 - len(example.answer_ids), end - 1)
+        predict_at += range(end - max(len(example.answer_ids), 1), end)
         labels += example.answer_ids
     return {
         "input_ids": torch.tensor([ids]),
@@ -55,6 +66,7 @@ def pack(examples: Sequence[Encoded]) -> dict[str, Tensor]:
     }
 
 
-def _prefix_tokens(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with. The last one of each stays its own: it predicts the answer's first."""
-    return min(shared_prefix(prompts), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+def common_tokens(examples: Sequence[Encoded]) -> int:
+    """Tokens that all prompts begin with. The last one of each stays its own: something is predicted from it."""
+    prompts = [e.prompt_ids for e in examples]
+    return min(shared_prefix(prompts), min(map(len, prompts)) - 1)
