@@ -31,6 +31,7 @@ LAYERS = [
         "factors",
         "targets",
     },
+    {"lean_forward"},
     {"lean"},
     {
         "data",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nlora.kernels.dropout import Dropout
 from nlora.kernels.elementwise import rms_norm, silu_mul
+from nlora.lean_forward import lean_forward
 
 _TOLERANCE = 1e-5
 """Largest difference to the original's output, of numbers around 1."""
@@ -59,6 +60,7 @@ class GatedLayer(nn.Module):
 def lean(model: nn.Module) -> Callable[[], None]:
     """Exchanges what can be exchanged inside the model; returns what puts the original modules back."""
     exchanged: list[tuple[nn.Module, str, nn.Module]] = []
+    shortened: list[nn.Module] = []
     if all(p.device.type == "cpu" for p in model.parameters()):
         for parent in list(model.modules()):
             for name, child in parent.named_children():
@@ -66,8 +68,14 @@ def lean(model: nn.Module) -> Callable[[], None]:
                 if leaner is not None:
                     exchanged.append((parent, name, child))
                     setattr(parent, name, leaner.train(child.training))
+            forward = None if "forward" in vars(parent) else lean_forward(parent)
+            if forward is not None:
+                shortened.append(parent)
+                parent.forward = forward
 
     def undo() -> None:
+        for module in shortened:
+            del module.forward
         for parent, name, original in reversed(exchanged):
             original.train(getattr(parent, name).training)
             setattr(parent, name, original)

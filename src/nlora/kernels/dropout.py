@@ -25,20 +25,34 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """(...) -> (...): some entries are 0, the others larger by what that takes away on average."""
-        dropped = round(self.p * _STEPS)
-        if not self.training or input.device.type != "cpu" or not 0 < dropped < _STEPS:
+        if not self.training or input.device.type != "cpu" or not 0 < _dropped(self.p) < _STEPS:
             return F.dropout(input, self.p, self.training)
-        return _Dropout.apply(input, dropped)  # type: ignore[no-untyped-call, no-any-return]
+        return _Dropout.apply(input, self.p)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def kept_entries(x: Tensor, p: float) -> Tensor:
+    """A random mask of x's shape, False where an entry is dropped. p: the share of them, to 1/65536."""
+    draws = torch.empty(-(-x.numel() // _ENTRIES_PER_DRAW), dtype=torch.int64).random_(-(2**63), None)
+    bits = draws.view(torch.int16)[: x.numel()].view(x.shape)  # each of 65536 values as likely
+    return bits >= _dropped(p) - _STEPS // 2
+
+
+def kept_scale(p: float) -> float:
+    """What the kept entries are multiplied by: 1 / the probability to be kept."""
+    return _STEPS / (_STEPS - _dropped(p))
+
+
+def _dropped(p: float) -> int:
+    """Of _STEPS values, those that drop an entry."""
+    return round(p * _STEPS)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
-        draws = torch.empty(-(-x.numel() // _ENTRIES_PER_DRAW), dtype=torch.int64).random_(-(2**63), None)
-        bits = draws.view(torch.int16)[: x.numel()].view(x.shape)  # each of 65536 values as likely
-        kept = bits >= dropped - _STEPS // 2  # (...)
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        kept = kept_entries(x, p)
         ctx.save_for_backward(kept)
-        ctx.scale = _STEPS / (_STEPS - dropped)
+        ctx.scale = kept_scale(p)
         return (x * kept).mul_(ctx.scale)
 
     @staticmethod

@@ -1,0 +1,86 @@
+"""Leaner ways through modules that stay what they are: PEFT's LoRA layers, and attention with rotary positions.
+
+    forward = lean_forward(module)          # None where there is none
+    module.forward = forward                # and `del module.forward` to undo it
+
+A LoRA layer cannot be exchanged, because PEFT looks for its own class; attention differs between families of models
+in all but the rotation. So the module keeps its class and its parts, and gets a forward of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from nlora.kernels.lora import lora_linear
+from nlora.kernels.rotary import rotate
+
+_ROTATION = "apply_rotary_pos_emb"
+_TOLERANCE = 1e-5
+
+
+def lean_forward(module: nn.Module) -> Callable[..., Any] | None:
+    """What may take the place of this module's forward: the same numbers, with less work on a CPU."""
+    return _of_lora(module) if isinstance(module, LoraLinear) else _of_attention(module)
+
+
+def _of_lora(layer: Any) -> Callable[..., Any] | None:
+    """One plain adapter on a frozen `nn.Linear` in float32; asked at each call, as adapters come and go."""
+    base: Any = layer.base_layer
+    weights = list(base.parameters())
+    if type(base) is not nn.Linear or any(p.requires_grad or p.dtype != torch.float32 for p in weights):
+        return None
+    original = layer.forward
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        names = layer.active_adapters
+        usual = not (args or kwargs or layer.disable_adapters or layer.merged) and len(names) == 1
+        if not usual or names[0] not in layer.lora_A or names[0] in layer.lora_variant:
+            return original(x, *args, **kwargs)
+        a, b = layer.lora_A[names[0]], layer.lora_B[names[0]]
+        if x.dtype != torch.float32 or a.weight.dtype != torch.float32 or b.bias is not None:
+            return original(x, *args, **kwargs)
+        dropout = getattr(layer.lora_dropout[names[0]], "p", 0.0) if layer.training else 0.0
+        scaling = layer.scaling[names[0]]
+        return lora_linear(x, base.weight, base.bias, a.weight, b.weight, scaling=scaling, dropout=dropout)
+
+    return forward
+
+
+def _of_attention(module: nn.Module) -> Callable[..., Any] | None:
+    """The module's own forward, which finds another function under the name of the rotation."""
+    plain: Any = type(module).forward
+    if not isinstance(plain, FunctionType) or _ROTATION not in plain.__code__.co_names:
+        return None
+    rotation = _leaner_rotation(plain.__globals__.get(_ROTATION))
+    if rotation is None:
+        return None
+    names = {**plain.__globals__, _ROTATION: rotation}
+    leaner = FunctionType(plain.__code__, names, plain.__name__, plain.__defaults__, plain.__closure__)
+    leaner.__kwdefaults__ = plain.__kwdefaults__
+    return leaner.__get__(module)
+
+
+def _leaner_rotation(original: Any) -> Callable[..., Any] | None:
+    """`rotate` where it gives what the original does; the original wherever it is called in another way."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, angles = (torch.randn(size, generator=draw) for size in ((2, 3, 5, 8), (2, 1, 5, 8), (2, 5, 4)))
+    cos, sin = (torch.cat([part, part], dim=-1) for part in (angles.cos(), angles.sin()))
+    try:
+        pairs = zip(original(q, k, cos, sin), rotate(q, k, cos, sin), strict=True)
+        same = all(torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE) for a, b in pairs)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return None
+
+    def rotation(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
+        known = q.dtype == cos.dtype == torch.float32 and cos.shape[-1] == q.shape[-1] and cos.dim() == 3
+        if args or kwargs or not known:
+            return original(q, k, cos, sin, *args, **kwargs)
+        return rotate(q, k, cos, sin)
+
+    return rotation if same else None

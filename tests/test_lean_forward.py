@@ -1,0 +1,129 @@
+"""LoRA layers and attention with a leaner forward: the same numbers, and PEFT's switches still work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from nlora.backbone import load_backbone
+from nlora.lean import lean
+from nlora.lean_forward import lean_forward
+
+TinyModel = Callable[[str], Path]
+IDS = torch.arange(2, 22).view(2, 10)
+
+
+def with_lora(folder: Path, **options: Any) -> Any:
+    """A tiny model under PEFT, with an update that is not zero."""
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False, **options
+    )
+    backbone: Any = load_backbone(str(folder)).model
+    return get_peft_model(backbone, config)
+
+
+def loss_and_gradients(model: Any) -> list[torch.Tensor]:
+    model.zero_grad()
+    loss = model(input_ids=IDS).logits.square().mean()
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+def shortened(model: nn.Module) -> set[str]:
+    """Kinds of modules that have a forward of their own."""
+    return {type(m).__name__ for m in model.modules() if "forward" in vars(m)}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma", "mistral", "opt"])
+def test_loss_and_gradients_are_the_same(tiny_model: TinyModel, family: str) -> None:
+    model = with_lora(tiny_model(family)).eval()
+    expected = loss_and_gradients(model)
+    undo = lean(model)
+    rotary = set() if family == "opt" else {f"{family.capitalize()}Attention"}
+    assert shortened(model) == {"Linear"} | rotary
+    for found, wanted in zip(loss_and_gradients(model), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+    undo()
+    assert not shortened(model)
+    assert len(expected) > 8
+
+
+def test_dropout_is_drawn_as_without_it(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leaner modules alone, and the leaner forward beside them, draw the same masks."""
+    model = with_lora(tiny_model("llama"), lora_dropout=0.25).train()
+    results = []
+    for fused in (True, False):
+        with monkeypatch.context() as patch:
+            if not fused:
+                patch.setattr("nlora.lean.lean_forward", lambda module: None)
+            undo = lean(model)
+        torch.manual_seed(1)
+        results.append(loss_and_gradients(model))
+        undo()
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+    assert not torch.equal(results[0][0], loss_and_gradients(model.eval())[0])
+
+
+def test_an_adapter_that_is_off_merged_or_one_of_two_is_left_to_peft(tiny_model: TinyModel) -> None:
+    model = with_lora(tiny_model("llama")).eval()
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+
+    def logits() -> list[torch.Tensor]:
+        found = []
+        with torch.no_grad():
+            with model.disable_adapter():
+                found.append(model(input_ids=IDS).logits)
+            for names in ("default", "second", ["default", "second"]):
+                model.base_model.set_adapter(names)
+                found.append(model(input_ids=IDS).logits)
+            model.merge_adapter()
+            found.append(model(input_ids=IDS).logits)
+            model.unmerge_adapter()
+        return found
+
+    expected = logits()
+    undo = lean(model)
+    for mine, theirs in zip(logits(), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    undo()
+    assert not torch.allclose(expected[0], expected[1], atol=1e-3)
+    assert not torch.allclose(expected[1], expected[3], atol=1e-3)
+
+
+def test_other_kinds_of_layers_keep_their_forward(tiny_model: TinyModel) -> None:
+    model = with_lora(tiny_model("llama"))
+    layers = [m for m in model.modules() if type(m).__name__ == "Linear" and hasattr(m, "base_layer")]
+    assert all(lean_forward(layer) for layer in layers)
+    layers[0].base_layer.weight.requires_grad_(True)
+    layers[1].base_layer.to(torch.bfloat16)
+    assert [lean_forward(layer) is None for layer in layers[:3]] == [True, True, False]
+    dora = with_lora(tiny_model("llama"), use_dora=True).eval()
+    expected = loss_and_gradients(dora)
+    lean(dora)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlora.lean_forward.lora_linear", None)
+        for found, wanted in zip(loss_and_gradients(dora), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def apply_rotary_pos_emb(q: torch.Tensor, k: torch.Tensor, cos: Any, sin: Any) -> Any:
+    """Under the known name, another formula: neighbours are pairs."""
+    return q * cos.unsqueeze(1), k * sin.unsqueeze(1)
+
+
+class OddAttention(nn.Module):
+    def forward(self, q: torch.Tensor, k: torch.Tensor, cos: Any, sin: Any) -> Any:
+        return apply_rotary_pos_emb(q, k, cos, sin)
+
+
+def test_another_rotation_under_the_same_name_stays() -> None:
+    assert lean_forward(OddAttention()) is None
+    assert lean_forward(nn.Linear(2, 2)) is None
