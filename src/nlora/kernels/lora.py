@@ -52,6 +52,8 @@ class _LoraLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, a, b, z, kept = ctx.saved_tensors
+        if kept is not None:
+            kept = kept.to(rows.dtype)  # once for two products, each of which would do it
         g = grads[0].reshape(-1, grads[0].shape[-1])  # (n, out)
         g_b = torch.mm(g.t(), z).mul_(ctx.scale)
         g_z = torch.mm(g, b).mul_(ctx.scale)  # (n, r)
