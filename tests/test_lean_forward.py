@@ -98,6 +98,20 @@ def test_an_adapter_that_is_off_merged_or_one_of_two_is_left_to_peft(tiny_model:
     assert not torch.allclose(expected[1], expected[3], atol=1e-3)
 
 
+def test_who_listens_to_a_part_is_heard(tiny_model: TinyModel) -> None:
+    model = with_lora(tiny_model("llama")).eval()
+    undo = lean(model)
+    heard: list[int] = []
+    layer: Any = next(m for m in model.modules() if hasattr(m, "base_layer"))
+    for number, part in enumerate((layer.base_layer, layer.lora_A["default"], layer.lora_B["default"])):
+        hook = part.register_forward_hook(lambda *_, number=number: heard.append(number))
+        model(input_ids=IDS)
+        hook.remove()
+    model(input_ids=IDS)
+    assert heard == [0, 1, 2]
+    undo()
+
+
 def test_other_kinds_of_layers_keep_their_forward(tiny_model: TinyModel) -> None:
     model = with_lora(tiny_model("llama"))
     layers = [m for m in model.modules() if type(m).__name__ == "Linear" and hasattr(m, "base_layer")]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nlora.kernels.dropout import Dropout
 from nlora.kernels.elementwise import rms_norm, silu_mul
-from nlora.lean_forward import lean_forward
+from nlora.lean_forward import hooked, lean_forward
 
 _TOLERANCE = 1e-5
 """Largest difference to the original's output, of numbers around 1."""
@@ -86,7 +86,7 @@ def lean(model: nn.Module) -> Callable[[], None]:
 def _leaner(module: Any) -> nn.Module | None:
     if type(module) is nn.Dropout:
         return Dropout(module.p) if module.p and not module.inplace else None
-    if _hooked(module):
+    if hooked(module):
         return None
     weight = getattr(module, "weight", None)
     if type(module).__name__.endswith(("RMSNorm", "LayerNorm")) and isinstance(weight, nn.Parameter):
@@ -118,8 +118,3 @@ def _if_equal(kind: Callable[[Any], nn.Module], original: nn.Module, width: int)
 
 def _in_features(layer: Any) -> int:
     return int(getattr(layer, "base_layer", layer).in_features)
-
-
-def _hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to this module, who would not hear the leaner one."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

@@ -43,6 +43,8 @@ def _of_lora(layer: Any) -> Callable[..., Any] | None:
         if not usual or names[0] not in layer.lora_A or names[0] in layer.lora_variant:
             return original(x, *args, **kwargs)
         a, b = layer.lora_A[names[0]], layer.lora_B[names[0]]
+        if any(map(hooked, (base, a, b, layer.lora_dropout[names[0]]))):
+            return original(x, *args, **kwargs)
         if x.dtype != torch.float32 or a.weight.dtype != torch.float32 or b.bias is not None:
             return original(x, *args, **kwargs)
         dropout = getattr(layer.lora_dropout[names[0]], "p", 0.0) if layer.training else 0.0
@@ -50,6 +52,11 @@ def _of_lora(layer: Any) -> Callable[..., Any] | None:
         return lora_linear(x, base.weight, base.bias, a.weight, b.weight, scaling=scaling, dropout=dropout)
 
     return forward
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody listens to this module, who would not hear what takes its place."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def _of_attention(module: nn.Module) -> Callable[..., Any] | None:
