@@ -55,6 +55,8 @@ LAYERS = [
         "logits",
         "label_tree",
         "causal_reading",
+        "packed_reading",
+        "packed_layout",
         "reading",
         "room_cache",
         "greedy",

@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nlora import causal_reading, reading
+from nlora import packed_reading, reading
 from nlora.backbone import load_backbone
 from nlora.data.encode import Encoded
 from nlora.packed import packing_is_exact
 from nlora.reading import Reader, pass_sizes
-from nlora.room_cache import RoomCache
 
 TinyModel = Callable[[str], Path]
 PREFIX = list(range(200, 270))
@@ -74,7 +73,7 @@ def test_logits_equal_each_sequence_alone(
     model: Any = load_backbone(str(tiny_model(family))).model
     if single_passes:
         monkeypatch.setattr(reading, "_PASS_TOKENS", 0)  # a pass for every length
-        monkeypatch.setattr(causal_reading, "_PASS_TOKENS", 1)  # a pass for every row
+        monkeypatch.setattr(packed_reading, "_PASS_TOKENS", 1)  # a pass for every row
     assert packing_is_exact(model) == (family in PACKABLE)
     with torch.inference_mode():
         read = Reader(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
@@ -109,24 +108,21 @@ def test_the_prefix_runs_once_for_all_that_is_read(tiny_model: TinyModel) -> Non
     assert [tuple(shape) for shape in shapes] == [(1, count) for count in tokens]
 
 
-def test_a_cache_is_made_for_the_rows_that_something_follows(tiny_model: TinyModel) -> None:
+def test_only_rows_that_something_follows_are_gathered(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
-    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
-        sizes: list[int] = []
-        patch.setattr(
-            causal_reading, "RoomCache", lambda rows, tokens: sizes.append(rows) or RoomCache(rows, tokens)
-        )
-        read = Reader(model, PROMPTS, pad_id=0, packs=True).read(PROMPTS)
+    with torch.inference_mode():
+        read: Any = Reader(model, PROMPTS, pad_id=0, packs=True).read(PROMPTS)
         read.keep([0, 2, 3])
         read.keep([1])
-        assert not sizes
+        keys, _ = read._pieces_of(0)
+        assert [piece.shape[:2] for piece in keys] == [(1, len(PREFIX)), (1, len(RESTS[2]))]
         check(model, read.run(torch.tensor([[7]])), [2], [[]], [[7]])
-        assert (sizes, read.rows) == ([1], [2])
+        assert read.rows == [2]
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 1000))
 def test_packed_passes_are_few_and_of_about_one_size(lengths: list[int], most: int) -> None:
-    sizes = causal_reading._passes(lengths, most)
+    sizes = packed_reading._passes(lengths, most)
     assert sum(sizes) == len(lengths)
     assert min(sizes) > 0
     assert len(sizes) <= -(-sum(lengths) // most)

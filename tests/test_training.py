@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
+from nlora import training
 from nlora.adapters import Adapter, State
 from nlora.backbone import load_backbone
 from nlora.config import LoraOptions, TrainOptions
@@ -75,6 +77,13 @@ def test_batches_by_length_pad_less_and_train_on_every_example(
     assert shares["t5", "by_length"] == 0
     assert shares["t5", "random"] > 0.05
     assert shares["llama", "random"] == 0
+
+
+def test_several_gpus_without_a_launcher_get_padded_batches(tiny_model: Callable[[str], Path]) -> None:
+    """The Trainer cuts a batch along its rows there, and a packed one has only one."""
+    model: Any = load_backbone(str(tiny_model("llama"))).model
+    packs = [training._packs(cast(Any, SimpleNamespace(n_gpu=count)), model) for count in (0, 1, 2)]
+    assert packs == [True, True, False]
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:

@@ -17,12 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
 
@@ -36,96 +34,25 @@ from nlora.model_facts import (
     logits_agree,
     probe_tokens,
 )
+from nlora.packed_layout import Continuation, Layout
 
 _NAME = "nlora_packed"
 _UNKNOWN = ("softcap", "sliding_window", "s_aux", "position_bias")
 """What some models ask of their attention beyond a scale and dropout."""
 
 
-KeysValues = list[tuple[Tensor, Tensor]]
-"""Of each layer, keys and values of some tokens, (tokens, heads, D)."""
+def packed_logits(model: nn.Module, batch: Batch, layout: Layout | Continuation | None = None) -> Tensor:
+    """Logits (1, N, V) at the layout's `predict_at`, within `packed_attention`.
 
-
-@dataclass(slots=True, eq=False)
-class Memory:
-    """The keys and values of one pass.
-
-    before: those of the beginning that all rows continue, from an earlier pass. kept: gets those of this pass.
+    batch: as `pack` makes it; with a layout, only its input_ids and position_ids (1, S).
     """
-
-    before: KeysValues = field(default_factory=list)
-    kept: KeysValues = field(default_factory=list)
-
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps the next layer's; returns them with what is before them in front."""
-        self.kept.append((k, v))
-        if not self.before:
-            return k, v
-        keys, values = self.before[len(self.kept) - 1]
-        return torch.cat([keys, k]), torch.cat([values, v])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Layout:
-    """Who attends to whom.
-
-    prefix: P, the tokens that all begin with; begins: how many of them run now, P or none. rows_at: (B, L) among
-    the tokens that run, keys_at: (B, P + L) among all, the prefix before each row. back_at: the place in
-    rows_at.flatten() of each token behind the prefix; None where no row is shorter than L. tokens: S, which run.
-    predict_at: (N,).
-    """
-
-    prefix: int
-    begins: int
-    rows_at: Tensor
-    keys_at: Tensor
-    back_at: Tensor | None
-    tokens: int
-    predict_at: Tensor
-    memory: Memory | None = None
-    masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, batch: Batch, memory: Memory | None = None) -> Layout:
-        """Of a batch as `pack` makes it; memory.before: what a batch without its beginning continues."""
-        rows_at, back_at = batch["rows_at"], batch["back_at"]
-        tokens = batch["input_ids"].shape[1]
-        begins = tokens - len(back_at)
-        earlier = len(memory.before[0][0]) if memory is not None and memory.before else 0
-        prefix = earlier + begins
-        before = torch.arange(prefix, device=rows_at.device).expand(len(rows_at), prefix)
-        keys_at = torch.cat([before, rows_at + earlier], dim=1)
-        padded = len(back_at) < rows_at.numel()
-        places = back_at if padded else None
-        return cls(prefix, begins, rows_at, keys_at, places, tokens, batch["predict_at"], memory)
-
-    def masks_for(self, heads: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """What to add to the scores of the prefix (heads·P, P) and of a row (heads·L, P + L).
-
-        Behind a row's end its last token is repeated. No token before the end sees that, and nobody looks at what comes
-        out there.
-        """
-        if heads not in self.masks:
-            tokens = self.keys_at.shape[1]
-            mask = like.new_full((tokens, tokens), float("-inf")).triu_(1)
-            self.masks[heads] = (
-                mask[: self.prefix, : self.prefix].repeat(heads, 1),
-                mask[self.prefix :].repeat(heads, 1),
-            )
-        return self.masks[heads]
-
-
-def packed_logits(model: nn.Module, batch: Batch, memory: Memory | None = None) -> Tensor:
-    """Logits (1, N, V) at `predict_at`, within `packed_attention`. batch: as `pack` makes it.
-
-    memory: what the rows continue and what is kept of them, where something is to follow.
-    """
+    layout = layout if layout is not None else Layout.of(batch)
     inputs = {key: batch[key] for key in ("input_ids", "position_ids")}
     kept = "logits_to_keep" in forward_parameters(model)
     if kept:
-        inputs["logits_to_keep"] = batch["predict_at"]
-    logits: Tensor = model(**inputs, use_cache=False, layout=Layout.of(batch, memory)).logits
-    return logits if kept else logits[:, batch["predict_at"]]
+        inputs["logits_to_keep"] = layout.predict_at
+    logits: Tensor = model(**inputs, use_cache=False, layout=layout).logits
+    return logits if kept else logits[:, layout.predict_at]
 
 
 @contextmanager
@@ -154,7 +81,7 @@ def _last_layer_where_it_counts(model: Any) -> list[RemovableHandle]:
     if len(layers) != 1 or not isinstance(getattr(layers[0][-1], "mlp", None), nn.Module):
         return []
     last: Any = layers[0][-1]
-    seen: list[Layout] = []
+    seen: list[Layout | Continuation] = []
 
     def look(layer: nn.Module, args: Any, kwargs: Any) -> None:
         seen[:] = [_there(kwargs.get("layout"))]
@@ -211,56 +138,18 @@ def _attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    layout: Layout | None = None,
+    layout: Layout | Continuation | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query (1, H, S, D), key and value (1, Hk, S, D) -> (1, S, H, D)."""
-    layout = _there(layout)
     asked = [name for name in _UNKNOWN if more.get(name) is not None]
     if asked:
         raise NotImplementedError(f"attention with {', '.join(asked)} is not known to packed batches")
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # (S, heads, D)
-    prefix_mask, row_mask = layout.masks_for(q.shape[1] // k.shape[1], q)
-    if layout.memory is not None:
-        k, v = layout.memory.extend(k, v)
-    rows = _grouped(
-        _taken(q, layout.rows_at),
-        _taken(k, layout.keys_at),
-        _taken(v, layout.keys_at),
-        row_mask,
-        dropout,
-        scaling,
-    ).flatten(0, 1)  # (B·L, H, D)
-    if layout.back_at is not None:
-        rows = rows.index_select(0, layout.back_at)
-    if not layout.begins:
-        return rows[None], None
-    q, k, v = (states[None, : layout.begins] for states in (q, k, v))
-    return torch.cat([_grouped(q, k, v, prefix_mask, dropout, scaling), rows[None]], dim=1), None
+    return _there(layout).attend(q, k, v, dropout, scaling)[None], None
 
 
-def _there(layout: Layout | None) -> Layout:
+def _there(layout: Layout | Continuation | None) -> Layout | Continuation:
     if layout is None:
         raise ValueError("within packed_attention a model takes packed batches only")
     return layout
-
-
-def _taken(states: Tensor, at: Tensor) -> Tensor:
-    """States (S, heads, D) at places (B, n): (B, n, heads, D)."""
-    return states.index_select(0, at.flatten()).view(*at.shape, *states.shape[1:])
-
-
-def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, scaling: float | None) -> Tensor:
-    """Attention of q (B, L, H, D) to k and v (B, n, Hk, D): (B, L, H, D). mask: (H/Hk·L, n).
-
-    The queries of all heads that share a key lie one after another, so that keys and values need no copies.
-    """
-    rows, tokens, heads, _ = q.shape
-    shared_by = heads // k.shape[2]
-    q = (
-        q.view(rows, tokens, -1, shared_by, q.shape[3]).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    )  # (B, Hk, H/Hk·L, D)
-    out = F.scaled_dot_product_attention(
-        q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, dropout_p=dropout, scale=scaling
-    )
-    return out.view(rows, -1, shared_by, tokens, v.shape[3]).permute(0, 3, 1, 2, 4).flatten(2, 3)

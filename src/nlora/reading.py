@@ -8,7 +8,7 @@
     reading.keep([1])                               # the other row is done with
 
 Labels are scored and answers are decoded on this. Prompts of causal models are packed where that is exact
-(`nlora.causal_reading`): what all of them begin with runs once for the task. Others run in passes of rows of nearly
+(`nlora.packed_reading`): what all of them begin with runs once for the task. Others run in passes of rows of nearly
 the same length, but into one cache (`RoomCache`), so that what follows runs on all rows at once.
 
 A model that does not keep all tokens (sliding windows, state spaces) cannot take anything back: its whole
@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from nlora.causal_reading import PackedPrompts, read_padded, with_rows
+from nlora.causal_reading import read_padded, with_rows
 from nlora.data.collate import Collator
 from nlora.data.encode import Encoded
 from nlora.logits import causal_forward
 from nlora.model_facts import Batch, is_encoder_decoder
+from nlora.packed_reading import PackedPrompts
 from nlora.room_cache import RoomCache, keeps_all_tokens
 
 _PASS_TOKENS = 48

@@ -205,8 +205,7 @@ def train(
     on_step: called with the number of optimizer steps done. Raises RunError when the loss is no number.
     """
     arguments = _training_arguments(options, seed, folder)
-    # Several GPUs without a launcher: the Trainer cuts a batch along its rows, and a packed one has only one.
-    packs = arguments.n_gpu <= 1 and packing_is_exact(backbone.model)
+    packs = _packs(arguments, backbone.model)
     if options.gradient_checkpointing:
         learner.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
@@ -248,6 +247,11 @@ def train(
         peak_memory_bytes=peak_memory_bytes(),
         trained_parameters=sum(p.numel() for p in trained),
     )
+
+
+def _packs(arguments: TrainingArguments, model: nn.Module) -> bool:
+    """Several GPUs without a launcher: the Trainer cuts a batch along its rows, and a packed one has only one."""
+    return arguments.n_gpu <= 1 and packing_is_exact(model)
 
 
 def _order(examples: Sequence[Encoded], options: TrainOptions, seed: int) -> LengthOrder | None:
