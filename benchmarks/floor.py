@@ -46,9 +46,10 @@ LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 SQUARE = 2048
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _aten = torch.ops.aten
-# The attention kernels of the CPU, which torch's own list leaves out.
+# What torch's own list leaves out: sums made inside a product, and the attention kernels of the CPU.
 FORMULAS: dict[Any, Any] = {
     **flop_registry,
+    _aten.addmm_: flop_registry[_aten.addmm],
     _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
 }
@@ -201,9 +202,11 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     def of_product(size: tuple[int, int, int], dtype: torch.dtype) -> Callable[[int], float]:
         return lambda number: rate(size, dtype)
 
+    with measure.Positions(backbone.model) as positions:
+        turn(lambda step: None)
     # Rates and steps take turns, as the machine's speed changes.
     contestants: dict[str, Callable[[int], float]] = {"step": lambda number: seconds_per_step(turn)}
-    for name, size in sizes(backbone, sum(map(measure.tokens_of, examples)) // options.steps).items():
+    for name, size in sizes(backbone, positions.count // turn.steps).items():
         for label, dtype in DTYPES.items():
             contestants[f"{name}, {label}"] = of_product(size, dtype)
     measured = measure.interleave(contestants, options.rounds)

@@ -175,6 +175,8 @@ def test_the_operations_of_a_product_and_its_gradients_are_counted(script: Calla
         out.sum().backward()
         out = torch.nn.functional.scaled_dot_product_attention(query, query, query)
         out.sum().backward()
+        torch.zeros(5, 7).addmm_(x.detach(), weight.detach().t())
+    assert flops.by_operation["addmm_"] == 2 * 5 * 3 * 7
     # x·Wᵀ, and one product of the same size for each gradient.
     assert flops.by_operation["mm"] == 3 * 2 * 5 * 3 * 7
     attention = {name: n for name, n in flops.by_operation.items() if "attention" in name}
