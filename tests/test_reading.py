@@ -114,10 +114,12 @@ def test_only_rows_that_something_follows_are_gathered(tiny_model: TinyModel) ->
         read: Any = Reader(model, PROMPTS, pad_id=0, packs=True).read(PROMPTS)
         read.keep([0, 2, 3])
         read.keep([1])
-        keys, _ = read._pieces_of(0)
-        assert [piece.shape[:2] for piece in keys] == [(1, len(PREFIX)), (1, len(RESTS[2]))]
         check(model, read.run(torch.tensor([[7]])), [2], [[]], [[7]])
-        assert read.rows == [2]
+        keys, _ = read._gathered(0)
+        assert keys.shape[:2] == (1, len(PREFIX) + len(RESTS[2]) + 1)
+        assert read._cache is None
+        check(model, read.run(torch.tensor([[8]])), [2], [[7]], [[8]])
+        assert read._cache is not None
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 1000))

@@ -85,7 +85,7 @@ class EvaluateOptions(Frozen):
         description="labels: the likeliest label of the task's set; generate: greedy decoding, exact match "
         "after the released normalisation. Free-text tasks are always generated.",
     )
-    batch_size: int = Field(64, ge=1, description="Prompts per forward pass.")
+    batch_size: int = Field(64, ge=1, description="Prompts answered together.")
     max_samples: int | None = Field(
         None, ge=1, description="Score at most this many examples per task, a seeded sample; null: all."
     )

@@ -1,7 +1,7 @@
 """Who attends to whom among tokens that lie in one row: a packed batch, and what continues its rows.
 
     Layout.of(pack(examples))                   # the examples' common beginning once, then the rest of each
-    Continuation(pieces_of, lengths, count=2)   # two more tokens for each of some rows whose keys were kept
+    Continuation(extend, there, count=2)        # two more tokens for each of some rows whose keys were kept
 
 A layout's `attend` takes states (S, heads, D) of the tokens that run, and attends for each of them to the tokens that
 its own sequence has before it. `nlora.packed` hands it to every attention layer of a model.
@@ -9,8 +9,9 @@ its own sequence has before it. `nlora.packed` hands it to every attention layer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count as count_up
 
 import torch
 from torch import Tensor
@@ -115,15 +116,14 @@ class Layout:
 class Continuation:
     """n more tokens for each of B rows, row by row.
 
-    pieces_of: of each layer, the keys and values that the rows have, in pieces (B, w, heads, D) that lie one behind
-    the other. there: (B, W), which of these W places are tokens of the row. kept: gets those of the new tokens,
-    (B, n, heads, D).
+    extend: of each layer in turn, takes the new tokens' keys and values, (B, n, heads, D), and returns all that the
+    rows have with those behind, (B, W + n, heads, D). there: (B, W), which of W places are tokens of the row.
     """
 
-    pieces_of: Callable[[int], tuple[list[Tensor], list[Tensor]]]
+    extend: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
     there: Tensor
     count: int
-    kept: KeysValues = field(default_factory=list)
+    layers: Iterator[int] = field(default_factory=count_up)
     masks: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -140,10 +140,7 @@ class Continuation:
         """q: (B·n, H, D). k, v: (B·n, Hk, D). Returns (B·n, H, D)."""
         mask = self._mask_for(q.shape[1] // k.shape[1], q)
         q, k, v = (states.reshape(len(self.there), self.count, *states.shape[1:]) for states in (q, k, v))
-        keys, values = self.pieces_of(len(self.kept))
-        self.kept.append((k, v))
-        whole = torch.cat([*keys, k], dim=1), torch.cat([*values, v], dim=1)
-        return _grouped(q, *whole, mask, dropout, scaling).flatten(0, 1)
+        return _grouped(q, *self.extend(next(self.layers), k, v), mask, dropout, scaling).flatten(0, 1)
 
     def _mask_for(self, heads: int, like: Tensor) -> Tensor:
         """What to add to the scores, (B, 1, heads·n, W + n)."""

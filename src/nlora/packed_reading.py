@@ -2,9 +2,9 @@
 
     reading = PackedPrompts(model, prompts).read(prompts[:64])
 
-Keys and values stay where the prompts' passes left them, one row behind the other. What follows gathers those of the
-rows that are still there, layer by layer, so no cache is ever filled for rows that nothing follows: most labels
-are decided by the prompt's own pass.
+Keys and values stay where the prompts' passes left them, one row behind the other. What follows first gathers those
+of the rows that are still there, layer by layer: most labels are decided by the prompt's own pass, or by one more. Only
+when more follows (answers are generated), the rows that are left move into a cache with room for it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from nlora.data.encode import Encoded
 from nlora.data.pack import common_tokens, pack_rests
 from nlora.packed import packed_attention, packed_logits
 from nlora.packed_layout import Continuation, KeysValues, Layout, Memory
+from nlora.room_cache import RoomCache
 
 _PASS_TOKENS = 1024
 """Tokens of a pass on a CPU: enough for fast matrix products, few enough for its caches (SmolLM2: 600 to 1200 are as
 fast, 4096 take 1.5 times as long)."""
+
+_ROOM_TOKENS = 8
+"""Columns for what follows in the cache; it grows where they do not do."""
 
 Part = tuple[list[int], KeysValues]
 """Of one pass: its rows' tokens behind the common beginning, and their keys and values."""
@@ -84,58 +88,73 @@ class PackedReading:
         self.first = first
         self.rows = list(range(len(first)))
         self._model, self._beginning, self._parts = model, beginning, parts
-        self._added: KeysValues = []  # (B', tokens that followed, heads, D)
-        self._find_rows()
+        self._followed: KeysValues = []  # of what ran behind the prompts, (B', tokens, heads, D)
+        self._cache: RoomCache | None = None
+        self._there, self._at = self._find_rows()
 
     def run(self, tokens: Tensor) -> Tensor:
         """Runs n more tokens of each row, (B', n); their logits, (B', n, V)."""
+        if self._cache is None and self._followed:
+            self._put_in_columns()
         rows, count = tokens.shape
-        before = self._added[0][0].shape[1] if self._added else 0
-        there = torch.cat([self._there, self._there.new_ones(rows, before)], dim=1)
-        layout = Continuation(self._pieces_of, there, count)
-        positions = there.sum(dim=1, keepdim=True) + torch.arange(count, device=there.device)
+        layout = Continuation(self._extend, self._there, count)
+        positions = self._there.sum(dim=1, keepdim=True) + torch.arange(count, device=tokens.device)
         batch = {"input_ids": tokens.reshape(1, -1), "position_ids": positions.view(1, -1)}
         with packed_attention(self._model):
             logits = packed_logits(self._model, batch, layout)
-        self._added = [
-            (torch.cat([*keys, k], dim=1), torch.cat([*values, v], dim=1))
-            for (keys, values), (k, v) in zip(self._all_added(len(layout.kept)), layout.kept, strict=True)
-        ]
+        self._there = torch.cat([self._there, self._there.new_ones(rows, count)], dim=1)
         return logits.view(rows, count, -1)
 
     def forget(self, count: int) -> None:
         """Takes the last tokens back."""
-        left = self._added[0][0].shape[1] - count
-        self._added = [(k[:, :left], v[:, :left]) for k, v in self._added] if left else []
+        self._there = self._there[:, :-count]
+        if self._cache is not None:
+            self._cache.crop(-count)
+        else:
+            left = self._followed[0][0].shape[1] - count
+            self._followed = [(k[:, :left], v[:, :left]) for k, v in self._followed] if left else []
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Only these places of `rows` stay, in their old order."""
-        places = sorted(rows)
+        """Only these places of `rows` stay; `rows` says in which order."""
+        places = sorted(rows) if self._cache is None else self._cache.keep(rows)
         self.rows = [self.rows[place] for place in places]
+        if self._cache is not None:
+            self._there = self._there[places]
+            return
         at = torch.tensor(places, device=self.first.device)
-        self._added = [(k.index_select(0, at), v.index_select(0, at)) for k, v in self._added]
-        self._find_rows()
+        self._followed = [(k.index_select(0, at), v.index_select(0, at)) for k, v in self._followed]
+        self._there, self._at = self._find_rows()
 
-    def _find_rows(self) -> None:
-        """Where the rows that are still there lie in their parts, padded on the right, and what of it is no padding."""
+    def _find_rows(self) -> tuple[Tensor, list[Tensor]]:
+        """What of the rows' columns is no padding, (B', all), and where the rests of the rows lie in each part."""
         device = self.first.device
-        beginning = len(self._beginning[0][0]) if self._beginning else 0
         lengths = [length for some, _ in self._parts for length in some]
         mine = torch.tensor([lengths[row] for row in self.rows], device=device)[:, None]  # (B', 1)
         columns = torch.arange(int(mine.max()), device=device)  # (W,)
-        whole = torch.ones(len(mine), beginning, dtype=torch.bool, device=device)
-        self._there = torch.cat([whole, columns < mine], dim=1)  # (B', P + W)
+        beginning, followed = (
+            torch.ones(len(mine), states[0][0].shape[dim] if states else 0, dtype=torch.bool, device=device)
+            for states, dim in ((self._beginning, 0), (self._followed, 1))
+        )
+        there = torch.cat([beginning, columns < mine, followed], dim=1)
         starts = torch.tensor(
             [start for some, _ in self._parts for start in accumulate(some[:-1], initial=0)], device=device
         )
         at = starts[self.rows][:, None] + columns.minimum(mine - 1)  # (B', W)
         ends = list(accumulate(len(some) for some, _ in self._parts))
         edges = [sum(row < end for row in self.rows) for end in [0, *ends]]
-        self._at = [at[a:b].flatten() for a, b in pairwise(edges)]
+        return there, [at[a:b].flatten() for a, b in pairwise(edges)]
 
-    def _pieces_of(self, layer: int) -> tuple[list[Tensor], list[Tensor]]:
+    def _extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Continuation`."""
+        if self._cache is None:
+            self._followed.append((k, v))
+            return self._gathered(layer)
+        keys, values = self._cache.update(k.transpose(1, 2), v.transpose(1, 2), layer)
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def _gathered(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, of the rows that are still there: beginning, rest, what followed."""
-        sides: list[list[Tensor]] = []
+        sides = []
         for side in (0, 1):
             rests = [
                 kept[layer][side].index_select(0, at)
@@ -143,14 +162,16 @@ class PackedReading:
                 if len(at)
             ]
             rest = torch.cat(rests) if len(rests) > 1 else rests[0]
-            pieces = [rest.view(len(self.rows), -1, *rest.shape[1:])]
+            pieces = [rest.view(len(self.rows), -1, *rest.shape[1:]), self._followed[layer][side]]
             if self._beginning:
                 pieces.insert(0, self._beginning[layer][side].expand(len(self.rows), -1, -1, -1))
-            if self._added:
-                pieces.append(self._added[layer][side])
-            sides.append(pieces)
+            sides.append(torch.cat(pieces, dim=1))
         return sides[0], sides[1]
 
-    def _all_added(self, layers: int) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """Of each layer, keys and values of what has followed, each a list of one or none."""
-        return [([k], [v]) for k, v in self._added] if self._added else [([], [])] * layers
+    def _put_in_columns(self) -> None:
+        """More follows than a few tokens, it seems: one tensor per layer from now on, to which they are added."""
+        self._cache = RoomCache(len(self.rows), self._there.shape[1] + _ROOM_TOKENS)
+        for layer in range(len(self._followed)):
+            keys, values = self._gathered(layer)
+            self._cache.update(keys.transpose(1, 2), values.transpose(1, 2), layer)
+        self._parts, self._followed = (), []
