@@ -226,7 +226,7 @@ def train(
     forget_peak()
     begin = time.perf_counter()
     undo_lean = lean(learner.model)
-    gc.freeze()  # accelerate has garbage collected at the start and the end: a quarter of a second in libraries' objects
+    gc.freeze()  # accelerate collects garbage at start and end: a quarter of a second among objects that stay
     try:
         with packed_attention(backbone.model) if packs else nullcontext():
             output = trainer.train()
