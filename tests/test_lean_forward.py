@@ -98,6 +98,13 @@ def test_an_adapter_that_is_off_merged_or_one_of_two_is_left_to_peft(tiny_model:
     assert not torch.allclose(expected[1], expected[3], atol=1e-3)
 
 
+def test_a_rate_of_almost_one_is_left_to_torch(tiny_model: TinyModel) -> None:
+    model = with_lora(tiny_model("llama"), lora_dropout=1 - 1e-9).train()
+    undo = lean(model)
+    assert torch.isfinite(loss_and_gradients(model)[0])
+    undo()
+
+
 def test_who_listens_to_a_part_is_heard(tiny_model: TinyModel) -> None:
     model = with_lora(tiny_model("llama")).eval()
     undo = lean(model)
