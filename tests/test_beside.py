@@ -87,7 +87,7 @@ def test_one_hook_of_summed_rank_per_module_whatever_came_before(make: Make) -> 
     assert torch.equal(logits(model), logits(fresh))
     for name in names(model):
         (hook,) = model.get_submodule(name)._forward_hooks.values()
-        assert hook._A.shape[0] == 8  # r = 4 for each of two tasks
+        assert [len(matrix) for matrix in hook.matrices(torch.ones(1))] == [8, len(states[0][name].B)]
 
 
 def test_restore_leaves_no_hook_and_no_changed_weight(make: Make) -> None:
@@ -189,9 +189,47 @@ def test_a_state_that_does_not_fit_changes_nothing(make: Make) -> None:
         Beside(model, ["model.norm"])
 
 
-def test_plain_weights_are_folded_and_codes_are_not() -> None:
+def test_ranks_that_would_cost_more_than_the_layer_become_one_matrix(make: Make) -> None:
+    model, other = make("llama", torch.float64), make("llama", torch.float64)
+    states = [random_state(model, seed) for seed in range(4)]  # 16 · (32 + 32) = 32 · 32, 16 · (32 + 16) > 32 · 16
+    Beside(model, names(model)).fold(states)
+    FoldedBackbone(other, names(other)).fold(states)
+    for name in names(model):
+        (hook,) = model.get_submodule(name)._forward_hooks.values()
+        assert [m.shape for m in hook.matrices(torch.ones(1))] == [model.get_submodule(name).weight.shape]
+    torch.testing.assert_close(logits(model), logits(other), rtol=1e-5, atol=1e-5)
+    (_, mine), (_, wanted) = gradients(model), gradients(other)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_a_bfloat16_backbone_keeps_updates_that_its_weights_would_round_away(make: Make) -> None:
+    """Of 1/1000 of a weight's size, an update is nothing to it; beside it, it is what it is to 8 bits."""
+    model = make("llama", torch.bfloat16)
+    name = "model.layers.0.self_attn.q_proj"
+    layer: Any = model.get_submodule(name)
+    layer.weight.data.copy_(torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))
+    f = random_state(model, 1)[name]
+    update = f.scaling * f.B @ f.A
+    factors = Factors(f.A * 1e-3 * layer.weight.abs().min() / update.abs().max(), f.B, f.scaling)
+    wanted = factors.scaling * factors.B @ factors.A
+    eye, before = torch.eye(32, dtype=torch.bfloat16), layer.weight.clone()
+
+    FoldedBackbone(model, [name]).fold([{name: factors}])
+    assert torch.equal(layer.weight, before)
+    kept = keep_updates(model, [name])
+    kept.fold([{name: factors}])
+    layer.weight.data.zero_()  # leaves what is beside it
+    assert (layer(eye).T.float() - wanted).norm() < 0.01 * wanted.norm()
+
+
+def test_updates_go_where_nothing_of_them_is_lost() -> None:
     model = nn.ModuleDict({"a": nn.Linear(4, 6), "b": nn.Linear(4, 6)})
     assert type(keep_updates(model, ["a", "b"])) is FoldedBackbone
+    model["b"].to(torch.float64)
+    assert type(keep_updates(model, ["a", "b"])) is FoldedBackbone
+    model["b"].to(torch.bfloat16)
+    assert type(keep_updates(model, ["a", "b"])) is Beside
     model["b"].weight = nn.Parameter(torch.zeros(6, 4, dtype=torch.int8), requires_grad=False)
     assert type(keep_updates(model, ["a", "b"])) is Beside
     assert type(keep_updates(model, ["a"])) is FoldedBackbone

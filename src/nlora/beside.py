@@ -1,4 +1,4 @@
-"""Earlier tasks' updates kept beside frozen weights that cannot take them in: those of a quantised backbone.
+"""Earlier tasks' updates kept beside frozen weights that cannot take them in: quantised ones, and those of 16 bits.
 
     beside = Beside(model, [shape.name for shape in target_modules(model, lora)])
     beside.fold([state_1, state_2])        # the model now computes with W0 + ΔW_1 + ΔW_2
@@ -7,8 +7,11 @@
 
 The interface of `nlora.folding.FoldedBackbone`. Where that changes weights, this adds (x·Aᵀ)·Bᵀ to what each
 layer computes, with A and B of all updates concatenated: one update of rank Σ r_i per layer, however many tasks there
-were. A step therefore costs r·(in + out) operations per token and layer more with every task; folded weights would
-cost nothing, but they would have to be quantised again, which changes them by more than an update is large.
+were; once the one matrix B·A is cheaper, x·(B·A)ᵀ. So a layer never costs more than twice as much.
+
+Quantised weights would have to be quantised again, which changes them by more than an update is large. A bfloat16
+weight has 8 significant bits, and rounding W0 + ΔW to them leaves every entry of ΔW out that is less than about 1/512
+of its weight: half of them, for N-LoRA's small updates, and a quarter of the update's norm (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -49,28 +52,35 @@ class Beside:
         self._hooks = []
         for name, module in self._modules.items():
             if updates := [state[name] for state in states if name in state]:
-                self._hooks.append(module.register_forward_hook(_Added(updates)))
+                self._hooks.append(module.register_forward_hook(Added(updates)))
 
     def restore(self) -> None:
         """Take every update off again."""
         self.fold([])
 
 
-class _Added:
-    """A forward hook: out + (x·Aᵀ)·Bᵀ, in the number format and on the device of x."""
+class Added:
+    """A forward hook of a linear layer: its output plus that of earlier updates, in the number format of its input."""
 
     def __init__(self, updates: list[Factors]) -> None:
         with torch.no_grad():
             joint = stack(updates)  # (Σr, in), (out, Σr), float32 and already scaled
-        self._joint = joint
-        self._A, self._B = joint.A, joint.B
+            out_features, in_features = joint.shape
+            low_rank = joint.A.shape[0] * (in_features + out_features) < in_features * out_features
+            self._wide = [joint.A, joint.B] if low_rank else [joint.B @ joint.A]
+        self._cast = self._wide
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        x: Tensor = inputs[0]  # (..., in)
-        if (self._A.dtype, self._A.device) != (x.dtype, x.device):
-            # Kept as x wants them: casting at every step would cost more than the product. Not as inference
-            # tensors, even while the model is scored: the next task's training needs them too.
+        added: Tensor = inputs[0]  # (..., in)
+        for matrix in self.matrices(added):
+            added = F.linear(added, matrix)
+        return output + added.to(output.dtype)
+
+    def matrices(self, like: Tensor) -> list[Tensor]:
+        """What an input is multiplied with, one after the other: A and B, or B·A; as the input wants them."""
+        if (self._cast[0].dtype, self._cast[0].device) != (like.dtype, like.device):
+            # Kept: casting at every step would cost more than the product. Not as inference tensors, even while the
+            # model is scored: the next task's training needs them too.
             with torch.inference_mode(False):
-                self._A = self._joint.A.to(x.device, x.dtype)
-                self._B = self._joint.B.to(x.device, x.dtype)
-        return output + F.linear(F.linear(x, self._A), self._B).to(output.dtype)
+                self._cast = [matrix.to(like.device, like.dtype) for matrix in self._wide]
+        return self._cast

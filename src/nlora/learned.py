@@ -25,7 +25,7 @@ from nlora.folding import FoldedBackbone
 from nlora.methods.base import Memory, Method
 from nlora.quantise import needs_floats
 from nlora.run_dir import RunDir
-from nlora.targets import is_quantised, linear_layer
+from nlora.targets import is_quantised, linear_layer, takes_updates
 
 MEMORY_FILE = "memory.safetensors"
 
@@ -38,6 +38,7 @@ class Learned:
         self.memory: Memory = {}
         self._model = model
         self._folded = keep_updates(model, module_names)
+        self._quantised = any(is_quantised(linear_layer(model, name)) for name in module_names)
         self._inside: list[State] = []
 
     def recall(self, run: RunDir, stage: int, method: Method, *, last: bool) -> None:
@@ -53,7 +54,7 @@ class Learned:
 
         Raises ModelError where the backbone is quantised and the method needs its weights.
         """
-        if needs_floats(method) and isinstance(self._folded, Beside):
+        if needs_floats(method) and self._quantised:
             raise ModelError(
                 f"{method.name} needs the backbone's weights as numbers, and they are quantised; "
                 "load the model in float32 or bfloat16"
@@ -79,9 +80,9 @@ class Learned:
 
 
 def keep_updates(model: nn.Module, module_names: Sequence[str]) -> FoldedBackbone | Beside:
-    """Folds updates into the weights where they are plain numbers; beside them where any is quantised."""
-    kind = Beside if any(is_quantised(linear_layer(model, name)) for name in module_names) else FoldedBackbone
-    return kind(model, module_names)
+    """Folds updates into the weights where that loses nothing of them; else beside the weights: see `nlora.beside`."""
+    wide = all(takes_updates(linear_layer(model, name)) for name in module_names)
+    return (FoldedBackbone if wide else Beside)(model, module_names)
 
 
 def load_memory(folder: Path) -> Memory:

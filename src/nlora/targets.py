@@ -37,7 +37,8 @@ QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (
     ("in_proj",),
 )
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_WIDE = (torch.float64, torch.float32)
+FLOATS = (*_WIDE, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,11 @@ def is_quantised(layer: nn.Module) -> bool:
     weight: Any = layer.weight
     plain = in_and_out(layer) if isinstance(layer, Conv1D) else in_and_out(layer)[::-1]
     return weight.dtype not in FLOATS or tuple(weight.shape) != plain
+
+
+def takes_updates(layer: nn.Module) -> bool:
+    """Whether the weight of a linear layer has room for small updates: numbers of 32 bits or more."""
+    return cast(Any, layer).weight.dtype in _WIDE and not is_quantised(layer)
 
 
 def linear_layer(model: nn.Module, name: str) -> nn.Module:
