@@ -191,7 +191,9 @@ def test_a_state_that_does_not_fit_changes_nothing(make: Make) -> None:
 
 def test_ranks_that_would_cost_more_than_the_layer_become_one_matrix(make: Make) -> None:
     model, other = make("llama", torch.float64), make("llama", torch.float64)
-    states = [random_state(model, seed) for seed in range(4)]  # 16 · (32 + 32) = 32 · 32, 16 · (32 + 16) > 32 · 16
+    states = [
+        random_state(model, seed) for seed in range(4)
+    ]  # 16 · (32 + 32) = 32 · 32, 16 · (32 + 16) > 32 · 16
     Beside(model, names(model)).fold(states)
     FoldedBackbone(other, names(other)).fold(states)
     for name in names(model):

@@ -12,6 +12,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from nlora.backbone import load_backbone
+from nlora.beside import Added, Beside
+from nlora.factors import Factors
 from nlora.lean import lean
 from nlora.lean_forward import lean_forward
 
@@ -19,13 +21,13 @@ TinyModel = Callable[[str], Path]
 IDS = torch.arange(2, 22).view(2, 10)
 
 
-def with_lora(folder: Path, **options: Any) -> Any:
+def with_lora(folder: Path, dtype: str = "float32", **options: Any) -> Any:
     """A tiny model under PEFT, with an update that is not zero."""
     torch.manual_seed(0)
     config = LoraConfig(
         r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False, **options
     )
-    backbone: Any = load_backbone(str(folder)).model
+    backbone: Any = load_backbone(str(folder), dtype=dtype).model
     return get_peft_model(backbone, config)
 
 
@@ -53,6 +55,47 @@ def test_loss_and_gradients_are_the_same(tiny_model: TinyModel, family: str) -> 
     undo()
     assert not shortened(model)
     assert len(expected) > 8
+
+
+def test_a_bfloat16_layer_has_its_update_in_float32(tiny_model: TinyModel) -> None:
+    """As PEFT has it: so nearly everything is equal to the last bit, and what is not has been rounded once less."""
+    model = with_lora(tiny_model("llama"), dtype="bfloat16").eval()
+    layer: Any = next(m for m in model.modules() if hasattr(m, "base_layer"))
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(2)).bfloat16()
+    with torch.no_grad():
+        expected = layer(x)
+        undo = lean(model)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(layer), "forward", None)  # nobody falls back to it
+            found = layer(x)
+        undo()
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-9)
+
+
+def test_earlier_updates_beside_a_layer_are_part_of_the_leaner_way(tiny_model: TinyModel) -> None:
+    model = with_lora(tiny_model("llama")).eval()
+    names = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
+    draw = torch.Generator().manual_seed(3)
+    base = model.get_base_model()
+    sizes = {name: base.get_submodule(name).base_layer.weight.shape for name in names}
+    for rank in (3, 40):  # as two matrices, and as their product
+        state = {
+            name: Factors(torch.randn(rank, n, generator=draw), torch.randn(m, rank, generator=draw), 0.1)
+            for name, (m, n) in sizes.items()
+        }
+        beside = Beside(base, names)
+        beside.fold([state])
+        expected = loss_and_gradients(model)
+        undo = lean(model)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Added, "__call__", None)  # nobody adds them a second time
+            found = loss_and_gradients(model)
+        undo()
+        beside.restore()
+        for mine, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+        assert not torch.allclose(found[0], loss_and_gradients(model)[0], rtol=1e-3)
 
 
 def test_dropout_is_drawn_as_without_it(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +167,7 @@ def test_other_kinds_of_layers_keep_their_forward(tiny_model: TinyModel) -> None
     layers = [m for m in model.modules() if type(m).__name__ == "Linear" and hasattr(m, "base_layer")]
     assert all(lean_forward(layer) for layer in layers)
     layers[0].base_layer.weight.requires_grad_(True)
-    layers[1].base_layer.to(torch.bfloat16)
+    layers[1].base_layer.to(torch.float64)
     assert [lean_forward(layer) is None for layer in layers[:3]] == [True, True, False]
     dora = with_lora(tiny_model("llama"), use_dora=True).eval()
     expected = loss_and_gradients(dora)

@@ -84,3 +84,10 @@ class Added:
             with torch.inference_mode(False):
                 self._cast = [matrix.to(like.device, like.dtype) for matrix in self._wide]
         return self._cast
+
+
+def added_to(layer: nn.Module) -> Added | None:
+    """What is added to this layer's output; None where that is nothing, or somebody else listens to the layer, too."""
+    hooks = list(layer._forward_hooks.values())
+    alone = len(hooks) == 1 and not layer._forward_pre_hooks and not layer._backward_hooks
+    return hooks[0] if alone and isinstance(hooks[0], Added) else None

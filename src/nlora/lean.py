@@ -21,14 +21,11 @@ from torch import Tensor, nn
 
 from nlora.kernels.dropout import Dropout
 from nlora.kernels.elementwise import rms_norm, silu_mul
-from nlora.lean_forward import hooked, lean_forward
-
-_TOLERANCE = 1e-5
-"""Largest difference to the original's output, of numbers around 1."""
+from nlora.lean_forward import TOLERANCES, hooked, lean_forward
 
 
 class RmsNorm(nn.Module):
-    """weight·x/√(mean(x²) + eps) for a frozen weight, in float32; other inputs are left to the original."""
+    """weight·x/√(mean(x²) + eps) for a frozen weight; inputs of another number format are left to the original."""
 
     def __init__(self, original: Any) -> None:
         super().__init__()
@@ -38,7 +35,7 @@ class RmsNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., n) -> (..., n)."""
-        if hidden_states.dtype != torch.float32:
+        if hidden_states.dtype != self.weight.dtype:
             return self._original[0](hidden_states)  # type: ignore[no-any-return]
         return rms_norm(hidden_states, self.weight, self._eps)
 
@@ -100,15 +97,18 @@ def _leaner(module: Any) -> nn.Module | None:
 
 def _if_equal(kind: Callable[[Any], nn.Module], original: nn.Module, width: int) -> nn.Module | None:
     """The leaner module if it gives the original's output on a few random rows."""
-    if any(p.dtype != torch.float32 for p in original.parameters()):
+    formats = {p.dtype for p in original.parameters() if not p.requires_grad}
+    if len(formats) != 1 or not formats <= TOLERANCES.keys():
         return None
-    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
+    (dtype,) = formats
+    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(dtype)
     training = original.training
     original.eval()
     try:
         leaner = kind(original)
         with torch.no_grad():
-            same = torch.allclose(leaner(x), original(x), rtol=_TOLERANCE, atol=_TOLERANCE)
+            tolerance = TOLERANCES[dtype]
+            same = torch.allclose(leaner(x), original(x), rtol=tolerance, atol=tolerance)
     except (AttributeError, RuntimeError, TypeError, ValueError):  # it wants to be called in another way
         return None
     finally:

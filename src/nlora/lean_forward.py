@@ -17,11 +17,16 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from nlora.beside import added_to
 from nlora.kernels.lora import lora_linear
 from nlora.kernels.rotary import rotate
 
 _ROTATION = "apply_rotary_pos_emb"
-_TOLERANCE = 1e-5
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2**-6}
+"""Of the number formats known here, the largest difference to the original's output, of numbers around 1.
+
+bfloat16 has 8 significant bits, of which the originals lose two by rounding in between.
+"""
 _MOST_DROPOUT = 0.999
 """More, to 1/65536, may be all of it, of which no multiple has the right mean."""
 
@@ -32,10 +37,11 @@ def lean_forward(module: nn.Module) -> Callable[..., Any] | None:
 
 
 def _of_lora(layer: Any) -> Callable[..., Any] | None:
-    """One plain adapter on a frozen `nn.Linear` in float32; asked at each call, as adapters come and go."""
+    """One plain adapter on a frozen `nn.Linear`; asked at each call, as adapters and earlier updates come and go."""
     base: Any = layer.base_layer
-    weights = list(base.parameters())
-    if type(base) is not nn.Linear or any(p.requires_grad or p.dtype != torch.float32 for p in weights):
+    formats = {p.dtype for p in base.parameters()}
+    frozen = not any(p.requires_grad for p in base.parameters())
+    if type(base) is not nn.Linear or not frozen or len(formats) != 1 or not formats <= TOLERANCES.keys():
         return None
     original = layer.forward
 
@@ -45,14 +51,23 @@ def _of_lora(layer: Any) -> Callable[..., Any] | None:
         if not usual or names[0] not in layer.lora_A or names[0] in layer.lora_variant:
             return original(x, *args, **kwargs)
         a, b = layer.lora_A[names[0]], layer.lora_B[names[0]]
-        if any(map(hooked, (base, a, b, layer.lora_dropout[names[0]]))):
+        added = added_to(base) if hooked(base) else ()
+        if added is None or any(map(hooked, (a, b, layer.lora_dropout[names[0]]))):
             return original(x, *args, **kwargs)
         dropout = getattr(layer.lora_dropout[names[0]], "p", 0.0) if layer.training else 0.0
-        known = x.dtype == a.weight.dtype == torch.float32 and b.bias is None
+        known = x.dtype == base.weight.dtype and a.weight.dtype == torch.float32 and b.bias is None
         if not known or dropout > _MOST_DROPOUT:
             return original(x, *args, **kwargs)
-        scaling = layer.scaling[names[0]]
-        return lora_linear(x, base.weight, base.bias, a.weight, b.weight, scaling=scaling, dropout=dropout)
+        return lora_linear(
+            x,
+            base.weight,
+            base.bias,
+            a.weight,
+            b.weight,
+            scaling=layer.scaling[names[0]],
+            dropout=dropout,
+            added=added.matrices(x) if added else (),
+        )
 
     return forward
 
@@ -83,12 +98,13 @@ def _leaner_rotation(original: Any) -> Callable[..., Any] | None:
     cos, sin = (torch.cat([part, part], dim=-1) for part in (angles.cos(), angles.sin()))
     try:
         pairs = zip(original(q, k, cos, sin), rotate(q, k, cos, sin), strict=True)
-        same = all(torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE) for a, b in pairs)
+        tolerance = TOLERANCES[torch.float32]
+        same = all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs)
     except (AttributeError, RuntimeError, TypeError, ValueError):
         return None
 
     def rotation(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
-        known = q.dtype == cos.dtype == torch.float32 and cos.shape[-1] == q.shape[-1] and cos.dim() == 3
+        known = q.dtype == cos.dtype in TOLERANCES and cos.shape[-1] == q.shape[-1] and cos.dim() == 3
         if args or kwargs or not known:
             return original(q, k, cos, sin, *args, **kwargs)
         return rotate(q, k, cos, sin)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """weight·x/√(mean(x²) + eps) over the last dimension. x: (..., n); weight: (n), frozen."""
+    """weight·x/√(mean(x²) + eps) over the last dimension, rounded once. x: (..., n); weight: (n), frozen."""
     return cast(Tensor, _RmsNorm.apply(x, weight, eps))  # type: ignore[no-untyped-call]
 
 
@@ -27,21 +27,28 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     return cast(Tensor, _SiluMul.apply(gate, up))  # type: ignore[no-untyped-call]
 
 
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least, as models compute their norms."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        square_sum = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()  # (..., 1)
+        wide = _wide(x)
+        square_sum = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()  # (..., 1)
         r = square_sum.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
-        return x.mul(r).mul_(weight)
+        return wide.mul(r).mul_(_wide(weight)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         x, weight, r = ctx.saved_tensors
-        g = grads[0] * weight
+        g = _wide(grads[0]) * _wide(weight)
         # d(x·r)ᵀg = r·(g − x·r²·mean(g∘x))
-        along = torch.linalg.vecdot(g, x).unsqueeze(-1).mul_(r).mul_(r).div_(x.shape[-1])  # (..., 1)
-        return g.addcmul_(x, along, value=-1).mul_(r), None, None
+        wide = _wide(x)
+        along = torch.linalg.vecdot(g, wide).unsqueeze(-1).mul_(r).mul_(r).div_(x.shape[-1])  # (..., 1)
+        return g.addcmul_(wide, along, value=-1).mul_(r).to(x.dtype), None, None
 
 
 class _SiluMul(torch.autograd.Function):
