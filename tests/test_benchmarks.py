@@ -159,7 +159,10 @@ def test_adapters_folded_and_beside_are_the_same_model(
         for kind in growth.KINDS:
             with growth.at_stage(model, kind, 4):
                 found[kind] = model(**inputs).logits
-    torch.testing.assert_close(found["folded"], found["beside"], rtol=1e-4, atol=1e-5)
+    # T5 does not scale its attention: random weights make its softmax sharp, which magnifies rounding.
+    tolerance = 1e-4 if family == "t5" else 1e-5
+    torch.testing.assert_close(found["folded"], found["beside"], rtol=10 * tolerance, atol=tolerance)
+    assert (found["folded"] - found["beside"]).abs().max() < 0.1 * (found["folded"] - plain).abs().max()
     assert (found["folded"] - plain).abs().max() > 1e-5  # there is something to tell apart
     after = model.state_dict()
     assert list(after) == list(before)

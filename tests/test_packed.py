@@ -88,6 +88,22 @@ def test_16_bit_models_pack(tiny_model: TinyModel) -> None:
     assert packing_is_exact(load_backbone(str(tiny_model("llama")), dtype="bfloat16").model)
 
 
+def test_in_16_bits_gradients_come_as_near_to_the_truth_as_without_packing(tiny_model: TinyModel) -> None:
+    examples = BATCHES["lengths that differ"]
+    short: Any = load_backbone(str(tiny_model("llama")), dtype="bfloat16").model
+    exact: Any = load(tiny_model("llama")).double()
+    exact.load_state_dict(short.state_dict())
+    truth = gradients(exact.requires_grad_(True), alone(exact, examples), examples)
+    plain = gradients(short.requires_grad_(True), alone(short, examples), examples)
+    with packed_attention(short):
+        found = gradients(short, packed_logits(short, pack(examples))[0], examples)
+
+    def error(gradients: dict[str, Tensor]) -> float:
+        return sum(float((g.double() - truth[name]).square().sum()) for name, g in gradients.items()) ** 0.5
+
+    assert 0 < error(found) < 1.2 * error(plain)
+
+
 def test_windows_encoders_and_unknown_kernels_are_not_packed(tiny_model: TinyModel) -> None:
     assert not packing_is_exact(load(tiny_model("t5")))
     model = load(tiny_model("mistral"))
