@@ -10,6 +10,7 @@ The contestants score the same test examples with the same model and the same up
                     The adapter is beside the weights. 16 rows are what the released scripts take for LLaMA
     released-64     the same in batches of 64, as nlora's
     generate        nlora with evaluate.decode: generate; the update is folded into the weights, as in a run
+                    (beside weights of bfloat16, as there)
     labels          nlora with evaluate.decode: labels
 
 The update is trained by nlora on a few examples of the data set (`--train-examples`), so that answers are labels and
@@ -42,7 +43,7 @@ from nlora.data.collate import IGNORED
 from nlora.data.encode import Encoded, Encoder
 from nlora.evaluation import Evaluator
 from nlora.factors import State, load_factors
-from nlora.folding import FoldedBackbone
+from nlora.learned import keep_updates
 from nlora.metrics.text import exact_match
 from nlora.targets import target_modules
 from nlora.training import train
@@ -153,7 +154,7 @@ def measure_task(name: str, options: argparse.Namespace, models: tuple[Backbone,
     state = trained(beside, encoder, task, options)
     task = replace(task, test=task.test[: options.examples])
     examples = encoder.encode(task, task.test)
-    weights = FoldedBackbone(folded.model, [m.name for m in target_modules(folded.model, LORA)])
+    weights = keep_updates(folded.model, [m.name for m in target_modules(folded.model, LORA)])
     weights.fold([state])
     model: Any = beside.model
     adapter = Adapter.attach(model, LORA, seed=SEED)
@@ -231,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints a table per data set, writes JSON."""
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=3)
-    parser.add_argument("--model", default="smollm2", help=f"hub id, folder, smollm2 or {measure.T5_BASE}")
+    measure.model_options(parser)
     parser.add_argument("--data", default=measure.default_data(), help="folder in the released layout")
     parser.add_argument("--datasets", nargs="+", default=["agnews", "dbpedia"], help="(default: both)")
     parser.add_argument("--examples", type=int, default=128, help="test examples, the file's first")
@@ -243,8 +244,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", default="runs/evaluate", help="keeps the trained updates")
     options = parser.parse_args(argv)
     measure.start(options)
-    models = measure.read_model(options.model), measure.read_model(options.model)
-    made = {name: measure_task(name, options, models) for name in options.datasets}
+    beside, folded = (measure.read_model(options.model, options.dtype) for _ in range(2))
+    made = {name: measure_task(name, options, (beside, folded)) for name in options.datasets}
     tables = [shown(name, options.examples, made[name]) for name in options.datasets]
     measure.report("evaluate", options, {"datasets": made}, *tables)
 

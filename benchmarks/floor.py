@@ -194,7 +194,7 @@ def rate(size: tuple[int, int, int], dtype: torch.dtype, tries: int = 10) -> flo
 
 def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     """What --json writes: rates and seconds of every round, operations, shares and the profile."""
-    backbone = measure.read_model(options.model)
+    backbone = measure.read_model(options.model, options.dtype)
     pool = measure.read_examples(backbone, options)
     examples = list(chain(*measure.typical_batches(pool, options.batch_size, options.steps)))
     turn = Turn(backbone, examples, options.batch_size)
@@ -212,7 +212,7 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     measured = measure.interleave(contestants, options.rounds)
     flops, seconds = flops_per_step(turn), measured.pop("step")
     reached = [sum(flops.values()) / s for s in seconds]
-    shares = {n: measure.ratios(reached, r) for n, r in measured.items() if n.endswith("float32")}
+    shares = {n: measure.ratios(reached, r) for n, r in measured.items() if n.endswith(options.dtype)}
     return {
         "rates": measured,
         "seconds_per_step": seconds,

@@ -5,7 +5,8 @@
 At stage k there are k - 1 earlier adapters (random here). Both contestants train the same fresh one with nlora,
 on the same batches; only what becomes of the earlier ones differs:
 
-    folded    nlora: they are added into the frozen weights
+    nlora     they are added into the frozen weights; into those of bfloat16 they would vanish in part, so there they
+              stay beside them, without dropout, and never cost more than one more layer
     beside    the released code: they are concatenated into one frozen adapter of rank r·(k-1), which runs
               beside each target layer in every step, with the same dropout on its input
 """
@@ -33,14 +34,14 @@ from nlora.backbone import Backbone
 from nlora.config import LoraOptions, TrainOptions
 from nlora.data.encode import Encoded
 from nlora.factors import Factors, State, stack
-from nlora.folding import FoldedBackbone
+from nlora.learned import keep_updates
 from nlora.memory import peak_memory_bytes
 from nlora.methods import build
 from nlora.targets import ModuleShape, target_modules
 from nlora.training import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
-KINDS = ("folded", "beside")
+KINDS = ("nlora", "beside")
 
 
 class Beside(nn.Linear):
@@ -50,8 +51,8 @@ class Beside(nn.Linear):
         # No weight of its own is made: it is the given layer's.
         super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         self.weight, self.bias = layer.weight, layer.bias
-        self.register_buffer("A", earlier.A)  # (R, in)
-        self.register_buffer("B", earlier.scaling * earlier.B)  # (out, R)
+        self.register_buffer("A", earlier.A.to(layer.weight.dtype))  # (R, in)
+        self.register_buffer("B", (earlier.scaling * earlier.B).to(layer.weight.dtype))  # (out, R)
         self._dropout = dropout
         self.train(layer.training)
 
@@ -78,13 +79,13 @@ def at_stage(model: nn.Module, kind: str, stage: int) -> Iterator[None]:
     """The model as it is at a stage; afterwards as it was."""
     modules = target_modules(model, LORA)
     earlier = random_states(modules, stage - 1)
-    if kind == "folded":
-        folded = FoldedBackbone(model, [m.name for m in modules])
-        folded.fold(earlier)
+    if kind == "nlora":
+        kept = keep_updates(model, [m.name for m in modules])
+        kept.fold(earlier)
         try:
             yield
         finally:
-            folded.restore()
+            kept.restore()
         return
     layers: dict[str, Any] = {m.name: model.get_submodule(m.name) for m in modules} if earlier else {}
     for name, layer in layers.items():
@@ -123,19 +124,19 @@ def seconds_per_step(
 
 def contestants(stages: Sequence[int]) -> list[tuple[str, int]]:
     """(kind, stage) of every contestant; without an earlier adapter both kinds are the same."""
-    return [(kind, stage) for stage in stages for kind in KINDS if stage > 1 or kind == "folded"]
+    return [(kind, stage) for stage in stages for kind in KINDS if stage > 1 or kind == "nlora"]
 
 
 def measure_seconds(options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds per step of each contestant, one value a round."""
-    backbone = measure.read_model(options.model)
+    backbone = measure.read_model(options.model, options.dtype)
     pool = measure.read_examples(backbone, options)
     examples = list(chain(*measure.typical_batches(pool, options.batch_size, options.steps)))
 
     def turn(kind: str, stage: int) -> Callable[[int], float]:
         return lambda number: seconds_per_step(backbone, kind, stage, examples, options.batch_size)
 
-    turn("folded", 1)(0)  # the first one is slower
+    turn("nlora", 1)(0)  # the first one is slower
     made = {f"{kind} {stage}": turn(kind, stage) for kind, stage in contestants(options.stages)}
     return measure.interleave(made, options.rounds)
 
@@ -152,7 +153,7 @@ def measure_memory(options: argparse.Namespace, argv: Sequence[str]) -> dict[str
 
 def train_alone(options: argparse.Namespace) -> dict[str, int]:
     """Trains one contestant on the longest batch; the process's peak of memory."""
-    backbone = measure.read_model(options.model)
+    backbone = measure.read_model(options.model, options.dtype)
     batch = measure.longest_batch(measure.read_examples(backbone, options), options.batch_size)
     kind, stage = options.alone
     seconds_per_step(backbone, kind, int(stage), batch, options.batch_size)

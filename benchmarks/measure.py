@@ -122,11 +122,19 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def data_options(made: argparse.ArgumentParser, *, steps: int) -> None:
-    """Options of the benchmarks that train: the model, its examples, batches."""
+def model_options(made: argparse.ArgumentParser) -> None:
+    """Options of the benchmarks that need a model."""
     made.add_argument(
         "--model", default="smollm2", help=f"hub id, folder, smollm2 or {T5_BASE} (random weights)"
     )
+    made.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16"], help="everybody's (default: float32)"
+    )
+
+
+def data_options(made: argparse.ArgumentParser, *, steps: int) -> None:
+    """Options of the benchmarks that train: the model, its examples, batches."""
+    model_options(made)
     made.add_argument(
         "--data",
         default=default_data(),
@@ -152,10 +160,10 @@ def read_task(data: str, dataset: str | None) -> Task:
     return cl_benchmark.read(Path(data), dataset or "agnews")
 
 
-def read_model(name: str) -> Backbone:
+def read_model(name: str, dtype: str = "float32") -> Backbone:
     """A backbone by its name, or a random T5 of t5-base's shape over the embedded default's tokenizer."""
     if name != T5_BASE:
-        return load_backbone(name)
+        return load_backbone(name, dtype=dtype)
     tokenizer: Any = load_tokenizer("smollm2")
     config = transformers.T5Config(
         vocab_size=len(tokenizer), d_model=768, d_ff=3072, d_kv=64, num_heads=12, num_layers=12,
@@ -163,7 +171,8 @@ def read_model(name: str) -> Backbone:
     )  # fmt: skip
     config.decoder_start_token_id = tokenizer.pad_token_id
     torch.manual_seed(0)
-    model = transformers.T5ForConditionalGeneration(config).eval().requires_grad_(False)
+    model: Any = transformers.T5ForConditionalGeneration(config).eval().requires_grad_(False)
+    model.to(getattr(torch, dtype))
     return Backbone(model, tokenizer, True, name)
 
 

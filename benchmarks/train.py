@@ -2,6 +2,7 @@
 
     python benchmarks/train.py                                  # smollm2, short prompts: about five minutes
     python benchmarks/train.py --dataset IMDB                   # long prompts
+    python benchmarks/train.py --dtype bfloat16                 # a backbone of 16 bits, for everybody
     python benchmarks/train.py --model t5-base-shape            # a random T5 of t5-base's shape
 
 The contestants, each with LoRA of rank 8 on the query and value projections of the same frozen model:
@@ -182,7 +183,7 @@ def contestant(name: str, backbone: Backbone, batch_size: int) -> Contestant:
 
 def measure_speed(options: argparse.Namespace) -> tuple[dict[str, list[Turn]], int]:
     """Everyone's turns, and the tokens of the examples of all rounds."""
-    backbone = measure.read_model(options.model)
+    backbone = measure.read_model(options.model, options.dtype)
     pool = measure.read_examples(backbone, options)
     batches = measure.typical_batches(pool, options.batch_size, options.rounds * options.steps)
     turns: dict[str, Callable[[int], Turn]] = {}
@@ -210,7 +211,7 @@ def measure_memory(options: argparse.Namespace, argv: Sequence[str]) -> dict[str
 
 def train_alone(options: argparse.Namespace) -> dict[str, int]:
     """Trains one contestant on the longest batch; the process's peak of memory."""
-    backbone = measure.read_model(options.model)
+    backbone = measure.read_model(options.model, options.dtype)
     batch = measure.longest_batch(measure.read_examples(backbone, options), options.batch_size)
     contestant(options.alone, backbone, options.batch_size)(batch, 0)
     return {"peak_memory_bytes": peak_memory_bytes()}

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from nlora.adapters import Adapter
+from nlora.config import LoraOptions
 from nlora.data.encode import Encoded
+from nlora.factors import Factors
 from nlora.kernels import update_l1
 from tiny import LORA, load, weights
 
@@ -161,9 +163,9 @@ def test_adapters_folded_and_beside_are_the_same_model(
                 found[kind] = model(**inputs).logits
     # T5 does not scale its attention: random weights make its softmax sharp, which magnifies rounding.
     tolerance = 1e-4 if family == "t5" else 1e-5
-    torch.testing.assert_close(found["folded"], found["beside"], rtol=10 * tolerance, atol=tolerance)
-    assert (found["folded"] - found["beside"]).abs().max() < 0.1 * (found["folded"] - plain).abs().max()
-    assert (found["folded"] - plain).abs().max() > 1e-5  # there is something to tell apart
+    torch.testing.assert_close(found["nlora"], found["beside"], rtol=10 * tolerance, atol=tolerance)
+    assert (found["nlora"] - found["beside"]).abs().max() < 0.1 * (found["nlora"] - plain).abs().max()
+    assert (found["nlora"] - plain).abs().max() > 1e-5  # there is something to tell apart
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -253,10 +255,35 @@ def test_growth_runs(
     ]
     growth.main([*common, "--no-memory"])
     made = json.loads((tmp_path / "figures.json").read_text())["contestants"]
-    assert list(made) == ["folded 1", "folded 3", "beside 3"]
-    assert made["folded 1"]["times_the_first"]["median"] == 1
+    assert list(made) == ["nlora 1", "nlora 3", "beside 3"]
+    assert made["nlora 1"]["times_the_first"]["median"] == 1
     growth.main([*common, "--alone", "beside", "3"])
     assert json.loads((tmp_path / "figures.json").read_text())["peak_memory_bytes"] > 2**20
+
+
+def test_what_rounding_leaves_of_an_update(
+    script: Callable[[str], Any], tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Weights of 1, near which bfloat16 numbers are 1/128 apart, and 1/256 below."""
+    rounding = script("rounding")
+    f = Factors(torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[2**-10], [2**-7], [1.01 * 2**-8]]), 1.0)
+    assert torch.equal(
+        rounding.folded(torch.ones(3, 3), f) * 128, torch.tensor([[0.0], [1], [1]]).expand(3, 3)
+    )
+    assert rounding.beside(f)[0, 0] == 2**-10
+    name = "model.layers.0.self_attn.q_proj"
+    model = load(tiny_model("llama"))
+    layer: Any = model.get_submodule(name)
+    layer.weight.data.fill_(1.0)
+    adapter = Adapter.attach(model, LoraOptions(r=1, alpha=1, dropout=0.0, targets=(name,)), seed=0)
+    ones = Factors(torch.ones(1, 32), torch.full((32, 1), 2.0**-7), 1.0)
+    ones.B[:8] = 2.0**-10
+    adapter.load_state({name: ones})
+    adapter.save(tmp_path / "outputs" / "1-first" / "adapter", base_model="any")
+    left = rounding.of_run(tmp_path, adapter.detach())
+    assert left["lost"] == [0.25]
+    assert left["folded"] == pytest.approx([(8 * 2**-20 / (8 * 2**-20 + 24 * 2**-14)) ** 0.5])
+    assert left["beside"] == [0]
 
 
 def test_floor_runs(
