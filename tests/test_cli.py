@@ -82,6 +82,24 @@ def test_check_prints_the_plan_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("gain", "dtype", "told_of"), [(2.1, "float32", True), (1.2, "float32", False), (2.1, "bfloat16", False)]
+)
+def test_check_names_the_faster_number_format(
+    tmp_path: Path,
+    tiny_model: TinyModel,
+    nlora: Nlora,
+    monkeypatch: pytest.MonkeyPatch,
+    gain: float,
+    dtype: str,
+    told_of: bool,
+) -> None:
+    monkeypatch.setattr("nlora.estimate.bfloat16_gain", lambda: gain)
+    told = nlora("check", write_config(tmp_path, tiny_model("llama")), f"dtype={dtype}")
+    assert told.status == 0
+    assert ("bfloat16 are 2.1 times as fast here as in float32: try dtype=bfloat16" in told.out) == told_of
+
+
 def test_ls_names_recipes_methods_and_data(nlora: Nlora) -> None:
     told = nlora("ls")
     assert told.status == 0

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from nlora.estimate import LEAST_TOKENS, flops_per_second, pass_tokens, score_seconds, train_seconds
+from nlora.estimate import (
+    LEAST_TOKENS,
+    bfloat16_gain,
+    flops_per_second,
+    pass_tokens,
+    score_seconds,
+    train_seconds,
+)
 
 
 def test_a_shared_beginning_counts_once() -> None:
@@ -21,4 +28,11 @@ def test_training_costs_twice_what_scoring_costs() -> None:
 
 
 def test_this_machine_multiplies_matrices() -> None:
-    assert 1e8 < flops_per_second(size=128, repeats=2) < 1e16
+    for dtype in ("float32", "bfloat16"):
+        assert 1e7 < flops_per_second(dtype, size=128, repeats=2) < 1e16
+
+
+def test_the_gain_is_that_of_the_shorter_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"float32": 2e11, "bfloat16": 5e11}
+    monkeypatch.setattr("nlora.estimate.flops_per_second", rates.__getitem__)
+    assert bfloat16_gain() == 2.5

@@ -12,9 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlora.backbone import load_backbone
+from nlora.beside import Beside
+from nlora.config import LoraOptions
 from nlora.data.encode import Encoded
 from nlora.data.pack import pack
+from nlora.factors import Factors
 from nlora.packed import packed_attention, packed_logits, packing_is_exact
+from nlora.packed_layout import Layout
+from nlora.targets import target_modules
 
 CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
 TinyModel = Callable[[str], Path]
@@ -86,6 +91,43 @@ def test_gradient_checkpointing_changes_nothing(tiny_model: TinyModel) -> None:
 
 def test_16_bit_models_pack(tiny_model: TinyModel) -> None:
     assert packing_is_exact(load_backbone(str(tiny_model("llama")), dtype="bfloat16").model)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_try_that_goes_wrong_is_refused_and_logged(
+    tiny_model: TinyModel, dtype: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model: Any = load_backbone(str(tiny_model("llama")), dtype=dtype).model
+    masks = Layout._masks_for
+
+    def blind(self: Layout, heads: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        before, row = masks(self, heads, like)
+        return before, row.index_fill(1, torch.tensor([0, 1, 2]), float("-inf"))  # of the shared tokens
+
+    monkeypatch.setattr(Layout, "_masks_for", blind)
+    assert not packing_is_exact(model)
+    assert "not taken" in caplog.text
+
+
+@pytest.mark.slow
+def test_updates_beside_a_real_model_of_16_bits_do_not_keep_it_from_packing() -> None:
+    """With them its products round otherwise in a long row than in short ones."""
+    model: Any = load_backbone("smollm2", dtype="bfloat16").model
+    names = [m.name for m in target_modules(model, LoraOptions())]
+    draw = torch.Generator().manual_seed(1)
+    for rank in (16, 32, 80):
+        beside = Beside(model, names)
+        state = {}
+        for name in names:
+            out_features, in_features = model.get_submodule(name).weight.shape
+            a, b = (
+                torch.randn(rank, in_features, generator=draw),
+                torch.randn(out_features, rank, generator=draw),
+            )
+            state[name] = Factors(a * 1e-3, b * 1e-3, 4.0)
+        beside.fold([state])
+        assert packing_is_exact(model)
+        beside.restore()
 
 
 def test_in_16_bits_gradients_come_as_near_to_the_truth_as_without_packing(tiny_model: TinyModel) -> None:

@@ -177,7 +177,9 @@ class Config(Frozen):
         None, description="Kind of model that the settings are meant for; another one is refused; null: any."
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Number format of the backbone; the updates themselves are always float32."
+        "float32",
+        description="Number format of the backbone; the updates themselves are always float32. bfloat16 takes half the "
+        "memory, and less time where nlora check says that its products are faster.",
     )
     quantise: Literal["4bit", "8bit"] | None = Field(
         None,

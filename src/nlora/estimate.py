@@ -1,6 +1,6 @@
 """A rough guess of how long a run takes, from its tokens and from what this machine's matrix products reach.
 
-    rate = flops_per_second()
+    rate = flops_per_second("float32")
     train_seconds(parameters=106e6, tokens=75, shared=42, rows=8, passes=48, rate=rate)
 
 Left out: everything but the matrix products, which get about half of a training step's time on a CPU (`SHARE`).
@@ -35,12 +35,17 @@ def score_seconds(
     return 2 * parameters * pass_tokens(tokens, shared, rows) * passes / rate
 
 
-def flops_per_second(size: int = 768, repeats: int = 5) -> float:
-    """What a step may count on: the matrix rate of this machine's first device, times SHARE."""
+def bfloat16_gain() -> float:
+    """How many times as fast matrix products in bfloat16 are on this machine's first device as in float32."""
+    return flops_per_second("bfloat16") / flops_per_second("float32")
+
+
+def flops_per_second(dtype: str, size: int = 768, repeats: int = 5) -> float:
+    """What a step may count on: the matrix rate of this machine's first device in a number format, times SHARE."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.ones(size, size, device=device)
+    a = torch.ones(size, size, device=device, dtype=getattr(torch, dtype))
     best = float("inf")
     for _ in range(repeats):
         begin = time.perf_counter()

@@ -252,7 +252,7 @@ def _stages(
 ) -> tuple[StagePlan, ...]:
     from nlora.training import optimizer_steps
 
-    rate = estimate.flops_per_second()
+    rate = estimate.flops_per_second(config.dtype)
     lengths = [_lengths(examples, encoder) for examples in encoded]
     stages = []
     for index, (task, examples) in enumerate(zip(tasks, encoded, strict=True)):
