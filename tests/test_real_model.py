@@ -48,10 +48,12 @@ def test_the_embedded_model_learns_an_embedded_task(tmp_path: Path) -> None:
 def test_loss_and_gradients_of_a_packed_batch_equal_the_plain_step() -> None:
     backbone: Any = load_backbone("smollm2")
     assert packing_is_exact(backbone.model)
+    backbone.model.double()  # in float32 rounding alone moves gradients by 1e-5 or 2e-5, by the processor
     encoder = Encoder(backbone.tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
     task = embedded.read("reuters")
     examples = encoder.encode(task, task.train[:4])
     adapter = Adapter.attach(backbone.model, LoraOptions(dropout=0.0), seed=1)
+    adapter.model.double()
     with torch.no_grad():
         for f in adapter.factors().values():
             f.B.normal_(std=1e-2, generator=torch.Generator().manual_seed(0))
@@ -76,6 +78,4 @@ def test_loss_and_gradients_of_a_packed_batch_equal_the_plain_step() -> None:
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     assert len(gradients) == 60
     for name, gradient in plain_gradients.items():
-        torch.testing.assert_close(
-            gradients[name], gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()) + 1e-6
-        )
+        torch.testing.assert_close(gradients[name], gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()))
