@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -159,3 +161,26 @@ def test_a_batch_that_cannot_be_split_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(RunError, match="cannot be split evenly over 3 processes"):
         trained(tmp_path, tiny_model("llama"))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "every", "logged"), [(22, 10, [1, 2]), (2, 10, [1, 10, 20, 22]), (4, 4, [1, 4, 8, 12])]
+)
+def test_the_log_holds_the_first_and_the_last_step(
+    tmp_path: Path, tiny_model: Callable[[str], Path], batch_size: int, every: int, logged: list[int]
+) -> None:
+    """And what it says of the penalty is of the same steps as the loss: both add up to the training's means."""
+    backbone: Any = load_backbone(str(tiny_model("llama")))
+    adapter = Adapter.attach(backbone.model, LoraOptions(r=2), seed=1)
+    options = TrainOptions(batch_size=batch_size, epochs=2, logging_steps=every)
+    penalty = lambda: sum(f.B.abs().sum() for f in adapter.factors().values())  # noqa: E731
+    result = train(backbone, adapter, EXAMPLES, options, penalty=cast(Any, penalty), seed=5, folder=tmp_path)
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    lines = [line for line in state["log_history"] if "loss" in line]
+    assert [line["step"] for line in lines] == logged
+    assert result.steps == state["global_step"] == logged[-1]
+    taken = [b - a for a, b in pairwise([0, *logged])]
+    for key, mean in (("loss", result.loss), ("penalty", result.penalty)):
+        total = sum(line[key] * steps for line, steps in zip(lines, taken, strict=True))
+        assert total / result.steps == pytest.approx(mean, rel=1e-4)
+    assert lines[0]["penalty"] == 0 < lines[-1]["penalty"]

@@ -64,6 +64,12 @@ class TrainOptions(Frozen):
         "random, any.",
     )
     gradient_checkpointing: bool = Field(False, description="Save memory by computing activations twice.")
+    logging_steps: int = Field(
+        10,
+        ge=1,
+        description="Optimizer steps from one line of the training log, and point of the report's chart, to the next; "
+        "a task's first and last step are always logged.",
+    )
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (), description="Also log to these; each needs its extra, as nlora[tensorboard]."
     )

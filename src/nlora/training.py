@@ -103,6 +103,7 @@ class PenalisedTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self._penalty = penalty
         self._penalty_sum: Tensor | float = 0.0
+        self._logged = 0, 0.0  # optimizer steps and sum of the penalties, when last logged
 
     def compute_loss(
         self,
@@ -144,9 +145,11 @@ class PenalisedTrainer(Trainer):
         return self._order if self._order is not None else super()._get_train_sampler(train_dataset)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs the mean penalty so far beside the loss, and stops on a loss that is no number."""
+        """Logs the penalty beside the loss, over the same steps, and stops on a loss that is no number."""
         if "loss" in logs:
-            logs["penalty"] = self.mean_penalty
+            (step, before), now = self._logged, float(self._penalty_sum)
+            logs["penalty"] = (now - before) / max(self.state.global_step - step, 1)
+            self._logged = self.state.global_step, now
             if not math.isfinite(logs["loss"]):
                 raise RunError(
                     f"the training loss became {logs['loss']} by step {self.state.global_step}; "
@@ -161,6 +164,8 @@ class _StepCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_step(state.global_step)
+        if state.global_step >= state.max_steps:  # so that a training's end is in its log
+            control.should_log = True
 
 
 class _Counting:
@@ -285,7 +290,8 @@ def _training_arguments(options: TrainOptions, seed: int, folder: Path) -> Train
         warmup_steps=options.warmup_steps,
         seed=seed,
         save_strategy="no",
-        logging_steps=10,
+        logging_steps=options.logging_steps,
+        logging_first_step=True,
         logging_nan_inf_filter=False,
         report_to=list(options.report_to) or "none",
         remove_unused_columns=False,
