@@ -71,7 +71,7 @@ LAYERS = [
         "whole",
         "subspace",
     },
-    {"training", "evaluation"},
+    {"training", "evaluation", "trackers"},
     {"plan", "record", "learned"},
     {"sequence", "served", "asked"},
     {"analyze", "report"},

@@ -128,6 +128,7 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
     """Check, then learn: the whole of a run but for its printed table."""
     from nlora.backbone import load_backbone
     from nlora.sequence import learn_sequence
+    from nlora.trackers import one_wandb_run
 
     config = loaded.config
     folder = Path(config.output_dir)
@@ -158,7 +159,7 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
         )
         for note in protocol_notes(config):
             console.print(f"- {note}", markup=False, highlight=False)
-        with RunProgress(console, stages=len(plan.tasks)) as progress:
+        with RunProgress(console, stages=len(plan.tasks)) as progress, one_wandb_run():
             learn_sequence(plan, backbone, run, progress)
         return write_outcome(run)
 

@@ -71,7 +71,9 @@ class TrainOptions(Frozen):
         "a task's first and last step are always logged.",
     )
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
-        (), description="Also log to these; each needs its extra, as nlora[tensorboard]."
+        (),
+        description="Also log to these, where each run is one run, named after its folder; TensorBoard's files lie in "
+        "its logs/tensorboard. Each needs its package, as pip install tensorboard.",
     )
 
     @model_validator(mode="after")

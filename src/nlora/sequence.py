@@ -24,6 +24,7 @@ from nlora.plan import Plan
 from nlora.progress import RunProgress
 from nlora.record import score_row, write_passed_over, write_stage
 from nlora.run_dir import RunDir
+from nlora.trackers import trackers
 from nlora.training import TrainResult, train
 
 log = logging.getLogger("nlora")
@@ -61,6 +62,8 @@ def _learn(
 ) -> TrainResult:
     """Trains one stage over the backbone as the method wants it, and saves what it trained."""
     config, task, method = plan.config, plan.tasks[stage - 1], plan.methods[stage - 1]
+    options = config.train_options(task.name)
+    steps_before = sum(earlier.steps for earlier in plan.stages[: stage - 1])
     examples = plan.encoded[stage - 1]
     seed = stage_seed(config.seed, stage)
     log.info("stage %d: %s, %d examples", stage, task.name, len(examples))
@@ -75,12 +78,13 @@ def _learn(
             backbone,
             learner,
             examples,
-            config.train_options(task.name),
+            options,
             penalty=lambda: method.penalty(learner),
             extra_loss=method.extra_loss,
             seed=seed,
             folder=folder,
             on_step=progress.training(stage, task.name, plan.stages[stage - 1].steps),
+            callbacks=trackers(options.report_to, Path(config.output_dir), steps_before=steps_before),
         )
         learner.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
         learned.updates.append(learner.state())

@@ -203,12 +203,14 @@ def train(
     seed: int,
     folder: Path,
     on_step: Callable[[int], None] = lambda step: None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainResult:
     """Trains the adapter in place, over a backbone that stays as it is; or the whole backbone.
 
     examples: each with its answer. extra_loss: see `Method.extra_loss`.
-    folder: gets trainer_state.json and the logs of `report_to`.
-    on_step: called with the number of optimizer steps done. Raises RunError when the loss is no number.
+    folder: gets trainer_state.json.
+    on_step: called with the number of optimizer steps done. callbacks: of the Trainer, as those of `report_to`.
+    Raises RunError when the loss is no number.
     """
     arguments = _training_arguments(options, seed, folder)
     packs = _packs(arguments, backbone.model)
@@ -221,7 +223,7 @@ def train(
         args=arguments,
         train_dataset=examples,
         data_collator=collate,
-        callbacks=[_StepCallback(on_step)],
+        callbacks=[_StepCallback(on_step), *callbacks],
         penalty=penalty,
         extra_loss=extra_loss,
         without=learner.without,
@@ -293,7 +295,7 @@ def _training_arguments(options: TrainOptions, seed: int, folder: Path) -> Train
         logging_steps=options.logging_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,
-        report_to=list(options.report_to) or "none",
+        report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
