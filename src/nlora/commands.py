@@ -7,6 +7,7 @@ Everything is checked before the first weight is loaded, and nothing is written 
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from nlora.backbone import EMBEDDED
 from nlora.config import Config
 from nlora.config_file import LoadedConfig, read_config
 from nlora.data import fetch, load
+from nlora.errors import InputErrors, Problem
 from nlora.outcome import write_outcome
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
@@ -72,11 +74,27 @@ def run_command(source: str, overrides: Sequence[str], console: Console) -> Summ
 
 
 def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
-    """`nlora demo`: the recipe `demo` with N-LoRA and with plain incremental LoRA, then both side by side."""
+    """`nlora demo`: the recipe `demo` with N-LoRA and with plain incremental LoRA, then both side by side.
+
+    `output_dir` is the folder of both runs. What is wrong with either is told before the first one trains.
+    """
+    by_key = {text.partition("=")[0].strip(): text for text in overrides}
+    if own := next((by_key[key] for key in ("method", "method.name", "name") if key in by_key), None):
+        both = " and ".join(DEMO_METHODS)
+        raise InputErrors(
+            [Problem(own, f"nlora demo runs {both}; for one of your own: nlora run demo {own}")]
+        )
+    folder = Path(read_config(DEMO, ["output_dir=runs/demo", *overrides]).config.output_dir)
+    kept = [text for key, text in by_key.items() if key != "output_dir"]
+    runs = [
+        [f"method={method}", f"name={method}", *kept, f"output_dir={json.dumps(str(folder / method))}"]
+        for method in DEMO_METHODS
+    ]
+    for run in runs[1:]:
+        _plan(read_config(DEMO, run), console)
     summaries = []
-    for method in DEMO_METHODS:
-        own = [f"method={method}", f"name={method}", f"output_dir=runs/demo/{method}"]
-        summaries.append(run_command(DEMO, [*own, *overrides], console))
+    for run in runs:
+        summaries.append(run_command(DEMO, run, console))
         console.print()
     console.print(display.comparison_table(summaries))
     return summaries
@@ -132,14 +150,10 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
 
     config = loaded.config
     folder = Path(config.output_dir)
-    # A folder that is a run already says first whether it is this run, and whether anything is left to do.
-    if not loaded.problems and (folder / RUN_FILE).is_file():
-        with RunDir.open(config, versions(), loaded.base_folder) as run:
-            if run.is_complete():
-                console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
-                return read_summary(folder)
-    announce_downloads(loaded, console)
-    plan = make_plan(loaded)  # raises where the configuration has mistakes, with all others beside them
+    plan = _plan(loaded, console)
+    if plan is None:
+        console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
+        return read_summary(folder)
     with RunDir.open(config, versions(), loaded.base_folder) as run:
         run.attach_log()
         done = len(run.committed_stages())
@@ -162,6 +176,17 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
         with RunProgress(console, stages=len(plan.tasks)) as progress, one_wandb_run():
             learn_sequence(plan, backbone, run, progress)
         return write_outcome(run)
+
+
+def _plan(loaded: LoadedConfig, console: Console) -> Plan | None:
+    """The plan of a run that can begin, or go on; None where nothing is left to do."""
+    # A folder that is a run already says first whether it is this run, and whether anything is left to do.
+    if not loaded.problems and (Path(loaded.config.output_dir) / RUN_FILE).is_file():
+        with RunDir.open(loaded.config, versions(), loaded.base_folder) as run:
+            if run.is_complete():
+                return None
+    announce_downloads(loaded, console)
+    return make_plan(loaded)  # raises where the configuration has mistakes, with all others beside them
 
 
 def _written(config: Config) -> dict[str, Path]:

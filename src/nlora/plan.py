@@ -26,6 +26,7 @@ from nlora.methods import build
 from nlora.methods.base import Method
 from nlora.protocol import family_problems
 from nlora.quantise import quantise_problems
+from nlora.run_file import nesting_problem
 
 if TYPE_CHECKING:
     from nlora.adapters import ModuleShape
@@ -234,6 +235,8 @@ def _missing_extras(loaded: LoadedConfig) -> list[Problem]:
 def _output_problems(loaded: LoadedConfig) -> list[Problem]:
     """Whether the output folder, or the nearest folder above it that exists, can be written."""
     folder, where = Path(loaded.config.output_dir), loaded.places.where(("output_dir",))
+    if nested := nesting_problem(folder):
+        return [Problem(where, nested)]
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if folder.exists() and not folder.is_dir():

@@ -21,12 +21,14 @@ from nlora.atomic import write_text
 from nlora.config import Config
 from nlora.config_file import differences
 from nlora.errors import RunError
+from nlora.summary import SUMMARY_FILE
 from nlora.yaml_lines import read_yaml, to_yaml
 
 RUN_FILE = "run.yaml"
 _COMMENT = (
     "# Written by nlora. The run goes on only with this configuration; another one needs another folder.\n"
 )
+_NOT_OURS = "put back what nlora wrote there, or give another folder"
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +55,8 @@ def write_or_compare(
     if found := differences(old, new):
         lines = "\n".join(f"  {line}" for line in found)
         raise RunError(
-            f"{folder}: was started with another configuration; give another output_dir, or delete the "
-            f"folder to start again. What differs:\n{lines}"
+            f"{folder}: was started with another configuration; give another output_dir"
+            f"{or_delete(folder)}. What differs:\n{lines}"
         )
     resumed = record.setdefault("resumed_with", [])
     last = resumed[-1]["versions"] if resumed else record["versions"]
@@ -77,15 +79,42 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise RunError(f"{folder}: no {RUN_FILE} in it; give the output_dir of a run") from error
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}; delete the folder to start again") from error
+        raise RunError(f"{path}: cannot be read: {error}; {_NOT_OURS}") from error
     data = document.data
     if document.problems or not isinstance(data, dict):
         why = str(document.problems[0]) if document.problems else f"{path}: is empty"
-        raise RunError(f"{why}; delete the folder to start again")
+        raise RunError(f"{why}; {_NOT_OURS}")
     for key in ("config", "versions"):
         if not isinstance(data.get(key), dict):
-            raise RunError(f"{path}: has no mapping '{key}'; delete the folder to start again")
+            raise RunError(f"{path}: has no mapping '{key}'; {_NOT_OURS}")
     return data
+
+
+def is_run(folder: Path) -> bool:
+    """Whether nlora wrote there; somebody's own file may be called run.yaml too."""
+    return (folder / RUN_FILE).is_file() and (folder / SUMMARY_FILE).is_file()
+
+
+def runs_inside(folder: Path) -> list[Path]:
+    """The runs in the folder's folders, and in theirs."""
+    files = (file for pattern in ("*", "*/*") for file in folder.glob(f"{pattern}/{RUN_FILE}"))
+    return sorted(file.parent for file in files if is_run(file.parent))
+
+
+def or_delete(folder: Path) -> str:
+    """What else can be done about a folder of another configuration; nothing where other runs would go with it."""
+    return "" if runs_inside(folder) else ", or delete the folder to start again"
+
+
+def nesting_problem(folder: Path) -> str | None:
+    """Why no run should begin in this folder: others lie in it, or it lies in another one."""
+    if is_run(folder):
+        return None
+    if inner := runs_inside(folder):
+        more = ", ..." if len(inner) > 3 else ""
+        return f"{folder} holds other runs ({', '.join(map(str, inner[:3]))}{more}); choose another folder"
+    outer = next((parent for parent in folder.absolute().parents if is_run(parent)), None)
+    return None if outer is None else f"{folder} lies in the folder of the run {outer}; choose another folder"
 
 
 def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:

@@ -148,11 +148,11 @@ def write_summary(folder: Path, summary: Summary) -> None:
 
 
 def run_folders(paths: Iterable[str | Path]) -> list[Path]:
-    """The folders themselves; but one that is no run and holds runs stands for these."""
+    """The folders themselves and the runs that lie in them; one that is no run and holds runs stands for these."""
     found: list[Path] = []
     for path in map(Path, paths):
-        held = [] if (path / SUMMARY_FILE).exists() else sorted(path.glob(f"*/{SUMMARY_FILE}"))
-        found += [file.parent for file in held] or [path]
+        held = [file.parent for file in sorted(path.glob(f"*/{SUMMARY_FILE}"))]
+        found += [path, *held] if (path / SUMMARY_FILE).exists() or not held else held
     return found
 
 

@@ -25,7 +25,7 @@ from nlora.config_file import LoadedConfig, differences, read_config
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.methods import build
 from nlora.run_dir import LOCK_FILE
-from nlora.run_file import RUN_FILE, read_run_file
+from nlora.run_file import RUN_FILE, or_delete, read_run_file
 from nlora.summary import read_summary
 from nlora.sweep_runs import Base, Sweep, SweepRun
 from nlora.yaml_lines import Key, dotted, to_yaml
@@ -140,10 +140,8 @@ def _folder_problems(folder: Path, config: Config) -> list[Problem]:
     found = differences({**old, "output_dir": new["output_dir"]}, new)
     if not found:
         return []
-    what = (
-        f"was started with another configuration ({'; '.join(found)}); give another output_dir, or delete it"
-    )
-    return [Problem(str(folder), what)]
+    what = f"was started with another configuration ({'; '.join(found)}); give another output_dir"
+    return [Problem(str(folder), what + or_delete(folder))]
 
 
 def _at_home(problem: Problem, sweep: Sweep, run: SweepRun, source: str) -> Problem:
