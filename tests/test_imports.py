@@ -16,7 +16,7 @@ SOURCE = Path(nlora.__file__).parent
 # A room may import from rooms before it in this list, and from its own.
 LAYERS = [
     {"errors"},
-    {"config", "atomic"},
+    {"config", "atomic", "other_names", "signals"},
     {
         "yaml_lines",
         "plain_words",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
     if plan is None:
         console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
         return read_summary(folder)
-    with RunDir.open(config, versions(), loaded.base_folder) as run:
+    with RunDir.open(config, versions(), loaded.base_folder) as run, _telling_what_is_kept(run):
         run.attach_log()
         done = len(run.committed_stages())
         if done:
@@ -176,6 +177,18 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
         with RunProgress(console, stages=len(plan.tasks)) as progress, one_wandb_run():
             learn_sequence(plan, backbone, run, progress)
         return write_outcome(run)
+
+
+@contextmanager
+def _telling_what_is_kept(run: RunDir) -> Iterator[None]:
+    """Ctrl-C in the block says what is kept, and how the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        done, tasks = len(run.committed_stages()), run.config.tasks
+        what = f"with stage {done + 1}, {tasks[done].name}" if done < len(tasks) else "with the report"
+        kept = f"{run.folder} keeps {done} of {len(tasks)} stages"
+        raise KeyboardInterrupt(f"{kept}; the same command goes on {what}") from error
 
 
 def _plan(loaded: LoadedConfig, console: Console) -> Plan | None:

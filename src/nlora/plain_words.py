@@ -18,6 +18,7 @@ import annotated_types as at
 from pydantic import BaseModel, ValidationError
 
 from nlora.errors import Problem
+from nlora.other_names import named_elsewhere
 from nlora.yaml_lines import Key, Places
 
 
@@ -132,6 +133,8 @@ def _unknown_key(model: type[BaseModel], path: Key) -> str:
     known = list(owner.model_fields) if owner else []
     if len(path) > 1 and key in model.model_fields:
         return f"unknown key; did you mean '{key}' at the top level?"
+    if theirs := named_elsewhere(key):
+        return f"unknown key; here it is {theirs}"
     for section, field in model.model_fields.items():
         inner = _model_in(field.annotation)
         if inner and key in inner.model_fields:

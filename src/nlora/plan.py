@@ -238,6 +238,9 @@ def _output_problems(loaded: LoadedConfig) -> list[Problem]:
     if nested := nesting_problem(folder):
         return [Problem(where, nested)]
     while not folder.exists() and folder != folder.parent:
+        if folder.is_symlink():
+            there = folder.readlink()
+            return [Problem(where, f"{folder} points to {there}, which is not there; choose another folder")]
         folder = folder.parent
     if folder.exists() and not folder.is_dir():
         return [Problem(where, f"{folder} is a file; choose another folder")]
