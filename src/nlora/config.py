@@ -191,8 +191,8 @@ class Config(Frozen):
     )
     quantise: Literal["4bit", "8bit"] | None = Field(
         None,
-        description="Quantise the frozen backbone while loading it, with bitsandbytes (nlora[quant]): 4bit, QLoRA's "
-        "NF4; 8bit, LLM.int8(); null: not at all.",
+        description="Quantise the frozen backbone while loading it, with bitsandbytes (pip install bitsandbytes): "
+        "4bit, QLoRA's NF4; 8bit, LLM.int8(); null: not at all.",
     )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     data: str | None = Field(

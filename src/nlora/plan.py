@@ -21,7 +21,7 @@ from nlora.config import Config
 from nlora.data import load_tasks
 from nlora.data.base import Task
 from nlora.data.encode import Encoded, Encoder, shared_prefix
-from nlora.errors import InputErrors, NloraError, Problem
+from nlora.errors import InputErrors, NloraError, Problem, missing
 from nlora.methods import build
 from nlora.methods.base import Method
 from nlora.protocol import family_problems
@@ -222,10 +222,7 @@ def _encode(
 
 def _missing_extras(loaded: LoadedConfig) -> list[Problem]:
     return [
-        Problem(
-            loaded.places.where(("train", "report_to")),
-            f"{name} is not installed; pip install 'nlora[{name}]'",
-        )
+        Problem(loaded.places.where(("train", "report_to")), missing(name))
         for name in loaded.config.train.report_to
         if importlib.util.find_spec(name) is None
         and not (name == "tensorboard" and importlib.util.find_spec("tensorboardX"))

@@ -1,0 +1,121 @@
+"""What the command line says to those who come from other tools, stop a run, or point nowhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import write_config
+from nlora import other_names, sequence
+from nlora.reference import configuration_keys
+
+Nlora = Callable[..., Any]
+TinyModel = Callable[[str], Path]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("num_train_epochs=3", "num_train_epochs=3: unknown key; here it is train.epochs"),
+        ("train.num_train_epochs=3", "train.num_train_epochs=3: unknown key; here it is train.epochs"),
+        ("per_device_train_batch_size=4", "here it is train.micro_batch_size"),
+        ("train.gradient_accumulation_steps=4", "of which train.micro_batch_size are computed at once"),
+        ("lr=1e-3", "here it is train.learning_rate"),
+        ("learning_rate=1e-3", "did you mean 'train.learning_rate'?"),
+        ("train.max_steps=100", "here it is train.epochs, which may be a fraction, or train.max_samples"),
+        ("train.warmup_ratio=0.1", "here it is train.warmup_steps, a number of optimizer steps"),
+        ("lr_scheduler_type=cosine", "after which the learning rate is constant"),
+        ("bf16=true", "here it is dtype: float32 or bfloat16"),
+        ("lora_r=4", "here it is lora.r"),
+        ("lora.rank=4", "here it is lora.r"),
+        ("lora.lora_alpha=4", "here it is lora.alpha"),
+        ("lora.target_modules=[q_proj]", "here it is lora.targets"),
+        ("model_name_or_path=gpt2", "here it is model"),
+        ("method.lr=1", "here it is train.learning_rate"),
+    ],
+)
+def test_other_tools_names_lead_to_ours(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, override: str, said: str
+) -> None:
+    told = nlora("check", write_config(tmp_path, tiny_model("llama")), override)
+    assert told.status == 2
+    assert said in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+def test_what_other_tools_names_lead_to_is_there() -> None:
+    keys = {key.path for key in configuration_keys()} | {"method.weight"}
+    for theirs, ours in other_names._BY_NAME.items():
+        assert theirs not in {key.rpartition(".")[2] for key in keys}, "a key of ours"
+        assert set(re.findall(r"[a-z_]+\.[a-z_]+", ours)) <= keys
+        assert re.match(r"[a-z_.]+", ours)[0] in keys  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--train.epochs", "2"],
+            "error: --train.epochs: no such option; keys are written without dashes: train.epochs=2",
+        ),
+        (["--seed=3"], "error: --seed: no such option; keys are written without dashes: seed=3"),
+        (
+            ["seed=3", "--train.epochs"],
+            "error: --train.epochs: no such option; keys are written without dashes: train.epochs=VALUE",
+        ),
+    ],
+)
+def test_an_override_in_the_form_of_an_option_is_told_its_own_form(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, arguments: list[str], said: str
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    for command in ("run", "check"):
+        told = nlora(command, config, *arguments)
+        assert (told.status, told.err.strip()) == (2, said)
+    assert "No such option" in nlora("analyze", "a", "b", "--seed", "3").err
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_says_what_it_keeps(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, monkeypatch: pytest.MonkeyPatch, stop: signal.Signals
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    train = sequence.train
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        if options["folder"].name == ".tmp-2-animals":
+            os.kill(os.getpid(), stop)
+        return train(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sequence, "train", stopped)
+        told = nlora("run", config)
+    assert told.status == 130
+    folder = tmp_path / "run"
+    assert told.err.splitlines() == [
+        f"stopped; {folder} keeps 1 of 2 stages; the same command goes on with stage 2, animals"
+    ]
+    assert [path.name for path in (folder / "outputs").iterdir()] == ["1-colours"]
+    assert nlora("run", config).status == 0
+
+
+def test_an_output_folder_that_points_nowhere_is_refused(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    (tmp_path / "run").symlink_to(tmp_path / "unplugged" / "disk")
+    for override in ([], [f"output_dir={tmp_path / 'run' / 'inside'}"]):
+        for command in ("check", "run"):
+            told = nlora(command, config, *override)
+            assert told.status == 2
+            assert (
+                f"{tmp_path / 'run'} points to {tmp_path / 'unplugged' / 'disk'}, which is not there"
+                in told.err
+            )
+            assert len(told.err.splitlines()) == 1
