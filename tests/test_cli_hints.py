@@ -119,3 +119,16 @@ def test_an_output_folder_that_points_nowhere_is_refused(
                 in told.err
             )
             assert len(told.err.splitlines()) == 1
+
+
+def test_a_tasks_mistake_is_told_where_its_key_stands(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    """And the key is written as an override takes it."""
+    config = write_config(tmp_path, tiny_model("llama"))
+    lines = config.read_text().splitlines()
+    told = nlora("check", config, "tasks.1.test=gone.jsonl")
+    assert told.err.startswith("error: tasks.1.test=gone.jsonl: no such file: gone.jsonl")
+    (tmp_path / "animals-test.jsonl").unlink()
+    line = 1 + max(i for i, text in enumerate(lines) if "animals-test.jsonl" in text)
+    assert f"error: {config}:{line}: tasks.1.test: no such file" in nlora("check", config).err

@@ -102,9 +102,9 @@ def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
     try:
         (task,) = load_tasks(one, base_folder=entry.base_folder if "test" in fields else base_folder)
     except InputErrors as error:
-        kept = [p for p in error.problems if not (test_only and p.where == "tasks[0].train")]
+        kept = [p for p in error.problems if not (test_only and p.where == "tasks.0.train")]
         raise InputErrors(
-            Problem(p.where.replace("tasks[0]", f"task {entry.name}", 1), p.what) for p in kept
+            Problem(p.where.replace("tasks.0", f"task {entry.name}", 1), p.what) for p in kept
         ) from error
     return task
 

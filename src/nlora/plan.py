@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +81,11 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     Raises InputErrors with every mistake found.
     """
     config = loaded.config
-    problems = list(loaded.problems)
+    problems: list[Problem] = []
     tasks = _collect(
         problems, lambda: load_tasks(config, base_folder=loaded.base_folder, skip=_doubtful_tasks(loaded))
     )
+    problems = [*loaded.problems, *(_placed(problem, loaded) for problem in problems)]
     methods = None if loaded.doubts("method", "name") else _collect(problems, lambda: _methods(loaded))
     modules: list[ModuleShape] | None = None
     encoder: Encoder | None = None
@@ -120,6 +122,15 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         raise InputErrors(problems)
     stages = _stages(config, tasks, encoder, encoded, parameters)
     return Plan(config, tuple(tasks), tuple(methods), tuple(modules), encoder, encoded, stages)
+
+
+def _placed(problem: Problem, loaded: LoadedConfig) -> Problem:
+    """A problem of a task with the line, or the override, in which its key stands."""
+    key = re.fullmatch(r"tasks\.(\d+)(?:\.(\w+))?", problem.where)
+    if key is None:
+        return problem
+    path = ("tasks", int(key[1]), *(() if key[2] is None else (key[2],)))
+    return Problem(loaded.places.where(path), problem.what)
 
 
 def _doubtful_tasks(loaded: LoadedConfig) -> frozenset[int]:

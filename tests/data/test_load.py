@@ -90,14 +90,14 @@ def test_all_problems_of_all_tasks_at_once(tmp_path: Path, own: dict[str, Any], 
     folder = shared / "data" / "CL_Benchmark"
     found = problems_of(config(tasks, data=str(folder)))
     expected = [
-        "tasks[1].name: 'Tickets' differs only by case from the name of tasks[0]; rename one",
-        "tasks[4].name: 'tickets' is also the name of tasks[0]; rename one",
-        "tasks[0].labels: 1 labels; a choice needs two, and free text has no 'labels'",
+        "tasks.1.name: 'Tickets' differs only by case from the name of tasks.0; rename one",
+        "tasks.4.name: 'tickets' is also the name of tasks.0; rename one",
+        "tasks.0.labels: 1 labels; a choice needs two, and free text has no 'labels'",
         f"{own['train']}:2: label 'b' is not one of the task's labels: a",
         f"{bad}:3: label 'c' is not one of the task's labels: a, b",
-        f"tasks[2]: no data set 'agnew' in {folder}, which has ",
-        "tasks[3].labels: label 'A' is there twice; scoring ignores case",
-        "tasks[3].test: no such file: nowhere.jsonl (looked in ",
+        f"tasks.2: no data set 'agnew' in {folder}, which has ",
+        "tasks.3.labels: label 'A' is there twice; scoring ignores case",
+        "tasks.3.test: no such file: nowhere.jsonl (looked in ",
     ]
     for line in expected:
         assert any(problem.startswith(line) for problem in found), line
@@ -106,8 +106,8 @@ def test_all_problems_of_all_tasks_at_once(tmp_path: Path, own: dict[str, Any], 
 def test_labels_that_are_empty_or_have_spaces_around_them(own: dict[str, Any]) -> None:
     found = problems_of(config([{**own, "labels": ["a", "b", "", " c"]}]))
     assert found == [
-        "tasks[0].labels: label '' is empty",
-        "tasks[0].labels: label ' c' begins or ends with a space",
+        "tasks.0.labels: label '' is empty",
+        "tasks.0.labels: label ' c' begins or ends with a space",
     ]
 
 
@@ -118,7 +118,7 @@ def test_missing_data_sets_name_their_folder_and_what_would_be_left(
     tasks: list[Any] = ["agnews", "yahoo", "CB", "MNLI"]
     files = "train.json, test.json and labels.json"
     assert problems_of(config(tasks, data=str(folder))) == [
-        f"tasks[{i}]: no data set '{name}' in {folder}; expected {folder}/{place} with {files} "
+        f"tasks.{i}: no data set '{name}' in {folder}; expected {folder}/{place} with {files} "
         "(or leave it out: 'tasks=[agnews, MNLI]')"
         for i, name, place in ((1, "yahoo", "TC/yahoo"), (2, "CB", "NLI/CB"))
     ]
@@ -137,7 +137,7 @@ def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]
     )
     (problem,) = problems_of(config([own, "agnews"]))
     assert problem.startswith(
-        "tasks[1]: 'agnews' has no 'train' and 'test' files, and 'data' names no benchmark"
+        "tasks.1: 'agnews' has no 'train' and 'test' files, and 'data' names no benchmark"
     )
 
 
@@ -174,7 +174,7 @@ def test_embedded_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("reuters", "TC", "Topic?", ("a", "b"), (Example("0", "x", "a"),), (Example("1", "y", "b"),))
 
     def read(name: str, key: str = "") -> Task:
-        assert (name, key) == ("reuters", "tasks[0]")
+        assert (name, key) == ("reuters", "tasks.0")
         return task
 
     monkeypatch.setattr(embedded, "read", read)
@@ -182,12 +182,12 @@ def test_embedded_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     (changed,) = load_tasks(config([{"name": "reuters", "instruction": "Which?"}], data="embedded"))
     assert changed.instruction == "Which?"
     found = problems_of(config([{"name": "reuters", "labels": ["x", "y"]}], data="embedded"))
-    assert found == ["tasks[0].labels: the embedded tasks have fixed labels; leave it out"]
+    assert found == ["tasks.0.labels: the embedded tasks have fixed labels; leave it out"]
 
 
 def test_an_unknown_embedded_task_lists_the_known_ones() -> None:
     (problem,) = problems_of(config(["reuter"], data="embedded"))
-    assert problem.startswith(f"tasks[0]: no embedded task 'reuter'; there are {', '.join(embedded.names())}")
+    assert problem.startswith(f"tasks.0: no embedded task 'reuter'; there are {', '.join(embedded.names())}")
     assert problem.endswith("did you mean 'reuters'?")
 
 

@@ -33,7 +33,7 @@ def load_tasks(
         then there.
     skip: tasks, counted from 0, that are left out, their mistakes being known already.
 
-    Raises InputErrors with the problems of all tasks, each with its key (`tasks[2].train`, counted from 0)
+    Raises InputErrors with the problems of all tasks, each with its key (`tasks.2.train`, counted from 0)
     or its file and line; FetchError where the embedded tasks cannot be fetched; MissingExtraError where a
     source needs a package that is not installed.
     """
@@ -45,7 +45,7 @@ def load_tasks(
     for i, source in enumerate(config.tasks):
         if i in skip:
             continue
-        key = f"tasks[{i}]"
+        key = f"tasks.{i}"
         problems += _check_labels(source.labels, f"{key}.labels")
         try:
             if source.train is not None and source.test is not None:
@@ -98,7 +98,7 @@ def _check_names(sources: Sequence[TaskSource], skip: frozenset[int]) -> list[Pr
         if j == i or i in skip:
             continue
         same = "is also the name" if sources[j].name == source.name else "differs only by case from the name"
-        problems.append(Problem(f"tasks[{i}].name", f"'{source.name}' {same} of tasks[{j}]; rename one"))
+        problems.append(Problem(f"tasks.{i}.name", f"'{source.name}' {same} of tasks.{j}; rename one"))
     return problems
 
 
