@@ -62,12 +62,21 @@ def test_what_other_tools_names_lead_to_is_there() -> None:
     [
         (
             ["--train.epochs", "2"],
-            "error: --train.epochs: no such option; keys are written without dashes: train.epochs=2",
+            "--train.epochs: no such option; keys are written without dashes: train.epochs=2",
         ),
-        (["--seed=3"], "error: --seed: no such option; keys are written without dashes: seed=3"),
+        (["--seed=3"], "--seed: no such option; keys are written without dashes: seed=3"),
+        (["-seed", "3"], "-seed: no such option; keys are written without dashes: seed=3"),
         (
             ["seed=3", "--train.epochs"],
-            "error: --train.epochs: no such option; keys are written without dashes: train.epochs=VALUE",
+            "--train.epochs: no such option; keys are written without dashes: train.epochs=VALUE",
+        ),
+        (
+            ["--learning-rate", "1e-3"],
+            "--learning-rate: no such option; keys are written without dashes: train.learning_rate=1e-3",
+        ),
+        (
+            ["--num_train_epochs", "3"],
+            "--num_train_epochs: no such option; keys are written without dashes: train.epochs=3",
         ),
     ],
 )
@@ -77,7 +86,8 @@ def test_an_override_in_the_form_of_an_option_is_told_its_own_form(
     config = write_config(tmp_path, tiny_model("llama"))
     for command in ("run", "check"):
         told = nlora(command, config, *arguments)
-        assert (told.status, told.err.strip()) == (2, said)
+        assert (told.status, told.err.strip()) == (2, f"error: {said}")
+    assert "No such option: --dry-run" in nlora("run", config, "--dry-run").err
     assert "No such option" in nlora("analyze", "a", "b", "--seed", "3").err
 
 
@@ -132,3 +142,63 @@ def test_a_tasks_mistake_is_told_where_its_key_stands(
     (tmp_path / "animals-test.jsonl").unlink()
     line = 1 + max(i for i, text in enumerate(lines) if "animals-test.jsonl" in text)
     assert f"error: {config}:{line}: tasks.1.test: no such file" in nlora("check", config).err
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "train.report_to=tensorboard",
+            "must be a list of tensorboard, wandb or trackio, not 'tensorboard'; write [tensorboard]",
+        ),
+        ("lora.targets=q_proj, v_proj", "write [q_proj, v_proj]"),
+        ("TRAIN.epochs=3", "error: TRAIN.epochs=3: unknown key; did you mean 'train'?"),
+    ],
+)
+def test_a_value_of_the_wrong_form_is_told_the_right_one(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, override: str, said: str
+) -> None:
+    told = nlora("check", write_config(tmp_path, tiny_model("llama")), override)
+    assert told.status == 2
+    assert said in told.err
+
+
+def test_a_file_or_folder_of_another_kind_is_told_where_it_belongs(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    assert nlora("run", config, "train.epochs=0.5").status == 0
+    run, sweep = tmp_path / "run", tmp_path / "sweep.yaml"
+    sweep.write_text("base: demo\nseeds: [1, 2]\n")
+    for arguments, said in (
+        (("run", run), f"is the folder of a run, which goes on by: nlora run {run / 'run.yaml'}"),
+        (("run", sweep), f"is the file of a sweep: nlora sweep {sweep}"),
+        (("sweep", config), "is the file of a run; name it as `base`"),
+        (("eval", tmp_path / "nowhere"), "no such folder; give the output_dir of a run"),
+        (("eval", config), "is a file; give the output_dir of a run"),
+        (
+            ("cp", "demo", tmp_path / "nowhere" / "a.yaml"),
+            f"cannot be written: there is no folder {tmp_path / 'nowhere'}",
+        ),
+    ):
+        told = nlora(*arguments)
+        assert (told.status, len(told.err.splitlines())) == (2, 1)
+        assert said in told.err
+    assert nlora("run", run / "run.yaml").out.startswith(f"{run}: complete")
+
+
+def test_a_file_that_is_a_link_is_written_where_it_points(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    assert nlora("run", write_config(tmp_path, tiny_model("llama")), "train.epochs=0.5").status == 0
+    link, there = tmp_path / "table.csv", tmp_path / "there" / "table.csv"
+    link.symlink_to(there)
+    for command in (("compare", tmp_path / "run", "--out", link), ("cp", "demo", link)):
+        told = nlora(*command)
+        assert told.status == 2
+        assert str(there.parent) in told.err
+        assert len(told.err.splitlines()) == 1
+    there.parent.mkdir()
+    assert nlora("compare", tmp_path / "run", "--out", link).status == 0
+    assert link.is_symlink()
+    assert there.read_text().startswith("run,method,")

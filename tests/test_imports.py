@@ -88,7 +88,7 @@ LAYERS = [
         "eval_run",
         "predict_run",
     },
-    {"cli", "cli_ask"},
+    {"cli", "cli_ask", "cli_group"},
     {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -8,57 +8,21 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import typer.core
 from rich.console import Console
 from rich.markup import escape
 
 from nlora import __version__
 from nlora.cli_ask import asking
-from nlora.errors import InputErrors, NloraError, Problem
+from nlora.cli_group import Commands, Stopped
+from nlora.errors import InputErrors, NloraError
 from nlora.signals import ended_like_ctrl_c
-
-
-class _Stopped(BaseException):
-    """From the keyboard, or by SIGTERM."""
-
-
-class _Commands(typer.core.TyperGroup):
-    """Typer's commands, but for two things that it has no word for."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Raises _Stopped where Typer would exit silently, and says how a key is written that came as an option."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            raise _Stopped(*error.args) from error
-        except Exception as error:
-            if problem := _key_as_option(error):
-                raise InputErrors([problem]) from error
-            raise
-
-
-def _key_as_option(error: Any) -> Problem | None:
-    """`--train.epochs 2` and `--seed=3`, where a command takes overrides and has no such option, nor one like it."""
-    takes = (
-        {parameter.name for parameter in error.ctx.command.params} if getattr(error, "ctx", None) else set()
-    )
-    if type(error).__name__ != "NoSuchOption" or error.possibilities or "overrides" not in takes:
-        return None
-    key = error.option_name.lstrip("-")
-    place = next(
-        (i for i, text in enumerate(sys.argv) if text.partition("=")[0].lstrip("-") == key), len(sys.argv)
-    )
-    written, after = (*sys.argv[place : place + 2], "", "")[:2]
-    value = written.partition("=")[2] or (after if not after.startswith("-") else "") or "VALUE"
-    return Problem(error.option_name, f"no such option; keys are written without dashes: {key}={value}")
-
 
 app = typer.Typer(
     name="nlora",
-    cls=_Commands,
+    cls=Commands,
     help="Teach one language model task after task without forgetting.",
     no_args_is_help=True,
     add_completion=False,
@@ -281,7 +245,7 @@ def main() -> None:
         head = "[bold red]error:[/] " if count == 1 else f"[bold red]{count} errors:[/]\n"
         errors.print(head + escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(2)
-    except _Stopped as stopped:
+    except Stopped as stopped:
         errors.print(escape("; ".join(["stopped", *map(str, stopped.args)])), highlight=False, soft_wrap=True)
         sys.exit(130)
     except Exception as error:  # the last line of defence: a person sees one line, --debug the rest

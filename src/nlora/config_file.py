@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -91,6 +92,8 @@ def read_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
         data, places = data["config"], places.inside("config")
     if not isinstance(data, dict):
         raise InputErrors(problems or [_not_a_mapping(data, shown)])
+    if "base" in data and "tasks" not in data:
+        raise InputErrors([Problem(shown, f"is the file of a sweep: nlora sweep {shlex.quote(shown)}")])
     named = _task_names(data)
     for override in overrides:
         changed = apply_override(data, places, override)
@@ -168,6 +171,11 @@ def _read(source: str) -> tuple[str, str, Path | None]:
     if not path.is_file():
         if source in names:
             return recipe_text(source), f"recipe {source}", None
+        if all((path / name).is_file() for name in ("run.yaml", "summary.json")):
+            what = (
+                f"is the folder of a run, which goes on by: nlora run {shlex.quote(str(path / 'run.yaml'))}"
+            )
+            raise InputErrors([Problem(source, what)])
         what = "is a folder, not a YAML file" if path.is_dir() else "no such file, and no recipe of that name"
         raise InputErrors([Problem(source, f"{what}{did_you_mean(source, names)}{_choice(names)}")])
     try:

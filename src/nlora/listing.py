@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nlora.atomic import refusal
 from nlora.config_file import recipe_description, recipe_names, recipe_text
 from nlora.errors import InputErrors, Problem
 from nlora.methods import describe, method_names
@@ -46,9 +47,12 @@ def copy_command(recipe: str, file: str, console: Console) -> None:
         with target.open("x", encoding="utf-8") as handle:
             handle.write(text)
     except FileExistsError as error:
-        raise InputErrors([Problem(str(target), "exists already; choose another name")]) from error
+        there = (
+            f"points to {target.readlink()}, which is not there" if target.is_symlink() else "exists already"
+        )
+        raise InputErrors([Problem(str(target), f"{there}; choose another name")]) from error
     except OSError as error:
-        raise InputErrors([Problem(str(target), f"cannot be written: {error.strerror}")]) from error
+        raise InputErrors([Problem(str(target), f"cannot be written: {refusal(target, error)}")]) from error
     console.print(f"{target}; run it with: nlora run {target}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ The words come from the fields themselves (type, bounds, description), so a meth
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -119,6 +120,8 @@ def _must_be(spec: _Spec, value: Any, written: str | None) -> str:
         hint = did_you_mean(value, choices)
     elif value is None and not spec.required:
         hint = "; leave the key out for its default"
+    elif get_origin(_plain(spec.annotation)) is tuple and isinstance(value, str) and value.strip():
+        hint = f"; write [{', '.join(re.findall(r'[^ ,]+', value))}]"
     elif _plain(spec.annotation) is str and not isinstance(value, str | list | dict | NoneType):
         hint = "; put it in quotes"
     expected = _expected(spec.annotation, spec.bounds)

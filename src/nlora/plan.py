@@ -10,7 +10,6 @@ Nothing is trained and no weights are loaded: the model is laid out on the meta 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from nlora.methods import build
 from nlora.methods.base import Method
 from nlora.protocol import family_problems
 from nlora.quantise import quantise_problems
-from nlora.run_file import nesting_problem
+from nlora.run_file import folder_problem
 
 if TYPE_CHECKING:
     from nlora.adapters import ModuleShape
@@ -100,7 +99,9 @@ def make_plan(loaded: LoadedConfig) -> Plan:
                 problems += [Problem(loaded.places.where((p.where,)), p.what) for p in wrong]
     problems += _missing_extras(loaded)
     problems += [] if loaded.doubts("quantise") else quantise_problems(loaded, (methods or [])[:1])
-    problems += [] if loaded.doubts("output_dir") else _output_problems(loaded)
+    wrong_folder = None if loaded.doubts("output_dir") else folder_problem(Path(config.output_dir))
+    if wrong_folder:
+        problems.append(Problem(loaded.places.where(("output_dir",)), wrong_folder))
     if modules:
         # Stages may differ in their options: the same complaint is made once.
         complaints = [
@@ -238,23 +239,6 @@ def _missing_extras(loaded: LoadedConfig) -> list[Problem]:
         if importlib.util.find_spec(name) is None
         and not (name == "tensorboard" and importlib.util.find_spec("tensorboardX"))
     ]
-
-
-def _output_problems(loaded: LoadedConfig) -> list[Problem]:
-    """Whether the output folder, or the nearest folder above it that exists, can be written."""
-    folder, where = Path(loaded.config.output_dir), loaded.places.where(("output_dir",))
-    if nested := nesting_problem(folder):
-        return [Problem(where, nested)]
-    while not folder.exists() and folder != folder.parent:
-        if folder.is_symlink():
-            there = folder.readlink()
-            return [Problem(where, f"{folder} points to {there}, which is not there; choose another folder")]
-        folder = folder.parent
-    if folder.exists() and not folder.is_dir():
-        return [Problem(where, f"{folder} is a file; choose another folder")]
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return [Problem(where, f"{folder} cannot be written; choose another folder")]
-    return []
 
 
 def _stages(

@@ -10,6 +10,7 @@ repeats a run.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,7 +78,10 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     try:
         document = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
-        raise RunError(f"{folder}: no {RUN_FILE} in it; give the output_dir of a run") from error
+        why = f"no {RUN_FILE} in it" if folder.is_dir() else "no such folder"
+        raise RunError(f"{folder}: {why}; give the output_dir of a run") from error
+    except NotADirectoryError as error:
+        raise RunError(f"{folder}: is a file; give the output_dir of a run") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {error}; {_NOT_OURS}") from error
     data = document.data
@@ -92,7 +96,10 @@ def read_run_file(folder: Path) -> dict[str, Any]:
 
 def is_run(folder: Path) -> bool:
     """Whether nlora wrote there; somebody's own file may be called run.yaml too."""
-    return (folder / RUN_FILE).is_file() and (folder / SUMMARY_FILE).is_file()
+    try:
+        return (folder / RUN_FILE).is_file() and (folder / SUMMARY_FILE).is_file()
+    except PermissionError:
+        return False
 
 
 def runs_inside(folder: Path) -> list[Path]:
@@ -106,15 +113,28 @@ def or_delete(folder: Path) -> str:
     return "" if runs_inside(folder) else ", or delete the folder to start again"
 
 
-def nesting_problem(folder: Path) -> str | None:
-    """Why no run should begin in this folder: others lie in it, or it lies in another one."""
-    if is_run(folder):
-        return None
-    if inner := runs_inside(folder):
-        more = ", ..." if len(inner) > 3 else ""
-        return f"{folder} holds other runs ({', '.join(map(str, inner[:3]))}{more}); choose another folder"
-    outer = next((parent for parent in folder.absolute().parents if is_run(parent)), None)
-    return None if outer is None else f"{folder} lies in the folder of the run {outer}; choose another folder"
+def folder_problem(folder: Path) -> str | None:
+    """Why no run can begin, or go on, in this folder; None where one can.
+
+    Others lie in it, it lies in another one, or it, or the nearest folder above it that exists, cannot be written.
+    """
+    if not is_run(folder):
+        if inner := runs_inside(folder):
+            more = ", ..." if len(inner) > 3 else ""
+            return (
+                f"{folder} holds other runs ({', '.join(map(str, inner[:3]))}{more}); choose another folder"
+            )
+        if outer := next((parent for parent in folder.absolute().parents if is_run(parent)), None):
+            return f"{folder} lies in the folder of the run {outer}; choose another folder"
+    while not folder.exists() and folder != folder.parent:
+        if folder.is_symlink():
+            return f"{folder} points to {folder.readlink()}, which is not there; choose another folder"
+        folder = folder.parent
+    if folder.exists() and not folder.is_dir():
+        return f"{folder} is a file; choose another folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"{folder} cannot be written; choose another folder"
+    return None
 
 
 def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
