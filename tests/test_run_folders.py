@@ -17,6 +17,7 @@ from nlora.compare import read_runs
 from nlora.config_file import read_config, recipe_text
 from nlora.errors import InputErrors, RunError
 from nlora.listing import copy_command
+from nlora.sweep import sweep_command
 
 TinyModel = Callable[[str], Path]
 QUIET = Console(quiet=True)
@@ -122,3 +123,15 @@ def test_runs_that_lie_in_a_run_are_neither_hidden_nor_up_for_deletion(
         with pytest.raises(RunError) as caught:
             learn(config, f"output_dir={folder}", "seed=77")
         assert ("delete" in str(caught.value)) == advice
+
+
+def test_a_sweep_inside_of_a_run_is_refused_before_it_starts(tmp_path: Path, tiny_model: TinyModel) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    learn(config, "train.epochs=0.5")
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(f"base: {config}\nseeds: [1, 2]\noutput_dir: {tmp_path / 'run' / 'sweep'}\n")
+    with pytest.raises(InputErrors) as caught:
+        sweep_command(str(sweep), [], jobs=1, dry_run=True, console=QUIET)
+    (problem,) = caught.value.problems
+    assert problem.where == f"{sweep}:3: output_dir"
+    assert "lies in the folder of the run" in problem.what

@@ -25,7 +25,7 @@ from nlora.config_file import LoadedConfig, differences, read_config
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.methods import build
 from nlora.run_dir import LOCK_FILE
-from nlora.run_file import RUN_FILE, or_delete, read_run_file
+from nlora.run_file import RUN_FILE, folder_problem, or_delete, read_run_file
 from nlora.summary import read_summary
 from nlora.sweep_runs import Base, Sweep, SweepRun
 from nlora.yaml_lines import Key, dotted, to_yaml
@@ -40,6 +40,8 @@ def check_sweep(sweep: Sweep) -> dict[Path, Config]:
     sweep's file that it comes from.
     """
     problems = list(sweep.problems)
+    if sweep.runs and (wrong := folder_problem(sweep.runs[0].folder)):  # so it is with all of them
+        problems.append(Problem(sweep.places.where(("output_dir",)), wrong))
     configs: dict[Path, Config] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_base(sweep, Path(folder))
