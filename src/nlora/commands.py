@@ -128,6 +128,7 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
     """Check, then learn: the whole of a run but for its printed table."""
     from nlora.backbone import load_backbone
     from nlora.sequence import learn_sequence
+    from nlora.tryout import probes, try_out
 
     config = loaded.config
     folder = Path(config.output_dir)
@@ -150,16 +151,23 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
             quantise=config.quantise,
             trust_remote_code=config.trust_remote_code,
         )
+        paths = try_out(
+            backbone,
+            [probes(task, plan.encoder) for task in plan.tasks],
+            lora=config.lora,
+            needs_gradients=plan.methods[0].trains == "adapter",
+            generates=any(config.evaluate.decode == "generate" or not task.labels for task in plan.tasks),
+        )
         console.print(
             f"{config.name}: {config.method.name} learns {len(plan.tasks)} tasks on {config.model}, "
             f"about {display.duration(plan.seconds)}",
             markup=False,
             highlight=False,
         )
-        for note in protocol_notes(config):
+        for note in (*protocol_notes(config), *paths.notes):
             console.print(f"- {note}", markup=False, highlight=False)
         with RunProgress(console, stages=len(plan.tasks)) as progress:
-            learn_sequence(plan, backbone, run, progress)
+            learn_sequence(plan, backbone, run, progress, paths)
         return write_outcome(run)
 
 

@@ -68,24 +68,36 @@ def logits_agree(model: nn.Module, attempt: Callable[[], tuple[Tensor, Tensor]])
     """Whether a try gives the logits that it should; one that fails does not, whatever the model's code raises.
 
     attempt: returns the logits found and those expected, of one shape; called without gradients, in evaluation mode.
-    They agree to a thousandth of the largest logit, in 16 bits to 4 hundredths: rounding alone moved SmolLM2's by up to
-    2 hundredths there, one token that one row does not see by 9, wrong positions by 20. The log says if they do not.
+    The log says if they differ by more than `logits_tolerance`.
     """
-    short = next(model.parameters()).dtype in {torch.bfloat16, torch.float16}
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            found, expected = (logits.float() for logits in attempt())
+            off = logits_off(*attempt())
     except (LookupError, AttributeError, RuntimeError, TypeError, ValueError):
         return False
     finally:
         model.train(training)
-    off = float((found - expected).abs().max() / expected.abs().max())
-    agree = off <= (_SHORT_TOLERANCE if short else _TOLERANCE)
+    agree = off <= logits_tolerance(model)
     if not agree:
         _log.warning("another way through the model moved its logits by %.2g of the largest: not taken", off)
     return agree
+
+
+def logits_off(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a share of the largest logit."""
+    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+
+
+def logits_tolerance(model: nn.Module) -> float:
+    """Up to which share of the largest logit two ways through a model agree.
+
+    A thousandth, in 16 bits 4 hundredths: rounding alone moved SmolLM2's logits by up to 2 hundredths there, one token
+    that one row does not see by 9, wrong positions by 20.
+    """
+    short = next(model.parameters()).dtype in {torch.bfloat16, torch.float16}
+    return _SHORT_TOLERANCE if short else _TOLERANCE
 
 
 def _text_config(config: Any) -> Any:

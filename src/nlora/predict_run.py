@@ -70,7 +70,8 @@ def _answered(
     label = task.labels[0] if task.labels else "-"
     examples = tuple(Example(str(i), _text(row) or "", label) for i, row in enumerate(rows))
     on_answered = progress.scoring(stage.stage, task.name, len(examples))
-    answers = Served(stage).answer(replace(task, test=examples), index, on_answered)
+    asked = replace(task, test=examples)
+    answers = Served(stage, [asked]).answer(asked, index, on_answered)
     return [{**row, "prediction": text} for row, text in zip(rows, answers.texts, strict=True)]
 
 
