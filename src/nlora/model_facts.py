@@ -50,6 +50,19 @@ def full_attention(model: Any) -> bool:
     return not slides and getattr(config, "_attn_implementation", "eager") in {"eager", "sdpa"}
 
 
+def recompute_activations(model: Any, *, on: bool) -> None:
+    """Switches gradient checkpointing; not the reentrant kind, which would cut off what trains in the first layer."""
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers' newer name for it
+        if on:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            model.activation_checkpointing_disable()
+    elif on:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_disable()
+
+
 def probe_tokens(model: Any) -> Tensor:
     """(2, 12) tokens to try something on; the two rows part behind their ninth token.
 
