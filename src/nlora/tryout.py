@@ -260,10 +260,14 @@ class _Trial:
                 reading = reader.read([prompts[i] for i in some])
                 logits = [reading.first[:, None]]
                 tokens = torch.tensor([examples[i].answer_ids[:count] for i in some], device=self._device)
-                if count:  # once as labels are scored, and taken back, then as answers are generated
-                    reading.run(tokens[:, :1])
-                    reading.forget(1)
-                    logits += [reading.run(tokens[:, d : d + 1]) for d in range(count)]
+                if (
+                    count and examples is self._tasks[0]
+                ):  # as labels are scored: several at once, and taken back
+                    reading.run(tokens)
+                    reading.forget(count)
+                logits += [
+                    reading.run(tokens[:, d : d + 1]) for d in range(count)
+                ]  # as answers are generated
                 wanted = torch.stack([expected[i][: count + 1] for i in some])
                 if wrong := self._differs(torch.cat(logits, dim=1), wanted):
                     return wrong
