@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlora.data.base import Example
-from nlora.data.files import READERS, read_examples
+from nlora.data.files import read_examples
+from nlora.data.readers import FORMATS
 from nlora.data.rows import SHOWN_PER_FILE
 
 LABELS = ("billing", "network")
@@ -54,11 +55,11 @@ def problems_in(tmp_path: Path, name: str, content: str | bytes) -> list[str]:
     return problems_of(path)
 
 
-@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("fields", [("sentence", "label"), ("input", "output"), ("text", "label")])
 def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str, fields: tuple[str, str]) -> None:
     path = write(tmp_path / f"data{suffix}", ROWS, *fields)
-    assert read_examples(str(path), labels=LABELS) == (EXPECTED, [])
+    assert read_examples(str(path), labels=LABELS, quoting=True) == (EXPECTED, [])
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\r"), min_size=1).filter(
@@ -72,9 +73,49 @@ def test_whatever_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[tuple[str, str]]
 ) -> None:
     path = write(tmp_path_factory.mktemp("rows") / f"data{suffix}", rows)
+    examples, problems = read_examples(str(path), labels=None, quoting=True)
+    assert [(e.sentence, e.label) for e in examples] == rows
+    assert problems == []
+
+
+CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\r\n\t"), min_size=1).filter(
+    str.strip
+)
+
+
+@given(rows=st.lists(st.tuples(CELL, CELL), min_size=1, max_size=5))
+def test_a_tsv_cell_is_what_stands_between_two_tabs(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "data.tsv"
+    path.write_bytes("".join(f"{a}\t{b}\n" for a, b in [("sentence", "label"), *rows]).encode())
     examples, problems = read_examples(str(path), labels=None)
     assert [(e.sentence, e.label) for e in examples] == rows
     assert problems == []
+
+
+def test_quotes_of_a_tsv_file_are_the_texts_own_unless_the_task_says_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "data.tsv"
+    path.write_text('sentence\tlabel\n"Good movie\tpos\nterrible film"\tneg\nfine\tpos\n')
+    examples, problems = read_examples(str(path), labels=("pos", "neg"))
+    assert problems == []
+    assert [(e.sentence, e.label) for e in examples] == [
+        ('"Good movie', "pos"),
+        ('terrible film"', "neg"),
+        ("fine", "pos"),
+    ]
+    path.write_text('sentence\tlabel\n"He said ""no"",\ntwice"\tneg\n')
+    (example,), problems = read_examples(str(path), labels=("pos", "neg"), quoting=True)
+    assert (example.sentence, problems) == ('He said "no",\ntwice', [])
+    _, (first,) = read_examples(str(path), labels=("pos", "neg"))
+    assert (
+        str(first)
+        == f"{path}:2: 1 cells, but the header has 2; if the file puts cells in quotes, set quoting: true"
+    )
+    csv_file = tmp_path / "data.csv"
+    csv_file.write_text('sentence,label\n"fine",pos\n')
+    (example,), _ = read_examples(str(csv_file), labels=None, quoting=False)
+    assert example.sentence == '"fine"'
 
 
 def test_windows_line_ends_byte_order_mark_and_empty_lines(tmp_path: Path) -> None:
@@ -154,6 +195,34 @@ def test_latin1_is_named_with_its_line(tmp_path: Path) -> None:
         ("d.json", '{"sentence": "x"}\n{"sentence": "y"}', "name the file .jsonl"),
         ("d.parquet", "no parquet", "d.parquet: not readable as Parquet"),
         ("d.txt", "x", "d.txt has an unknown format '.txt'; known: .jsonl"),
+        (
+            "d.jsonl.gz",
+            "x",
+            "d.jsonl.gz is compressed, which is not supported; unpack it first: gunzip d.jsonl.gz",
+        ),
+        ("d.jsonl", '[{"sentence": "x", "label": "billing"}]', "d.jsonl:1: a list where one object per line"),
+        ("d.jsonl", '\n[\n{"sentence": "x"},\n{"sentence": "y"}\n]\n', "a file of one list is JSON: .json"),
+        (
+            "d.jsonl",
+            '{"messages": [1]}\n{"messages": [2]}\n',
+            "d.jsonl:1: chat rows ('messages') are not supported",
+        ),
+        ("d.json", '[{"conversations": []}, {}]', "d.json[0]: chat rows ('conversations') are not supported"),
+        ("d.csv", "messages,id\nx,y\n", "d.csv:1: chat rows ('messages') are not supported"),
+        (
+            "d.jsonl",
+            '\n{"sentence": "x", "label": "a", "label": "b"}',
+            "d.jsonl:2: the key 'label' is there twice",
+        ),
+        ("d.json", '[{"text": "x", "text": "y", "label": "b"}]', "d.json[0]: the key 'text' is there twice"),
+        (
+            "d.jsonl",
+            f'{{"sentence": "x", "id": {"7" * 5000}}}',
+            "d.jsonl:1: a number of more than 4300 digits",
+        ),
+        ("d.json", f'[{{"sentence": "x", "id": {"7" * 5000}}}]', "d.json: a number of more than 4300 digits"),
+        ("d.jsonl", "\n" + '{"a":' * 100_000, "d.jsonl:2: lists or objects nested too deeply"),
+        ("d.json", "[" * 100_000, "d.json: lists or objects nested too deeply"),
     ],
 )
 def test_files_of_another_form(tmp_path: Path, name: str, content: str, said: str) -> None:
@@ -187,3 +256,73 @@ def test_the_first_folder_that_has_the_file_counts(tmp_path: Path) -> None:
     assert read_examples("a.jsonl", labels=None, folders=folders)[0][0].sentence == "from here"
     (tmp_path / "here" / "a.jsonl").unlink()
     assert read_examples("a.jsonl", labels=None, folders=folders)[0][0].sentence == "from there"
+
+
+HALF = "\\ud83d"
+HALVES = [
+    ("d.jsonl", f'{{"sentence": "x {HALF} y", "label": "billing"}}', "d.jsonl:1: sentence holds"),
+    ("d.jsonl", f'{{"sentence": "x", "label": "billing{HALF}"}}', "d.jsonl:1: label holds"),
+    ("d.json", f'[{{"sentence": "{HALF}", "label": "billing"}}]', "d.json[0]: sentence holds"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "said"), HALVES)
+def test_half_of_a_character_is_found_by_the_reader(
+    tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    """A lone surrogate cannot be tokenised; the whole emoji, in two escapes, can."""
+    (problem,) = problems_in(tmp_path, name, content)
+    assert (
+        problem == f"{said} {HALF}, which is half of a character; mend the text, or leave the character out"
+    )
+    path = tmp_path / name
+    path.write_text(content.replace(HALF, HALF + "\\ude00"))
+    (example,), problems = read_examples(str(path), labels=None)
+    assert problems == []
+    assert "\U0001f600" in example.sentence + example.label
+
+
+def test_text_that_parquet_holds_and_is_none(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    bad = pyarrow.array([b"fine", b"\xff"], pyarrow.binary()).view(pyarrow.string())
+    table = pyarrow.table({"sentence": bad, "label": ["billing", "network"]})
+    pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
+    assert problems_of(tmp_path / "d.parquet") == [
+        "d.parquet[0]: here or in a later row is text that is not UTF-8"
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_cell_may_be_as_long_as_it_is(tmp_path: Path, suffix: str) -> None:
+    before = csv.field_size_limit()
+    long = "word " * 40_000 + "end"
+    path = write(tmp_path / f"d{suffix}", [(long, "billing")])
+    (example,), problems = read_examples(str(path), labels=LABELS)
+    assert (example.sentence, problems) == (long, [])
+    assert csv.field_size_limit() == before
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "tickets").mkdir()
+    _, (problem,) = read_examples("tickets", labels=None, folders=(tmp_path,), key="tasks[0].train")
+    assert str(problem) == "tasks[0].train: tickets is a folder; name a file in it"
+
+
+@pytest.mark.parametrize(
+    ("label", "points"),
+    [
+        ("cafe\u0301", "U+0065 U+0301 where the label has U+00E9"),
+        ("caf\u00e9\u200b", "U+200B where the label has nothing"),
+        ("caf\u00e9\u00a0", "U+00A0 where the label has nothing"),
+    ],
+)
+def test_a_label_that_only_looks_like_the_tasks_says_what_differs(
+    tmp_path: Path, label: str, points: str
+) -> None:
+    path = write(tmp_path / "d.jsonl", [("x", label)])
+    (problem,) = problems_of(path, ("caf\u00e9", "bar"))
+    assert (
+        problem == f"d.jsonl:1: label '{label}' only looks like the task's label 'caf\u00e9': it has {points}"
+    )

@@ -141,7 +141,12 @@ def _from_files(source: TaskSource, train: str, test: str, folders: Sequence[Pat
     problems: list[Problem] = []
     for split, path in (("train", train), ("test", test)):
         examples[split], found = read_examples(
-            path, labels=source.labels, folders=folders, split=split, key=f"{key}.{split}"
+            path,
+            labels=source.labels,
+            folders=folders,
+            split=split,
+            quoting=source.quoting,
+            key=f"{key}.{split}",
         )
         problems += found
     if problems:
