@@ -16,6 +16,7 @@ SOURCE = Path(nlora.__file__).parent
 # A room may import from rooms before it in this list, and from its own.
 LAYERS = [
     {"errors"},
+    {"characters"},
     {"config", "atomic"},
     {
         "yaml_lines",

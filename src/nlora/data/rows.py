@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nlora.data.alike import half_character, look_alike, told_apart
+from nlora.characters import half_problem, look_alike, told_apart
 from nlora.data.base import Example
 from nlora.errors import Problem
 from nlora.plain_words import did_you_mean
@@ -127,8 +127,8 @@ def to_texts(rows: Iterable[tuple[str, Any]], problems: ProblemList) -> list[dic
             problems.add(where, _repeated(row))
         elif _field(row, TEXT_FIELDS, where, problems) is not None:
             # The other fields are printed again with the answer.
-            if half := half_character(as_line(row)):
-                problems.add(where, f"a field {_half(half)}")
+            if half := half_problem(as_line(row)):
+                problems.add(where, f"a field {half}")
             texts.append(dict(row))
     return texts
 
@@ -155,10 +155,6 @@ def _repeated(row: RepeatedKey) -> str:
     return f"the key '{row.key}' is there twice; keep one of them"
 
 
-def _half(code: str) -> str:
-    return f"holds {code}, which is half of a character; mend the text, or leave the character out"
-
-
 def _field(row: Mapping[str, Any], names: Sequence[str], where: str, problems: ProblemList) -> str | None:
     name = next((n for n in names if n in row), None)
     if name is None:
@@ -174,8 +170,8 @@ def _field(row: Mapping[str, Any], names: Sequence[str], where: str, problems: P
     if not value.strip():
         problems.add(where, f"{name} is empty")
         return None
-    if half := half_character(value):
-        problems.add(where, f"{name} {_half(half)}")
+    if half := half_problem(value):
+        problems.add(where, f"{name} {half}")
         return None
     return value
 

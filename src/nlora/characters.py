@@ -2,7 +2,7 @@ r"""Texts that look alike and differ: what tells them apart, and characters that
 
 look_alike("caf\u00e9", "cafe\u0301")      # True: one letter, or a letter and an accent
 told_apart("cafe\u0301", "caf\u00e9")      # 'it has U+0065 U+0301 where the label has U+00E9'
-half_character("\ud83d")                   # '\ud83d'
+half_problem("\ud83d")                     # "holds \ud83d, which is half of a character; mend ..."
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def told_apart(text: str, label: str) -> str:
     return f"it has {own} where the label has {other}"
 
 
-def half_character(text: str) -> str | None:
-    """The first lone surrogate of a text, as JSON writes it; None: there is none.
+def half_problem(text: str) -> str | None:
+    """What to say of a text with a lone surrogate in it; None: there is none.
 
     Half of a pair of UTF-16: what is left of an emoji that was cut in two. It cannot be written as UTF-8, and no
     tokenizer reads it.
@@ -43,7 +43,8 @@ def half_character(text: str) -> str | None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        return f"\\u{ord(text[error.start]):04x}"
+        code = f"\\u{ord(text[error.start]):04x}"
+        return f"holds {code}, which is half of a character; mend the text, or leave the character out"
     return None
 
 
