@@ -1,7 +1,7 @@
 r"""Texts that look alike and differ: what tells them apart, and characters that are only half there.
 
 look_alike("caf\u00e9", "cafe\u0301")      # True: one letter, or a letter and an accent
-told_apart("cafe\u0301", "caf\u00e9")      # 'it has U+0065 U+0301 where the label has U+00E9'
+told_apart("cafe\u0301", "caf\u00e9")      # 'it has U+0065 U+0301 where the other has U+00E9'
 half_problem("\ud83d")                     # "holds \ud83d, which is half of a character; mend ..."
 """
 
@@ -31,7 +31,7 @@ def told_apart(text: str, label: str) -> str:
     start = _alike_from_start(text, label)
     end = _alike_from_start(text[start:][::-1], label[start:][::-1])
     own, other = (_points(t[start : len(t) - end]) for t in (text, label))
-    return f"it has {own} where the label has {other}"
+    return f"it has {own} where the other has {other}"
 
 
 def half_problem(text: str) -> str | None:

@@ -313,9 +313,9 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("label", "points"),
     [
-        ("cafe\u0301", "U+0065 U+0301 where the label has U+00E9"),
-        ("caf\u00e9\u200b", "U+200B where the label has nothing"),
-        ("caf\u00e9\u00a0", "U+00A0 where the label has nothing"),
+        ("cafe\u0301", "U+0065 U+0301 where the other has U+00E9"),
+        ("caf\u00e9\u200b", "U+200B where the other has nothing"),
+        ("caf\u00e9\u00a0", "U+00A0 where the other has nothing"),
     ],
 )
 def test_a_label_that_only_looks_like_the_tasks_says_what_differs(
