@@ -21,6 +21,7 @@ from nlora.backbone import EMBEDDED
 from nlora.config import Config
 from nlora.config_file import LoadedConfig, read_config
 from nlora.data import fetch, load
+from nlora.data.notes import task_notes
 from nlora.outcome import write_outcome
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
@@ -109,6 +110,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
         f"would be written to {config.output_dir}",
         *_faster_format(config),
         *protocol_notes(config),
+        *task_notes(plan.tasks),
     ):
         console.print(escape(line), highlight=False)
     return plan
@@ -164,7 +166,7 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
             markup=False,
             highlight=False,
         )
-        for note in (*protocol_notes(config), *paths.notes):
+        for note in (*protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
             console.print(f"- {note}", markup=False, highlight=False)
         with RunProgress(console, stages=len(plan.tasks)) as progress:
             learn_sequence(plan, backbone, run, progress, paths)

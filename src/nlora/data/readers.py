@@ -166,7 +166,7 @@ def _read_table(
                     continue
                 if header is None:
                     header = [cell.strip() for cell in cells]
-                    if wrong := _header_problem(header, form.labelled, delimiter):
+                    if wrong := _header_problem(header, form.labelled, delimiter, quoting):
                         problems.add(where, wrong)
                         return
                 elif len(cells) != len(header):
@@ -194,11 +194,13 @@ def _quoting_hint(cells: Sequence[str]) -> str:
     return "; if the file puts cells in quotes, set quoting: true" if quoted else ""
 
 
-def _header_problem(header: list[str], labelled: bool, delimiter: str) -> str | None:
+def _header_problem(header: list[str], labelled: bool, delimiter: str, quoting: bool) -> str | None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         return f"the header names '{twice[0]}' twice"
     wrong = column_problem(header, labelled=labelled)
+    if wrong and not quoting:
+        wrong += _quoting_hint(header)
     if wrong and len(header) == 1:
         mark = {",": "commas", "\t": "tabs"}[delimiter]
         return f"{wrong}; are the columns separated by {mark}?"
