@@ -170,6 +170,7 @@ def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]
     assert problem.startswith(
         f"data: no such folder: {tmp_path}/nowhere; use a folder in the released layout"
     )
+    assert problem.endswith("; the released one is the folder CL_Benchmark of github.com/cmnfriend/O-LoRA")
     (problem,) = problems_of(config([own, "agnews"]))
     assert problem.startswith(
         "tasks[1]: 'agnews' has no 'train' and 'test' files, and 'data' names no benchmark"

@@ -44,7 +44,7 @@ PLAIN = [("one", "a"), ("two", "b"), ("three", "c")]
                 [("four", "a")],
             ),
             [
-                't: 1 texts look like cells of a table in quotes, "...""..."; if a TSV file was written so, '
+                't: 1 of 7 texts look like cells of a table in quotes, "...""..."; if a TSV file was written so, '
                 "set quoting: true"
             ],
         ),

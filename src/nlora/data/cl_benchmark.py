@@ -39,6 +39,8 @@ INSTRUCTIONS = {
     "BoolQA": f"According to the following passage, is the question true or false? {_CHOOSE}",
     "COPA": "",
 }
+ORIGIN = "the released one is the folder CL_Benchmark of github.com/cmnfriend/O-LoRA"
+"""Where to get it; the N-LoRA repository, github.com/PKU-YuanGroup/N-LoRA, takes it from there too."""
 WITHOUT_OPTIONS = frozenset({"COPA"})
 _RELEASED = {
     "TC": ("dbpedia", "yahoo", "agnews"),
@@ -124,7 +126,8 @@ def _find(folder: Path, name: str, kind: str | None, key: str) -> Path:
         hint = did_you_mean(wanted, [k if "/" in wanted else k.split("/")[1] for k in there])
         what = f"no data set '{wanted}' in {folder}, which has {', '.join(there)}{hint}"
     else:
-        what = f"no data set in {folder}; expected <type>/<dataset>/train.json, test.json and labels.json"
+        layout = "<type>/<dataset>/train.json, test.json and labels.json"
+        what = f"no data set in {folder}; expected {layout}; {ORIGIN}"
     raise InputErrors([Problem(key or name, what)])
 
 

@@ -141,11 +141,10 @@ def _benchmark_folder(config: Config, folders: Sequence[Path], problems: list[Pr
     path = Path(config.data).expanduser()
     found = next((folder / path for folder in folders if (folder / path).is_dir()), None)
     if found is None:
-        looked = (
-            "" if path.is_absolute() else f" (looked in {' and '.join(str(f.resolve()) for f in folders)})"
-        )
+        places = " and ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
+        looked = "" if path.is_absolute() else f" (looked in {places})"
         what = f"no such folder: {config.data}{looked}; use a folder in the released layout, or '{EMBEDDED}'"
-        problems.append(Problem("data", what))
+        problems.append(Problem("data", f"{what}; {cl_benchmark.ORIGIN}"))
     return found
 
 

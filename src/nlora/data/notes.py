@@ -39,11 +39,12 @@ def _notes(task: Task) -> Iterator[str]:
     repeated = sum(example.sentence in texts for example in task.test)
     if repeated:
         yield f"{repeated} of {len(task.test)} test texts are training texts too"
-    quoted = sum(_is_quoted(example.sentence) for example in (*task.train, *task.test))
+    examples = (*task.train, *task.test)
+    quoted = sum(_is_quoted(example.sentence) for example in examples)
     if quoted:
         yield (
-            f'{quoted} texts look like cells of a table in quotes, "...""..."; if a TSV file was written so, '
-            "set quoting: true"
+            f'{quoted} of {len(examples)} texts look like cells of a table in quotes, "...""..."; if a TSV file was '
+            "written so, set quoting: true"
         )
 
 
