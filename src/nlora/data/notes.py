@@ -3,7 +3,7 @@
     for note in task_notes(tasks):
         print(note)             # tickets: 5 of 100 test texts are training texts too
 
-Released benchmarks have some of it, so nothing is refused for it.
+Real data have some of it, so nothing is refused for it.
 """
 
 from __future__ import annotations
