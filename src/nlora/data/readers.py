@@ -50,7 +50,7 @@ def parse_json(text: str) -> Any:
     Raises NotJsonError, also for what is JSON and yet more than Python reads.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise NotJsonError(f"not JSON: {error.msg} (column {error.colno})", error.lineno) from error
     except RecursionError as error:
@@ -63,6 +63,9 @@ def parse_json(text: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     return row if len(row) == len(pairs) else RepeatedKey(pairs)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def unknown_format(path: Path, known: Iterable[str], way_out: str = "") -> str:
