@@ -128,3 +128,17 @@ def test_the_run_s_own_test_file_in_any_format(
         assert answer(run, capsys, "colours", file.read_text(), stage=1) == lines
     if suffix == ".csv":
         assert answer(run, capsys, "colours", file.read_text(), stage=1, kind="csv") == lines
+
+
+def test_quotes_mean_in_new_texts_what_they_mean_in_the_task_s_own(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (file := tmp_path / "texts.tsv").write_text('sentence\n"the ""red"" thing"\n')
+    (line,) = answer(run, capsys, "colours", file=str(file))
+    assert line["sentence"] == '"the ""red"" thing"'
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    text = (run / "run.yaml").read_text().replace("quoting: null", "quoting: true")
+    (other / "run.yaml").write_text(text.replace("-test.jsonl", "-test.tsv"))
+    (line,) = answer(other, capsys, "colours", file=str(file))
+    assert line["sentence"] == 'the "red" thing'

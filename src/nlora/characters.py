@@ -1,7 +1,7 @@
 r"""Texts that look alike and differ: what tells them apart, and characters that are only half there.
 
 look_alike("caf\u00e9", "cafe\u0301")      # True: one letter, or a letter and an accent
-told_apart("cafe\u0301", "caf\u00e9")      # 'it has U+0065 U+0301 where the other has U+00E9'
+told_apart("cafe\u0301", "caf\u00e9")      # 'it has U+0065 (latin small letter e) U+0301 (...) where ...'
 half_problem("\ud83d")                     # "holds \ud83d, which is half of a character; mend ..."
 """
 
@@ -54,4 +54,5 @@ def _alike_from_start(a: str, b: str) -> int:
 
 
 def _points(text: str) -> str:
-    return " ".join(f"U+{ord(c):04X}" for c in text) or "nothing"
+    names = (f"U+{ord(c):04X} ({unicodedata.name(c, 'no name').lower()})" for c in text)
+    return " ".join(names) or "nothing"

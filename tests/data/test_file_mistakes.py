@@ -167,9 +167,13 @@ def test_text_that_parquet_holds_and_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("label", "points"),
     [
-        ("cafe\u0301", "U+0065 U+0301 where the other has U+00E9"),
-        ("caf\u00e9\u200b", "U+200B where the other has nothing"),
-        ("caf\u00e9\u00a0", "U+00A0 where the other has nothing"),
+        (
+            "cafe\u0301",
+            "U+0065 (latin small letter e) U+0301 (combining acute accent) where the other has "
+            "U+00E9 (latin small letter e with acute)",
+        ),
+        ("caf\u00e9\u200b", "U+200B (zero width space) where the other has nothing"),
+        ("caf\u00e9\u00a0", "U+00A0 (no-break space) where the other has nothing"),
     ],
 )
 def test_a_label_that_only_looks_like_the_tasks_says_what_differs(

@@ -112,13 +112,14 @@ def test_labels_that_are_empty_or_have_spaces_around_them(own: dict[str, Any]) -
 
 
 def test_labels_that_only_look_different_or_only_look_alike(own: dict[str, Any]) -> None:
-    found = problems_of(config([{**own, "labels": ["a", "b", "b", "caf\u00e9", "Cafe\u0301", "a\u200b"]}]))
+    found = problems_of(config([{**own, "labels": ["a", "b", "b", "caf\u00e9", "cafe\u0301", "A\u200b"]}]))
     assert found == [
         "tasks[0].labels: label 'b' is there twice; scoring ignores case",
-        "tasks[0].labels: label 'Cafe\u0301' only looks like 'caf\u00e9': "
-        "it has U+0043 U+0061 U+0066 U+0065 U+0301 where the other has U+0063 U+0061 U+0066 U+00E9; keep one of them",
-        "tasks[0].labels: label 'a\u200b' only looks like 'a': it has U+200B where the other has nothing; "
+        "tasks[0].labels: label 'cafe\u0301' only looks like 'caf\u00e9': it has U+0065 (latin small letter e) "
+        "U+0301 (combining acute accent) where the other has U+00E9 (latin small letter e with acute); "
         "keep one of them",
+        "tasks[0].labels: label 'A\u200b' only looks like 'a': it has U+0041 (latin capital letter a) "
+        "U+200B (zero width space) where the other has U+0061 (latin small letter a); keep one of them",
     ]
 
 
