@@ -16,6 +16,7 @@ SOURCE = Path(nlora.__file__).parent
 # A room may import from rooms before it in this list, and from its own.
 LAYERS = [
     {"errors"},
+    {"characters"},
     {"config", "atomic", "other_names", "signals"},
     {
         "yaml_lines",
@@ -31,7 +32,7 @@ LAYERS = [
         "factors",
         "targets",
     },
-    {"folding"},
+    {"folding", "model_facts"},
     {"beside"},
     {"lean_forward"},
     {"lean"},
@@ -49,8 +50,8 @@ LAYERS = [
         "methods",
         "quantise",
         "backbone",
-        "model_facts",
         "packed",
+        "paths",
         "memory",
         "logits",
         "label_tree",
@@ -71,6 +72,7 @@ LAYERS = [
         "whole",
         "subspace",
     },
+    {"tryout"},
     {"training", "evaluation", "trackers"},
     {"plan", "record", "learned"},
     {"sequence", "served", "asked"},
