@@ -202,3 +202,17 @@ def test_a_file_that_is_a_link_is_written_where_it_points(
     assert nlora("compare", tmp_path / "run", "--out", link).status == 0
     assert link.is_symlink()
     assert there.read_text().startswith("run,method,")
+
+
+def test_check_says_what_is_in_the_folder_already(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    config, run = write_config(tmp_path, tiny_model("llama")), tmp_path / "run"
+    assert f"would be written to {run}" in nlora("check", config).out
+    assert nlora("run", config).status == 0
+    assert f"would go on in {run}, which has 2 of 2 stages" in nlora("check", config).out
+    told = nlora("check", config, "seed=9").out
+    assert (
+        f"{run} belongs to another configuration (seed: 3 in the folder, 9 now); give another output_dir"
+        in told
+    )

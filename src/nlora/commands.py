@@ -31,7 +31,7 @@ from nlora.progress import RunProgress
 from nlora.protocol import pooled_line, protocol_notes
 from nlora.report import REPORT_FILE
 from nlora.run_dir import RunDir, stage_name
-from nlora.run_file import RUN_FILE
+from nlora.run_file import RUN_FILE, read_run_file, what_differs
 from nlora.summary import Summary, read_summary
 
 DEMO = "demo"
@@ -126,13 +126,24 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
             )
         ),
         f"about {display.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
-        f"would be written to {config.output_dir}",
+        _written_where(config),
         *_faster_format(config),
         *protocol_notes(config),
         *task_notes(plan.tasks),
     ):
         console.print(escape(line), highlight=False)
     return plan
+
+
+def _written_where(config: Config) -> str:
+    """The folder, and what `nlora run` would say of a run that is in it already."""
+    folder = Path(config.output_dir)
+    if not (folder / RUN_FILE).is_file():
+        return f"would be written to {folder}"
+    if found := what_differs(read_run_file(folder), config):
+        return f"{folder} belongs to another configuration ({'; '.join(found)}); give another output_dir"
+    done = len(RunDir.read(config).committed_stages())
+    return f"would go on in {folder}, which has {done} of {len(config.tasks)} stages"
 
 
 def _faster_format(config: Config) -> list[str]:

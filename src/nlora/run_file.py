@@ -52,8 +52,7 @@ def write_or_compare(
         _write(path, {"config": new, "versions": dict(versions), "created": _now(), **base})
         return
     record = read_run_file(folder)
-    old = {**_with_new_keys(record["config"]), "output_dir": new["output_dir"]}
-    if found := differences(old, new):
+    if found := what_differs(record, config):
         lines = "\n".join(f"  {line}" for line in found)
         raise RunError(
             f"{folder}: was started with another configuration; give another output_dir"
@@ -67,6 +66,15 @@ def write_or_compare(
         _log.warning("%s: goes on with other versions than before: %s", folder, ", ".join(changed))
         resumed.append({"versions": dict(versions), "when": _now()})
         _write(path, record)
+
+
+def what_differs(record: Mapping[str, Any], config: Config) -> list[str]:
+    """In what a configuration is not the one that a folder's run.yaml has, a line for each key but output_dir.
+
+    record: as of `read_run_file`.
+    """
+    new = config.model_dump(mode="json")
+    return differences({**_with_new_keys(record["config"]), "output_dir": new["output_dir"]}, new)
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ each run does that itself when it starts.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterator
@@ -17,15 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from nlora.atomic import disk_errors, write_text
 from nlora.config import Config
-from nlora.config_file import LoadedConfig, differences, read_config
+from nlora.config_file import LoadedConfig, read_config
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.methods import build
 from nlora.run_dir import LOCK_FILE
-from nlora.run_file import RUN_FILE, folder_problem, or_delete, read_run_file
+from nlora.run_file import RUN_FILE, folder_problem, or_delete, read_run_file, what_differs
 from nlora.summary import read_summary
 from nlora.sweep_runs import Base, Sweep, SweepRun
 from nlora.yaml_lines import Key, dotted, to_yaml
@@ -132,14 +130,9 @@ def _folder_problems(folder: Path, config: Config) -> list[Problem]:
     if not (folder / RUN_FILE).is_file():
         return []
     try:
-        old = read_run_file(folder)["config"]
+        found = what_differs(read_run_file(folder), config)
     except RunError as error:
         return [Problem("", str(error))]
-    with contextlib.suppress(ValidationError):
-        # A key that an earlier nlora did not have yet stands at its default.
-        old = Config.model_validate(old).model_dump(mode="json")
-    new = config.model_dump(mode="json")
-    found = differences({**old, "output_dir": new["output_dir"]}, new)
     if not found:
         return []
     what = f"was started with another configuration ({'; '.join(found)}); give another output_dir"

@@ -3,7 +3,8 @@
     train(..., callbacks=trackers(["tensorboard"], Path("runs/a"), steps_before=120))
 
 The callbacks are transformers' own. Left alone they know of a single training: every stage would be another run there,
-each from step 0.
+each from step 0. A run that goes on in another process is, for W&B, another run of the same name, unless WANDB_RUN_ID
+and WANDB_RESUME say otherwise.
 """
 
 from __future__ import annotations
