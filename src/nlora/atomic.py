@@ -40,13 +40,16 @@ def disk_errors(path: Path, only: Collection[int] | None = None) -> Iterator[Non
         # Without a number it is not of the operating system, but an exception of ours or of a library's.
         if error.errno is None or (only is not None and error.errno not in only):
             raise
-        raise RunError(
-            f"{path}: cannot be written: {refusal(path, error)}; make room there, or give another output_dir"
-        ) from error
+        way_out = (
+            "make room there, or give another place" if error.errno in DISK_FULL else "give another place"
+        )
+        raise RunError(f"{path}: cannot be written: {refusal(path, error)}; {way_out}") from error
 
 
 def refusal(path: Path, error: OSError) -> str:
-    """What the operating system says, but for a folder that is missing: of that it says `No such file`."""
+    """What the operating system says; in plainer words where a folder is missing or a link points to nothing."""
+    if path.is_symlink() and not path.exists():
+        return f"it points to {path.readlink()}, which is not there"
     if error.errno == errno.ENOENT and not path.parent.exists():
         return f"there is no folder {path.parent}"
     return error.strerror or str(error)
