@@ -13,11 +13,12 @@ import torch
 
 from helpers import learn, write_config
 from nlora.backbone import Backbone, load_backbone
-from nlora.config import EvaluateOptions
+from nlora.config import Config, EvaluateOptions
 from nlora.data.base import Example, Task
 from nlora.data.encode import Encoder
 from nlora.evaluation import Answers, Evaluator
 from nlora.record import accuracy, score_row
+from nlora.task_facts import facts_of
 
 TinyModel = Callable[[str], Path]
 LABELS = ("World", "Sports", "Business", "Science or Technology")
@@ -142,4 +143,5 @@ def test_accuracy_is_exact_match_after_the_released_normalisation() -> None:
     # Case, punctuation and spaces do not count; a hyphen joins words, so the fourth is wrong.
     assert accuracy(task(), right) == pytest.approx(60.0)
     other = Task("other", "TC", "", LABELS, task().train, task().test)
-    assert score_row([task(), other], {"news": right}) == [pytest.approx(60.0), None]
+    facts = {"news": facts_of(task(), Config.model_validate({"tasks": ["news", "other"]}))}
+    assert score_row([task(), other], {"news": right}, facts) == [pytest.approx(60.0), None]

@@ -40,6 +40,7 @@ LAYERS = [
         "learner",
         "adapters",
         "results",
+        "task_facts",
         "summary",
         "run_file",
         "run_log",

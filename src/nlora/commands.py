@@ -127,6 +127,7 @@ def _faster_format(config: Config) -> list[str]:
 def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
     """Check, then learn: the whole of a run but for its printed table."""
     from nlora.backbone import load_backbone
+    from nlora.record import facts_of_run
     from nlora.sequence import learn_sequence
 
     config = loaded.config
@@ -140,6 +141,9 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
     announce_downloads(loaded, console)
     plan = make_plan(loaded)  # raises where the configuration has mistakes, with all others beside them
     with RunDir.open(config, versions(), loaded.base_folder) as run:
+        facts_of_run(
+            run, plan.tasks
+        )  # before the model is loaded: what was scored on other examples stops here
         run.attach_log()
         done = len(run.committed_stages())
         if done:

@@ -48,6 +48,7 @@ from nlora.summary import (
     summary_of,
     write_summary,
 )
+from nlora.task_facts import TaskFacts
 
 LOG_FILE = Path("logs", "train_and_infer.log")
 OUTPUTS = "outputs"
@@ -190,22 +191,36 @@ class RunDir:
         finally:
             remove(temporary)
 
-    def write_zero_shot(self, row: Sequence[Score]) -> None:
-        """Keep the scores before any training, a percentage for each task."""
+    def write_zero_shot(self, row: Sequence[Score], facts: Mapping[str, TaskFacts] | None = None) -> None:
+        """Keep the scores before any training, a percentage for each task. facts: what the tasks were then."""
         summarize([row], zero_shot=row)  # refuses what is no row of percentages
-        write_json(self.folder / ZERO_SHOT_FILE, {"zero_shot": list(row)})
+        tasks = {name: task.model_dump(mode="json") for name, task in (facts or {}).items()}
+        write_json(self.folder / ZERO_SHOT_FILE, {"zero_shot": list(row), "tasks": tasks})
 
     def zero_shot(self) -> list[Score] | None:
         """The scores before any training; None when they were not written (yet)."""
+        found = self._zero_shot()
+        return None if found is None else found[0]
+
+    def known_facts(self) -> list[tuple[int, dict[str, TaskFacts]]]:
+        """By stage that scored (0: before any training): its tasks as they were then; {} of an older version."""
+        before = self._zero_shot()
+        records = [self.stage_record(stage) for stage in self.committed_stages()]
+        scored = [(record.stage, record.tasks) for record in records if not record.is_passed_over]
+        return scored if before is None else [(0, before[1]), *scored]
+
+    def _zero_shot(self) -> tuple[list[Score], dict[str, TaskFacts]] | None:
         path = self.folder / ZERO_SHOT_FILE
         if not path.exists():
             return None
         try:
-            row: list[Score] = json.loads(path.read_text(encoding="utf-8"))["zero_shot"]
+            values = json.loads(path.read_text(encoding="utf-8"))
+            row: list[Score] = values["zero_shot"]
             summarize([row], zero_shot=row)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            facts = {name: TaskFacts.model_validate(task) for name, task in values.get("tasks", {}).items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{path}: cannot be read; delete it to score the tasks again") from error
-        return row
+        return row, facts
 
     def write_summary(self, collision: Collision | None = None) -> Summary:
         """Write summary.json from what is committed, and return it.

@@ -22,7 +22,7 @@ from nlora.evaluation import Answers, Evaluator
 from nlora.learned import MEMORY_FILE, Learned
 from nlora.plan import Plan
 from nlora.progress import RunProgress
-from nlora.record import score_row, write_passed_over, write_stage
+from nlora.record import facts_of_run, score_row, write_passed_over, write_stage
 from nlora.run_dir import RunDir
 from nlora.training import TrainResult, train
 
@@ -32,11 +32,13 @@ log = logging.getLogger("nlora")
 def learn_sequence(plan: Plan, backbone: Backbone, run: RunDir, progress: RunProgress) -> None:
     """Teaches the backbone the plan's tasks in order; stages that the folder holds already are not repeated."""
     tasks = plan.tasks
+    facts = facts_of_run(run, tasks)
     learned = Learned(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate)
     done = len(run.committed_stages())
     if plan.config.evaluate.zero_shot and run.zero_shot() is None:
-        run.write_zero_shot(score_row(tasks, _answer(plan, evaluator, learned, tasks, 0, progress)))
+        answers = _answer(plan, evaluator, learned, tasks, 0, progress)
+        run.write_zero_shot(score_row(tasks, answers, facts), facts)
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):
             learned.recall(run, stage, method, last=stage == done)
@@ -46,7 +48,7 @@ def learn_sequence(plan: Plan, backbone: Backbone, run: RunDir, progress: RunPro
                 result = _learn(plan, backbone, learned, stage, folder, progress)
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 answers = _answer(plan, evaluator, learned, seen, stage, progress)
-                row = write_stage(folder, tasks, stage, answers, result)
+                row = write_stage(folder, tasks, stage, answers, result, facts)
                 progress.stage_done(stage, task.name, [t.name for t in tasks], row)
             else:  # the method trains nothing here
                 learned.updates.append({})
