@@ -31,13 +31,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from nlora.atomic import DISK_FULL, TEMPORARY, disk_errors, publish_folder, remove, sweep, write_json
 from nlora.config import Config
 from nlora.errors import RunError
 from nlora.metrics.continual import summarize
 from nlora.run_file import RUN_FILE, write_or_compare
+from nlora.run_lock import free_lock, held_lock
 from nlora.run_log import RunLog
 from nlora.summary import (
     Collision,
@@ -55,7 +56,6 @@ OUTPUTS = "outputs"
 ADAPTER = "adapter"
 STAGE_FILE = "stage.json"
 ZERO_SHOT_FILE = "zero_shot.json"
-LOCK_FILE = ".lock"
 
 _UNSAFE = '<>:"|?*%'
 _LONGEST_BYTES = 80  # of a task's name; file systems allow 255 for the whole, and %XX triples a character
@@ -91,13 +91,7 @@ class RunDir:
         folder = Path(config.output_dir)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / LOCK_FILE, thread_local=False)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout as error:
-                raise RunError(
-                    f"{folder}: another run is writing there now; wait for it, or give another output_dir"
-                ) from error
+            lock = held_lock(folder)
         run = cls(folder, config, versions, lock)
         try:
             run._prepare(base_folder)
@@ -113,7 +107,7 @@ class RunDir:
         Another process may be writing meanwhile; what is committed does not change.
         """
         folder = Path(config.output_dir)
-        return cls(folder, config, {}, FileLock(folder / LOCK_FILE, thread_local=False))
+        return cls(folder, config, {}, free_lock(folder))
 
     def __enter__(self) -> RunDir:
         return self

@@ -20,7 +20,7 @@ from nlora.config import Config
 from nlora.errors import RunError
 from nlora.metrics.continual import summarize
 from nlora.protocol import protocol_notes
-from nlora.task_facts import Decode, ExamplesFacts, Metric, TaskFacts
+from nlora.task_facts import Decode, ExamplesFacts, Metric, TaskFacts, scoring_words
 
 SUMMARY_FILE = "summary.json"
 SCHEMA: Literal[1] = 1
@@ -99,6 +99,20 @@ class Summary(BaseModel):
     digests: dict[str, Digests] = Field(
         default_factory=dict, description="Of each task asked so far; empty in files of older versions."
     )
+
+    def metric_of(self, task: str) -> Metric:
+        """What the scores of a task are."""
+        return self.metrics.get(task, "exact_match")
+
+    @property
+    def scoring(self) -> str:
+        """What the scores are, in words; of the tasks asked so far. Empty where the file does not say it."""
+        return scoring_words({task: self.metric_of(task) for task in self.decode}, self.decode)
+
+    @property
+    def mixes_metrics(self) -> bool:
+        """Whether an average over the tasks is one of different kinds of scores."""
+        return len({self.metric_of(task) for task in self.tasks}) > 1
 
     @model_validator(mode="after")
     def _fits(self) -> Summary:
