@@ -35,8 +35,7 @@ def facts_of_run(run: RunDir, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
     Raises InputErrors where a stage that is there was trained or scored on others, or asked with another prompt.
     """
     known = run.known_facts()
-    metric: Metric | None = None if all(facts for _, facts in known) else "exact_match"
-    now = {task.name: facts_of(task, run.config, metric) for task in tasks}
+    now = {task.name: facts_of(task, run.config, _metric_so_far(known)) for task in tasks}
     names = {0: "the untrained model", **{stage: f"stage {stage}" for stage, _ in known if stage}}
     problems: list[Problem] = []
     for number, name in enumerate(now, start=1):
@@ -47,6 +46,18 @@ def facts_of_run(run: RunDir, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
     if problems:
         raise InputErrors(problems)
     return now
+
+
+def asked_facts(run: RunDir, task: Task) -> tuple[TaskFacts | None, TaskFacts]:
+    """A task of the run as it was when it was first scored (None: not known), and as it is now."""
+    known = run.known_facts()
+    then = next((facts[task.name] for _, facts in known if task.name in facts), None)
+    return then, facts_of(task, run.config, _metric_so_far(known))
+
+
+def _metric_so_far(known: Sequence[tuple[int, Mapping[str, TaskFacts]]]) -> Metric | None:
+    """The metric of every task in a run that an older version began; None: each has its own."""
+    return None if all(facts for _, facts in known) else "exact_match"
 
 
 def score(task: Task, answers: Answers, metric: Metric) -> float:

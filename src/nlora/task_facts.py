@@ -120,5 +120,17 @@ def changes(
     return [Problem(f"task {task}", what) for what in found]
 
 
+def differences(then: TaskFacts, now: TaskFacts) -> list[str]:
+    """In what a task is asked otherwise than it was, in words; the training examples do not count."""
+    found = []
+    if then.test.sha256 != now.test.sha256:
+        found.append(f"{now.test.count} other test examples ({then.test.count} then)")
+    if then.prompt_sha256 != now.prompt_sha256:
+        found.append("another prompt")
+    if then.decode != now.decode:
+        found.append(f"decode {now.decode} ({then.decode} then)")
+    return found
+
+
 def _examples(examples: tuple[Example, ...], drawn_from: str | None) -> ExamplesFacts:
     return ExamplesFacts(sha256=digest(examples), count=len(examples), drawn_from=drawn_from)
