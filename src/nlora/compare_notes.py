@@ -15,6 +15,7 @@ from nlora.task_facts import DECODE_NAMES, METRIC_NAMES, by_task
 
 Labelled = Sequence[tuple[str, Sequence[Summary]]]
 """The rows: each with its label, and the runs that it is made of."""
+_METRICS = "These runs' scores are of different kinds; averages do not compare:"
 _SAMPLED = (
     "Each seed is scored on a sample of its own: the seed draws the test examples (evaluate.max_samples, or "
     "evaluate.split: validation)."
@@ -28,10 +29,6 @@ _CONDITIONS: Sequence[tuple[str, Callable[[Summary], str | None]]] = (
     (
         "These runs followed different protocols, which score and cut differently:",
         lambda s: "released" if s.protocol == "released" else "repaired",
-    ),
-    (
-        "These runs' scores are of different kinds; averages do not compare:",
-        lambda s: by_task({task: METRIC_NAMES[s.metric_of(task)] for task in s.tasks}),
     ),
     (
         "These runs' answers were made in different ways, which do not compare:",
@@ -65,24 +62,30 @@ def same_setting(a: Summary, b: Summary) -> bool:
 
 def notes_on(rows: Labelled) -> tuple[list[str], bool]:
     """What has to be said, and whether averages compare."""
-    notes: list[str] = []
-    compares = True
-    for heading, condition in _CONDITIONS:
-        found: dict[str, list[str]] = {}
-        for label, summaries in rows:
-            for summary in summaries:
-                if (value := condition(summary)) is not None:
-                    found.setdefault(value, []).append(label)
-        if len(found) > 1:
-            compares = False
-            notes += [heading, *(f"{value}: {_listed(labels)}" for value, labels in found.items())]
-    for heading, what, kind in _EXAMPLES:
-        lines = _different(rows, what, kind)
-        notes += [heading, *lines] if lines else []
-        compares = compares and not (lines and what == "test examples")
-    if _is_sampled(rows):
-        notes.append(_SAMPLED)
-    return [*notes, *_scores(rows)], compares
+    found = [(heading, _unlike(rows, condition)) for heading, condition in _CONDITIONS]
+    different = [(heading, lines) for heading, lines in found if lines]
+    told, alike = scoring_notes(rows)
+    notes = [line for heading, lines in (*different, *told) for line in (heading, *lines)]
+    return [*notes, *_scores(rows)], alike and not different
+
+
+def scoring_notes(rows: Labelled) -> tuple[list[tuple[str, list[str]]], bool]:
+    """What differs in the metrics, examples and prompts, heading by heading, and whether averages compare for that."""
+    metrics = _unlike(rows, lambda s: by_task({task: METRIC_NAMES[s.metric_of(task)] for task in s.tasks}))
+    tests, *others = [(heading, _different(rows, what, kind)) for heading, what, kind in _EXAMPLES]
+    told = [(_METRICS, metrics), tests, *others]
+    sampled: list[tuple[str, list[str]]] = [(_SAMPLED, [])] if _is_sampled(rows) else []
+    return [*((heading, lines) for heading, lines in told if lines), *sampled], not (metrics or tests[1])
+
+
+def _unlike(rows: Labelled, condition: Callable[[Summary], str | None]) -> list[str]:
+    """A line for every value that runs have, where they have several."""
+    found: dict[str, list[str]] = {}
+    for label, summaries in rows:
+        for summary in summaries:
+            if (value := condition(summary)) is not None:
+                found.setdefault(value, []).append(label)
+    return [f"{value}: {_listed(labels)}" for value, labels in found.items()] if len(found) > 1 else []
 
 
 def _different(rows: Labelled, what: str, kind: Callable[[Digests], tuple[str, int]]) -> list[str]:

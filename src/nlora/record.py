@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nlora.data.base import Task
-from nlora.data.prompts import TAIL, head
+from nlora.data.prompts import TAIL, head, names, prompt
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation import Answers
 from nlora.metrics.text import exact_match, free_text_score
@@ -148,9 +148,8 @@ def write_passed_over(folder: Path, tasks: Sequence[Task], stage: int) -> None:
 
 
 def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
-    """Each answer with its example and its prompt, as the released files have them."""
-    names = f"Task:{task.type}\nDataset:{task.name}\n"
-    instruction = f"{head(task).removeprefix(names)}{{0}}{TAIL}"  # as the released files have it
+    """Each answer with its example, as the released files have them, and with the prompt that was asked."""
+    instruction = f"{head(task).removeprefix(names(task))}{{0}}{TAIL}"  # as the released files have it
     return [
         Prediction(
             type=task.type,
@@ -160,6 +159,7 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
             label=example.label,
             instruction=instruction,
             prediction=text,
+            prompt=prompt(task, example),
         )
         for example, text in zip(task.test, answers.texts, strict=True)
     ]
