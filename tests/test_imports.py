@@ -19,6 +19,7 @@ LAYERS = [
     {"config", "atomic"},
     {
         "yaml_lines",
+        "base_folder",
         "plain_words",
         "overrides",
         "salvage",

@@ -106,7 +106,8 @@ def eval_command(
     """Checks everything, asks, prints the table or the JSON, and writes the answers where asked to."""
     overrides = [f"evaluate.{setting.removeprefix('evaluate.')}" for setting in settings]
     overrides += [f"evaluate.split={split}"] if split is not None else []
-    overrides += [f"data={json.dumps(data)}"] if data is not None else []
+    if data is not None:  # of the current folder, not of the run's
+        overrides.append(f"data={json.dumps(str(Path(data).absolute()) if Path(data).is_dir() else data)}")
     target = None if out is None else _writable(Path(out))
     chosen = read_stage(Path(run), stage, overrides)
     config = chosen.config
