@@ -32,6 +32,8 @@ from nlora.summary import Summary, read_summary
 
 DEMO = "demo"
 DEMO_METHODS = ("nlora", "inclora")
+_TRAINED = {"adapter": "adapters", "model": "models", "weights.safetensors": "weights"}
+"""What a stage's folder holds of what it trained, and what to call it."""
 _CLEARLY_FASTER = 1.5
 """How many times as fast its products must be before another number format is pointed out."""
 
@@ -170,14 +172,13 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
 def _written(config: Config) -> dict[str, Path]:
     folder = Path(config.output_dir)
     last = len(config.tasks)
+    outputs = folder / "outputs"
+    trained = [name for name in _TRAINED if any(outputs.glob(f"*/{name}"))]  # one, by the method
     return {
         "report": folder / REPORT_FILE,
         "summary": folder / "summary.json",
-        "adapters": folder / "outputs" / "*" / "adapter",
-        "predictions": folder
-        / "outputs"
-        / stage_name(last, config.tasks[-1].name)
-        / "predict_eval_predictions.jsonl",
+        **{_TRAINED[name]: outputs / "*" / name for name in trained},
+        "predictions": outputs / stage_name(last, config.tasks[-1].name) / "predict_eval_predictions.jsonl",
         "log": folder / "logs" / "train_and_infer.log",
     }
 
