@@ -364,6 +364,15 @@ def test_labels_beside_generate_and_exact_match_beside_rouge_are_said(tmp_path: 
         "exact match: two (inclora)",
         "ROUGE-L: three (inclora)",
     )
+    unfinished = told(  # says nothing of b yet
+        run(tmp_path / "5", "five", learned=1), decode={"a": "generate"}, metrics={"a": "exact_match"}
+    )
+    both = told(
+        run(tmp_path / "6", "six"),
+        decode={"a": "generate", "b": "labels"},
+        metrics={"a": "exact_match", "b": "rougeL"},
+    )
+    assert not compared(unfinished, both).notes
     seed = told(run(tmp_path / "4", "one", seed=2, **ONE_TASK), decode={"a": "generate"})
     assert [row.seeds for row in compared(labels, seed).rows] == [(1,), (2,)]
     assert compared(labels).notes == ("Scores in percent: exact match of the likeliest label.",)
@@ -377,7 +386,7 @@ def test_averages_over_different_kinds_of_scores_say_so(tmp_path: Path) -> None:
     )
     assert compared(folder).notes == (
         "Scores in percent: exact match of the likeliest label for a; ROUGE-L of the generated answer for b; averages "
-        "are over both.",
+        "are over both kinds.",
     )
 
 

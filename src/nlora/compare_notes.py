@@ -7,7 +7,7 @@ A file of an older version does not say how answers were made or which examples 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from nlora.published import order_of
 from nlora.summary import Digests, Summary
@@ -15,12 +15,13 @@ from nlora.task_facts import DECODE_NAMES, METRIC_NAMES, by_task
 
 Labelled = Sequence[tuple[str, Sequence[Summary]]]
 """The rows: each with its label, and the runs that it is made of."""
+_DECODES = "These runs' answers were made in different ways, which do not compare:"
 _METRICS = "These runs' scores are of different kinds; averages do not compare:"
 _SAMPLED = (
     "Each seed is scored on a sample of its own: the seed draws the test examples (evaluate.max_samples, or "
     "evaluate.split: validation)."
 )
-_CONDITIONS: Sequence[tuple[str, Callable[[Summary], str | None]]] = (
+_CONDITIONS: Sequence[tuple[str, Callable[[Summary], str]]] = (
     (
         "These runs learned different tasks or orders; averages do not compare:",
         lambda s: ", ".join(s.tasks) + _order_name(s.tasks),
@@ -30,12 +31,8 @@ _CONDITIONS: Sequence[tuple[str, Callable[[Summary], str | None]]] = (
         "These runs followed different protocols, which score and cut differently:",
         lambda s: "released" if s.protocol == "released" else "repaired",
     ),
-    (
-        "These runs' answers were made in different ways, which do not compare:",
-        lambda s: by_task({task: DECODE_NAMES[decode] for task, decode in s.decode.items()}) or None,
-    ),
 )
-"""What has to be the same for averages to compare; None: not known."""
+"""What has to be the same for averages to compare."""
 _EXAMPLES: Sequence[tuple[str, str, Callable[[Digests], tuple[str, int]]]] = (
     (
         "These runs were scored on different test examples; averages do not compare:",
@@ -63,7 +60,11 @@ def same_setting(a: Summary, b: Summary) -> bool:
 def notes_on(rows: Labelled) -> tuple[list[str], bool]:
     """What has to be said, and whether averages compare."""
     found = [(heading, _unlike(rows, condition)) for heading, condition in _CONDITIONS]
-    different = [(heading, lines) for heading, lines in found if lines]
+    common = _asked_in_all([s.decode for _, summaries in rows for s in summaries if s.decode])
+    decodes = _unlike(
+        rows, lambda s: by_task({t: DECODE_NAMES[s.decode[t]] for t in common if s.decode}) or None
+    )
+    different = [(heading, lines) for heading, lines in (*found, (_DECODES, decodes)) if lines]
     told, alike = scoring_notes(rows)
     notes = [line for heading, lines in (*different, *told) for line in (heading, *lines)]
     return [*notes, *_scores(rows)], alike and not different
@@ -71,11 +72,17 @@ def notes_on(rows: Labelled) -> tuple[list[str], bool]:
 
 def scoring_notes(rows: Labelled) -> tuple[list[tuple[str, list[str]]], bool]:
     """What differs in the metrics, examples and prompts, heading by heading, and whether averages compare for that."""
-    metrics = _unlike(rows, lambda s: by_task({task: METRIC_NAMES[s.metric_of(task)] for task in s.tasks}))
+    common = _asked_in_all([s.metrics or s.tasks for _, summaries in rows for s in summaries])
+    metrics = _unlike(rows, lambda s: by_task({task: METRIC_NAMES[s.metric_of(task)] for task in common}))
     tests, *others = [(heading, _different(rows, what, kind)) for heading, what, kind in _EXAMPLES]
     told = [(_METRICS, metrics), tests, *others]
     sampled: list[tuple[str, list[str]]] = [(_SAMPLED, [])] if _is_sampled(rows) else []
     return [*((heading, lines) for heading, lines in told if lines), *sampled], not (metrics or tests[1])
+
+
+def _asked_in_all(runs: Sequence[Iterable[str]]) -> list[str]:
+    """The tasks that all runs were asked so far: an unfinished one says nothing yet of the others."""
+    return [task for task in (runs[0] if runs else ()) if all(task in asked for asked in map(set, runs))]
 
 
 def _unlike(rows: Labelled, condition: Callable[[Summary], str | None]) -> list[str]:
@@ -120,12 +127,8 @@ def _is_sampled(rows: Labelled) -> bool:
 
 def _scores(rows: Labelled) -> list[str]:
     """What the scores are, where all runs say the same."""
-    every = [summary for _, summaries in rows for summary in summaries]
-    found = {summary.scoring for summary in every}
-    if len(found) != 1 or found == {""}:
-        return []
-    mixed = "; averages are over both" if every[0].mixes_metrics else ""
-    return [f"Scores in percent: {found.pop()}{mixed}."]
+    found = {summary.scoring for _, summaries in rows for summary in summaries}
+    return [] if len(found) != 1 or found == {""} else [f"Scores in percent: {found.pop()}."]
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -140,8 +140,7 @@ def _averages(summary: Summary) -> list[str]:
             "mean over later tasks of row before * - no training",
         ),
     ]
-    mixed = ", different kinds of scores together" if summary.mixes_metrics else ""
-    return [*kinds, *(f"{name} {value}  ({meaning}{mixed})" for name, value, meaning in lines if value)]
+    return [*kinds, *(f"{name} {value}  ({meaning})" for name, value, meaning in lines if value)]
 
 
 def _score(score: Score) -> str:

@@ -194,7 +194,7 @@ def score_table(report: Report) -> Table:
     table.add_row("* the task's score, in percent, as in the accuracy matrix")
     if len({s.metric for s in report.scores}) > 1:
         table.add_row(
-            f"mean of * over the tasks {report.mean('score'):.1f}, different kinds of scores together"
+            f"mean of * over the tasks {report.mean('score'):.1f}, which is over both kinds of scores"
         )
     for s in report.scores:
         if s.differs_from_run:

@@ -107,12 +107,8 @@ class Summary(BaseModel):
     @property
     def scoring(self) -> str:
         """What the scores are, in words; of the tasks asked so far. Empty where the file does not say it."""
-        return scoring_words({task: self.metric_of(task) for task in self.decode}, self.decode)
-
-    @property
-    def mixes_metrics(self) -> bool:
-        """Whether an average over the tasks is one of different kinds of scores."""
-        return len({self.metric_of(task) for task in self.tasks}) > 1
+        words = scoring_words({task: self.metric_of(task) for task in self.decode}, self.decode)
+        return words + ("; averages are over both kinds" if len(set(self.metrics.values())) > 1 else "")
 
     @model_validator(mode="after")
     def _fits(self) -> Summary:

@@ -304,8 +304,8 @@ def test_what_the_scores_are_stands_on_the_page(tmp_path: Path) -> None:
     summarised(run, decode=decode, metrics={"replies": "rougeL", "colours": "exact_match"})
     text = page(tmp_path, run).text
     kinds = "ROUGE-L of the generated answer for replies; exact match of the likeliest label for colours"
-    assert f"Scores are in percent: {kinds}. Averages are over both kinds." in text
-    assert f"{kinds}, on the test examples" in text
+    assert f"Scores are in percent: {kinds}; averages are over both kinds." in text
+    assert f"on the test examples: {kinds}; averages are over both kinds" in text
     assert "also of tasks whose score is ROUGE-L" in text
     plain = make_run(tmp_path / "plain", name="plain", tasks=("replies", "colours"))
     text = page(tmp_path, run, plain).text

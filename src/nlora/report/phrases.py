@@ -143,7 +143,7 @@ def _examples(run: RunFiles) -> str:
 def _scored(run: RunFiles) -> str:
     split = "" if run.config is None else f", on the {run.config.evaluate.split} examples"
     if run.summary.scoring:
-        return run.summary.scoring + split
+        return f"{split.removeprefix(', ')}: {run.summary.scoring}".removeprefix(": ")
     decodes = dict.fromkeys(stage.decode for stage in run.stages if stage.decode)
     if not decodes and run.config is not None:
         decodes = {run.config.evaluate.decode: None}

@@ -35,8 +35,7 @@ def _about(runs: Sequence[RunFiles]) -> str:
     if all(metric == "exact_match" for run in runs for metric in run.summary.metrics.values()):
         return "Scores are percentages of a task's test examples."
     kinds = list(dict.fromkeys(run.summary.scoring for run in runs if run.summary.scoring))
-    mixed = " Averages are over both kinds." if any(run.summary.mixes_metrics for run in runs) else ""
-    return f"Scores are in percent: {' | '.join(kinds)}.{mixed}"
+    return f"Scores are in percent: {' | '.join(kinds)}."
 
 
 def _facts(run: RunFiles) -> list[tuple[str, str, str]]:
