@@ -16,6 +16,7 @@ SOURCE = Path(nlora.__file__).parent
 # A room may import from rooms before it in this list, and from its own.
 LAYERS = [
     {"errors"},
+    {"characters"},
     {"config", "atomic"},
     {
         "yaml_lines",
@@ -32,7 +33,7 @@ LAYERS = [
         "factors",
         "targets",
     },
-    {"folding"},
+    {"folding", "model_facts"},
     {"beside"},
     {"lean_forward"},
     {"lean"},
@@ -52,8 +53,8 @@ LAYERS = [
         "methods",
         "quantise",
         "backbone",
-        "model_facts",
         "packed",
+        "paths",
         "memory",
         "logits",
         "label_tree",
@@ -75,6 +76,7 @@ LAYERS = [
         "whole",
         "subspace",
     },
+    {"tryout"},
     {"training", "evaluation"},
     {"plan", "record", "learned"},
     {"sequence", "served", "asked"},

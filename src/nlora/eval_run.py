@@ -138,7 +138,7 @@ def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgres
     from nlora.metrics.text import free_text_score
     from nlora.record import accuracy, asked_facts, predictions_of
 
-    served = Served(stage)
+    served = Served(stage, [one.task for one in asked])
     scores, predictions = [], []
     for one in asked:
         task = one.task
