@@ -48,6 +48,7 @@ LAYERS = [
         "run_lock",
         "run_log",
         "run_dir",
+        "stage_files",
     },
     {
         "methods",

@@ -149,6 +149,31 @@ def test_scores_before_any_training_and_of_unseen_tasks_hold_their_examples_too(
     ]
 
 
+def test_what_is_trained_and_not_scored_yet_holds_its_train_examples(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"), train={"epochs": 1, "batch_size": 8})
+
+    def no_memory(*args: Any) -> Answers:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "answer", no_memory)
+        with pytest.raises(MemoryError):
+            learn(config)
+    edit(tmp_path / "colours-test.jsonl", lambda lines: lines[:3])  # nothing was scored on these yet
+    kept = (tmp_path / "colours-train.jsonl").read_text()
+    edit(tmp_path / "colours-train.jsonl", lambda lines: lines[:12])
+    with pytest.raises(InputErrors) as told:
+        learn(config)
+    assert list(map(str, told.value.problems)) == [
+        "task colours: its train examples are others than those stage 1 was trained on: 16 then, 12 now; put the file "
+        "back, or give another output_dir"
+    ]
+    (tmp_path / "colours-train.jsonl").write_text(kept)
+    assert learn(config).digests["colours"].test.count == 3
+
+
 def test_a_prompt_that_comes_from_the_data_folder_may_not_change(
     tmp_path: Path, tiny_model: TinyModel
 ) -> None:

@@ -34,15 +34,13 @@ def facts_of_run(run: RunDir, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
 
     Raises InputErrors where a stage that is there was trained or scored on others, or asked with another prompt.
     """
-    known = run.known_facts()
-    now = {task.name: facts_of(task, run.config, _metric_so_far(known)) for task in tasks}
-    names = {0: "the untrained model", **{stage: f"stage {stage}" for stage, _ in known if stage}}
+    scored, trained = run.scored_facts(), run.trained_facts()
+    now = {task.name: facts_of(task, run.config, _metric_so_far(scored)) for task in tasks}
     problems: list[Problem] = []
     for number, name in enumerate(now, start=1):
-        then = [(names[stage], facts[name]) for stage, facts in known if name in facts]
-        own = [(names[stage], facts[name]) for stage, facts in known if stage == number and name in facts]
-        if then:
-            problems += changes(name, then[0], own[0] if own else None, now[name])
+        first = next(((_who(stage), facts[name]) for stage, facts in scored if name in facts), None)
+        own = (_who(number), trained[number]) if number in trained else None
+        problems += changes(name, first, own, now[name])
     if problems:
         raise InputErrors(problems)
     return now
@@ -50,14 +48,18 @@ def facts_of_run(run: RunDir, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
 
 def asked_facts(run: RunDir, task: Task) -> tuple[TaskFacts | None, TaskFacts]:
     """A task of the run as it was when it was first scored (None: not known), and as it is now."""
-    known = run.known_facts()
-    then = next((facts[task.name] for _, facts in known if task.name in facts), None)
-    return then, facts_of(task, run.config, _metric_so_far(known))
+    scored = run.scored_facts()
+    then = next((facts[task.name] for _, facts in scored if task.name in facts), None)
+    return then, facts_of(task, run.config, _metric_so_far(scored))
 
 
-def _metric_so_far(known: Sequence[tuple[int, Mapping[str, TaskFacts]]]) -> Metric | None:
+def _metric_so_far(scored: Sequence[tuple[int, Mapping[str, TaskFacts]]]) -> Metric | None:
     """The metric of every task in a run that an older version began; None: each has its own."""
-    return None if all(facts for _, facts in known) else "exact_match"
+    return None if all(facts for _, facts in scored) else "exact_match"
+
+
+def _who(stage: int) -> str:
+    return f"stage {stage}" if stage else "the untrained model"
 
 
 def score(task: Task, answers: Answers, metric: Metric) -> float:

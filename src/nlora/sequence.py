@@ -26,7 +26,8 @@ from nlora.paths import Paths
 from nlora.plan import Plan
 from nlora.progress import RunProgress
 from nlora.record import facts_of_run, score_row, write_passed_over, write_stage
-from nlora.run_dir import RunDir, keep_trained, trained
+from nlora.run_dir import RunDir
+from nlora.stage_files import keep_trained, trained
 from nlora.training import TrainResult, train
 
 log = logging.getLogger("nlora")
@@ -60,7 +61,7 @@ def learn_sequence(
                     result = TrainResult(**kept)
                 else:
                     result = _learn(plan, backbone, learned, stage, folder, progress, paths)
-                    keep_trained(folder, asdict(result))
+                    keep_trained(folder, asdict(result), facts[task.name])
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 with _told_what_is_kept(progress, stage):
                     answers = _answer(plan, evaluator, learned, seen, stage, progress)

@@ -95,26 +95,30 @@ def scoring_words(metrics: Mapping[str, Metric], decode: Mapping[str, Decode]) -
 
 
 def changes(
-    task: str, scored: tuple[str, TaskFacts], trained: tuple[str, TaskFacts] | None, now: TaskFacts
+    task: str, scored: tuple[str, TaskFacts] | None, trained: tuple[str, TaskFacts] | None, now: TaskFacts
 ) -> list[Problem]:
-    """What of a task is otherwise than committed stages had it.
+    """What of a task is otherwise than a run had it.
 
-    scored, trained: who was first scored on it, and who was trained on it (`stage 1`), with what the task was then.
+    scored, trained: who was first scored on it, and who was trained on it (`stage 1`), with what the task was then;
+    None: nobody yet.
     """
-    kinds = [("test", "scored", scored, now.test)]
-    kinds += [("train", "trained", trained, now.train)] if trained else []
     found = []
-    for split, verb, (who, then), after in kinds:
-        before = then.test if split == "test" else then.train
+    for split, verb, then, after in (
+        ("test", "scored", scored, now.test),
+        ("train", "trained", trained, now.train),
+    ):
+        if then is None:
+            continue
+        before = then[1].test if split == "test" else then[1].train
         if before.sha256 != after.sha256:
             found.append(
-                f"its {split} examples are others than those {who} was {verb} on: {before.count} then, {after.count} "
-                "now; put the file back, or give another output_dir"
+                f"its {split} examples are others than those {then[0]} was {verb} on: {before.count} then, "
+                f"{after.count} now; put the file back, or give another output_dir"
             )
-    who, then = scored
-    if then.prompt_sha256 != now.prompt_sha256:
+    asked = trained or scored
+    if asked is not None and asked[1].prompt_sha256 != now.prompt_sha256:
         found.append(
-            f"its prompt is another than the one {who} was asked with; put instruction and labels back, or give "
+            f"its prompt is another than the one {asked[0]} was asked with; put instruction and labels back, or give "
             "another output_dir"
         )
     return [Problem(f"task {task}", what) for what in found]
