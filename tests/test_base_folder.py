@@ -89,6 +89,24 @@ def test_run_yaml_has_the_folder_as_it_is_seen_from_there(tmp_path: Path, tiny_m
     assert read_run_file(tmp_path / "original/y")["base_folder"] == ".."
 
 
+def test_the_run_yaml_of_a_copied_run_goes_on_where_it_lies(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn(project(tmp_path / "original", tiny_model("llama")))
+    shutil.copytree(tmp_path / "original", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy/runs/x/outputs/2-animals")
+    shutil.rmtree(tmp_path / "original/runs")
+    monkeypatch.chdir(tmp_path / "copy/runs")
+    loaded = load_config("x/run.yaml")
+    assert (loaded.config.output_dir, loaded.base_folder) == ("x", tmp_path / "copy")
+    assert learn("x/run.yaml").status == "complete"
+    assert (tmp_path / "copy/runs/x/outputs/2-animals").is_dir()
+    assert not (tmp_path / "original/runs").exists()
+    assert load_config("x/run.yaml", ["output_dir=y"]).config.output_dir == "y"
+    shutil.copy("x/run.yaml", "mine.yaml")  # no run's folder: only its configuration
+    assert load_config("mine.yaml").config.output_dir == str(tmp_path / "original/runs/x")
+
+
 def config_of(**changes: Any) -> Config:
     task = {"name": "t", "train": "data/train.jsonl", "test": "data/test.jsonl"}
     return Config.model_validate({"tasks": [task], **changes})
