@@ -129,8 +129,9 @@ def test_a_model_with_rules_of_its_own_is_decoded_by_them(tiny_model: TinyModel)
 def test_free_text_is_generated_whatever_was_asked(tmp_path: Path, tiny_model: TinyModel) -> None:
     _, _, evaluator = parts(tiny_model("llama"), decode="labels")
     assert evaluator.answer(task(labels=None)).decode == "generate"
-    entry = {"name": "free", "train": str(tmp_path / "a.jsonl"), "test": str(tmp_path / "a.jsonl")}
+    entry = {"name": "free", "train": str(tmp_path / "a.jsonl"), "test": str(tmp_path / "b.jsonl")}
     (tmp_path / "a.jsonl").write_text('{"input": "the fox", "output": "the dog"}\n' * 4)
+    (tmp_path / "b.jsonl").write_text('{"input": "a fox", "output": "the dog"}\n' * 4)
     summary = learn(write_config(tmp_path, tiny_model("llama"), tasks=[entry]))
     assert summary.R[0][0] is not None
     results = json.loads((tmp_path / "run/outputs/1-free/predict_results.json").read_text())

@@ -1,7 +1,7 @@
 """What a task of a run was, beside its scores: which examples it had, how it was asked, and by what it is scored.
 
     facts = facts_of(task, config)
-    facts.test.count, facts.decode, facts.metric      # 3, "generate", "rougeL"
+    facts.test.count, facts.decode, facts.metric           # 3, "generate", "rougeL"
     changes("tickets", ("stage 1", then), None, facts)     # task tickets: its test examples are others than those ...
 
 It is kept in each stage's record and in summary.json, so that a score can be held against the right examples later.
@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nlora.config import Config
+from nlora.config import Config, EvaluateOptions
 from nlora.data.base import Example, Task
 from nlora.data.digest import digest, text_digest
 from nlora.data.prompts import TAIL, head
@@ -61,7 +61,7 @@ def facts_of(task: Task, config: Config, metric: Metric | None = None) -> TaskFa
         train=_examples(task.train, task.drawn_from[0]),
         test=_examples(task.test, task.drawn_from[1]),
         prompt_sha256=text_digest([head(task), TAIL]),
-        decode=config.evaluate.decode if task.labels else "generate",
+        decode=decode_of(task, config.evaluate),
         metric=metric or metric_of(task, config),
     )
 
@@ -69,6 +69,11 @@ def facts_of(task: Task, config: Config, metric: Metric | None = None) -> TaskFa
 def metric_of(task: Task, config: Config) -> Metric:
     """Labels are matched exactly. Free text is compared by ROUGE-L, but under the released protocol, which matches."""
     return "exact_match" if task.labels or config.protocol == "released" else "rougeL"
+
+
+def decode_of(task: Task, options: EvaluateOptions) -> Decode:
+    """How a task is answered: free text is always generated."""
+    return options.decode if task.labels else "generate"
 
 
 def by_task(values: Mapping[str, str]) -> str:
