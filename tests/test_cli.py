@@ -22,6 +22,17 @@ def change(path: Path, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.parametrize("method", ["inclora", "seqft", "osf"])
+def test_every_path_that_run_prints_is_there(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, method: str
+) -> None:
+    told = nlora("run", write_config(tmp_path, tiny_model("llama"), method=method, train={"batch_size": 8}))
+    printed = [line.split()[-1] for line in told.out.splitlines() if f" {tmp_path / 'run'}/" in line]
+    assert len(printed) == 5
+    for path in printed:
+        assert list(tmp_path.glob(str(Path(path).relative_to(tmp_path)))), path
+
+
 def test_run_prints_the_matrix_and_the_paths(tmp_path: Path, tiny_model: TinyModel, nlora: Nlora) -> None:
     config = write_config(tmp_path, tiny_model("llama"))
     told = nlora("run", config)

@@ -20,7 +20,7 @@ from rich.console import Console
 from helpers import write_config
 from nlora import cli
 from nlora.errors import InputErrors
-from nlora.run_dir import LOCK_FILE
+from nlora.run_lock import LOCK_FILE
 from nlora.sweep import sweep_command
 from nlora.sweep_check import check_sweep, state_of
 from nlora.sweep_runners import (
@@ -71,7 +71,7 @@ def test_an_unfinished_run_goes_on(tmp_path: Path) -> None:
     good, told = swept(file, machine)
     assert not good
     assert "killed by SIGKILL; out of memory?" in told
-    assert "penalty (nlora), running: 1 of 2 tasks" in told
+    assert "penalty (nlora), stopped after 1 of 2" in told
     assert state_of(tmp_path / "out" / "penalty-seed1") == "unfinished"
     machine.stops_after = {}
     good, told = swept(file, machine)

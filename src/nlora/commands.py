@@ -36,6 +36,8 @@ from nlora.summary import Summary, read_summary
 
 DEMO = "demo"
 DEMO_METHODS = ("nlora", "inclora")
+_TRAINED = {"adapter": "adapters", "model": "models", "weights.safetensors": "weights"}
+"""What a stage's folder holds of what it trained, and what to call it."""
 _CLEARLY_FASTER = 1.5
 """How many times as fast its products must be before another number format is pointed out."""
 
@@ -159,6 +161,7 @@ def _faster_format(config: Config) -> list[str]:
 def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
     """Check, then learn: the whole of a run but for its printed table."""
     from nlora.backbone import load_backbone
+    from nlora.record import facts_of_run
     from nlora.sequence import learn_sequence
     from nlora.trackers import one_wandb_run
     from nlora.tryout import probes, try_out
@@ -170,6 +173,8 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
         console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
         return read_summary(folder)
     with RunDir.open(config, versions(), loaded.base_folder) as run, _telling_what_is_kept(run):
+        # Before the model is loaded: what was scored on other examples stops here.
+        facts_of_run(run, plan.tasks)
         run.attach_log()
         done = len(run.committed_stages())
         if done:
@@ -226,14 +231,13 @@ def _plan(loaded: LoadedConfig, console: Console) -> Plan | None:
 def _written(config: Config) -> dict[str, Path]:
     folder = Path(config.output_dir)
     last = len(config.tasks)
+    outputs = folder / "outputs"
+    trained = [name for name in _TRAINED if any(outputs.glob(f"*/{name}"))]  # one, by the method
     return {
         "report": folder / REPORT_FILE,
         "summary": folder / "summary.json",
-        "adapters": folder / "outputs" / "*" / "adapter",
-        "predictions": folder
-        / "outputs"
-        / stage_name(last, config.tasks[-1].name)
-        / "predict_eval_predictions.jsonl",
+        **{_TRAINED[name]: outputs / "*" / name for name in trained},
+        "predictions": outputs / stage_name(last, config.tasks[-1].name) / "predict_eval_predictions.jsonl",
         "log": folder / "logs" / "train_and_infer.log",
     }
 

@@ -143,7 +143,9 @@ class TaskSource(Frozen):
         "a quote is a character as any other (as in GLUE's files).",
     )
     instruction: str | None = Field(None, description="What the model is asked to do with each text.")
-    labels: tuple[str, ...] | None = Field(None, description="The label words; left out: free text.")
+    labels: tuple[str, ...] | None = Field(
+        None, description="The label words; left out: free text, scored by ROUGE-L."
+    )
 
     @model_validator(mode="after")
     def _both_files_or_none(self) -> TaskSource:

@@ -27,6 +27,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nlora import base_folder as base_folders
 from nlora.config import Config, TrainOptions
 from nlora.errors import InputErrors, Problem
 from nlora.overrides import apply_override
@@ -45,7 +46,8 @@ class LoadedConfig:
 
     source_path: the file; None for a recipe.
     base_folder: what relative paths in it refer to: the file's folder, for a recipe the current one, for the
-        run.yaml of a run what they referred to in that run.
+        run.yaml of a run what they referred to in that run, or the same place in a copy of it. Its `output_dir`
+        is the folder where it lies.
     places: the line or the override that each key came from.
     problems: the mistakes found; `config` then is only what is left without them, and must not be run.
     doubtful: the keys that were taken out for it.
@@ -88,8 +90,12 @@ def read_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
     data, places = document.data, document.places
     base_folder = path.parent if path else Path()
     if isinstance(data, dict) and set(data) >= RUN_FILE_KEYS:
-        base_folder = Path(str(data.get("base_folder", base_folder)))
+        here, base_folder = base_folder, base_folders.read(data, base_folder)
         data, places = data["config"], places.inside("config")
+        if (
+            isinstance(data, dict) and (here / "summary.json").is_file()
+        ):  # a run's folder, wherever it lies now
+            data["output_dir"] = str(here)
     if not isinstance(data, dict):
         raise InputErrors(problems or [_not_a_mapping(data, shown)])
     if "base" in data and "tasks" not in data:

@@ -30,7 +30,8 @@ class Prediction:
     """One answer of the model.
 
     type, dataset: kind and name of the task.
-    instruction: the prompt with `{0}` where the sentence goes.
+    instruction: the released field: the prompt with `{0}` where the sentence goes, but without its first two lines.
+    prompt: the whole text that the model was asked; None where it is not known.
     """
 
     type: str
@@ -40,9 +41,10 @@ class Prediction:
     label: str
     instruction: str
     prediction: str
+    prompt: str | None = None
 
     def line(self) -> dict[str, Any]:
-        """The released line of `predict_eval_predictions.jsonl`, which has the label twice."""
+        """The released line of `predict_eval_predictions.jsonl`, which has the label twice, and `Prompt` behind it."""
         instance = {
             "id": self.id,
             "sentence": self.sentence,
@@ -55,6 +57,7 @@ class Prediction:
             "Dataset": self.dataset,
             "Instance": instance,
             "Prediction": self.prediction,
+            **({} if self.prompt is None else {"Prompt": self.prompt}),
         }
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nlora.atomic import write_text
+from nlora.base_folder import recorded
 from nlora.config import Config
 from nlora.config_file import differences
 from nlora.errors import RunError
@@ -48,7 +49,7 @@ def write_or_compare(
     path = folder / RUN_FILE
     new = config.model_dump(mode="json")
     if not path.exists():
-        base = {} if base_folder is None else {"base_folder": str(base_folder.absolute())}
+        base = {} if base_folder is None else recorded(folder, config, base_folder)
         _write(path, {"config": new, "versions": dict(versions), "created": _now(), **base})
         return
     record = read_run_file(folder)

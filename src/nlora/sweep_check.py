@@ -15,15 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from nlora.atomic import disk_errors, write_text
 from nlora.config import Config
 from nlora.config_file import LoadedConfig, read_config
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.methods import build
-from nlora.run_dir import LOCK_FILE
 from nlora.run_file import RUN_FILE, folder_problem, or_delete, read_run_file, what_differs
+from nlora.run_lock import is_held
 from nlora.summary import read_summary
 from nlora.sweep_runs import Base, Sweep, SweepRun
 from nlora.yaml_lines import Key, dotted, to_yaml
@@ -90,14 +88,8 @@ def state_of(folder: Path) -> State:
     """How far the run of a folder is. elsewhere: another process is writing there now."""
     if not (folder / RUN_FILE).is_file():
         return "new"
-    lock = FileLock(folder / LOCK_FILE, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-        lock.release()
-    except Timeout:
+    if is_held(folder):
         return "elsewhere"
-    except OSError:
-        pass  # a folder that cannot be written: the run itself says so
     try:
         return "complete" if read_summary(folder).status == "complete" else "unfinished"
     except RunError:

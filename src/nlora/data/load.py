@@ -18,6 +18,7 @@ from nlora.characters import looks, told_apart
 from nlora.config import Config, TaskSource
 from nlora.data import cl_benchmark, embedded
 from nlora.data.base import Example, Task
+from nlora.data.digest import digest
 from nlora.data.files import read_examples
 from nlora.data.splits import hold_out, sample
 from nlora.errors import InputErrors, Problem
@@ -212,14 +213,23 @@ def _from_embedded(source: TaskSource, key: str) -> Task:
 
 def _limit(task: Task, config: Config) -> Task:
     """The task with its validation split and its samples, as the configuration asks."""
-    if config.evaluate.split == "validation":
+    whole = task
+    held_out = config.evaluate.split == "validation"
+    if held_out:
         task = hold_out(task, config.evaluate.validation_share, _seed(config, task, "validation"))
     train, test = config.train_options(task.name).max_samples, config.evaluate.max_samples
     if train is not None:
         task = replace(task, train=sample(task.train, train, _seed(config, task, "train")))
     if test is not None:
         task = replace(task, test=sample(task.test, test, _seed(config, task, "test")))
-    return task
+    source = whole.train if held_out else whole.test
+    return replace(
+        task,
+        drawn_from=(
+            digest(whole.train) if held_out or train is not None else None,
+            digest(source) if held_out or test is not None else None,
+        ),
+    )
 
 
 def _seed(config: Config, task: Task, purpose: str) -> int:
