@@ -144,14 +144,14 @@ def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgres
         task = one.task
         index = len(stage.config.tasks) if one.index is None else one.index
         answers = served.answer(task, index, progress.scoring(stage.stage, task.name, len(task.test)))
-        labels = [example.label for example in task.test]
+        given = predictions_of(task, answers)
         then, now = asked_facts(stage.run, task)
         scores.append(
             TaskScore(
                 task=task.name,
                 examples=len(task.test),
                 exact_match=accuracy(task, answers),
-                rougeL=free_text_score(answers.texts, labels),
+                rougeL=free_text_score(*zip(*(p.scored for p in given), strict=True)),
                 metric=now.metric,
                 decode=answers.decode,
                 seconds=answers.seconds,
@@ -160,7 +160,7 @@ def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgres
                 differs_from_run=None if one.index is None or then is None else tuple(differences(then, now)),
             )
         )
-        predictions += predictions_of(task, answers)
+        predictions += given
     return Report(stage, tuple(scores), tuple(predictions))
 
 

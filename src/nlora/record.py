@@ -13,8 +13,14 @@ from nlora.data.base import Task
 from nlora.data.prompts import TAIL, head, names, prompt
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation import Answers
-from nlora.metrics.text import exact_match, free_text_score
-from nlora.results import Prediction, predict_results, train_results, write_results
+from nlora.metrics.text import free_text_score, told_apart
+from nlora.results import (
+    Prediction,
+    exact_match_by_dataset,
+    predict_results,
+    train_results,
+    write_results,
+)
 from nlora.run_dir import RunDir, write_stage_record
 from nlora.summary import StageRecord
 from nlora.task_facts import Metric, TaskFacts, changes, facts_of
@@ -22,9 +28,12 @@ from nlora.training import TrainResult
 
 
 def accuracy(task: Task, answers: Answers) -> float:
-    """Exact match after the released normalisation, in percent of the task's test examples."""
-    hits = sum(exact_match(a, e.label) for a, e in zip(answers.texts, task.test, strict=True))
-    return 100.0 * hits / len(task.test)
+    """Exact match in percent of the task's test examples, after the released normalisation.
+
+    Labels that this would make one are compared as they are.
+    """
+    (percent,) = exact_match_by_dataset(predictions_of(task, answers)).values()
+    return percent
 
 
 def facts_of_run(run: RunDir, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
@@ -151,6 +160,7 @@ def write_passed_over(folder: Path, tasks: Sequence[Task], stage: int) -> None:
 
 def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
     """Each answer with its example, as the released files have them, and with the prompt that was asked."""
+    exact = not told_apart(task.labels or ())
     instruction = f"{head(task).removeprefix(names(task))}{{0}}{TAIL}"  # as the released files have it
     return [
         Prediction(
@@ -162,6 +172,7 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
             instruction=instruction,
             prediction=text,
             prompt=prompt(task, example),
+            exact=exact,
         )
         for example, text in zip(task.test, answers.texts, strict=True)
     ]

@@ -47,6 +47,16 @@ def exact_match(prediction: str, reference: str) -> bool:
     return normalize(prediction) == normalize(reference)
 
 
+def told_apart(labels: Sequence[str]) -> bool:
+    """Whether no two of these are the same once normalized, as "-1" and "1", or "+" and "-", are."""
+    return len({normalize(label) for label in labels}) == len(set(labels))
+
+
+def as_they_are(prediction: str, reference: str) -> tuple[str, str]:
+    """Stands for a pair that is to be compared without normalization: two same words, or two without a common one."""
+    return ("right" if prediction == reference else "wrong"), "right"
+
+
 @lru_cache(maxsize=1)
 def _scorer() -> Any:
     # Imported here: rouge-score loads nltk, which commands that score nothing should not pay for.

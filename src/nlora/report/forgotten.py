@@ -68,9 +68,12 @@ class _Answer:
     text: str
     label: str
     prediction: str
+    exact: bool
 
     @property
     def is_right(self) -> bool:
+        if self.exact:
+            return self.prediction == self.label
         return exact_match(self.prediction, self.label)
 
 
@@ -139,7 +142,9 @@ def _answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[_Key, _Answer]]
         name = (str(instance["id"]), str(instance["sentence"]), str(instance["label"]))
         count = seen.get((task, *name), 0)
         seen[(task, *name)] = count + 1
-        found[task][(*name, count)] = _Answer(name[1], name[2], str(row["Prediction"]))
+        found[task][(*name, count)] = _Answer(
+            name[1], name[2], str(row["Prediction"]), exact=bool(row.get("Exact"))
+        )
     return found
 
 
