@@ -81,13 +81,6 @@ def test_batches_by_length_pad_less_and_train_on_every_example(
     assert shares["llama", "random"] == 0
 
 
-def test_several_gpus_without_a_launcher_get_padded_batches(tiny_model: Callable[[str], Path]) -> None:
-    """The Trainer cuts a batch along its rows there, and a packed one has only one."""
-    model: Any = load_backbone(str(tiny_model("llama"))).model
-    packs = [training._packs(cast(Any, SimpleNamespace(n_gpu=count)), model) for count in (0, 1, 2)]
-    assert packs == [True, True, False]
-
-
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
     plain = trained(tmp_path, tiny_model("llama"))
     checkpointed = trained(tmp_path, tiny_model("llama"), gradient_checkpointing=True)
@@ -158,7 +151,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, tiny_model: Call
 def test_a_batch_that_cannot_be_split_is_refused(
     tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(training, "PartialState", lambda: SimpleNamespace(num_processes=3))
     with pytest.raises(RunError, match="cannot be split evenly over 3 processes"):
         trained(tmp_path, tiny_model("llama"))
 
