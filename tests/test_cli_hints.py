@@ -97,6 +97,8 @@ def test_a_run_that_is_stopped_says_what_it_keeps(
 ) -> None:
     config = write_config(tmp_path, tiny_model("llama"))
     train = sequence.train
+    # A shell starts what runs in its background with SIGINT ignored; a person's Ctrl-C is not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def stopped(*args: Any, **options: Any) -> Any:
         if options["folder"].name == ".tmp-2-animals":
@@ -106,6 +108,7 @@ def test_a_run_that_is_stopped_says_what_it_keeps(
     with monkeypatch.context() as patched:
         patched.setattr(sequence, "train", stopped)
         told = nlora("run", config)
+    signal.signal(signal.SIGINT, before)
     assert told.status == 130
     folder = tmp_path / "run"
     assert told.err.splitlines() == [
