@@ -20,7 +20,8 @@ from nlora import estimate
 from nlora.config import Config
 from nlora.data import load_tasks
 from nlora.data.base import Task
-from nlora.data.encode import Encoded, Encoder, shared_prefix
+from nlora.data.encode import Encoder
+from nlora.data.encoded import EncodedRows
 from nlora.errors import InputErrors, NloraError, Problem
 from nlora.methods import build
 from nlora.methods.base import Method
@@ -58,7 +59,7 @@ class Plan:
     methods: tuple[Method, ...]
     modules: tuple[ModuleShape, ...]
     encoder: Encoder
-    encoded: tuple[Sequence[Encoded], ...]
+    encoded: tuple[EncodedRows, ...]
     stages: tuple[StagePlan, ...]
 
     @property
@@ -202,16 +203,14 @@ def make_encoder(config: Config) -> Encoder:
 
 def _encode(
     tasks: Sequence[Task], methods: Sequence[Method], encoder: Encoder, seed: int
-) -> tuple[Sequence[Encoded], ...]:
+) -> tuple[EncodedRows, ...]:
     """Every stage's training examples as tokens; finds prompts without room and labels of the same tokens."""
     problems: list[Problem] = []
     encoded = []
     for index, method in enumerate(methods):
         try:
             portions = [encoder.encode(*portion) for portion in method.examples(tasks, index, seed)]
-            encoded.append(
-                portions[0] if len(portions) == 1 else [e for portion in portions for e in portion]
-            )
+            encoded.append(EncodedRows(block for portion in portions for block in portion.blocks))
         except InputErrors as error:
             problems.extend(error.problems)
     if problems:
@@ -247,7 +246,7 @@ def _stages(
     config: Config,
     tasks: Sequence[Task],
     encoder: Encoder,
-    encoded: Sequence[Sequence[Encoded]],
+    encoded: Sequence[EncodedRows],
     parameters: int,
 ) -> tuple[StagePlan, ...]:
     from nlora.training import optimizer_steps
@@ -283,16 +282,15 @@ def _stages(
                 steps=steps,
                 prompt_tokens=tokens,
                 shared_tokens=shared,
-                cut_examples=sum(len(e.prompt_ids) >= encoder.max_source_tokens for e in examples),
+                cut_examples=examples.cut_examples,
                 seconds=seconds,
             )
         )
     return tuple(stages)
 
 
-def _lengths(examples: Sequence[Encoded], encoder: Encoder) -> tuple[float, int]:
+def _lengths(examples: EncodedRows, encoder: Encoder) -> tuple[float, int]:
     """Mean tokens of an example, answer included, and the tokens that all prompts begin with."""
     if not examples:
         return 0.0, 0
-    shared = 0 if encoder.encoder_decoder else shared_prefix([e.prompt_ids for e in examples])
-    return sum(len(e.prompt_ids) + len(e.answer_ids) for e in examples) / len(examples), shared
+    return sum(examples.lengths) / len(examples), 0 if encoder.encoder_decoder else examples.shared_tokens

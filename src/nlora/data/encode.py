@@ -11,7 +11,8 @@ A prompt that is too long is shortened in its text; the instruction and "Answer:
 instead does what the released code did: cut the ids, decode them, and tokenise the result again, which
 loses "Answer:" and, with T5, every newline.
 
-With a cache (`nlora.data.encoded_cache`), later runs read the ids instead of tokenising again.
+What all prompts of a task begin with is tokenised once where that is exact (`nlora.data.head_split`) and held once
+(`nlora.data.encoded`). With a cache (`nlora.data.encoded_cache`), later runs read the ids instead of tokenising again.
 
 Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenised as characters.
 """
@@ -19,13 +20,13 @@ Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenis
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
 from nlora.data.base import Example, Task
+from nlora.data.encoded import Block, Encoded, EncodedRows, block_of, shared_prefix
+from nlora.data.head_split import split_head
 from nlora.errors import InputErrors, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -33,16 +34,11 @@ if TYPE_CHECKING:
 
     from nlora.data.encoded_cache import EncodedCache
 
+__all__ = ["Encoded", "Encoder", "shared_prefix"]
+
 # Longer lists gain no speed and hold the offsets of every prompt in memory at once.
 _BATCH = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One example as the model sees it; the answer's ids end with the end token."""
-
-    prompt_ids: list[int]
-    answer_ids: list[int]
+_BATCH_CHARACTERS = 1 << 20
 
 
 class Encoder:
@@ -75,23 +71,27 @@ class Encoder:
         self.end_id = int(tokenizer.eos_token_id)
         self._before, self._after = self._special_ids()
         self._label_ids: dict[str, list[int]] = {}
+        self._heads: dict[str, tuple[list[int], str]] = {}
 
-    def encode(self, task: Task, examples: Sequence[Example]) -> Sequence[Encoded]:
+    def encode(self, task: Task, examples: Sequence[Example]) -> EncodedRows:
         """The ids of many examples of one task, in their order.
 
         Raises InputErrors where the instruction alone leaves no room for the text, where a label word does
         not fit into max_target_tokens, or where two of them are the same tokens.
         """
         self._check_labels(task)
-        starts = range(0, len(examples), _BATCH)
-        batches = (self._batch(task, examples[start : start + _BATCH]) for start in starts)
+        blocks = self._blocks(task, examples)
         if self._cache is None:
-            return list(chain.from_iterable(batches))
-        return self._cache.rows(self._settings(task), prompts.head(task), examples, batches)
+            return EncodedRows(blocks)
+        return self._cache.rows(self._settings(task), prompts.head(task), examples, blocks)
 
-    def _batch(self, task: Task, examples: Sequence[Example]) -> list[Encoded]:
-        rows = zip(self._prompts(task, examples), examples, strict=True)
-        return [Encoded(prompt, self.answer_ids(example.label)) for prompt, example in rows]
+    def _blocks(self, task: Task, examples: Sequence[Example]) -> Iterator[Block]:
+        first: list[int] | None = None
+        for some in _batches(examples, len(self._head(task)[1])):
+            ids, cut = self._prompts(task, some)
+            first = ids[0] if first is None else first
+            rows = zip(ids, some, strict=True)
+            yield block_of(first, [Encoded(i, self.answer_ids(e.label)) for i, e in rows], cut)
 
     def _settings(self, task: Task) -> dict[str, Any]:
         """What decides the ids of a task's examples, beside the tokenizer, the prompt's head and the examples."""
@@ -107,7 +107,7 @@ class Encoder:
 
     def prompt_ids(self, task: Task, example: Example) -> list[int]:
         """The ids of one prompt, at most max_source_tokens of them."""
-        return self._prompts(task, [example])[0]
+        return self._prompts(task, [example])[0][0]
 
     def answer_ids(self, text: str) -> list[int]:
         """The ids of an answer, end token last, at most max_target_tokens of them."""
@@ -117,10 +117,12 @@ class Encoder:
         """The ids of each label word as the model would answer it, without the end token."""
         return [list(self._answer(label)) for label in labels]
 
-    def _prompts(self, task: Task, examples: Sequence[Example]) -> list[list[int]]:
-        head, tail = prompts.head(task), prompts.TAIL
+    def _prompts(self, task: Task, examples: Sequence[Example]) -> tuple[list[list[int]], list[int]]:
+        """The ids of each prompt, and 1 for each whose text was shortened, else 0."""
+        begin, head = self._head(task)
         texts = [example.sentence for example in examples]
-        plain: list[list[int]] = self._tokenize([head + text + tail for text in texts])["input_ids"]
+        rests = self._tokenize([head + text + prompts.TAIL for text in texts])["input_ids"]
+        plain: list[list[int]] = [begin + ids for ids in rests]
         room = self.max_source_tokens - len(self._before) - len(self._after)
         long = [i for i, ids in enumerate(plain) if len(ids) > room]
         if long and self._truncate == "released":
@@ -131,9 +133,20 @@ class Encoder:
         elif long:
             self._check_room(task, room)
             fit = self._fit if self._tokenizer.is_fast else self._fit_by_search
-            for i, ids in zip(long, fit(head, [texts[i] for i in long], tail, room), strict=True):
-                plain[i] = ids
-        return [[*self._before, *ids, *self._after] for ids in plain]
+            fitting = fit(head, [texts[i] for i in long], prompts.TAIL, room - len(begin))
+            for i, ids in zip(long, fitting, strict=True):
+                plain[i] = begin + ids
+        is_cut = [0] * len(plain)
+        for i in long:
+            is_cut[i] = 1
+        return [[*self._before, *ids, *self._after] for ids in plain], is_cut
+
+    def _head(self, task: Task) -> tuple[list[int], str]:
+        """The ids that all prompts of a task begin with, as far as they are known, and the rest of the head."""
+        head = prompts.head(task)
+        if head not in self._heads:
+            self._heads[head] = split_head(self._tokenizer, head, self._plain)
+        return self._heads[head]
 
     def _fit(self, head: str, texts: list[str], tail: str, room: int) -> list[list[int]]:
         """The ids of each prompt with its text shortened by as many tokens as are too many.
@@ -250,17 +263,18 @@ class Encoder:
         return batch
 
 
-def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """Length of the longest common prefix of all rows; 0 for no rows.
-
-    Every prompt of a task begins with the same instruction, which a causal model then reads once per batch.
-    """
-    if not rows:
-        return 0
-    # The least and the greatest row in dictionary order differ at the earliest place where any two do.
-    low, high = list(min(rows, key=list)), list(max(rows, key=list))
-    pairs = enumerate(zip(low, high, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(low), len(high)))
+def _batches(examples: Sequence[Example], head_chars: int) -> Iterator[list[Example]]:
+    """The examples in their order, a few at a time. head_chars: what is tokenised before each text."""
+    some: list[Example] = []
+    characters = 0
+    for example in examples:
+        some.append(example)
+        characters += head_chars + len(example.sentence)
+        if len(some) == _BATCH or characters >= _BATCH_CHARACTERS:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
 
 
 def _shorten(text: str, head_chars: int, surplus: int, offsets: Sequence[tuple[int, int]]) -> str:
