@@ -103,20 +103,22 @@ class Served:
         from nlora.evaluation import Evaluator
         from nlora.learned import Learned
         from nlora.plan import make_encoder
+        from nlora.positions import positions_of
 
         config = stage.config
-        encoder = make_encoder(config)
         backbone = load_backbone(
             config.model,
             dtype=config.dtype,
             quantise=config.quantise,
             trust_remote_code=config.trust_remote_code,
         )
+        positions = positions_of(backbone.model)
         modules = [module.name for module in target_modules(backbone.model, config.lora)]
         self._method = stage.method
         self._learned = Learned(backbone.model, modules)
         for k in range(1, stage.stage + 1):
             self._learned.recall(stage.run, k, stage.methods[k - 1], last=k == stage.stage)
+        encoder = make_encoder(config, positions)
         self._evaluator = Evaluator(backbone, encoder, config.evaluate)
 
     def answer(

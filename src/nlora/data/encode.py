@@ -19,14 +19,15 @@ Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenis
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
 from nlora.data.base import Example, Task
 from nlora.data.encoded import Block, Encoded, EncodedRows, block_of, shared_prefix
 from nlora.data.head_split import split_head
+from nlora.data.shorten import fit, fit_by_search
 from nlora.errors import InputErrors, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class Encoder:
 
     max_source_tokens: the longest prompt, special tokens included.
     max_target_tokens: the longest answer, end token included.
+    text_positions: the longest text that the model has positions for: a causal model's prompt and answer, an
+        encoder's prompt; None: no such limit.
+    generates: whether answers to labelled tasks are generated, too, so that any may take max_target_tokens.
     cache: where the ids are kept for later runs; None: nowhere.
     end_id: the token that ends every answer.
     """
@@ -57,6 +61,8 @@ class Encoder:
         encoder_decoder: bool,
         max_source_tokens: int,
         max_target_tokens: int,
+        text_positions: int | None = None,
+        generates: bool = False,
         truncate: Literal["text", "released"] = "text",
         cache: EncodedCache | None = None,
     ) -> None:
@@ -66,6 +72,8 @@ class Encoder:
         self.encoder_decoder = encoder_decoder
         self.max_source_tokens = max_source_tokens
         self.max_target_tokens = max_target_tokens
+        self._text_positions = text_positions
+        self._generates = generates
         self._truncate = truncate
         self._cache = cache
         self.end_id = int(tokenizer.eos_token_id)
@@ -97,7 +105,7 @@ class Encoder:
         """What decides the ids of a task's examples, beside the tokenizer, the prompt's head and the examples."""
         return {
             "encoder_decoder": self.encoder_decoder,
-            "max_source_tokens": self.max_source_tokens,
+            "longest_prompt": self.longest_prompt(task),
             "max_target_tokens": self.max_target_tokens,
             "truncate": self._truncate,
             "special": [self._before, self._after, self.end_id],
@@ -105,8 +113,22 @@ class Encoder:
             "labels": task.labels,
         }
 
+    def longest_prompt(self, task: Task) -> int:
+        """The most tokens that a prompt of a task may have, special tokens included."""
+        if self._text_positions is None:
+            return self.max_source_tokens
+        return min(self.max_source_tokens, self._text_positions - self._answer_room(task))
+
+    def _answer_room(self, task: Task) -> int:
+        """Tokens that an answer may take of a causal model's positions, end token included."""
+        if self.encoder_decoder:
+            return 0
+        if task.labels is None or self._generates:
+            return self.max_target_tokens
+        return max(len(self._answer(label)) for label in task.labels) + 1
+
     def prompt_ids(self, task: Task, example: Example) -> list[int]:
-        """The ids of one prompt, at most max_source_tokens of them."""
+        """The ids of one prompt, at most `longest_prompt` of them."""
         return self._prompts(task, [example])[0][0]
 
     def answer_ids(self, text: str) -> list[int]:
@@ -123,17 +145,17 @@ class Encoder:
         texts = [example.sentence for example in examples]
         rests = self._tokenize([head + text + prompts.TAIL for text in texts])["input_ids"]
         plain: list[list[int]] = [begin + ids for ids in rests]
-        room = self.max_source_tokens - len(self._before) - len(self._after)
+        most = self.longest_prompt(task)
+        room = most - len(self._before) - len(self._after)
         long = [i for i, ids in enumerate(plain) if len(ids) > room]
         if long and self._truncate == "released":
-            cut = [self._before + plain[i][: self.max_source_tokens - len(self._before)] for i in long]
+            cut = [self._before + plain[i][: most - len(self._before)] for i in long]
             decoded = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in cut]
             for i, ids in zip(long, self._tokenize(decoded)["input_ids"], strict=True):
                 plain[i] = ids[:room]
         elif long:
             self._check_room(task, room)
-            fit = self._fit if self._tokenizer.is_fast else self._fit_by_search
-            fitting = fit(head, [texts[i] for i in long], prompts.TAIL, room - len(begin))
+            fitting = self._fit(head, [texts[i] for i in long], room - len(begin))
             for i, ids in zip(long, fitting, strict=True):
                 plain[i] = begin + ids
         is_cut = [0] * len(plain)
@@ -148,43 +170,23 @@ class Encoder:
             self._heads[head] = split_head(self._tokenizer, head, self._plain)
         return self._heads[head]
 
-    def _fit(self, head: str, texts: list[str], tail: str, room: int) -> list[list[int]]:
-        """The ids of each prompt with its text shortened by as many tokens as are too many.
-
-        Tokens at the cut can split differently than before it, so a second round is sometimes needed; every
-        round removes at least one character of each prompt that is still too long.
-        """
-        fitting: dict[int, list[int]] = {}
-        texts = list(texts)
-        while rest := [i for i in range(len(texts)) if i not in fitting]:
-            batch = self._tokenize([head + texts[i] + tail for i in rest], offsets=True)
-            for i, ids, offsets in zip(rest, batch["input_ids"], batch["offset_mapping"], strict=True):
-                if len(ids) <= room:
-                    fitting[i] = ids
-                else:
-                    texts[i] = _shorten(texts[i], len(head), len(ids) - room, offsets)
-        return [fitting[i] for i in range(len(texts))]
-
-    def _fit_by_search(self, head: str, texts: list[str], tail: str, room: int) -> list[list[int]]:
-        """The same for a tokenizer in plain Python, which cannot say which characters a token stands for."""
-        fitting = []
-        for text in texts:
-
-            def n_tokens(chars: int, text: str = text) -> int:
-                return len(self._plain(head + text[:chars] + tail))
-
-            chars = bisect_right(range(len(text)), room, key=n_tokens) - 1
-            fitting.append(self._plain(head + text[: max(chars, 0)] + tail))
-        return fitting
+    def _fit(self, head: str, texts: list[str], room: int) -> list[list[int]]:
+        if self._tokenizer.is_fast:
+            return fit(partial(self._tokenize, offsets=True), head, texts, prompts.TAIL, room)
+        return fit_by_search(self._plain, head, texts, prompts.TAIL, room)
 
     def _check_room(self, task: Task, room: int) -> None:
         needed = len(self._plain(prompts.head(task) + prompts.TAIL))
         if needed >= room:
-            total = needed + len(self._before) + len(self._after)
-            what = (
-                f"its instruction and options alone take {total} tokens, max_source_tokens is "
-                f"{self.max_source_tokens}; raise it, or shorten them"
-            )
+            total, most = needed + len(self._before) + len(self._after), self.longest_prompt(task)
+            if most == self.max_source_tokens:
+                limit, way_out = f"max_source_tokens is {most}", "raise it, or shorten them"
+            else:
+                limit = f"the model has {self._text_positions} positions"
+                answer, way_out = self._answer_room(task), "shorten them"
+                limit += f", {answer} of them for the answer" if answer else ""
+                way_out += ", or lower train.max_target_tokens" if answer == self.max_target_tokens else ""
+            what = f"its instruction and options alone take {total} tokens, {limit}; {way_out}"
             raise InputErrors([Problem(f"task {task.name}", what)])
 
     def _check_labels(self, task: Task) -> None:
@@ -275,16 +277,3 @@ def _batches(examples: Sequence[Example], head_chars: int) -> Iterator[list[Exam
             some, characters = [], 0
     if some:
         yield some
-
-
-def _shorten(text: str, head_chars: int, surplus: int, offsets: Sequence[tuple[int, int]]) -> str:
-    """The text without its last `surplus` tokens.
-
-    offsets: (start, end) of each token of the prompt, in characters; the text begins at head_chars.
-    """
-    end_chars = head_chars + len(text)
-    starts = [start for start, end in offsets if head_chars <= start < end_chars and end > start]
-    if surplus >= len(starts):
-        return ""
-    # rstrip: the space before a token may belong to it or not.
-    return text[: min(starts[-surplus] - head_chars, len(text) - 1)].rstrip()
