@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# A space between a printable ASCII character and a letter or digit, which does not combine with what is before it.
-_BORDER = re.compile(r"(?<=[!-~]) (?=[^\W_\uff9e\uff9f])")
+# A space between a printable ASCII character and a letter or digit, but for the few that join what is before them.
+_BORDER = re.compile(r"(?<=[!-~]) (?=[^\W_\u0e33\u0eb3\uff9e\uff9f])")
 
 _NORMALIZERS = frozenset({
     "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer", "Precompiled", "Prepend", "Strip",
@@ -133,11 +133,11 @@ def _is_local_pre_tokenizer(state: dict[str, Any]) -> bool:
 
 
 def _reaches_over(token: Any, left: str, right: str) -> bool:
-    """Whether an added token, found in the text before anything else, could take hold of the space."""
-    text = token.content
-    return (not token.special and (token.lstrip or token.rstrip)) or any(
-        text == space or left + space in text or space + right in text for space in _SPACES
-    )
+    """Whether an added token, found in the text before anything else, could take hold of the space or what is next."""
+    text, left, right = (part.casefold() for part in (token.content, left, right))
+    if not token.special and (token.lstrip or token.rstrip or text.startswith(right)):
+        return True  # special ones are not looked for in a text, but may hide others
+    return any(text == space or left + space in text or space + right in text for space in _SPACES)
 
 
 def _is_border(backend: Any, head: str, before: str, after: str) -> bool:
