@@ -16,6 +16,7 @@ SOURCE = Path(nlora.__file__).parent
 # A room may import from rooms before it in this list, and from its own.
 LAYERS = [
     {"errors"},
+    {"characters"},
     {"config", "atomic"},
     {
         "yaml_lines",
@@ -31,7 +32,7 @@ LAYERS = [
         "factors",
         "targets",
     },
-    {"folding"},
+    {"folding", "model_facts"},
     {"beside"},
     {"lean_forward"},
     {"lean"},
@@ -49,9 +50,9 @@ LAYERS = [
         "methods",
         "quantise",
         "backbone",
-        "model_facts",
         "positions",
         "packed",
+        "paths",
         "memory",
         "logits",
         "label_tree",
@@ -72,6 +73,7 @@ LAYERS = [
         "whole",
         "subspace",
     },
+    {"tryout"},
     {"training", "evaluation"},
     {"stage_plan", "record", "learned"},
     {"plan"},

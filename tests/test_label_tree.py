@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,17 @@ def test_only_rows_that_may_prefer_a_longer_label_run_it() -> None:
     # A row runs its other path only where the first came out lower than what the other can still reach.
     assert all(set(later) <= set(earlier) for earlier, later in pairwise(reading.passes))
     assert len(reading.passes) == 2
+
+
+def test_a_path_lowers_the_bounds_of_all_labels_that_begin_like_it() -> None:
+    """Of 81 labels with one beginning, a row runs at most one path for each of their 27 last parents, mostly few."""
+    tree = LabelTree.build([(2, 3, *rest) for rest in product((2, 3, 4), repeat=4)], end_id=1)
+    reading = Distributions(20, 6, 0)
+    scores = torch.tensor([[reading.score(row, label) for label in tree.labels] for row in range(20)])
+    assert likeliest_labels(reading, tree).tolist() == scores.argmax(1).tolist()
+    runs = [sum(row in rows for rows in reading.passes) for row in range(20)]
+    assert max(runs) <= 27
+    assert sum(runs) / 20 < 9  # a search from the likeliest part on sees few of them
 
 
 def test_the_end_token_is_added_only_where_a_label_begins_another() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,28 @@ def test_turned_on_it_changes_the_second_stage_and_not_the_first(
         if key.startswith("1-"):
             assert torch.equal(on[key], off[key])
     assert not all(torch.equal(on[key], off[key]) for key in off if key.startswith("2-"))
+
+
+@pytest.mark.parametrize("method", ["nlora", "seqft", "osf"])
+def test_activations_computed_twice_change_nothing(
+    tmp_path: Path, tiny_model: TinyModel, method: str
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"), method=method)
+    for name in ("false", "true"):
+        learn(config, f"output_dir={tmp_path / name}", f"train.gradient_checkpointing={name}")
+    kept = sorted((tmp_path / "false/outputs").glob("**/*.safetensors"))
+    assert len(kept) >= 2
+    for file in kept:
+        again = load_file(tmp_path / "true" / file.relative_to(tmp_path / "false"))
+        for key, tensor in load_file(file).items():
+            torch.testing.assert_close(again[key], tensor, rtol=0, atol=2e-4)
+
+
+def test_a_run_of_layers_that_have_no_number_has_an_analysis_and_a_page(
+    tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    learn(write_config(tmp_path, tiny_model("llama"), lora={"r": 4, "targets": ["lm_head"]}))
+    analysis = json.loads((tmp_path / "run/analysis.json").read_text())
+    assert analysis["by_layer"]["layers"] == []
+    assert analysis["by_kind"]["kinds"] == ["lm_head"]
+    assert "lm_head" in (tmp_path / "run/report.html").read_text()

@@ -137,7 +137,7 @@ def test_prompts_and_answers_stay_within_the_table(
     settings = [f"decode={decode}"]
     predict_command(
         str(tmp_path / "run"), task="animals", stage=None, file=None, settings=settings,
-        stdin=io.StringIO("the fox " * 200 + "\n"), progress_console=Console(quiet=True),
+        stdin=io.BytesIO(b"the fox " * 200 + b"\n"), progress_console=Console(quiet=True),
     )  # fmt: skip
     assert json.loads(capsys.readouterr().out)["prediction"] is not None
 

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from helpers import learn, write_config
 from nlora import cli
-from nlora.errors import InputErrors
-from nlora.predict_run import predict_command, read_texts
+from nlora.predict_run import predict_command
 
 TinyModel = Callable[[str], Path]
 
@@ -50,7 +49,7 @@ def answer(
 ) -> list[dict[str, str]]:
     options = {"stage": None, "file": None, "settings": [], **changes}
     predict_command(
-        str(run), task=task, stdin=io.StringIO(stdin), progress_console=Console(quiet=True), **options
+        str(run), task=task, stdin=io.BytesIO(stdin.encode()), progress_console=Console(quiet=True), **options
     )  # type: ignore[arg-type]
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
@@ -106,17 +105,40 @@ def test_an_unknown_task_is_said_before_texts_are_read(
     assert "--task: unknown task 'colour'; did you mean 'colours'?" in capsys.readouterr().err
 
 
-def test_lines_without_a_text_are_named(tmp_path: Path) -> None:
-    file = tmp_path / "texts.jsonl"
-    file.write_text('{"sentence": "a"}\n{"label": "b"}\n\n{"text"\n"bare"\n[1]\n')
-    with pytest.raises(InputErrors) as told:
-        read_texts(file, [])
-    assert [str(p).removeprefix(str(tmp_path)) for p in told.value.problems] == [
-        "/texts.jsonl:2: expected an object with a text as one of sentence, input, text",
-        "/texts.jsonl:4: not JSON: Expecting ':' delimiter (column 8)",
-        "/texts.jsonl:6: expected an object with a text as one of sentence, input, text",
-    ]
-    with pytest.raises(InputErrors, match="--file: no such file: gone"):
-        read_texts(Path("gone"), [])
-    file.write_text('"bare"\n')
-    assert read_texts(file, []) == [{"sentence": "bare"}]
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+def test_the_run_s_own_test_file_in_any_format(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, suffix: str
+) -> None:
+    """The texts are asked, not the lines of the file; what else a row holds is printed with the answer."""
+    texts, expected = own_answers(run, "1-colours", "colours")
+    rows = [{"id": str(i), "sentence": text, "label": "red"} for i, text in enumerate(texts)]
+    file = tmp_path / f"texts{suffix}"
+    if suffix in (".csv", ".tsv"):
+        mark = "," if suffix == ".csv" else "\t"
+        file.write_text("".join(mark.join(r) + "\n" for r in [list(rows[0]), *(r.values() for r in rows)]))
+    elif suffix == ".parquet":
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    else:
+        file.write_text(json.dumps(rows) if suffix == ".json" else "\n".join(map(json.dumps, rows)))
+    lines = answer(run, capsys, "colours", stage=1, file=str(file))
+    assert lines == [{**row, "prediction": p} for row, p in zip(rows, expected, strict=True)]
+    if suffix == ".jsonl":
+        assert answer(run, capsys, "colours", file.read_text(), stage=1) == lines
+    if suffix == ".csv":
+        assert answer(run, capsys, "colours", file.read_text(), stage=1, kind="csv") == lines
+
+
+def test_quotes_mean_in_new_texts_what_they_mean_in_the_task_s_own(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (file := tmp_path / "texts.tsv").write_text('sentence\n"the ""red"" thing"\n')
+    (line,) = answer(run, capsys, "colours", file=str(file))
+    assert line["sentence"] == '"the ""red"" thing"'
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    text = (run / "run.yaml").read_text().replace("quoting: null", "quoting: true")
+    (other / "run.yaml").write_text(text.replace("-test.jsonl", "-test.tsv"))
+    (line,) = answer(other, capsys, "colours", file=str(file))
+    assert line["sentence"] == 'the "red" thing'

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nlora.config import Config
+from nlora.data.readers import FORMATS, READERS
+from nlora.data.rows import LABEL_FIELDS, TEXT_FIELDS
 from nlora.reference import configuration_keys, markdown
 
 
@@ -21,3 +23,9 @@ def test_every_key_says_what_it_means() -> None:
     assert {path.split(".")[0] for path in keys} == set(Config.model_fields)
     assert keys["train.learning_rate"].default == "0.001"
     assert keys["tasks.N.name"].default == "required"
+
+
+def test_the_page_on_data_names_every_format_and_field() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in (*FORMATS, ".txt", *TEXT_FIELDS, *LABEL_FIELDS))
+    assert f"--format {'|'.join(READERS)}" in page

@@ -159,3 +159,34 @@ def test_a_batch_that_cannot_be_split_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(RunError, match="cannot be split evenly over 3 processes"):
         trained(tmp_path, tiny_model("llama"))
+
+
+def test_a_variable_of_some_scheduler_does_not_cut_the_batch(
+    tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = trained(tmp_path, tiny_model("llama"))
+    monkeypatch.setenv("WORLD_SIZE", "2")  # and no process group, no rank
+    again = trained(tmp_path, tiny_model("llama"))
+    assert all(torch.equal(again[name].B, f.B) for name, f in alone.items())
+
+
+def test_several_gpus_in_sight_do_not_split_a_batch(
+    tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two visible GPUs the Trainer's arguments say 2: emulated here, where there is none."""
+
+    class WithTwo(training.TrainingArguments):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            assert self.n_gpu <= 1
+            self._n_gpu = 2
+
+    alone = trained(tmp_path, tiny_model("llama"))
+    monkeypatch.setattr(training, "TrainingArguments", WithTwo)
+
+    def wrapped(*args: Any) -> None:
+        pytest.fail("wrapped in DataParallel")
+
+    monkeypatch.setattr(torch.nn.DataParallel, "__init__", wrapped)
+    again = trained(tmp_path, tiny_model("llama"))
+    assert all(torch.equal(again[name].B, f.B) for name, f in alone.items())

@@ -26,6 +26,7 @@ from torch import nn
 from nlora.config import LoraOptions
 from nlora.errors import AdapterError
 from nlora.factors import WEIGHTS_FILE, Factors, State, check_finite, load_factors
+from nlora.model_facts import recompute_activations
 from nlora.targets import ModuleShape, target_modules, target_names
 
 __all__ = ["Adapter", "Factors", "ModuleShape", "State", "load_factors", "target_modules"]
@@ -149,11 +150,7 @@ class Adapter:
         Nothing before the first adapter of a frozen backbone requires a gradient. The reentrant kind would
         cut off the adapters in such a layer; transformers hooks the embeddings against that, where it can.
         """
-        backbone = self.model.get_base_model()
-        if hasattr(backbone, "activation_checkpointing_enable"):  # transformers' newer name for it
-            backbone.activation_checkpointing_enable({"use_reentrant": False})
-        else:
-            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(self.model.get_base_model(), on=True)
         self._checkpointing = True
 
     def commit(self, folder: Path, *, base_model: str, tokenizer: Any) -> None:
@@ -164,10 +161,7 @@ class Adapter:
         """Take the adapter off and return the backbone: its weights and what was trainable as before."""
         backbone: Any = self.model.unload()
         if self._checkpointing:
-            if hasattr(backbone, "activation_checkpointing_disable"):
-                backbone.activation_checkpointing_disable()
-            else:
-                backbone.gradient_checkpointing_disable()
+            recompute_activations(backbone, on=False)
             backbone.disable_input_require_grads()  # transformers hooks the embeddings, and leaves them so
             self._checkpointing = False
         if hasattr(backbone, "peft_config"):  # older PEFT leaves it, and warns of it at the next attach

@@ -87,9 +87,8 @@ def asked_tasks(
 def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
     """One task. Mistakes bear the task's name in place of a key of a configuration that nobody wrote."""
     fields, data = dict(entry.fields), config.data
-    test_only = "test" in fields and "train" not in fields
     if "test" in fields:
-        if test_only and config.evaluate.split == "validation":
+        if "train" not in fields and config.evaluate.split == "validation":
             what = (
                 f"task '{entry.name}' has no 'train' file to split validation examples off; leave --split out"
             )
@@ -100,11 +99,11 @@ def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
         source = found.model_copy(update=fields)
     one = config.model_copy(update={"tasks": (source,), "data": data})
     try:
-        (task,) = load_tasks(one, base_folder=entry.base_folder if "test" in fields else base_folder)
+        folder = entry.base_folder if "test" in fields else base_folder
+        (task,) = load_tasks(one, base_folder=folder, test_only=True)
     except InputErrors as error:
-        kept = [p for p in error.problems if not (test_only and p.where == "tasks[0].train")]
         raise InputErrors(
-            Problem(p.where.replace("tasks[0]", f"task {entry.name}", 1), p.what) for p in kept
+            Problem(p.where.replace("tasks[0]", f"task {entry.name}", 1), p.what) for p in error.problems
         ) from error
     return task
 

@@ -77,21 +77,26 @@ def publish_folder(temporary: Path, final: Path) -> None:
     if final.exists():
         raise RunError(f"{final}: is there already; delete it to write it again")
     with disk_errors(final):
-        for parent, _, names in os.walk(temporary):
-            for name in names:
-                _sync(Path(parent, name))
-            _sync(Path(parent))
+        flush_folder(temporary)
         temporary.rename(final)
         _sync(final.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left under temporary names in `folder` (not below it)."""
+def flush_folder(folder: Path) -> None:
+    """Wait until everything in a folder has reached the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(parent, name))
+        _sync(Path(parent))
+
+
+def sweep(folder: Path, keep: Path | None = None) -> None:
+    """Remove what killed processes left under temporary names in `folder` (not below it); all but `keep`."""
     if not folder.is_dir():
         return
     with disk_errors(folder):
         for entry in folder.iterdir():
-            if entry.name.startswith(TEMPORARY):
+            if entry.name.startswith(TEMPORARY) and entry != keep:
                 remove(entry)
 
 

@@ -98,8 +98,17 @@ def predict(
         typer.Option(
             "--file",
             metavar="FILE",
-            help="JSONL with a sentence each, or plain text, one a line.",
+            help="JSONL, JSON, CSV, TSV or Parquet, a text as 'sentence' in each row; or .txt, one text a line.",
             show_default="standard input",
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="What the input is: text, jsonl, json, csv, tsv or parquet.",
+            show_default="by the file's suffix; of standard input, JSON or plain text by its first line",
         ),
     ] = None,
     settings: Settings = None,
@@ -112,7 +121,8 @@ def predict(
         task=task,
         stage=stage,
         file=file,
+        kind=kind,
         settings=settings or [],
-        stdin=sys.stdin,
+        stdin=sys.stdin.buffer,
         progress_console=Console(stderr=True),
     )

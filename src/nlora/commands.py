@@ -21,6 +21,7 @@ from nlora.backbone import EMBEDDED
 from nlora.config import Config
 from nlora.config_file import LoadedConfig, read_config
 from nlora.data import fetch, load
+from nlora.data.notes import task_notes
 from nlora.outcome import write_outcome
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
@@ -110,6 +111,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
         *plan.limits,
         *_faster_format(config),
         *protocol_notes(config),
+        *task_notes(plan.tasks),
     ):
         console.print(escape(line), highlight=False)
     return plan
@@ -129,6 +131,7 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
     """Check, then learn: the whole of a run but for its printed table."""
     from nlora.backbone import load_backbone
     from nlora.sequence import learn_sequence
+    from nlora.tryout import probes, try_out
 
     config = loaded.config
     folder = Path(config.output_dir)
@@ -151,16 +154,23 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
             quantise=config.quantise,
             trust_remote_code=config.trust_remote_code,
         )
+        paths = try_out(
+            backbone,
+            [probes(task, plan.encoder) for task in plan.tasks],
+            lora=config.lora,
+            needs_gradients=plan.methods[0].trains == "adapter",
+            generates=any(config.evaluate.decode == "generate" or not task.labels for task in plan.tasks),
+        )
         console.print(
             f"{config.name}: {config.method.name} learns {len(plan.tasks)} tasks on {config.model}, "
             f"about {display.duration(plan.seconds)}",
             markup=False,
             highlight=False,
         )
-        for note in (*plan.limits, *protocol_notes(config)):
+        for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
             console.print(f"- {note}", markup=False, highlight=False)
         with RunProgress(console, stages=len(plan.tasks)) as progress:
-            learn_sequence(plan, backbone, run, progress)
+            learn_sequence(plan, backbone, run, progress, paths)
         return write_outcome(run)
 
 

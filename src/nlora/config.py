@@ -118,13 +118,24 @@ class MethodChoice(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+_SOURCE = (
+    "a JSONL, JSON, CSV, TSV or Parquet file with the fields sentence (or input, or text) and label (or output), or "
+    "hub:<data set>[:configuration][/split]."
+)
+
+
 class TaskSource(Frozen):
     """A task of one's own, or a data set of the benchmark by its name."""
 
     name: str = Field(min_length=1, pattern=r"^[^/\\\x00-\x1f]+$", description="Unique within the run.")
     type: str | None = Field(None, description="Kind of task as the prompt names it; null: the task's name.")
-    train: str | None = Field(None, description="JSONL, CSV or Parquet file of training examples.")
-    test: str | None = Field(None, description="JSONL, CSV or Parquet file of test examples.")
+    train: str | None = Field(None, description=f"Training examples: {_SOURCE}")
+    test: str | None = Field(None, description=f"Test examples: {_SOURCE}")
+    quoting: bool | None = Field(
+        None,
+        description="Whether cells of the task's CSV and TSV files may stand in quotes; null: in CSV they may, in TSV "
+        "a quote is a character as any other (as in GLUE's files).",
+    )
     instruction: str | None = Field(None, description="What the model is asked to do with each text.")
     labels: tuple[str, ...] | None = Field(None, description="The label words; left out: free text.")
 
@@ -133,6 +144,13 @@ class TaskSource(Frozen):
         if (self.train is None) != (self.test is None):
             missing = "test" if self.test is None else "train"
             raise ValueError(f"task '{self.name}' has no '{missing}' file; a task of one's own needs both")
+        return self
+
+    @model_validator(mode="after")
+    def _quoting_of_a_table(self) -> TaskSource:
+        files = (self.train or "", self.test or "")
+        if self.quoting is not None and not any(f.lower().endswith((".csv", ".tsv")) for f in files):
+            raise ValueError(f"task '{self.name}' sets quoting, but has no CSV or TSV file; leave it out")
         return self
 
 

@@ -126,7 +126,7 @@ def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgres
     from nlora.metrics.text import aggregate
     from nlora.record import accuracy, predictions_of
 
-    served = Served(stage)
+    served = Served(stage, [one.task for one in asked])
     scores, predictions = [], []
     for one in asked:
         task = one.task

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from nlora.data.encode import Encoded
-from nlora.greedy import greedy, is_plain
+from nlora.greedy import greedy, greedy_generation, is_plain
 from nlora.label_tree import LabelTree, likeliest_labels
-from nlora.packed import packing_is_exact
+from nlora.paths import Paths, usual_paths
 from nlora.reading import Reader
 
 if TYPE_CHECKING:
@@ -51,13 +51,18 @@ class Answers:
 
 
 class Evaluator:
-    """Answers tasks with one backbone; the prompts of a task are tokenised once per run."""
+    """Answers tasks with one backbone; the prompts of a task are tokenised once per run.
 
-    def __init__(self, backbone: Backbone, encoder: Encoder, options: EvaluateOptions) -> None:
+    paths: how batches go through the model, as `nlora.tryout.try_out` found; None: as its own facts allow.
+    """
+
+    def __init__(
+        self, backbone: Backbone, encoder: Encoder, options: EvaluateOptions, paths: Paths | None = None
+    ) -> None:
         self._backbone = backbone
         self._encoder = encoder
         self._options = options
-        self._packs = packing_is_exact(backbone.model)
+        self._paths = paths or usual_paths(backbone.model)
         self._plain = is_plain(backbone.model)
         self._prompts: dict[str, list[Encoded]] = {}
 
@@ -82,11 +87,12 @@ class Evaluator:
             self._backbone.model,
             [encoded[group[0]] for group in groups],
             pad_id=self._backbone.tokenizer.pad_token_id,
-            packs=self._packs,
+            packs=self._paths.read == "packed",
+            continues=self._paths.continues,
         )
         texts = [""] * len(encoded)
         tokens: list[int] = []
-        size = self._options.batch_size
+        size = self._options.batch_size if self._paths.read != "single" else 1
         for start in range(0, len(groups), size):
             some = groups[start : start + size]
             found = respond(reader, [encoded[group[0]] for group in some])
@@ -122,26 +128,19 @@ class Evaluator:
         if reader.can_continue and self._plain:
             answers = greedy(reader.read(prompts), end_id=end_id, most_tokens=most)
         else:
-            answers = self._generate(reader.batch(prompts))
+            together = len(prompts) if self._paths.generate == "padded" else 1
+            parts = [prompts[start : start + together] for start in range(0, len(prompts), together)]
+            answers = [ids for part in parts for ids in self._generate(reader.batch(part))]
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [(text.strip(), _length(ids, end_id)) for text, ids in zip(texts, answers, strict=True)]
 
     def _generate(self, batch: Batch) -> list[list[int]]:
         """transformers' own greedy answers: with the model's rules, and for caches that nothing can follow."""
-        from transformers import GenerationConfig
-
-        tokenizer: Any = self._backbone.tokenizer
         model: Any = self._backbone.model
-        plan = GenerationConfig(
-            max_new_tokens=self._encoder.max_target_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
-        )
         output: Tensor = model.generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=plan
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            generation_config=greedy_generation(self._backbone, most_tokens=self._encoder.max_target_tokens),
         )
         # A causal model repeats the prompt; a decoder begins with its start token.
         begin = 1 if self._backbone.encoder_decoder else batch["input_ids"].shape[1]

@@ -10,10 +10,13 @@ tokens and the rows that have ended: they leave the batch.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlora.model_facts import is_encoder_decoder
 from nlora.reading import Reading
+
+if TYPE_CHECKING:
+    from nlora.backbone import Backbone
 
 # fmt: off
 _SAMPLING = {"do_sample", "temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff",
@@ -59,4 +62,18 @@ def is_plain(model: Any) -> bool:
     return all(
         name in _HARMLESS or name.startswith("_") or value is None
         for name, value in settings.to_diff_dict().items()
+    )
+
+
+def greedy_generation(backbone: Backbone, *, most_tokens: int) -> Any:
+    """transformers' GenerationConfig for one beam and no sampling; the model's own rules are added by `generate`."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=most_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=backbone.tokenizer.eos_token_id,
+        pad_token_id=backbone.tokenizer.pad_token_id,
+        decoder_start_token_id=getattr(backbone.model.config, "decoder_start_token_id", None),
     )

@@ -5,8 +5,8 @@
 
 A label's score is log P(its tokens | prompt) = Σ_d log p(token_d | prompt, tokens before it). The prompt's
 pass gives all first tokens, and with them a bound of every score, since a score only falls along a path. Each row
-then runs, on its prompt's cache, the rest of the label that leads, until the leading label's score is
-complete: the answer is exact, and most rows run one short path or none.
+then runs, on its prompt's cache, the rest of the label that leads. That lowers the bounds of all labels that begin
+like it, too. When the leading label's score is complete, the answer is exact; most rows run one short path or none.
 
 Where one label's tokens begin another's ("B" and "Bad"), every label is taken with the end token, without
 which the shorter one could never lose.
@@ -51,6 +51,12 @@ class LabelTree:
             labels = [(*label, end_id) for label in labels]
         return cls(tuple(labels))
 
+    def padded(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The labels' tokens, filled up with zeros, (L, D), and how many each has, (L,)."""
+        longest = max(map(len, self.labels))
+        words = [[*label, *[0] * (longest - len(label))] for label in self.labels]
+        return torch.tensor(words, device=device), torch.tensor([*map(len, self.labels)], device=device)
+
 
 @torch.no_grad()
 def label_scores(model: nn.Module, batch: Batch, tree: LabelTree) -> Tensor:
@@ -71,15 +77,14 @@ def _scores(reading: Reading, tree: LabelTree, *, all_labels: bool) -> Tensor:
     the label that leads and is not exact yet, until an exact one leads.
     """
     root = reading.first.float().log_softmax(-1)  # (B, V)
-    scores = root[:, [label[0] for label in tree.labels]].clone()  # (B, L)
-    exact = [[len(label) == 1 for label in tree.labels] for _ in reading.rows]
+    words, lengths = tree.padded(root.device)  # (L, D), (L,)
+    scores = root[:, words[:, 0]]  # (B, L)
+    known = torch.ones_like(scores, dtype=torch.long)  # how many of a label's tokens are in its score
     while True:
-        paths = {}
-        leading = scores.argmax(1).tolist()
-        for row in reading.rows:
-            label = exact[row].index(False) if all_labels and False in exact[row] else leading[row]
-            if not exact[row][label]:
-                paths[row] = tree.labels[label][:-1]
+        open_ = known < lengths  # (B, L)
+        chosen = open_.int().argmax(1) if all_labels else scores.argmax(1)
+        asks = open_.gather(1, chosen[:, None])[:, 0].tolist()
+        paths = {row: tree.labels[label][:-1] for row, label in enumerate(chosen.tolist()) if asks[row]}
         if not paths:
             return scores
         if len(paths) < len(reading.rows):
@@ -89,17 +94,17 @@ def _scores(reading: Reading, tree: LabelTree, *, all_labels: bool) -> Tensor:
         filled = [[*paths[row], *[0] * (longest - len(paths[row]))] for row in reading.rows]
         log_p = reading.run(torch.tensor(filled, device=root.device)).float().log_softmax(-1)
         reading.forget(longest)  # log_p: (B', longest, V)
-        cells = []
-        for place, row in enumerate(reading.rows):
-            for i, label in enumerate(tree.labels):
-                if not exact[row][i] and _inner_on(label, paths[row]):
-                    cells += [(place, depth, token, row, i) for depth, token in enumerate(label[1:])]
-                    exact[row][i] = True
-        places, depths, tokens, rows, columns = torch.tensor(cells, device=root.device).T
-        scores.index_put_((rows, columns), log_p[places, depths, tokens], accumulate=True)
+        rows = torch.tensor(reading.rows, device=root.device)
+        of_path = {path: _told(words, lengths, path) for path in set(paths.values())}
+        told = torch.stack([of_path[paths[row]] for row in reading.rows])  # (B', L)
+        before = known[rows]
+        for depth in range(1, longest + 1):
+            new = (before <= depth) & (depth < told)
+            scores[rows] += torch.where(new, log_p[:, depth - 1][:, words[:, depth]], 0.0)
+        known[rows] = torch.maximum(before, told)
 
 
-def _inner_on(label: Path, path: Path) -> bool:
-    """Whether all inner nodes of the label lie on the path."""
-    inner = label[:-1]
-    return path[: len(inner)] == inner
+def _told(words: Tensor, lengths: Tensor, path: Path) -> Tensor:
+    """How many tokens of each label a path tells, (L,): those that both begin with, and one more."""
+    same = words[:, : len(path)] == torch.tensor(path, device=words.device)  # (L, len(path))
+    return (same.int().cumprod(1).sum(1) + 1).minimum(lengths)

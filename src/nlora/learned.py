@@ -1,7 +1,7 @@
 """What a model has learned so far: the update of every stage, and which of them are in the backbone now.
 
     learned = Learned(backbone.model, ["model.layers.0.self_attn.q_proj"])
-    learned.recall(run, stage=1, method=method)   # from the folder of a committed stage
+    learned.recall(folder, method, last=True)     # from the folder of a committed stage
     learned.prepare(method)                       # the backbone as the next stage's training finds it
     learned.serve(method, index=0)                # the backbone that answers the first task
 
@@ -18,13 +18,13 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
+from nlora.adapters import ADAPTER
 from nlora.beside import Beside
-from nlora.errors import ModelError, RunError
+from nlora.errors import AdapterError, ModelError, RunError
 from nlora.factors import State
 from nlora.folding import FoldedBackbone
 from nlora.methods.base import Memory, Method
 from nlora.quantise import needs_floats
-from nlora.run_dir import RunDir
 from nlora.targets import is_quantised, linear_layer, takes_updates
 
 MEMORY_FILE = "memory.safetensors"
@@ -36,16 +36,24 @@ class Learned:
     def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
         self.updates: list[State] = []
         self.memory: Memory = {}
-        self._model = model
+        self._model, self._names = model, list(module_names)
         self._folded = keep_updates(model, module_names)
         self._quantised = any(is_quantised(linear_layer(model, name)) for name in module_names)
         self._inside: list[State] = []
 
-    def recall(self, run: RunDir, stage: int, method: Method, *, last: bool) -> None:
-        """Take a committed stage back from its folder. last: whether none is committed after it."""
-        folder = run.stage_folder(stage)
-        passed_over = run.stage_record(stage).is_passed_over
-        self.updates.append({} if passed_over else method.reload(self._model, folder, is_last=last))
+    def recall(self, folder: Path, method: Method, *, last: bool, passed_over: bool = False) -> None:
+        """Take back what a stage trained, from its folder. last: whether nothing is trained after it.
+
+        Raises AdapterError for an adapter that lacks a layer.
+        """
+        state = {} if passed_over else method.reload(self._model, folder, is_last=last)
+        if state and (lost := [name for name in self._names if name not in state]):
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise AdapterError(
+                f"{folder / ADAPTER}: lacks the update of {lost[0]}{more}; put the file back, or delete {folder} and "
+                "later stages to train them again"
+            )
+        self.updates.append(state)
         if last:
             self.memory = load_memory(folder)
 

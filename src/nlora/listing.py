@@ -82,9 +82,8 @@ def _data() -> Table:
     table.add_row(
         "a folder", "in the released layout <type>/<dataset>/{train,dev,test,labels}.json; data: FOLDER"
     )
-    table.add_row(
-        "files", "of your own, JSONL, CSV, TSV or Parquet; tasks: [{name, train, test, instruction, labels}]"
-    )
+    formats = "JSONL, JSON, CSV, TSV or Parquet, or hub:<data set>"
+    table.add_row("files", f"of your own, {formats}; tasks: [{{name, train, test, instruction, labels}}]")
     return table
 
 

@@ -50,6 +50,19 @@ def full_attention(model: Any) -> bool:
     return not slides and getattr(config, "_attn_implementation", "eager") in {"eager", "sdpa"}
 
 
+def recompute_activations(model: Any, *, on: bool) -> None:
+    """Switches gradient checkpointing; not the reentrant kind, which would cut off what trains in the first layer."""
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers' newer name for it
+        if on:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            model.activation_checkpointing_disable()
+    elif on:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_disable()
+
+
 def probe_tokens(model: Any) -> Tensor:
     """(2, 12) tokens to try something on; the two rows part behind their ninth token.
 
@@ -68,24 +81,36 @@ def logits_agree(model: nn.Module, attempt: Callable[[], tuple[Tensor, Tensor]])
     """Whether a try gives the logits that it should; one that fails does not, whatever the model's code raises.
 
     attempt: returns the logits found and those expected, of one shape; called without gradients, in evaluation mode.
-    They agree to a thousandth of the largest logit, in 16 bits to 4 hundredths: rounding alone moved SmolLM2's by up to
-    2 hundredths there, one token that one row does not see by 9, wrong positions by 20. The log says if they do not.
+    The log says if they differ by more than `logits_tolerance`.
     """
-    short = next(model.parameters()).dtype in {torch.bfloat16, torch.float16}
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            found, expected = (logits.float() for logits in attempt())
+            off = logits_off(*attempt())
     except (LookupError, AttributeError, RuntimeError, TypeError, ValueError):
         return False
     finally:
         model.train(training)
-    off = float((found - expected).abs().max() / expected.abs().max())
-    agree = off <= (_SHORT_TOLERANCE if short else _TOLERANCE)
+    agree = off <= logits_tolerance(model)
     if not agree:
         _log.warning("another way through the model moved its logits by %.2g of the largest: not taken", off)
     return agree
+
+
+def logits_off(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a share of the largest logit."""
+    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+
+
+def logits_tolerance(model: nn.Module) -> float:
+    """Up to which share of the largest logit two ways through a model agree.
+
+    A thousandth, in 16 bits 4 hundredths: rounding alone moved SmolLM2's logits by up to 2 hundredths there, one token
+    that one row does not see by 9, wrong positions by 20.
+    """
+    short = next(model.parameters()).dtype in {torch.bfloat16, torch.float16}
+    return _SHORT_TOLERANCE if short else _TOLERANCE
 
 
 def _text_config(config: Any) -> Any:

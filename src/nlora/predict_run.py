@@ -6,8 +6,7 @@ lines[0]                                      # {"sentence": "It is down", "pred
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +18,8 @@ from nlora.asked import asked_tasks
 from nlora.commands import announce_downloads
 from nlora.config import Config
 from nlora.data.base import Example, Task
-from nlora.data.rows import TEXT_FIELDS
+from nlora.data.rows import as_line, text_of
+from nlora.data.texts import read_texts
 from nlora.errors import InputErrors, Problem
 from nlora.progress import RunProgress
 from nlora.served import CommittedStage, Served, read_stage
@@ -33,8 +33,9 @@ def predict_command(
     task: str,
     stage: int | None,
     file: str | None,
+    kind: str | None = None,
     settings: Sequence[str],
-    stdin: IO[str],
+    stdin: IO[bytes],
     progress_console: Console,
 ) -> None:
     """Reads the texts, answers them, and prints a line of JSON for each, in their order."""
@@ -43,12 +44,13 @@ def predict_command(
     asked, index = _task(chosen.config, chosen.loaded.base_folder, task)  # before waiting for anybody's texts
     if file is None and stdin.isatty():
         progress_console.print("one text a line; an empty input (Ctrl-D) ends it", highlight=False)
-    rows = read_texts(None if file is None else Path(file), stdin)
+    quoting = None if index == len(chosen.config.tasks) else chosen.config.tasks[index].quoting
+    rows = read_texts(None if file is None else Path(file), stdin, kind=kind, quoting=quoting)
     announce_downloads(chosen.loaded, progress_console)
     with RunProgress(progress_console, stages=len(chosen.config.tasks)) as progress:
         lines = _answered(chosen, asked, index, rows, progress)
     for line in lines:
-        typer.echo(json.dumps(line, ensure_ascii=False))
+        typer.echo(as_line(line))
 
 
 def predict(stage: CommittedStage, task: str, rows: Sequence[Row], progress: RunProgress) -> list[Row]:
@@ -68,9 +70,10 @@ def _answered(
         return []
     # The label is not looked at; an answer of the task is one that the tokenizer can write.
     label = task.labels[0] if task.labels else "-"
-    examples = tuple(Example(str(i), _text(row) or "", label) for i, row in enumerate(rows))
+    examples = tuple(Example(str(i), text_of(row), label) for i, row in enumerate(rows))
     on_answered = progress.scoring(stage.stage, task.name, len(examples))
-    answers = Served(stage).answer(replace(task, test=examples), index, on_answered)
+    asked = replace(task, test=examples)
+    answers = Served(stage, [asked]).answer(asked, index, on_answered)
     return [{**row, "prediction": text} for row, text in zip(rows, answers.texts, strict=True)]
 
 
@@ -87,44 +90,3 @@ def _task(config: Config, base_folder: Path, name: str) -> tuple[Task, int]:
             Problem(p.where.replace("--tasks", "--task"), p.what) for p in error.problems
         ) from error
     return found.task, len(config.tasks) if found.index is None else found.index
-
-
-def read_texts(file: Path | None, stdin: Iterable[str]) -> list[Row]:
-    """Texts to answer: a row for each.
-
-    file: .jsonl (objects with a text, other fields are kept) or plain text, one text a line; None: lines of stdin.
-    Empty lines are left out. Raises InputErrors with the lines that hold no text.
-    """
-    if file is None:
-        return [{"sentence": line.strip()} for line in stdin if line.strip()]
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise InputErrors([Problem("--file", f"no such file: {file}")]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputErrors([Problem("--file", f"{file} cannot be read as UTF-8 text ({error})")]) from error
-    if file.suffix.lower() not in {".jsonl", ".ndjson"}:
-        return [{"sentence": line.strip()} for line in lines if line.strip()]
-    rows, problems = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.append(Problem(f"{file}:{number}", f"not JSON: {error.msg} (column {error.colno})"))
-            continue
-        row = {"sentence": row} if isinstance(row, str) else row
-        if not isinstance(row, dict) or _text(row) is None:
-            what = f"expected an object with a text as one of {', '.join(TEXT_FIELDS)}"
-            problems.append(Problem(f"{file}:{number}", what))
-            continue
-        rows.append(row)
-    if problems:
-        raise InputErrors(problems[:5])
-    return rows
-
-
-def _text(row: Row) -> str | None:
-    """The text of a row, under the first of its names; None where there is none."""
-    return next((row[field] for field in TEXT_FIELDS if isinstance(row.get(field), str)), None)

@@ -67,12 +67,21 @@ class Reader:
     """Reads the prompts of one task with weights that do not change meanwhile.
 
     prompts: all of them. packs: whether the model takes packed batches (`nlora.packed.packing_is_exact`).
+    continues: False reads a prompt again, whole, with whatever follows it.
     """
 
-    def __init__(self, model: nn.Module, prompts: Sequence[Encoded], *, pad_id: int, packs: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Encoded],
+        *,
+        pad_id: int,
+        packs: bool,
+        continues: bool = True,
+    ) -> None:
         self._model = model
         self._collate = Collator(pad_id, is_encoder_decoder(model))
-        self._keeps_all = keeps_all_tokens(model)
+        self._keeps_all = continues and keeps_all_tokens(model)
         self._device = next(model.parameters()).device
         self._packed = PackedPrompts(model, prompts) if packs and self._keeps_all and prompts else None
 
@@ -88,7 +97,7 @@ class Reader:
     def read(self, prompts: Sequence[Encoded]) -> Reading:
         """Reads prompts, the longest of them first."""
         if not self._keeps_all:
-            return read_batch(self._model, self.batch(prompts))
+            return _WholeReading(self._model, self.batch(prompts))
         if self._packed is not None:
             return self._packed.read(prompts)
         sizes = [len(prompts)]

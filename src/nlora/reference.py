@@ -68,8 +68,8 @@ def markdown() -> str:
         "",
         "One YAML file describes a run. On the command line, `key=value` overrides any of these keys by its dotted",
         "path, as in `nlora run my.yaml train.learning_rate=5e-4 tasks.0.name=agnews`. Relative paths of data files",
-        "are looked for in the current folder, then beside the YAML file. This page is made from the program",
-        "(`python -m nlora.reference`).",
+        "are looked for in the current folder, then beside the YAML file; [data.md](data.md) says what they hold. This",
+        "page is made from the program (`python -m nlora.reference`).",
         "",
         *_table(configuration_keys()),
     ]

@@ -30,10 +30,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nlora.atomic import DISK_FULL, TEMPORARY, disk_errors, publish_folder, remove, sweep, write_json
+from nlora.atomic import (
+    DISK_FULL,
+    TEMPORARY,
+    disk_errors,
+    flush_folder,
+    publish_folder,
+    remove,
+    sweep,
+    write_json,
+)
 from nlora.config import Config
 from nlora.errors import RunError
 from nlora.metrics.continual import summarize
@@ -53,11 +63,29 @@ LOG_FILE = Path("logs", "train_and_infer.log")
 OUTPUTS = "outputs"
 ADAPTER = "adapter"
 STAGE_FILE = "stage.json"
+TRAINED_FILE = "trained.json"
+"""Marks a stage that is trained, and not scored yet."""
 ZERO_SHOT_FILE = "zero_shot.json"
 LOCK_FILE = ".lock"
 
 _UNSAFE = '<>:"|?*%'
 _LONGEST_BYTES = 80  # of a task's name; file systems allow 255 for the whole, and %XX triples a character
+
+
+def keep_trained(folder: Path, result: dict[str, Any]) -> None:
+    """Mark that a stage's folder holds all that was trained. result: what its training took and came to."""
+    with disk_errors(folder):
+        flush_folder(folder)
+    write_json(folder / TRAINED_FILE, result)
+
+
+def trained(folder: Path) -> dict[str, Any] | None:
+    """What `keep_trained` was given for this folder; None where the stage has still to be trained."""
+    try:
+        result: dict[str, Any] = json.loads((folder / TRAINED_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result
 
 
 def write_stage_record(folder: Path, record: StageRecord) -> None:
@@ -169,26 +197,30 @@ class RunDir:
     def stage(self, stage: int, task_name: str | None = None) -> Iterator[Path]:
         """A temporary folder that becomes the stage's when the block ends well, and is removed when not.
 
-        The block must have written the stage's record (`write_stage_record`): ValueError when it has not, or
-        not this stage's. RunError when the stage is committed already, when an earlier one is not, or when
-        the disk refuses.
+        But what is trained is kept: once `keep_trained` has been called, the folder stays, also for later processes,
+        and the next block for this stage finds it as it was. The block must have written the stage's record
+        (`write_stage_record`): ValueError when it has not, or not this stage's. RunError when the stage is committed
+        already, when an earlier one is not, or when the disk refuses.
         """
         final = self.stage_folder(stage, task_name)
         if self.is_committed(stage):
             raise RunError(f"{final}: is committed already; delete it and all later stages to run it again")
         if missing := [k for k in range(1, stage) if not self.is_committed(k)]:
             raise RunError(f"{final}: stage {missing[0]} has to be committed first")
-        temporary = final.with_name(f"{TEMPORARY}{final.name}")
+        temporary = _unfinished(final)
         with disk_errors(temporary):
-            remove(temporary)
-            temporary.mkdir(parents=True)
+            if not trained(temporary):
+                remove(temporary)
+                temporary.mkdir(parents=True)
         try:
             with disk_errors(temporary, only=DISK_FULL):
                 yield temporary
             self._record_in(temporary, stage)
             publish_folder(temporary, final)
+            (final / TRAINED_FILE).unlink(missing_ok=True)
         finally:
-            remove(temporary)
+            if not trained(temporary):
+                remove(temporary)
 
     def write_zero_shot(self, row: Sequence[Score]) -> None:
         """Keep the scores before any training, a percentage for each task."""
@@ -233,7 +265,10 @@ class RunDir:
         if not (self.folder / RUN_FILE).exists() and outputs.is_dir() and any(outputs.iterdir()):
             raise RunError(f"{self.folder}: holds outputs but no {RUN_FILE}; give another output_dir")
         sweep(self.folder)
-        sweep(outputs)
+        unfinished = _unfinished(
+            self.stage_folder(min(len(self.committed_stages()) + 1, len(self.config.tasks)))
+        )
+        sweep(outputs, keep=unfinished if trained(unfinished) else None)
         write_or_compare(self.folder, self.config, self.versions, base_folder)
         committed = self.committed_stages()
         if missing := [k for k in range(1, max(committed, default=0)) if k not in committed]:
@@ -271,6 +306,11 @@ class RunDir:
         if not 1 <= stage <= len(self.config.tasks):
             raise ValueError(f"stage {stage} of a run of {len(self.config.tasks)} tasks; stages count from 1")
         return self.config.tasks[stage - 1].name
+
+
+def _unfinished(final: Path) -> Path:
+    """Where a stage is written before it is committed."""
+    return final.with_name(f"{TEMPORARY}{final.name}")
 
 
 def stage_name(stage: int, task_name: str) -> str:

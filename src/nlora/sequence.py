@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +22,47 @@ from nlora.backbone import Backbone
 from nlora.data.base import Task
 from nlora.evaluation import Answers, Evaluator
 from nlora.learned import MEMORY_FILE, Learned
+from nlora.paths import Paths
 from nlora.plan import Plan
 from nlora.progress import RunProgress
 from nlora.record import score_row, write_passed_over, write_stage
-from nlora.run_dir import RunDir
+from nlora.run_dir import RunDir, keep_trained, trained
 from nlora.training import TrainResult, train
 
 log = logging.getLogger("nlora")
 
 
-def learn_sequence(plan: Plan, backbone: Backbone, run: RunDir, progress: RunProgress) -> None:
-    """Teaches the backbone the plan's tasks in order; stages that the folder holds already are not repeated."""
+def learn_sequence(
+    plan: Plan, backbone: Backbone, run: RunDir, progress: RunProgress, paths: Paths | None = None
+) -> None:
+    """Teaches the backbone the plan's tasks in order; stages that the folder holds already are not repeated.
+
+    Nor is the training of a stage whose scoring failed. paths: as `nlora.tryout.try_out` found.
+    """
     tasks = plan.tasks
     learned = Learned(backbone.model, [module.name for module in plan.modules])
-    evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate)
+    evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate, paths)
     done = len(run.committed_stages())
     if plan.config.evaluate.zero_shot and run.zero_shot() is None:
         run.write_zero_shot(score_row(tasks, _answer(plan, evaluator, learned, tasks, 0, progress)))
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):
-            learned.recall(run, stage, method, last=stage == done)
+            passed_over = run.stage_record(stage).is_passed_over
+            learned.recall(run.stage_folder(stage), method, passed_over=passed_over, last=stage == done)
             continue
         with run.stage(stage, task.name) as folder:
             if plan.encoded[stage - 1]:
-                result = _learn(plan, backbone, learned, stage, folder, progress)
+                if kept := trained(folder):
+                    log.info("stage %d: %s was trained before; only scored now", stage, task.name)
+                    learned.recall(folder, method, last=True)
+                    result = TrainResult(**kept)
+                else:
+                    result = _learn(plan, backbone, learned, stage, folder, progress, paths)
+                    keep_trained(folder, asdict(result))
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
-                answers = _answer(plan, evaluator, learned, seen, stage, progress)
-                row = write_stage(folder, tasks, stage, answers, result)
+                with _told_what_is_kept(progress, stage):
+                    answers = _answer(plan, evaluator, learned, seen, stage, progress)
+                    row = write_stage(folder, tasks, stage, answers, result)
                 progress.stage_done(stage, task.name, [t.name for t in tasks], row)
             else:  # the method trains nothing here
                 learned.updates.append({})
@@ -56,8 +72,24 @@ def learn_sequence(plan: Plan, backbone: Backbone, run: RunDir, progress: RunPro
         run.write_summary()
 
 
+@contextmanager
+def _told_what_is_kept(progress: RunProgress, stage: int) -> Iterator[None]:
+    """Says, where scoring does not come to its end, that the training is not lost."""
+    try:
+        yield
+    except BaseException:
+        progress.say(f"stage {stage} is trained and kept; the same command goes on with its scoring")
+        raise
+
+
 def _learn(
-    plan: Plan, backbone: Backbone, learned: Learned, stage: int, folder: Path, progress: RunProgress
+    plan: Plan,
+    backbone: Backbone,
+    learned: Learned,
+    stage: int,
+    folder: Path,
+    progress: RunProgress,
+    paths: Paths | None,
 ) -> TrainResult:
     """Trains one stage over the backbone as the method wants it, and saves what it trained."""
     config, task, method = plan.config, plan.tasks[stage - 1], plan.methods[stage - 1]
@@ -80,10 +112,14 @@ def _learn(
             extra_loss=method.extra_loss,
             seed=seed,
             folder=folder,
+            paths=paths,
             on_step=progress.training(stage, task.name, plan.stages[stage - 1].steps),
         )
         learner.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
         learned.updates.append(learner.state())
+        if still := [name for name, f in learned.updates[-1].items() if not f.B.any()]:
+            more = f" and of {len(still) - 1} more layers" if len(still) > 1 else ""
+            progress.say(f"stage {stage}: the update of {still[0]}{more} stayed 0; it learned nothing")
     finally:
         learner.detach()
     learned.serve(method, stage - 1)

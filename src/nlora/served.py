@@ -1,7 +1,7 @@
 """Any committed stage of a run, to be asked again: the model as it was then, of a finished or an unfinished run.
 
     stage = read_stage(Path("runs/demo/nlora"), stage=2)      # checks; no weights yet
-    served = Served(stage)                                    # the backbone, with the updates of stages 1 and 2
+    served = Served(stage, [task])                            # the backbone, with the updates of stages 1 and 2
     served.answer(task, index=0)                              # the answers that the run itself got then
 
 Nothing of the run is locked or changed: committed stages stay as they are, so another process may be training later
@@ -95,15 +95,16 @@ def _checked(run: RunDir, stage: int | None) -> int:
 
 
 class Served:
-    """The model of a stage, loaded."""
+    """The model of a stage, loaded. tasks: those that will be asked; it is tried out on their texts."""
 
-    def __init__(self, stage: CommittedStage) -> None:
+    def __init__(self, stage: CommittedStage, tasks: Sequence[Task]) -> None:
         from nlora.adapters import target_modules
         from nlora.backbone import load_backbone
         from nlora.evaluation import Evaluator
         from nlora.learned import Learned
         from nlora.plan import make_encoder
         from nlora.positions import positions_of
+        from nlora.tryout import probes, try_out
 
         config = stage.config
         backbone = load_backbone(
@@ -112,14 +113,23 @@ class Served:
             quantise=config.quantise,
             trust_remote_code=config.trust_remote_code,
         )
-        positions = positions_of(backbone.model)
+        encoder = make_encoder(config, positions_of(backbone.model))
+        paths = try_out(
+            backbone,
+            [probes(task, encoder) for task in tasks],
+            generates=any(config.evaluate.decode == "generate" or not task.labels for task in tasks),
+        )
         modules = [module.name for module in target_modules(backbone.model, config.lora)]
         self._method = stage.method
         self._learned = Learned(backbone.model, modules)
         for k in range(1, stage.stage + 1):
-            self._learned.recall(stage.run, k, stage.methods[k - 1], last=k == stage.stage)
-        encoder = make_encoder(config, positions)
-        self._evaluator = Evaluator(backbone, encoder, config.evaluate)
+            self._learned.recall(
+                stage.run.stage_folder(k),
+                stage.methods[k - 1],
+                passed_over=stage.run.stage_record(k).is_passed_over,
+                last=k == stage.stage,
+            )
+        self._evaluator = Evaluator(backbone, encoder, config.evaluate, paths)
 
     def answer(
         self, task: Task, index: int, on_answered: Callable[[int], None] = lambda count: None

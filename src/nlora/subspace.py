@@ -24,6 +24,7 @@ from torch import nn
 from nlora.config import LoraOptions
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.factors import State
+from nlora.model_facts import recompute_activations
 from nlora.targets import target_modules, target_names
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -107,7 +108,7 @@ class SubspaceModel:
 
     def enable_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them; undone by `detach`."""
-        self.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(self.model.get_base_model(), on=True)
         self._checkpointing = True
 
     def detach(self) -> nn.Module:
@@ -115,7 +116,7 @@ class SubspaceModel:
         weights = self._weights()
         backbone: Any = self.model.unload()
         if self._checkpointing:
-            backbone.gradient_checkpointing_disable()
+            recompute_activations(backbone, on=False)
             self._checkpointing = False
         if hasattr(backbone, "peft_config"):
             del backbone.peft_config

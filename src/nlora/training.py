@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -32,7 +32,8 @@ from nlora.errors import RunError
 from nlora.lean import lean
 from nlora.logits import answer_logits
 from nlora.memory import forget_peak, peak_memory_bytes
-from nlora.packed import packed_attention, packing_is_exact
+from nlora.packed import packed_attention
+from nlora.paths import Paths, usual_paths
 
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
@@ -197,16 +198,19 @@ def train(
     extra_loss: ExtraLoss | None = None,
     seed: int,
     folder: Path,
+    paths: Paths | None = None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> TrainResult:
     """Trains the adapter in place, over a backbone that stays as it is; or the whole backbone.
 
     examples: each with its answer. extra_loss: see `Method.extra_loss`.
+    paths: how batches go through the model, as `nlora.tryout.try_out` found; None: as its own facts allow.
     folder: gets trainer_state.json and the logs of `report_to`.
     on_step: called with the number of optimizer steps done. Raises RunError when the loss is no number.
     """
-    arguments = _training_arguments(options, seed, folder)
-    packs = _packs(arguments, backbone.model)
+    paths = paths or usual_paths(backbone.model)
+    arguments = _training_arguments(options, seed, folder, together=paths.train != "single")
+    packs = paths.train == "packed"
     if options.gradient_checkpointing:
         learner.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
@@ -225,7 +229,7 @@ def train(
     trainer.remove_callback(PrinterCallback)
     forget_peak()
     begin = time.perf_counter()
-    undo_lean = lean(learner.model)
+    undo_lean = lean(learner.model) if paths.leans else lambda: None
     gc.freeze()  # accelerate collects garbage at start and end: a quarter of a second among objects that stay
     try:
         with packed_attention(backbone.model) if packs else nullcontext():
@@ -252,11 +256,6 @@ def train(
     )
 
 
-def _packs(arguments: TrainingArguments, model: nn.Module) -> bool:
-    """Several GPUs without a launcher: the Trainer cuts a batch along its rows, and a packed one has only one."""
-    return arguments.n_gpu <= 1 and packing_is_exact(model)
-
-
 def _order(examples: Sequence[Encoded], options: TrainOptions, seed: int) -> LengthOrder | None:
     if options.batches == "random":
         return None
@@ -264,16 +263,20 @@ def _order(examples: Sequence[Encoded], options: TrainOptions, seed: int) -> Len
     return LengthOrder(lengths, batch_size=options.batch_size, seed=seed)
 
 
-def _training_arguments(options: TrainOptions, seed: int, folder: Path) -> TrainingArguments:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+def _training_arguments(
+    options: TrainOptions, seed: int, folder: Path, *, together: bool
+) -> TrainingArguments:
+    """together: whether examples share a micro-batch; else each has its own, which makes the same step."""
+    # Not WORLD_SIZE: some schedulers set that variable for a process that is alone.
+    processes = PartialState().num_processes
     per_process, left_over = divmod(options.batch_size, processes)
-    micro = options.micro_batch_size or per_process
+    micro = (options.micro_batch_size or per_process) if together else 1
     if left_over or micro == 0 or per_process % micro:
         raise RunError(
             f"train.batch_size {options.batch_size} cannot be split evenly over {processes} processes"
             f" in micro-batches of {micro or 1}"
         )
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=micro,
@@ -292,3 +295,8 @@ def _training_arguments(options: TrainOptions, seed: int, folder: Path) -> Train
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
     )
+    # One process trains on one device. With several GPUs in sight, the Trainer would wrap the model in DataParallel,
+    # whose batches are so many times as large, and which cuts packed ones apart.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments

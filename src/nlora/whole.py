@@ -18,6 +18,7 @@ from torch import nn
 
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.factors import State
+from nlora.model_facts import recompute_activations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,13 +94,13 @@ class WholeModel:
 
     def enable_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them; undone by `detach`."""
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(self.model, on=True)
         self._checkpointing = True
 
     def detach(self) -> nn.Module:
         """Freeze the backbone again, with the weights as they are now."""
         if self._checkpointing:
-            self.model.gradient_checkpointing_disable()
+            recompute_activations(self.model, on=False)
             self._checkpointing = False
         self.model.requires_grad_(False)
         self.model.eval()

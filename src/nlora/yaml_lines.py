@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from nlora.characters import half_problem
 from nlora.errors import Problem
 
 Key = tuple[str | int, ...]
@@ -166,6 +167,8 @@ def _walk(
             yield from _walk(item, (*path, index), places, active=active, done=done)
     elif node.tag != _TEXT_TAG:
         places.written.setdefault(path, node.value)
+    elif half := _joined(node):
+        yield Problem(places.where(path), half)
     active.discard(id(node))
     if not isinstance(node, yaml.ScalarNode):
         done.add(id(node))
@@ -182,6 +185,9 @@ def _walk_mapping(
             merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
             continue
         here = f"{places.source}:{line}"
+        if half := _joined(key):
+            yield Problem(here, half)
+            continue
         if not isinstance(key, yaml.ScalarNode):
             yield Problem(here, "a key must be text, not a list or a mapping")
             continue
@@ -197,6 +203,17 @@ def _walk_mapping(
         yield from _walk(value, (*path, key.value), places, active=active, done=done)
     for value in merged:  # `<<: *defaults`; keys of the mapping's own came first and stay
         yield from _walk(value, path, places, active=active, done=done)
+
+
+def _joined(node: yaml.Node) -> str | None:
+    """Makes one character of each pair of escapes that JSON writes for it ("\\ud83d\\ude00"), in place.
+
+    What is wrong comes back: a half that is left over.
+    """
+    if not isinstance(node.value, str) or half_problem(node.value) is None:
+        return None
+    node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return half_problem(node.value)
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str, source: str) -> Problem:

@@ -117,7 +117,7 @@ def test_all_that_is_wrong_with_a_data_set_is_said_at_once(tmp_path: Path) -> No
         f"{place}/train.json[1]: sentence is empty",
         f"{place}/train.json[2]: no field 'label' (or output); the fields are: text",
         f"{place}/train.json[3]: the number 3 instead of an object with the fields sentence and label",
-        f"{place}/test.json: not JSON: Expecting ',' delimiter (line 2)",
+        f"{place}/test.json:2: not JSON: Expecting ',' delimiter (column 2)",
     ]
 
 
@@ -128,7 +128,14 @@ def test_a_dash_is_no_label_in_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"), [('{"a": 1}', "expected a JSON list"), ("[1, 2]", "label words")]
+    ("labels", "said"),
+    [
+        ('{"a": 1}', "labels.json: expected a list of label words"),
+        ("[1, 2]", "labels.json: expected a list of label words"),
+        (f"[{'7' * 5000}]", "labels.json: a number of more than 4300 digits"),
+        ("[" * 100_000, "labels.json: lists or objects nested too deeply"),
+        ('["a", "b\\ud83d"]', "labels.json: label 'b\ud83d' holds \\ud83d, which is half of a character"),
+    ],
 )
 def test_labels_file_of_another_form(tmp_path: Path, labels: str, said: str) -> None:
     good(tmp_path, "TC/news", labels=labels)
@@ -141,4 +148,18 @@ def test_missing_labels_file_and_wrong_encoding(tmp_path: Path) -> None:
     (tmp_path / "TC/news/test.json").write_bytes('[{"sentence": "é"}]'.encode("latin-1"))
     first, second = problems_of(tmp_path, "news")
     assert first.endswith("labels.json: no such file")
-    assert "test.json: not UTF-8 (byte 15)" in second
+    assert second.endswith("test.json:1: not UTF-8 (byte 0xe9); save the file as UTF-8")
+    (tmp_path / "TC/news/test.json").unlink()
+    assert problems_of(tmp_path, "news")[1] == (
+        f"{tmp_path}/TC/news: no such file: {tmp_path}/TC/news/test.json"
+    )
+
+
+def test_a_row_that_python_would_choke_on_is_named(tmp_path: Path) -> None:
+    good(tmp_path, "TC/news", train='[{"sentence": "x \\ud83d", "label": "a"}]', test="[" * 100_000)
+    place = tmp_path / "TC" / "news"
+    assert problems_of(tmp_path, "news") == [
+        f"{place}/train.json[0]: sentence holds \\ud83d, which is half of a character; "
+        "mend the text, or leave the character out",
+        f"{place}/test.json: lists or objects nested too deeply to be read",
+    ]

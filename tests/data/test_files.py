@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlora.data.base import Example
-from nlora.data.files import READERS, read_examples
-from nlora.data.rows import SHOWN_PER_FILE
+from nlora.data.files import read_examples
+from nlora.data.readers import FORMATS
 
 LABELS = ("billing", "network")
 ROWS = [("My invoice, 2 pages,\nis wrong", "billing"), ('The "router" is down\u2028again', "network")]
@@ -48,17 +48,11 @@ def problems_of(path: Path, labels: tuple[str, ...] | None = LABELS) -> list[str
     ]
 
 
-def problems_in(tmp_path: Path, name: str, content: str | bytes) -> list[str]:
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    return problems_of(path)
-
-
-@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("fields", [("sentence", "label"), ("input", "output"), ("text", "label")])
 def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str, fields: tuple[str, str]) -> None:
     path = write(tmp_path / f"data{suffix}", ROWS, *fields)
-    assert read_examples(str(path), labels=LABELS) == (EXPECTED, [])
+    assert read_examples(str(path), labels=LABELS, quoting=True) == (EXPECTED, [])
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\r"), min_size=1).filter(
@@ -72,9 +66,52 @@ def test_whatever_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[tuple[str, str]]
 ) -> None:
     path = write(tmp_path_factory.mktemp("rows") / f"data{suffix}", rows)
+    examples, problems = read_examples(str(path), labels=None, quoting=True)
+    assert [(e.sentence, e.label) for e in examples] == rows
+    assert problems == []
+
+
+CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\r\n\t"), min_size=1).filter(
+    str.strip
+)
+
+
+@given(rows=st.lists(st.tuples(CELL, CELL), min_size=1, max_size=5))
+def test_a_tsv_cell_is_what_stands_between_two_tabs(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "data.tsv"
+    path.write_bytes("".join(f"{a}\t{b}\n" for a, b in [("sentence", "label"), *rows]).encode())
     examples, problems = read_examples(str(path), labels=None)
     assert [(e.sentence, e.label) for e in examples] == rows
     assert problems == []
+
+
+def test_quotes_of_a_tsv_file_are_the_texts_own_unless_the_task_says_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "data.tsv"
+    path.write_text('sentence\tlabel\n"Good movie\tpos\nterrible film"\tneg\nfine\tpos\n')
+    examples, problems = read_examples(str(path), labels=("pos", "neg"))
+    assert problems == []
+    assert [(e.sentence, e.label) for e in examples] == [
+        ('"Good movie', "pos"),
+        ('terrible film"', "neg"),
+        ("fine", "pos"),
+    ]
+    path.write_text('sentence\tlabel\n"He said ""no"",\ntwice"\tneg\n')
+    (example,), problems = read_examples(str(path), labels=("pos", "neg"), quoting=True)
+    assert (example.sentence, problems) == ('He said "no",\ntwice', [])
+    _, (first,) = read_examples(str(path), labels=("pos", "neg"))
+    assert (
+        str(first)
+        == f"{path}:2: 1 cells, but the header has 2; if the file puts cells in quotes, set quoting: true"
+    )
+    path.write_text('"sentence"\t"label"\n"fine"\t"pos"\n')
+    _, (problem,) = read_examples(str(path), labels=("pos", "neg"))
+    assert str(problem).endswith("if the file puts cells in quotes, set quoting: true")
+    csv_file = tmp_path / "data.csv"
+    csv_file.write_text('sentence,label\n"fine",pos\n')
+    (example,), _ = read_examples(str(csv_file), labels=None, quoting=False)
+    assert example.sentence == '"fine"'
 
 
 def test_windows_line_ends_byte_order_mark_and_empty_lines(tmp_path: Path) -> None:
@@ -83,82 +120,6 @@ def test_windows_line_ends_byte_order_mark_and_empty_lines(tmp_path: Path) -> No
     examples, problems = read_examples(str(path), labels=LABELS)
     assert problems == []
     assert examples == (Example("0", "Too much", "billing"), Example("1", "Down", "network"))
-
-
-def test_jsonl_problems_have_their_lines(tmp_path: Path) -> None:
-    lines = [
-        '{"sentence": "fine", "label": "billing"}',
-        '{"sentence": "cut off", "label": ',
-        "",
-        '{"sentence": 12, "label": "billing"}',
-        '{"sentence": "x", "label": "Netwrk"}',
-        '["a", "list"]',
-        '{"sentence": "x", "label": null}',
-    ]
-    assert problems_in(tmp_path, "data.jsonl", "\n".join(lines)) == [
-        "data.jsonl:2: not JSON: Expecting value (column 34)",
-        "data.jsonl:4: sentence is the number 12 instead of text",
-        "data.jsonl:5: label 'Netwrk' is not one of the task's labels: billing, network; "
-        "did you mean 'network'?",
-        "data.jsonl:6: a list instead of an object with the fields sentence and label",
-        "data.jsonl:7: label is empty (null) instead of text",
-    ]
-
-
-@pytest.mark.parametrize(("label", "said"), [("1", "the number 1"), ("true", "the truth value true")])
-def test_labels_that_are_no_text_say_the_way_out(tmp_path: Path, label: str, said: str) -> None:
-    (problem,) = problems_in(tmp_path, "data.jsonl", f'{{"sentence": "x", "label": {label}}}')
-    assert f"label is {said} instead of text; write the label as text" in problem
-
-
-def test_missing_fields_name_those_that_are_there(tmp_path: Path) -> None:
-    (problem,) = problems_in(tmp_path, "data.jsonl", '{"txt": "x", "label": "billing"}')
-    assert problem == "data.jsonl:1: no field 'sentence' (or input or text); the fields are: txt, label"
-
-
-def test_problems_beyond_the_first_few_are_counted(tmp_path: Path) -> None:
-    found = problems_in(tmp_path, "data.jsonl", '{"sentence": "", "label": "billing"}\n' * 12)
-    assert len(found) == SHOWN_PER_FILE + 1
-    assert found[0] == "data.jsonl:1: sentence is empty"
-    assert found[-1] == "data.jsonl: 7 more rows have problems"
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("d.jsonl", ""), ("d.jsonl", "\n \n"), ("d.json", "[]"), ("d.csv", "sentence,label\n")],
-)
-def test_files_without_examples(tmp_path: Path, name: str, content: str) -> None:
-    assert problems_in(tmp_path, name, content) == [f"{name}: no examples in it"]
-
-
-def test_latin1_is_named_with_its_line(tmp_path: Path) -> None:
-    content = "sentence,label\nfine,billing\ncafé,billing\n".encode("latin-1")
-    assert problems_in(tmp_path, "d.csv", content) == [
-        "d.csv:3: not UTF-8 (byte 0xe9); save the file as UTF-8"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("d.csv", "sentence,label,sentence\nx,billing,y\n", "d.csv:1: the header names 'sentence' twice"),
-        ("d.csv", "sentence;label\nx;billing\n", "are the columns separated by commas?"),
-        ("d.tsv", "sentence,label\nx,billing\n", "are the columns separated by tabs?"),
-        ("d.csv", 'sentence,label\n"a\nb",billing\nx,billing,y\n', "d.csv:4: 3 cells, but the header has 2"),
-        (
-            "d.csv",
-            'sentence,label\nx,billing\n"open,billing\n',
-            "d.csv:3: not readable as CSV: unexpected end",
-        ),
-        ("d.json", '{"sentence": "x"}', "d.json: expected a list of objects"),
-        ("d.json", '{"sentence": "x"}\n{"sentence": "y"}', "name the file .jsonl"),
-        ("d.parquet", "no parquet", "d.parquet: not readable as Parquet"),
-        ("d.txt", "x", "d.txt has an unknown format '.txt'; known: .jsonl"),
-    ],
-)
-def test_files_of_another_form(tmp_path: Path, name: str, content: str, said: str) -> None:
-    (problem,) = problems_in(tmp_path, name, content)
-    assert said in problem
 
 
 def test_parquet_with_class_numbers_and_without_a_label_column(tmp_path: Path) -> None:
@@ -187,3 +148,19 @@ def test_the_first_folder_that_has_the_file_counts(tmp_path: Path) -> None:
     assert read_examples("a.jsonl", labels=None, folders=folders)[0][0].sentence == "from here"
     (tmp_path / "here" / "a.jsonl").unlink()
     assert read_examples("a.jsonl", labels=None, folders=folders)[0][0].sentence == "from there"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_cell_may_be_as_long_as_it_is(tmp_path: Path, suffix: str) -> None:
+    before = csv.field_size_limit()
+    long = "word " * 40_000 + "end"
+    path = write(tmp_path / f"d{suffix}", [(long, "billing")])
+    (example,), problems = read_examples(str(path), labels=LABELS)
+    assert (example.sentence, problems) == (long, [])
+    assert csv.field_size_limit() == before
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "tickets").mkdir()
+    _, (problem,) = read_examples("tickets", labels=None, folders=(tmp_path,), key="tasks[0].train")
+    assert str(problem) == "tasks[0].train: tickets is a folder; name a file in it"

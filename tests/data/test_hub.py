@@ -85,3 +85,12 @@ def test_without_the_package_the_message_says_how_to_install_it(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'nlora\[hub\]'"):
         read_examples("hub:imdb", labels=None)
+
+
+def test_half_of_a_character_in_a_row_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = FakeTable([{"text": "fine", "label": "a"}, {"text": "x \ud83d", "label": "a"}], None)
+    monkeypatch.setitem(
+        sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, config, split: table)
+    )
+    _, (problem,) = read_examples("hub:emoji", labels=None)
+    assert str(problem).startswith("hub:emoji[1]: text holds \\ud83d, which is half of a character")

@@ -111,6 +111,42 @@ def test_labels_that_are_empty_or_have_spaces_around_them(own: dict[str, Any]) -
     ]
 
 
+def test_labels_that_only_look_different_or_only_look_alike(own: dict[str, Any]) -> None:
+    found = problems_of(config([{**own, "labels": ["a", "b", "b", "caf\u00e9", "cafe\u0301", "A\u200b"]}]))
+    assert found == [
+        "tasks[0].labels: label 'b' is there twice; scoring ignores case",
+        "tasks[0].labels: label 'cafe\u0301' only looks like 'caf\u00e9': it has U+0065 (latin small letter e) "
+        "U+0301 (combining acute accent) where the other has U+00E9 (latin small letter e with acute); "
+        "keep one of them",
+        "tasks[0].labels: label 'A\u200b' only looks like 'a': it has U+0041 (latin capital letter a) "
+        "U+200B (zero width space) where the other has U+0061 (latin small letter a); keep one of them",
+    ]
+
+
+def test_what_was_trained_on_is_not_scored_on(tmp_path: Path, own: dict[str, Any]) -> None:
+    """The same file, a copy, a link, another format or order: a score on them would show what was memorised."""
+    copy = write(tmp_path / "copy.jsonl", rows(40)[::-1])
+    table = tmp_path / "copy.csv"
+    table.write_text("text,label\n" + "".join(f"{r['sentence']},{r['label']}\n" for r in rows(40)))
+    for test in (own["train"], copy, str(table)):
+        (problem,) = problems_of(config([{**own, "test": test}], train={"max_samples": 7}))
+        assert problem == (
+            "tasks[0].test: task 'tickets' has the same examples to test on as to train on, so that its score means "
+            "nothing; give others, or split some off: evaluate.split=validation"
+        )
+    held = config([{**own, "test": own["train"]}], evaluate={"split": "validation"})
+    assert not set(load_tasks(held)[0].train) & set(load_tasks(held)[0].test)
+    assert len(load_tasks(config([{**own, "test": write(tmp_path / "part.jsonl", rows(39))}]))) == 1
+
+
+def test_training_files_are_not_looked_at_where_nothing_is_trained(own: dict[str, Any]) -> None:
+    Path(own["train"]).unlink()
+    (task,) = load_tasks(config([own]), test_only=True)
+    assert (len(task.train), len(task.test)) == (0, 10)
+    (problem,) = problems_of(config([own], evaluate={"split": "validation"}), test_only=True)
+    assert problem.startswith("tasks[0].train: no such file")
+
+
 def test_missing_data_sets_name_their_folder_and_what_would_be_left(
     tmp_path: Path, own: dict[str, Any]
 ) -> None:
@@ -135,6 +171,7 @@ def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]
     assert problem.startswith(
         f"data: no such folder: {tmp_path}/nowhere; use a folder in the released layout"
     )
+    assert problem.endswith("; the released one is the folder CL_Benchmark of github.com/cmnfriend/O-LoRA")
     (problem,) = problems_of(config([own, "agnews"]))
     assert problem.startswith(
         "tasks[1]: 'agnews' has no 'train' and 'test' files, and 'data' names no benchmark"

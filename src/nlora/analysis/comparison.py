@@ -192,9 +192,8 @@ class Comparison:
         """Collision rates over the modules of each group (None: modules without a layer are left out)."""
         distinct = [group for group in dict.fromkeys(groups) if group is not None]
         masks = [np.array([other == group for other in groups]) for group in distinct]
-        rates = (
-            np.array([self.collision_rate(mask) for mask in masks]).reshape(len(masks), -1).T
-        )  # (P, groups)
+        rates = np.array([self.collision_rate(mask) for mask in masks])
+        rates = rates.reshape(len(masks), len(self.pair_names)).T  # (P, groups), of no groups too
         return {
             key: distinct,
             "collision_rate": self._by_pair(rates),

@@ -11,13 +11,14 @@ here they are left out unless `keep_unlabelled` asks for them (`protocol: releas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from nlora.characters import half_problem
 from nlora.data.base import Example, Task
-from nlora.data.rows import ProblemList, to_examples
+from nlora.data.files import read_examples
+from nlora.data.readers import read_json
+from nlora.data.rows import ProblemList
 from nlora.errors import InputErrors, Problem
 from nlora.plain_words import did_you_mean
 
@@ -38,6 +39,8 @@ INSTRUCTIONS = {
     "BoolQA": f"According to the following passage, is the question true or false? {_CHOOSE}",
     "COPA": "",
 }
+ORIGIN = "the released one is the folder CL_Benchmark of github.com/cmnfriend/O-LoRA"
+"""Where to get it; the N-LoRA repository, github.com/PKU-YuanGroup/N-LoRA, takes it from there too."""
 WITHOUT_OPTIONS = frozenset({"COPA"})
 _RELEASED = {
     "TC": ("dbpedia", "yahoo", "agnews"),
@@ -123,7 +126,8 @@ def _find(folder: Path, name: str, kind: str | None, key: str) -> Path:
         hint = did_you_mean(wanted, [k if "/" in wanted else k.split("/")[1] for k in there])
         what = f"no data set '{wanted}' in {folder}, which has {', '.join(there)}{hint}"
     else:
-        what = f"no data set in {folder}; expected <type>/<dataset>/train.json, test.json and labels.json"
+        layout = "<type>/<dataset>/train.json, test.json and labels.json"
+        what = f"no data set in {folder}; expected {layout}; {ORIGIN}"
     raise InputErrors([Problem(key or name, what)])
 
 
@@ -138,41 +142,29 @@ def _matches(there: Iterable[str], wanted: str) -> list[str]:
 def _read_split(
     path: Path, labels: tuple[str, ...] | None, problems: list[Problem], *, unlabelled: bool = False
 ) -> tuple[Example, ...]:
-    rows = _read_json(path, problems)
-    if rows is None:
-        return ()
-    found = ProblemList(str(path))
     allowed = None if labels is None else (*labels, UNLABELLED) if unlabelled else labels
-    examples = to_examples(((f"{path}[{i}]", row) for i, row in enumerate(rows)), allowed, found)
-    problems += found.report()
+    examples, found = read_examples(str(path), labels=allowed, key=str(path.parent))
+    problems += found
     return examples
 
 
 def _read_labels(path: Path, problems: list[Problem]) -> tuple[str, ...] | None:
-    words = _read_json(path, problems)
-    if words is None:
-        return None
-    if not all(isinstance(word, str) and word.strip() for word in words):
-        problems.append(Problem(str(path), "expected a list of label words"))
-        return None
-    return tuple(words)
-
-
-def _read_json(path: Path, problems: list[Problem]) -> list[Any] | None:
-    """The list that a JSON file holds; None, with a problem added, where there is none."""
+    found = ProblemList(str(path))
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            words = read_json(file, found)
     except FileNotFoundError:
-        what = "no such file"
+        found.add(str(path), "no such file")
     except OSError as error:
-        what = f"cannot be read ({error.strerror})"
-    except UnicodeDecodeError as error:
-        what = f"not UTF-8 (byte {error.start}); save it as UTF-8"
-    except json.JSONDecodeError as error:
-        what = f"not JSON: {error.msg} (line {error.lineno})"
+        found.add(str(path), f"cannot be read ({error.strerror})")
     else:
-        if isinstance(value, list):
-            return value
-        what = "expected a JSON list"
-    problems.append(Problem(str(path), what))
+        is_words = isinstance(words, list) and all(isinstance(word, str) and word.strip() for word in words)
+        if not is_words and not found.count:
+            found.add(str(path), "expected a list of label words")
+        for word in words if is_words else ():
+            if half := half_problem(word):
+                found.add(str(path), f"label '{word}' {half}")
+        if not found.count:
+            return tuple(words)
+    problems += found.report()
     return None

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nlora.characters import looks, told_apart
 from nlora.config import Config, TaskSource
 from nlora.data import cl_benchmark, embedded
-from nlora.data.base import Task
+from nlora.data.base import Example, Task
 from nlora.data.files import read_examples
 from nlora.data.splits import hold_out, sample
 from nlora.errors import InputErrors, Problem
@@ -25,13 +26,18 @@ EMBEDDED = "embedded"
 
 
 def load_tasks(
-    config: Config, *, base_folder: Path | None = None, skip: frozenset[int] = frozenset()
+    config: Config,
+    *,
+    base_folder: Path | None = None,
+    skip: frozenset[int] = frozenset(),
+    test_only: bool = False,
 ) -> list[Task]:
     """The tasks of a run, in the order in which they are learned.
 
     base_folder: where the configuration file lies; relative paths are looked for in the current folder,
         then there.
     skip: tasks, counted from 0, that are left out, their mistakes being known already.
+    test_only: nothing will be trained: training files are not looked at, unless test examples come from them.
 
     Raises InputErrors with the problems of all tasks, each with its key (`tasks[2].train`, counted from 0)
     or its file and line; FetchError where the embedded tasks cannot be fetched; MissingExtraError where a
@@ -41,6 +47,7 @@ def load_tasks(
     problems = _check_names(config.tasks, skip)
     benchmark = _benchmark_folder(config, folders, problems)
     absent = _absent(config.tasks, benchmark)
+    splits = ("test",) if test_only and config.evaluate.split == "test" else ("train", "test")
     tasks = []
     for i, source in enumerate(config.tasks):
         if i in skip:
@@ -48,8 +55,8 @@ def load_tasks(
         key = f"tasks[{i}]"
         problems += _check_labels(source.labels, f"{key}.labels")
         try:
-            if source.train is not None and source.test is not None:
-                task = _from_files(source, source.train, source.test, folders, key)
+            if source.train is not None:
+                task = _from_files(source, splits, folders, key)
             elif config.data == EMBEDDED:
                 task = _from_embedded(source, key)
             elif benchmark is not None:
@@ -59,6 +66,8 @@ def load_tasks(
                     what = f"'{source.name}' has no 'train' and 'test' files, and 'data' names no benchmark"
                     problems.append(Problem(key, f"{what}; set one of the two"))
                 continue  # a folder that is not there is told once, not for every task
+            if not test_only and config.evaluate.split == "test" and _same_examples(task):
+                problems.append(_scored_on_train(source, key))
             tasks.append(_limit(task, config))
         except InputErrors as error:
             way_out = _without(config.tasks, absent) if i in absent else ""
@@ -113,11 +122,15 @@ def _check_labels(labels: Sequence[str] | None, where: str) -> list[Problem]:
         if word != word.strip() or not word:
             what = "begins or ends with a space" if word.strip() else "is empty"
             problems.append(Problem(where, f"label '{word}' {what}"))
-    seen: dict[str, str] = {}
-    for word in labels:
-        other = seen.setdefault(word.strip().casefold(), word)
-        if other is not word:
+    seen: dict[str, int] = {}
+    seen_alike: dict[str, int] = {}
+    for i, word in enumerate(labels):
+        alike = seen_alike.setdefault(looks(word).casefold(), i)
+        if seen.setdefault(word.strip().casefold(), i) != i:
             problems.append(Problem(where, f"label '{word}' is there twice; scoring ignores case"))
+        elif alike != i:
+            what = f"label '{word}' only looks like '{labels[alike]}': {told_apart(word, labels[alike])}"
+            problems.append(Problem(where, f"{what}; keep one of them"))
     return problems
 
 
@@ -128,20 +141,35 @@ def _benchmark_folder(config: Config, folders: Sequence[Path], problems: list[Pr
     path = Path(config.data).expanduser()
     found = next((folder / path for folder in folders if (folder / path).is_dir()), None)
     if found is None:
-        looked = (
-            "" if path.is_absolute() else f" (looked in {' and '.join(str(f.resolve()) for f in folders)})"
-        )
+        places = " and ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
+        looked = "" if path.is_absolute() else f" (looked in {places})"
         what = f"no such folder: {config.data}{looked}; use a folder in the released layout, or '{EMBEDDED}'"
-        problems.append(Problem("data", what))
+        problems.append(Problem("data", f"{what}; {cl_benchmark.ORIGIN}"))
     return found
 
 
-def _from_files(source: TaskSource, train: str, test: str, folders: Sequence[Path], key: str) -> Task:
-    examples = {}
+def _same_examples(task: Task) -> bool:
+    """Whether the task would be scored on what it was trained on, in whatever order."""
+    train, test = ([(e.sentence, e.label) for e in split] for split in (task.train, task.test))
+    return len(train) == len(test) and (train == test or sorted(train) == sorted(test))
+
+
+def _scored_on_train(source: TaskSource, key: str) -> Problem:
+    what = f"task '{source.name}' has the same examples to test on as to train on, so that its score means nothing"
+    return Problem(f"{key}.test", f"{what}; give others, or split some off: evaluate.split=validation")
+
+
+def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Path], key: str) -> Task:
+    examples: dict[str, tuple[Example, ...]] = {"train": (), "test": ()}
     problems: list[Problem] = []
-    for split, path in (("train", train), ("test", test)):
+    for split in splits:
         examples[split], found = read_examples(
-            path, labels=source.labels, folders=folders, split=split, key=f"{key}.{split}"
+            getattr(source, split),
+            labels=source.labels,
+            folders=folders,
+            split=split,
+            quoting=source.quoting,
+            key=f"{key}.{split}",
         )
         problems += found
     if problems:

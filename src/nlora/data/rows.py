@@ -9,16 +9,28 @@ Readers (JSON, CSV, Parquet, hub) only produce `(where, row)` pairs; what a row 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nlora.characters import half_problem, look_alike, told_apart
 from nlora.data.base import Example
 from nlora.errors import Problem
 from nlora.plain_words import did_you_mean
 
 TEXT_FIELDS = ("sentence", "input", "text")
 LABEL_FIELDS = ("label", "output")
+CHAT_FIELDS = ("messages", "conversations")
 SHOWN_PER_FILE = 5
+
+
+class RepeatedKey(dict[str, Any]):
+    """An object that says one of its keys twice; as a mapping, each with its last value."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        keys = [key for key, _ in pairs]
+        self.key = next(key for key in keys if keys.count(key) > 1)
 
 
 class ProblemList:
@@ -43,12 +55,23 @@ class ProblemList:
         return [*self._shown, Problem(self.file, f"{more} problems")]
 
 
-def column_problem(fields: Sequence[str]) -> str | None:
+def column_problem(fields: Sequence[str], *, labelled: bool = True) -> str | None:
     """What is wrong with the columns of a table, whose every row has the same fields; None: nothing."""
-    for wanted in (TEXT_FIELDS, LABEL_FIELDS):
+    for wanted in (TEXT_FIELDS, LABEL_FIELDS) if labelled else (TEXT_FIELDS,):
         if not any(field in fields for field in wanted):
-            return _missing(wanted, fields)
+            return chat_problem(fields) or _missing(wanted, fields)
     return None
+
+
+def chat_problem(fields: Iterable[str]) -> str | None:
+    """What to say of a row that holds a conversation in place of a text; None: it does not."""
+    there = set(fields)
+    chat = next((field for field in CHAT_FIELDS if field in there), None)
+    if chat is None or there & {*TEXT_FIELDS, *LABEL_FIELDS}:
+        return None
+    return (
+        f"chat rows ('{chat}') are not supported; give each row a text as 'sentence' and an answer as 'label'"
+    )
 
 
 def to_examples(
@@ -68,6 +91,12 @@ def to_examples(
         if not isinstance(row, Mapping):
             problems.add(where, f"{_kind(row)} instead of an object with the fields sentence and label")
             continue
+        if wrong := chat_problem(row):
+            problems.add(where, wrong)
+            return ()
+        if isinstance(row, RepeatedKey):
+            problems.add(where, _repeated(row))
+            continue
         sentence = _field(row, TEXT_FIELDS, where, problems)
         label = _field(row, LABEL_FIELDS, where, problems)
         if sentence is None or label is None:
@@ -81,10 +110,49 @@ def to_examples(
     return tuple(examples)
 
 
+def to_texts(rows: Iterable[tuple[str, Any]], problems: ProblemList) -> list[dict[str, Any]]:
+    """The rows that hold a text, with all of their fields; a bare text is short for {"sentence": text}.
+
+    rows, problems: as of `to_examples`. No row at all is no mistake.
+    """
+    texts = []
+    for where, bare in rows:
+        row = {"sentence": bare} if isinstance(bare, str) else bare
+        if not isinstance(row, Mapping):
+            problems.add(where, f"{_kind(row)} instead of a text or an object with the field sentence")
+        elif wrong := chat_problem(row):
+            problems.add(where, wrong)
+            break
+        elif isinstance(row, RepeatedKey):
+            problems.add(where, _repeated(row))
+        elif _field(row, TEXT_FIELDS, where, problems) is not None:
+            # The other fields are printed again with the answer.
+            if half := half_problem(as_line(row)):
+                problems.add(where, f"a field {half}")
+            texts.append(dict(row))
+    return texts
+
+
+def text_of(row: Mapping[str, Any]) -> str:
+    """The text of a row that has one."""
+    return str(next(row[field] for field in TEXT_FIELDS if field in row))
+
+
+def as_line(row: Mapping[str, Any]) -> str:
+    """A row as one line of JSON; what JSON does not know (a date of Parquet) as text."""
+    return json.dumps(row, ensure_ascii=False, default=str)
+
+
 def outside(label: str, labels: Sequence[str]) -> str:
     """The message for a label that is not one of the task's."""
+    if twin := next((word for word in labels if look_alike(word, label)), None):
+        return f"label '{label}' only looks like the task's label '{twin}': {told_apart(label, twin)}"
     shown = ", ".join(labels[:8]) + (f", ... ({len(labels)} in all)" if len(labels) > 8 else "")
     return f"label '{label}' is not one of the task's labels: {shown}{did_you_mean(label, labels)}"
+
+
+def _repeated(row: RepeatedKey) -> str:
+    return f"the key '{row.key}' is there twice; keep one of them"
 
 
 def _field(row: Mapping[str, Any], names: Sequence[str], where: str, problems: ProblemList) -> str | None:
@@ -101,6 +169,9 @@ def _field(row: Mapping[str, Any], names: Sequence[str], where: str, problems: P
         return None
     if not value.strip():
         problems.add(where, f"{name} is empty")
+        return None
+    if half := half_problem(value):
+        problems.add(where, f"{name} {half}")
         return None
     return value
 

@@ -1,0 +1,251 @@
+"""The formats of people's files, each read into rows: (where, fields) pairs.
+
+    with Path("tickets.csv").open("rb") as file:
+        for where, row in READERS["csv"](file, Form(), ProblemList("tickets.csv")):
+            ...                     # "tickets.csv:2", {"sentence": "My invoice is wrong", "label": "billing"}
+
+What a row must hold is said in `rows`. A new format is one more reader in READERS, and its suffix in FORMATS.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from nlora.data.rows import ProblemList, RepeatedKey, column_problem
+
+Row = tuple[str, Any]
+_COMPRESSED = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".zip": "unzip"}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What is known of a file beside its format.
+
+    labelled: whether every row needs a label.
+    quoting: whether cells of a table may stand in quotes; None: in CSV they may, in TSV a quote is a character.
+    """
+
+    labelled: bool = True
+    quoting: bool | None = None
+
+
+class NotJsonError(ValueError):
+    """A text that cannot be read as JSON. line: where, from 1; None: not known."""
+
+    def __init__(self, what: str, line: int | None) -> None:
+        super().__init__(what)
+        self.line = line
+
+
+def parse_json(text: str) -> Any:
+    """The value that a text holds; an object that says a key twice becomes a RepeatedKey.
+
+    Raises NotJsonError, also for what is JSON and yet more than Python reads.
+    """
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise NotJsonError(f"not JSON: {error.msg} (column {error.colno})", error.lineno) from error
+    except RecursionError as error:
+        raise NotJsonError("lists or objects nested too deeply to be read", None) from error
+    except ValueError as error:
+        digits = sys.get_int_max_str_digits()
+        raise NotJsonError(f"a number of more than {digits} digits; write it as text", None) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    return row if len(row) == len(pairs) else RepeatedKey(pairs)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def unknown_format(path: Path, known: Iterable[str], way_out: str = "") -> str:
+    """What to say of a file whose suffix is none of the known ones. way_out: what else can be done than rename it."""
+    if tool := _COMPRESSED.get(path.suffix.lower()):
+        return f"{path.name} is compressed, which is not supported; unpack it first: {tool} {path}"
+    return f"{path.name} has an unknown format '{path.suffix}'; known: {', '.join(known)}{way_out}"
+
+
+def _lines(file: IO[bytes], problems: ProblemList) -> Iterator[tuple[int, str]]:
+    """(number, line) of a text file, counted from 1; a byte order mark is dropped.
+
+    Only a newline ends a line: str.splitlines would also split at U+2028, which JSON may hold unescaped.
+    """
+    for number, raw in enumerate(file, start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            byte = raw[error.start]
+            problems.add(
+                f"{problems.file}:{number}", f"not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8"
+            )
+            continue
+        yield number, line
+
+
+def _read_text(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
+    """One text a line, without the spaces around it; empty lines are left out."""
+    for number, line in _lines(file, problems):
+        if line.strip():
+            yield f"{problems.file}:{number}", {"sentence": line.strip()}
+
+
+def _read_jsonl(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
+    lines = ((number, line.rstrip("\r\n")) for number, line in _lines(file, problems) if line.strip())
+    for i, (number, line) in enumerate(lines):
+        where = f"{problems.file}:{number}"
+        if i == 0 and line.lstrip().startswith("["):
+            problems.add(
+                where, "a list where one object per line is expected; a file of one list is JSON: .json"
+            )
+            return
+        try:
+            yield where, parse_json(line)
+        except NotJsonError as error:
+            problems.add(where, str(error))
+
+
+def _read_json(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
+    value = read_json(file, problems)
+    if problems.count:
+        return
+    if not isinstance(value, list):
+        problems.add(problems.file, "expected a list of objects")
+        return
+    yield from ((f"{problems.file}[{i}]", row) for i, row in enumerate(value))
+
+
+def read_json(file: IO[bytes], problems: ProblemList) -> Any:
+    """The value that a whole file holds; None, with a problem added, where it cannot be read."""
+    text = "".join(line for _, line in _lines(file, problems))
+    if problems.count:
+        return None
+    try:
+        return parse_json(text)
+    except NotJsonError as error:
+        hint = "; one object per line is JSONL: name the file .jsonl" if "Extra data" in str(error) else ""
+        where = problems.file if error.line is None else f"{problems.file}:{error.line}"
+        problems.add(where, f"{error}{hint}")
+    return None
+
+
+def _read_csv(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
+    return _read_table(file, form, problems, ",", quoting=form.quoting is not False)
+
+
+def _read_tsv(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
+    return _read_table(file, form, problems, "\t", quoting=form.quoting is True)
+
+
+def _read_table(
+    file: IO[bytes], form: Form, problems: ProblemList, delimiter: str, *, quoting: bool
+) -> Iterator[Row]:
+    """Rows of a table whose first line names the columns.
+
+    quoting: a cell in quotes may hold newlines and delimiters; without, a quote is a character as any other.
+    """
+    reader = csv.reader(
+        (line for _, line in _lines(file, problems)),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE,
+        strict=True,
+    )
+    header: list[str] | None = None
+    start = 1
+    try:
+        with _cells_of_any_length():
+            for cells in reader:
+                where, start = f"{problems.file}:{start}", reader.line_num + 1
+                if not cells:
+                    continue
+                if header is None:
+                    header = [cell.strip() for cell in cells]
+                    if wrong := _header_problem(header, form.labelled, delimiter, quoting):
+                        problems.add(where, wrong)
+                        return
+                elif len(cells) != len(header):
+                    hint = "" if quoting else _quoting_hint(cells)
+                    problems.add(where, f"{len(cells)} cells, but the header has {len(header)}{hint}")
+                else:
+                    yield where, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        kind = "CSV" if delimiter == "," else "TSV"
+        problems.add(f"{problems.file}:{start}", f"not readable as {kind}: {error}")
+
+
+@contextmanager
+def _cells_of_any_length() -> Iterator[None]:
+    """Lifts the csv module's limit of 131,072 characters a cell, which holds for the whole process."""
+    before = csv.field_size_limit(2**31 - 1)  # the most that a C long holds everywhere
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _quoting_hint(cells: Sequence[str]) -> str:
+    quoted = any(cell.startswith('"') or cell.endswith('"') for cell in cells)
+    return "; if the file puts cells in quotes, set quoting: true" if quoted else ""
+
+
+def _header_problem(header: list[str], labelled: bool, delimiter: str, quoting: bool) -> str | None:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        return f"the header names '{twice[0]}' twice"
+    wrong = column_problem(header, labelled=labelled)
+    if wrong and not quoting:
+        wrong += _quoting_hint(header)
+    if wrong and len(header) == 1:
+        mark = {",": "commas", "\t": "tabs"}[delimiter]
+        return f"{wrong}; are the columns separated by {mark}?"
+    return wrong
+
+
+def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
+    # Imported here: only who reads Parquet pays for it.
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        if wrong := column_problem(table.schema_arrow.names, labelled=form.labelled):
+            problems.add(problems.file, wrong)
+            return
+        for batch in table.iter_batches():
+            for row in batch.to_pylist():
+                yield f"{problems.file}[{number}]", row
+                number += 1
+    except pyarrow.ArrowException as error:
+        problems.add(problems.file, f"not readable as Parquet: {str(error).splitlines()[0]}")
+    except UnicodeDecodeError:  # Parquet does not check what it stores as text
+        problems.add(f"{problems.file}[{number}]", "here or in a later row is text that is not UTF-8")
+
+
+READERS: dict[str, Callable[[IO[bytes], Form, ProblemList], Iterable[Row]]] = {
+    "text": _read_text,
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+    "csv": _read_csv,
+    "tsv": _read_tsv,
+    "parquet": _read_parquet,
+}
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+"""Suffix -> key of READERS, for files of examples. Plain text has no labels, so it is for `nlora predict` alone."""

@@ -1,0 +1,131 @@
+"""New texts to answer: which format they are taken for, what of a row is kept, and what is said to wrong input."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlora.data.texts import read_texts
+from nlora.errors import InputErrors
+
+NOTHING = io.BytesIO()
+
+
+def piped(text: str, **options: Any) -> list[dict[str, Any]]:
+    return read_texts(None, io.BytesIO(text.encode()), **options)
+
+
+def problems_of(*arguments: Any, **options: Any) -> list[str]:
+    with pytest.raises(InputErrors) as told:
+        read_texts(*arguments, **options)
+    return [str(problem) for problem in told.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("\n \n", []),
+        ("It is down\r\n\n  again  \n", [{"sentence": "It is down"}, {"sentence": "again"}]),
+        ("{name} is down\n[urgent] help\n", [{"sentence": "{name} is down"}, {"sentence": "[urgent] help"}]),
+        ("the text, of mine", [{"sentence": "the text, of mine"}]),
+        ('\ufeff{"text": "a", "n": 1}\n{"input": "b"}\n', [{"text": "a", "n": 1}, {"input": "b"}]),
+        ('[\n  {"text": "a"},\n  {"text": "b"}\n]\n', [{"text": "a"}, {"text": "b"}]),
+        ('[{"text": "a"}]', [{"text": "a"}]),
+    ],
+)
+def test_standard_input_is_json_where_it_begins_so_and_else_text(
+    text: str, expected: list[dict[str, Any]]
+) -> None:
+    assert piped(text) == expected
+
+
+def test_the_format_that_is_said_counts(tmp_path: Path) -> None:
+    line = '{"sentence": "a"}'
+    assert piped(line, kind="text") == [{"sentence": line}]
+    assert piped('sentence,label\n"a, b",x\n', kind="csv") == [{"sentence": "a, b", "label": "x"}]
+    assert piped('sentence\n"a"\n', kind="csv", quoting=False) == [{"sentence": '"a"'}]
+    file = tmp_path / "texts.csv"
+    file.write_text("sentence\nfine\n")
+    assert read_texts(file, NOTHING) == [{"sentence": "fine"}]
+    assert read_texts(file, NOTHING, kind="text") == [{"sentence": "sentence"}, {"sentence": "fine"}]
+    assert problems_of(file, NOTHING, kind="jsn") == [
+        "--format: must be one of text, jsonl, json, csv, tsv, parquet, not 'jsn'; did you mean 'json'?"
+    ]
+
+
+@pytest.mark.parametrize("header", ["sentence,label", "id\tsentence\tlabel", '"text"', "label;text"])
+def test_the_header_of_a_table_is_never_answered(header: str) -> None:
+    (problem,) = problems_of(None, io.BytesIO(f"\n{header}\nfine,good\n".encode()))
+    assert problem == (
+        f"standard input: '{header}' looks like the header of a table; "
+        "say --format csv or tsv, or --format text for plain text"
+    )
+    assert piped(f"{header}\n", kind="text") == [{"sentence": header}]
+
+
+def test_rows_without_a_text_are_named_with_their_line(tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    rows = ['{"sentence": "a"}', '{"label": "b"}', "", '{"text"', '"bare"', "[1]", '{"text": ""}']
+    file.write_text("\n".join(rows))
+    assert [p.removeprefix(f"{file}:") for p in problems_of(file, NOTHING)] == [
+        "2: no field 'sentence' (or input or text); the fields are: label",
+        "4: not JSON: Expecting ':' delimiter (column 8)",
+        "6: a list instead of a text or an object with the field sentence",
+        "7: text is empty",
+    ]
+    file.write_text('"bare"\n')
+    assert read_texts(file, NOTHING) == [{"sentence": "bare"}]
+
+
+def test_what_was_recognised_wrongly_says_the_way_out() -> None:
+    first, second = problems_of(None, io.BytesIO(b'{"a": "b"}'))
+    assert first == "standard input:1: no field 'sentence' (or input or text); the fields are: a"
+    assert second.startswith(
+        "--format: standard input begins as JSON does and was read as that; --format text"
+    )
+
+
+@pytest.mark.parametrize("field", ["sentence", "note", "\\ud83d"])
+def test_half_of_a_character_is_told_before_anything_is_answered(field: str) -> None:
+    values = '"b \\ud83d"' if field == "sentence" else f'"a", "{field}": "b \\ud83d"'
+    row = f'{{"sentence": {values}}}'
+    (problem, _) = problems_of(None, io.BytesIO(row.encode()))
+    assert problem.startswith("standard input:1: ")
+    assert "holds \\ud83d, which is half of a character" in problem
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert problems_of(Path("gone.jsonl"), NOTHING) == ["--file: no such file: gone.jsonl"]
+    (folder := tmp_path / "folder.csv").mkdir()
+    assert problems_of(folder, NOTHING) == [f"--file: {folder} is a folder; name a file in it"]
+    (unknown := tmp_path / "texts.dat").write_text("x")
+    assert problems_of(unknown, NOTHING) == [
+        "--file: texts.dat has an unknown format '.dat'; known: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .txt; "
+        "or say by --format what it is"
+    ]
+    (packed := tmp_path / "texts.txt.gz").write_text("x")
+    assert problems_of(packed, NOTHING) == [
+        f"--file: texts.txt.gz is compressed, which is not supported; unpack it first: gunzip {packed}"
+    ]
+    (latin := tmp_path / "texts.txt").write_bytes("fine\ncafé\n".encode("latin-1"))
+    assert problems_of(latin, NOTHING) == [f"{latin}:2: not UTF-8 (byte 0xe9); save the file as UTF-8"]
+
+
+def test_what_json_does_not_know_is_kept_as_text(tmp_path: Path) -> None:
+    import datetime
+
+    import pyarrow.parquet
+
+    from nlora.data.rows import as_line
+
+    day = datetime.date(2026, 1, 2)
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{"text": "a", "day": day}]), tmp_path / "d.parquet"
+    )
+    (row,) = read_texts(tmp_path / "d.parquet", NOTHING)
+    assert json.loads(as_line(row)) == {"text": "a", "day": "2026-01-02"}

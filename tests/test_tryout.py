@@ -1,0 +1,208 @@
+"""Before anything is trained, every way through a model is held against plain passes of transformers and PEFT."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from helpers import write_config
+from nlora import lean_forward
+from nlora.asked import asked_tasks
+from nlora.backbone import Backbone, load_backbone
+from nlora.commands import run_sequence
+from nlora.config import LoraOptions
+from nlora.config_file import load_config
+from nlora.data.encode import Encoded
+from nlora.errors import AdapterError, ModelError
+from nlora.eval_run import evaluate
+from nlora.kernels import elementwise
+from nlora.paths import Paths
+from nlora.progress import RunProgress
+from nlora.served import read_stage
+from nlora.tryout import _kind, try_out
+
+TinyModel = Callable[[str], Path]
+BEGINNING = list(range(100, 130))
+TASKS = [
+    [Encoded([*BEGINNING, 40, 41], [50, 60, 1]), Encoded([*BEGINNING, 42, 43, 44, 45], [51, 1])],
+    [Encoded([7, 8, 9], [52, 1]), Encoded([7, 8, 10, 11], [53, 61, 62, 1])],
+]
+LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
+
+
+def tiny(tiny_model: TinyModel, family: str) -> Backbone:
+    return load_backbone(str(tiny_model(family)))
+
+
+def forward_replaced(backbone: Backbone, change: Callable[..., Any]) -> None:
+    """Lets `change(original, **inputs)` take the place of the model's forward, with the same signature."""
+    model: Any = backbone.model
+    original = model.forward
+
+    @functools.wraps(original)
+    def forward(*args: Any, **inputs: Any) -> Any:
+        return change(original, *args, **inputs)
+
+    model.forward = forward
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"])
+def test_the_known_families_take_their_fastest_way(tiny_model: TinyModel, family: str) -> None:
+    backbone = tiny(tiny_model, family)
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    paths = try_out(backbone, TASKS, lora=LORA, generates=True)
+    packs = family not in {"mistral", "t5"}  # a sliding window; an encoder
+    assert paths.notes == ()
+    assert (paths.train, paths.leans, paths.read == "packed") == (
+        "packed" if packs else "padded",
+        True,
+        packs,
+    )
+    assert torch.equal(state, torch.random.get_rng_state())
+    after = backbone.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert not any(p.requires_grad for p in backbone.model.parameters())
+
+
+def test_a_model_that_padding_changes_trains_and_scores_one_row_at_a_time(tiny_model: TinyModel) -> None:
+    backbone = tiny(tiny_model, "opt")
+
+    def change(original: Any, *args: Any, **inputs: Any) -> Any:
+        mask = inputs.get("attention_mask")
+        if mask is not None and not mask.all():
+            inputs["attention_mask"] = torch.ones_like(mask)  # as if the padding were text
+        return original(*args, **inputs)
+
+    forward_replaced(backbone, change)
+    backbone.model._can_set_attn_implementation = lambda: False  # type: ignore[assignment] # no packing
+    paths = try_out(backbone, TASKS, lora=LORA)
+    assert (paths.train, paths.read) == ("single", "single")
+    assert any(note.startswith("training in padded rows") for note in paths.notes)
+    assert any(note.startswith("scoring in padded rows") for note in paths.notes)
+
+
+def test_a_leaner_module_that_computes_something_else_is_left_out(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nlora.lean._if_equal", lambda kind, original, width: kind(original))
+    real = elementwise.silu_mul
+    monkeypatch.setattr("nlora.lean.silu_mul", lambda gate, up: real(gate, up).clamp(max=0.1))
+    paths = try_out(tiny(tiny_model, "llama"), TASKS, lora=LORA)
+    assert (paths.train, paths.leans) == ("packed", False)
+    assert "with leaner modules" in paths.notes[0]
+
+
+def test_a_wrong_gradient_alone_is_found(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward pass is right, the backward pass gives one factor half of its gradient."""
+    real = lean_forward.lora_linear
+
+    class Half(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return gradients[0] / 2
+
+    def wrong(x: Any, weight: Any, bias: Any, a: Any, b: Any, **more: Any) -> Any:
+        return real(x, weight, bias, Half.apply(a), b, **more)
+
+    monkeypatch.setattr("nlora.lean_forward.lora_linear", wrong)
+    paths = try_out(tiny(tiny_model, "llama"), TASKS, lora=LORA)
+    assert (paths.train, paths.leans) == ("packed", False)
+    assert "moves the gradient of" in paths.notes[0]
+
+
+def test_targets_that_no_text_reaches_are_named(tiny_model: TinyModel) -> None:
+    backbone = tiny(tiny_model, "llama")
+    backbone.model.tower = torch.nn.ModuleList(torch.nn.Linear(32, 32) for _ in range(3))
+    lora = LORA.model_copy(update={"targets": ("q_proj", "tower.0", "tower.2")})
+    with pytest.raises(ModelError, match=r"tower\.0 and 1 more layers get no gradient .* would stay 0"):
+        try_out(backbone, TASKS, lora=lora)
+    assert try_out(backbone, TASKS, lora=lora, needs_gradients=False).train == "packed"
+
+
+def test_an_expert_that_two_texts_do_not_reach_is_no_mistake(tiny_model: TinyModel) -> None:
+    assert _kind("layers.0.experts.3.w1") == _kind("layers.1.experts.0.w1") != _kind("layers.0.w1")
+
+
+def test_a_model_that_cannot_answer_is_refused_before_training(tmp_path: Path, tiny_model: TinyModel) -> None:
+    config = json.loads((tiny_model("t5") / "config.json").read_text())
+    config["decoder_start_token_id"] = None
+    folder = tmp_path / "no-start"
+    folder.mkdir()
+    for file in tiny_model("t5").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    loaded = load_config(str(write_config(tmp_path, folder)))
+    with pytest.raises(
+        ModelError, match=r"no-start: transformers' T5ForConditionalGeneration cannot .*decoder_start"
+    ):
+        run_sequence(loaded, Console(quiet=True))
+    assert not list((tmp_path / "run").glob("outputs/*"))
+
+
+def test_numbers_that_are_none_are_refused(tiny_model: TinyModel) -> None:
+    backbone = tiny(tiny_model, "llama")
+    with torch.no_grad():
+        backbone.model.model.layers[1].mlp.down_proj.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="no finite numbers"):
+        try_out(backbone, TASKS)
+
+
+def test_a_run_whose_model_takes_no_batches_learns_what_one_that_does_learns(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Micro-batches of one example make the same step: the adapters agree but for the order of sums."""
+    config = write_config(tmp_path, tiny_model("llama"))
+    alone = Paths("single", False, "single", False, "single")
+    for name in ("together", "alone"):
+        if name == "alone":
+            monkeypatch.setattr("nlora.tryout.try_out", lambda *args, **kwargs: alone)
+        run_sequence(load_config(str(config), [f"output_dir={tmp_path / name}"]), Console(quiet=True))
+    for stage in ("1-colours", "2-animals"):
+        file = Path("outputs", stage, "adapter", "adapter_model.safetensors")
+        one, other = load_file(tmp_path / "together" / file), load_file(tmp_path / "alone" / file)
+        for key, tensor in one.items():
+            torch.testing.assert_close(other[key], tensor, rtol=1e-3, atol=1e-4)
+        answers = Path("outputs", stage, "predict_eval_predictions.jsonl")
+        assert (tmp_path / "together" / answers).read_text() == (tmp_path / "alone" / answers).read_text()
+
+
+def test_an_adapter_that_lacks_a_layer_is_refused_by_name(tmp_path: Path, tiny_model: TinyModel) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    run_sequence(load_config(str(config)), Console(quiet=True))
+    file = tmp_path / "run/outputs/1-colours/adapter/adapter_model.safetensors"
+    lost = {k: v for k, v in load_file(file).items() if "layers.1.self_attn.v_proj" not in k}
+    save_file(lost, file)
+    stage = read_stage(tmp_path / "run", 1)
+    asked = asked_tasks(stage.config, tmp_path, names=["colours"])
+    with (
+        RunProgress(Console(quiet=True)) as progress,
+        pytest.raises(
+            AdapterError, match=r"1-colours/adapter: lacks the update of .*layers\.1\.self_attn\.v_proj; put"
+        ),
+    ):
+        evaluate(stage, asked, progress)
+
+
+def test_an_update_that_stayed_0_is_said(tmp_path: Path, tiny_model: TinyModel) -> None:
+    train = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-50}  # nothing, in float32
+    config = write_config(tmp_path, tiny_model("llama"), train=train)
+    console = Console(record=True, width=200, file=io.StringIO())
+    run_sequence(load_config(str(config)), console)
+    said = console.export_text()
+    assert "stage 1: the update of model.layers.0.self_attn.q_proj and of 3 more layers stayed 0" in said
