@@ -6,7 +6,7 @@
 
 `--check` times the whole of `nlora check` instead, imports included, on 200,000 examples of two labels and on 10,000
 of a thousand: without kept tokens (cold) and with them (warm), with the peak of the process's memory and the size of
-what is kept. It also runs with the sources of an earlier nlora (PYTHONPATH), to compare.
+what is kept. The seconds of processors (of all cores together) tell on a busy machine, too. It also runs with the sources of an earlier nlora (PYTHONPATH), to compare.
 
 Each turn is a process of its own, since that is what a second run is: without the cache, with an empty one (the
 examples are tokenised and written), and with what that run has written. Imports and the loading of the tokenizer are
@@ -143,6 +143,7 @@ def check(run: Path, kept: Path) -> dict[str, Any]:
         raise SystemExit("nlora check failed")
     return {
         "seconds": time.perf_counter() - begin,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "kept_bytes": sum(file.stat().st_size for file in (kept / "encoded").iterdir()),
     }
@@ -162,11 +163,11 @@ def report_checks(options: argparse.Namespace) -> None:
         figures[name] = turns
         for how, results in turns.items():
             rows.append([
-                f"{count:,}", name, how, measure.Spread.of([turn["seconds"] for turn in results]),
+                f"{count:,}", name, how, *(measure.Spread.of([turn[time] for turn in results]) for time in ("seconds", "cpu_seconds")),
                 measure.mib(max(turn["peak_bytes"] for turn in results)),
                 f"{results[0]['kept_bytes'] / 1e6:.1f} MB",
             ])  # fmt: skip
-    header = ["examples", "labels", "", "seconds", "peak memory", "kept on disk"]
+    header = ["examples", "labels", "", "seconds", "of processors", "peak memory", "kept on disk"]
     shown = argparse.Namespace(**{k: v for k, v in vars(options).items() if k not in {"cache", "examples"}})
     measure.report("tokenise --check", shown, {"checks": figures}, measure.table(header, rows))
 

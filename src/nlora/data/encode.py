@@ -24,6 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
+from nlora.data.backend import backend_of, ids_of
 from nlora.data.base import Example, Task
 from nlora.data.encoded import Block, Encoded, EncodedRows, block_of, shared_prefix
 from nlora.data.head_split import split_head
@@ -69,6 +70,7 @@ class Encoder:
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token; answers could not end")
         self._tokenizer = tokenizer
+        self._backend = backend_of(tokenizer)
         self.encoder_decoder = encoder_decoder
         self.max_source_tokens = max_source_tokens
         self.max_target_tokens = max_target_tokens
@@ -253,6 +255,8 @@ class Encoder:
 
     def _tokenize(self, texts: list[str], *, offsets: bool = False) -> Mapping[str, Any]:
         """Ids of each text without special tokens and, if asked for, the characters of each token."""
+        if self._backend is not None and not offsets:
+            return {"input_ids": ids_of(self._backend, texts)}
         batch: Mapping[str, Any] = self._tokenizer(
             texts,
             add_special_tokens=False,

@@ -23,6 +23,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from nlora.data.backend import backend_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -70,10 +72,13 @@ def split_head(
 
     ids: the ids of one text, without special tokens.
     """
+    backend = backend_of(tokenizer)
     borders = list(_BORDER.finditer(head))
-    if borders and _is_local(tokenizer, head[borders[-1].start() - 1], head[borders[-1].end()]):
-        backend: Any = tokenizer.backend_tokenizer
-        at = borders[-1].start()
+    if backend is None or not borders:
+        return [], head
+    at = borders[-1].start()
+    added = tokenizer.added_tokens_decoder.values()
+    if _is_local(backend) and not any(_reaches_over(token, head[at - 1], head[at + 1]) for token in added):
         first = ids(head[:at])
         for rest in (head[at:], head[at + 1 :]):
             if _is_border(backend, head, head[:at], rest) and all(
@@ -83,28 +88,13 @@ def split_head(
     return [], head
 
 
-def _is_local(tokenizer: PreTrainedTokenizerBase, left: str, right: str) -> bool:
-    """Whether each step before the model decides by what is near, at a space between these two characters."""
-    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-    kind: Any = type(tokenizer)
-    if not (
-        isinstance(tokenizer, PreTrainedTokenizerFast)
-        and kind.__module__.startswith("transformers.")
-        and kind.__call__ is PreTrainedTokenizerBase.__call__
-        and kind._encode_plus is PreTrainedTokenizerFast._encode_plus
-    ):
-        return False
-    backend: Any = tokenizer.backend_tokenizer
+def _is_local(backend: Any) -> bool:
+    """Whether each step before the model decides by what is near."""
     try:
         normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
     except Exception:  # it has parts in Python, which cannot say what they are (no narrower class is raised)
         return False
-    return (
-        _is_local_normalizer(normalizer)
-        and _is_local_pre_tokenizer(pre_tokenizer)
-        and not any(_reaches_over(token, left, right) for token in tokenizer.added_tokens_decoder.values())
-    )
+    return _is_local_normalizer(normalizer) and _is_local_pre_tokenizer(pre_tokenizer)
 
 
 def _state(component: Any) -> dict[str, Any]:
