@@ -6,7 +6,8 @@
 
 `--check` times the whole of `nlora check` instead, imports included, on 200,000 examples of two labels and on 10,000
 of a thousand: without kept tokens (cold) and with them (warm), with the peak of the process's memory and the size of
-what is kept. The seconds of processors (of all cores together) tell on a busy machine, too. It also runs with the sources of an earlier nlora (PYTHONPATH), to compare.
+what is kept. The seconds of processors (of all cores together) tell something on a busy machine, too. It also runs
+with the sources of an earlier nlora (PYTHONPATH), to compare.
 
 Each turn is a process of its own, since that is what a second run is: without the cache, with an empty one (the
 examples are tokenised and written), and with what that run has written. Imports and the loading of the tokenizer are
@@ -163,7 +164,8 @@ def report_checks(options: argparse.Namespace) -> None:
         figures[name] = turns
         for how, results in turns.items():
             rows.append([
-                f"{count:,}", name, how, *(measure.Spread.of([turn[time] for turn in results]) for time in ("seconds", "cpu_seconds")),
+                f"{count:,}", name, how,
+                *(measure.Spread.of([turn[key] for turn in results]) for key in ("seconds", "cpu_seconds")),
                 measure.mib(max(turn["peak_bytes"] for turn in results)),
                 f"{results[0]['kept_bytes'] / 1e6:.1f} MB",
             ])  # fmt: skip
