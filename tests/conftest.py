@@ -134,3 +134,27 @@ def tiny_model(
         return made[family]
 
     return make
+
+
+class Told:
+    """Exit status and what was printed."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def nlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """nlora("run", file, ...) -> Told; wide enough that no message is wrapped."""
+    from nlora import cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Told:
+        monkeypatch.setattr("sys.argv", ["nlora", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capsys.readouterr()
+        return Told(int(stop.value.code or 0), printed.out, printed.err)
+
+    return call

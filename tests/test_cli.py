@@ -6,43 +6,31 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from helpers import ANIMALS, write_config, write_task
-from nlora import cli
 
-
-class Told:
-    """Exit status and what was printed."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-
-@pytest.fixture
-def nlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
-    """nlora("run", file, ...) -> Told; wide enough that no message is wrapped."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> Told:
-        monkeypatch.setattr("sys.argv", ["nlora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        printed = capsys.readouterr()
-        return Told(int(stop.value.code or 0), printed.out, printed.err)
-
-    return call
-
-
-Nlora = Callable[..., Told]
+Nlora = Callable[..., Any]
 TinyModel = Callable[[str], Path]
 
 
 def change(path: Path, **changes: object) -> Path:
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
     return path
+
+
+@pytest.mark.parametrize("method", ["inclora", "seqft", "osf"])
+def test_every_path_that_run_prints_is_there(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, method: str
+) -> None:
+    told = nlora("run", write_config(tmp_path, tiny_model("llama"), method=method, train={"batch_size": 8}))
+    printed = [line.split()[-1] for line in told.out.splitlines() if f" {tmp_path / 'run'}/" in line]
+    assert len(printed) == 5
+    for path in printed:
+        assert list(tmp_path.glob(str(Path(path).relative_to(tmp_path)))), path
 
 
 def test_run_prints_the_matrix_and_the_paths(tmp_path: Path, tiny_model: TinyModel, nlora: Nlora) -> None:
@@ -200,7 +188,7 @@ def test_a_prompt_without_room_is_told_beside_other_mistakes(
         ({"lora": {"targets": ["no_such_module"]}}, "no_such_module"),
         ({"stages": {"colors": {"train": {}}}}, "did you mean 'colours'"),
         ({"stages": {"colours": {"train": {"max_source_tokens": 64}}}}, "holds for the whole run"),
-        ({"train": {"report_to": ["wandb"]}}, "pip install 'nlora[wandb]'"),
+        ({"train": {"report_to": ["wandb"]}}, "wandb is not installed; pip install wandb"),
     ],
 )
 def test_wrong_input_is_one_clear_line(

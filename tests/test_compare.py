@@ -19,6 +19,7 @@ from nlora.compare_formats import compare_command, written
 from nlora.compare_table import ComparisonView
 from nlora.config import Config
 from nlora.errors import InputErrors, NloraError
+from nlora.run_lock import held_lock
 from nlora.summary import Collision, StageRecord, Summary, summary_of, write_summary
 
 ORDER_1 = ("dbpedia", "amazon", "yahoo", "agnews")
@@ -128,11 +129,16 @@ def test_an_unfinished_run_stands_alone_with_what_there_is(tmp_path: Path) -> No
         run(tmp_path / "c", seed=3),
     ]
     comparison = compared(*folders)
-    done, running = comparison.rows
-    assert (done.seeds, running.seeds, running.status) == ((1, 3), (2,), "running")
-    assert "average_accuracy" not in running.values
-    assert running.values["train_seconds"].mean == 60
-    assert "plain (inclora), running: 1 of 2 tasks" in written(comparison, "markdown")
+    done, stopped = comparison.rows
+    assert (done.seeds, stopped.seeds, stopped.status) == ((1, 3), (2,), "stopped")
+    assert "average_accuracy" not in stopped.values
+    assert stopped.values["train_seconds"].mean == 60
+    assert "plain (inclora), stopped after 1 of 2 tasks" in written(comparison, "markdown")
+    assert table_of(comparison)[1]["status"] == "stopped"
+    with held_lock(folders[1]):  # somebody writes there
+        comparison = compared(*folders)
+        assert "plain (inclora), running: 1 of 2 tasks" in written(comparison, "markdown")
+    assert compared(*folders).rows[1].status == "stopped"  # the lock's file stays there
 
 
 def test_the_same_folder_counts_once_and_the_same_seed_apart(tmp_path: Path) -> None:
@@ -242,6 +248,146 @@ def test_the_best_row_is_marked_where_rows_compare(tmp_path: Path) -> None:
     assert re.search(r"two_% \(inclora\) +1 +75\.0\*", shown(comparison, 120))
     assert "| two_% (inclora) | 1 | **75.0** | -10.0 |" in written(comparison, "markdown")
     assert r"two\_\% (inclora) & 1 & \textbf{75.0} & $-$10.0 &" in written(comparison, "latex")
+
+
+def test_a_tie_for_the_best_is_marked_on_all(tmp_path: Path) -> None:
+    lasts = (
+        (20, 80),
+        (30, 70),
+        (49.96, 50),
+        (10, 20),
+    )  # averages of 50, 50, 49.98 and 15: shown as 50.0 thrice
+    folders = [run(tmp_path / str(i), f"r{i}", last=last) for i, last in enumerate(lasts)]
+    comparison = compared(*folders)
+    found = {
+        line.split()[0]: "*" in line for line in shown(comparison, 120).splitlines() if "(inclora)" in line
+    }
+    assert found == {"r0": True, "r1": True, "r2": True, "r3": False}
+    assert written(comparison, "markdown").count("**50.0**") == 3
+    assert written(comparison, "latex").count(r"\textbf{50.0}") == 3
+
+
+ONE_TASK = {"tasks": ("a",), "last": (50,)}
+
+
+def told(folder: Path, **keys: Any) -> Path:
+    """The run, with keys of its summary changed."""
+    path = folder / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+    return folder
+
+
+def digests(
+    test: str, *, count: int = 9, drawn_from: str | None = None, train: str = "t", prompt: str = "p"
+) -> Any:
+    """The digests of task a."""
+    return {
+        "a": {
+            "train": {"sha256": train, "count": 20},
+            "test": {"sha256": test, "count": count, "drawn_from": drawn_from},
+            "prompt_sha256": prompt,
+        }
+    }
+
+
+def test_runs_scored_on_different_files_are_not_averaged_and_it_is_said(tmp_path: Path) -> None:
+    one = told(run(tmp_path / "1", seed=1, **ONE_TASK), digests=digests("x"))
+    two = told(run(tmp_path / "2", seed=2, **ONE_TASK), digests=digests("y", count=3))
+    same = told(run(tmp_path / "3", seed=3, **ONE_TASK), digests=digests("x"))
+    comparison = compared(one, two, same)
+    assert [row.seeds for row in comparison.rows] == [(1, 3), (2,)]
+    assert comparison.notes[:3] == (
+        "These runs were scored on different test examples; averages do not compare:",
+        f"a, 9 test examples: plain (inclora) in {one}",
+        f"a, 3 other test examples: plain (inclora) in {two}",
+    )
+    assert not comparison.compares
+    assert "*" not in shown(comparison, 300)
+    older = run(tmp_path / "4", seed=4, **ONE_TASK)  # of an older version, which says nothing
+    assert [row.seeds for row in compared(one, older).rows] == [(1, 4)]
+    assert not compared(one, older).notes
+
+
+def test_samples_that_the_seed_draws_are_averaged_and_noted_once(tmp_path: Path) -> None:
+    folders = [
+        told(run(tmp_path / f"{name}{seed}", name, seed=seed, **ONE_TASK),
+             digests=digests(f"sample {seed}", count=5, drawn_from="file"))
+        for name in ("one", "two") for seed in (1, 2)
+    ]  # fmt: skip
+    comparison = compared(*folders)
+    assert [row.seeds for row in comparison.rows] == [(1, 2), (1, 2)]
+    assert comparison.compares
+    (note,) = comparison.notes
+    assert note.startswith("Each seed is scored on a sample of its own")
+    other = told(
+        run(tmp_path / "x", "one", seed=3, **ONE_TASK), digests=digests("s", count=5, drawn_from="other file")
+    )
+    comparison = compared(*folders, other)
+    assert [row.seeds for row in comparison.rows] == [(1, 2), (1, 2), (3,)]
+    assert "scored on different test examples" in comparison.notes[0]
+
+
+def test_other_train_examples_and_prompts_are_said_too(tmp_path: Path) -> None:
+    one = told(run(tmp_path / "1", "one", **ONE_TASK), digests=digests("x"))
+    two = told(run(tmp_path / "2", "two", **ONE_TASK), digests=digests("x", train="u", prompt="q"))
+    comparison = compared(one, two)
+    assert comparison.compares  # on the same test examples
+    assert comparison.notes == (
+        "These runs were trained on different examples:",
+        "a, 20 train examples: one (inclora)",
+        "a, 20 other train examples: two (inclora)",
+        "These runs were asked with different prompts:",
+        "a, prompts: one (inclora)",
+        "a, other prompts: two (inclora)",
+    )
+
+
+def test_labels_beside_generate_and_exact_match_beside_rouge_are_said(tmp_path: Path) -> None:
+    labels = told(
+        run(tmp_path / "1", "one", **ONE_TASK), decode={"a": "labels"}, metrics={"a": "exact_match"}
+    )
+    free = told(
+        run(tmp_path / "2", "two", **ONE_TASK), decode={"a": "generate"}, metrics={"a": "exact_match"}
+    )
+    comparison = compared(labels, free)
+    assert comparison.notes == (
+        "These runs' answers were made in different ways, which do not compare:",
+        "the likeliest label: one (inclora)",
+        "the generated answer: two (inclora)",
+    )
+    assert not comparison.compares
+    for format_ in ("markdown", "latex", "csv"):
+        assert "made in different ways" in written(comparison, format_)  # type: ignore[arg-type]
+    rouge = told(run(tmp_path / "3", "three", **ONE_TASK), decode={"a": "generate"}, metrics={"a": "rougeL"})
+    assert compared(free, rouge).notes == (
+        "These runs' scores are of different kinds; averages do not compare:",
+        "exact match: two (inclora)",
+        "ROUGE-L: three (inclora)",
+    )
+    unfinished = told(  # says nothing of b yet
+        run(tmp_path / "5", "five", learned=1), decode={"a": "generate"}, metrics={"a": "exact_match"}
+    )
+    both = told(
+        run(tmp_path / "6", "six"),
+        decode={"a": "generate", "b": "labels"},
+        metrics={"a": "exact_match", "b": "rougeL"},
+    )
+    assert not compared(unfinished, both).notes
+    seed = told(run(tmp_path / "4", "one", seed=2, **ONE_TASK), decode={"a": "generate"})
+    assert [row.seeds for row in compared(labels, seed).rows] == [(1,), (2,)]
+    assert compared(labels).notes == ("Scores in percent: exact match of the likeliest label.",)
+
+
+def test_averages_over_different_kinds_of_scores_say_so(tmp_path: Path) -> None:
+    folder = told(
+        run(tmp_path / "1"),
+        decode={"a": "labels", "b": "generate"},
+        metrics={"a": "exact_match", "b": "rougeL"},
+    )
+    assert compared(folder).notes == (
+        "Scores in percent: exact match of the likeliest label for a; ROUGE-L of the generated answer for b; averages "
+        "are over both kinds.",
+    )
 
 
 def test_names_cannot_break_a_table(tmp_path: Path) -> None:

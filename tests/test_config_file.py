@@ -102,7 +102,7 @@ stages:
         ("epochs: 3\ntasks: [a]", "my.yaml:1: epochs: unknown key; did you mean 'train.epochs'?"),
         ("name: x", "my.yaml: tasks: the key is missing: the tasks, in the order of learning"),
         ("tasks: []", "my.yaml:1: tasks: must be a list that is not empty, not an empty list"),
-        ("tasks: agnews", "my.yaml:1: tasks: must be a list that is not empty, not 'agnews'"),
+        ("tasks: agnews", "my.yaml:1: tasks: must be a list that is not empty, not 'agnews'; write [agnews]"),
         ("tasks:\n- 3", "my.yaml:2: tasks.0: must be a name or a mapping of keys, not 3"),
         ("tasks:\n- type: TC", "my.yaml:2: tasks.0.name: the key is missing: unique within the run"),
         ("tasks: [a, b, a]", "my.yaml:1: tasks.2: a second task is called 'a'; each needs a name of its own"),
@@ -129,7 +129,7 @@ stages:
         ),
         (
             "tasks: [a]\nlora: {targets: q}",
-            "my.yaml:2: lora.targets: must be a list of texts, or null, not 'q'",
+            "my.yaml:2: lora.targets: must be a list of texts, or null, not 'q'; write [q]",
         ),
         ("tasks: [a]\nseed: 1.5", "my.yaml:2: seed: must be a whole number >= 0 and < 4294967296, not 1.5"),
         (

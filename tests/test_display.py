@@ -144,3 +144,35 @@ def test_names_with_markup_are_shown_as_they_are() -> None:
     assert "1 [bold]a" in text
     assert "[red]n: nlora" in text
     assert "[red]n" in rendered(comparison_table([summary([[90.0]], ["a"], name="[red]n")]))
+
+
+def test_what_the_scores_are_is_said() -> None:
+    done = summary([[50, None], [40, 60]], ["replies", "tickets"])
+    assert "scores in percent" not in rendered(
+        accuracy_table(done)
+    )  # of an older version, which does not say it
+    decode = {"replies": "generate", "tickets": "labels"}
+    alike = done.model_copy(update={"decode": {"replies": "labels", "tickets": "labels"}})
+    text = rendered(accuracy_table(alike))
+    assert "scores in percent: exact match of the likeliest label " in text
+    assert "(mean over 2 tasks of the last row)" in text
+    mixed = done.model_copy(
+        update={"decode": decode, "metrics": {"replies": "rougeL", "tickets": "exact_match"}}
+    )
+    text = " ".join(rendered(accuracy_table(mixed)).split())
+    assert (
+        "scores in percent: ROUGE-L of the generated answer for replies; exact match of the likeliest label for "
+        "tickets; averages are over both kinds"
+    ) in text
+    assert "average accuracy 50.0 (mean over 2 tasks of the last row)" in text
+
+
+def test_a_tie_for_the_best_is_marked_on_all() -> None:
+    runs = [summary([[50, None], row], ["a", "b"], name=name) for name, row in
+            (("r1", [20, 80]), ("r2", [49.96, 50]), ("r3", [10, 20]))]  # fmt: skip
+    lines = rendered(comparison_table(runs)).splitlines()
+    assert [("*" in line) for line in lines if line.split()[:1] in (["r1"], ["r2"], ["r3"])] == [
+        True,
+        True,
+        False,
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from helpers import ANIMALS, learn, write_config, write_task
 from nlora.errors import InputErrors, NloraError, RunError
-from nlora.eval_run import Report, eval_command
+from nlora.eval_run import Report, eval_command, score_table
 from nlora.methods import method_names
 from nlora.summary import Summary
 
@@ -90,7 +91,7 @@ def test_a_stage_gives_the_runs_own_answers_and_row(runs: Runs, tmp_path: Path, 
         results = json.loads((stage_folder(run, stage) / "predict_results.json").read_text())
         assert report.mean("exact_match") == pytest.approx(results["predict_exact_match_macro"], abs=1e-3)
         for score in report.scores:
-            assert score.rougeL == pytest.approx(results[f"predict_rougeL_for_{score.task}"])
+            assert score.rougeL == pytest.approx(results[f"predict_rougeL_for_{score.task}"], abs=1e-3)
         written.append(out.read_text())
     assert len(set(written)) == len(written), "the stages must differ in their answers"
     before = ask(run, stage=0)
@@ -189,6 +190,59 @@ def test_an_unfinished_run_that_somebody_writes_to_and_a_moved_folder(runs: Runs
     shutil.rmtree(stage_folder(moved, 1))
     with pytest.raises(InputErrors, match=r"--stage: .*moved has no committed stage yet; 0 is the backbone"):
         ask(moved)
+
+
+def test_other_examples_than_the_runs_are_said(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nlora import cli
+
+    summary = learn(write_config(tmp_path, tiny_model("llama"), train={"epochs": 1, "batch_size": 8}))
+    run = tmp_path / "run"
+    as_then = ask(run)
+    assert [s.differs_from_run for s in as_then.scores] == [(), ()]
+    assert [s.score for s in as_then.scores] == list(summary.R[1])
+    file = tmp_path / "colours-test.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
+    report = ask(run, settings=["decode=generate"])
+    assert [s.differs_from_run for s in report.scores] == [
+        ("3 other test examples (9 then)", "decode generate (labels then)"),
+        ("decode generate (labels then)",),
+    ]
+    monkeypatch.setenv("COLUMNS", "120")
+    for arguments in ([], ["--json"]):
+        monkeypatch.setattr("sys.argv", ["nlora", "eval", str(run), *arguments])
+        with pytest.raises(SystemExit):
+            cli.main()
+    out = capsys.readouterr().out
+    assert "! colours is asked otherwise than the run was: 3 other test examples (9 then)\n" in re.sub(
+        " +\n", "\n", out
+    )
+    assert "! animals" not in out
+    values = json.loads(out[out.index("{") :])
+    assert values["tasks"][0]["differs_from_run"] == ["3 other test examples (9 then)"]
+    assert values["tasks"][1]["differs_from_run"] == []
+
+
+def test_free_text_has_its_own_metric(tmp_path: Path, tiny_model: TinyModel) -> None:
+    tasks = [write_task(tmp_path, "colours", ("red", "green")), write_task(tmp_path, "animals", ANIMALS)]
+    del tasks[0]["labels"]
+    summary = learn(
+        write_config(tmp_path, tiny_model("llama"), tasks=tasks, train={"epochs": 1, "batch_size": 8})
+    )
+    report = ask(tmp_path / "run")
+    assert [s.metric for s in report.scores] == ["rougeL", "exact_match"]
+    assert [s.score for s in report.scores] == list(summary.R[1])
+    assert report.values()["score_macro"] == pytest.approx(summary.average_accuracy)
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(score_table(report))
+    lines = captured.get().splitlines()
+    assert [line.split()[3].endswith("*") for line in lines if line.startswith("colours")] == [True]
+    assert [line.split()[2].endswith("*") for line in lines if line.startswith("animals")] == [True]
+    assert (
+        f"mean of * over the tasks {summary.average_accuracy:.1f}, which is over both kinds" in captured.get()
+    )
 
 
 def test_a_stage_at_which_nothing_was_trained(runs: Runs, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ import torch
 
 from helpers import learn, write_config
 from nlora.backbone import Backbone, load_backbone
-from nlora.config import EvaluateOptions
+from nlora.config import Config, EvaluateOptions
 from nlora.data.base import Example, Task
 from nlora.data.encode import Encoder
 from nlora.evaluation import Answers, Evaluator
 from nlora.record import accuracy, score_row
+from nlora.task_facts import facts_of
 
 TinyModel = Callable[[str], Path]
 LABELS = ("World", "Sports", "Business", "Science or Technology")
@@ -128,8 +129,9 @@ def test_a_model_with_rules_of_its_own_is_decoded_by_them(tiny_model: TinyModel)
 def test_free_text_is_generated_whatever_was_asked(tmp_path: Path, tiny_model: TinyModel) -> None:
     _, _, evaluator = parts(tiny_model("llama"), decode="labels")
     assert evaluator.answer(task(labels=None)).decode == "generate"
-    entry = {"name": "free", "train": str(tmp_path / "a.jsonl"), "test": str(tmp_path / "a.jsonl")}
+    entry = {"name": "free", "train": str(tmp_path / "a.jsonl"), "test": str(tmp_path / "b.jsonl")}
     (tmp_path / "a.jsonl").write_text('{"input": "the fox", "output": "the dog"}\n' * 4)
+    (tmp_path / "b.jsonl").write_text('{"input": "a fox", "output": "the dog"}\n' * 4)
     summary = learn(write_config(tmp_path, tiny_model("llama"), tasks=[entry]))
     assert summary.R[0][0] is not None
     results = json.loads((tmp_path / "run/outputs/1-free/predict_results.json").read_text())
@@ -142,4 +144,5 @@ def test_accuracy_is_exact_match_after_the_released_normalisation() -> None:
     # Case, punctuation and spaces do not count; a hyphen joins words, so the fourth is wrong.
     assert accuracy(task(), right) == pytest.approx(60.0)
     other = Task("other", "TC", "", LABELS, task().train, task().test)
-    assert score_row([task(), other], {"news": right}) == [pytest.approx(60.0), None]
+    facts = {"news": facts_of(task(), Config.model_validate({"tasks": ["news", "other"]}))}
+    assert score_row([task(), other], {"news": right}, facts) == [pytest.approx(60.0), None]

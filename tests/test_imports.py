@@ -17,9 +17,10 @@ SOURCE = Path(nlora.__file__).parent
 LAYERS = [
     {"errors"},
     {"characters"},
-    {"config", "atomic"},
+    {"config", "atomic", "other_names", "signals"},
     {
         "yaml_lines",
+        "base_folder",
         "plain_words",
         "overrides",
         "salvage",
@@ -41,10 +42,13 @@ LAYERS = [
         "learner",
         "adapters",
         "results",
+        "task_facts",
         "summary",
         "run_file",
+        "run_lock",
         "run_log",
         "run_dir",
+        "stage_files",
     },
     {
         "methods",
@@ -65,6 +69,7 @@ LAYERS = [
         "display",
         "published",
         "compare",
+        "compare_notes",
         "compare_table",
         "compare_formats",
         "progress",
@@ -74,7 +79,7 @@ LAYERS = [
         "subspace",
     },
     {"tryout"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "trackers"},
     {"stage_plan", "record", "learned"},
     {"plan"},
     {"sequence", "served", "asked"},
@@ -92,7 +97,7 @@ LAYERS = [
         "eval_run",
         "predict_run",
     },
-    {"cli", "cli_ask"},
+    {"cli", "cli_ask", "cli_group"},
     {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

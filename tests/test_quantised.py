@@ -96,7 +96,7 @@ def test_a_missing_bitsandbytes_is_one_line_with_the_command(
         importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else find(name, *a)
     )
     (line,) = problems(config).splitlines()
-    assert line.endswith("quantise: bitsandbytes is not installed; pip install 'nlora[quant]'")
+    assert line.endswith("quantise: bitsandbytes is not installed; pip install bitsandbytes")
     make_plan(load_config(str(config), ["quantise=null"]))
 
 

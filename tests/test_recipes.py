@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,12 @@ NO_COUNTERPART = {
     "overwrite_cache": "token ids are kept under a key of all that decides them",
     "overwrite_output_dir": "a folder belongs to one configuration",
     "run_name": "a name for W&B",
+    "per_device_train_batch_size": "only how much a device holds at once, as the next: their product is compared",
+    "gradient_accumulation_steps": "see per_device_train_batch_size",
+    "per_device_eval_batch_size": "how many prompts are answered at once, not what is answered",
 }
+KEPT_BYTES = {"encoder-decoder": 142 * 1024, "causal": 175 * 1024}
+"""For the backward pass, of one token in one layer: counted from what autograd saves at these models' sizes."""
 
 
 def config_of(name: str) -> Config:
@@ -61,20 +67,17 @@ def method_weight(config: Config, task: str) -> float:
     return float(build(config.method.name, config.method_options(task)).weight)  # type: ignore[attr-defined]
 
 
-def flags_of(config: Config, stage: int, gpus: int) -> dict[str, Any]:
+def flags_of(config: Config, stage: int) -> dict[str, Any]:
     """What the recipe says of a stage, in the released script's words. stage: from 0."""
     task = config.tasks[stage].name
     train = config.train_options(task)
-    accumulated = train.batch_size // gpus // (train.micro_batch_size or train.batch_size // gpus)
     return {
         "data_dir": config.data,
         "task_config_dir": task,
         "output_dir": stage_name(stage + 1, task),
         "learning_rate": train.learning_rate,
         "num_train_epochs": train.epochs,
-        "per_device_train_batch_size": train.batch_size // gpus // accumulated,
-        "gradient_accumulation_steps": accumulated,
-        "per_device_eval_batch_size": config.evaluate.batch_size,
+        "examples_per_optimizer_step": train.batch_size,
         "warmup_steps": train.warmup_steps,
         "lr_scheduler_type": "constant" if train.warmup_steps == 0 else "constant_with_warmup",
         "max_source_length": train.max_source_tokens,
@@ -106,7 +109,10 @@ def test_every_released_flag_is_in_the_recipe(name: str, shared: Path) -> None:
         assert start.endswith(f"/{before}/adapter" if stage else {0: "t5-large", 1: "llama"}["llama" in name])
         for key in ("task_config_dir", "output_dir"):
             flags[key] = flags[key].rpartition("/")[2]
-        ours = flags_of(config, stage, gpus)
+        flags["examples_per_optimizer_step"] = (
+            int(flags["per_device_train_batch_size"]) * int(flags["gradient_accumulation_steps"]) * gpus
+        )
+        ours = flags_of(config, stage)
         assert ours.keys() | NO_COUNTERPART.keys() >= flags.keys(), "a flag that nobody has looked at"
         assert ours.keys() <= flags.keys(), "the recipe is compared with what the script does not say"
         wrong = {key: (ours[key], flags[key]) for key in ours if not same(ours[key], flags[key])}
@@ -140,6 +146,26 @@ def test_a_recipe_opens_with_command_hardware_and_published_score(name: str) -> 
     assert f"N-LoRA {nlora}, O-LoRA {olora}" in opening
     assert recipe_description(name).startswith(f"Order {name[-1]} of the N-LoRA paper")
     assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_recipe_fits_a_card_of_80_gb_on_paper(name: str) -> None:
+    """T5-large: 738 million float32 parameters, width 1024; LLaMA-7B: 6.74 thousand million bfloat16, width 4096."""
+    config, text = config_of(name), recipe_text(name)
+    causal = config.family == "causal"
+    layers, weights = (32, 6.74e9 * 2) if causal else (24, 738e6 * 4)
+    tokens = config.train.max_source_tokens + (config.train.max_target_tokens if causal else 0)
+    # Keys and values: of a causal model's own tokens, of an encoder's tokens for each layer of the decoder.
+    cached = 2 * 4096 * 2 if causal else 2 * 1024 * 4
+    micro = config.train.micro_batch_size or config.train.batch_size
+    training = layers * micro * tokens * KEPT_BYTES[config.family or ""]
+    scoring = layers * config.evaluate.batch_size * tokens * cached
+    assert weights + max(training, scoring) < 0.75 * 80e9  # the rest: logits, the allocator, CUDA itself
+    said = [
+        float(number)
+        for number in re.findall(r"^#   (?:training|scoring) +([\d.]+) GiB of", text, re.MULTILINE)
+    ]
+    assert said == [pytest.approx(training / 2**30, rel=0.02), pytest.approx(scoring / 2**30, rel=0.02)]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from nlora.data.base import Example, Task
+from nlora.data.notes import task_notes
+from nlora.evaluation import Answers
+from nlora.record import accuracy, predictions_of
 from nlora.results import (
     Prediction,
     exact_match_by_dataset,
@@ -114,3 +118,33 @@ def test_what_cannot_be_a_number_is_null(tmp_path: Path) -> None:
 def test_no_predictions_are_no_results() -> None:
     with pytest.raises(ValueError, match="no predictions to score"):
         predict_results([], decode="labels", runtime_seconds=1, steps=1)
+
+
+def test_labels_that_differ_in_punctuation_only_are_compared_as_they_are(tmp_path: Path) -> None:
+    """Every answer is "1", and half of the labels are "-1"."""
+    task = Task(
+        "signs",
+        "SC",
+        "",
+        ("-1", "1"),
+        (),
+        tuple(Example(str(i), "x", "-1" if i % 2 else "1") for i in range(8)),
+    )
+    answers = Answers(("1",) * 8, "labels", 0.1, 1)
+    assert accuracy(task, answers) == 50.0
+    predictions = predictions_of(task, answers)
+    results = predict_results(predictions, decode="labels", runtime_seconds=1.0, steps=1)
+    percentages = {key: results[key] for key in results if "exact_match" in key or "rouge" in key}
+    assert percentages
+    assert set(percentages.values()) == {50.0}
+    assert [line["Exact"] for line in (p.line() for p in predictions)] == [True] * 8
+    assert task_notes([task])[0] == (
+        "signs: labels '-1' and '1' are the same without punctuation, so answers are compared as they are"
+    )
+
+
+def test_labels_that_stay_apart_are_compared_as_released() -> None:
+    task = Task("yes", "QA", "", ("Yes.", "No."), (), (Example("0", "x", "Yes."), Example("1", "x", "No.")))
+    predictions = predictions_of(task, Answers(("yes", "YES!"), "generate", 0.1, 1))
+    assert exact_match_by_dataset(predictions) == {"yes": 50.0}
+    assert "Exact" not in predictions[0].line()

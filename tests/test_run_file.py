@@ -88,7 +88,9 @@ def test_run_yaml_repeats_the_run(tmp_path: Path) -> None:
 def test_a_broken_run_yaml_is_one_clear_line(tmp_path: Path, text: str) -> None:
     RunDir.open(config_of(tmp_path), VERSIONS).close()
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(RunError, match=r"run\.yaml.*; delete the folder to start again$"):
+    with pytest.raises(
+        RunError, match=r"run\.yaml.*; put back what nlora wrote there, or give another folder$"
+    ):
         RunDir.open(config_of(tmp_path), VERSIONS)
 
 

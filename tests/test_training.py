@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -79,13 +81,6 @@ def test_batches_by_length_pad_less_and_train_on_every_example(
     assert shares["llama", "random"] == 0
 
 
-def test_several_gpus_without_a_launcher_get_padded_batches(tiny_model: Callable[[str], Path]) -> None:
-    """The Trainer cuts a batch along its rows there, and a packed one has only one."""
-    model: Any = load_backbone(str(tiny_model("llama"))).model
-    packs = [training._packs(cast(Any, SimpleNamespace(n_gpu=count)), model) for count in (0, 1, 2)]
-    assert packs == [True, True, False]
-
-
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
     plain = trained(tmp_path, tiny_model("llama"))
     checkpointed = trained(tmp_path, tiny_model("llama"), gradient_checkpointing=True)
@@ -156,9 +151,32 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, tiny_model: Call
 def test_a_batch_that_cannot_be_split_is_refused(
     tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(training, "PartialState", lambda: SimpleNamespace(num_processes=3))
     with pytest.raises(RunError, match="cannot be split evenly over 3 processes"):
         trained(tmp_path, tiny_model("llama"))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "every", "logged"), [(22, 10, [1, 2]), (2, 10, [1, 10, 20, 22]), (4, 4, [1, 4, 8, 12])]
+)
+def test_the_log_holds_the_first_and_the_last_step(
+    tmp_path: Path, tiny_model: Callable[[str], Path], batch_size: int, every: int, logged: list[int]
+) -> None:
+    """And what it says of the penalty is of the same steps as the loss: both add up to the training's means."""
+    backbone: Any = load_backbone(str(tiny_model("llama")))
+    adapter = Adapter.attach(backbone.model, LoraOptions(r=2), seed=1)
+    options = TrainOptions(batch_size=batch_size, epochs=2, logging_steps=every)
+    penalty = lambda: sum(f.B.abs().sum() for f in adapter.factors().values())  # noqa: E731
+    result = train(backbone, adapter, EXAMPLES, options, penalty=cast(Any, penalty), seed=5, folder=tmp_path)
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    lines = [line for line in state["log_history"] if "loss" in line]
+    assert [line["step"] for line in lines] == logged
+    assert result.steps == state["global_step"] == logged[-1]
+    taken = [b - a for a, b in pairwise([0, *logged])]
+    for key, mean in (("loss", result.loss), ("penalty", result.penalty)):
+        total = sum(line[key] * steps for line, steps in zip(lines, taken, strict=True))
+        assert total / result.steps == pytest.approx(mean, rel=1e-4)
+    assert lines[0]["penalty"] == 0 < lines[-1]["penalty"]
 
 
 def test_a_variable_of_some_scheduler_does_not_cut_the_batch(

@@ -22,7 +22,7 @@ from rich.console import Console
 from nlora.analysis import Comparison, compare_states
 from nlora.analysis.forgetting import against_forgetting
 from nlora.analysis.table import comparison_tables, csv_rows
-from nlora.atomic import write_json
+from nlora.atomic import refusal, write_json
 from nlora.errors import AdapterError, InputErrors, Problem, RunError
 from nlora.factors import CONFIG_FILE, WEIGHTS_FILE, Factors, State, load_factors, stack
 from nlora.methods import build
@@ -252,4 +252,4 @@ def _write_csv(file: Path, rows: Sequence[Sequence[Any]]) -> None:
         with file.open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows(rows)
     except OSError as error:
-        raise InputErrors([Problem(str(file), f"cannot be written: {error.strerror}")]) from error
+        raise InputErrors([Problem(str(file), f"cannot be written: {refusal(file, error)}")]) from error

@@ -103,7 +103,7 @@ def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
         (task,) = load_tasks(one, base_folder=folder, test_only=True)
     except InputErrors as error:
         raise InputErrors(
-            Problem(p.where.replace("tasks[0]", f"task {entry.name}", 1), p.what) for p in error.problems
+            Problem(p.where.replace("tasks.0", f"task {entry.name}", 1), p.what) for p in error.problems
         ) from error
     return task
 

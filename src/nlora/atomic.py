@@ -40,17 +40,29 @@ def disk_errors(path: Path, only: Collection[int] | None = None) -> Iterator[Non
         # Without a number it is not of the operating system, but an exception of ours or of a library's.
         if error.errno is None or (only is not None and error.errno not in only):
             raise
-        reason = error.strerror or str(error)
-        raise RunError(
-            f"{path}: cannot be written: {reason}; make room there, or give another output_dir"
-        ) from error
+        way_out = (
+            "make room there, or give another place" if error.errno in DISK_FULL else "give another place"
+        )
+        raise RunError(f"{path}: cannot be written: {refusal(path, error)}; {way_out}") from error
+
+
+def refusal(path: Path, error: OSError) -> str:
+    """What the operating system says; in plainer words where a folder is missing or a link points to nothing."""
+    if path.is_symlink() and not path.exists():
+        return f"it points to {path.readlink()}, which is not there"
+    if error.errno == errno.ENOENT and not path.parent.exists():
+        return f"there is no folder {path.parent}"
+    return error.strerror or str(error)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in UTF-8: readers see the old file or the new one, never a part.
 
+    A link stays one: what it points to is replaced.
+
     Raises RunError when it cannot be written; the old file is then still there.
     """
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     with disk_errors(path):
         try:

@@ -16,10 +16,13 @@ from rich.markup import escape
 
 from nlora import __version__
 from nlora.cli_ask import asking
+from nlora.cli_group import Commands, Stopped
 from nlora.errors import InputErrors, NloraError
+from nlora.signals import ended_like_ctrl_c
 
 app = typer.Typer(
     name="nlora",
+    cls=Commands,
     help="Teach one language model task after task without forgetting.",
     no_args_is_help=True,
     add_completion=False,
@@ -233,7 +236,8 @@ def main() -> None:
         sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a != "--debug")]
     errors = Console(stderr=True)
     try:
-        app()
+        with ended_like_ctrl_c():
+            app()
     except NloraError as error:
         if debug:
             traceback.print_exc()
@@ -241,8 +245,8 @@ def main() -> None:
         head = "[bold red]error:[/] " if count == 1 else f"[bold red]{count} errors:[/]\n"
         errors.print(head + escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on at the stage where it stopped")
+    except Stopped as stopped:
+        errors.print(escape("; ".join(["stopped", *map(str, stopped.args)])), highlight=False, soft_wrap=True)
         sys.exit(130)
     except Exception as error:  # the last line of defence: a person sees one line, --debug the rest
         if debug:

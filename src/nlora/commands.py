@@ -7,8 +7,10 @@ Everything is checked before the first weight is loaded, and nothing is written 
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,17 +24,20 @@ from nlora.config import Config
 from nlora.config_file import LoadedConfig, read_config
 from nlora.data import fetch, load
 from nlora.data.notes import task_notes
+from nlora.errors import InputErrors, Problem
 from nlora.outcome import write_outcome
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
 from nlora.protocol import pooled_line, protocol_notes
 from nlora.report import REPORT_FILE
 from nlora.run_dir import RunDir, stage_name
-from nlora.run_file import RUN_FILE
+from nlora.run_file import RUN_FILE, read_run_file, what_differs
 from nlora.summary import Summary, read_summary
 
 DEMO = "demo"
 DEMO_METHODS = ("nlora", "inclora")
+_TRAINED = {"adapter": "adapters", "model": "models", "weights.safetensors": "weights"}
+"""What a stage's folder holds of what it trained, and what to call it."""
 _CLEARLY_FASTER = 1.5
 """How many times as fast its products must be before another number format is pointed out."""
 
@@ -73,11 +78,27 @@ def run_command(source: str, overrides: Sequence[str], console: Console) -> Summ
 
 
 def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
-    """`nlora demo`: the recipe `demo` with N-LoRA and with plain incremental LoRA, then both side by side."""
+    """`nlora demo`: the recipe `demo` with N-LoRA and with plain incremental LoRA, then both side by side.
+
+    `output_dir` is the folder of both runs. What is wrong with either is told before the first one trains.
+    """
+    by_key = {text.partition("=")[0].strip(): text for text in overrides}
+    if own := next((by_key[key] for key in ("method", "method.name", "name") if key in by_key), None):
+        both = " and ".join(DEMO_METHODS)
+        raise InputErrors(
+            [Problem(own, f"nlora demo runs {both}; for one of your own: nlora run demo {own}")]
+        )
+    folder = Path(read_config(DEMO, ["output_dir=runs/demo", *overrides]).config.output_dir)
+    kept = [text for key, text in by_key.items() if key != "output_dir"]
+    runs = [
+        [f"method={method}", f"name={method}", *kept, f"output_dir={json.dumps(str(folder / method))}"]
+        for method in DEMO_METHODS
+    ]
+    for run in runs[1:]:
+        _plan(read_config(DEMO, run), console)
     summaries = []
-    for method in DEMO_METHODS:
-        own = [f"method={method}", f"name={method}", f"output_dir=runs/demo/{method}"]
-        summaries.append(run_command(DEMO, [*own, *overrides], console))
+    for run in runs:
+        summaries.append(run_command(DEMO, run, console))
         console.print()
     console.print(display.comparison_table(summaries))
     return summaries
@@ -107,7 +128,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
             )
         ),
         f"about {display.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
-        f"would be written to {config.output_dir}",
+        _written_where(config),
         *plan.limits,
         *_faster_format(config),
         *protocol_notes(config),
@@ -115,6 +136,17 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
     ):
         console.print(escape(line), highlight=False)
     return plan
+
+
+def _written_where(config: Config) -> str:
+    """The folder, and what `nlora run` would say of a run that is in it already."""
+    folder = Path(config.output_dir)
+    if not (folder / RUN_FILE).is_file():
+        return f"would be written to {folder}"
+    if found := what_differs(read_run_file(folder), config):
+        return f"{folder} belongs to another configuration ({'; '.join(found)}); give another output_dir"
+    done = len(RunDir.read(config).committed_stages())
+    return f"would go on in {folder}, which has {done} of {len(config.tasks)} stages"
 
 
 def _faster_format(config: Config) -> list[str]:
@@ -130,20 +162,20 @@ def _faster_format(config: Config) -> list[str]:
 def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
     """Check, then learn: the whole of a run but for its printed table."""
     from nlora.backbone import load_backbone
+    from nlora.record import facts_of_run
     from nlora.sequence import learn_sequence
+    from nlora.trackers import one_wandb_run
     from nlora.tryout import probes, try_out
 
     config = loaded.config
     folder = Path(config.output_dir)
-    # A folder that is a run already says first whether it is this run, and whether anything is left to do.
-    if not loaded.problems and (folder / RUN_FILE).is_file():
-        with RunDir.open(config, versions(), loaded.base_folder) as run:
-            if run.is_complete():
-                console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
-                return read_summary(folder)
-    announce_downloads(loaded, console)
-    plan = make_plan(loaded)  # raises where the configuration has mistakes, with all others beside them
-    with RunDir.open(config, versions(), loaded.base_folder) as run:
+    plan = _plan(loaded, console)
+    if plan is None:
+        console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
+        return read_summary(folder)
+    with RunDir.open(config, versions(), loaded.base_folder) as run, _telling_what_is_kept(run):
+        # Before the model is loaded: what was scored on other examples stops here.
+        facts_of_run(run, plan.tasks)
         run.attach_log()
         done = len(run.committed_stages())
         if done:
@@ -169,22 +201,44 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
         )
         for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
             console.print(f"- {note}", markup=False, highlight=False)
-        with RunProgress(console, stages=len(plan.tasks)) as progress:
+        with RunProgress(console, stages=len(plan.tasks)) as progress, one_wandb_run():
             learn_sequence(plan, backbone, run, progress, paths)
         return write_outcome(run)
+
+
+@contextmanager
+def _telling_what_is_kept(run: RunDir) -> Iterator[None]:
+    """Ctrl-C in the block says what is kept, and how the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        done, tasks = len(run.committed_stages()), run.config.tasks
+        what = f"with stage {done + 1}, {tasks[done].name}" if done < len(tasks) else "with the report"
+        kept = f"{run.folder} keeps {done} of {len(tasks)} stages"
+        raise KeyboardInterrupt(f"{kept}; the same command goes on {what}") from error
+
+
+def _plan(loaded: LoadedConfig, console: Console) -> Plan | None:
+    """The plan of a run that can begin, or go on; None where nothing is left to do."""
+    # A folder that is a run already says first whether it is this run, and whether anything is left to do.
+    if not loaded.problems and (Path(loaded.config.output_dir) / RUN_FILE).is_file():
+        with RunDir.open(loaded.config, versions(), loaded.base_folder) as run:
+            if run.is_complete():
+                return None
+    announce_downloads(loaded, console)
+    return make_plan(loaded)  # raises where the configuration has mistakes, with all others beside them
 
 
 def _written(config: Config) -> dict[str, Path]:
     folder = Path(config.output_dir)
     last = len(config.tasks)
+    outputs = folder / "outputs"
+    trained = [name for name in _TRAINED if any(outputs.glob(f"*/{name}"))]  # one, by the method
     return {
         "report": folder / REPORT_FILE,
         "summary": folder / "summary.json",
-        "adapters": folder / "outputs" / "*" / "adapter",
-        "predictions": folder
-        / "outputs"
-        / stage_name(last, config.tasks[-1].name)
-        / "predict_eval_predictions.jsonl",
+        **{_TRAINED[name]: outputs / "*" / name for name in trained},
+        "predictions": outputs / stage_name(last, config.tasks[-1].name) / "predict_eval_predictions.jsonl",
         "log": folder / "logs" / "train_and_infer.log",
     }
 

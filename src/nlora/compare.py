@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from nlora.compare_notes import notes_on, same_setting
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.published import order_of, published_results
+from nlora.run_lock import is_held
 from nlora.summary import Summary, read_summary, run_folders
 
 
@@ -50,6 +52,9 @@ MEASURES: Mapping[str, Callable[[Summary], float | None]] = {
 """What is compared: from a run's summary to a number. Scores, transfers and the collision rate are percentages."""
 
 
+Status = Literal["complete", "running", "stopped", "published"]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """Runs of one name, method, model and sequence of tasks; or what was published of a method.
@@ -64,30 +69,29 @@ class Row:
     model: str
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    status: Literal["complete", "running", "published"]
+    status: Status
     values: Mapping[str, Spread]
-    protocol: Literal["released", "repaired"] | None = None
     learned: int = 0
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rows of runs, rows of published numbers (each with a note of its own), and what has to be said of the runs."""
+    """Rows of runs, rows of published numbers (each with a note of its own), and what has to be said of the runs.
+
+    compares: whether all runs are of the same tasks in the same order on the same model, scored alike on the same
+        test examples.
+    """
 
     rows: tuple[Row, ...]
     published: tuple[Row, ...]
     notes: tuple[str, ...]
+    compares: bool
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The notes of the published rows, each once."""
         return tuple(dict.fromkeys(row.note for row in self.published))
-
-    @property
-    def compares(self) -> bool:
-        """Whether all runs are of the same tasks in the same order on the same model, by the same protocol."""
-        return len({(row.tasks, row.model, row.protocol == "released") for row in self.rows}) == 1
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[tuple[Path, Summary]]:
@@ -118,8 +122,10 @@ def compare(
     groups = _groups(runs)
     rows = _told_apart([(_row(group), group[0][0]) for group in groups])
     beside = _published(rows, everything=published == "all")
-    notes = (*_repeated(groups, rows), *_differences(rows), *_thresholds(groups))
-    return Comparison(tuple(rows), tuple(beside), notes)
+    labelled = [(row.label, [s for _, s in group]) for row, group in zip(rows, groups, strict=True)]
+    told, compares = notes_on(labelled)
+    notes = (*_repeated(groups, rows), *told, *_thresholds(groups))
+    return Comparison(tuple(rows), tuple(beside), notes, compares)
 
 
 def _groups(runs: Iterable[tuple[Path, Summary]]) -> list[list[tuple[Path, Summary]]]:
@@ -132,6 +138,7 @@ def _groups(runs: Iterable[tuple[Path, Summary]]) -> list[list[tuple[Path, Summa
                 first.status == summary.status == "complete"
                 and _identity(first) == _identity(summary)
                 and summary.seed not in {other.seed for _, other in group}
+                and all(same_setting(other, summary) for _, other in group)
             ):
                 group.append((folder, summary))
                 break
@@ -161,11 +168,17 @@ def _row(group: Sequence[tuple[Path, Summary]]) -> Row:
         model=first.model,
         tasks=first.tasks,
         seeds=tuple(sorted(summary.seed for summary in summaries)),
-        status=first.status,
+        status=_status(*group[0]),
         values=values,
-        protocol=first.protocol,
         learned=len(first.train_seconds),
     )
+
+
+def _status(folder: Path, summary: Summary) -> Status:
+    """Whether an unfinished run goes on now, or was stopped: what its summary says is of its last stage."""
+    if summary.status == "complete":
+        return "complete"
+    return "stopped" if is_held(folder) is False else "running"
 
 
 def _told_apart(rows: Sequence[tuple[Row, Path]]) -> list[Row]:
@@ -192,36 +205,6 @@ def _repeated(groups: Sequence[Sequence[tuple[Path, Summary]]], rows: Sequence[R
                     "one repeats the other."
                 )
     return notes
-
-
-def _differences(rows: Sequence[Row]) -> list[str]:
-    """Why averages of these rows do not compare."""
-    notes = []
-    by_tasks = _labels_by(rows, lambda row: ", ".join(row.tasks) + _order_name(row.tasks))
-    if len(by_tasks) > 1:
-        notes.append("These runs learned different tasks or orders; averages do not compare:")
-        notes += [f"{tasks}: {labels}" for tasks, labels in by_tasks.items()]
-    by_model = _labels_by(rows, lambda row: row.model)
-    if len(by_model) > 1:
-        notes.append("These runs are of different models:")
-        notes += [f"{model}: {labels}" for model, labels in by_model.items()]
-    by_protocol = _labels_by(rows, lambda row: "released" if row.protocol == "released" else "repaired")
-    if len(by_protocol) > 1:
-        notes.append("These runs followed different protocols, which score and cut differently:")
-        notes += [f"{protocol}: {labels}" for protocol, labels in by_protocol.items()]
-    return notes
-
-
-def _labels_by(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, str]:
-    labels: dict[str, list[str]] = {}
-    for row in rows:
-        labels.setdefault(key(row), []).append(row.label)
-    return {value: ", ".join(dict.fromkeys(found)) for value, found in labels.items()}
-
-
-def _order_name(tasks: tuple[str, ...]) -> str:
-    order = order_of(tasks)
-    return "" if order is None else f" ({order})"
 
 
 def _thresholds(groups: Sequence[Sequence[tuple[Path, Summary]]]) -> list[str]:

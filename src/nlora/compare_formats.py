@@ -19,9 +19,10 @@ from rich.console import Console
 from nlora.atomic import write_text
 from nlora.compare import MEASURES, Comparison, Row, compare, read_runs
 from nlora.compare_table import (
+    AVERAGE,
     Column,
     ComparisonView,
-    best_row,
+    best_rows,
     cell_of,
     label_of,
     notes_of,
@@ -87,7 +88,7 @@ def _format(chosen: str | None, out: str | None) -> Format:
 
 
 def _markdown(comparison: Comparison) -> str:
-    columns, best = shown_columns(comparison), best_row(comparison)
+    columns, best = shown_columns(comparison), best_rows(comparison)
 
     def escaped(text: str) -> str:
         for character in "\\|*<":
@@ -96,7 +97,7 @@ def _markdown(comparison: Comparison) -> str:
 
     def cell(row: Row, column: Column) -> str:
         text = cell_of(row, column)
-        return f"**{text}**" if row is best and column.key == "average_accuracy" else text
+        return f"**{text}**" if row in best and column.key == AVERAGE else text
 
     lines = [
         ["run", "seeds", *(column.heading for column in columns)],
@@ -123,13 +124,13 @@ def _escaped_latex(text: str) -> str:
 
 def _latex(comparison: Comparison) -> str:
     """A table environment; its preamble needs booktabs."""
-    columns, best = shown_columns(comparison), best_row(comparison)
+    columns, best = shown_columns(comparison), best_rows(comparison)
 
     def cell(row: Row, column: Column) -> str:
         text = _escaped_latex(cell_of(row, column))
         if text[:1] in ("-", "+"):
             text = f"${text[0]}${text[1:]}"
-        return rf"\textbf{{{text}}}" if row is best and column.key == "average_accuracy" else text
+        return rf"\textbf{{{text}}}" if row in best and column.key == AVERAGE else text
 
     def line(row: Row) -> str:
         return " & ".join(

@@ -22,6 +22,8 @@ from rich.text import Text
 from nlora.compare import Comparison, Row, Spread
 from nlora.display import duration
 
+AVERAGE = "average_accuracy"
+"""The measure of which the best is marked."""
 LABEL_WIDTHS = (40, 24, 16)
 """Characters; longer labels are folded. The first that keeps everything in one table."""
 
@@ -54,7 +56,7 @@ def _memory(spread: Spread) -> str:
 
 
 COLUMNS = (
-    Column("average_accuracy", "AA", _score, "AA: average accuracy, mean over all tasks after the last one."),
+    Column(AVERAGE, "AA", _score, "AA: average accuracy, mean over all tasks after the last one."),
     Column("backward_transfer", "BWT", _change,
            "BWT: backward transfer, mean change on the earlier tasks since each was learned."),
     Column("forgetting", "forgetting", _score,
@@ -108,7 +110,7 @@ class ComparisonView:
         table.add_column("seeds", justify="right")
         for column in columns:
             table.add_column(column.heading, justify="right", no_wrap=True)
-        best = best_row(self.comparison)
+        best = best_rows(self.comparison)
         for rows in (self.comparison.rows, self.comparison.published):
             for row in rows:
                 cells = [_terminal_cell(row, column, best) for column in columns]
@@ -131,18 +133,22 @@ def notes_of(comparison: Comparison, columns: Sequence[Column]) -> list[str]:
     return [*notes, *comparison.notes, *comparison.sources]
 
 
-def best_row(comparison: Comparison) -> Row | None:
-    """The finished row with the highest average accuracy; None where the rows do not compare."""
-    rows = [row for row in comparison.rows if "average_accuracy" in row.values]
+def best_rows(comparison: Comparison) -> list[Row]:
+    """The finished rows with the highest average accuracy as it is shown; none where the rows do not compare."""
+    rows = [row for row in comparison.rows if AVERAGE in row.values]
     if len(rows) < 2 or not comparison.compares:
-        return None
-    return max(rows, key=lambda row: row.values["average_accuracy"].mean)
+        return []
+    best = max(row.values[AVERAGE].mean for row in rows)
+    return [row for row in rows if f"{row.values[AVERAGE].mean:.1f}" == f"{best:.1f}"]
 
 
 def label_of(row: Row) -> str:
     """The row's label, with how far an unfinished run is."""
-    if row.status == "running":
-        return f"{row.label}, running: {row.learned} of {len(row.tasks)} tasks"
+    if row.status in ("running", "stopped"):
+        so_far = f"{row.learned} of {len(row.tasks)} tasks"
+        return f"{row.label}, " + (
+            f"running: {so_far}" if row.status == "running" else f"stopped after {so_far}"
+        )
     return row.label
 
 
@@ -164,8 +170,8 @@ def cell_of(row: Row, column: Column) -> str:
     return column.shown(spread) + fewer
 
 
-def _terminal_cell(row: Row, column: Column, best: Row | None) -> Text:
+def _terminal_cell(row: Row, column: Column, best: Sequence[Row]) -> Text:
     text = cell_of(row, column)
-    if column.key != "average_accuracy" or best is None:
+    if column.key != AVERAGE or not best:
         return Text(text)
-    return Text(f"{text}*", style="bold") if row is best else Text(f"{text} ")
+    return Text(f"{text}*", style="bold") if row in best else Text(f"{text} ")

@@ -66,8 +66,16 @@ class TrainOptions(Frozen):
         "random, any.",
     )
     gradient_checkpointing: bool = Field(False, description="Save memory by computing activations twice.")
+    logging_steps: int = Field(
+        10,
+        ge=1,
+        description="Optimizer steps from one line of the training log, and point of the report's chart, to the next; "
+        "a task's first and last step are always logged.",
+    )
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
-        (), description="Also log to these; each needs its extra, as nlora[tensorboard]."
+        (),
+        description="Also log to these, where each run is one run, named after its folder; TensorBoard's files lie in "
+        "its logs/tensorboard. Each needs its package, as pip install tensorboard.",
     )
 
     @model_validator(mode="after")
@@ -137,7 +145,9 @@ class TaskSource(Frozen):
         "a quote is a character as any other (as in GLUE's files).",
     )
     instruction: str | None = Field(None, description="What the model is asked to do with each text.")
-    labels: tuple[str, ...] | None = Field(None, description="The label words; left out: free text.")
+    labels: tuple[str, ...] | None = Field(
+        None, description="The label words; left out: free text, scored by ROUGE-L."
+    )
 
     @model_validator(mode="after")
     def _both_files_or_none(self) -> TaskSource:
@@ -203,8 +213,8 @@ class Config(Frozen):
     )
     quantise: Literal["4bit", "8bit"] | None = Field(
         None,
-        description="Quantise the frozen backbone while loading it, with bitsandbytes (nlora[quant]): 4bit, QLoRA's "
-        "NF4; 8bit, LLM.int8(); null: not at all.",
+        description="Quantise the frozen backbone while loading it, with bitsandbytes (pip install bitsandbytes): "
+        "4bit, QLoRA's NF4; 8bit, LLM.int8(); null: not at all.",
     )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     data: str | None = Field(

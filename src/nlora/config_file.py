@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -26,6 +27,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nlora import base_folder as base_folders
 from nlora.config import Config, TrainOptions
 from nlora.errors import InputErrors, Problem
 from nlora.overrides import apply_override
@@ -44,7 +46,8 @@ class LoadedConfig:
 
     source_path: the file; None for a recipe.
     base_folder: what relative paths in it refer to: the file's folder, for a recipe the current one, for the
-        run.yaml of a run what they referred to in that run.
+        run.yaml of a run what they referred to in that run, or the same place in a copy of it. Its `output_dir`
+        is the folder where it lies.
     places: the line or the override that each key came from.
     problems: the mistakes found; `config` then is only what is left without them, and must not be run.
     doubtful: the keys that were taken out for it.
@@ -87,10 +90,16 @@ def read_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
     data, places = document.data, document.places
     base_folder = path.parent if path else Path()
     if isinstance(data, dict) and set(data) >= RUN_FILE_KEYS:
-        base_folder = Path(str(data.get("base_folder", base_folder)))
+        here, base_folder = base_folder, base_folders.read(data, base_folder)
         data, places = data["config"], places.inside("config")
+        if (
+            isinstance(data, dict) and (here / "summary.json").is_file()
+        ):  # a run's folder, wherever it lies now
+            data["output_dir"] = str(here)
     if not isinstance(data, dict):
         raise InputErrors(problems or [_not_a_mapping(data, shown)])
+    if "base" in data and "tasks" not in data:
+        raise InputErrors([Problem(shown, f"is the file of a sweep: nlora sweep {shlex.quote(shown)}")])
     named = _task_names(data)
     for override in overrides:
         changed = apply_override(data, places, override)
@@ -168,6 +177,11 @@ def _read(source: str) -> tuple[str, str, Path | None]:
     if not path.is_file():
         if source in names:
             return recipe_text(source), f"recipe {source}", None
+        if all((path / name).is_file() for name in ("run.yaml", "summary.json")):
+            what = (
+                f"is the folder of a run, which goes on by: nlora run {shlex.quote(str(path / 'run.yaml'))}"
+            )
+            raise InputErrors([Problem(source, what)])
         what = "is a folder, not a YAML file" if path.is_dir() else "no such file, and no recipe of that name"
         raise InputErrors([Problem(source, f"{what}{did_you_mean(source, names)}{_choice(names)}")])
     try:

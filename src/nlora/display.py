@@ -41,14 +41,15 @@ def accuracy_table(summary: Summary) -> Table:
 
 def comparison_table(summaries: Sequence[Summary]) -> Table:
     """One row for each run: its averages and its training time; the best average accuracy is marked *."""
-    best = max((s.average_accuracy for s in summaries if s.average_accuracy is not None), default=None)
+    known = [s.average_accuracy for s in summaries if s.average_accuracy is not None]
+    best = _score(max(known, default=None))  # as it is shown, so that equal numbers are marked alike
     runs = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False)
     runs.add_column("run", overflow="fold")
     runs.add_column("method", overflow="fold")
     for heading in ("seed", "AA", "BWT", "forgetting", "FWT", "training"):
         runs.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
-        is_best = len(summaries) > 1 and best is not None and summary.average_accuracy == best
+        is_best = len(summaries) > 1 and _score(summary.average_accuracy) == best != ""
         average = Text(f"{_score(summary.average_accuracy)}*", style="bold") if is_best else None
         runs.add_row(
             Text(summary.name),
@@ -124,9 +125,10 @@ def _row_name(text: str) -> Text:
 def _averages(summary: Summary) -> list[str]:
     """Each average that there is, with what it is the mean of."""
     tasks = len(summary.tasks)
+    kinds = ["* just learned", *([f"scores in percent: {summary.scoring}"] if summary.scoring else [])]
     if summary.status == "running":
         done = len(summary.train_seconds)
-        return ["* just learned", f"{done} of {tasks} tasks learned; the averages need all of them"]
+        return [*kinds, f"{done} of {tasks} tasks learned; the averages need all of them"]
     earlier = f"{tasks - 1} earlier task{'s' if tasks > 2 else ''}"
     lines = [
         ("average accuracy", _score(summary.average_accuracy), f"mean over {tasks} tasks of the last row"),
@@ -138,7 +140,7 @@ def _averages(summary: Summary) -> list[str]:
             "mean over later tasks of row before * - no training",
         ),
     ]
-    return ["* just learned", *(f"{name} {value}  ({meaning})" for name, value, meaning in lines if value)]
+    return [*kinds, *(f"{name} {value}  ({meaning})" for name, value, meaning in lines if value)]
 
 
 def _score(score: Score) -> str:

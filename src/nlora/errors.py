@@ -60,3 +60,8 @@ class FetchError(NloraError, OSError):
 
 class MissingExtraError(NloraError, ImportError):
     """An optional package is needed; the message names the command that installs it."""
+
+
+def missing(package: str) -> str:
+    """`ray is not installed; pip install ray`: the package itself, as nlora's extras work from its checkout only."""
+    return f"{package} is not installed; pip install {package}"

@@ -25,6 +25,7 @@ from nlora.commands import announce_downloads
 from nlora.errors import InputErrors, Problem
 from nlora.progress import RunProgress
 from nlora.served import CommittedStage, Served, read_stage
+from nlora.task_facts import Metric, differences
 
 if TYPE_CHECKING:
     from nlora.results import Prediction
@@ -36,17 +37,26 @@ SCHEMA = 1
 class TaskScore:
     """What one task came to; exact_match and rougeL in percent of its examples.
 
+    metric: which of the two is its score, as in the accuracy matrix.
     is_of_run: whether the run learns it. is_bare: whether nothing of what was learned answers it.
+    differs_from_run: in what it was asked otherwise than by the run itself; None where the run does not know it.
     """
 
     task: str
     examples: int
     exact_match: float
     rougeL: float  # noqa: N815 - the released key
+    metric: Metric
     decode: str
     seconds: float
     is_of_run: bool
     is_bare: bool
+    differs_from_run: tuple[str, ...] | None
+
+    @property
+    def score(self) -> float:
+        """By its own metric."""
+        return self.rougeL if self.metric == "rougeL" else self.exact_match
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,7 @@ class Report:
     predictions: tuple[Prediction, ...]
 
     def mean(self, score: str) -> float:
-        """Mean over the tasks, not pooled over examples. score: exact_match or rougeL."""
+        """Mean over the tasks, not pooled over examples. score: exact_match, rougeL, or score (its own)."""
         return math.fsum(getattr(s, score) for s in self.scores) / len(self.scores)
 
     def values(self) -> dict[str, Any]:
@@ -72,9 +82,10 @@ class Report:
             "model": config.model,
             "stage": self.stage.stage,
             "split": config.evaluate.split,
-            "tasks": [asdict(score) for score in self.scores],
+            "tasks": [{**asdict(score), "score": score.score} for score in self.scores],
             "exact_match_macro": self.mean("exact_match"),
             "rougeL_macro": self.mean("rougeL"),
+            "score_macro": self.mean("score"),
         }
 
 
@@ -95,7 +106,8 @@ def eval_command(
     """Checks everything, asks, prints the table or the JSON, and writes the answers where asked to."""
     overrides = [f"evaluate.{setting.removeprefix('evaluate.')}" for setting in settings]
     overrides += [f"evaluate.split={split}"] if split is not None else []
-    overrides += [f"data={json.dumps(data)}"] if data is not None else []
+    if data is not None:  # of the current folder, not of the run's
+        overrides.append(f"data={json.dumps(str(Path(data).absolute()) if Path(data).is_dir() else data)}")
     target = None if out is None else _writable(Path(out))
     chosen = read_stage(Path(run), stage, overrides)
     config = chosen.config
@@ -123,8 +135,8 @@ def eval_command(
 
 def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgress) -> Report:
     """Loads the model and asks it the tasks, one after another."""
-    from nlora.metrics.text import aggregate
-    from nlora.record import accuracy, predictions_of
+    from nlora.metrics.text import free_text_score
+    from nlora.record import accuracy, asked_facts, predictions_of
 
     served = Served(stage, [one.task for one in asked])
     scores, predictions = [], []
@@ -132,20 +144,23 @@ def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgres
         task = one.task
         index = len(stage.config.tasks) if one.index is None else one.index
         answers = served.answer(task, index, progress.scoring(stage.stage, task.name, len(task.test)))
-        labels = [example.label for example in task.test]
+        given = predictions_of(task, answers)
+        then, now = asked_facts(stage.run, task)
         scores.append(
             TaskScore(
                 task=task.name,
                 examples=len(task.test),
                 exact_match=accuracy(task, answers),
-                rougeL=aggregate(answers.texts, labels)["rougeL"],
+                rougeL=free_text_score(*zip(*(p.scored for p in given), strict=True)),
+                metric=now.metric,
                 decode=answers.decode,
                 seconds=answers.seconds,
                 is_of_run=one.index is not None,
                 is_bare=served.is_bare(index),
+                differs_from_run=None if one.index is None or then is None else tuple(differences(then, now)),
             )
         )
-        predictions += predictions_of(task, answers)
+        predictions += given
     return Report(stage, tuple(scores), tuple(predictions))
 
 
@@ -157,11 +172,17 @@ def score_table(report: Report) -> Table:
     for heading in ("examples", "exact match", "ROUGE-L", "decode", "seconds"):
         rows.add_column(heading, justify="right")
     for s in report.scores:
-        marks = ("" if s.is_of_run else " +") + (" -" if s.is_bare else "")
-        cells = (f"{s.exact_match:.1f}", f"{s.rougeL:.1f}", s.decode, f"{s.seconds:.1f}")
-        rows.add_row(Text(f"{s.task}{marks}"), str(s.examples), *cells)
+        marks = (
+            ("" if s.is_of_run else " +") + (" -" if s.is_bare else "") + (" !" if s.differs_from_run else "")
+        )
+        # The marker has a place of its own, so that digits stand below digits.
+        values = {"exact_match": f"{s.exact_match:.1f} ", "rougeL": f"{s.rougeL:.1f} "}
+        values[s.metric] = f"{s.score:.1f}*"
+        rows.add_row(
+            Text(f"{s.task}{marks}"), str(s.examples), *values.values(), s.decode, f"{s.seconds:.1f}"
+        )
     if len(report.scores) > 1:
-        means = (f"{report.mean('exact_match'):.1f}", f"{report.mean('rougeL'):.1f}")
+        means = (f"{report.mean('exact_match'):.1f} ", f"{report.mean('rougeL'):.1f} ")
         rows.add_row(Text("mean over tasks"), "", *means, "", "", style="bold")
     table = Table.grid()
     table.add_column(overflow="fold")
@@ -170,6 +191,16 @@ def score_table(report: Report) -> Table:
     )
     table.add_row(Text(title, style="bold"))
     table.add_row(rows)
+    table.add_row("* the task's score, in percent, as in the accuracy matrix")
+    if len({s.metric for s in report.scores}) > 1:
+        table.add_row(
+            f"mean of * over the tasks {report.mean('score'):.1f}, which is over both kinds of scores"
+        )
+    for s in report.scores:
+        if s.differs_from_run:
+            table.add_row(
+                Text(f"! {s.task} is asked otherwise than the run was: {', '.join(s.differs_from_run)}")
+            )
     if not all(s.is_of_run for s in report.scores):
         table.add_row("+ not a task of this run")
     if any(s.is_bare for s in report.scores):

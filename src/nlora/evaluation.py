@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from nlora.greedy import greedy, greedy_generation, is_plain
 from nlora.label_tree import LabelTree, likeliest_labels
 from nlora.paths import Paths, usual_paths
 from nlora.reading import Reader
+from nlora.task_facts import Decode, decode_of
 
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from nlora.data.base import Task
     from nlora.data.encode import Encoder
     from nlora.model_facts import Batch
-
-Decode = Literal["labels", "generate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class Evaluator:
 
     def decode_of(self, task: Task) -> Decode:
         """How this task is answered."""
-        return self._options.decode if task.labels else "generate"
+        return decode_of(task, self._options)
 
     @torch.inference_mode()
     def answer(self, task: Task, on_answered: Callable[[int], None] = lambda count: None) -> Answers:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nlora.atomic import refusal
 from nlora.config_file import recipe_description, recipe_names, recipe_text
 from nlora.errors import InputErrors, Problem
 from nlora.methods import describe, method_names
+from nlora.yaml_lines import to_yaml
 
 
 def list_command(what: str, console: Console) -> None:
@@ -29,19 +32,27 @@ def list_command(what: str, console: Console) -> None:
 
 
 def copy_command(recipe: str, file: str, console: Console) -> None:
-    """`nlora cp RECIPE FILE`: the recipe's text, comments included, in a new file."""
-    text = recipe_text(recipe)
+    """`nlora cp RECIPE FILE`: the recipe's text, comments included, in a new file.
+
+    It is called after the file, so that its runs have a folder of their own.
+    """
     target = Path(file)
     if target.is_dir():
         target = target / f"{recipe}.yaml"
+    name = to_yaml({"name": target.stem})
+    text = re.sub(r"^name: .*\n", lambda _: name, recipe_text(recipe), flags=re.MULTILINE)
+    text = re.sub(r"^output_dir: .*\n", "", text, flags=re.MULTILINE)
     try:
         # "x": never over a file that is there.
         with target.open("x", encoding="utf-8") as handle:
             handle.write(text)
     except FileExistsError as error:
-        raise InputErrors([Problem(str(target), "exists already; choose another name")]) from error
+        there = (
+            f"points to {target.readlink()}, which is not there" if target.is_symlink() else "exists already"
+        )
+        raise InputErrors([Problem(str(target), f"{there}; choose another name")]) from error
     except OSError as error:
-        raise InputErrors([Problem(str(target), f"cannot be written: {error.strerror}")]) from error
+        raise InputErrors([Problem(str(target), f"cannot be written: {refusal(target, error)}")]) from error
     console.print(f"{target}; run it with: nlora run {target}", markup=False, highlight=False, soft_wrap=True)
 
 

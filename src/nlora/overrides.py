@@ -7,9 +7,12 @@ The value is YAML, as in the file: numbers, lists, null and quotes mean the same
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from nlora.config import Config, EvaluateOptions, LoraOptions, TrainOptions
 from nlora.errors import Problem
+from nlora.other_names import named_elsewhere
 from nlora.yaml_lines import Key, Places, dotted, read_yaml
 
 
@@ -43,6 +46,19 @@ def apply_override(data: dict[str, Any], places: Places, text: str) -> Places | 
         return [_no_such_place(here, parts[-1], path, text)]
     here[key] = value.data
     return places.overridden((*path, key), text, value.places.written)
+
+
+def key_of_option(option: str) -> str | None:
+    """The key that is meant by `--train.epochs`, `--learning-rate` or the Trainer's `--num_train_epochs`; else None."""
+    key = option.lstrip("-").replace("-", "_")
+    if key.partition(".")[0] in Config.model_fields:
+        return key
+    for section, field in Config.model_fields.items():
+        kind = field.annotation
+        if kind in (LoraOptions, TrainOptions, EvaluateOptions) and key in kind.model_fields:
+            return f"{section}.{key}"
+    ours = re.match(r"[\w.]+", named_elsewhere(key) or "")
+    return ours[0] if ours else None
 
 
 def _key(here: Any, part: str) -> Any:

@@ -9,6 +9,7 @@ The words come from the fields themselves (type, bounds, description), so a meth
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -18,6 +19,7 @@ import annotated_types as at
 from pydantic import BaseModel, ValidationError
 
 from nlora.errors import Problem
+from nlora.other_names import named_elsewhere
 from nlora.yaml_lines import Key, Places
 
 
@@ -118,6 +120,8 @@ def _must_be(spec: _Spec, value: Any, written: str | None) -> str:
         hint = did_you_mean(value, choices)
     elif value is None and not spec.required:
         hint = "; leave the key out for its default"
+    elif get_origin(_plain(spec.annotation)) is tuple and isinstance(value, str) and value.strip():
+        hint = f"; write [{', '.join(re.findall(r'[^ ,]+', value))}]"
     elif _plain(spec.annotation) is str and not isinstance(value, str | list | dict | NoneType):
         hint = "; put it in quotes"
     expected = _expected(spec.annotation, spec.bounds)
@@ -132,6 +136,8 @@ def _unknown_key(model: type[BaseModel], path: Key) -> str:
     known = list(owner.model_fields) if owner else []
     if len(path) > 1 and key in model.model_fields:
         return f"unknown key; did you mean '{key}' at the top level?"
+    if theirs := named_elsewhere(key):
+        return f"unknown key; here it is {theirs}"
     for section, field in model.model_fields.items():
         inner = _model_in(field.annotation)
         if inner and key in inner.model_fields:

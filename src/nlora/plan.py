@@ -10,7 +10,7 @@ Nothing is trained and no weights are loaded: the model is laid out on the meta 
 from __future__ import annotations
 
 import importlib.util
-import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,13 @@ from nlora.data import load_tasks
 from nlora.data.base import Task
 from nlora.data.encode import Encoder
 from nlora.data.encoded import EncodedRows
-from nlora.errors import InputErrors, NloraError, Problem
+from nlora.errors import InputErrors, NloraError, Problem, missing
 from nlora.methods import build
 from nlora.methods.base import Method
 from nlora.positions import Positions, positions_of
 from nlora.protocol import family_problems
 from nlora.quantise import quantise_problems
+from nlora.run_file import folder_problem
 from nlora.stage_plan import StagePlan, stage_plans
 
 if TYPE_CHECKING:
@@ -85,10 +86,11 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     Raises InputErrors with every mistake found.
     """
     config = loaded.config
-    problems = list(loaded.problems)
+    problems: list[Problem] = []
     tasks = _collect(
         problems, lambda: load_tasks(config, base_folder=loaded.base_folder, skip=_doubtful_tasks(loaded))
     )
+    problems = [*loaded.problems, *(_placed(problem, loaded) for problem in problems)]
     methods = None if loaded.doubts("method", "name") else _collect(problems, lambda: _methods(loaded))
     modules: list[ModuleShape] | None = None
     encoder: Encoder | None = None
@@ -105,7 +107,9 @@ def make_plan(loaded: LoadedConfig) -> Plan:
             problems += [Problem(loaded.places.where((p.where,)), p.what) for p in wrong]
     problems += _missing_extras(loaded)
     problems += [] if loaded.doubts("quantise") else quantise_problems(loaded, (methods or [])[:1])
-    problems += [] if loaded.doubts("output_dir") else _output_problems(loaded)
+    wrong_folder = None if loaded.doubts("output_dir") else folder_problem(Path(config.output_dir))
+    if wrong_folder:
+        problems.append(Problem(loaded.places.where(("output_dir",)), wrong_folder))
     if modules:
         # Stages may differ in their options: the same complaint is made once.
         complaints = [
@@ -129,6 +133,15 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         raise InputErrors(problems)
     stages = stage_plans(config, tasks, encoder, encoded, cut, parameters)
     return Plan(config, tuple(tasks), tuple(methods), tuple(modules), positions, encoder, encoded, stages)
+
+
+def _placed(problem: Problem, loaded: LoadedConfig) -> Problem:
+    """A problem of a task with the line, or the override, in which its key stands."""
+    key = re.fullmatch(r"tasks\.(\d+)(?:\.(\w+))?", problem.where)
+    if key is None:
+        return problem
+    path = ("tasks", int(key[1]), *(() if key[2] is None else (key[2],)))
+    return Problem(loaded.places.where(path), problem.what)
 
 
 def _doubtful_tasks(loaded: LoadedConfig) -> frozenset[int]:
@@ -239,23 +252,8 @@ def _encode(
 
 def _missing_extras(loaded: LoadedConfig) -> list[Problem]:
     return [
-        Problem(
-            loaded.places.where(("train", "report_to")),
-            f"{name} is not installed; pip install 'nlora[{name}]'",
-        )
+        Problem(loaded.places.where(("train", "report_to")), missing(name))
         for name in loaded.config.train.report_to
         if importlib.util.find_spec(name) is None
         and not (name == "tensorboard" and importlib.util.find_spec("tensorboardX"))
     ]
-
-
-def _output_problems(loaded: LoadedConfig) -> list[Problem]:
-    """Whether the output folder, or the nearest folder above it that exists, can be written."""
-    folder, where = Path(loaded.config.output_dir), loaded.places.where(("output_dir",))
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if folder.exists() and not folder.is_dir():
-        return [Problem(where, f"{folder} is a file; choose another folder")]
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return [Problem(where, f"{folder} cannot be written; choose another folder")]
-    return []

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from nlora.errors import MissingExtraError, Problem
+from nlora.errors import MissingExtraError, Problem, missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nlora.methods.base import Method
 
 Quantise = Literal["4bit", "8bit"]
-_NOT_INSTALLED = "bitsandbytes is not installed; pip install 'nlora[quant]'"
+_NOT_INSTALLED = missing("bitsandbytes")
 
 
 def quantise_problems(loaded: LoadedConfig, methods: Sequence[Method]) -> list[Problem]:

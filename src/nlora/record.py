@@ -1,6 +1,7 @@
 """Turns what a stage produced into its files: the released result files, and the stage's row of R.
 
-scores = write_stage(folder, plan.tasks, stage, answers, result)      # one score per answered task
+facts = facts_of_run(run, plan.tasks)                                     # refuses what changed under the run
+scores = write_stage(folder, plan.tasks, stage, answers, result, facts)   # one score per answered task
 """
 
 from __future__ import annotations
@@ -9,32 +10,95 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nlora.data.base import Task
-from nlora.data.prompts import TAIL, head
+from nlora.data.prompts import TAIL, head, names, prompt
+from nlora.errors import InputErrors, Problem
 from nlora.evaluation import Answers
-from nlora.metrics.text import exact_match
-from nlora.results import Prediction, predict_results, train_results, write_results
-from nlora.run_dir import write_stage_record
+from nlora.metrics.text import free_text_score, told_apart
+from nlora.results import (
+    Prediction,
+    exact_match_by_dataset,
+    predict_results,
+    train_results,
+    write_results,
+)
+from nlora.run_dir import RunDir, write_stage_record
 from nlora.summary import StageRecord
+from nlora.task_facts import Metric, TaskFacts, changes, facts_of
 from nlora.training import TrainResult
 
 
 def accuracy(task: Task, answers: Answers) -> float:
-    """Exact match after the released normalisation, in percent of the task's test examples: an entry of R."""
-    hits = sum(exact_match(a, e.label) for a, e in zip(answers.texts, task.test, strict=True))
-    return 100.0 * hits / len(task.test)
+    """Exact match in percent of the task's test examples, after the released normalisation.
+
+    Labels that this would make one are compared as they are.
+    """
+    (percent,) = exact_match_by_dataset(predictions_of(task, answers)).values()
+    return percent
 
 
-def score_row(tasks: Sequence[Task], answers: Mapping[str, Answers]) -> list[float | None]:
-    """A row of R: the accuracy on every task of the run, None where it was not asked."""
-    return [accuracy(task, answers[task.name]) if task.name in answers else None for task in tasks]
+def facts_of_run(run: RunDir, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
+    """The tasks of a run as they are now, by name.
+
+    A run that an older nlora began goes on with that version's metric, exact match, so that a column of R is of one.
+
+    Raises InputErrors where a stage that is there was trained or scored on others, or asked with another prompt.
+    """
+    scored, trained = run.scored_facts(), run.trained_facts()
+    now = {task.name: facts_of(task, run.config, _metric_so_far(scored)) for task in tasks}
+    problems: list[Problem] = []
+    for number, name in enumerate(now, start=1):
+        first = next(((_who(stage), facts[name]) for stage, facts in scored if name in facts), None)
+        own = (_who(number), trained[number]) if number in trained else None
+        problems += changes(name, first, own, now[name])
+    if problems:
+        raise InputErrors(problems)
+    return now
+
+
+def asked_facts(run: RunDir, task: Task) -> tuple[TaskFacts | None, TaskFacts]:
+    """A task of the run as it was when it was first scored (None: not known), and as it is now."""
+    scored = run.scored_facts()
+    then = next((facts[task.name] for _, facts in scored if task.name in facts), None)
+    return then, facts_of(task, run.config, _metric_so_far(scored))
+
+
+def _metric_so_far(scored: Sequence[tuple[int, Mapping[str, TaskFacts]]]) -> Metric | None:
+    """The metric of every task in a run that an older version began; None: each has its own."""
+    return None if all(facts for _, facts in scored) else "exact_match"
+
+
+def _who(stage: int) -> str:
+    return f"stage {stage}" if stage else "the untrained model"
+
+
+def score(task: Task, answers: Answers, metric: Metric) -> float:
+    """An entry of R, in percent: by what the task is scored."""
+    if metric == "exact_match":
+        return accuracy(task, answers)
+    return free_text_score(answers.texts, [example.label for example in task.test])
+
+
+def score_row(
+    tasks: Sequence[Task], answers: Mapping[str, Answers], facts: Mapping[str, TaskFacts]
+) -> list[float | None]:
+    """A row of R: the score on every task of the run, None where it was not asked. facts: by task name."""
+    return [
+        score(task, answers[task.name], facts[task.name].metric) if task.name in answers else None
+        for task in tasks
+    ]
 
 
 def write_stage(
-    folder: Path, tasks: Sequence[Task], stage: int, answers: Mapping[str, Answers], result: TrainResult
+    folder: Path,
+    tasks: Sequence[Task],
+    stage: int,
+    answers: Mapping[str, Answers],
+    result: TrainResult,
+    facts: Mapping[str, TaskFacts],
 ) -> list[float | None]:
     """Writes a stage's result files and its record into its folder; returns its row of R.
 
-    answers: by task name. The decodes of the tasks may differ (free text is always generated); the files
+    answers, facts: by task name. The decodes of the tasks may differ (free text is always generated); the files
     say which, joined by '+'.
     """
     predictions = [
@@ -62,7 +126,7 @@ def write_stage(
         padding_share=result.padding_share,
     )
     write_results(folder, train, predict, predictions)
-    row = score_row(tasks, answers)
+    row = score_row(tasks, answers, facts)
     write_stage_record(
         folder,
         StageRecord(
@@ -74,6 +138,7 @@ def write_stage(
             train_samples_per_second=result.samples_per_second,
             peak_memory_bytes=result.peak_memory_bytes,
             trained_parameters=result.trained_parameters,
+            tasks={name: facts[name] for name in answers},
         ),
     )
     return row
@@ -94,9 +159,9 @@ def write_passed_over(folder: Path, tasks: Sequence[Task], stage: int) -> None:
 
 
 def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
-    """Each answer with its example and its prompt, as the released files have them."""
-    names = f"Task:{task.type}\nDataset:{task.name}\n"
-    instruction = f"{head(task).removeprefix(names)}{{0}}{TAIL}"  # as the released files have it
+    """Each answer with its example, as the released files have them, and with the prompt that was asked."""
+    exact = not told_apart(task.labels or ())
+    instruction = f"{head(task).removeprefix(names(task))}{{0}}{TAIL}"  # as the released files have it
     return [
         Prediction(
             type=task.type,
@@ -106,6 +171,8 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
             label=example.label,
             instruction=instruction,
             prediction=text,
+            prompt=prompt(task, example),
+            exact=exact,
         )
         for example, text in zip(task.test, answers.texts, strict=True)
     ]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.atomic import write_text
-from nlora.metrics.text import DIGITS, exact_match, released_scores
+from nlora.metrics.text import DIGITS, as_they_are, exact_match, released_scores
 
 Results = dict[str, float | int | str | None]
 
@@ -30,7 +30,9 @@ class Prediction:
     """One answer of the model.
 
     type, dataset: kind and name of the task.
-    instruction: the prompt with `{0}` where the sentence goes.
+    instruction: the released field: the prompt with `{0}` where the sentence goes, but without its first two lines.
+    prompt: the whole text that the model was asked; None where it is not known.
+    exact: whether answers are compared as they are, since normalization would take two of the task's labels for one.
     """
 
     type: str
@@ -40,9 +42,16 @@ class Prediction:
     label: str
     instruction: str
     prediction: str
+    prompt: str | None = None
+    exact: bool = False
+
+    @property
+    def scored(self) -> tuple[str, str]:
+        """Answer and label as the scorers take them."""
+        return as_they_are(self.prediction, self.label) if self.exact else (self.prediction, self.label)
 
     def line(self) -> dict[str, Any]:
-        """The released line of `predict_eval_predictions.jsonl`, which has the label twice."""
+        """The released line of `predict_eval_predictions.jsonl`, which has the label twice, and `Prompt` behind it."""
         instance = {
             "id": self.id,
             "sentence": self.sentence,
@@ -55,6 +64,8 @@ class Prediction:
             "Dataset": self.dataset,
             "Instance": instance,
             "Prediction": self.prediction,
+            **({} if self.prompt is None else {"Prompt": self.prompt}),
+            **({"Exact": True} if self.exact else {}),
         }
 
 
@@ -93,8 +104,7 @@ def predict_results(
     epochs, global_step: how long the evaluated model was trained on its last task.
     loss, mean_tokens: over the answers, where the evaluation knows them; left out where it does not.
     """
-    texts = [p.prediction for p in predictions]
-    labels = [p.label for p in predictions]
+    texts, labels = zip(*(p.scored for p in predictions), strict=True) if predictions else ((), ())
     scores = released_scores(texts, labels, [p.type for p in predictions], [p.dataset for p in predictions])
     macro = math.fsum(exact_match_by_dataset(predictions).values()) / len({p.dataset for p in predictions})
     optional: Results = {
@@ -117,7 +127,7 @@ def exact_match_by_dataset(predictions: Sequence[Prediction]) -> dict[str, float
     """Exact match of each data set in percent, not rounded: the entries of a row of R."""
     hits: dict[str, list[bool]] = {}
     for p in predictions:
-        hits.setdefault(p.dataset, []).append(exact_match(p.prediction, p.label))
+        hits.setdefault(p.dataset, []).append(exact_match(*p.scored))
     return {dataset: 100.0 * sum(matches) / len(matches) for dataset, matches in hits.items()}
 
 

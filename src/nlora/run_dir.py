@@ -25,20 +25,17 @@ One process at a time writes; a lock of the operating system, which dies with it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from nlora.atomic import (
     DISK_FULL,
     TEMPORARY,
     disk_errors,
-    flush_folder,
     publish_folder,
     remove,
     sweep,
@@ -46,9 +43,10 @@ from nlora.atomic import (
 )
 from nlora.config import Config
 from nlora.errors import RunError
-from nlora.metrics.continual import summarize
 from nlora.run_file import RUN_FILE, write_or_compare
+from nlora.run_lock import free_lock, held_lock
 from nlora.run_log import RunLog
+from nlora.stage_files import TRAINED_FILE, read_zero_shot, trained, trained_task, write_zero_shot
 from nlora.summary import (
     Collision,
     Score,
@@ -58,34 +56,15 @@ from nlora.summary import (
     summary_of,
     write_summary,
 )
+from nlora.task_facts import TaskFacts
 
 LOG_FILE = Path("logs", "train_and_infer.log")
 OUTPUTS = "outputs"
 ADAPTER = "adapter"
 STAGE_FILE = "stage.json"
-TRAINED_FILE = "trained.json"
-"""Marks a stage that is trained, and not scored yet."""
-ZERO_SHOT_FILE = "zero_shot.json"
-LOCK_FILE = ".lock"
 
 _UNSAFE = '<>:"|?*%'
 _LONGEST_BYTES = 80  # of a task's name; file systems allow 255 for the whole, and %XX triples a character
-
-
-def keep_trained(folder: Path, result: dict[str, Any]) -> None:
-    """Mark that a stage's folder holds all that was trained. result: what its training took and came to."""
-    with disk_errors(folder):
-        flush_folder(folder)
-    write_json(folder / TRAINED_FILE, result)
-
-
-def trained(folder: Path) -> dict[str, Any] | None:
-    """What `keep_trained` was given for this folder; None where the stage has still to be trained."""
-    try:
-        result: dict[str, Any] = json.loads((folder / TRAINED_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result
 
 
 def write_stage_record(folder: Path, record: StageRecord) -> None:
@@ -118,13 +97,7 @@ class RunDir:
         folder = Path(config.output_dir)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / LOCK_FILE, thread_local=False)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout as error:
-                raise RunError(
-                    f"{folder}: another run is writing there now; wait for it, or give another output_dir"
-                ) from error
+            lock = held_lock(folder)
         run = cls(folder, config, versions, lock)
         try:
             run._prepare(base_folder)
@@ -140,7 +113,7 @@ class RunDir:
         Another process may be writing meanwhile; what is committed does not change.
         """
         folder = Path(config.output_dir)
-        return cls(folder, config, {}, FileLock(folder / LOCK_FILE, thread_local=False))
+        return cls(folder, config, {}, free_lock(folder))
 
     def __enter__(self) -> RunDir:
         return self
@@ -222,22 +195,28 @@ class RunDir:
             if not trained(temporary):
                 remove(temporary)
 
-    def write_zero_shot(self, row: Sequence[Score]) -> None:
-        """Keep the scores before any training, a percentage for each task."""
-        summarize([row], zero_shot=row)  # refuses what is no row of percentages
-        write_json(self.folder / ZERO_SHOT_FILE, {"zero_shot": list(row)})
+    def write_zero_shot(self, row: Sequence[Score], facts: Mapping[str, TaskFacts] | None = None) -> None:
+        """Keep the scores before any training, a percentage for each task. facts: what the tasks were then."""
+        write_zero_shot(self.folder, row, facts or {})
 
     def zero_shot(self) -> list[Score] | None:
         """The scores before any training; None when they were not written (yet)."""
-        path = self.folder / ZERO_SHOT_FILE
-        if not path.exists():
-            return None
-        try:
-            row: list[Score] = json.loads(path.read_text(encoding="utf-8"))["zero_shot"]
-            summarize([row], zero_shot=row)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path}: cannot be read; delete it to score the tasks again") from error
-        return row
+        found = read_zero_shot(self.folder)
+        return None if found is None else found[0]
+
+    def scored_facts(self) -> list[tuple[int, dict[str, TaskFacts]]]:
+        """By stage that scored (0: before any training): its tasks as they were then; {} of an older version."""
+        before = read_zero_shot(self.folder)
+        records = [self.stage_record(stage) for stage in self.committed_stages()]
+        scored = [(record.stage, record.tasks) for record in records if not record.is_passed_over]
+        return scored if before is None else [(0, before[1]), *scored]
+
+    def trained_facts(self) -> dict[int, TaskFacts]:
+        """By stage that trained, also one that is not scored yet: its task as it was then, where that is known."""
+        tasks = {stage: facts.get(self._task(stage)) for stage, facts in self.scored_facts() if stage}
+        if (stage := len(self.committed_stages()) + 1) <= len(self.config.tasks):
+            tasks[stage] = trained_task(_unfinished(self.stage_folder(stage)))
+        return {stage: task for stage, task in tasks.items() if task is not None}
 
     def write_summary(self, collision: Collision | None = None) -> Summary:
         """Write summary.json from what is committed, and return it.
@@ -265,9 +244,8 @@ class RunDir:
         if not (self.folder / RUN_FILE).exists() and outputs.is_dir() and any(outputs.iterdir()):
             raise RunError(f"{self.folder}: holds outputs but no {RUN_FILE}; give another output_dir")
         sweep(self.folder)
-        unfinished = _unfinished(
-            self.stage_folder(min(len(self.committed_stages()) + 1, len(self.config.tasks)))
-        )
+        following = min(len(self.committed_stages()) + 1, len(self.config.tasks))
+        unfinished = _unfinished(self.stage_folder(following))
         sweep(outputs, keep=unfinished if trained(unfinished) else None)
         write_or_compare(self.folder, self.config, self.versions, base_folder)
         committed = self.committed_stages()

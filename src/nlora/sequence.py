@@ -25,8 +25,10 @@ from nlora.learned import MEMORY_FILE, Learned
 from nlora.paths import Paths
 from nlora.plan import Plan
 from nlora.progress import RunProgress
-from nlora.record import score_row, write_passed_over, write_stage
-from nlora.run_dir import RunDir, keep_trained, trained
+from nlora.record import facts_of_run, score_row, write_passed_over, write_stage
+from nlora.run_dir import RunDir
+from nlora.stage_files import keep_trained, trained
+from nlora.trackers import trackers
 from nlora.training import TrainResult, train
 
 log = logging.getLogger("nlora")
@@ -40,11 +42,13 @@ def learn_sequence(
     Nor is the training of a stage whose scoring failed. paths: as `nlora.tryout.try_out` found.
     """
     tasks = plan.tasks
+    facts = facts_of_run(run, tasks)
     learned = Learned(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate, paths)
     done = len(run.committed_stages())
     if plan.config.evaluate.zero_shot and run.zero_shot() is None:
-        run.write_zero_shot(score_row(tasks, _answer(plan, evaluator, learned, tasks, 0, progress)))
+        answers = _answer(plan, evaluator, learned, tasks, 0, progress)
+        run.write_zero_shot(score_row(tasks, answers, facts), facts)
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):
             passed_over = run.stage_record(stage).is_passed_over
@@ -58,11 +62,11 @@ def learn_sequence(
                     result = TrainResult(**kept)
                 else:
                     result = _learn(plan, backbone, learned, stage, folder, progress, paths)
-                    keep_trained(folder, asdict(result))
+                    keep_trained(folder, asdict(result), facts[task.name])
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 with _told_what_is_kept(progress, stage):
                     answers = _answer(plan, evaluator, learned, seen, stage, progress)
-                    row = write_stage(folder, tasks, stage, answers, result)
+                    row = write_stage(folder, tasks, stage, answers, result, facts)
                 progress.stage_done(stage, task.name, [t.name for t in tasks], row)
             else:  # the method trains nothing here
                 learned.updates.append({})
@@ -93,6 +97,8 @@ def _learn(
 ) -> TrainResult:
     """Trains one stage over the backbone as the method wants it, and saves what it trained."""
     config, task, method = plan.config, plan.tasks[stage - 1], plan.methods[stage - 1]
+    options = config.train_options(task.name)
+    steps_before = sum(earlier.steps for earlier in plan.stages[: stage - 1])
     examples = plan.encoded[stage - 1]
     seed = stage_seed(config.seed, stage)
     log.info("stage %d: %s, %d examples", stage, task.name, len(examples))
@@ -107,13 +113,14 @@ def _learn(
             backbone,
             learner,
             examples,
-            config.train_options(task.name),
+            options,
             penalty=lambda: method.penalty(learner),
             extra_loss=method.extra_loss,
             seed=seed,
             folder=folder,
             paths=paths,
             on_step=progress.training(stage, task.name, plan.stages[stage - 1].steps),
+            callbacks=trackers(options.report_to, Path(config.output_dir), steps_before=steps_before),
         )
         learner.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
         learned.updates.append(learner.state())

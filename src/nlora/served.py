@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlora.base_folder import located
 from nlora.config import Config
 from nlora.config_file import LoadedConfig, load_config
 from nlora.errors import InputErrors, Problem
@@ -65,12 +66,12 @@ def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -
     read_run_file(folder)  # says best what is wrong with a folder
     moved = f"output_dir={json.dumps(str(folder))}"  # the folder may have been another one then
     loaded = load_config(str(folder / RUN_FILE), [*overrides, moved])
-    config = loaded.config
+    config = located(loaded.config, loaded.base_folder)
     methods = tuple(build(config.method.name, config.method_options(task.name)) for task in config.tasks)
     for method in methods:
         method.check_sequence(len(config.tasks))
     run = RunDir.read(config)
-    return CommittedStage(loaded, run, _checked(run, stage), methods)
+    return CommittedStage(replace(loaded, config=config), run, _checked(run, stage), methods)
 
 
 def _checked(run: RunDir, stage: int | None) -> int:

@@ -20,6 +20,7 @@ from nlora.config import Config
 from nlora.errors import RunError
 from nlora.metrics.continual import summarize
 from nlora.protocol import protocol_notes
+from nlora.task_facts import Decode, ExamplesFacts, Metric, TaskFacts, scoring_words
 
 SUMMARY_FILE = "summary.json"
 SCHEMA: Literal[1] = 1
@@ -41,6 +42,16 @@ class Collision(BaseModel):
     threshold: float = Field(ge=0)
     average_rate: float = Field(ge=0, le=1)
     pairs: dict[str, float]
+
+
+class Digests(BaseModel):
+    """Which examples and which prompt a task had: runs whose digests differ were not asked the same."""
+
+    model_config = ConfigDict(frozen=True)
+
+    train: ExamplesFacts
+    test: ExamplesFacts
+    prompt_sha256: str
 
 
 class Summary(BaseModel):
@@ -77,6 +88,28 @@ class Summary(BaseModel):
     )
     protocol_notes: tuple[str, ...] = Field((), description="In what the run differs from the repaired one.")
 
+    metrics: dict[str, Metric] = Field(
+        default_factory=dict,
+        description="What the scores of each task are, by its name; one that is not there (yet) is exact_match.",
+    )
+    decode: dict[str, Decode] = Field(
+        default_factory=dict,
+        description="How each task's answers were made; empty in files of older versions.",
+    )
+    digests: dict[str, Digests] = Field(
+        default_factory=dict, description="Of each task asked so far; empty in files of older versions."
+    )
+
+    def metric_of(self, task: str) -> Metric:
+        """What the scores of a task are."""
+        return self.metrics.get(task, "exact_match")
+
+    @property
+    def scoring(self) -> str:
+        """What the scores are, in words; of the tasks asked so far. Empty where the file does not say it."""
+        words = scoring_words({task: self.metric_of(task) for task in self.decode}, self.decode)
+        return words + ("; averages are over both kinds" if len(set(self.metrics.values())) > 1 else "")
+
     @model_validator(mode="after")
     def _fits(self) -> Summary:
         if len(self.R) != len(self.tasks):
@@ -99,6 +132,9 @@ class StageRecord(BaseModel):
     peak_memory_bytes: int | None = Field(None, ge=0, description="Null where it is not measured.")
     trained_parameters: int | None = Field(None, ge=0, description="Parameters that this stage trained.")
     is_passed_over: bool = Field(False, description="Whether the method trained nothing at this stage.")
+    tasks: dict[str, TaskFacts] = Field(
+        default_factory=dict, description="The scored tasks as they were; empty in files of older versions."
+    )
 
 
 def summary_of(
@@ -120,6 +156,8 @@ def summary_of(
     memory = [record.peak_memory_bytes for record in records if record.peak_memory_bytes is not None]
     trained = [record.trained_parameters for record in records if record.trained_parameters is not None]
     averages: dict[str, Any] = summarize(R, zero_shot=zero_shot) if complete else {}
+    known = {name: facts for record in records for name, facts in record.tasks.items()}
+    facts = {name: known[name] for name in tasks if name in known}
     return Summary(
         status="complete" if complete else "running",
         name=config.name,
@@ -139,6 +177,12 @@ def summary_of(
         versions=dict(versions or {}),
         protocol=config.protocol,
         protocol_notes=tuple(protocol_notes(config)),
+        metrics={name: task.metric for name, task in facts.items()},
+        decode={name: task.decode for name, task in facts.items()},
+        digests={
+            name: Digests(**task.model_dump(include=set(Digests.model_fields)))
+            for name, task in facts.items()
+        },
     )
 
 
@@ -148,11 +192,11 @@ def write_summary(folder: Path, summary: Summary) -> None:
 
 
 def run_folders(paths: Iterable[str | Path]) -> list[Path]:
-    """The folders themselves; but one that is no run and holds runs stands for these."""
+    """The folders themselves and the runs that lie in them; one that is no run and holds runs stands for these."""
     found: list[Path] = []
     for path in map(Path, paths):
-        held = [] if (path / SUMMARY_FILE).exists() else sorted(path.glob(f"*/{SUMMARY_FILE}"))
-        found += [file.parent for file in held] or [path]
+        held = [file.parent for file in sorted(path.glob(f"*/{SUMMARY_FILE}"))]
+        found += [path, *held] if (path / SUMMARY_FILE).exists() or not held else held
     return found
 
 

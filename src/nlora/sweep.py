@@ -9,16 +9,12 @@ sweeps of the same folder may run at once: each leaves alone what the other is r
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import signal
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -28,6 +24,7 @@ from nlora.compare_formats import SUFFIXES, written
 from nlora.compare_table import ComparisonView
 from nlora.display import duration
 from nlora.errors import InputErrors, Problem, RunError
+from nlora.signals import ended_like_ctrl_c
 from nlora.summary import SUMMARY_FILE, Summary, read_summary
 from nlora.sweep_check import State, base_source, check_sweep, state_of, write_base
 from nlora.sweep_runners import Job, LocalRunner, Outcome, RayRunner, Runner, environments, visible_gpus
@@ -68,12 +65,11 @@ def sweep_command(
     write_base(sweep, sweep.output_dir)
     progress = _Progress(sweep, console)
     try:
-        with _ended_like_ctrl_c(), closing(runner.outcomes(jobs_of(sweep), progress.begin)) as outcomes:
+        with ended_like_ctrl_c(), closing(runner.outcomes(jobs_of(sweep), progress.begin)) as outcomes:
             for outcome in outcomes:
                 progress.ended(outcome)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on with what is missing")
-        raise
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("the same command goes on with what is missing") from error
     finally:  # also after Ctrl-C: what there is
         console.print()
         _show_table(sweep, console)
@@ -192,27 +188,3 @@ def _show_table(sweep: Sweep, console: Console) -> Comparison | None:
         write_text(path, written(comparison, format_))
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     return comparison
-
-
-@contextlib.contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that no run is left behind without its sweep."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
-        yield
-        return
-    before = {}
-    for name in ("SIGTERM", "SIGHUP"):  # there is no SIGHUP on Windows
-        number = getattr(signal, name, None)
-        if (
-            number is not None and signal.getsignal(number) is signal.SIG_DFL
-        ):  # nohup ignores SIGHUP: leave it
-            before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

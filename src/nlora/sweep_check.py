@@ -9,23 +9,19 @@ each run does that itself when it starts.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-from pydantic import ValidationError
-
 from nlora.atomic import disk_errors, write_text
 from nlora.config import Config
-from nlora.config_file import LoadedConfig, differences, read_config
+from nlora.config_file import LoadedConfig, read_config
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.methods import build
-from nlora.run_dir import LOCK_FILE
-from nlora.run_file import RUN_FILE, read_run_file
+from nlora.run_file import RUN_FILE, folder_problem, or_delete, read_run_file, what_differs
+from nlora.run_lock import is_held
 from nlora.summary import read_summary
 from nlora.sweep_runs import Base, Sweep, SweepRun
 from nlora.yaml_lines import Key, dotted, to_yaml
@@ -40,6 +36,8 @@ def check_sweep(sweep: Sweep) -> dict[Path, Config]:
     sweep's file that it comes from.
     """
     problems = list(sweep.problems)
+    if sweep.runs and (wrong := folder_problem(sweep.runs[0].folder)):  # so it is with all of them
+        problems.append(Problem(sweep.places.where(("output_dir",)), wrong))
     configs: dict[Path, Config] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_base(sweep, Path(folder))
@@ -90,14 +88,8 @@ def state_of(folder: Path) -> State:
     """How far the run of a folder is. elsewhere: another process is writing there now."""
     if not (folder / RUN_FILE).is_file():
         return "new"
-    lock = FileLock(folder / LOCK_FILE, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-        lock.release()
-    except Timeout:
+    if is_held(folder):
         return "elsewhere"
-    except OSError:
-        pass  # a folder that cannot be written: the run itself says so
     try:
         return "complete" if read_summary(folder).status == "complete" else "unfinished"
     except RunError:
@@ -130,20 +122,13 @@ def _folder_problems(folder: Path, config: Config) -> list[Problem]:
     if not (folder / RUN_FILE).is_file():
         return []
     try:
-        old = read_run_file(folder)["config"]
+        found = what_differs(read_run_file(folder), config)
     except RunError as error:
         return [Problem("", str(error))]
-    with contextlib.suppress(ValidationError):
-        # A key that an earlier nlora did not have yet stands at its default.
-        old = Config.model_validate(old).model_dump(mode="json")
-    new = config.model_dump(mode="json")
-    found = differences({**old, "output_dir": new["output_dir"]}, new)
     if not found:
         return []
-    what = (
-        f"was started with another configuration ({'; '.join(found)}); give another output_dir, or delete it"
-    )
-    return [Problem(str(folder), what)]
+    what = f"was started with another configuration ({'; '.join(found)}); give another output_dir"
+    return [Problem(str(folder), what + or_delete(folder))]
 
 
 def _at_home(problem: Problem, sweep: Sweep, run: SweepRun, source: str) -> Problem:

@@ -146,4 +146,7 @@ def _document(path: Path, shown: str) -> tuple[dict[str, Any], Places]:
         raise InputErrors(document.problems)
     if not isinstance(document.data, dict):
         raise InputErrors([Problem(shown, "must hold the keys of a sweep, such as base, variants and seeds")])
+    if "tasks" in document.data and "base" not in document.data:
+        what = "is the file of a run; name it as `base` in a sweep's own file (docs/sweeps.md)"
+        raise InputErrors([Problem(shown, what)])
     return document.data, document.places

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nlora.errors import MissingExtraError
+from nlora.errors import MissingExtraError, missing
 from nlora.sweep_file import RayOptions
 
 GRACE_SECONDS = 20.0
@@ -258,4 +258,4 @@ def _ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise MissingExtraError("runner: ray needs the package ray; pip install 'nlora[ray]'") from error
+        raise MissingExtraError(f"runner: {missing('ray')}") from error

@@ -104,6 +104,7 @@ class PenalisedTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self._penalty = penalty
         self._penalty_sum: Tensor | float = 0.0
+        self._logged = 0, 0.0  # optimizer steps and sum of the penalties, when last logged
 
     def compute_loss(
         self,
@@ -145,9 +146,11 @@ class PenalisedTrainer(Trainer):
         return self._order if self._order is not None else super()._get_train_sampler(train_dataset)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs the mean penalty so far beside the loss, and stops on a loss that is no number."""
+        """Logs the penalty beside the loss, over the same steps, and stops on a loss that is no number."""
         if "loss" in logs:
-            logs["penalty"] = self.mean_penalty
+            (step, before), now = self._logged, float(self._penalty_sum)
+            logs["penalty"] = (now - before) / max(self.state.global_step - step, 1)
+            self._logged = self.state.global_step, now
             if not math.isfinite(logs["loss"]):
                 raise RunError(
                     f"the training loss became {logs['loss']} by step {self.state.global_step}; "
@@ -162,6 +165,8 @@ class _StepCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_step(state.global_step)
+        if state.global_step >= state.max_steps:  # so that a training's end is in its log
+            control.should_log = True
 
 
 class _Counting:
@@ -200,13 +205,15 @@ def train(
     folder: Path,
     paths: Paths | None = None,
     on_step: Callable[[int], None] = lambda step: None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainResult:
     """Trains the adapter in place, over a backbone that stays as it is; or the whole backbone.
 
     examples: each with its answer. extra_loss: see `Method.extra_loss`.
     paths: how batches go through the model, as `nlora.tryout.try_out` found; None: as its own facts allow.
-    folder: gets trainer_state.json and the logs of `report_to`.
-    on_step: called with the number of optimizer steps done. Raises RunError when the loss is no number.
+    folder: gets trainer_state.json.
+    on_step: called with the number of optimizer steps done. callbacks: of the Trainer, as those of `report_to`.
+    Raises RunError when the loss is no number.
     """
     paths = paths or usual_paths(backbone.model)
     arguments = _training_arguments(options, seed, folder, together=paths.train != "single")
@@ -220,7 +227,7 @@ def train(
         args=arguments,
         train_dataset=examples,
         data_collator=collate,
-        callbacks=[_StepCallback(on_step)],
+        callbacks=[_StepCallback(on_step), *callbacks],
         penalty=penalty,
         extra_loss=extra_loss,
         without=learner.without,
@@ -288,9 +295,10 @@ def _training_arguments(
         warmup_steps=options.warmup_steps,
         seed=seed,
         save_strategy="no",
-        logging_steps=10,
+        logging_steps=options.logging_steps,
+        logging_first_step=True,
         logging_nan_inf_filter=False,
-        report_to=list(options.report_to) or "none",
+        report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,

@@ -78,7 +78,14 @@ class Places:
     overrides: dict[Key, str] = field(default_factory=dict)
 
     def where(self, path: Key) -> str:
-        """`my.yaml:7: train.epochs`, or the override's own text; of a missing key, where its parent is."""
+        """`my.yaml:7: train.epochs`, or the override's own text; of a missing key, where its parent is.
+
+        A mapping that only an override made is where that override is.
+        """
+        if path not in self.lines:
+            for key, text in self.overrides.items():
+                if path and key[: len(path)] == path:
+                    return text
         for length in range(len(path), 0, -1):
             start = path[:length]
             if start in self.overrides:

@@ -83,7 +83,7 @@ def test_a_data_set_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPat
 
 def test_without_the_package_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'nlora\[hub\]'"):
+    with pytest.raises(MissingExtraError, match=r"datasets is not installed; pip install datasets"):
         read_examples("hub:imdb", labels=None)
 
 

@@ -90,14 +90,14 @@ def test_all_problems_of_all_tasks_at_once(tmp_path: Path, own: dict[str, Any], 
     folder = shared / "data" / "CL_Benchmark"
     found = problems_of(config(tasks, data=str(folder)))
     expected = [
-        "tasks[1].name: 'Tickets' differs only by case from the name of tasks[0]; rename one",
-        "tasks[4].name: 'tickets' is also the name of tasks[0]; rename one",
-        "tasks[0].labels: 1 labels; a choice needs two, and free text has no 'labels'",
+        "tasks.1.name: 'Tickets' differs only by case from the name of tasks.0; rename one",
+        "tasks.4.name: 'tickets' is also the name of tasks.0; rename one",
+        "tasks.0.labels: 1 labels; a choice needs two, and free text has no 'labels'",
         f"{own['train']}:2: label 'b' is not one of the task's labels: a",
         f"{bad}:3: label 'c' is not one of the task's labels: a, b",
-        f"tasks[2]: no data set 'agnew' in {folder}, which has ",
-        "tasks[3].labels: label 'A' is there twice; scoring ignores case",
-        "tasks[3].test: no such file: nowhere.jsonl (looked in ",
+        f"tasks.2: no data set 'agnew' in {folder}, which has ",
+        "tasks.3.labels: label 'A' is there twice; scoring ignores case",
+        "tasks.3.test: no such file: nowhere.jsonl (looked in ",
     ]
     for line in expected:
         assert any(problem.startswith(line) for problem in found), line
@@ -106,19 +106,19 @@ def test_all_problems_of_all_tasks_at_once(tmp_path: Path, own: dict[str, Any], 
 def test_labels_that_are_empty_or_have_spaces_around_them(own: dict[str, Any]) -> None:
     found = problems_of(config([{**own, "labels": ["a", "b", "", " c"]}]))
     assert found == [
-        "tasks[0].labels: label '' is empty",
-        "tasks[0].labels: label ' c' begins or ends with a space",
+        "tasks.0.labels: label '' is empty",
+        "tasks.0.labels: label ' c' begins or ends with a space",
     ]
 
 
 def test_labels_that_only_look_different_or_only_look_alike(own: dict[str, Any]) -> None:
     found = problems_of(config([{**own, "labels": ["a", "b", "b", "caf\u00e9", "cafe\u0301", "A\u200b"]}]))
     assert found == [
-        "tasks[0].labels: label 'b' is there twice; scoring ignores case",
-        "tasks[0].labels: label 'cafe\u0301' only looks like 'caf\u00e9': it has U+0065 (latin small letter e) "
+        "tasks.0.labels: label 'b' is there twice; scoring ignores case",
+        "tasks.0.labels: label 'cafe\u0301' only looks like 'caf\u00e9': it has U+0065 (latin small letter e) "
         "U+0301 (combining acute accent) where the other has U+00E9 (latin small letter e with acute); "
         "keep one of them",
-        "tasks[0].labels: label 'A\u200b' only looks like 'a': it has U+0041 (latin capital letter a) "
+        "tasks.0.labels: label 'A\u200b' only looks like 'a': it has U+0041 (latin capital letter a) "
         "U+200B (zero width space) where the other has U+0061 (latin small letter a); keep one of them",
     ]
 
@@ -131,7 +131,7 @@ def test_what_was_trained_on_is_not_scored_on(tmp_path: Path, own: dict[str, Any
     for test in (own["train"], copy, str(table)):
         (problem,) = problems_of(config([{**own, "test": test}], train={"max_samples": 7}))
         assert problem == (
-            "tasks[0].test: task 'tickets' has the same examples to test on as to train on, so that its score means "
+            "tasks.0.test: task 'tickets' has the same examples to test on as to train on, so that its score means "
             "nothing; give others, or split some off: evaluate.split=validation"
         )
     held = config([{**own, "test": own["train"]}], evaluate={"split": "validation"})
@@ -144,7 +144,7 @@ def test_training_files_are_not_looked_at_where_nothing_is_trained(own: dict[str
     (task,) = load_tasks(config([own]), test_only=True)
     assert (len(task.train), len(task.test)) == (0, 10)
     (problem,) = problems_of(config([own], evaluate={"split": "validation"}), test_only=True)
-    assert problem.startswith("tasks[0].train: no such file")
+    assert problem.startswith("tasks.0.train: no such file")
 
 
 def test_missing_data_sets_name_their_folder_and_what_would_be_left(
@@ -154,7 +154,7 @@ def test_missing_data_sets_name_their_folder_and_what_would_be_left(
     tasks: list[Any] = ["agnews", "yahoo", "CB", "MNLI"]
     files = "train.json, test.json and labels.json"
     assert problems_of(config(tasks, data=str(folder))) == [
-        f"tasks[{i}]: no data set '{name}' in {folder}; expected {folder}/{place} with {files} "
+        f"tasks.{i}: no data set '{name}' in {folder}; expected {folder}/{place} with {files} "
         "(or leave it out: 'tasks=[agnews, MNLI]')"
         for i, name, place in ((1, "yahoo", "TC/yahoo"), (2, "CB", "NLI/CB"))
     ]
@@ -174,7 +174,7 @@ def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]
     assert problem.endswith("; the released one is the folder CL_Benchmark of github.com/cmnfriend/O-LoRA")
     (problem,) = problems_of(config([own, "agnews"]))
     assert problem.startswith(
-        "tasks[1]: 'agnews' has no 'train' and 'test' files, and 'data' names no benchmark"
+        "tasks.1: 'agnews' has no 'train' and 'test' files, and 'data' names no benchmark"
     )
 
 
@@ -211,7 +211,7 @@ def test_embedded_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("reuters", "TC", "Topic?", ("a", "b"), (Example("0", "x", "a"),), (Example("1", "y", "b"),))
 
     def read(name: str, key: str = "") -> Task:
-        assert (name, key) == ("reuters", "tasks[0]")
+        assert (name, key) == ("reuters", "tasks.0")
         return task
 
     monkeypatch.setattr(embedded, "read", read)
@@ -219,12 +219,12 @@ def test_embedded_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     (changed,) = load_tasks(config([{"name": "reuters", "instruction": "Which?"}], data="embedded"))
     assert changed.instruction == "Which?"
     found = problems_of(config([{"name": "reuters", "labels": ["x", "y"]}], data="embedded"))
-    assert found == ["tasks[0].labels: the embedded tasks have fixed labels; leave it out"]
+    assert found == ["tasks.0.labels: the embedded tasks have fixed labels; leave it out"]
 
 
 def test_an_unknown_embedded_task_lists_the_known_ones() -> None:
     (problem,) = problems_of(config(["reuter"], data="embedded"))
-    assert problem.startswith(f"tasks[0]: no embedded task 'reuter'; there are {', '.join(embedded.names())}")
+    assert problem.startswith(f"tasks.0: no embedded task 'reuter'; there are {', '.join(embedded.names())}")
     assert problem.endswith("did you mean 'reuters'?")
 
 

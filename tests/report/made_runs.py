@@ -50,9 +50,14 @@ def make_run(
     label: str = "red",
     wrong: str = "blue",
     sentence: str = "the thing number {} was painted",
-    steps: int = 12,
+    steps: int | Sequence[int] = 12,
+    logged: int = 1,
 ) -> Path:
-    """A run in `folder`; stages: how many are finished (None: all)."""
+    """A run in `folder`; stages: how many are finished (None: all).
+
+    steps: of each stage's training; logged: of these, every how many are in the log.
+    """
+    taken = [steps] * len(tasks) if isinstance(steps, int) else list(steps)
     config = Config.model_validate(
         {"name": name, "model": "made/up", "tasks": list(tasks), "method": method, "seed": seed,
          "output_dir": str(folder)}
@@ -69,12 +74,17 @@ def make_run(
                 write_results(
                     place,
                     train_results(
-                        epochs=2, loss=0.5, runtime_seconds=30, samples=160, steps=steps, padding_share=0
+                        epochs=2,
+                        loss=0.5,
+                        runtime_seconds=30,
+                        samples=160,
+                        steps=taken[stage - 1],
+                        padding_share=0,
                     ),
                     predict_results(answers, decode="labels", runtime_seconds=2, steps=1),
                     answers,
                 )
-                _write_state(place, stage, steps, 0.0 if method == "inclora" else 0.1)
+                _write_state(place, stage, taken[stage - 1], logged, 0.0 if method == "inclora" else 0.1)
                 write_stage_record(
                     place,
                     StageRecord(
@@ -95,7 +105,7 @@ def make_run(
     return folder
 
 
-def _write_state(place: Path, stage: int, steps: int, penalty: float) -> None:
+def _write_state(place: Path, stage: int, steps: int, logged: int, penalty: float) -> None:
     history = [
         {
             "epoch": 1.0,
@@ -103,10 +113,12 @@ def _write_state(place: Path, stage: int, steps: int, penalty: float) -> None:
             "penalty": penalty * step / steps,
             "step": step,
         }
-        for step in range(1, steps + 1)
+        for step in range(logged, steps + 1, logged)
     ]
     total = {"train_loss": 0.5, "step": steps, "train_runtime": 30.0}
-    (place / "trainer_state.json").write_text(json.dumps({"log_history": [*history, total]}))
+    (place / "trainer_state.json").write_text(
+        json.dumps({"global_step": steps, "log_history": [*history, total]})
+    )
 
 
 def analysis(tasks: Sequence[str], R: Sequence[Sequence[float | None]], rate: float) -> dict[str, Any]:

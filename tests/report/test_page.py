@@ -14,7 +14,7 @@ from page_reader import Element, read_page, table_of
 from nlora.errors import RunError
 from nlora.metrics.continual import summarize
 from nlora.report import write_report
-from nlora.report.forgotten import find_forgotten, shortened
+from nlora.report.forgotten import asked, find_forgotten, shortened
 from nlora.report.load import load_run, load_runs
 
 TASKS = ("colours", "animals", "plants")
@@ -268,3 +268,67 @@ def test_markup_in_data_stays_text(tmp_path: Path) -> None:
     assert [dd.text for dd in example.all("dd")] == ["</script><b>label"] * 2 + ['"><i>wrong']
     style = json.loads("".join(root.one("script", id="figure-style").pieces))["style"]
     assert "<" not in style
+
+
+def summarised(folder: Path, **keys: object) -> Path:
+    """The run, with keys of its summary changed."""
+    path = folder / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+    return folder
+
+
+def test_the_prompts_are_shown_whole_with_their_names_and_lines(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    root = page(tmp_path, folders["one"])
+    block = root.one("details", id="asked")
+    assert [dt.text for dt in block.all("dt")] == list(TASKS)  # the last task's too
+    prompt = "Task:TC\nDataset:colours\nWhich colour is it?\n…\nAnswer:"
+    assert block.all("pre")[0].pieces == [prompt]
+
+
+def test_a_very_long_prompt_is_shortened_and_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tasks=("colours",))
+    (file,) = run.glob("outputs/*/predict_eval_predictions.jsonl")
+    file.write_text(file.read_text().replace("Which colour is it?", "Option: " + "label, " * 1000))
+    (shown,) = asked(load_run(run)).values()
+    assert len(shown) < 4100
+    assert re.search(r"\n… [\d,]+ characters left out …\n", shown)
+    assert shown.startswith("Task:TC\nDataset:colours\nOption: label, ")
+    assert shown.endswith("label, \n…\nAnswer:")
+
+
+def test_what_the_scores_are_stands_on_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", name="free", tasks=("replies", "colours"))
+    decode = {"replies": "generate", "colours": "labels"}
+    summarised(run, decode=decode, metrics={"replies": "rougeL", "colours": "exact_match"})
+    text = page(tmp_path, run).text
+    kinds = "ROUGE-L of the generated answer for replies; exact match of the likeliest label for colours"
+    assert f"Scores are in percent: {kinds}; averages are over both kinds." in text
+    assert f"on the test examples: {kinds}; averages are over both kinds" in text
+    assert "also of tasks whose score is ROUGE-L" in text
+    plain = make_run(tmp_path / "plain", name="plain", tasks=("replies", "colours"))
+    text = page(tmp_path, run, plain).text
+    assert "These runs' scores are of different kinds; averages do not compare:" in text
+    assert "Bold: the best" not in text
+
+
+def test_other_test_examples_are_said_and_ties_are_marked_on_all(tmp_path: Path) -> None:
+    def digests(sha256: str) -> dict[str, object]:
+        examples = {"sha256": "t", "count": 9}
+        return {"colours": {"train": examples, "test": {"sha256": sha256, "count": 20}, "prompt_sha256": "p"}}
+
+    one, two, other = (
+        summarised(make_run(tmp_path / name, name=name), digests=digests(sha256))
+        for name, sha256 in (("one", "x"), ("two", "x"), ("other", "y"))
+    )
+    root = page(tmp_path, one, two)
+    average = f"{summarize(matrix(3))['average_accuracy']:.1f}"
+    assert [cell.text for cell in root.all("td", class_="strong")].count(average) == 2
+    assert "different test examples" not in root.text
+    text = page(tmp_path, one, two, other).text
+    assert (
+        "scored on different test examples; averages do not compare: colours, 20 test examples: one, two; "
+        in text
+    )
+    assert "colours, 20 other test examples: other." in text

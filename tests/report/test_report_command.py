@@ -100,7 +100,9 @@ def test_without_matplotlib_the_drawings_are_there_and_the_command_is_named(
 ) -> None:
     monkeypatch.setattr(pdf, "find_spec", lambda _name: None)
     run = make_run(tmp_path / "run", analysed=True)
-    with pytest.raises(MissingExtraError, match=re.escape("pip install 'nlora[figures]'")):
+    with pytest.raises(
+        MissingExtraError, match=re.escape("matplotlib is not installed; pip install matplotlib")
+    ):
         write_figures([run], tmp_path / "figures")
     assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted(FIGURES)
 

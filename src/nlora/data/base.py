@@ -32,6 +32,7 @@ class Task:
     instruction: what the model is asked, without the options; may be empty (COPA).
     labels: the label words in the order in which the prompt lists them, or None for free text.
     options_in_prompt: whether the prompt lists the labels (COPA does not).
+    drawn_from: digests of the examples that train and test are seeded samples of; None where they are all there are.
     """
 
     name: str
@@ -41,3 +42,4 @@ class Task:
     train: tuple[Example, ...]
     test: tuple[Example, ...]
     options_in_prompt: bool = True
+    drawn_from: tuple[str | None, str | None] = (None, None)

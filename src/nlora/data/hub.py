@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nlora.data.rows import LABEL_FIELDS, ProblemList, column_problem
-from nlora.errors import MissingExtraError
+from nlora.errors import MissingExtraError, missing
 
 PREFIX = "hub:"
 _SPLITS = frozenset({"train", "test", "validation"})
@@ -45,9 +45,7 @@ def read_rows(source: str, split: str, problems: ProblemList) -> Iterator[tuple[
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtraError(
-            f"{source}: reading from the hub needs the package datasets: pip install 'nlora[hub]'"
-        ) from error
+        raise MissingExtraError(f"{source}: {missing('datasets')}") from error
     name, config, split = parse(source, split)
     try:
         table = datasets.load_dataset(name, config, split=split)

@@ -18,6 +18,7 @@ from nlora.characters import looks, told_apart
 from nlora.config import Config, TaskSource
 from nlora.data import cl_benchmark, embedded
 from nlora.data.base import Example, Task
+from nlora.data.digest import digest
 from nlora.data.files import read_examples
 from nlora.data.splits import hold_out, sample
 from nlora.errors import InputErrors, Problem
@@ -39,7 +40,7 @@ def load_tasks(
     skip: tasks, counted from 0, that are left out, their mistakes being known already.
     test_only: nothing will be trained: training files are not looked at, unless test examples come from them.
 
-    Raises InputErrors with the problems of all tasks, each with its key (`tasks[2].train`, counted from 0)
+    Raises InputErrors with the problems of all tasks, each with its key (`tasks.2.train`, counted from 0)
     or its file and line; FetchError where the embedded tasks cannot be fetched; MissingExtraError where a
     source needs a package that is not installed.
     """
@@ -52,7 +53,7 @@ def load_tasks(
     for i, source in enumerate(config.tasks):
         if i in skip:
             continue
-        key = f"tasks[{i}]"
+        key = f"tasks.{i}"
         problems += _check_labels(source.labels, f"{key}.labels")
         try:
             if source.train is not None:
@@ -107,7 +108,7 @@ def _check_names(sources: Sequence[TaskSource], skip: frozenset[int]) -> list[Pr
         if j == i or i in skip:
             continue
         same = "is also the name" if sources[j].name == source.name else "differs only by case from the name"
-        problems.append(Problem(f"tasks[{i}].name", f"'{source.name}' {same} of tasks[{j}]; rename one"))
+        problems.append(Problem(f"tasks.{i}.name", f"'{source.name}' {same} of tasks.{j}; rename one"))
     return problems
 
 
@@ -212,14 +213,23 @@ def _from_embedded(source: TaskSource, key: str) -> Task:
 
 def _limit(task: Task, config: Config) -> Task:
     """The task with its validation split and its samples, as the configuration asks."""
-    if config.evaluate.split == "validation":
+    whole = task
+    held_out = config.evaluate.split == "validation"
+    if held_out:
         task = hold_out(task, config.evaluate.validation_share, _seed(config, task, "validation"))
     train, test = config.train_options(task.name).max_samples, config.evaluate.max_samples
     if train is not None:
         task = replace(task, train=sample(task.train, train, _seed(config, task, "train")))
     if test is not None:
         task = replace(task, test=sample(task.test, test, _seed(config, task, "test")))
-    return task
+    source = whole.train if held_out else whole.test
+    return replace(
+        task,
+        drawn_from=(
+            digest(whole.train) if held_out or train is not None else None,
+            digest(source) if held_out or test is not None else None,
+        ),
+    )
 
 
 def _seed(config: Config, task: Task, purpose: str) -> int:

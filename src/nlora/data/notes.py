@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nlora.data.base import Task
+from nlora.metrics.text import normalize
 
 _SHOWN_LABELS = 5
 
@@ -21,6 +22,9 @@ def task_notes(tasks: Sequence[Task]) -> list[str]:
 
 
 def _notes(task: Task) -> Iterator[str]:
+    if alike := _alike(task.labels or ()):
+        one, other = alike
+        yield f"labels '{one}' and '{other}' are the same without punctuation, so answers are compared as they are"
     trained = {example.label for example in task.train}
     if task.labels is not None and len(trained) == 1:
         yield f"all {len(task.train)} training examples have the label '{next(iter(trained))}'"
@@ -46,6 +50,15 @@ def _notes(task: Task) -> Iterator[str]:
             f'{quoted} of {len(examples)} texts look like cells of a table in quotes, "...""..."; if a TSV file was '
             "written so, set quoting: true"
         )
+
+
+def _alike(labels: Sequence[str]) -> tuple[str, str] | None:
+    """Two labels that the normalisation of exact match would take for one."""
+    seen: dict[str, str] = {}
+    for label in labels:
+        if seen.setdefault(normalize(label), label) != label:
+            return seen[normalize(label)], label
+    return None
 
 
 def _is_quoted(text: str) -> bool:

@@ -20,13 +20,16 @@ TAIL = "\nAnswer:"
 
 def head(task: Task) -> str:
     """Everything before the text: the same for all examples of a task, so it can be computed once."""
-    lines = [f"Task:{task.type}", f"Dataset:{task.name}"]
-    if task.instruction:
-        lines.append(task.instruction)
+    lines = [task.instruction] if task.instruction else []
     if task.labels is not None and task.options_in_prompt:
         # The space before the line's end is the released template's.
         lines.append(f"Option: {', '.join(task.labels)} ")
-    return "\n".join(lines) + "\n"
+    return names(task) + "".join(f"{line}\n" for line in lines)
+
+
+def names(task: Task) -> str:
+    """The first two lines, which the released result files leave out."""
+    return f"Task:{task.type}\nDataset:{task.name}\n"
 
 
 def parts(task: Task, example: Example) -> tuple[str, str, str]:

@@ -10,12 +10,19 @@ cross-lingual one. It differs in that empty lists and lists of different lengths
 
 from __future__ import annotations
 
+import math
+import re
 import string
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 DIGITS = 4
+# Scripts written without spaces: Chinese and Japanese, Thai and Lao, Burmese, Khmer.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]"
+)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -38,6 +45,16 @@ def normalize(text: str) -> str:
 def exact_match(prediction: str, reference: str) -> bool:
     """Whether both texts are the same once normalized. Two empty texts match."""
     return normalize(prediction) == normalize(reference)
+
+
+def told_apart(labels: Sequence[str]) -> bool:
+    """Whether no two of these are the same once normalized, as "-1" and "1", or "+" and "-", are."""
+    return len({normalize(label) for label in labels}) == len(set(labels))
+
+
+def as_they_are(prediction: str, reference: str) -> tuple[str, str]:
+    """Stands for a pair that is to be compared without normalization: two same words, or two without a common one."""
+    return ("right" if prediction == reference else "wrong"), "right"
 
 
 @lru_cache(maxsize=1)
@@ -76,6 +93,55 @@ def aggregate(predictions: Sequence[str], references: Sequence[str]) -> dict[str
         "rouge1": _percent(sum(score.rouge1 for score in rouges), len(pairs)),
         "rougeL": _percent(sum(score.rougeL for score in rouges), len(pairs)),
     }
+
+
+def free_text_score(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Mean ROUGE-L F-measure in percent, not rounded: what an entry of R is for a task without a label set.
+
+    Of ASCII texts it is the released `rougeL`. That knows no other letters (of German it drops the umlauts, of Chinese
+    everything, so that a text scores 0 against itself), so texts with any are split into words of every script, and
+    into characters where words are not spaced. Raises ValueError as `aggregate` does.
+    """
+    _same_lengths(predictions=predictions, references=references)
+    pairs = zip(predictions, references, strict=True)
+    return 100.0 * math.fsum(_rouge_l(*pair) for pair in pairs) / len(predictions)
+
+
+@lru_cache(maxsize=65_536)
+def _rouge_l(prediction: str, reference: str) -> float:
+    if prediction.isascii() and reference.isascii() and any(map(str.isalnum, reference)):
+        return rouge(prediction, reference).rougeL
+    scores = _scorer_of_all_scripts().score(target=reference, prediction=prediction)
+    return float(scores["rougeL"].fmeasure)
+
+
+@lru_cache(maxsize=1)
+def _scorer_of_all_scripts() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], tokenizer=_AllScripts())
+
+
+class _AllScripts:
+    """rouge-score's own tokens of a word in ASCII, other words as they are; a text without any is split at spaces."""
+
+    def __init__(self) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self._ascii = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        characters = unicodedata.normalize("NFKC", text).lower()
+        words = "".join(map(_spaced, characters)).split()
+        tokens = [t for word in words for t in (self._ascii.tokenize(word) if word.isascii() else [word])]
+        return tokens or text.split()
+
+
+def _spaced(character: str) -> str:
+    """Letters, marks and digits as they are, each alone in scripts without spaces; a space for all others."""
+    if _UNSPACED.match(character):
+        return f" {character} "
+    return character if unicodedata.category(character)[0] in "LMN" else " "
 
 
 def grouped(predictions: Sequence[str], references: Sequence[str], groups: Sequence[str]) -> dict[str, float]:

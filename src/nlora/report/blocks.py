@@ -136,11 +136,18 @@ class Examples:
     total: int
     tasks: tuple[str, ...]
     runs: tuple[str, ...]
-    asked: tuple[tuple[str, str], ...]  # task, instruction
     kind: str = "examples"
 
 
-Block = Facts | Text | Table | Figure | Tabs | Pair | Examples
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What the model was asked: each task with its prompt, to the character."""
+
+    asked: tuple[tuple[str, str], ...]
+    kind: str = "prompts"
+
+
+Block = Facts | Text | Table | Figure | Tabs | Pair | Examples | Prompts
 
 
 @dataclass(frozen=True, slots=True)

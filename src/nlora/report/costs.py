@@ -27,13 +27,18 @@ class _Curves:
     begins: tuple[Mark, ...]
     steps: int
 
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """No line joins two tasks."""
+        return tuple(mark.x for mark in self.begins)
+
 
 def training(runs: Sequence[RunFiles]) -> Section:
     """Loss and penalty."""
     curves = {run.label: _curves(run, min(600, _MOST_POINTS // len(runs))) for run in runs}
     about = (
         "Steps are optimizer steps, counted through all stages. The loss is the mean cross-entropy over answer tokens "
-        "plus the penalty, as the trainer logged it."
+        "plus the penalty, each point its mean over the steps since the point before."
     )
     if not any(curve.loss for curve in curves.values()):
         text = Text("No training log is there (trainer_state.json of each stage).", tone="note")
@@ -53,14 +58,16 @@ def _curves(run: RunFiles, most: int) -> _Curves:
     penalty: list[Point] = []
     begins: list[Mark] = []
     done = 0
+    most = max(most // max(len(run.stages), 1), 2)
     for stage in run.stages:
         begins.append(Mark(float(done), f"{stage.number} {stage.task}"))
-        loss += [(float(done + step.step), step.loss) for step in stage.losses]
-        penalty += [(float(done + s.step), s.penalty) for s in stage.losses if s.penalty is not None]
+        known = [(float(done + s.step), s.penalty) for s in stage.losses if s.penalty is not None]
+        loss += thinned([(float(done + step.step), step.loss) for step in stage.losses], most)
+        penalty += thinned(known, most)
         done += stage.steps
     if not any(value for _, value in penalty):
         penalty = []
-    return _Curves(thinned(loss, most), thinned(penalty, most), tuple(begins), done)
+    return _Curves(tuple(loss), tuple(penalty), tuple(begins), done)
 
 
 def thinned(points: Sequence[Point], most: int) -> tuple[Point, ...]:
@@ -82,18 +89,21 @@ def _steps_axis(steps: int) -> Axis:
 def _one(run: RunFiles, curve: _Curves) -> Figure:
     values = [value for _, value in (*curve.loss, *curve.penalty)]
     x, y = _steps_axis(curve.steps), linear_axis("loss", values, zero=True)
-    series = [Series("loss, penalty included" if curve.penalty else "loss", curve.loss, "accent", dots=False)]
+    name = "loss, penalty included" if curve.penalty else "loss"
+    series = [Series(name, curve.loss, "accent", dots=False, breaks=curve.breaks)]
     if curve.penalty:
-        series.append(Series("penalty", curve.penalty, "series1", "6 3", dots=False))
+        series.append(Series("penalty", curve.penalty, "series1", "6 3", dots=False, breaks=curve.breaks))
 
     def draw(width: float) -> Scene:
-        told = (
-            f"The loss goes from {curve.loss[0][1]:.3g} to {curve.loss[-1][1]:.3g} over {curve.steps} steps."
+        ends = "; ".join(
+            f"{stage.task}: {stage.losses[0].loss:.3g} to {stage.losses[-1].loss:.3g}"
+            for stage in run.stages
+            if stage.losses
         )
-        marks = curve.begins
-        return line_chart("Training loss", told, series, x=x, y=y, width=width, marks=marks)
+        told = f"The loss over {curve.steps} steps, from each task's first logged step to its last: {ends}."
+        return line_chart("Training loss", told, series, x=x, y=y, width=width, marks=curve.begins)
 
-    caption = "Dotted lines: a new task begins, with a fresh update."
+    caption = "A line for each task; dotted, where a new task begins, with a fresh update."
     return Figure(
         "loss", "Training loss" + (" and penalty" if curve.penalty else ""), caption, draw, _losses([run])
     )
@@ -102,7 +112,15 @@ def _one(run: RunFiles, curve: _Curves) -> Figure:
 def _overlaid(runs: Sequence[RunFiles], curves: dict[str, _Curves], which: str, title: str) -> Figure:
     points: Callable[[_Curves], tuple[Point, ...]] = lambda c: c.loss if which == "loss" else c.penalty  # noqa: E731
     series = [
-        Series(run.label, line, series_role(run.order), series_dash(run.order), dots=False, width=1.6)
+        Series(
+            run.label,
+            line,
+            series_role(run.order),
+            series_dash(run.order),
+            dots=False,
+            width=1.6,
+            breaks=curves[run.label].breaks,
+        )
         for run in runs
         if (line := points(curves[run.label]))
     ]

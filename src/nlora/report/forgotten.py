@@ -22,6 +22,8 @@ from nlora.report.load import RunFiles
 
 LONGEST_TEXT = 320
 """Characters of a text that the page shows: its beginning and its end."""
+LONGEST_PROMPT = 4000
+"""Characters of a prompt that the page shows; only long lists of labels come near it."""
 _LONGEST_ANSWER = 160
 
 _Key = tuple[str, str, str, int]
@@ -37,7 +39,6 @@ class TaskAnswers:
     right_now: int
     forgotten: int
     gained: int
-    instruction: str
     examples: tuple[Example, ...]
 
 
@@ -67,10 +68,12 @@ class _Answer:
     text: str
     label: str
     prediction: str
-    instruction: str
+    exact: bool
 
     @property
     def is_right(self) -> bool:
+        if self.exact:
+            return self.prediction == self.label
         return exact_match(self.prediction, self.label)
 
 
@@ -86,9 +89,6 @@ def _compared(
         right_now=sum(b.is_right for _, b in both),
         forgotten=len(lost),
         gained=sum(b.is_right and not a.is_right for a, b in both),
-        instruction=shortened(
-            next(iter(then.values())).instruction.replace("{0}", "…").strip(), LONGEST_TEXT
-        ),
         examples=tuple(
             Example(
                 run=run,
@@ -112,6 +112,27 @@ def shortened(text: str, longest: int) -> str:
     return f"{flat[:head].rstrip()} … {flat[-(longest - head) :].lstrip()}"
 
 
+def asked(run: RunFiles) -> dict[str, str]:
+    """The prompt of each task that has predictions, with an ellipsis for the text; a very long one is shortened.
+
+    The released field leaves out the two lines with the names; nothing in it is parsed, so braces stand for themselves.
+    """
+    found = {}
+    for stage in run.stages:
+        row = next(_rows(stage.predictions, [stage.task]), None) if stage.predictions is not None else None
+        if row is not None and isinstance(instruction := row["Instance"].get("instruction"), str):
+            end = "{0}\nAnswer:"
+            text = f"{instruction.removesuffix(end)}…\nAnswer:" if instruction.endswith(end) else instruction
+            prompt = f"Task:{row.get('Task')}\nDataset:{row['Dataset']}\n{text}"
+            found[stage.task] = prompt if len(prompt) <= LONGEST_PROMPT else _middle_left_out(prompt)
+    return found
+
+
+def _middle_left_out(prompt: str) -> str:
+    half = LONGEST_PROMPT // 2
+    return f"{prompt[:half]}\n… {len(prompt) - 2 * half:,} characters left out …\n{prompt[-half:]}"
+
+
 def _answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[_Key, _Answer]]:
     """By task: each example's answer. Two examples of one id and text are told apart by their order."""
     found: dict[str, dict[_Key, _Answer]] = {task: {} for task in tasks}
@@ -122,7 +143,7 @@ def _answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[_Key, _Answer]]
         count = seen.get((task, *name), 0)
         seen[(task, *name)] = count + 1
         found[task][(*name, count)] = _Answer(
-            name[1], name[2], str(row["Prediction"]), str(instance.get("instruction", ""))
+            name[1], name[2], str(row["Prediction"]), exact=bool(row.get("Exact"))
         )
     return found
 

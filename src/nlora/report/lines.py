@@ -6,8 +6,10 @@ small_multiples("Scores", "...", panels, x=..., y=..., width=760)
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from nlora.report.scales import Axis
 from nlora.report.scene import Dot, Group, Label, Line, Point, Scene, Shape, clipped, text_width
@@ -21,7 +23,10 @@ _TEXT = 12.0
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line in the units of the axes. dots: mark each point, with its value on hovering."""
+    """A named line in the units of the axes.
+
+    dots: mark each point, with its value on hovering. breaks: places on the x axis across which no line is drawn.
+    """
 
     name: str
     points: tuple[Point, ...]
@@ -29,6 +34,7 @@ class Series:
     dash: str = ""
     dots: bool = True
     width: float = 2.0
+    breaks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +165,21 @@ def axes(
 
 
 def drawn(s: Series, frame: Frame, x: Axis, y: Axis, *, r: float = 3.2) -> tuple[Shape, ...]:
-    """A series as shapes: its line, and a dot for each point that says its value on hovering."""
-    places = _places(s, frame, x, y)
+    """A series as shapes: its lines, and a dot for each point that says its value on hovering.
+
+    A point that no line reaches has its dot in any case.
+    """
     shapes: list[Shape] = []
-    if len(places) > 1:
-        shapes.append(Line(places, s.role, s.width, s.dash, s.name))
-    if s.dots or len(places) == 1:
-        for (value_x, value_y), (place_x, place_y) in zip(s.points, places, strict=True):
-            across = next((text for value, text in x.ticks if value == value_x), f"{value_x:.4g}")
-            says = f"{s.name}: {value_y:.4g} at {across}"
-            shapes.append(Dot(place_x, place_y, r, s.role, says))
+    for _, piece in groupby(s.points, key=lambda point: bisect_left(s.breaks, point[0])):
+        points = tuple(piece)
+        places = tuple(frame.at(x, y, point) for point in points)
+        if len(places) > 1:
+            shapes.append(Line(places, s.role, s.width, s.dash, s.name))
+        if s.dots or len(places) == 1:
+            for (value_x, value_y), (place_x, place_y) in zip(points, places, strict=True):
+                across = next((text for value, text in x.ticks if value == value_x), f"{value_x:.4g}")
+                says = f"{s.name}: {value_y:.4g} at {across}"
+                shapes.append(Dot(place_x, place_y, r, s.role, says))
     return tuple(shapes)
 
 

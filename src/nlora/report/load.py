@@ -39,19 +39,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StageFiles:
-    """One committed stage. train_examples: of the task; None where its results do not say."""
+    """One committed stage. steps: optimizer steps; train_examples: of the task, None where its results do not say."""
 
     number: int
     task: str
     record: StageRecord
+    steps: int
     losses: tuple[Step, ...]
     train_examples: int | None
     decode: str | None
     predictions: Path | None
-
-    @property
-    def steps(self) -> int:
-        return self.losses[-1].step if self.losses else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,22 +161,28 @@ def _stage(place: Path, number: int, task: str) -> StageFiles:
     results = read_json(place / "all_results.json") if (place / "all_results.json").is_file() else {}
     examples = results.get("train_samples")
     predictions = place / PREDICTIONS
+    steps, losses = _trained(place / "trainer_state.json")
     return StageFiles(
         number=number,
         task=task,
         record=record,
-        losses=tuple(_losses(place / "trainer_state.json")),
+        steps=steps,
+        losses=losses,
         train_examples=examples if isinstance(examples, int) else None,
         decode=None if results.get("decode") is None else str(results["decode"]),
         predictions=predictions if predictions.is_file() else None,
     )
 
 
-def _losses(path: Path) -> list[Step]:
-    """What was logged at each step, in order; the lines of other kinds are left out."""
+def _trained(path: Path) -> tuple[int, tuple[Step, ...]]:
+    """How many steps the Trainer took, and what it logged of some of them, in order.
+
+    The last step may be one that was not logged. Lines of other kinds are left out.
+    """
     if not path.is_file():
-        return []
-    history = read_json(path).get("log_history", [])
+        return 0, ()
+    state = read_json(path)
+    history, taken = state.get("log_history", []), state.get("global_step")
     steps = []
     for line in history if isinstance(history, list) else []:
         loss, step = (line.get("loss"), line.get("step")) if isinstance(line, dict) else (None, None)
@@ -187,4 +190,5 @@ def _losses(path: Path) -> list[Step]:
             penalty = line.get("penalty")
             known = isinstance(penalty, int | float) and math.isfinite(penalty)
             steps.append(Step(step, float(loss), float(penalty) if known else None))
-    return steps
+    logged = steps[-1].step if steps else 0
+    return max(taken, logged) if isinstance(taken, int) else logged, tuple(steps)

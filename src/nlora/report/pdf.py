@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.atomic import disk_errors
-from nlora.errors import MissingExtraError
+from nlora.errors import MissingExtraError, missing
 from nlora.report.palette import LIGHT
 from nlora.report.scene import Dot, Label, Line, Rect, Scene, Shape
 
@@ -25,9 +25,7 @@ _COLOURS = {**LIGHT, "paper": "#ffffff"}
 def check_pdf() -> None:
     """Raises MissingExtraError, with the command that installs it, when matplotlib is not there."""
     if find_spec("matplotlib") is None:
-        raise MissingExtraError(
-            "PDF figures need matplotlib: pip install 'nlora[figures]'; the SVG files need nothing"
-        )
+        raise MissingExtraError(f"PDF figures: {missing('matplotlib')}; the SVG files need nothing")
 
 
 def write_pdf(scene: Scene, path: Path) -> None:

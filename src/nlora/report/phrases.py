@@ -141,13 +141,14 @@ def _examples(run: RunFiles) -> str:
 
 
 def _scored(run: RunFiles) -> str:
+    split = "" if run.config is None else f", on the {run.config.evaluate.split} examples"
+    if run.summary.scoring:
+        return f"{split.removeprefix(', ')}: {run.summary.scoring}".removeprefix(": ")
     decodes = dict.fromkeys(stage.decode for stage in run.stages if stage.decode)
     if not decodes and run.config is not None:
         decodes = {run.config.evaluate.decode: None}
     parts = list(dict.fromkeys(part for decode in decodes for part in decode.split("+")))
-    text = "; ".join(_DECODE.get(part, part) for part in parts) or "not said"
-    split = "" if run.config is None else f", on the {run.config.evaluate.split} examples"
-    return text + split
+    return ("; ".join(_DECODE.get(part, part) for part in parts) or "not said") + split
 
 
 def _value(value: object) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from nlora.report.blocks import Block, Example, Examples, Section, Table, Text, words
-from nlora.report.forgotten import TaskAnswers, find_forgotten
+from nlora.report.blocks import Block, Example, Examples, Prompts, Section, Table, Text, words
+from nlora.report.forgotten import TaskAnswers, asked, find_forgotten
 from nlora.report.load import RunFiles
 from nlora.report.phrases import command
 from nlora.run_file import RUN_FILE
@@ -19,8 +19,10 @@ def forgotten(runs: Sequence[RunFiles]) -> Section:
     """What was answered right after learning a task and wrong at the end, to be searched."""
     about = (
         "Test examples that were answered right when their task had just been learned, and wrongly at the end. Right "
-        "means the same after lower-casing and without punctuation, as in the accuracy matrix."
+        "means the same after lower-casing and without punctuation, "
     )
+    by_rouge = any(metric == "rougeL" for run in runs for metric in run.summary.metrics.values())
+    about += "also of tasks whose score is ROUGE-L." if by_rouge else "as in the accuracy matrix."
     if not all(run.is_complete for run in runs):
         about += " The end of an unfinished run is its last finished stage."
     pairs = sum(max(len(run.stages) - 1, 0) for run in runs)
@@ -34,6 +36,8 @@ def forgotten(runs: Sequence[RunFiles]) -> Section:
     else:
         blocks.append(_counts(answers, many=len(runs) > 1))
         blocks.append(_list(runs, answers))
+    prompts = _prompts(runs)
+    blocks += [Prompts(prompts)] if prompts else []
     return Section("forgotten", "What was forgotten", about, blocks, "Examples")
 
 
@@ -66,9 +70,18 @@ def _list(runs: Sequence[RunFiles], answers: Sequence[tuple[str, TaskAnswers]]) 
     examples: list[Example] = [example for turn in rounds for example in turn if example is not None]
     tasks = tuple(dict.fromkeys(a.task for _, a in answers if a.examples))
     labels = tuple(dict.fromkeys(label for label, a in answers if a.examples))
-    asked = {a.task: a.instruction for _, a in answers if a.instruction and a.task in tasks}
     total = sum(a.forgotten for _, a in answers)
-    return Examples(tuple(examples), total, tasks, labels if len(runs) > 1 else (), tuple(asked.items()))
+    return Examples(tuple(examples), total, tasks, labels if len(runs) > 1 else ())
+
+
+def _prompts(runs: Sequence[RunFiles]) -> tuple[tuple[str, str], ...]:
+    """Each task with its prompt; with the run, where runs asked it differently."""
+    found = [(run.label, task, text) for run in runs for task, text in asked(run).items()]
+    texts: dict[str, set[str]] = {}
+    for _, task, text in found:
+        texts.setdefault(task, set()).add(text)
+    named = ((task if len(texts[task]) == 1 else f"{task}, {label}", text) for label, task, text in found)
+    return tuple(dict(named).items())
 
 
 def repeat(runs: Sequence[RunFiles]) -> Section:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from nlora.compare_notes import scoring_notes
 from nlora.report.blocks import Block, Cell, Facts, Figure, Section, Table, Text, side_by_side, words
 from nlora.report.heat import heat_map, share
 from nlora.report.load import RunFiles
@@ -12,6 +13,7 @@ from nlora.report.palette import heat_role
 from nlora.report.phrases import change, duration, memory, score
 from nlora.report.phrases import share as percent
 from nlora.report.scene import Scene
+from nlora.summary import Summary
 
 
 def outcome(runs: Sequence[RunFiles]) -> Section:
@@ -23,9 +25,17 @@ def outcome(runs: Sequence[RunFiles]) -> Section:
         blocks = [Facts(tuple(_facts(runs[0])))]
     else:
         done = len(runs[0].stages)
-        text = f"The run goes on: {done} of {tasks} tasks learned. The averages need all of them."
+        text = f"{done} of {tasks} tasks learned. The averages need all of them."
         blocks = [Text(text, tone="note")]
-    return Section("outcome", "Outcome", "Scores are percentages of a task's test examples.", blocks)
+    return Section("outcome", "Outcome", _about(runs), blocks)
+
+
+def _about(runs: Sequence[RunFiles]) -> str:
+    """What a score is; a ROUGE-L is no share of the examples."""
+    if all(metric == "exact_match" for run in runs for metric in run.summary.metrics.values()):
+        return "Scores are percentages of a task's test examples."
+    kinds = list(dict.fromkeys(run.summary.scoring for run in runs if run.summary.scoring))
+    return f"Scores are in percent: {' | '.join(kinds)}."
 
 
 def _facts(run: RunFiles) -> list[tuple[str, str, str]]:
@@ -66,10 +76,10 @@ def _facts(run: RunFiles) -> list[tuple[str, str, str]]:
 
 
 def _headline_table(runs: Sequence[RunFiles]) -> Table:
-    best = max(
-        (r.summary.average_accuracy for r in runs if r.summary.average_accuracy is not None), default=None
-    )
-    comparable = best is not None and len({frozenset(run.tasks) for run in runs}) == 1
+    averages = [r.summary.average_accuracy for r in runs if r.summary.average_accuracy is not None]
+    _, alike = scoring_notes(_labelled(runs))
+    comparable = bool(averages) and len({frozenset(run.tasks) for run in runs}) == 1 and alike
+    best = score(max(averages, default=None))  # as it is shown, so that equal numbers are marked alike
     with_rate = any(run.microscope for run in runs)
     with_forward = any(run.summary.forward_transfer is not None for run in runs)
     columns = ["run", "method", "seed", "average accuracy", "backward transfer", "forgetting"]
@@ -81,7 +91,7 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
             score(s.average_accuracy) if run.is_complete else f"{len(run.stages)} of {len(run.tasks)} tasks"
         )
         cells = [Cell(run.label), Cell(s.method), Cell(str(s.seed))]
-        cells.append(Cell(average, strong=comparable and s.average_accuracy == best))
+        cells.append(Cell(average, strong=comparable and average == best))
         cells += words(change(s.backward_transfer), score(s.forgetting))
         cells += words(change(s.forward_transfer)) if with_forward else ()
         if with_rate:
@@ -129,7 +139,13 @@ def _unlike(runs: Sequence[RunFiles]) -> list[Block]:
         said.append(
             f"They were scored in different ways ({', '.join(sorted(decodes))}), which do not compare."
         )
+    told, _ = scoring_notes(_labelled(runs))
+    said += [f"{heading} {'; '.join(lines)}{'.' if lines else ''}".rstrip() for heading, lines in told]
     return [Text(" ".join(said), tone="note")] if said else []
+
+
+def _labelled(runs: Sequence[RunFiles]) -> list[tuple[str, list[Summary]]]:
+    return [(run.label, [run.summary]) for run in runs]
 
 
 def matrices(runs: Sequence[RunFiles]) -> Section:

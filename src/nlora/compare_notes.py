@@ -1,0 +1,140 @@
+"""What has to be said beside runs in one table: why their averages do not compare, and what the scores are.
+
+    notes, compares = notes_on([(["plain"], summaries_of_plain), (["nlora"], summaries_of_nlora)])
+
+A file of an older version does not say how answers were made or which examples there were; nothing is said of it then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from nlora.published import order_of
+from nlora.summary import Digests, Summary
+from nlora.task_facts import DECODE_NAMES, METRIC_NAMES, by_task
+
+Labelled = Sequence[tuple[str, Sequence[Summary]]]
+"""The rows: each with its label, and the runs that it is made of."""
+_DECODES = "These runs' answers were made in different ways, which do not compare:"
+_METRICS = "These runs' scores are of different kinds; averages do not compare:"
+_SAMPLED = (
+    "Each seed is scored on a sample of its own: the seed draws the test examples (evaluate.max_samples, or "
+    "evaluate.split: validation)."
+)
+_CONDITIONS: Sequence[tuple[str, Callable[[Summary], str]]] = (
+    (
+        "These runs learned different tasks or orders; averages do not compare:",
+        lambda s: ", ".join(s.tasks) + _order_name(s.tasks),
+    ),
+    ("These runs are of different models:", lambda s: s.model),
+    (
+        "These runs followed different protocols, which score and cut differently:",
+        lambda s: "released" if s.protocol == "released" else "repaired",
+    ),
+)
+"""What has to be the same for averages to compare."""
+_EXAMPLES: Sequence[tuple[str, str, Callable[[Digests], tuple[str, int]]]] = (
+    (
+        "These runs were scored on different test examples; averages do not compare:",
+        "test examples",
+        lambda d: d.test.source,
+    ),
+    ("These runs were trained on different examples:", "train examples", lambda d: d.train.source),
+    ("These runs were asked with different prompts:", "prompts", lambda d: (d.prompt_sha256, 0)),
+)
+
+
+def same_setting(a: Summary, b: Summary) -> bool:
+    """Whether both were asked, scored and trained alike, as far as they say it: then seeds may be averaged."""
+    return (
+        all(a.metric_of(task) == b.metric_of(task) for task in a.tasks)
+        and all(a.decode[task] == b.decode[task] for task in a.decode.keys() & b.decode.keys())
+        and all(
+            kind(a.digests[task]) == kind(b.digests[task])
+            for task in a.digests.keys() & b.digests.keys()
+            for _, _, kind in _EXAMPLES
+        )
+    )
+
+
+def notes_on(rows: Labelled) -> tuple[list[str], bool]:
+    """What has to be said, and whether averages compare."""
+    found = [(heading, _unlike(rows, condition)) for heading, condition in _CONDITIONS]
+    common = _asked_in_all([s.decode for _, summaries in rows for s in summaries if s.decode])
+    decodes = _unlike(
+        rows, lambda s: by_task({t: DECODE_NAMES[s.decode[t]] for t in common if s.decode}) or None
+    )
+    different = [(heading, lines) for heading, lines in (*found, (_DECODES, decodes)) if lines]
+    told, alike = scoring_notes(rows)
+    notes = [line for heading, lines in (*different, *told) for line in (heading, *lines)]
+    return [*notes, *_scores(rows)], alike and not different
+
+
+def scoring_notes(rows: Labelled) -> tuple[list[tuple[str, list[str]]], bool]:
+    """What differs in the metrics, examples and prompts, heading by heading, and whether averages compare for that."""
+    common = _asked_in_all([s.metrics or s.tasks for _, summaries in rows for s in summaries])
+    metrics = _unlike(rows, lambda s: by_task({task: METRIC_NAMES[s.metric_of(task)] for task in common}))
+    tests, *others = [(heading, _different(rows, what, kind)) for heading, what, kind in _EXAMPLES]
+    told = [(_METRICS, metrics), tests, *others]
+    sampled: list[tuple[str, list[str]]] = [(_SAMPLED, [])] if _is_sampled(rows) else []
+    return [*((heading, lines) for heading, lines in told if lines), *sampled], not (metrics or tests[1])
+
+
+def _asked_in_all(runs: Sequence[Iterable[str]]) -> list[str]:
+    """The tasks that all runs were asked so far: an unfinished one says nothing yet of the others."""
+    return [task for task in (runs[0] if runs else ()) if all(task in asked for asked in map(set, runs))]
+
+
+def _unlike(rows: Labelled, condition: Callable[[Summary], str | None]) -> list[str]:
+    """A line for every value that runs have, where they have several."""
+    found: dict[str, list[str]] = {}
+    for label, summaries in rows:
+        for summary in summaries:
+            if (value := condition(summary)) is not None:
+                found.setdefault(value, []).append(label)
+    return [f"{value}: {_listed(labels)}" for value, labels in found.items()] if len(found) > 1 else []
+
+
+def _different(rows: Labelled, what: str, kind: Callable[[Digests], tuple[str, int]]) -> list[str]:
+    """A line for every set of examples that a task has, where it has several; tasks that differ alike are one."""
+    alike: dict[tuple[tuple[int, str], ...], list[str]] = {}
+    for task in dict.fromkeys(task for _, summaries in rows for s in summaries for task in s.digests):
+        found: dict[tuple[str, int], list[str]] = {}
+        for label, summaries in rows:
+            for summary in summaries:
+                if task in summary.digests:
+                    found.setdefault(kind(summary.digests[task]), []).append(label)
+        if len(found) > 1:
+            parts = tuple((count, _listed(labels)) for (_, count), labels in found.items())
+            alike.setdefault(parts, []).append(task)
+    lines = []
+    for parts, tasks in alike.items():
+        for number, (count, labels) in enumerate(parts):
+            other = "other " if number else ""
+            lines.append(f"{', '.join(tasks)}, {f'{count} ' if count else ''}{other}{what}: {labels}")
+    return lines
+
+
+def _is_sampled(rows: Labelled) -> bool:
+    """Whether any two runs were scored on different samples of the same examples."""
+    samples: dict[tuple[str, str, int], set[str]] = {}
+    for _, summaries in rows:
+        for summary in summaries:
+            for task, digests in summary.digests.items():
+                samples.setdefault((task, *digests.test.source), set()).add(digests.test.sha256)
+    return any(len(found) > 1 for found in samples.values())
+
+
+def _scores(rows: Labelled) -> list[str]:
+    """What the scores are, where all runs say the same."""
+    found = {summary.scoring for _, summaries in rows for summary in summaries}
+    return [] if len(found) != 1 or found == {""} else [f"Scores in percent: {found.pop()}."]
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(labels))
+
+
+def _order_name(tasks: tuple[str, ...]) -> str:
+    order = order_of(tasks)
+    return "" if order is None else f" ({order})"

@@ -1,0 +1,55 @@
+"""What the Trainer, PEFT and other tools call the keys of a configuration, for those who come from there.
+
+named_elsewhere("num_train_epochs")      # "train.epochs"
+"""
+
+from __future__ import annotations
+
+_EPOCHS = "train.epochs, which may be a fraction"
+_MICRO_BATCH = "train.micro_batch_size (train.batch_size is the whole optimizer step's)"
+_FORMAT = "dtype: float32 or bfloat16"
+
+_OURS = {
+    "model": ("base_model", "model_id", "model_name", "model_name_or_path", "model_path", "pretrained_model"),
+    "data": ("data_dir", "data_path", "dataset", "dataset_name"),
+    "tasks": ("task", "task_config_dir", "task_order"),
+    "name": ("experiment_name", "run_name"),
+    "output_dir": ("logging_dir", "out", "out_dir", "output", "output_path", "save_dir"),
+    "seed": ("data_seed", "random_seed"),
+    "trust_remote_code": ("remote_code",),
+    _FORMAT: ("bf16", "fp16", "mixed_precision", "precision", "torch_dtype"),
+    "quantise: 4bit or 8bit": (
+        "bnb_4bit_quant_type", "load_in_4bit", "load_in_8bit", "quantization", "quantization_config", "quantize"
+    ),
+    "method.weight": ("l1_weight", "lambda", "lambda_1", "lamda_1", "reg_weight"),
+    "lora.r": ("lora_r", "lora_rank", "rank"),
+    "lora.alpha": ("lora_alpha",),
+    "lora.dropout": ("lora_dropout",),
+    "lora.targets": ("lora_target_modules", "lora_targets", "target_modules"),
+    "train.epochs": ("max_epochs", "n_epochs", "num_epochs", "num_train_epochs"),
+    f"{_EPOCHS}, or train.max_samples": ("max_steps", "num_steps", "num_training_steps", "total_steps"),
+    "train.batch_size": ("global_batch_size", "total_batch_size", "train_batch_size"),
+    _MICRO_BATCH: ("per_device_batch_size", "per_device_train_batch_size", "per_gpu_train_batch_size"),
+    "train.batch_size, the examples of an optimizer step, of which train.micro_batch_size are computed at once": (
+        "accumulate_grad_batches", "accumulation_steps", "grad_accum_steps", "gradient_accumulation_steps"
+    ),
+    "train.learning_rate": ("lr",),
+    "train.weight_decay": ("wd",),
+    "train.warmup_steps, a number of optimizer steps": ("num_warmup_steps", "warmup", "warmup_ratio"),
+    "train.warmup_steps, after which the learning rate is constant": (
+        "lr_scheduler", "lr_scheduler_kwargs", "lr_scheduler_type", "scheduler"
+    ),
+    "train.max_grad_norm": ("clip_grad_norm", "grad_clip", "gradient_clip_val", "gradient_clipping"),
+    "train.max_source_tokens": ("cutoff_len", "max_input_length", "max_length", "max_seq_length", "max_source_length"),
+    "train.max_target_tokens": ("generation_max_length", "max_new_tokens", "max_target_length"),
+    "train.max_samples": ("max_num_instances_per_task", "max_train_samples"),
+    "evaluate.batch_size": ("eval_batch_size", "per_device_eval_batch_size", "per_gpu_eval_batch_size"),
+    "evaluate.max_samples": ("max_eval_samples", "max_num_instances_per_eval_task", "max_predict_samples"),
+    "evaluate.decode: labels or generate": ("predict_with_generate",),
+}  # fmt: skip
+_BY_NAME = {theirs: ours for ours, names in _OURS.items() for theirs in names}
+
+
+def named_elsewhere(key: str) -> str | None:
+    """Our key, or what to write, for another tool's name; None for a name that is none of these."""
+    return _BY_NAME.get(key.lower().replace("-", "_"))

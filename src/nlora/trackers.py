@@ -1,0 +1,76 @@
+"""TensorBoard, W&B and Trackio: one run there for each run here, with steps that go on from stage to stage.
+
+    train(..., callbacks=trackers(["tensorboard"], Path("runs/a"), steps_before=120))
+
+The callbacks are transformers' own. Left alone they know of a single training: every stage would be another run there,
+each from step 0. A run that goes on in another process is, for W&B, another run of the same name, unless WANDB_RUN_ID
+and WANDB_RESUME say otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import (
+    TensorBoardCallback,
+    get_reporting_integration_callbacks,
+)
+
+TENSORBOARD_FOLDER = Path("logs", "tensorboard")
+
+
+def trackers(names: Sequence[str], run: Path, *, steps_before: int) -> list[TrainerCallback]:
+    """The callbacks of one stage.
+
+    names: as in `train.report_to`. run: the run's folder, which is also what the run is called there.
+    steps_before: optimizer steps of all earlier stages.
+    """
+    made = [kind() for kind in get_reporting_integration_callbacks(list(names))]
+    for callback in made:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(run / TENSORBOARD_FOLDER)
+    return [_Continued(callback, str(run), steps_before) for callback in made]
+
+
+@contextmanager
+def one_wandb_run() -> Iterator[None]:
+    """Ends the W&B run that was begun in the block: it would go on in the next run of this process."""
+    before = _wandb_run()
+    try:
+        yield
+    finally:
+        if _wandb_run() is not before:
+            sys.modules["wandb"].finish()
+
+
+def _wandb_run() -> Any:
+    """The run of this process; None, too, where nobody has asked for W&B."""
+    return getattr(sys.modules.get("wandb"), "run", None)
+
+
+class _Continued(TrainerCallback):
+    """Tells a tracker what the Trainer says, with the steps of all stages counted."""
+
+    def __init__(self, tracker: TrainerCallback, name: str, steps_before: int) -> None:
+        self._tracker, self._name, self._steps_before = tracker, name, steps_before
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        args.run_name = self._name
+        self._tracker.on_train_begin(args, self._counted(state), control, **kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tracker.on_log(args, self._counted(state), control, **kwargs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tracker.on_train_end(args, self._counted(state), control, **kwargs)
+
+    def _counted(self, state: Any) -> Any:
+        counted = copy.copy(state)
+        counted.global_step += self._steps_before
+        return counted

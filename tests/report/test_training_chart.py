@@ -1,0 +1,72 @@
+"""The training chart against the steps that were taken, whatever of them was logged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_runs import make_run
+
+from nlora.report.blocks import Figure, Section
+from nlora.report.costs import training
+from nlora.report.lines import Series, line_chart
+from nlora.report.load import load_runs
+from nlora.report.scales import linear_axis
+from nlora.report.scene import Dot, Line
+
+TASKS = ("a", "b", "c", "d")
+STEPS = (15, 10, 12, 10)
+
+
+def section(*folders: Path) -> Section:
+    return training(load_runs(folders))
+
+
+def figure(found: Section, key: str = "loss") -> Figure:
+    return next(block for block in found.blocks if isinstance(block, Figure) and block.key == key)
+
+
+def lines(found: Figure, stroke: str) -> list[Line]:
+    return [s for s in found.draw(800.0).flat() if isinstance(s, Line) and s.stroke == stroke]
+
+
+def test_stages_are_as_long_as_their_training_though_only_every_tenth_step_was_logged(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tasks=TASKS, steps=STEPS, logged=10)
+    found = figure(section(run))
+    assert found.numbers is not None
+    assert [row[1].text for row in found.numbers.rows] == ["15", "10", "12", "10"]
+    axis = next(line.points for line in lines(found, "rule") if line.points[0][1] == line.points[1][1])
+    begins = [line.points[0] for line in lines(found, "rule") if line.dash]
+    (left, _), (right, _) = axis
+    places = [47 * (x - left) / (right - left) for x, _ in begins]
+    assert places == pytest.approx([0, 15, 25, 37])
+
+
+def test_each_task_has_a_line_of_its_own(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tasks=TASKS, steps=STEPS, method="nlora", logged=1)
+    found = figure(section(run))
+    for stroke in ("accent", "series1"):  # the loss and the penalty
+        drawn = lines(found, stroke)
+        assert [len(line.points) for line in drawn] == list(STEPS)
+    other = make_run(tmp_path / "other", name="other", tasks=TASKS, steps=STEPS, logged=5)
+    both = figure(section(run, other))
+    assert [len(line.points) for line in lines(both, "series0")] == [15, 10, 12, 10]
+    assert [len(line.points) for line in lines(both, "series1")] == [3, 2, 2, 2]
+
+
+def test_a_training_of_a_single_logged_step_is_a_dot(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tasks=TASKS, steps=(1, 1, 3, 1))
+    shapes = figure(section(run)).draw(800.0).flat()
+    assert [len(s.points) for s in shapes if isinstance(s, Line) and s.stroke == "accent"] == [3]
+    assert [s.title.rpartition(" at ")[2] for s in shapes if isinstance(s, Dot)] == ["1", "2", "6"]
+
+
+def test_a_line_is_broken_where_it_is_told_to() -> None:
+    x, y = linear_axis("x", [0.0, 10.0]), linear_axis("y", [0.0, 1.0])
+    points = tuple((float(k), 0.5) for k in range(1, 11))
+    scene = line_chart(
+        "t", "d", [Series("s", points, "accent", dots=False, breaks=(0.0, 4.0, 9.0))], x=x, y=y, width=400
+    )
+    drawn = [s for s in scene.flat() if isinstance(s, Line) and s.stroke == "accent"]
+    assert [len(line.points) for line in drawn] == [4, 5]  # 1 to 4, 5 to 9; the tenth is a dot
+    assert len([s for s in scene.flat() if isinstance(s, Dot)]) == 1

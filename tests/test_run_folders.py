@@ -1,0 +1,137 @@
+"""Each run in a folder of its own: none inside another, none hidden, and no advice that would delete one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from helpers import learn, write_config
+from nlora import commands
+from nlora.commands import demo_command
+from nlora.compare import read_runs
+from nlora.config_file import read_config, recipe_text
+from nlora.errors import InputErrors, RunError
+from nlora.listing import copy_command
+from nlora.sweep import sweep_command
+
+TinyModel = Callable[[str], Path]
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def small_demo(tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`nlora demo` is that of a tiny model; the current folder is the returned one."""
+    config = write_config(
+        tmp_path, tiny_model("llama"), output_dir="runs/demo/demo", method="nlora", name="demo"
+    )
+    monkeypatch.setattr(commands, "DEMO", str(config))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_demo_writes_both_runs_into_the_folder_that_is_asked_for(small_demo: Path) -> None:
+    summaries = demo_command(["output_dir='mine too'", "train.epochs=1"], QUIET)
+    assert [s.method for s in summaries] == ["nlora", "inclora"]
+    for method in ("nlora", "inclora"):
+        assert json.loads((small_demo / "mine too" / method / "summary.json").read_text())["method"] == method
+    assert not (small_demo / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["method.weight=1e-5"], r"^method\.weight=1e-5: "),  # which inclora does not have
+        (
+            ["method=olora"],
+            r"nlora demo runs nlora and inclora; for one of your own: nlora run demo method=olora",
+        ),
+        (["train.epohcs=1"], "did you mean 'epochs'"),
+    ],
+)
+def test_what_the_demos_second_run_cannot_have_is_told_before_the_first(
+    small_demo: Path, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(InputErrors, match=said):
+        demo_command(overrides, QUIET)
+    assert not (small_demo / "runs").exists()
+
+
+def test_a_second_demo_folder_of_another_configuration_is_told_before_the_first_trains(
+    small_demo: Path,
+) -> None:
+    learn(commands.DEMO, "method=inclora", "name=inclora", "output_dir=runs/demo/inclora", "seed=9")
+    with pytest.raises(RunError, match="started with another configuration"):
+        demo_command([], QUIET)
+    assert not (small_demo / "runs/demo/nlora").exists()
+
+
+def test_a_copied_recipe_is_called_after_its_file(tmp_path: Path) -> None:
+    for recipe in ("demo", "order_1"):
+        target = tmp_path / f"{recipe} of 1: mine.yaml"
+        copy_command(recipe, str(target), QUIET)
+        config = read_config(str(target)).config
+        assert (config.name, config.output_dir) == (target.stem, f"runs/{target.stem}")
+        theirs, ours = yaml.safe_load(recipe_text(recipe)), yaml.safe_load(target.read_text())
+        for values in (theirs, ours):
+            values.pop("name"), values.pop("output_dir", None)
+        assert theirs == ours
+
+
+def test_no_run_begins_around_others_or_inside_of_one(tmp_path: Path, tiny_model: TinyModel) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    for name in ("runs/a", "runs/b"):
+        learn(config, f"output_dir={tmp_path / name}", "train.epochs=0.5")
+    before = sorted(tmp_path.rglob("*"))
+    inside = tmp_path / "runs/a/outputs/x"
+    for folder, said in (
+        (
+            tmp_path / "runs",
+            f"{tmp_path / 'runs'} holds other runs ({tmp_path / 'runs/a'}, {tmp_path / 'runs/b'})",
+        ),
+        (tmp_path, f"{tmp_path} holds other runs ({tmp_path / 'runs/a'}, "),
+        (inside, f"{inside} lies in the folder of the run {tmp_path / 'runs/a'}; choose another folder"),
+    ):
+        with pytest.raises(InputErrors) as caught:
+            learn(config, f"output_dir={folder}")
+        assert said in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_somebodys_own_run_yaml_is_no_run(tmp_path: Path, tiny_model: TinyModel) -> None:
+    config = write_config(tmp_path, tiny_model("llama"), output_dir=str(tmp_path / "runs/a"))
+    config.rename(tmp_path / "run.yaml")
+    assert learn(tmp_path / "run.yaml").status == "complete"
+    with pytest.raises(RunError, match=r"give another folder$"):
+        learn(tmp_path / "run.yaml", f"output_dir={tmp_path}")
+
+
+def test_runs_that_lie_in_a_run_are_neither_hidden_nor_up_for_deletion(
+    tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    """As earlier versions made them: runs/demo with runs/demo/nlora in it."""
+    config = write_config(tmp_path, tiny_model("llama"), name="outer")
+    learn(config, f"output_dir={tmp_path / 'inner'}", "name=inner")
+    learn(config)
+    (tmp_path / "inner").rename(tmp_path / "run/inner")
+    assert [summary.name for _, summary in read_runs([tmp_path / "run"])] == ["outer", "inner"]
+    for folder, advice in ((tmp_path / "run", False), (tmp_path / "run/inner", True)):
+        with pytest.raises(RunError) as caught:
+            learn(config, f"output_dir={folder}", "seed=77")
+        assert ("delete" in str(caught.value)) == advice
+
+
+def test_a_sweep_inside_of_a_run_is_refused_before_it_starts(tmp_path: Path, tiny_model: TinyModel) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    learn(config, "train.epochs=0.5")
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(f"base: {config}\nseeds: [1, 2]\noutput_dir: {tmp_path / 'run' / 'sweep'}\n")
+    with pytest.raises(InputErrors) as caught:
+        sweep_command(str(sweep), [], jobs=1, dry_run=True, console=QUIET)
+    (problem,) = caught.value.problems
+    assert problem.where == f"{sweep}:3: output_dir"
+    assert "lies in the folder of the run" in problem.what
