@@ -2,6 +2,12 @@
 
     python benchmarks/tokenise.py                             # about ten minutes
     python benchmarks/tokenise.py --examples 250 500 --rounds 7
+    python benchmarks/tokenise.py --check --rounds 2          # about four minutes
+
+`--check` times the whole of `nlora check` instead, imports included, on 200,000 examples of two labels and on 10,000
+of a thousand: without kept tokens (cold) and with them (warm), with the peak of the process's memory and the size of
+what is kept. The seconds of processors (of all cores together) tell something on a busy machine, too. It also runs
+with the sources of an earlier nlora (PYTHONPATH), to compare.
 
 Each turn is a process of its own, since that is what a second run is: without the cache, with an empty one (the
 examples are tokenised and written), and with what that run has written. Imports and the loading of the tokenizer are
@@ -13,7 +19,11 @@ The texts are a data set's, over and over, each with its number in front, so tha
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +37,12 @@ from nlora.data.base import Example, Task
 from nlora.data.encode import Encoder
 from nlora.data.encoded_cache import EncodedCache
 from nlora.memory import peak_memory_bytes
+
+CHECKS = {
+    "2 labels": (200_000, ("negative", "positive")),
+    "1,000 labels": (10_000, tuple(f"c{i}" for i in range(1000))),
+}
+"""Examples and labels of the sets that `--check` is about."""
 
 
 def many(task: Task, count: int) -> list[Example]:
@@ -88,6 +104,76 @@ def turns(options: argparse.Namespace, count: int) -> dict[str, list[dict[str, A
         return measure.interleave(contestants, options.rounds)
 
 
+def write_run(folder: Path, options: argparse.Namespace, count: int, labels: tuple[str, ...]) -> Path:
+    """A run over one task of so many examples, and the file that describes it."""
+    from nlora.backbone import EMBEDDED, embedded_folder
+
+    examples = many(measure.read_task(options.data, options.dataset), count)
+    for split, rows in (("train", examples), ("test", examples[:1000])):
+        with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+            for i, example in enumerate(rows):
+                row = {"sentence": example.sentence, "label": labels[i % len(labels)]}
+                file.write(json.dumps(row) + "\n")
+    task = {
+        "name": "texts", "train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"),
+        "instruction": "Which label fits? Choose one from the option.", "labels": list(labels),
+    }  # fmt: skip
+    # The model's folder, since tokens are to be kept in another one than its own.
+    model = str(embedded_folder()) if options.model == EMBEDDED else options.model
+    run = {
+        "name": "texts",
+        "model": model,
+        "tasks": [task],
+        "method": "inclora",
+        "output_dir": str(folder / "run"),
+    }
+    path = folder / "run.yaml"  # JSON is YAML, too
+    path.write_text(json.dumps(run | {"train": {"max_source_tokens": 8192}}), encoding="utf-8")
+    return path
+
+
+def check(run: Path, kept: Path) -> dict[str, Any]:
+    """One `nlora check`: its seconds, its peak of memory, and the size of the tokens that are kept then."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "nlora", "check", str(run)]
+    process = subprocess.Popen(
+        command, env=os.environ | {"NLORA_CACHE": str(kept)}, stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit("nlora check failed")
+    return {
+        "seconds": time.perf_counter() - begin,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "kept_bytes": sum(file.stat().st_size for file in (kept / "encoded").iterdir()),
+    }
+
+
+def report_checks(options: argparse.Namespace) -> None:
+    """One row per set, cold and warm."""
+    rows, figures = [], {}
+    for name, (count, labels) in CHECKS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            run, kept = write_run(Path(folder), options, count, labels), Path(folder) / "kept"
+            turns: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
+            for _ in range(options.rounds):
+                shutil.rmtree(kept, ignore_errors=True)
+                turns["cold"].append(check(run, kept))
+                turns["warm"].append(check(run, kept))
+        figures[name] = turns
+        for how, results in turns.items():
+            rows.append([
+                f"{count:,}", name, how,
+                *(measure.Spread.of([turn[key] for turn in results]) for key in ("seconds", "cpu_seconds")),
+                measure.mib(max(turn["peak_bytes"] for turn in results)),
+                f"{results[0]['kept_bytes'] / 1e6:.1f} MB",
+            ])  # fmt: skip
+    header = ["examples", "labels", "", "seconds", "of processors", "peak memory", "kept on disk"]
+    shown = argparse.Namespace(**{k: v for k, v in vars(options).items() if k not in {"cache", "examples"}})
+    measure.report("tokenise --check", shown, {"checks": figures}, measure.table(header, rows))
+
+
 def main() -> None:
     """One row per number of examples and contestant."""
     parser = measure.parser(__doc__)
@@ -95,6 +181,7 @@ def main() -> None:
     parser.add_argument("--data", default=measure.default_data(), help="folder in the released layout")
     parser.add_argument("--dataset", help="one data set of it (default: agnews; embedded: reuters)")
     parser.add_argument("--examples", type=int, nargs="+", default=[300, 1000, 10_000, 100_000])
+    parser.add_argument("--check", action="store_true", help="time `nlora check` on large sets instead")
     parser.add_argument("--alone", action="store_true", help="one turn, in this process")
     parser.add_argument("--cache", type=Path, help="with --alone: where the tokens are kept")
     parser.set_defaults(rounds=3)
@@ -102,6 +189,9 @@ def main() -> None:
     measure.start(options)
     if options.alone:
         measure.write_json(options.json, encode(options))
+        return
+    if options.check:
+        report_checks(options)
         return
     figures = {str(count): turns(options, count) for count in options.examples}
     rows = []

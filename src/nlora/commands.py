@@ -129,6 +129,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
         ),
         f"about {display.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
         _written_where(config),
+        *plan.limits,
         *_faster_format(config),
         *protocol_notes(config),
         *task_notes(plan.tasks),
@@ -198,7 +199,7 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
             markup=False,
             highlight=False,
         )
-        for note in (*protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
+        for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
             console.print(f"- {note}", markup=False, highlight=False)
         with RunProgress(console, stages=len(plan.tasks)) as progress, one_wandb_run():
             learn_sequence(plan, backbone, run, progress, paths)
@@ -258,11 +259,14 @@ def _plan_table(plan: Plan) -> Table:
             str(stage.steps),
             f"{stage.prompt_tokens:.0f}",
             str(stage.shared_tokens),
-            str(stage.cut_examples),
+            f"{stage.cut_examples}+{stage.cut_test_examples}"
+            if stage.cut_test_examples
+            else str(stage.cut_examples),
             display.duration(stage.seconds),
         )
     table.caption = (
-        "tokens: mean per example; shared: tokens that all prompts begin with; cut: prompts shortened"
+        "tokens: mean per example; shared: tokens that all prompts begin with; "
+        "cut: prompts shortened, of train + test"
     )
     table.caption_justify = "left"
     return table

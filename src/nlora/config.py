@@ -48,7 +48,9 @@ class TrainOptions(Frozen):
     max_grad_norm: float = Field(
         1.0, ge=0, description="Clip the gradient (penalty included) to this norm; 0: never."
     )
-    max_source_tokens: int = Field(512, ge=8, description="Longest prompt, in tokens.")
+    max_source_tokens: int = Field(
+        512, ge=8, description="Longest prompt, in tokens; less where the model has no positions for so many."
+    )
     max_target_tokens: int = Field(50, ge=1, description="Longest answer, in tokens, its end token included.")
     truncate: Literal["text", "released"] = Field(
         "text",

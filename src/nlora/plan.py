@@ -16,38 +16,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nlora import estimate
 from nlora.config import Config
 from nlora.data import load_tasks
 from nlora.data.base import Task
-from nlora.data.encode import Encoded, Encoder, shared_prefix
+from nlora.data.encode import Encoder
+from nlora.data.encoded import EncodedRows
 from nlora.errors import InputErrors, NloraError, Problem, missing
 from nlora.methods import build
 from nlora.methods.base import Method
+from nlora.positions import Positions, positions_of
 from nlora.protocol import family_problems
 from nlora.quantise import quantise_problems
 from nlora.run_file import folder_problem
+from nlora.stage_plan import StagePlan, stage_plans
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from nlora.adapters import ModuleShape
     from nlora.config_file import LoadedConfig
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """What one stage will do. Tokens are means per example, the answer included; seconds are a rough guess."""
-
-    task: str
-    train_examples: int
-    test_examples: int
-    labels: int | None
-    steps: int
-    prompt_tokens: float
-    shared_tokens: int
-    cut_examples: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +47,26 @@ class Plan:
     tasks: tuple[Task, ...]
     methods: tuple[Method, ...]
     modules: tuple[ModuleShape, ...]
+    positions: Positions
     encoder: Encoder
-    encoded: tuple[Sequence[Encoded], ...]
+    encoded: tuple[EncodedRows, ...]
     stages: tuple[StagePlan, ...]
+
+    @property
+    def limits(self) -> list[str]:
+        """What is shorter than the configuration allows, because the model has no positions for more."""
+        train, encoder, positions = self.config.train, self.encoder, self.positions
+        prompts = sorted({encoder.longest_prompt(task) for task in self.tasks})
+        notes = []
+        if prompts[0] < train.max_source_tokens:
+            tokens = f"{prompts[0]} to {prompts[-1]}" if len(prompts) > 1 else prompts[0]
+            notes.append(f"prompts are cut at {tokens} tokens: the model has {positions.text} positions")
+        if encoder.max_target_tokens < train.max_target_tokens:
+            notes.append(
+                f"answers are cut at {encoder.max_target_tokens} tokens: the model's decoder has "
+                f"{positions.answer} positions"
+            )
+        return notes
 
     @property
     def trained_parameters(self) -> int:
@@ -89,14 +95,16 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     modules: list[ModuleShape] | None = None
     encoder: Encoder | None = None
     parameters = 0
-    if not loaded.doubts("model"):
+    positions = Positions(None, None)
+    skeleton = None if loaded.doubts("model") else _collect(problems, lambda: _skeleton(config))
+    if skeleton is not None:
+        positions = positions_of(skeleton)
         if not loaded.doubts("lora"):
-            modules, parameters = _collect(problems, lambda: _layout(config)) or (None, 0)
-        if modules or loaded.doubts("lora"):  # else the same complaint about the model would be made twice
-            encoder = _collect(problems, lambda: make_encoder(config))
-            if encoder is not None:
-                wrong = family_problems(config, encoder.encoder_decoder)
-                problems += [Problem(loaded.places.where((p.where,)), p.what) for p in wrong]
+            modules, parameters = _collect(problems, lambda: _layout(skeleton, config)) or (None, 0)
+        encoder = _collect(problems, lambda: make_encoder(config, positions))
+        if encoder is not None:
+            wrong = family_problems(config, encoder.encoder_decoder)
+            problems += [Problem(loaded.places.where((p.where,)), p.what) for p in wrong]
     problems += _missing_extras(loaded)
     problems += [] if loaded.doubts("quantise") else quantise_problems(loaded, (methods or [])[:1])
     wrong_folder = None if loaded.doubts("output_dir") else folder_problem(Path(config.output_dir))
@@ -119,10 +127,12 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     ):
         raise InputErrors(problems)
     encoded = _collect(problems, lambda: _encode(tasks, methods, encoder, config.seed))
-    if problems or modules is None or encoded is None:
+    if encoded is not None:  # else the same complaints would be made twice
+        cut = _collect(problems, lambda: [encoder.encode(task, task.test).cut_examples for task in tasks])
+    if problems or modules is None or encoded is None or cut is None:
         raise InputErrors(problems)
-    stages = _stages(config, tasks, encoder, encoded, parameters)
-    return Plan(config, tuple(tasks), tuple(methods), tuple(modules), encoder, encoded, stages)
+    stages = stage_plans(config, tasks, encoder, encoded, cut, parameters)
+    return Plan(config, tuple(tasks), tuple(methods), tuple(modules), positions, encoder, encoded, stages)
 
 
 def _placed(problem: Problem, loaded: LoadedConfig) -> Problem:
@@ -185,46 +195,54 @@ def _method(
     return None
 
 
-def _layout(config: Config) -> tuple[list[ModuleShape], int]:
-    """The modules to update, and the number of parameters that every token meets (embeddings left out)."""
-    from nlora.adapters import target_modules
+def _skeleton(config: Config) -> nn.Module:
     from nlora.backbone import load_skeleton
 
-    model = load_skeleton(config.model, trust_remote_code=config.trust_remote_code)
+    return load_skeleton(config.model, trust_remote_code=config.trust_remote_code)
+
+
+def _layout(model: nn.Module, config: Config) -> tuple[list[ModuleShape], int]:
+    """The modules to update, and the number of parameters that every token meets (embeddings left out)."""
+    from nlora.adapters import target_modules
+
     modules = target_modules(model, config.lora)
     embeddings = {id(p) for m in model.modules() if type(m).__name__ == "Embedding" for p in m.parameters()}
     return modules, sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
 
 
-def make_encoder(config: Config) -> Encoder:
-    """The encoder of a run: its tokenizer, its limits, and the cache of token ids."""
+def make_encoder(config: Config, positions: Positions) -> Encoder:
+    """The encoder of a run: its tokenizer, its limits, and the cache of token ids.
+
+    positions: those of the model, beyond which no prompt and no answer may go.
+    """
     from nlora.backbone import load_config, load_tokenizer
     from nlora.data.encoded_cache import EncodedCache
 
     model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    train, encoder_decoder = config.train, bool(getattr(model_config, "is_encoder_decoder", False))
     return Encoder(
         tokenizer,
-        encoder_decoder=bool(getattr(model_config, "is_encoder_decoder", False)),
-        max_source_tokens=config.train.max_source_tokens,
-        max_target_tokens=config.train.max_target_tokens,
-        truncate=config.train.truncate,
+        encoder_decoder=encoder_decoder,
+        max_source_tokens=train.max_source_tokens,
+        max_target_tokens=min(train.max_target_tokens, positions.answer or train.max_target_tokens),
+        text_positions=positions.text,
+        generates=config.evaluate.decode == "generate",
+        truncate=train.truncate,
         cache=EncodedCache(tokenizer),
     )
 
 
 def _encode(
     tasks: Sequence[Task], methods: Sequence[Method], encoder: Encoder, seed: int
-) -> tuple[Sequence[Encoded], ...]:
+) -> tuple[EncodedRows, ...]:
     """Every stage's training examples as tokens; finds prompts without room and labels of the same tokens."""
     problems: list[Problem] = []
     encoded = []
     for index, method in enumerate(methods):
         try:
             portions = [encoder.encode(*portion) for portion in method.examples(tasks, index, seed)]
-            encoded.append(
-                portions[0] if len(portions) == 1 else [e for portion in portions for e in portion]
-            )
+            encoded.append(EncodedRows(block for portion in portions for block in portion.blocks))
         except InputErrors as error:
             problems.extend(error.problems)
     if problems:
@@ -239,58 +257,3 @@ def _missing_extras(loaded: LoadedConfig) -> list[Problem]:
         if importlib.util.find_spec(name) is None
         and not (name == "tensorboard" and importlib.util.find_spec("tensorboardX"))
     ]
-
-
-def _stages(
-    config: Config,
-    tasks: Sequence[Task],
-    encoder: Encoder,
-    encoded: Sequence[Sequence[Encoded]],
-    parameters: int,
-) -> tuple[StagePlan, ...]:
-    from nlora.training import optimizer_steps
-
-    rate = estimate.flops_per_second(config.dtype)
-    lengths = [_lengths(examples, encoder) for examples in encoded]
-    stages = []
-    for index, (task, examples) in enumerate(zip(tasks, encoded, strict=True)):
-        options = config.train_options(task.name)
-        tokens, shared = lengths[index]
-        steps = optimizer_steps(len(examples), options)
-        rows = max(min(options.micro_batch_size or options.batch_size, len(examples)), 1)
-        passes = options.epochs * len(examples) / rows
-        seconds = estimate.train_seconds(
-            parameters=parameters, tokens=tokens, shared=shared, rows=rows, passes=passes, rate=rate
-        )
-        for i in range(len(tasks) if config.evaluate.unseen else index + 1) if examples else ():
-            rows = min(config.evaluate.batch_size, len(tasks[i].test))
-            seconds += estimate.score_seconds(
-                parameters=parameters,
-                tokens=lengths[i][0],
-                shared=lengths[i][1],
-                rows=rows,
-                passes=len(tasks[i].test) / rows,
-                rate=rate,
-            )
-        stages.append(
-            StagePlan(
-                task=task.name,
-                train_examples=len(examples),
-                test_examples=len(task.test),
-                labels=len(task.labels) if task.labels else None,
-                steps=steps,
-                prompt_tokens=tokens,
-                shared_tokens=shared,
-                cut_examples=sum(len(e.prompt_ids) >= encoder.max_source_tokens for e in examples),
-                seconds=seconds,
-            )
-        )
-    return tuple(stages)
-
-
-def _lengths(examples: Sequence[Encoded], encoder: Encoder) -> tuple[float, int]:
-    """Mean tokens of an example, answer included, and the tokens that all prompts begin with."""
-    if not examples:
-        return 0.0, 0
-    shared = 0 if encoder.encoder_decoder else shared_prefix([e.prompt_ids for e in examples])
-    return sum(len(e.prompt_ids) + len(e.answer_ids) for e in examples) / len(examples), shared

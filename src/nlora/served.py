@@ -104,16 +104,17 @@ class Served:
         from nlora.evaluation import Evaluator
         from nlora.learned import Learned
         from nlora.plan import make_encoder
+        from nlora.positions import positions_of
         from nlora.tryout import probes, try_out
 
         config = stage.config
-        encoder = make_encoder(config)
         backbone = load_backbone(
             config.model,
             dtype=config.dtype,
             quantise=config.quantise,
             trust_remote_code=config.trust_remote_code,
         )
+        encoder = make_encoder(config, positions_of(backbone.model))
         paths = try_out(
             backbone,
             [probes(task, encoder) for task in tasks],

@@ -138,20 +138,29 @@ def test_whatever_changes_the_tokenizer_makes_another_file(tiny_tokenizer: Any, 
         assert len(files(folder)) == number
 
 
-@pytest.mark.parametrize("changed", ["version", "code", "tail"])
+@pytest.mark.parametrize("changed", ["version", "format", "tail"])
 def test_other_programs_do_not_share_files(
-    bpe: Any, folder: Path, changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bpe: Any, folder: Path, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(bpe).encode(TASK, FEW)
     if changed == "version":
         monkeypatch.setattr(encoded_cache, "version", lambda package: f"{package} of tomorrow")
-    elif changed == "code":
-        (tmp_path / "encode.py").write_text("# changed\n")
-        monkeypatch.setattr(encoded_cache.encode, "__file__", str(tmp_path / "encode.py"))
+    elif changed == "format":
+        monkeypatch.setattr(encoded_cache, "FORMAT", 99)
     else:
         monkeypatch.setattr(prompts, "TAIL", "\nReply:")
     make(bpe).encode(TASK, FEW)
     assert len(files(folder)) == 2
+
+
+def test_a_changed_comment_throws_nothing_away(
+    bpe: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(bpe).encode(TASK, FEW)
+    (tmp_path / "encode.py").write_text("# a comment more\n")
+    monkeypatch.setattr("nlora.data.encode.__file__", str(tmp_path / "encode.py"))
+    make(bpe).encode(TASK, FEW)
+    assert len(files(folder)) == 1
 
 
 def test_padding_set_meanwhile_changes_no_key(bpe: Any, folder: Path) -> None:

@@ -11,21 +11,24 @@ A prompt that is too long is shortened in its text; the instruction and "Answer:
 instead does what the released code did: cut the ids, decode them, and tokenise the result again, which
 loses "Answer:" and, with T5, every newline.
 
-With a cache (`nlora.data.encoded_cache`), later runs read the ids instead of tokenising again.
+What all prompts of a task begin with is tokenised once where that is exact (`nlora.data.head_split`) and held once
+(`nlora.data.encoded`). With a cache (`nlora.data.encoded_cache`), later runs read the ids instead of tokenising again.
 
 Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenised as characters.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
+from nlora.data.backend import backend_of, ids_of
 from nlora.data.base import Example, Task
+from nlora.data.encoded import Block, Encoded, EncodedRows, block_of, shared_prefix
+from nlora.data.head_split import split_head
+from nlora.data.shorten import fit, fit_by_search
 from nlora.errors import InputErrors, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -33,16 +36,11 @@ if TYPE_CHECKING:
 
     from nlora.data.encoded_cache import EncodedCache
 
+__all__ = ["Encoded", "Encoder", "shared_prefix"]
+
 # Longer lists gain no speed and hold the offsets of every prompt in memory at once.
 _BATCH = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One example as the model sees it; the answer's ids end with the end token."""
-
-    prompt_ids: list[int]
-    answer_ids: list[int]
+_BATCH_CHARACTERS = 1 << 20
 
 
 class Encoder:
@@ -50,6 +48,9 @@ class Encoder:
 
     max_source_tokens: the longest prompt, special tokens included.
     max_target_tokens: the longest answer, end token included.
+    text_positions: the longest text that the model has positions for: a causal model's prompt and answer, an
+        encoder's prompt; None: no such limit.
+    generates: whether answers to labelled tasks are generated, too, so that any may take max_target_tokens.
     cache: where the ids are kept for later runs; None: nowhere.
     end_id: the token that ends every answer.
     """
@@ -61,43 +62,52 @@ class Encoder:
         encoder_decoder: bool,
         max_source_tokens: int,
         max_target_tokens: int,
+        text_positions: int | None = None,
+        generates: bool = False,
         truncate: Literal["text", "released"] = "text",
         cache: EncodedCache | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token; answers could not end")
         self._tokenizer = tokenizer
+        self._backend = backend_of(tokenizer)
         self.encoder_decoder = encoder_decoder
         self.max_source_tokens = max_source_tokens
         self.max_target_tokens = max_target_tokens
+        self._text_positions = text_positions
+        self._generates = generates
         self._truncate = truncate
         self._cache = cache
         self.end_id = int(tokenizer.eos_token_id)
         self._before, self._after = self._special_ids()
         self._label_ids: dict[str, list[int]] = {}
+        self._heads: dict[str, tuple[list[int], str]] = {}
 
-    def encode(self, task: Task, examples: Sequence[Example]) -> Sequence[Encoded]:
+    def encode(self, task: Task, examples: Sequence[Example]) -> EncodedRows:
         """The ids of many examples of one task, in their order.
 
         Raises InputErrors where the instruction alone leaves no room for the text, where a label word does
         not fit into max_target_tokens, or where two of them are the same tokens.
         """
         self._check_labels(task)
-        starts = range(0, len(examples), _BATCH)
-        batches = (self._batch(task, examples[start : start + _BATCH]) for start in starts)
+        blocks = self._blocks(task, examples)
         if self._cache is None:
-            return list(chain.from_iterable(batches))
-        return self._cache.rows(self._settings(task), prompts.head(task), examples, batches)
+            return EncodedRows(blocks)
+        return self._cache.rows(self._settings(task), prompts.head(task), examples, blocks)
 
-    def _batch(self, task: Task, examples: Sequence[Example]) -> list[Encoded]:
-        rows = zip(self._prompts(task, examples), examples, strict=True)
-        return [Encoded(prompt, self.answer_ids(example.label)) for prompt, example in rows]
+    def _blocks(self, task: Task, examples: Sequence[Example]) -> Iterator[Block]:
+        first: list[int] | None = None
+        for some in _batches(examples, len(self._head(task)[1])):
+            ids, cut = self._prompts(task, some)
+            first = ids[0] if first is None else first
+            rows = zip(ids, some, strict=True)
+            yield block_of(first, [Encoded(i, self.answer_ids(e.label)) for i, e in rows], cut)
 
     def _settings(self, task: Task) -> dict[str, Any]:
         """What decides the ids of a task's examples, beside the tokenizer, the prompt's head and the examples."""
         return {
             "encoder_decoder": self.encoder_decoder,
-            "max_source_tokens": self.max_source_tokens,
+            "longest_prompt": self.longest_prompt(task),
             "max_target_tokens": self.max_target_tokens,
             "truncate": self._truncate,
             "special": [self._before, self._after, self.end_id],
@@ -105,9 +115,23 @@ class Encoder:
             "labels": task.labels,
         }
 
+    def longest_prompt(self, task: Task) -> int:
+        """The most tokens that a prompt of a task may have, special tokens included."""
+        if self._text_positions is None:
+            return self.max_source_tokens
+        return min(self.max_source_tokens, self._text_positions - self._answer_room(task))
+
+    def _answer_room(self, task: Task) -> int:
+        """Tokens that an answer may take of a causal model's positions, end token included."""
+        if self.encoder_decoder:
+            return 0
+        if task.labels is None or self._generates:
+            return self.max_target_tokens
+        return max(len(self._answer(label)) for label in task.labels) + 1
+
     def prompt_ids(self, task: Task, example: Example) -> list[int]:
-        """The ids of one prompt, at most max_source_tokens of them."""
-        return self._prompts(task, [example])[0]
+        """The ids of one prompt, at most `longest_prompt` of them."""
+        return self._prompts(task, [example])[0][0]
 
     def answer_ids(self, text: str) -> list[int]:
         """The ids of an answer, end token last, at most max_target_tokens of them."""
@@ -117,61 +141,54 @@ class Encoder:
         """The ids of each label word as the model would answer it, without the end token."""
         return [list(self._answer(label)) for label in labels]
 
-    def _prompts(self, task: Task, examples: Sequence[Example]) -> list[list[int]]:
-        head, tail = prompts.head(task), prompts.TAIL
+    def _prompts(self, task: Task, examples: Sequence[Example]) -> tuple[list[list[int]], list[int]]:
+        """The ids of each prompt, and 1 for each whose text was shortened, else 0."""
+        begin, head = self._head(task)
         texts = [example.sentence for example in examples]
-        plain: list[list[int]] = self._tokenize([head + text + tail for text in texts])["input_ids"]
-        room = self.max_source_tokens - len(self._before) - len(self._after)
+        rests = self._tokenize([head + text + prompts.TAIL for text in texts])["input_ids"]
+        plain: list[list[int]] = [begin + ids for ids in rests]
+        most = self.longest_prompt(task)
+        room = most - len(self._before) - len(self._after)
         long = [i for i, ids in enumerate(plain) if len(ids) > room]
         if long and self._truncate == "released":
-            cut = [self._before + plain[i][: self.max_source_tokens - len(self._before)] for i in long]
+            cut = [self._before + plain[i][: most - len(self._before)] for i in long]
             decoded = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in cut]
             for i, ids in zip(long, self._tokenize(decoded)["input_ids"], strict=True):
                 plain[i] = ids[:room]
         elif long:
             self._check_room(task, room)
-            fit = self._fit if self._tokenizer.is_fast else self._fit_by_search
-            for i, ids in zip(long, fit(head, [texts[i] for i in long], tail, room), strict=True):
-                plain[i] = ids
-        return [[*self._before, *ids, *self._after] for ids in plain]
+            fitting = self._fit(head, [texts[i] for i in long], room - len(begin))
+            for i, ids in zip(long, fitting, strict=True):
+                plain[i] = begin + ids
+        is_cut = [0] * len(plain)
+        for i in long:
+            is_cut[i] = 1
+        return [[*self._before, *ids, *self._after] for ids in plain], is_cut
 
-    def _fit(self, head: str, texts: list[str], tail: str, room: int) -> list[list[int]]:
-        """The ids of each prompt with its text shortened by as many tokens as are too many.
+    def _head(self, task: Task) -> tuple[list[int], str]:
+        """The ids that all prompts of a task begin with, as far as they are known, and the rest of the head."""
+        head = prompts.head(task)
+        if head not in self._heads:
+            self._heads[head] = split_head(self._tokenizer, head, self._plain)
+        return self._heads[head]
 
-        Tokens at the cut can split differently than before it, so a second round is sometimes needed; every
-        round removes at least one character of each prompt that is still too long.
-        """
-        fitting: dict[int, list[int]] = {}
-        texts = list(texts)
-        while rest := [i for i in range(len(texts)) if i not in fitting]:
-            batch = self._tokenize([head + texts[i] + tail for i in rest], offsets=True)
-            for i, ids, offsets in zip(rest, batch["input_ids"], batch["offset_mapping"], strict=True):
-                if len(ids) <= room:
-                    fitting[i] = ids
-                else:
-                    texts[i] = _shorten(texts[i], len(head), len(ids) - room, offsets)
-        return [fitting[i] for i in range(len(texts))]
-
-    def _fit_by_search(self, head: str, texts: list[str], tail: str, room: int) -> list[list[int]]:
-        """The same for a tokenizer in plain Python, which cannot say which characters a token stands for."""
-        fitting = []
-        for text in texts:
-
-            def n_tokens(chars: int, text: str = text) -> int:
-                return len(self._plain(head + text[:chars] + tail))
-
-            chars = bisect_right(range(len(text)), room, key=n_tokens) - 1
-            fitting.append(self._plain(head + text[: max(chars, 0)] + tail))
-        return fitting
+    def _fit(self, head: str, texts: list[str], room: int) -> list[list[int]]:
+        if self._tokenizer.is_fast:
+            return fit(partial(self._tokenize, offsets=True), head, texts, prompts.TAIL, room)
+        return fit_by_search(self._plain, head, texts, prompts.TAIL, room)
 
     def _check_room(self, task: Task, room: int) -> None:
         needed = len(self._plain(prompts.head(task) + prompts.TAIL))
         if needed >= room:
-            total = needed + len(self._before) + len(self._after)
-            what = (
-                f"its instruction and options alone take {total} tokens, max_source_tokens is "
-                f"{self.max_source_tokens}; raise it, or shorten them"
-            )
+            total, most = needed + len(self._before) + len(self._after), self.longest_prompt(task)
+            if most == self.max_source_tokens:
+                limit, way_out = f"max_source_tokens is {most}", "raise it, or shorten them"
+            else:
+                limit = f"the model has {self._text_positions} positions"
+                answer, way_out = self._answer_room(task), "shorten them"
+                limit += f", {answer} of them for the answer" if answer else ""
+                way_out += ", or lower train.max_target_tokens" if answer == self.max_target_tokens else ""
+            what = f"its instruction and options alone take {total} tokens, {limit}; {way_out}"
             raise InputErrors([Problem(f"task {task.name}", what)])
 
     def _check_labels(self, task: Task) -> None:
@@ -238,6 +255,8 @@ class Encoder:
 
     def _tokenize(self, texts: list[str], *, offsets: bool = False) -> Mapping[str, Any]:
         """Ids of each text without special tokens and, if asked for, the characters of each token."""
+        if self._backend is not None and not offsets:
+            return {"input_ids": ids_of(self._backend, texts)}
         batch: Mapping[str, Any] = self._tokenizer(
             texts,
             add_special_tokens=False,
@@ -250,27 +269,15 @@ class Encoder:
         return batch
 
 
-def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """Length of the longest common prefix of all rows; 0 for no rows.
-
-    Every prompt of a task begins with the same instruction, which a causal model then reads once per batch.
-    """
-    if not rows:
-        return 0
-    # The least and the greatest row in dictionary order differ at the earliest place where any two do.
-    low, high = list(min(rows, key=list)), list(max(rows, key=list))
-    pairs = enumerate(zip(low, high, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(low), len(high)))
-
-
-def _shorten(text: str, head_chars: int, surplus: int, offsets: Sequence[tuple[int, int]]) -> str:
-    """The text without its last `surplus` tokens.
-
-    offsets: (start, end) of each token of the prompt, in characters; the text begins at head_chars.
-    """
-    end_chars = head_chars + len(text)
-    starts = [start for start, end in offsets if head_chars <= start < end_chars and end > start]
-    if surplus >= len(starts):
-        return ""
-    # rstrip: the space before a token may belong to it or not.
-    return text[: min(starts[-surplus] - head_chars, len(text) - 1)].rstrip()
+def _batches(examples: Sequence[Example], head_chars: int) -> Iterator[list[Example]]:
+    """The examples in their order, a few at a time. head_chars: what is tokenised before each text."""
+    some: list[Example] = []
+    characters = 0
+    for example in examples:
+        some.append(example)
+        characters += head_chars + len(example.sentence)
+        if len(some) == _BATCH or characters >= _BATCH_CHARACTERS:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some

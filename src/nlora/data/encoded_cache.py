@@ -4,14 +4,15 @@
     encoder.encode(task, task.train)       # tokenises, and writes ~/.cache/nlora/encoded/<key>.arrow
     encoder.encode(task, task.train)       # reads that file, in this process or in any later one
 
-The key is a SHA-256 over everything that decides an id: the tokenizer, the encoder's settings and its code,
-the prompt's wording, and each text and answer in order. So another seed, method or stage finds the file, and
-whatever would give other ids does not.
+The key is a SHA-256 over everything that decides an id: the tokenizer, the encoder's settings, the prompt's wording,
+each text and answer in order, and `FORMAT`. So another seed, method or stage finds the file, and whatever would give
+other ids does not.
 
-A file is an Arrow stream (columns prompt_ids and answer_ids), then 32 bytes that say that it is whole and the
-one asked for; any other is replaced. Files are read by memory map. They may be deleted at any time; when one
-is written and all of them exceed LIMIT_BYTES, the least recently used ones go, but none that a run may still
-be reading. A folder that cannot be written is no error: then every run tokenises for itself.
+A file is an Arrow stream of the blocks of `nlora.data.encoded` (columns same, cut, rest_ids and answer_ids; the first
+prompt in the schema's metadata), then 32 bytes that say that it is whole and the one asked for; any other is replaced.
+Files are read by memory map. They may be deleted at any time; when one is written and all of them exceed LIMIT_BYTES,
+the least recently used ones go, but none that a run may still be reading. A folder that cannot be written is no error:
+then every run tokenises for itself.
 """
 
 from __future__ import annotations
@@ -19,22 +20,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import operator
 import os
 import secrets
 import time
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
-from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from nlora.atomic import TEMPORARY
-from nlora.data import encode
-from nlora.data.encode import Encoded
+from nlora.data.encoded import Block, EncodedRows, Lists, integers
 from nlora.data.fetch import cache_folder
 
 if TYPE_CHECKING:
@@ -43,6 +40,9 @@ if TYPE_CHECKING:
     from nlora.data.base import Example
 
 logger = logging.getLogger(__name__)
+
+FORMAT = 2
+"""To be raised with every change by which a prompt or an answer gets other ids, or a file another layout."""
 
 LEAST_CHARACTERS = 100_000
 """Prompts of fewer characters in all are not kept: tokenising them takes about as long as opening a file does."""
@@ -75,9 +75,9 @@ class EncodedCache:
         settings: Mapping[str, Any],
         head: str,
         examples: Sequence[Example],
-        batches: Iterable[Sequence[Encoded]],
-    ) -> Sequence[Encoded]:
-        """The examples as `batches` would give them; `batches` is consumed only if no file holds them.
+        blocks: Iterable[Block],
+    ) -> EncodedRows:
+        """The examples as `blocks` would give them; `blocks` is consumed only if no file holds them.
 
         settings: what decides the ids beside tokenizer, head and examples; JSON values.
         head: what the prompt says before each text.
@@ -85,13 +85,13 @@ class EncodedCache:
         characters = len(head) * len(examples) + sum(len(example.sentence) for example in examples)
         key = self._key(settings, head, examples) if characters >= LEAST_CHARACTERS else None
         if key is None:
-            return list(chain.from_iterable(batches))
+            return EncodedRows(blocks)
         path = self._folder / f"{key}.arrow"
-        columns = _read(path, key)
-        if columns is None:
-            columns = [_columns(batch) for batch in batches]
-            self._write(path, key, columns)
-        return EncodedRows(columns)
+        rows = _read(path, key)
+        if rows is None:
+            rows = EncodedRows(blocks)
+            self._write(path, key, rows.blocks)
+        return rows
 
     def _key(self, settings: Mapping[str, Any], head: str, examples: Sequence[Example]) -> str | None:
         """64 hexadecimal digits; None if the tokenizer cannot say what it is."""
@@ -106,7 +106,7 @@ class EncodedCache:
             digest.update(_framed([text for example in some for text in (example.sentence, example.label)]))
         return digest.hexdigest()
 
-    def _write(self, path: Path, key: str, columns: Sequence[Any]) -> None:
+    def _write(self, path: Path, key: str, blocks: Sequence[Block]) -> None:
         """Publish a file in one step, so that runs side by side see the whole of it or nothing.
 
         Nothing is flushed: what a power failure leaves of it has not the digest of a whole file.
@@ -117,9 +117,9 @@ class EncodedCache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with part.open("x+b") as file:
-                with pyarrow.ipc.new_stream(file, columns[0].schema) as writer:
-                    for some in columns:
-                        writer.write_batch(some)
+                with pyarrow.ipc.new_stream(file, _schema(blocks[0].first)) as writer:
+                    for block in blocks:
+                        writer.write_batch(_columns(block))
                 file.seek(0)
                 file.write(hashlib.file_digest(file, lambda: hashlib.sha256(key.encode())).digest())
             part.replace(path)
@@ -153,82 +153,41 @@ class EncodedCache:
                 surplus_bytes -= size
 
 
-class EncodedRows(Sequence[Encoded]):
-    """Examples in columns: 4 bytes a token, where a list of Python's integers takes about 40.
-
-    Each access makes fresh lists. Can be pickled, and given to a DataLoader as it is.
-    """
-
-    def __init__(self, columns: Sequence[Any]) -> None:
-        """columns: record batches with columns prompt_ids and answer_ids."""
-        self._blocks = [(_Lists(some.column(0)), _Lists(some.column(1))) for some in columns]
-        self._ends = list(accumulate(some.num_rows for some in columns))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    @overload
-    def __getitem__(self, index: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Encoded]: ...
-    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = range(len(self))[operator.index(index)]
-        block = bisect_right(self._ends, i)
-        prompts, answers = self._blocks[block]
-        row = i - (self._ends[block - 1] if block else 0)
-        return Encoded(prompts.row(row), answers.row(row))
-
-    def __iter__(self) -> Iterator[Encoded]:
-        for prompts, answers in self._blocks:
-            for prompt, answer in zip(prompts, answers, strict=True):
-                yield Encoded(prompt, answer)
-
-
-class _Lists:
-    """Lists of ids in two buffers: row i is values[starts[i] : starts[i + 1]].
-
-    The buffers are read as they are, since pyarrow's `to_numpy` imports pandas where it is installed.
-    """
-
-    def __init__(self, column: Any) -> None:
-        _, self._starts, _, self._values = column.buffers()  # those between say which values are missing
-        self._rows = len(column)
-
-    def row(self, i: int) -> list[int]:
-        starts, values = memoryview(self._starts).cast("i"), memoryview(self._values).cast("i")
-        return values[starts[i] : starts[i + 1]].tolist()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        starts, values = memoryview(self._starts).cast("i"), memoryview(self._values).cast("i").tolist()
-        return (values[start:end] for start, end in pairwise(starts[: self._rows + 1].tolist()))
-
-
-def _columns(examples: Sequence[Encoded]) -> Any:
-    """A pyarrow RecordBatch."""
+def _schema(first: Sequence[int]) -> Any:
     import pyarrow
 
-    columns = [
-        _column([example.prompt_ids for example in examples]),
-        _column([example.answer_ids for example in examples]),
-    ]
-    return pyarrow.RecordBatch.from_arrays(columns, ["prompt_ids", "answer_ids"])
+    kinds = {"same": pyarrow.int32(), "cut": pyarrow.int32()}
+    kinds |= dict.fromkeys(("rest_ids", "answer_ids"), pyarrow.list_(pyarrow.int32()))
+    return pyarrow.schema(kinds, metadata={"first": array("i", first).tobytes()})
 
 
-def _column(rows: Sequence[Sequence[int]]) -> Any:
-    """Lists of ids as a pyarrow ListArray (by its buffers, as `_Lists` reads them)."""
+def _columns(block: Block) -> Any:
+    """A pyarrow RecordBatch of the block's buffers as they are."""
     import pyarrow
 
-    starts = array("i", accumulate(map(len, rows), initial=0))
-    values = array("i", chain.from_iterable(rows))
-    ids = pyarrow.Array.from_buffers(pyarrow.int32(), len(values), [None, pyarrow.py_buffer(values)])
-    kind = pyarrow.list_(pyarrow.int32())
-    return pyarrow.Array.from_buffers(kind, len(rows), [None, pyarrow.py_buffer(starts)], children=[ids])
+    def numbers(buffer: Any) -> Any:
+        count = len(integers(buffer))
+        return pyarrow.Array.from_buffers(pyarrow.int32(), count, [None, pyarrow.py_buffer(buffer)])
+
+    def lists(column: Lists) -> Any:
+        starts, ids = pyarrow.py_buffer(column.starts), numbers(column.values)
+        kind = pyarrow.list_(pyarrow.int32())
+        return pyarrow.Array.from_buffers(kind, block.rows, [None, starts], children=[ids])
+
+    columns = [numbers(block.same), numbers(block.cut), lists(block.rests), lists(block.answers)]
+    return pyarrow.RecordBatch.from_arrays(columns, schema=_schema(block.first))
 
 
-def _read(path: Path, key: str) -> list[Any] | None:
-    """The record batches of a file, mapped into memory; None if it is not there, not whole, or another's."""
+def _block(columns: Any, first: list[int]) -> Block:
+    """The block of a RecordBatch; its buffers are read as they are (`to_numpy` imports pandas where it is there)."""
+    same, cut, rests, answers = columns.columns
+    # The other buffers say which values are missing.
+    lists = [Lists(column.buffers()[1], column.buffers()[3]) for column in (rests, answers)]
+    return Block(columns.num_rows, first, same.buffers()[1], cut.buffers()[1], *lists)
+
+
+def _read(path: Path, key: str) -> EncodedRows | None:
+    """The examples of a file, mapped into memory; None if it is not there, not whole, or another's."""
     import pyarrow
 
     try:
@@ -243,11 +202,13 @@ def _read(path: Path, key: str) -> list[Any] | None:
         return None
     with suppress(OSError):
         os.utime(path)  # the time of the last use
-    return list(pyarrow.ipc.open_stream(stream))
+    batches = pyarrow.ipc.open_stream(stream)
+    first = array("i", batches.schema.metadata[b"first"]).tolist()
+    return EncodedRows(_block(columns, first) for columns in batches)
 
 
 def _identity(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """All that decides which ids a tokenizer and our code make of a text; empty if that cannot be told.
+    """All that decides which ids a tokenizer and nlora make of a text; empty if that cannot be told.
 
     It can for the tokenizers that transformers runs in Rust. One in plain Python, or with code of the
     model's own, may change without any sign of it.
@@ -257,15 +218,14 @@ def _identity(tokenizer: PreTrainedTokenizerBase) -> bytes:
         return b""
     try:
         backend: str = tokenizer.backend_tokenizer.to_str()
-        code = Path(encode.__file__).read_bytes()
-    except Exception:  # it has parts in Python (tokenizers raises no narrower class), or our code is no file
+    except Exception:  # it has parts in Python (tokenizers raises no narrower class)
         return b""
     own = {
         "class": f"{kind.__module__}.{kind.__qualname__}",
         "special": tokenizer.special_tokens_map,
         "clean_up": tokenizer.clean_up_tokenization_spaces,
         "versions": [version("transformers"), version("tokenizers")],
-        "code": hashlib.sha256(code).hexdigest(),
+        "format": FORMAT,
     }
     return _framed([backend, json.dumps(own, sort_keys=True, default=str)])
 

@@ -1,0 +1,96 @@
+"""What each stage of a run will do: its examples, steps, tokens, and a rough guess of its time.
+
+for stage in stage_plans(config, tasks, encoder, encoded, cut_test, parameters):
+    print(stage.task, stage.steps, stage.prompt_tokens)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nlora import estimate
+from nlora.config import Config
+from nlora.data.base import Task
+from nlora.data.encode import Encoder
+from nlora.data.encoded import EncodedRows
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What one stage will do. Tokens are means per example, the answer included; seconds are a rough guess.
+
+    cut_examples, cut_test_examples: prompts whose text is shortened, of those trained on and of the task's test.
+    """
+
+    task: str
+    train_examples: int
+    test_examples: int
+    labels: int | None
+    steps: int
+    prompt_tokens: float
+    shared_tokens: int
+    cut_examples: int
+    cut_test_examples: int
+    seconds: float
+
+
+def stage_plans(
+    config: Config,
+    tasks: Sequence[Task],
+    encoder: Encoder,
+    encoded: Sequence[EncodedRows],
+    cut_test: Sequence[int],
+    parameters: int,
+) -> tuple[StagePlan, ...]:
+    """One plan per task.
+
+    encoded: what each stage trains on. cut_test: how many prompts of each task's test are shortened.
+    parameters: how many every token meets.
+    """
+    from nlora.training import optimizer_steps  # imports torch
+
+    rate = estimate.flops_per_second(config.dtype)
+    lengths = [_lengths(examples, encoder) for examples in encoded]
+    stages = []
+    for index, (task, examples) in enumerate(zip(tasks, encoded, strict=True)):
+        options = config.train_options(task.name)
+        tokens, shared = lengths[index]
+        steps = optimizer_steps(len(examples), options)
+        rows = max(min(options.micro_batch_size or options.batch_size, len(examples)), 1)
+        passes = options.epochs * len(examples) / rows
+        seconds = estimate.train_seconds(
+            parameters=parameters, tokens=tokens, shared=shared, rows=rows, passes=passes, rate=rate
+        )
+        for i in range(len(tasks) if config.evaluate.unseen else index + 1) if examples else ():
+            rows = min(config.evaluate.batch_size, len(tasks[i].test))
+            seconds += estimate.score_seconds(
+                parameters=parameters,
+                tokens=lengths[i][0],
+                shared=lengths[i][1],
+                rows=rows,
+                passes=len(tasks[i].test) / rows,
+                rate=rate,
+            )
+        stages.append(
+            StagePlan(
+                task=task.name,
+                train_examples=len(examples),
+                test_examples=len(task.test),
+                labels=len(task.labels) if task.labels else None,
+                steps=steps,
+                prompt_tokens=tokens,
+                shared_tokens=shared,
+                cut_examples=examples.cut_examples,
+                cut_test_examples=cut_test[index],
+                seconds=seconds,
+            )
+        )
+    return tuple(stages)
+
+
+def _lengths(examples: EncodedRows, encoder: Encoder) -> tuple[float, int]:
+    """Mean tokens of an example, answer included, and the tokens that all prompts begin with."""
+    if not examples:
+        return 0.0, 0
+    return sum(examples.lengths) / len(examples), 0 if encoder.encoder_decoder else examples.shared_tokens

@@ -1,0 +1,60 @@
+"""What a plan counts: prompts that are shortened, tokens and what prompts share."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from helpers import write_config, write_task
+from nlora.commands import check_command
+from nlora.config_file import load_config
+from nlora.data.encode import shared_prefix
+from nlora.plan import make_plan
+
+TinyModel = Callable[[str], Path]
+
+
+def lengthen(file: Path, *rows: int) -> None:
+    lines = file.read_text().splitlines()
+    for i in rows:
+        row = json.loads(lines[i])
+        lines[i] = json.dumps(row | {"sentence": "the fox and the dog " * 60})
+    file.write_text("".join(line + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("truncate", ["text", "released"])
+def test_every_shortened_prompt_is_counted(tmp_path: Path, tiny_model: TinyModel, truncate: str) -> None:
+    """Two of four texts to train on are longer than the limit, one of those to test on."""
+    task = write_task(tmp_path, "places", ("here", "there"), train=4, test=3)
+    config = write_config(tmp_path, tiny_model("llama"), tasks=[task])
+    lengthen(tmp_path / "places-train.jsonl", 1, 3)
+    lengthen(tmp_path / "places-test.jsonl", 0)
+    overrides = ["train.max_source_tokens=150", f"train.truncate={truncate}"]
+    console = Console(file=io.StringIO(), width=200)
+    plan = check_command(str(config), overrides, console)
+    assert (plan.stages[0].cut_examples, plan.stages[0].cut_test_examples) == (2, 1)
+    assert " 2+1 " in console.file.getvalue()  # type: ignore[attr-defined]
+    (stage,) = make_plan(load_config(str(config), ["train.max_source_tokens=4000"])).stages
+    assert (stage.cut_examples, stage.cut_test_examples) == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["nlora", "replay", "mtl"])
+@pytest.mark.parametrize("model", ["llama", "t5"])
+def test_tokens_and_what_is_shared_are_those_of_the_examples(
+    tmp_path: Path, tiny_model: TinyModel, method: str, model: str
+) -> None:
+    plan = make_plan(load_config(str(write_config(tmp_path, tiny_model(model), method=method)), []))
+    for stage, rows in zip(plan.stages, plan.encoded, strict=True):
+        examples = list(rows)
+        assert stage.train_examples == len(examples)
+        if not examples:
+            continue
+        tokens = sum(len(e.prompt_ids) + len(e.answer_ids) for e in examples)
+        assert stage.prompt_tokens == tokens / len(examples)
+        shared = shared_prefix([e.prompt_ids for e in examples])
+        assert stage.shared_tokens == (0 if model == "t5" else shared)
