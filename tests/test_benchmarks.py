@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers import write_config
 from nlora.adapters import Adapter
 from nlora.config import LoraOptions
 from nlora.data.encode import Encoded
@@ -308,6 +309,17 @@ def test_floor_runs(
     layers = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32)
     assert flops > 4 * 9 * 2 * layers
     assert made["profile_seconds"]["matrix products"] > 0
+
+
+def test_the_try_out_and_the_search_of_labels_are_timed(
+    script: Callable[[str], Any], tiny_model: Callable[[str], Path], tmp_path: Path, capsys: Any
+) -> None:
+    tryout = script("tryout")
+    tryout.main([str(write_config(tmp_path, tiny_model("llama"))), "--rounds", "1"])
+    assert "try-out seconds" in capsys.readouterr().out
+    tryout.main(["--labels", "30", "--prompts", "3", "--model", str(tiny_model("llama")), "--rounds", "1"])
+    found = dict(line.rsplit("  ", 1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert float(next(v for k, v in found.items() if k.startswith("passes")).split()[0]) < 30
 
 
 @pytest.mark.slow

@@ -1,0 +1,148 @@
+"""What the try-out before a run costs, and what labels that begin alike do.
+
+    python benchmarks/tryout.py demo
+    python benchmarks/tryout.py --labels 1000 --model smollm2
+
+The first: seconds of the try-out of a recipe or file on its own texts, and how many of its optimizer steps take as
+long. The second: random prompts over so many labels of one beginning, c0 c1 c2 ...; the search of the likeliest one
+against scoring every label, and whether both name the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import measure
+from measure import Spread
+from nlora.adapters import Adapter
+from nlora.backbone import load_backbone, load_tokenizer
+from nlora.config_file import load_config
+from nlora.data.encode import Encoded
+from nlora.label_tree import LabelTree, _scores
+from nlora.packed import packing_is_exact
+from nlora.plan import make_plan
+from nlora.reading import Reader, Reading
+from nlora.training import train
+from nlora.tryout import probes, try_out
+
+
+def of_recipe(source: str, overrides: Sequence[str], rounds: int) -> dict[str, Spread]:
+    """Seconds of the try-out, and of an optimizer step of the first task, in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(load_config(source, [*overrides, f"output_dir={folder}/run"]))
+        config, examples = plan.config, plan.encoded[0]
+        backbone = load_backbone(config.model, dtype=config.dtype)
+        options = config.train_options(plan.tasks[0].name)
+        some = [examples[i] for i in range(min(len(examples), 10 * options.batch_size))]
+
+        def tried(seed: int) -> float:
+            begin = time.perf_counter()
+            try_out(backbone, [probes(task, plan.encoder) for task in plan.tasks], lora=config.lora)
+            return time.perf_counter() - begin
+
+        def trained(seed: int) -> float:
+            adapter = Adapter.attach(backbone.model, config.lora, seed=seed)
+            one = options.model_copy(update={"epochs": 1, "report_to": ()})
+            result = train(backbone, adapter, some, one, penalty=lambda: None, seed=seed, folder=Path(folder))
+            adapter.detach()
+            return result.seconds / result.steps
+
+        found = measure.interleave({"try-out": tried, "step": trained}, rounds)
+    return {
+        "try-out seconds": Spread.of(found["try-out"]),
+        "step seconds": Spread.of(found["step"]),
+        "steps": measure.ratios(found["try-out"], found["step"]),
+    }
+
+
+def of_labels(model: str, count: int, prompts: int, rounds: int) -> dict[str, Spread]:
+    """Seconds of the search and of scoring every label, in turn; passes of the search."""
+    backbone = load_backbone(model)
+    tokenizer = load_tokenizer(model)
+    ids = [tokenizer(f" c{i}", add_special_tokens=False)["input_ids"] for i in range(count)]
+    tree = LabelTree.build(ids, end_id=int(tokenizer.eos_token_id or 0))
+    packs = packing_is_exact(backbone.model)
+    answers: dict[str, list[list[int]]] = {"search": [], "every label": []}
+    passes = []
+
+    def score(seed: int, name: str) -> float:
+        draw = random.Random(seed)
+        texts = [Encoded([draw.randrange(5, len(tokenizer)) for _ in range(40)], []) for _ in range(prompts)]
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            reading = Reader(backbone.model, texts, pad_id=0, packs=packs).read(texts)
+            counted = _Counted(reading)
+            scores = _scores(counted, tree, all_labels=name == "every label")
+        answers[name].append(scores.argmax(1).tolist())
+        if name == "search":
+            passes.append(float(counted.passes))
+        return time.perf_counter() - begin
+
+    found = measure.interleave(
+        {name: lambda seed, name=name: score(seed, name) for name in answers},  # type: ignore[misc]
+        rounds,
+    )
+    if sorted(answers["search"]) != sorted(answers["every label"]):
+        raise SystemExit("the search and scoring every label name different ones")
+    return {
+        "search seconds": Spread.of(found["search"]),
+        "passes": Spread.of(passes),
+        "every label seconds": Spread.of(found["every label"]),
+        "times": measure.ratios(found["every label"], found["search"]),
+    }
+
+
+class _Counted:
+    """A reading whose passes are counted."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading, self.passes = reading, 0
+        self.first = reading.first
+
+    @property
+    def rows(self) -> list[int]:
+        return self._reading.rows
+
+    def run(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return self._reading.run(tokens)
+
+    def forget(self, count: int) -> None:
+        self._reading.forget(count)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self._reading.keep(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints one line for each figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", nargs="?", default="demo", help="recipe or file (default: demo)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument(
+        "--labels", type=int, default=0, help="labels that begin alike; 0: the try-out instead"
+    )
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--model", default="smollm2", help="of --labels")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args(arguments)
+    if given.labels:
+        figures = of_labels(given.model, given.labels, given.prompts, given.rounds)
+    else:
+        figures = of_recipe(given.source, given.overrides, given.rounds)
+    print(measure.described(measure.machine()))
+    for name, spread in figures.items():
+        print(f"{name:20} {spread}")
+
+
+if __name__ == "__main__":
+    main()
