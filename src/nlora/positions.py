@@ -40,8 +40,9 @@ def positions_of(model: nn.Module) -> Positions:
     config: Any = model.config
     text: list[int] = []
     answer: list[int] = []
+    is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
     for name, count in _tables(model):
-        of_decoder = config.is_encoder_decoder and "decoder" in name.split(".")
+        of_decoder = is_encoder_decoder and "decoder" in name.split(".")
         (answer if of_decoder else text).append(count)
     if config.model_type == "mpt":  # it makes its ALiBi biases for so many tokens
         text.append(config.max_seq_len)
