@@ -79,7 +79,7 @@ LAYERS = [
         "subspace",
     },
     {"tryout"},
-    {"training", "evaluation", "trackers"},
+    {"penalised_trainer", "training", "evaluation", "trackers"},
     {"stage_plan", "record", "learned"},
     {"plan"},
     {"sequence", "served", "asked"},

@@ -18,8 +18,8 @@ from nlora.config_file import load_config
 from nlora.evaluation import Evaluator
 from nlora.folding import FoldedBackbone
 from nlora.methods import method_names
+from nlora.penalised_trainer import PenalisedTrainer
 from nlora.plan import make_plan
-from nlora.training import PenalisedTrainer
 
 TinyModel = Callable[[str], Path]
 

@@ -12,7 +12,9 @@ Prompts are answered in batches of similar length, and those that are the same o
 
 from __future__ import annotations
 
+import hashlib
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -63,7 +65,7 @@ class Evaluator:
         self._options = options
         self._paths = paths or usual_paths(backbone.model)
         self._plain = is_plain(backbone.model)
-        self._prompts: dict[str, list[Encoded]] = {}
+        self._prompts: dict[str, Sequence[Encoded]] = {}
 
     def decode_of(self, task: Task) -> Decode:
         """How this task is answered."""
@@ -77,14 +79,17 @@ class Evaluator:
         decode = self.decode_of(task)
         self._backbone.model.eval()
         respond = self._label_words(task) if decode == "labels" else self._generated
-        same: dict[tuple[int, ...], list[int]] = {}  # prompt -> its examples
+        same: dict[bytes, list[int]] = {}  # a prompt, as a digest, and its examples
+        lengths = []
         for index, example in enumerate(encoded):
-            same.setdefault(tuple(example.prompt_ids), []).append(index)
+            key = hashlib.sha256(array("i", example.prompt_ids)).digest()
+            same.setdefault(key, []).append(index)
+            lengths.append(len(example.prompt_ids))
         # The longest first, so that memory that will not do fails at once.
-        groups = sorted(same.values(), key=lambda group: -len(encoded[group[0]].prompt_ids))
+        groups = sorted(same.values(), key=lambda group: -lengths[group[0]])
         reader = Reader(
             self._backbone.model,
-            [encoded[group[0]] for group in groups],
+            encoded,
             pad_id=self._backbone.tokenizer.pad_token_id,
             packs=self._paths.read == "packed",
             continues=self._paths.continues,
@@ -94,7 +99,7 @@ class Evaluator:
         size = self._options.batch_size if self._paths.read != "single" else 1
         for start in range(0, len(groups), size):
             some = groups[start : start + size]
-            found = respond(reader, [encoded[group[0]] for group in some])
+            found = respond(reader, [Encoded(encoded[group[0]].prompt_ids, []) for group in some])
             for group, (text, length) in zip(some, found, strict=True):
                 tokens += [length] * len(group)
                 for index in group:
@@ -104,10 +109,9 @@ class Evaluator:
         batches = -(-len(groups) // size)
         return Answers(tuple(texts), decode, time.perf_counter() - begin, batches, mean_tokens)
 
-    def _encoded(self, task: Task) -> list[Encoded]:
+    def _encoded(self, task: Task) -> Sequence[Encoded]:
         if task.name not in self._prompts:
-            encoded = self._encoder.encode(task, task.test)
-            self._prompts[task.name] = [Encoded(e.prompt_ids, []) for e in encoded]
+            self._prompts[task.name] = self._encoder.encode(task, task.test)
         return self._prompts[task.name]
 
     def _label_words(self, task: Task) -> Callable[[Reader, Sequence[Encoded]], list[tuple[str, int]]]:

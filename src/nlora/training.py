@@ -1,11 +1,9 @@
-"""Trains one adapter on one task: transformers' Trainer with two overrides.
+"""Trains one adapter on one task, with transformers' Trainer.
 
     result = train(backbone, adapter, encoded, options, penalty=lambda: method.penalty(adapter), seed=1, folder=f)
 
-What differs from a plain Trainer: the loss looks at the answer tokens only (`nlora.logits`), batches are packed where
-that is exact (`nlora.packed`), and the method's penalty is added once per optimizer step, to the gradient that is
-clipped, whatever the number of micro-batches or processes. Everything else (optimizer, schedule, accumulation, logging,
-distribution) is the Trainer's.
+What differs from a plain Trainer: its loss (`nlora.penalised_trainer`), and batches that are packed where that is exact
+(`nlora.packed`). Everything else (optimizer, schedule, accumulation, logging, distribution) is the Trainer's.
 """
 
 from __future__ import annotations
@@ -14,35 +12,32 @@ import gc
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch import Tensor
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from nlora.data.batches import LengthOrder
-from nlora.data.collate import IGNORED, Collator
+from nlora.data.collate import Collator
+from nlora.data.encoded import EncodedRows
 from nlora.data.pack import pack
 from nlora.errors import RunError
 from nlora.lean import lean
-from nlora.logits import answer_logits
 from nlora.memory import forget_peak, peak_memory_bytes
 from nlora.packed import packed_attention
 from nlora.paths import Paths, usual_paths
+from nlora.penalised_trainer import ExtraLoss, PenalisedTrainer, Penalty
 
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
     from nlora.config import TrainOptions
     from nlora.data.encode import Encoded
     from nlora.learner import Learner
-
-Penalty = Callable[[], Tensor | None]
-ExtraLoss = Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,89 +69,6 @@ class TrainResult:
     def steps_per_second(self) -> float:
         """Optimizer steps per second."""
         return self.steps / self.seconds
-
-
-class PenalisedTrainer(Trainer):
-    """A Trainer whose loss is the mean over the answer tokens of an optimizer step, plus a penalty.
-
-    penalty: called once per optimizer step; None, or a scalar with gradients, weight included.
-    order: which examples make up a batch; None: the Trainer's own random order.
-    extra_loss, without: what a method adds to a micro-batch's cross-entropy, and the block in which the model is what
-        it was before the stage.
-    """
-
-    # `compute_loss` divides by the answer tokens of the whole optimizer step.
-    loss_is_scaled_for_ga = True
-
-    def __init__(
-        self,
-        *args: Any,
-        penalty: Penalty,
-        order: LengthOrder | None = None,
-        extra_loss: ExtraLoss | None = None,
-        without: Callable[[], AbstractContextManager[None]] = nullcontext,
-        **kwargs: Any,
-    ) -> None:
-        self._order = order
-        self._extra_loss, self._without = extra_loss, without
-        super().__init__(*args, **kwargs)
-        # Makes the Trainer count the answer tokens of each optimizer step.
-        self.model_accepts_loss_kwargs = True
-        self._penalty = penalty
-        self._penalty_sum: Tensor | float = 0.0
-        self._logged = 0, 0.0  # optimizer steps and sum of the penalties, when last logged
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Σ over this micro-batch of the answer tokens' cross-entropy / answer tokens of the step (+ penalty)."""
-        logits, targets = answer_logits(model, inputs)  # (B, K, V), (B, K)
-        total = F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        if self._extra_loss is not None:
-            extra = self._extra_loss(logits, targets, lambda: self._logits_before(model, inputs))
-            total = total if extra is None else total + extra
-        items = num_items_in_batch if num_items_in_batch is not None else targets.ne(IGNORED).sum()
-        # Gradients are averaged over the processes, and `items` counts the tokens of all of them.
-        loss = total / items * self.accelerator.num_processes
-        if self.accelerator.sync_gradients:
-            penalty = self._penalty()
-            if penalty is not None:
-                loss = loss + penalty.to(loss.dtype)
-                # A tensor, not a float: asking for its value would wait for the device at every step.
-                self._penalty_sum = self._penalty_sum + penalty.detach()
-        return (loss, {"logits": logits}) if return_outputs else loss
-
-    def _logits_before(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        """(B, K, V) of the model as it was before the stage."""
-        with torch.no_grad(), self._without():
-            return answer_logits(model, inputs)[0]
-
-    @property
-    def mean_penalty(self) -> float:
-        """The penalty, weight included, averaged over the optimizer steps so far."""
-        return float(self._penalty_sum) / max(self.state.global_step, 1)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self._order if self._order is not None else super()._get_train_sampler(train_dataset)
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs the penalty beside the loss, over the same steps, and stops on a loss that is no number."""
-        if "loss" in logs:
-            (step, before), now = self._logged, float(self._penalty_sum)
-            logs["penalty"] = (now - before) / max(self.state.global_step - step, 1)
-            self._logged = self.state.global_step, now
-            if not math.isfinite(logs["loss"]):
-                raise RunError(
-                    f"the training loss became {logs['loss']} by step {self.state.global_step}; "
-                    "try a smaller train.learning_rate or method.weight"
-                )
-        super().log(logs, *args, **kwargs)
 
 
 class _StepCallback(TrainerCallback):
@@ -266,7 +178,10 @@ def train(
 def _order(examples: Sequence[Encoded], options: TrainOptions, seed: int) -> LengthOrder | None:
     if options.batches == "random":
         return None
-    lengths = [len(e.prompt_ids) + len(e.answer_ids) for e in examples]
+    if isinstance(examples, EncodedRows):
+        lengths = examples.lengths
+    else:
+        lengths = [len(e.prompt_ids) + len(e.answer_ids) for e in examples]
     return LengthOrder(lengths, batch_size=options.batch_size, seed=seed)
 
 

@@ -68,5 +68,11 @@ def pack_rests(examples: Sequence[Encoded], shared: int, *, with_beginning: bool
 
 def common_tokens(examples: Sequence[Encoded]) -> int:
     """Tokens that all prompts begin with. The last one of each stays its own: something is predicted from it."""
-    prompts = [e.prompt_ids for e in examples]
-    return min(shared_prefix(prompts), min(map(len, prompts)) - 1)
+    first = examples[0].prompt_ids
+    shared = len(first)
+    for example in examples:  # one at a time: a task may have more prompts than there is room for their lists
+        ids = example.prompt_ids
+        shared = min(shared, len(ids) - 1)
+        if first[:shared] != ids[:shared]:
+            shared = shared_prefix([first[:shared], ids[:shared]])
+    return shared

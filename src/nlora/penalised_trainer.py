@@ -1,0 +1,110 @@
+"""transformers' Trainer with a loss of ours: the answers' tokens, and a penalty once per optimizer step.
+
+    trainer = PenalisedTrainer(model=model, args=arguments, ..., penalty=lambda: method.penalty(adapter))
+
+The loss looks at the answer tokens only (`nlora.logits`). The method's penalty is added once per optimizer step, to the
+gradient that is clipped, whatever the number of micro-batches or processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Trainer
+
+from nlora.data.batches import LengthOrder
+from nlora.data.collate import IGNORED
+from nlora.errors import RunError
+from nlora.logits import answer_logits
+
+Penalty = Callable[[], Tensor | None]
+ExtraLoss = Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor | None]
+
+
+class PenalisedTrainer(Trainer):
+    """A Trainer whose loss is the mean over the answer tokens of an optimizer step, plus a penalty.
+
+    penalty: called once per optimizer step; None, or a scalar with gradients, weight included.
+    order: which examples make up a batch; None: the Trainer's own random order.
+    extra_loss, without: what a method adds to a micro-batch's cross-entropy, and the block in which the model is what
+        it was before the stage.
+    """
+
+    # `compute_loss` divides by the answer tokens of the whole optimizer step.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *args: Any,
+        penalty: Penalty,
+        order: LengthOrder | None = None,
+        extra_loss: ExtraLoss | None = None,
+        without: Callable[[], AbstractContextManager[None]] = nullcontext,
+        **kwargs: Any,
+    ) -> None:
+        self._order = order
+        self._extra_loss, self._without = extra_loss, without
+        super().__init__(*args, **kwargs)
+        # Makes the Trainer count the answer tokens of each optimizer step.
+        self.model_accepts_loss_kwargs = True
+        self._penalty = penalty
+        self._penalty_sum: Tensor | float = 0.0
+        self._logged = 0, 0.0  # optimizer steps and sum of the penalties, when last logged
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Σ over this micro-batch of the answer tokens' cross-entropy / answer tokens of the step (+ penalty)."""
+        logits, targets = answer_logits(model, inputs)  # (B, K, V), (B, K)
+        total = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        if self._extra_loss is not None:
+            extra = self._extra_loss(logits, targets, lambda: self._logits_before(model, inputs))
+            total = total if extra is None else total + extra
+        items = num_items_in_batch if num_items_in_batch is not None else targets.ne(IGNORED).sum()
+        # Gradients are averaged over the processes, and `items` counts the tokens of all of them.
+        loss = total / items * self.accelerator.num_processes
+        if self.accelerator.sync_gradients:
+            penalty = self._penalty()
+            if penalty is not None:
+                loss = loss + penalty.to(loss.dtype)
+                # A tensor, not a float: asking for its value would wait for the device at every step.
+                self._penalty_sum = self._penalty_sum + penalty.detach()
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _logits_before(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """(B, K, V) of the model as it was before the stage."""
+        with torch.no_grad(), self._without():
+            return answer_logits(model, inputs)[0]
+
+    @property
+    def mean_penalty(self) -> float:
+        """The penalty, weight included, averaged over the optimizer steps so far."""
+        return float(self._penalty_sum) / max(self.state.global_step, 1)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._order if self._order is not None else super()._get_train_sampler(train_dataset)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs the penalty beside the loss, over the same steps, and stops on a loss that is no number."""
+        if "loss" in logs:
+            (step, before), now = self._logged, float(self._penalty_sum)
+            logs["penalty"] = (now - before) / max(self.state.global_step - step, 1)
+            self._logged = self.state.global_step, now
+            if not math.isfinite(logs["loss"]):
+                raise RunError(
+                    f"the training loss became {logs['loss']} by step {self.state.global_step}; "
+                    "try a smaller train.learning_rate or method.weight"
+                )
+        super().log(logs, *args, **kwargs)
