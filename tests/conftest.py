@@ -158,3 +158,12 @@ def nlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         return Told(int(stop.value.code or 0), printed.out, printed.err)
 
     return call
+
+
+@pytest.fixture
+def tiny_family(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """make(model type) -> a random tiny model of any family that transformers lists, always the same weights."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from tiny_families import FAMILIES, tiny_config, tiny_model
+
+    return lambda family: tiny_model(tiny_config(family), FAMILIES[family])

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 
 from nlora.adapters import Adapter, ModuleShape, target_modules
 from nlora.config import LoraOptions
 from nlora.errors import ModelError
 from nlora.targets import target_names
-from tiny import FAMILIES, LORA, load
+from tiny import FAMILIES, IDS, LORA, load, logits, spread
 
 
 @pytest.fixture
@@ -89,3 +91,79 @@ def test_a_target_may_be_a_whole_name(make: Callable[..., Any]) -> None:
     name = "model.layers.1.self_attn.o_proj"
     adapter = Adapter.attach(make("llama"), LoraOptions(targets=(name,)), seed=1)
     assert list(adapter.factors()) == [name]
+
+
+@pytest.mark.parametrize(
+    ("family", "within", "ends"),
+    [
+        ("gemma3", "model.language_model.", ["q_proj", "v_proj"]),
+        ("phi4_multimodal", "model.layers.", ["qkv_proj"]),
+        ("git", "git.encoder.", ["query", "value"]),
+        ("t5gemma2", "model.", ["q_proj", "v_proj"]),
+        ("bart (decoder)", "model.decoder.", ["q_proj", "v_proj"]),
+    ],
+)
+def test_only_layers_that_text_passes_through_are_adapted(
+    family: str, within: str, ends: list[str], tiny_family: Callable[[str], Any]
+) -> None:
+    """Towers for images and sounds, and a lone decoder's cross-attention, would keep an update of 0."""
+    model = tiny_family(family)
+    adapter = Adapter.attach(model, LORA, seed=1)
+    names = list(adapter.factors())
+    assert {name.rpartition(".")[2] for name in names} == set(ends)
+    assert all(name.startswith(within) and "vision" not in name for name in names)
+    spread(adapter)
+    inputs = {"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {}
+    adapter.model(input_ids=IDS, **inputs).logits.square().mean().backward()
+    assert all(bool(f.A.grad is not None and f.A.grad.any()) for f in adapter.factors().values())
+
+
+def test_stock_peft_loads_an_adapter_of_the_language_model_alone(
+    tiny_family: Callable[[str], Any], tmp_path: Path
+) -> None:
+    model = tiny_family("gemma3")
+    adapter = Adapter.attach(model, LORA, seed=1)
+    spread(adapter)
+    adapter.save(tmp_path, base_model="")
+    loaded = PeftModel.from_pretrained(tiny_family("gemma3"), str(tmp_path)).eval()
+    assert {name for name, _ in loaded.named_parameters() if "lora_" in name} == {
+        name for name, _ in adapter.model.named_parameters() if "lora_" in name
+    }
+    torch.testing.assert_close(logits(loaded), logits(adapter.model.eval()))
+
+
+def test_a_target_that_text_never_passes_is_refused(tiny_family: Callable[[str], Any]) -> None:
+    targets = ("model.vision_tower.encoder.layers.0.self_attn.q_proj",)
+    with pytest.raises(ModelError, match=r"text never passes through model\.vision_tower.*q_proj of Gemma3"):
+        target_modules(tiny_family("gemma3"), LoraOptions(targets=targets))
+
+
+@pytest.mark.parametrize(
+    ("family", "ends"),
+    [
+        ("deepseek_v2", ["kv_b_proj", "q_b_proj"]),
+        ("deepseek_v3", ["kv_b_proj", "q_b_proj"]),
+        ("glm4_moe_lite", ["kv_b_proj", "q_b_proj"]),
+        ("minicpm3", ["kv_b_proj", "q_b_proj"]),
+        ("kimi_linear", ["kv_b_proj", "q_proj", "v_proj"]),  # three of four layers have no latent attention
+    ],
+)
+def test_latent_attention_is_adapted_where_all_heads_get_their_queries_keys_and_values(
+    family: str, ends: list[str], tiny_family: Callable[[str], Any]
+) -> None:
+    shapes = target_modules(tiny_family(family), LORA)
+    assert sorted({shape.name.rpartition(".")[2] for shape in shapes}) == ends
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_all_linear_is_every_linear_layer_that_peft_takes_for_it(
+    family: str, make: Callable[..., Any]
+) -> None:
+    lora = LoraOptions.model_validate({"r": 4, "targets": "all-linear"})
+    ours = Adapter.attach(make(family), lora, seed=1)
+    kind = "SEQ_2_SEQ_LM" if family == "t5" else "CAUSAL_LM"
+    config = LoraConfig(task_type=kind, r=4, target_modules="all-linear", fan_in_fan_out=family == "gpt2")
+    theirs = get_peft_model(make(family), config)
+    assert {name for name, _ in ours.model.named_parameters()} == {
+        name for name, _ in theirs.named_parameters()
+    }

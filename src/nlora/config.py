@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Frozen(BaseModel):
     """A value that cannot change and that knows all of its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+ALL_LINEAR = "all-linear"
+"""PEFT's word for every linear layer but the head."""
 
 
 class LoraOptions(Frozen):
@@ -28,8 +32,14 @@ class LoraOptions(Frozen):
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the update's input while training.")
     targets: tuple[str, ...] | None = Field(
         None,
-        description="Names of the modules to update, as PEFT's target_modules; null: the query and value projections.",
+        description="Names of the modules to update, as PEFT's target_modules; all-linear: every linear layer but the "
+        "head; null: the query and value projections.",
     )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _one_word(cls, targets: Any) -> Any:
+        return [targets] if targets == ALL_LINEAR else targets
 
 
 class TrainOptions(Frozen):

@@ -3,39 +3,53 @@
     target_modules(model, LoraOptions())     # [ModuleShape("model.layers.0.self_attn.q_proj", 576, 576), ...]
 
 The families of transformers name these layers differently; they are recognised by the names of the model's
-own linear layers, so that a family does not have to be known in advance.
+own linear layers, so that a family does not have to be known in advance. Only layers that text passes through are
+adapted: an adapter in a tower for images or sounds would never train.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from nlora.config import LoraOptions
+from nlora.config import ALL_LINEAR, LoraOptions
 from nlora.errors import ModelError
 
 # Query and value by the last part of their names, in the order in which they are looked for. One name: the
 # layer computes query, key and value together (GPT-2's c_attn), and all three are adapted.
 QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (
     ("q_proj", "v_proj"),
+    ("q_proj", "v_proj_current", "v_proj_delayed"),
     ("query", "value"),
     ("query_proj", "value_proj"),
+    ("project_q", "project_v"),
     ("q", "v"),
     ("q_lin", "v_lin"),
     ("wq", "wv"),
+    ("Wq", "Wv"),
     ("query_key_value",),
     ("c_attn",),
     ("qkv_proj",),
     ("Wqkv",),
     ("in_proj",),
 )
+# Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): what gives all heads their queries, and what gives them
+# their keys and values. Some layers of a model may have it and others not.
+LATENT: tuple[tuple[str, ...], ...] = (
+    ("q_b_proj", "kv_b_proj"),
+    ("q_proj", "kv_b_proj"),
+    ("self_attn.q_b_proj", "self_attn.kv_proj"),  # DeepSeek-V4
+)
+# In a decoder alone, what would look at an encoder's output.
+_CROSS_ATTENTION = {"encoder_attn", "cross_attn", "crossattention", "cross_attention"}
 
 _WIDE = (torch.float64, torch.float32)
 FLOATS = (*_WIDE, torch.bfloat16, torch.float16)
@@ -54,55 +68,135 @@ def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
     """The linear layers of a transformers model that `Adapter.attach` would adapt, in the model's order.
 
     The model may be without its weights (on the meta device), but must be without an adapter.
-    Raises ModelError that lists the linear layers there are, where a target is unknown, is no linear layer,
-    or shares its weight with the embedding (folding an update in would change the embedding too).
+    Raises ModelError that lists the linear layers there are, where a target is unknown, is no linear layer, lies where
+    text does not pass, or shares its weight with the embedding (folding an update in would change the embedding too).
     """
-    targets = target_names(model, lora)
     embedding = cast(Any, model).get_input_embeddings()
+    text = text_layers(model)
     shapes = []
-    for name, module in model.named_modules():
-        if not _matches(name, targets):
-            continue
+    for name in _targeted(model, lora):
+        module = model.get_submodule(name)
         if not is_linear(module):
             raise ModelError(
                 f"lora.targets: {name} is a {type(module).__name__}, not a linear layer; "
-                f"the linear layers are {_listed(model)}"
+                f"the linear layers are {_listed(text)}"
             )
         if embedding is not None and module.weight is embedding.weight:
             raise ModelError(
                 f"lora.targets: {name} shares its weight with the input embedding and cannot be adapted; "
-                f"the other linear layers are {_listed(model, without=name)}"
+                f"the other linear layers are {_listed(other for other in text if other != name)}"
             )
         shapes.append(ModuleShape(name, *in_and_out(module)))
     return shapes
 
 
 def target_names(model: nn.Module, lora: LoraOptions) -> list[str]:
-    """The names to match: `lora.targets`, checked, or the family's query and value projections."""
-    names = [name for name, module in model.named_modules() if is_linear(module)]
+    """What PEFT is to match: the short names, where these match no other layers; else the layers' whole names."""
+    wanted = _targeted(model, lora)
+    short = default_names(model) if lora.targets is None else list(lora.targets)
+    everything = [name for name, _ in model.named_modules()]
+    return short if [name for name in everything if _matches(name, short)] == wanted else wanted
+
+
+def _targeted(model: nn.Module, lora: LoraOptions) -> list[str]:
+    """The modules that `lora.targets` names, or the query and value projections, in the model's order."""
+    text = text_layers(model)
+    if lora.targets == (ALL_LINEAR,):
+        head = cast(Any, model).get_output_embeddings()
+        return [name for name in text if model.get_submodule(name) is not head]
     if lora.targets is None:
-        for pair in QUERY_AND_VALUE:
-            if all(any(_matches(name, [part]) for name in names) for part in pair):
-                return list(pair)
-        raise ModelError(
-            f"{type(model).__name__} has no layers known as query and value projections; "
-            f"set lora.targets to some of its linear layers: {_listed(model)}"
-        )
+        return [name for name in text if _matches(name, default_names(model))]
     if not lora.targets:
         raise ModelError(
             "lora.targets is an empty list; use null for the query and value projections, "
-            f"or name some of the linear layers: {_listed(model)}"
+            f"or name some of the linear layers: {_listed(text)}"
         )
     everything = [name for name, _ in model.named_modules()]
-    unknown = [t for t in lora.targets if not any(_matches(name, [t]) for name in everything)]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], _last_parts(names), n=1)
+    found = {target: [name for name in everything if _matches(name, [target])] for target in lora.targets}
+    if unknown := [target for target, names in found.items() if not names]:
+        near = difflib.get_close_matches(unknown[0], _last_parts(text), n=1)
         raise ModelError(
             f"lora.targets: {type(model).__name__} has no layer {', '.join(unknown)}; "
             + (f"did you mean '{near[0]}'? " if near else "")
-            + f"its linear layers are {_listed(model)}"
+            + f"its linear layers are {_listed(text)}"
         )
-    return list(lora.targets)
+    silent = {name for name in everything if is_linear(model.get_submodule(name))} - set(text)
+    for target, names in found.items():
+        if silent.issuperset(names):
+            raise ModelError(
+                f"lora.targets: text never passes through {target} of {type(model).__name__}, so it would not train; "
+                f"the linear layers on its way are {_listed(text)}"
+            )
+    return [name for name in everything if _matches(name, lora.targets) and name not in silent]
+
+
+def default_names(model: nn.Module) -> list[str]:
+    """The query and value projections of the model's family, by what their names end with.
+
+    Raises ModelError with the linear layers there are, where none are known.
+    """
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    text = text_layers(model)
+    # PEFT knows a few families whose layers are like no others', RWKV for one.
+    peft = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(cast(Any, model).config.model_type)
+    known = (*QUERY_AND_VALUE, *LATENT, *([tuple(peft)] if isinstance(peft, list) else []))
+    there = [names for names in known if all(any(_matches(name, [end]) for name in text) for end in names)]
+    if not there:
+        raise ModelError(
+            f"{type(model).__name__} has no layers known as query and value projections; "
+            f"set lora.targets to some of its linear layers: {_listed(text)}"
+        )
+    latent = [name for names in there if names in LATENT for name in names]
+    return list(dict.fromkeys([*there[0], *latent]))
+
+
+def text_layers(model: nn.Module) -> list[str]:
+    """The names of the linear layers that a text passes through, in the model's order.
+
+    Not those of towers for images and sounds, of what brings their output into the language model, and of a decoder's
+    cross-attention where there is no encoder.
+    """
+    names = [name for name, module in model.named_modules() if is_linear(module)]
+    if not isinstance(model, PreTrainedModel):
+        return names
+    encodes = bool(getattr(model.config, "is_encoder_decoder", False))
+    if any(
+        "text" not in part.input_modalities for part in model.modules() if isinstance(part, PreTrainedModel)
+    ):
+        head = model.get_output_embeddings()
+        inside = [model.get_decoder(), *([model.get_encoder()] if encodes else [])]
+        names = [
+            name
+            for name in names
+            if any(_within(name, _name_of(model, part)) for part in inside)
+            or model.get_submodule(name) is head
+        ]
+        towers = _towers(model)
+        names = [name for name in names if not any(_within(name, tower) for tower in towers)]
+    if not encodes:
+        names = [name for name in names if not _CROSS_ATTENTION.intersection(name.split("."))]
+    return names
+
+
+def _towers(model: nn.Module) -> list[str]:
+    """Parts of the model for images or sounds, each with what is around it below the next part that reads text."""
+    parts = {name: part for name, part in model.named_modules() if isinstance(part, PreTrainedModel)}
+    towers = []
+    for name, part in parts.items():
+        if "text" not in part.input_modalities:
+            while (above := name.rpartition(".")[0]) and above not in parts:
+                name = above
+            towers.append(name)
+    return towers
+
+
+def _name_of(model: nn.Module, part: Any) -> str:
+    return next((name for name, module in model.named_modules() if module is part), "")
+
+
+def _within(name: str, part: str) -> bool:
+    return not part or name == part or name.startswith(f"{part}.")
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -146,11 +240,10 @@ def _matches(name: str, targets: Sequence[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def _last_parts(names: Sequence[str]) -> Counter[str]:
+def _last_parts(names: Iterable[str]) -> Counter[str]:
     return Counter(name.rpartition(".")[2] for name in names)
 
 
-def _listed(model: nn.Module, without: str = "") -> str:
-    """`q_proj (x2), lm_head`: the linear layers by the last part of their names."""
-    names = [name for name, module in model.named_modules() if is_linear(module) and name != without]
+def _listed(names: Iterable[str]) -> str:
+    """`q_proj (x2), lm_head`: layers by the last part of their names."""
     return ", ".join(f"{part} (x{n})" if n > 1 else part for part, n in _last_parts(names).items())
