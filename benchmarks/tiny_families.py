@@ -1,7 +1,7 @@
 """A tiny random model of every family that transformers lists, made by the names of its configuration's fields.
 
-    config = tiny_config("deepseek_v3")
-    model = tiny_model(config)
+    model = tiny_model(tiny_config("deepseek_v3"), "causal")
+    model = tiny_folder("deepseek_v3", folder)       # the same from a folder with a tokenizer, as transformers loads it
 
 A size is set by what its name says that it counts (layers, heads, experts, ...); a stack of layers gets one of each
 kind that the family has. What a few families want beyond that stands in `_SPECIAL`.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,12 @@ from transformers.models.auto.modeling_auto import (
 
 VOCABULARY = 400
 """Tokens of the tiny models."""
+_MARKS = 380
+"""From this one on: marks of images and sounds, which no text holds."""
+_TEXT = (
+    "Task:TC Dataset:agnews What is the topic? Option: market, fox, lazy dog Answer: the quick brown fox jumps over "
+    "the lazy dog and runs to the market to sell its stock Science"
+)
 _WINDOW = 8
 """Tokens that a layer with a window sees: fewer than a prompt has."""
 
@@ -65,7 +72,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
      32),
     (r"image_size|crop_size", 32), (r"patch_size", 8), (r"num_channels|in_channels", 3),
     (r"nemo_conv_channels|ext_pw_out_channel|depthwise_separable_out_channel|base_channels", 32),
-    (r"(image|audio|video|boi|eoi|boa|eoa|vision).*_token_(id|index)", 390),
+    (r"(image|audio|video|boi|eoi|boa|eoa|vision).*_token_(id|index)", _MARKS),
     (r"vocab_offset|codebook_size", VOCABULARY),
 )
 # fmt: on
@@ -190,12 +197,15 @@ def _layer_types(kind: Any) -> dict[str, Any]:
     return {"layer_types": kinds, "num_hidden_layers": len(kinds)}
 
 
+def _auto(kind: str) -> Any:
+    return transformers.AutoModelForCausalLM if kind == "causal" else transformers.AutoModelForSeq2SeqLM
+
+
 def tiny_model(config: Any, kind: str) -> Any:
     """A random model in evaluation mode whose predictions differ; always the same weights."""
-    auto: Any = transformers.AutoModelForCausalLM if kind == "causal" else transformers.AutoModelForSeq2SeqLM
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        model = auto.from_config(config)
+        model = _auto(kind).from_config(config)
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if p.dim() > 1 and "embed" not in name and float(p.std()) > 0:
@@ -203,3 +213,32 @@ def tiny_model(config: Any, kind: str) -> Any:
                 elif p.dim() <= 1:  # norms of fresh models have weights of 1, which would hide a lost weight
                     p.add_(torch.rand_like(p) * 0.3)
     return model.eval()
+
+
+def tiny_folder(family: str, folder: Path) -> Any:
+    """Writes a family's tiny model and a tokenizer; returns the model as transformers alone loads it."""
+    config = tiny_config(family)
+    model = tiny_model(config, FAMILIES[family])
+    model.save_pretrained(folder)
+    config.save_pretrained(folder)  # as released: with the parts that this class leaves out
+    tokenizer(bool(model.config.is_encoder_decoder)).save_pretrained(folder)
+    return _auto(FAMILIES[family]).from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def tokenizer(encoder_decoder: bool) -> Any:
+    """A byte-level BPE: pad 0, end 1; an encoder's inputs end with the end token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_MARKS,
+        special_tokens=["<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([_TEXT] * 4, trainer)
+    if encoder_decoder:
+        backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
