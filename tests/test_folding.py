@@ -14,7 +14,8 @@ from torch import nn
 from nlora.adapters import Adapter, Factors, State, target_modules
 from nlora.errors import AdapterError, ModelError
 from nlora.folding import FoldedBackbone
-from tiny import LORA, assert_bitwise, load, logits, weights
+from nlora.learned import keep_updates
+from tiny import LORA, assert_bitwise, load, logits, spread, weights
 
 # Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -178,3 +179,40 @@ def test_quantised_and_other_modules_are_refused() -> None:
     model["linear"].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ModelError, match=r"linear is quantised \(Linear, torch\.int8\)"):
         FoldedBackbone(model, ["linear"])
+
+
+@pytest.mark.parametrize("family", ["zamba", "zamba2"])
+def test_layers_that_share_a_weight_keep_their_own_updates(
+    family: str, tiny_family: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """Folded one after the other into the one weight, the last one's updates would serve all."""
+    targets = {"zamba": ("q_proj", "v_proj", "o_proj", "down_proj"),
+               "zamba2": ("q_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")}[family]  # fmt: skip
+    lora = LORA.model_copy(update={"targets": targets})
+    model = tiny_family(family).double()
+    before = logits(model)
+    adapter = Adapter.attach(model, lora, seed=0)
+    states = []
+    for seed, name in enumerate("ab"):
+        spread(adapter, seed)
+        adapter.save(tmp_path / name, base_model="m")
+        states.append(adapter.state())
+    model = adapter.detach()
+    keep_updates(model, list(states[0])).fold(states)
+    stock = PeftModel.from_pretrained(tiny_family(family).double(), tmp_path / "a", adapter_name="a")
+    stock.load_adapter(tmp_path / "b", adapter_name="b")
+    stock.base_model.set_adapter(["a", "b"])
+    expected = logits(stock.eval())
+    change = float((expected - before).abs().max())
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5 * change)
+    with pytest.raises(ModelError, match="shares its weight with another layer"):
+        FoldedBackbone(model, list(states[0]))
+
+
+def test_a_layer_in_two_places_is_refused(make: Callable[..., Any]) -> None:
+    model = make("llama")
+    model.model.layers[1].self_attn.q_proj = model.model.layers[0].self_attn.q_proj
+    with pytest.raises(
+        ModelError, match=r"layers\.0\.self_attn\.q_proj is the same layer as .*layers\.1\.self_attn"
+    ):
+        target_modules(model, LORA)

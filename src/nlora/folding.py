@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from nlora.errors import AdapterError, ModelError
 from nlora.factors import Factors, State, stack
-from nlora.targets import in_and_out, is_quantised, linear_layer
+from nlora.targets import in_and_out, is_quantised, linear_layer, shares_weight
 
 
 class FoldedBackbone:
     """The target modules of a backbone, with their original weights kept on the CPU in their own dtype.
 
     Works on the modules themselves, so it may fold while an adapter is attached to them.
-    Raises ModelError for a module that is no linear layer, or is quantised: see `nlora.beside`.
+    Raises ModelError for a module that is no linear layer, is quantised, or shares its weight with another: see
+    `nlora.beside`.
     """
 
     def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
@@ -82,6 +83,11 @@ def _sum(original: Tensor, updates: list[Factors], transposed: bool) -> Tensor:
 
 def _plain_linear(model: nn.Module, name: str) -> nn.Module:
     module = linear_layer(model, name)
+    if shares_weight(model, module):
+        raise ModelError(
+            f"{name} shares its weight with another layer, which has updates of its own; updates cannot be folded "
+            "into such weights, keep them beside (nlora.beside)"
+        )
     if is_quantised(module):
         raise ModelError(
             f"{name} is quantised ({type(module).__name__}, {_weight(module).dtype}); updates cannot be folded "

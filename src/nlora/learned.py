@@ -25,7 +25,7 @@ from nlora.factors import State
 from nlora.folding import FoldedBackbone
 from nlora.methods.base import Memory, Method
 from nlora.quantise import needs_floats
-from nlora.targets import is_quantised, linear_layer, takes_updates
+from nlora.targets import is_quantised, linear_layer, shares_weight, takes_updates
 
 MEMORY_FILE = "memory.safetensors"
 
@@ -88,9 +88,10 @@ class Learned:
 
 
 def keep_updates(model: nn.Module, module_names: Sequence[str]) -> FoldedBackbone | Beside:
-    """Folds updates into the weights where that loses nothing of them; else beside the weights: see `nlora.beside`."""
-    wide = all(takes_updates(linear_layer(model, name)) for name in module_names)
-    return (FoldedBackbone if wide else Beside)(model, module_names)
+    """Folds updates into the weights where these can hold them; else beside the weights: see `nlora.beside`."""
+    layers = [linear_layer(model, name) for name in module_names]
+    folds = all(takes_updates(layer) and not shares_weight(model, layer) for layer in layers)
+    return (FoldedBackbone if folds else Beside)(model, module_names)
 
 
 def load_memory(folder: Path) -> Memory:

@@ -25,7 +25,7 @@ from nlora.config import LoraOptions
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.factors import State
 from nlora.model_facts import recompute_activations
-from nlora.targets import target_modules, target_names
+from nlora.targets import shares_weight, target_modules, target_names
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -52,6 +52,10 @@ class SubspaceModel:
             layer = model.get_submodule(name)
             if type(layer) is not nn.Linear:
                 raise ModelError(f"osf trains plain linear layers; {name} is a {type(layer).__name__}")
+            if shares_weight(model, layer):
+                raise ModelError(
+                    f"osf trains layers with weights of their own; {name} shares its with another"
+                )
         backbone: Any = model
         config = OSFConfig(
             task_type="SEQ_2_SEQ_LM" if backbone.config.is_encoder_decoder else "CAUSAL_LM",

@@ -69,10 +69,12 @@ def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
 
     The model may be without its weights (on the meta device), but must be without an adapter.
     Raises ModelError that lists the linear layers there are, where a target is unknown, is no linear layer, lies where
-    text does not pass, or shares its weight with the embedding (folding an update in would change the embedding too).
+    text does not pass, shares its weight with the embedding (folding an update in would change the embedding too), or
+    stands in the model under two names (PEFT would adapt it under one of them).
     """
     embedding = cast(Any, model).get_input_embeddings()
     text = text_layers(model)
+    every = list(model.named_modules(remove_duplicate=False))
     shapes = []
     for name in _targeted(model, lora):
         module = model.get_submodule(name)
@@ -85,6 +87,12 @@ def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
             raise ModelError(
                 f"lora.targets: {name} shares its weight with the input embedding and cannot be adapted; "
                 f"the other linear layers are {_listed(other for other in text if other != name)}"
+            )
+        names = [other for other, same in every if same is module]
+        if len(names) > 1:
+            raise ModelError(
+                f"lora.targets: {name} is the same layer as {names[1]}, and PEFT would adapt it in one of the two places; "
+                f"the linear layers are {_listed(text)}"
             )
         shapes.append(ModuleShape(name, *in_and_out(module)))
     return shapes
@@ -222,6 +230,14 @@ def is_quantised(layer: nn.Module) -> bool:
 def takes_updates(layer: nn.Module) -> bool:
     """Whether the weight of a linear layer has room for small updates: numbers of 32 bits or more."""
     return cast(Any, layer).weight.dtype in _WIDE and not is_quantised(layer)
+
+
+def shares_weight(model: nn.Module, layer: nn.Module) -> bool:
+    """Whether the weight of a linear layer is that of another layer, too, as in Zamba2's shared blocks.
+
+    Each of these layers has updates of its own, which one weight cannot hold.
+    """
+    return sum(module._parameters.get("weight") is layer.weight for module in model.modules()) > 1
 
 
 def linear_layer(model: nn.Module, name: str) -> nn.Module:
