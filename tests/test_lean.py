@@ -136,3 +136,42 @@ def test_bfloat16_is_exchanged_too(tiny_model: TinyModel, family: str) -> None:
         error = (original.float() - wanted).norm()
         assert 0 < error < 0.2 * wanted.norm()
         assert (found.float() - wanted).norm() < 2 * error
+
+
+class ClampedGatedLayer(nn.Module):
+    """DeepSeek-V4's feed-forward layer: LLaMA's, until a gate reaches the limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(6, 8), nn.Linear(6, 8)
+        self.down_proj, self.act_fn = nn.Linear(8, 6), nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_proj(x).clamp(max=10.0), self.up_proj(x).clamp(min=-10.0, max=10.0)
+        return self.down_proj(self.act_fn(gate) * up)  # type: ignore[no-any-return]
+
+
+class NoEpsilonRMSNorm(OddRMSNorm):
+    """Where its eps is, nobody can guess; numbers around 1 do not show it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden_eps = self.__dict__.pop("variance_epsilon")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.hidden_eps) * self.weight
+
+
+@pytest.mark.parametrize("odd", [ClampedGatedLayer, NoEpsilonRMSNorm])
+def test_what_differs_only_on_large_or_small_numbers_stays(odd: type[nn.Module]) -> None:
+    model = nn.ModuleList([odd()]).requires_grad_(False)
+    before = list(model)
+    lean(model)
+    assert list(model) == before
+
+
+def test_deepseek_v4_keeps_its_clamps(tiny_family: Callable[[str], Any]) -> None:
+    model = tiny_family("deepseek_v4")
+    model.requires_grad_(False)
+    lean(model)
+    assert GatedLayer not in {type(module) for module in model.modules()}

@@ -191,3 +191,16 @@ class OddAttention(nn.Module):
 def test_another_rotation_under_the_same_name_stays() -> None:
     assert lean_forward(OddAttention()) is None
     assert lean_forward(nn.Linear(2, 2)) is None
+
+
+def test_attention_that_calls_the_rotation_in_another_way_gets_the_original(
+    tiny_family: Callable[[str], Any],
+) -> None:
+    """Qwen4's indexer turns its queries alone, by the same function's name."""
+    model = tiny_family("qwen4_exp_text").requires_grad_(False)
+    ids = torch.arange(5, 40)[None]
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        undo = lean(model)
+        torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+    undo()

@@ -7,8 +7,8 @@
 On a CPU, a fifth of a training step goes into dropout's masks, norms and gated layers, and a third of its
 memory into what they keep for the backward pass (docs/performance.md). The exchanged modules hold the same
 parameters under the same names. A norm or a gated layer is exchanged only if a try on random numbers gives the
-original's output, so a model that computes something else under a like name stays as it is; so does everything
-on other devices than a CPU, where nothing of this has been measured.
+original's output, whether these are small or large, so a model that computes something else under a like name stays as
+it is; so does everything on other devices than a CPU, where nothing of this has been measured.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from nlora.kernels.dropout import Dropout
 from nlora.kernels.elementwise import rms_norm, silu_mul
 from nlora.lean_forward import TOLERANCES, hooked, lean_forward
+
+_SIZES = (1e-3, 1.0, 30.0, 1000.0)
+"""Of the numbers of a try: small ones show a norm's eps, large ones a clamp (DeepSeek-V4's gates end at 10)."""
 
 
 class RmsNorm(nn.Module):
@@ -96,7 +99,7 @@ def _leaner(module: Any) -> nn.Module | None:
 
 
 def _if_equal(kind: Callable[[Any], nn.Module], original: nn.Module, width: int) -> nn.Module | None:
-    """The leaner module if it gives the original's output on a few random rows."""
+    """The leaner module if it gives the original's output on a few random rows of each size."""
     formats = {p.dtype for p in original.parameters() if not p.requires_grad}
     if len(formats) != 1 or not formats <= TOLERANCES.keys():
         return None
@@ -107,13 +110,18 @@ def _if_equal(kind: Callable[[Any], nn.Module], original: nn.Module, width: int)
     try:
         leaner = kind(original)
         with torch.no_grad():
-            tolerance = TOLERANCES[dtype]
-            same = torch.allclose(leaner(x), original(x), rtol=tolerance, atol=tolerance)
+            same = all(_agree(leaner(x * size), original(x * size)) for size in _SIZES)
     except (AttributeError, RuntimeError, TypeError, ValueError):  # it wants to be called in another way
         return None
     finally:
         original.train(training)
     return leaner if same else None
+
+
+def _agree(found: Tensor, expected: Tensor) -> bool:
+    """Whether they differ by no more than rounding, of the largest number."""
+    tolerance = TOLERANCES[expected.dtype] * float(expected.abs().max())
+    return torch.allclose(found, expected, rtol=TOLERANCES[expected.dtype], atol=tolerance)
 
 
 def _in_features(layer: Any) -> int:

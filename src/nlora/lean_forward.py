@@ -103,10 +103,11 @@ def _leaner_rotation(original: Any) -> Callable[..., Any] | None:
     except (AttributeError, RuntimeError, TypeError, ValueError):
         return None
 
-    def rotation(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def rotation(*args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != 4:
+            return original(*args, **kwargs)
+        q, _, cos, _ = args
         known = q.dtype == cos.dtype in TOLERANCES and cos.shape[-1] == q.shape[-1] and cos.dim() == 3
-        if args or kwargs or not known:
-            return original(q, k, cos, sin, *args, **kwargs)
-        return rotate(q, k, cos, sin)
+        return rotate(*args) if known else original(*args)
 
     return rotation if same else None

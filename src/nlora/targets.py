@@ -91,7 +91,7 @@ def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
         names = [other for other, same in every if same is module]
         if len(names) > 1:
             raise ModelError(
-                f"lora.targets: {name} is the same layer as {names[1]}, and PEFT would adapt it in one of the two places; "
+                f"lora.targets: {name} is the same layer as {names[1]}; PEFT would adapt it in one place of the two; "
                 f"the linear layers are {_listed(text)}"
             )
         shapes.append(ModuleShape(name, *in_and_out(module)))
