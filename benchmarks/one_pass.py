@@ -21,8 +21,13 @@ from nlora.label_tree import LabelTree
 def plain_logits(model: Any, e: Encoded) -> Tensor:
     """(answer tokens, V): what predicts each token of an answer, in one pass over this example alone."""
     if model.config.is_encoder_decoder:
-        logits = model(input_ids=torch.tensor([e.prompt_ids]), labels=torch.tensor([e.answer_ids])).logits
-        return logits[0]  # type: ignore[no-any-return]
+        start = getattr(model.config, "decoder_start_token_id", None)
+        if start is None:  # the model knows
+            answer = {"labels": torch.tensor([e.answer_ids])}
+        else:
+            answer = {"decoder_input_ids": torch.tensor([[start, *e.answer_ids[:-1]]])}
+        output = model(input_ids=torch.tensor([e.prompt_ids]), **answer, use_cache=False)
+        return output.logits[0]  # type: ignore[no-any-return]
     ids = torch.tensor([[*e.prompt_ids, *e.answer_ids]])
     logits = model(input_ids=ids, use_cache=False).logits
     return logits[0, len(e.prompt_ids) - 1 : -1]  # type: ignore[no-any-return]

@@ -104,6 +104,11 @@ _SPECIAL: dict[str, dict[str, Any]] = {
         "split_ngram_parts": 2,
     },
     "zaya": {"num_experts_per_tok": 1},
+    "marian": {"decoder_start_token_id": 0},
+    # As in the released ones, no two keys get the same score from all heads of the indexer.
+    **dict.fromkeys(
+        ["deepseek_v32", "glm_moe_dsa", "hy_v4", "dots3_note_text"], {"index_n_heads": 16, "index_topk": 8}
+    ),
     "longcat_flash": {"num_key_value_heads": 4, "head_dim": 4, "qk_head_dim": None},
     "reformer": {
         "is_decoder": True,
@@ -149,7 +154,7 @@ def tiny_config(family: str) -> Any:
         and not rotates_labels
         and getattr(config, "decoder_start_token_id", None) is None
     ):
-        config.decoder_start_token_id = 0  # as every released T5 has it
+        config.decoder_start_token_id = 1  # not the padding token: some models hide that wherever it stands
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for name, value in {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}.items():
             setattr(part, name, value)

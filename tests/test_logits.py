@@ -14,7 +14,9 @@ from nlora.backbone import load_backbone
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.encode import Encoded
 from nlora.data.pack import pack
+from nlora.errors import ModelError
 from nlora.logits import answer_logits
+from nlora.model_facts import first_position
 from nlora.packed import packed_attention, packing_is_exact
 
 CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
@@ -96,3 +98,42 @@ def test_the_try_out_leaves_the_first_tokens_of_the_vocabulary_alone(
     ids = torch.cat([ids.flatten() for ids in seen])
     assert ids.min() >= 0.1 * model.config.vocab_size - 1
     assert ids.max() < model.config.vocab_size
+
+
+@pytest.mark.parametrize(
+    "family", ["camembert", "roberta", "xlm-roberta-xl", "xmod", "data2vec-text", "bert"]
+)
+def test_positions_begin_where_the_model_begins_to_count(
+    family: str, tiny_family: Callable[[str], Any]
+) -> None:
+    """RoBERTa and its kin keep the first positions for padding: a text of theirs begins at pad + 1."""
+    model = tiny_family(family)
+    assert first_position(model) == (0 if family == "bert" else model.config.pad_token_id + 1)
+    with torch.no_grad():
+        expected = plain_loss(model, EXAMPLES)
+        torch.testing.assert_close(cheap_loss(model, EXAMPLES, encoder_decoder=False), expected)
+        torch.testing.assert_close(packed_loss(model, EXAMPLES), expected)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "mbart", "plbart", "switch_transformers"])
+def test_a_decoder_begins_as_transformers_own_loss_begins(
+    family: str, tiny_family: Callable[[str], Any]
+) -> None:
+    model = tiny_family(family)
+    with torch.no_grad():
+        logits, targets = answer_logits(model, Collator(0, encoder_decoder=True)(EXAMPLES))
+        for row, e in enumerate(EXAMPLES):
+            answer = torch.tensor([e.answer_ids])
+            own = model(input_ids=torch.tensor([e.prompt_ids]), labels=answer, use_cache=False)
+            found = logits[row : row + 1, : len(e.answer_ids)]
+            torch.testing.assert_close(found, own.logits, rtol=1e-3, atol=1e-4)
+            assert targets[row, : len(e.answer_ids)].tolist() == list(e.answer_ids)
+
+
+def test_a_decoder_that_nothing_tells_how_to_begin_is_refused(tiny_family: Callable[[str], Any]) -> None:
+    model = tiny_family("t5")
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    with pytest.raises(
+        ModelError, match=r"T5ForConditionalGeneration: nothing says .*set decoder_start_token_id"
+    ):
+        answer_logits(model, Collator(0, encoder_decoder=True)(EXAMPLES))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nlora.model_facts import is_encoder_decoder
+from nlora.model_facts import decoder_start
 from nlora.reading import Reading
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ def greedy(reading: Reading, *, end_id: int, most_tokens: int) -> list[list[int]
 def is_plain(model: Any) -> bool:
     """Whether `generate` would decode this model's greedy answers without any rule of the model's own."""
     settings = getattr(model, "generation_config", None)
-    if is_encoder_decoder(model) and getattr(model.config, "decoder_start_token_id", None) is None:
-        return False  # `generate` knows more places to look for it
     if settings is None:
         return True
     return all(
@@ -75,5 +73,5 @@ def greedy_generation(backbone: Backbone, *, most_tokens: int) -> Any:
         num_beams=1,
         eos_token_id=backbone.tokenizer.eos_token_id,
         pad_token_id=backbone.tokenizer.pad_token_id,
-        decoder_start_token_id=getattr(backbone.model.config, "decoder_start_token_id", None),
+        decoder_start_token_id=decoder_start(backbone.model) if backbone.encoder_decoder else None,
     )

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlora.model_facts import Batch, forward_parameters, is_encoder_decoder
+from nlora.data.collate import IGNORED
+from nlora.model_facts import Batch, decoder_start, first_position, forward_parameters, is_encoder_decoder
 from nlora.packed import packed_logits
 
 
@@ -29,10 +30,13 @@ def answer_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     if "rows_at" in batch:
         return packed_logits(model, batch), labels[:, 1:]
     if is_encoder_decoder(model):
+        # Not `labels`: the model would compute a loss of its own beside, and some begin with another token then.
+        begin = torch.full_like(labels[:, :1], decoder_start(model))
+        answers = torch.where(labels == IGNORED, begin, labels)
         output = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            labels=labels,
+            decoder_input_ids=torch.cat([begin, answers[:, :-1]], dim=1),
             use_cache=False,
         )
         return output.logits, labels
@@ -60,7 +64,7 @@ def causal_forward(
         rows["past_key_values"] = cache
         rows["attention_mask"] = torch.cat([before, mask], dim=1)
     if "position_ids" in forward_parameters(model):
-        rows["position_ids"] = positions(mask)
+        rows["position_ids"] = positions(mask) + first_position(model)
         if before is not None:
             rows["position_ids"] = rows["position_ids"] + before.sum(dim=1, keepdim=True)
     output = model(

@@ -1,6 +1,8 @@
 """What can be asked of a model about itself, and small tries of what it does.
 
 is_encoder_decoder(model)
+decoder_start(model)                        # the token behind which a decoder's answers begin
+first_position(model)                       # the number of a text's first position: 0, or RoBERTa's 2
 full_attention(model)                       # every token sees all tokens before it
 "position_ids" in forward_parameters(model)
 """
@@ -9,11 +11,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from nlora.errors import ModelError
 
 Batch = dict[str, Tensor]
 _TOLERANCE, _SHORT_TOLERANCE = 1e-3, 4e-2
@@ -23,18 +28,66 @@ _log = logging.getLogger(__name__)
 
 def is_encoder_decoder(model: nn.Module) -> bool:
     """Whether the model reads the prompt with an encoder (T5, BART) or with the decoder itself."""
-    config = getattr(model, "config", None)
+    config = getattr(_inner(model), "config", None)
     return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def decoder_start(model: nn.Module) -> int:
+    """The token behind which the decoder of an encoder-decoder model begins, in training and when it answers.
+
+    Where neither of its configurations says (mBART), it is the one that the model itself puts before labels.
+    Raises ModelError where that is unknown, too.
+    """
+    inner = _inner(model)
+    for settings in (inner.config, getattr(inner, "generation_config", None)):
+        start = getattr(settings, "decoder_start_token_id", None)
+        if start is not None:
+            return int(start)
+    end = getattr(inner.config, "eos_token_id", None)
+    end = end[0] if isinstance(end, list) else end
+    shift = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None or end is None:
+        raise _no_start(inner)
+    try:
+        return int(shift(torch.tensor([[end, end]]))[0, 0])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _no_start(inner) from error
+
+
+def _no_start(model: Any) -> ModelError:
+    return ModelError(
+        f"{type(model).__name__}: nothing says behind which token its decoder begins; "
+        "set decoder_start_token_id in the model's config.json"
+    )
+
+
+def first_position(model: nn.Module) -> int:
+    """The number of a text's first position.
+
+    RoBERTa and its kin keep the positions up to their padding token's id for padding, and begin behind it.
+    """
+    inner = _inner(model)
+    if inner not in _first_positions:
+        tables = (m for name, m in inner.named_modules() if name.endswith("position_embeddings"))
+        paddings = [table.padding_idx for table in tables if isinstance(table, nn.Embedding)]
+        _first_positions[inner] = paddings[0] + 1 if paddings and paddings[0] is not None else 0
+    return _first_positions[inner]
+
+
+_first_positions: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""Looked up once for each model: every pass asks."""
 
 
 def forward_parameters(model: nn.Module) -> frozenset[str]:
     """Names that the backbone's forward takes; wrappers (PEFT, DDP) pass anything on."""
-    inner: Any = model
-    while hasattr(inner, "module"):
-        inner = inner.module
-    if hasattr(inner, "get_base_model"):
-        inner = inner.get_base_model()
-    return frozenset(inspect.signature(inner.forward).parameters)
+    return frozenset(inspect.signature(_inner(model).forward).parameters)
+
+
+def _inner(model: Any) -> Any:
+    """The backbone within its wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def full_attention(model: Any) -> bool:

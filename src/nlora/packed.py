@@ -28,6 +28,7 @@ from nlora.data.encode import Encoded
 from nlora.data.pack import pack
 from nlora.model_facts import (
     Batch,
+    first_position,
     forward_parameters,
     full_attention,
     is_encoder_decoder,
@@ -47,7 +48,8 @@ def packed_logits(model: nn.Module, batch: Batch, layout: Layout | Continuation 
     batch: as `pack` makes it; with a layout, only its input_ids and position_ids (1, S).
     """
     layout = layout if layout is not None else Layout.of(batch)
-    inputs = {key: batch[key] for key in ("input_ids", "position_ids")}
+    positions = batch["position_ids"] + first_position(model)
+    inputs = {"input_ids": batch["input_ids"], "position_ids": positions}
     kept = "logits_to_keep" in forward_parameters(model)
     if kept:
         inputs["logits_to_keep"] = layout.predict_at

@@ -23,13 +23,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from transformers import EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from nlora.causal_reading import read_padded, with_rows
 from nlora.data.collate import Collator
 from nlora.data.encode import Encoded
 from nlora.logits import causal_forward
-from nlora.model_facts import Batch, is_encoder_decoder
+from nlora.model_facts import Batch, decoder_start, is_encoder_decoder
 from nlora.packed_reading import PackedPrompts
 from nlora.room_cache import RoomCache, keeps_all_tokens
 
@@ -153,7 +152,8 @@ class _EncoderDecoderReading:
         mask = passes[0]["attention_mask"].new_zeros(count, width)
         states: Tensor | None = None
         for begin, end, batch in with_rows(passes):
-            found = model.get_encoder()(**{k: batch[k] for k in ("input_ids", "attention_mask")})[0]
+            encoded = model.get_encoder()(**{k: batch[k] for k in ("input_ids", "attention_mask")})
+            found = encoded[0]
             if states is None:
                 states = found.new_zeros(count, width, found.shape[2])
             states[begin:end, : found.shape[1]] = found
@@ -161,14 +161,15 @@ class _EncoderDecoderReading:
         assert states is not None
         self.rows = list(range(count))
         self._states, self._mask = states, mask
+        self._output = type(encoded)  # the encoders of some models say more, and their decoders look for it
         self._caches = RoomCache(count, _ROOM_TOKENS), RoomCache(count, width)
         self._cache = EncoderDecoderCache(*self._caches)
-        start = torch.full((count, 1), model.config.decoder_start_token_id, device=mask.device)
+        start = torch.full((count, 1), decoder_start(model), device=mask.device)
         self.first = self.run(start)[:, -1]
 
     def run(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self._model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=self._states),
+            encoder_outputs=self._output(last_hidden_state=self._states),
             attention_mask=self._mask,
             decoder_input_ids=tokens,
             past_key_values=self._cache,
@@ -213,7 +214,7 @@ class _WholeReading:
         model: Any = self._model
         ids, mask, tail = self._batch["input_ids"], self._batch["attention_mask"], self._tail
         if is_encoder_decoder(model):
-            start = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
+            start = torch.full_like(ids[:, :1], decoder_start(model))
             answer = torch.cat([start, tail], dim=1)
             output = model(input_ids=ids, attention_mask=mask, decoder_input_ids=answer, use_cache=False)
             return output.logits[:, -keep:]  # type: ignore[no-any-return]

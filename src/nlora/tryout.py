@@ -32,7 +32,7 @@ from nlora.errors import ModelError
 from nlora.greedy import greedy_generation, is_plain
 from nlora.lean import lean
 from nlora.logits import answer_logits
-from nlora.model_facts import logits_off, logits_tolerance
+from nlora.model_facts import decoder_start, logits_off, logits_tolerance
 from nlora.packed import packed_attention
 from nlora.paths import Paths, Rows, usual_paths
 from nlora.reading import Reader
@@ -137,10 +137,12 @@ class _Trial:
         """(N, V) logits that predict the answers' tokens, each example alone and without padding."""
         logits = []
         for e in examples:
-            answer = torch.tensor([e.answer_ids], device=self._device)
             if self._backbone.encoder_decoder:
                 ids = torch.tensor([e.prompt_ids], device=self._device)
-                logits.append(self._model(input_ids=ids, labels=answer, use_cache=False).logits[0])
+                answer = [decoder_start(self._backbone.model), *e.answer_ids[:-1]]
+                decoder = torch.tensor([answer], device=self._device)
+                output = self._model(input_ids=ids, decoder_input_ids=decoder, use_cache=False)
+                logits.append(output.logits[0])
             else:
                 ids = torch.tensor([[*e.prompt_ids, *e.answer_ids[:-1]]], device=self._device)
                 logits.append(self._model(input_ids=ids, use_cache=False).logits[0, -len(e.answer_ids) :])
