@@ -106,9 +106,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
     "marian": {"decoder_start_token_id": 0},
     # As in the released ones, no two keys get the same score from all heads of the indexer.
-    **dict.fromkeys(
-        ["deepseek_v32", "glm_moe_dsa", "hy_v4", "dots3_note_text"], {"index_n_heads": 16, "index_topk": 8}
-    ),
+    **{
+        family: {"index_n_heads": 16, "index_topk": 8}
+        for family in ("deepseek_v32", "glm_moe_dsa", "hy_v4", "dots3_note_text")
+    },
     "longcat_flash": {"num_key_value_heads": 4, "head_dim": 4, "qk_head_dim": None},
     "reformer": {
         "is_decoder": True,

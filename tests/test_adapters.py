@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from nlora.adapters import Adapter, Factors, load_factors
 from nlora.config import LoraOptions
-from nlora.errors import AdapterError
+from nlora.errors import AdapterError, ModelError
 from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits, loss, spread, weights
 
 # Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.
@@ -178,3 +178,10 @@ def test_an_adapter_that_diverged_is_not_saved(make: Callable[..., Any], tmp_pat
     with pytest.raises(AdapterError, match=r"layers\.1\.self_attn\.v_proj contain NaN"):
         adapter.save(tmp_path / "adapter", base_model="m")
     assert not (tmp_path / "adapter").exists()
+
+
+def test_what_peft_does_not_adapt_is_one_clear_line(tiny_family: Callable[[str], Any]) -> None:
+    with pytest.raises(
+        ModelError, match=r"^lora\.targets: PEFT cannot .*'out_proj' is incompatible with Mamba"
+    ):
+        Adapter.attach(tiny_family("mamba"), LoraOptions(targets=("out_proj",)), seed=1)

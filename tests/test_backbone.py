@@ -77,3 +77,34 @@ def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path: Path, tiny_mode
     tokenizer.save_pretrained(tmp_path / "a")
     again = load_tokenizer(str(tmp_path / "a"))
     assert again.pad_token_id == again.eos_token_id == 1
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_padding_token_that_the_model_has_no_row_for_is_not_used(
+    tmp_path: Path, tiny_model: TinyModel, family: str
+) -> None:
+    """A padding token was added to the tokenizer, and the embedding was not resized."""
+    shutil.copytree(tiny_model(family), tmp_path / "a")
+    tokenizer = load_tokenizer(str(tmp_path / "a"))
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == len(tokenizer) - 1 == 400
+    tokenizer.save_pretrained(tmp_path / "a")
+    backbone = load_backbone(str(tmp_path / "a"))
+    assert backbone.tokenizer.pad_token_id == backbone.tokenizer.eos_token_id == 1
+
+
+def test_an_end_token_that_the_model_has_no_row_for_is_refused(tmp_path: Path, tiny_model: TinyModel) -> None:
+    shutil.copytree(tiny_model("llama"), tmp_path / "a")
+    tokenizer = load_tokenizer(str(tmp_path / "a"))
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+    tokenizer.save_pretrained(tmp_path / "a")
+    with pytest.raises(
+        ModelError, match=r"end token <\|im_end\|> is number 400, but its embedding ends with 399"
+    ):
+        load_tokenizer(str(tmp_path / "a"))
+
+
+def test_a_model_that_reads_no_text_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ModelError, match=r"transformers has no language model for vit"):
+        load_skeleton(str(tmp_path))

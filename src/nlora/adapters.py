@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from nlora.config import LoraOptions
-from nlora.errors import AdapterError
+from nlora.errors import AdapterError, ModelError
 from nlora.factors import WEIGHTS_FILE, Factors, State, check_finite, load_factors
 from nlora.model_facts import recompute_activations
 from nlora.targets import ModuleShape, target_modules, target_names
@@ -54,7 +54,8 @@ class Adapter:
         """Freeze `model` and put a fresh adapter on its target modules: A Kaiming, B zero, both float32.
 
         The factors depend on the seed alone, whatever random numbers were drawn before, and attaching draws
-        none from the caller's generators. Raises ModelError as `target_modules` does.
+        none from the caller's generators. Raises ModelError as `target_modules` does, and where PEFT itself does not
+        adapt a layer (Mamba's out_proj).
         """
         from peft import LoraConfig, get_peft_model
 
@@ -78,7 +79,10 @@ class Adapter:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             torch.default_generator.manual_seed(seed)
-            peft_model = get_peft_model(backbone, config)
+            try:
+                peft_model = get_peft_model(backbone, config)
+            except (NotImplementedError, TypeError, ValueError) as error:
+                raise ModelError(f"lora.targets: PEFT cannot adapt this model so: {error}") from error
         return cls(peft_model, {s.name: model.get_submodule(s.name) for s in shapes}, trainable_before)
 
     def factors(self) -> State:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -74,7 +75,7 @@ def load_backbone(
     number, device = getattr(torch, dtype), PartialState().device
     arguments = source.arguments | (loading_arguments(quantise, number, device) if quantise else {})
     with _one_clear_line(name), _quiet_loading():
-        model = _kind(config).from_pretrained(
+        model = _kind(config, name).from_pretrained(
             source.path, dtype=number, trust_remote_code=trust_remote_code, **arguments
         )
     if source.gguf_file:
@@ -104,23 +105,35 @@ def load_skeleton(name: str, *, trust_remote_code: bool = False) -> nn.Module:
     import torch
 
     config = load_config(name, trust_remote_code=trust_remote_code)
-    kind: Any = _kind(config)
+    kind: Any = _kind(config, name)
     with _one_clear_line(name), torch.device("meta"):
         skeleton: nn.Module = kind.from_config(config, trust_remote_code=trust_remote_code)
     return skeleton
 
 
-def _kind(config: Any) -> Any:
+def _kind(config: Any, name: str) -> Any:
     """The class of transformers that loads this model."""
     import transformers
 
+    causal, seq2seq = transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM
     if getattr(config, "is_encoder_decoder", False):
-        return transformers.AutoModelForSeq2SeqLM
-    return transformers.AutoModelForCausalLM
+        causal = seq2seq
+    elif "auto_map" not in vars(config) and type(config) not in causal._model_mapping:
+        # Language models that read sounds or images as well: transformers lists them in other places.
+        others = (seq2seq, transformers.AutoModelForImageTextToText)
+        found = next((auto for auto in others if type(config) in auto._model_mapping), None)
+        if found is None:
+            raise ModelError(f"model {name}: transformers has no language model for {config.model_type}")
+        return found
+    return causal
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; one without a padding token pads with its end token, which the mask hides."""
+    """The model's tokenizer.
+
+    It pads with its end token, which the mask hides, where it has no padding token or the model has no row for it (one
+    was added, the embedding was not resized). Raises ModelError where it has no end token that the model knows.
+    """
     import transformers
 
     source = _locate(name)
@@ -130,9 +143,23 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
         )
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model {name}: its tokenizer has no end token; answers could not end")
-    if tokenizer.pad_token_id is None:
+    rows = _embedding_rows(load_config(name, trust_remote_code=trust_remote_code))
+    if tokenizer.eos_token_id >= rows:
+        raise ModelError(
+            f"model {name}: its tokenizer's end token {tokenizer.eos_token} is number {tokenizer.eos_token_id}, but "
+            f"its embedding ends with {rows - 1:.0f}; give it its own tokenizer, or resize the embedding"
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _embedding_rows(config: Any) -> float:
+    """Tokens that the model knows; infinity where its configuration does not say."""
+    try:
+        return float(getattr(config.get_text_config(), "vocab_size", math.inf))
+    except ValueError:  # it is of several parts, none of them the text's
+        return math.inf
 
 
 def _locate(name: str) -> _Source:

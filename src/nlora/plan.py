@@ -203,9 +203,10 @@ def _skeleton(config: Config) -> nn.Module:
 
 def _layout(model: nn.Module, config: Config) -> tuple[list[ModuleShape], int]:
     """The modules to update, and the number of parameters that every token meets (embeddings left out)."""
-    from nlora.adapters import target_modules
+    from nlora.adapters import Adapter, target_modules
 
     modules = target_modules(model, config.lora)
+    Adapter.attach(model, config.lora, seed=config.seed).detach()  # some layers PEFT refuses to adapt
     embeddings = {id(p) for m in model.modules() if type(m).__name__ == "Embedding" for p in m.parameters()}
     return modules, sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
 

@@ -113,7 +113,8 @@ def _targeted(model: nn.Module, lora: LoraOptions) -> list[str]:
         head = cast(Any, model).get_output_embeddings()
         return [name for name in text if model.get_submodule(name) is not head]
     if lora.targets is None:
-        return [name for name in text if _matches(name, default_names(model))]
+        usual = default_names(model)
+        return [name for name in text if _matches(name, usual)]
     if not lora.targets:
         raise ModelError(
             "lora.targets is an empty list; use null for the query and value projections, "
