@@ -161,9 +161,15 @@ def nlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.fixture
-def tiny_family(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """make(model type) -> a random tiny model of any family that transformers lists, always the same weights."""
+def tiny_family(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """make(model type, **changes of its config) -> a random tiny model of any family that transformers lists."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     from tiny_families import FAMILIES, tiny_config, tiny_model
 
-    return lambda family: tiny_model(tiny_config(family), FAMILIES[family])
+    def make(family: str, **changes: Any) -> Any:
+        config = tiny_config(family)
+        for name, value in changes.items():
+            setattr(config, name, value)
+        return tiny_model(config, FAMILIES[family])
+
+    return make

@@ -206,3 +206,15 @@ def test_an_update_that_stayed_0_is_said(tmp_path: Path, tiny_model: TinyModel) 
     run_sequence(load_config(str(config)), console)
     said = console.export_text()
     assert "stage 1: the update of model.layers.0.self_attn.q_proj and of 3 more layers stayed 0" in said
+
+
+@pytest.mark.parametrize(("family", "changes"), [("bert", {"is_decoder": False}), ("xlm", {"causal": False})])
+def test_a_model_that_sees_the_answer_is_refused(
+    family: str, changes: dict[str, bool], tiny_model: TinyModel, tiny_family: Callable[..., Any]
+) -> None:
+    model = tiny_family(family, **changes)
+    backbone = Backbone(model, tiny(tiny_model, "llama").tokenizer, False, family)
+    with pytest.raises(
+        ModelError, match=r"sees the tokens that come after the one that it predicts.*is_decoder"
+    ):
+        try_out(backbone, TASKS, lora=LORA)

@@ -116,16 +116,15 @@ def _kind(config: Any, name: str) -> Any:
     import transformers
 
     causal, seq2seq = transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM
+    # Language models that read sounds or images as well are listed in other places, some with the sequence to sequence.
+    kinds: tuple[Any, ...] = (causal, seq2seq, transformers.AutoModelForImageTextToText)
     if getattr(config, "is_encoder_decoder", False):
-        causal = seq2seq
-    elif "auto_map" not in vars(config) and type(config) not in causal._model_mapping:
-        # Language models that read sounds or images as well: transformers lists them in other places.
-        others = (seq2seq, transformers.AutoModelForImageTextToText)
-        found = next((auto for auto in others if type(config) in auto._model_mapping), None)
-        if found is None:
-            raise ModelError(f"model {name}: transformers has no language model for {config.model_type}")
-        return found
-    return causal
+        kinds = (seq2seq,)
+    if "auto_map" in vars(config):  # it comes with code of its own
+        return kinds[0]
+    if found := [kind for kind in kinds if type(config) in kind._model_mapping]:
+        return found[0]
+    raise ModelError(f"model {name}: transformers has no language model for {config.model_type}")
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -46,6 +46,7 @@ QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (
 LATENT: tuple[tuple[str, ...], ...] = (
     ("q_b_proj", "kv_b_proj"),
     ("q_proj", "kv_b_proj"),
+    ("q_gate_proj", "kv_b_proj"),  # AXK2
     ("self_attn.q_b_proj", "self_attn.kv_proj"),  # DeepSeek-V4
 )
 # In a decoder alone, what would look at an encoder's output.

@@ -130,6 +130,7 @@ class _Trial:
             raise self._cannot(error) from error
         if not all(torch.isfinite(logits).all() for logits in self._plain):
             raise ModelError(f"model {backbone.name}: its logits are no finite numbers; try dtype: float32")
+        self._refuse_what_sees_ahead()
 
     # Plain passes
 
@@ -147,6 +148,18 @@ class _Trial:
                 ids = torch.tensor([[*e.prompt_ids, *e.answer_ids[:-1]]], device=self._device)
                 logits.append(self._model(input_ids=ids, use_cache=False).logits[0, -len(e.answer_ids) :])
         return torch.cat(logits)
+
+    @torch.no_grad()
+    def _refuse_what_sees_ahead(self) -> None:
+        """Raises ModelError for a model that looks at the answer before it gives it: BERT as an encoder, for one."""
+        for e, logits in zip(self._tasks[0], _by_example(self._plain[0], self._tasks[0]), strict=True):
+            first = self._plain_logits([Encoded(e.prompt_ids, e.answer_ids[:1])])
+            if self._differs(first, logits[:1]):
+                raise ModelError(
+                    f"model {self._backbone.name}: {type(self._backbone.model).__name__} sees the tokens that come "
+                    "after the one that it predicts, so that it would learn to copy answers; take a causal language "
+                    "model (a BERT's config.json must say is_decoder: true)"
+                )
 
     def _gradients(self, task: int) -> Any:
         """Gradients are compared on the first task only: they cost twice a pass, and the layers are the same."""

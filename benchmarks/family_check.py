@@ -1,0 +1,273 @@
+"""One family's tiny model through the parts of a run, and beside it through transformers and stock PEFT alone.
+
+row = check("deepseek_v3")
+row.verdict                         # equal, refused, not made, WRONG: see `families`
+"""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nlora.adapters import Adapter, target_modules
+from nlora.backbone import Backbone, load_backbone, load_skeleton
+from nlora.config import EvaluateOptions, LoraOptions
+from nlora.data.base import Example, Task
+from nlora.data.collate import IGNORED, Collator
+from nlora.data.encode import Encoded, Encoder
+from nlora.data.pack import pack
+from nlora.errors import NloraError
+from nlora.evaluation import Evaluator
+from nlora.greedy import is_plain
+from nlora.label_tree import LabelTree
+from nlora.lean import lean
+from nlora.learned import keep_updates
+from nlora.logits import answer_logits
+from nlora.packed import packed_attention
+from nlora.paths import Paths
+from nlora.reading import Reader
+from nlora.tryout import probes, try_out
+from one_pass import generated, plain_answer, plain_logits, plain_loss, plain_scores
+from tiny_families import tiny_folder
+
+LORA = LoraOptions(r=2, alpha=4, dropout=0.0)
+MOST_TOKENS = 5
+"""Of a generated answer."""
+TOLERANCE = 2e-3
+"""Largest difference, of the largest number there is, that rounding may make."""
+_LABELS = ("market", "fox", "lazy dog")
+_TEXTS = (
+    "the quick brown fox",
+    "jumps over the lazy dog and runs to the market",
+    "Science",
+    "to sell its stock",
+)
+
+
+@dataclass(slots=True)
+class Row:
+    """What came out for one family. off: by how much what nlora computes is off, of the largest number."""
+
+    family: str
+    verdict: str = ""
+    note: str = ""
+    targets: str = ""
+    path: str = ""
+    off: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        worst = f"{max(self.off.values()):.0e}" if self.off else ""
+        return f"| {self.family} | {self.verdict} | {self.targets} | {self.path} | {worst} | {self.note} |"
+
+
+def task() -> Task:
+    """Four texts of different lengths, with three labels of different lengths."""
+    answers = (*_LABELS, _LABELS[0])
+    examples = tuple(Example(str(i), text, answers[i]) for i, text in enumerate(_TEXTS))
+    return Task("agnews", "TC", "What is the topic?", _LABELS, examples, examples)
+
+
+def check(family: str) -> Row:
+    """One family's row; whatever happens is caught."""
+    row = Row(family)
+    with tempfile.TemporaryDirectory() as folder:
+        _check(row, Path(folder))
+        note = " ".join(row.note.split()).replace("|", "/").replace(f"model {folder}/model: ", "")
+        row.note = note if len(note) < 400 else note[:397] + "..."
+    return row
+
+
+def _check(row: Row, folder: Path) -> None:
+    model_folder = str(folder / "model")
+    try:
+        original = tiny_folder(row.family, folder / "model")
+        with torch.no_grad():
+            plain_logits(original, Encoded([5, 6, 7, 8], [9, 10, 11, 12]))
+    except Exception as error:
+        row.verdict, row.note = "not made", f"{type(error).__name__}: {error}"
+        return
+    trained = False
+    try:
+        targets = target_modules(load_skeleton(model_folder), LORA)
+        row.targets = ", ".join(dict.fromkeys(t.name.rpartition(".")[2] for t in targets))
+        backbone = load_backbone(model_folder)
+        encoder = Encoder(
+            backbone.tokenizer,
+            encoder_decoder=backbone.encoder_decoder,
+            max_source_tokens=200,
+            max_target_tokens=MOST_TOKENS,
+        )
+        paths = try_out(backbone, [probes(task(), encoder)], lora=LORA, generates=True)
+        row.path = f"{paths.train}{'' if paths.leans else ', as it is'}, " + (
+            paths.read if paths.continues else f"{paths.read} again"
+        )
+        trained = True
+        _Comparison(backbone, encoder, paths, original, folder, row).all()
+    except NloraError as error:
+        row.verdict, row.note = "WRONG" if trained else "refused", str(error)
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if "/nlora/" in f.filename]
+        at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        row.verdict, row.note = "WRONG", f"{type(error).__name__}: {error}{at}"
+    else:
+        wrong = {name: value for name, value in row.off.items() if not value <= TOLERANCE}
+        row.verdict = "WRONG" if wrong else "equal"
+        row.note = ", ".join(f"{name} off by {value:.2g}" for name, value in wrong.items())
+
+
+class _Comparison:
+    """nlora's model with an adapter beside the original with the same adapter in stock PEFT."""
+
+    def __init__(
+        self, backbone: Backbone, encoder: Encoder, paths: Paths, original: Any, folder: Path, row: Row
+    ) -> None:
+        from peft import PeftModel
+
+        self._backbone, self._encoder, self._paths, self._row = backbone, encoder, paths, row
+        self._folder = folder
+        self._adapter = Adapter.attach(backbone.model, LORA, seed=1)
+        _spread(self._adapter, 1)
+        self._adapter.save(folder / "first", base_model="")
+        self._plain: Any = PeftModel.from_pretrained(original, str(folder / "first"), is_trainable=True)
+        self._task = task()
+        self._examples = list(encoder.encode(self._task, self._task.train))
+        self._prompts = [Encoded(e.prompt_ids, []) for e in self._examples]
+
+    def all(self) -> None:
+        """Fills in the row."""
+        self._training()
+        self._adapter.model.eval()
+        self._plain.eval()
+        self._scores()
+        self._answers()
+        self._two_updates()
+
+    def _training(self) -> None:
+        """In training mode; nothing drops out."""
+        self._plain.train()
+        self._adapter.model.train()
+        wanted = plain_loss(self._plain, self._examples)
+        wanted.backward()  # type: ignore[no-untyped-call]
+        undo = lean(self._adapter.model) if self._paths.leans else lambda: None
+        single = self._paths.train == "single"
+        losses = [
+            self._loss(some) for some in ([[e] for e in self._examples] if single else [self._examples])
+        ]
+        found = torch.stack(losses).sum()
+        found.backward()  # type: ignore[no-untyped-call]
+        undo()
+        self._row.off["loss"] = _off(found.detach(), wanted.detach())
+        self._row.off["gradient"] = max(self._gradients_off())
+
+    def _loss(self, examples: Sequence[Encoded]) -> Tensor:
+        """As nlora trains on a batch."""
+        model: Any = self._backbone.model
+        if self._paths.train == "packed":
+            with packed_attention(model):
+                logits, targets = answer_logits(self._adapter.model, pack(examples))
+        else:
+            collate = Collator(self._backbone.tokenizer.pad_token_id, self._backbone.encoder_decoder)
+            logits, targets = answer_logits(self._adapter.model, collate(examples))
+        flat = logits.flatten(0, 1).float()
+        return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
+    def _gradients_off(self) -> list[float]:
+        """Of each factor, of the largest gradient of its module; 1 where one has a gradient and the other none."""
+        off = []
+        for name, f in self._adapter.factors().items():
+            layer = self._plain.get_base_model().get_submodule(name)
+            for mine, part in ((f.A.grad, layer.lora_A), (f.B.grad, layer.lora_B)):
+                theirs = part["default"].weight.grad
+                pair = [torch.zeros(1) if g is None else g for g in (mine, theirs)]
+                off.append(_off(*pair) if any(bool(g.any()) for g in pair) else 0.0)
+        return off
+
+    @torch.no_grad()
+    def _scores(self) -> None:
+        """Of each label, one after another behind the prompts that were read once."""
+        tree = self._tree = LabelTree.build(self._encoder.label_ids(_LABELS), self._encoder.end_id)
+        self._expected = plain_scores(self._plain, self._prompts, tree, self._encoder.end_id)
+        reader = Reader(
+            self._backbone.model,
+            self._prompts,
+            pad_id=self._backbone.tokenizer.pad_token_id,
+            packs=self._paths.read == "packed",
+            continues=self._paths.continues,
+        )
+        order = sorted(range(len(self._prompts)), key=lambda i: -len(self._prompts[i].prompt_ids))
+        for some in [[i] for i in order] if self._paths.read == "single" else [order]:
+            reading = reader.read([self._prompts[i] for i in some])
+            for column, label in enumerate(tree.labels):
+                logits = [reading.first[:, None]]
+                if len(label) > 1:
+                    logits.append(reading.run(torch.tensor([label[:-1]] * len(some))))
+                    reading.forget(len(label) - 1)
+                log_p = torch.cat(logits, dim=1).float().log_softmax(-1)
+                found = log_p[:, range(len(label)), list(label)].sum(1)
+                off = _off(found, self._expected[some, column], scale=self._expected)
+                self._row.off["scores"] = max(off, self._row.off.get("scores", 0.0))
+
+    def _answers(self) -> None:
+        """How many labels and generated answers are others than they should be, but for near ties."""
+        options = EvaluateOptions(batch_size=3)
+        labels = Evaluator(self._backbone, self._encoder, options, self._paths).answer(self._task).texts
+        best = [_LABELS[i] for i in self._expected.argmax(1).tolist()]
+        lead = self._expected.topk(2, dim=1).values
+        clear = (lead[:, 0] - lead[:, 1] > 2 * TOLERANCE * self._expected.abs().max()).tolist()
+        wrong = [sure and a != b for a, b, sure in zip(labels, best, clear, strict=True)]
+        self._row.off["labels"] = float(sum(wrong))
+        options = EvaluateOptions(batch_size=3, decode="generate")
+        texts = Evaluator(self._backbone, self._encoder, options, self._paths).answer(self._task).texts
+        self._row.off["answers"] = float(sum(map(self._differs, self._prompts, texts)))
+
+    def _differs(self, prompt: Encoded, text: str) -> bool:
+        end = self._encoder.end_id
+        ids, least_lead = plain_answer(self._plain, prompt, end, MOST_TOKENS)
+        if not is_plain(self._plain.get_base_model()):
+            ids = generated(self._plain, prompt, end, MOST_TOKENS)
+        wanted = self._backbone.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return least_lead > TOLERANCE and text != str(wanted).strip()
+
+    @torch.no_grad()
+    def _two_updates(self) -> None:
+        """Both added up in the backbone, against both adapters active in stock PEFT, of what they change."""
+        states = [self._adapter.state()]
+        _spread(self._adapter, 2)
+        self._adapter.save(self._folder / "second", base_model="")
+        states.append(self._adapter.state())
+        model: Any = self._adapter.detach()
+        before = torch.cat([plain_logits(model, e) for e in self._examples])
+        keep_updates(model, list(states[0])).fold(states)
+        found = torch.cat([plain_logits(model, e) for e in self._examples])
+        self._plain.load_adapter(str(self._folder / "second"), "second")
+        self._plain.base_model.set_adapter(["default", "second"])
+        wanted = torch.cat([plain_logits(self._plain, e) for e in self._examples])
+        if float((wanted - before).abs().max()) < 1e-4 * float(wanted.abs().max()):
+            raise AssertionError("the updates change nothing, so nothing is compared")
+        self._row.off["sum"] = _off(found, wanted, scale=wanted - before)
+
+
+def _off(found: Tensor, wanted: Tensor, scale: Tensor | None = None) -> float:
+    """The largest difference, of the largest number wanted."""
+    if not bool(torch.isfinite(found).all()):
+        return float("inf")
+    scale = wanted if scale is None else scale
+    return float((found - wanted).abs().max() / scale.abs().max().clamp(min=1e-12))
+
+
+def _spread(adapter: Adapter, seed: int) -> None:
+    """Give the fresh adapter a B that is not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for f in adapter.factors().values():
+            f.B.copy_(torch.randn(f.B.shape, generator=generator) * 0.2)
