@@ -19,6 +19,7 @@ import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
@@ -34,6 +35,7 @@ _WINDOW = 8
 """Tokens that a layer with a window sees: fewer than a prompt has."""
 
 FAMILIES: dict[str, str] = {
+    **dict.fromkeys(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "image and text"),
     **dict.fromkeys(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "causal"),
     **dict.fromkeys(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "encoder-decoder"),
 }
@@ -73,10 +75,12 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"image_size|crop_size", 32), (r"patch_size", 8), (r"num_channels|in_channels", 3),
     (r"nemo_conv_channels|ext_pw_out_channel|depthwise_separable_out_channel|base_channels", 32),
     (r"(image|audio|video|boi|eoi|boa|eoa|vision).*_token_(id|index)", _MARKS),
-    (r"vocab_offset|codebook_size", VOCABULARY),
+    (r"vocab_offset", VOCABULARY),
 )
 # fmt: on
 _MAMBA = {"num_heads": 8, "mamba_num_heads": 8, "n_groups": 2, "mamba_n_heads": 8, "mamba_n_groups": 2}
+_ROPE = {"rope_type": "default", "rope_theta": 1e4}
+_TURNS_THRICE = ("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni", "glm4v", "glm_ocr", "paddleocr_vl", "cosmos3_edge")
 _SPECIAL: dict[str, dict[str, Any]] = {
     "mamba2": _MAMBA,
     "nemotron_h": {**_MAMBA, "layers_block_type": ["linear_attention", "moe", "full_attention"]},
@@ -92,7 +96,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 8},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
-    "nemotron": {"head_dim": 8},
+    "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
     "qwen4_exp_text": {
         "indexer_n_heads": 2,
         "indexer_kv_heads": 1,
@@ -134,7 +138,11 @@ _SPECIAL: dict[str, dict[str, Any]] = {
             "full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
         }
     },
-    "dots3_note_vision": {"mlp_layer_types": ["dense", "dense"]},
+    "dots3_note_vision_encoder": {"mlp_layer_types": ["dense", "dense"]},
+    **{
+        f"{family}_text": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}}
+        for family in _TURNS_THRICE
+    },
 }
 
 
@@ -204,7 +212,11 @@ def _layer_types(kind: Any) -> dict[str, Any]:
 
 
 def _auto(kind: str) -> Any:
-    return transformers.AutoModelForCausalLM if kind == "causal" else transformers.AutoModelForSeq2SeqLM
+    return {
+        "causal": transformers.AutoModelForCausalLM,
+        "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
+        "image and text": transformers.AutoModelForImageTextToText,
+    }[kind]
 
 
 def tiny_model(config: Any, kind: str) -> Any:
@@ -228,7 +240,13 @@ def tiny_folder(family: str, folder: Path) -> Any:
     model.save_pretrained(folder)
     config.save_pretrained(folder)  # as released: with the parts that this class leaves out
     tokenizer(bool(model.config.is_encoder_decoder)).save_pretrained(folder)
-    return _auto(FAMILIES[family]).from_pretrained(folder, dtype=torch.float32).eval()
+    kind = _auto(FAMILIES[family])
+    model, said = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    if said["missing_keys"]:
+        raise RuntimeError(
+            f"transformers does not find {sorted(said['missing_keys'])[0]} in what it has saved"
+        )
+    return model.eval()
 
 
 def tokenizer(encoder_decoder: bool) -> Any:

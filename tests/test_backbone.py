@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from nlora.backbone import load_backbone, load_skeleton, load_tokenizer
 from nlora.errors import ModelError
@@ -108,3 +109,15 @@ def test_a_model_that_reads_no_text_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(ModelError, match=r"transformers has no language model for vit"):
         load_skeleton(str(tmp_path))
+
+
+def test_weights_that_would_be_random_are_refused(tmp_path: Path, tiny_model: TinyModel) -> None:
+    """transformers makes up what a file lacks: a model without its head, or another one's weights."""
+    shutil.copytree(tiny_model("llama"), tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "layers.1.mlp" not in name}
+    save_file(kept, tmp_path / "a" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"lack model\.layers\.1\.mlp\.down_proj\.weight and 2 more weights, which"
+    ):
+        load_backbone(str(tmp_path / "a"))

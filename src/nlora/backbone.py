@@ -75,8 +75,18 @@ def load_backbone(
     number, device = getattr(torch, dtype), PartialState().device
     arguments = source.arguments | (loading_arguments(quantise, number, device) if quantise else {})
     with _one_clear_line(name), _quiet_loading():
-        model = _kind(config, name).from_pretrained(
-            source.path, dtype=number, trust_remote_code=trust_remote_code, **arguments
+        model, found = _kind(config, name).from_pretrained(
+            source.path,
+            dtype=number,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **arguments,
+        )
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} more weights" if len(missing) > 1 else ""
+        raise ModelError(
+            f"model {name}: its files lack {missing[0]}{more}, which would be random; "
+            f"they are of another model than {type(model).__name__}"
         )
     if source.gguf_file:
         _forget_quantisation(model)

@@ -171,9 +171,8 @@ def text_layers(model: nn.Module) -> list[str]:
     if not isinstance(model, PreTrainedModel):
         return names
     encodes = bool(getattr(model.config, "is_encoder_decoder", False))
-    if any(
-        "text" not in part.input_modalities for part in model.modules() if isinstance(part, PreTrainedModel)
-    ):
+    towers = _towers(model)
+    if towers or not _reads_text_alone(model):
         head = model.get_output_embeddings()
         inside = [model.get_decoder(), *([model.get_encoder()] if encodes else [])]
         names = [
@@ -182,7 +181,6 @@ def text_layers(model: nn.Module) -> list[str]:
             if any(_within(name, _name_of(model, part)) for part in inside)
             or model.get_submodule(name) is head
         ]
-        towers = _towers(model)
         names = [name for name in names if not any(_within(name, tower) for tower in towers)]
     if not encodes:
         names = [name for name in names if not _CROSS_ATTENTION.intersection(name.split("."))]
@@ -199,6 +197,11 @@ def _towers(model: nn.Module) -> list[str]:
                 name = above
             towers.append(name)
     return towers
+
+
+def _reads_text_alone(model: PreTrainedModel) -> bool:
+    kinds = model.input_modalities
+    return set([kinds] if isinstance(kinds, str) else kinds) == {"text"}
 
 
 def _name_of(model: nn.Module, part: Any) -> str:
