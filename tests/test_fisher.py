@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,3 +47,23 @@ def test_it_is_the_mean_squared_gradient_of_the_answer(
         expected = expected.t() if family == "gpt2" else expected  # Conv1D keeps (in, out)
         torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-10)
         assert found[name].is_contiguous()
+
+
+def test_layers_that_share_a_weight_have_each_their_own(tiny_family: Callable[..., Any]) -> None:
+    """Each layer has an update of its own; what counts is the gradient of that one alone."""
+    model = tiny_family("zamba2").requires_grad_(False)
+    names = [shape.name for shape in target_modules(model, LoraOptions(targets=("down_proj",)))]
+    shared = model.get_submodule(names[0]).weight
+    assert all(model.get_submodule(name).weight is shared for name in names[1:])
+    found = fisher_information(model, names, EXAMPLES[:1], pad_id=0)
+    ids = torch.tensor([[*EXAMPLES[0].prompt_ids, *EXAMPLES[0].answer_ids]])
+    for name in names:
+        layer = model.get_submodule(name)
+        update = torch.zeros_like(layer.weight, requires_grad=True)
+        hook = layer.register_forward_hook(lambda _, args, out, update=update: out + args[0] @ update.T)
+        log_p = model(input_ids=ids).logits[0].log_softmax(-1)
+        picked = log_p[2, 33] + log_p[3, 2]  # its answer, behind three tokens
+        (gradient,) = torch.autograd.grad(picked, update)
+        hook.remove()
+        torch.testing.assert_close(found[name], gradient**2, rtol=1e-3, atol=1e-10)
+    assert all(model.get_submodule(name).weight is shared for name in names)

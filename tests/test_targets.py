@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 
+from helpers import write_config
 from nlora.adapters import Adapter, ModuleShape, target_modules
 from nlora.config import LoraOptions
 from nlora.errors import ModelError
@@ -167,3 +168,19 @@ def test_all_linear_is_every_linear_layer_that_peft_takes_for_it(
     assert {name for name, _ in ours.model.named_parameters()} == {
         name for name, _ in theirs.named_parameters()
     }
+
+
+def test_check_says_what_peft_does_not_adapt(
+    tmp_path: Path,
+    tiny_family: Callable[..., Any],
+    tiny_tokenizer: Callable[[bool], Any],
+    nlora: Callable[..., Any],
+) -> None:
+    """PEFT raises it only once it adapts a layer, which was an internal error after check had passed."""
+    tiny_family("mamba").save_pretrained(tmp_path / "mamba")
+    tiny_tokenizer(False).save_pretrained(tmp_path / "mamba")
+    config = write_config(tmp_path, tmp_path / "mamba", lora={"targets": ["out_proj"]})
+    told = nlora("check", config)
+    assert told.status == 2
+    assert "lora.targets: PEFT cannot adapt this model so: " in told.err
+    assert "'out_proj' is incompatible with Mamba-based models" in told.err

@@ -33,7 +33,7 @@ def fisher_information(
     layers = {
         name: getattr(layer, "base_layer", layer) for name, layer in found.items()
     }  # with an adapter on
-    weights: dict[str, Tensor] = {name: layer.weight for name, layer in layers.items()}
+    weights: dict[str, Any] = {name: layer.weight for name, layer in layers.items()}
     total = {name: torch.zeros(weight.shape, dtype=torch.float32) for name, weight in weights.items()}
     collate = Collator(pad_id, is_encoder_decoder(model))
     device = next(model.parameters()).device
@@ -41,8 +41,10 @@ def fisher_information(
     training = model.training
     model.eval()
     model.requires_grad_(False)
-    for weight in weights.values():
-        weight.requires_grad_(True)
+    for (
+        layer
+    ) in layers.values():  # the same numbers, but each layer's own, also where several share one weight
+        layer.weight = nn.Parameter(layer.weight.detach())
     try:
         for example in examples:
             batch = {key: value.to(device) for key, value in collate([example]).items()}
@@ -50,10 +52,12 @@ def fisher_information(
             loss = F.cross_entropy(
                 logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
             )
-            gradients = torch.autograd.grad(loss, list(weights.values()))
+            gradients = torch.autograd.grad(loss, [layer.weight for layer in layers.values()])
             for (name, sum_), gradient in zip(total.items(), gradients, strict=True):
                 total[name] = sum_.add_(gradient.float().square().cpu())
     finally:
+        for name, weight in weights.items():
+            layers[name].weight = weight
         model.requires_grad_(False)
         for parameter in required:
             parameter.requires_grad_(True)
