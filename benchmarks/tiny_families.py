@@ -56,6 +56,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(num_)?(nextn|mtp).*", 0),
     (r".*sliding_window|window_size|attention_chunk_size|local_attention_window_len|attention_window", _WINDOW),
     (r"(num_)?(hidden_|encoder_|decoder_|global_)?n?_?layers?|n_layers?|depth|num_blocks", 2),
+    (r"index_topk|index_n_heads", 16),  # as in the released ones, no two keys get the same score from all heads
     (r".*(num_key_value_heads|num_kv_heads|n_head_kv|kv_n_heads)", 2),
     (r".*(attention_heads|n_heads?|num_heads|num_q_heads|query_heads)", 4),
     (r".*(n_routed_experts|num_experts|num_local_experts|ffn_num_experts|zero_expert_num)", 4),
@@ -80,7 +81,15 @@ _SIZES: tuple[tuple[str, int], ...] = (
 # fmt: on
 _MAMBA = {"num_heads": 8, "mamba_num_heads": 8, "n_groups": 2, "mamba_n_heads": 8, "mamba_n_groups": 2}
 _ROPE = {"rope_type": "default", "rope_theta": 1e4}
-_TURNS_THRICE = ("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni", "glm4v", "glm_ocr", "paddleocr_vl", "cosmos3_edge")
+_TURNS_THRICE = (
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen2_5_omni",
+    "glm4v",
+    "glm_ocr",
+    "paddleocr_vl",
+    "ernie4_5_vl_moe",
+)
 _SPECIAL: dict[str, dict[str, Any]] = {
     "mamba2": _MAMBA,
     "nemotron_h": {**_MAMBA, "layers_block_type": ["linear_attention", "moe", "full_attention"]},
@@ -109,10 +118,16 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     },
     "zaya": {"num_experts_per_tok": 1},
     "marian": {"decoder_start_token_id": 0},
-    # As in the released ones, no two keys get the same score from all heads of the indexer.
-    **{
-        family: {"index_n_heads": 16, "index_topk": 8}
-        for family in ("deepseek_v32", "glm_moe_dsa", "hy_v4", "dots3_note_text")
+    "glm4v_moe_text": {
+        "rope_parameters": {**_ROPE, "mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}
+    },
+    "hunyuan_vl_text": {"head_dim": 8},
+    "nemotron3_5_transcribe_word_timestamp": {"blank_token_id": _MARKS},
+    "vibevoice_asr": {"acoustic_tokenizer_chunk_size": 64},
+    "vibevoice_acoustic_tokenizer_encoder": {
+        "downsampling_ratios": [2, 2],
+        "num_filters": 4,
+        "depths": [1, 1, 1],
     },
     "longcat_flash": {"num_key_value_heads": 4, "head_dim": 4, "qk_head_dim": None},
     "reformer": {

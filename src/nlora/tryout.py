@@ -156,9 +156,9 @@ class _Trial:
             first = self._plain_logits([Encoded(e.prompt_ids, e.answer_ids[:1])])
             if self._differs(first, logits[:1]):
                 raise ModelError(
-                    f"model {self._backbone.name}: {type(self._backbone.model).__name__} sees the tokens that come "
-                    "after the one that it predicts, so that it would learn to copy answers; take a causal language "
-                    "model (a BERT's config.json must say is_decoder: true)"
+                    f"model {self._backbone.name}: what {type(self._backbone.model).__name__} predicts changes with "
+                    "the tokens that follow, the answer itself among them; take a causal language model (a BERT's "
+                    "config.json must say is_decoder: true)"
                 )
 
     def _gradients(self, task: int) -> Any:
