@@ -216,3 +216,19 @@ def test_a_model_that_sees_the_answer_is_refused(
     backbone = Backbone(model, tiny(tiny_model, "llama").tokenizer, False, family)
     with pytest.raises(ModelError, match=r"predicts changes with the tokens that follow.*is_decoder"):
         try_out(backbone, TASKS, lora=LORA)
+
+
+def test_a_cache_that_the_model_itself_gets_wrong_is_found(tiny_model: TinyModel) -> None:
+    """`generate` answers with its own cache where nothing can follow here; its first token does not show the cache."""
+    backbone = tiny(tiny_model, "mistral")
+
+    def change(original: Callable[..., Any], *args: Any, **inputs: Any) -> Any:
+        output = original(*args, **inputs)
+        if inputs.get("past_key_values") is not None and inputs["input_ids"].shape[1] == 1:
+            output.logits = output.logits.roll(1, dims=-1)
+        return output
+
+    forward_replaced(backbone, change)
+    try_out(backbone, TASKS, lora=LORA)
+    with pytest.raises(ModelError, match=r"answers cannot be generated: moves the logits"):
+        try_out(backbone, TASKS, lora=LORA, generates=True)

@@ -148,6 +148,9 @@ class RoomCache(DynamicCache):
 
 def keeps_all_tokens(model: Any) -> bool:
     """Whether every layer of the model keeps the keys and values of all tokens, and nothing else."""
-    layers = DynamicCache(config=model.config).layers
+    try:
+        layers = DynamicCache(config=model.config).layers
+    except AttributeError:  # of several parts with layers of their own (BLT)
+        return False
     # Without layers the configuration does not say what they are.
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

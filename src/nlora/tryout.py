@@ -302,20 +302,26 @@ class _Trial:
 
     @torch.no_grad()
     def _generating_off(self, way: Rows) -> str | None:
-        """`generate` begins the answers as plain passes do; what rules it has of its own are the model's."""
+        """`generate` has the logits of plain passes over what it answers; its rules beyond that are the model's."""
         model: Any = self._backbone.model
-        examples, first_rows = self._tasks[0], []
+        end = self._backbone.tokenizer.eos_token_id
+        examples = self._tasks[0]
         for some in [[e] for e in examples] if way == "single" else [examples]:
             batch = self._collate([Encoded(e.prompt_ids, []) for e in some])
             output = model.generate(
                 **{key: batch[key].to(self._device) for key in ("input_ids", "attention_mask")},
-                generation_config=greedy_generation(self._backbone, most_tokens=2),
+                generation_config=greedy_generation(self._backbone, most_tokens=_FOLLOWING),
                 output_logits=True,
                 return_dict_in_generate=True,
             )
-            first_rows.append(output.logits[0])
-        starts = [rows[0] for rows in _by_example(self._plain[0], examples)]
-        return self._differs(torch.cat(first_rows), torch.stack(starts))
+            begin = 1 if self._backbone.encoder_decoder else batch["input_ids"].shape[1]
+            found = torch.stack(output.logits, dim=1)  # (B, tokens, V)
+            for e, answer, logits in zip(some, output.sequences[:, begin:].tolist(), found, strict=True):
+                count = answer.index(end) + 1 if end in answer else len(answer)
+                plain = self._plain_logits([Encoded(e.prompt_ids, answer[:count])])
+                if wrong := self._differs(logits[:count], plain):
+                    return wrong
+        return None
 
     # What is said
 
