@@ -1,6 +1,6 @@
 """Every family of language models that transformers lists, tiny and random: does nlora compute what transformers does?
 
-    python benchmarks/families.py                    # all of them, five minutes on one thread: docs/models.md
+    python benchmarks/families.py                    # all of them, eight minutes on one thread: docs/models.md
     python benchmarks/families.py llama t5 zamba2    # some of them
 
 Each family's model goes through the parts of a run: laid out without weights, loaded, tried out, adapted, trained,
@@ -34,18 +34,19 @@ _PAGE = """# Models
 
 nlora knows no families of models: it looks at a model's own layers, and before anything is trained it tries every way
 through the model on the run's own texts (`nlora.tryout`). Whether that comes out right is looked up here for every
-family of language models that transformers lists. Each of them, tiny and random, goes through the parts of a run; the
-same model in plain transformers, with the saved adapters in stock PEFT, gets one pass per example without padding,
-packing or cache. This page is printed by
+family of language models that transformers lists: the causal ones, the encoder-decoder ones, and those that also read
+images or sounds, with text alone. Each of them, tiny and random, goes through the parts of a run; the same model in
+plain transformers, with the saved adapters in stock PEFT, gets one pass per example without padding, packing or cache.
+This page is printed by
 
-    python benchmarks/families.py > docs/models.md          # five minutes; with names, only these families
+    python benchmarks/families.py > docs/models.md          # eight minutes; with names, only these families
 
 - equal: loss, gradients of every adapted layer, label scores, answers, and two updates added up are the same; the
   largest difference stands under "off by", as a share of the largest number.
 - refused: `nlora check` or `nlora run` says so before anything is trained, in the line that stands here.
 - not made: transformers itself makes no such tiny model that reads text alone.
 
-Adapted are the query and value projections, by the ends of their names, where `lora.targets` is not set. A batch's
+Adapted are the query and value projections, by the ends of their names: what `lora.targets: null` means. A batch's
 examples are packed into one row of tokens, padded, or run as single rows; "again" reads a prompt again, whole, with
 what follows it, where a model keeps too little of it. A name with "(decoder)" is the decoder alone of a model with an
 encoder. Random weights say nothing about how well a model learns. {versions}.
