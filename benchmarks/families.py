@@ -44,7 +44,7 @@ This page is printed by
 - equal: loss, gradients of every adapted layer, label scores, answers, and two updates added up are the same; the
   largest difference stands under "off by", as a share of the largest number.
 - refused: `nlora check` or `nlora run` says so before anything is trained, in the line that stands here.
-- not made: transformers itself makes no such tiny model that reads text alone.
+- not made: no such tiny model that reads text alone came about; transformers' own words for it stand here.
 
 Adapted are the query and value projections, by the ends of their names: what `lora.targets: null` means. A batch's
 examples are packed into one row of tokens, padded, or run as single rows; "again" reads a prompt again, whole, with

@@ -48,6 +48,9 @@ _FOLLOWING = 3
 """Answer tokens that are run on a prompt's kept keys and values."""
 _GRADIENT_OFF, _SHORT_GRADIENT_OFF = 1e-2, 2e-1
 """Of the norm of a layer's gradient; the second one for models of 16 bits."""
+_GENERATED_OFF = 4e-2
+"""Of the largest logit: state spaces compute one token in another way than many, which rounds otherwise; a wrong cache
+moves the logits by several tenths."""
 _SPREAD = 0.02
 """Deviation of the throw-away adapter's B: with the zeros of a fresh one, A would have no gradient."""
 MODEL_RAISES = (
@@ -324,7 +327,7 @@ class _Trial:
             for e, answer, logits in zip(some, output.sequences[:, begin:].tolist(), found, strict=True):
                 count = answer.index(end) + 1 if end in answer else len(answer)
                 plain = self._plain_logits([Encoded(e.prompt_ids, answer[:count])])
-                if wrong := self._differs(logits[:count], plain):
+                if wrong := self._differs(logits[:count], plain, _GENERATED_OFF):
                     return wrong
         return None
 
@@ -337,9 +340,9 @@ class _Trial:
         except MODEL_RAISES as error:
             return f"fails ({_first_line(error)})"
 
-    def _differs(self, found: Tensor, expected: Tensor) -> str | None:
+    def _differs(self, found: Tensor, expected: Tensor, at_most: float = 0.0) -> str | None:
         off = logits_off(found, expected)
-        if off <= logits_tolerance(self._backbone.model):
+        if off <= max(logits_tolerance(self._backbone.model), at_most):
             return None
         return f"moves the logits by {off:.2g} of the largest"
 
