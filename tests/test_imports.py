@@ -78,6 +78,7 @@ LAYERS = [
         "whole",
         "subspace",
     },
+    {"plain_passes"},
     {"tryout"},
     {"penalised_trainer", "training", "evaluation", "trackers"},
     {"stage_plan", "record", "learned"},

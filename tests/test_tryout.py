@@ -26,9 +26,10 @@ from nlora.errors import AdapterError, ModelError
 from nlora.eval_run import evaluate
 from nlora.kernels import elementwise
 from nlora.paths import Paths
+from nlora.plain_passes import kind
 from nlora.progress import RunProgress
 from nlora.served import read_stage
-from nlora.tryout import _kind, try_out
+from nlora.tryout import try_out
 
 TinyModel = Callable[[str], Path]
 BEGINNING = list(range(100, 130))
@@ -135,7 +136,7 @@ def test_targets_that_no_text_reaches_are_named(tiny_model: TinyModel) -> None:
 
 
 def test_an_expert_that_two_texts_do_not_reach_is_no_mistake(tiny_model: TinyModel) -> None:
-    assert _kind("layers.0.experts.3.w1") == _kind("layers.1.experts.0.w1") != _kind("layers.0.w1")
+    assert kind("layers.0.experts.3.w1") == kind("layers.1.experts.0.w1") != kind("layers.0.w1")
 
 
 def test_a_model_that_cannot_answer_is_refused_before_training(tmp_path: Path, tiny_model: TinyModel) -> None:

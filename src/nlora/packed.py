@@ -104,16 +104,21 @@ def _last_layer_where_it_counts(model: Any) -> list[RemovableHandle]:
     ]
 
 
-def packing_is_exact(model: Any) -> bool:
-    """Whether a packed batch gives this model's own logits; tried out on a few tokens.
+def may_pack(model: Any) -> bool:
+    """Whether a packed batch could give this model's own logits, by what is known of it without a try.
 
-    Refused without a try: encoder-decoder models, sliding windows, attention kernels of which nothing is known, models
-    whose attention is their own or that cannot be told positions. The try catches what nobody listed.
+    Not so for encoder-decoder models, sliding windows, attention kernels of which nothing is known, models whose
+    attention is their own or that cannot be told positions.
     """
     if is_encoder_decoder(model) or not full_attention(model):
         return False
     can_be_set = getattr(model, "_can_set_attn_implementation", lambda: False)
-    if "position_ids" not in forward_parameters(model) or not can_be_set():
+    return "position_ids" in forward_parameters(model) and bool(can_be_set())
+
+
+def packing_is_exact(model: Any) -> bool:
+    """Whether a packed batch gives this model's own logits; tried out on a few tokens, if it may at all."""
+    if not may_pack(model):
         return False
     device = next(model.parameters()).device
     first, second = probe_tokens(model).tolist()

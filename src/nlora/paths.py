@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from nlora.packed import packing_is_exact
+from nlora.packed import may_pack, packing_is_exact
 from nlora.room_cache import keeps_all_tokens
 
 Rows = Literal["packed", "padded", "single"]
@@ -36,7 +36,10 @@ class Paths:
     notes: tuple[str, ...] = ()
 
 
-def usual_paths(model: nn.Module) -> Paths:
-    """The fastest paths that a model's own facts allow, without a try-out on a run's texts."""
-    rows: Rows = "packed" if packing_is_exact(model) else "padded"
+def usual_paths(model: nn.Module, *, untried: bool = False) -> Paths:
+    """The fastest paths that a model's own facts allow, without a try-out on a run's texts.
+
+    untried: not even packing has been tried, on a few tokens.
+    """
+    rows: Rows = "packed" if (may_pack if untried else packing_is_exact)(model) else "padded"
     return Paths(rows, True, rows, keeps_all_tokens(model), "padded")
