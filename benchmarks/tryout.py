@@ -4,7 +4,7 @@
     python benchmarks/tryout.py --labels 1000 --model smollm2
 
 The first: seconds of the try-out of a recipe or file on its own texts, and how many of its optimizer steps take as
-long. The second: random prompts over so many labels of one beginning, c0 c1 c2 ...; the search of the likeliest one
+long. The second: random prompts over so many labels of one beginning, c000 c001 ...; the search of the likeliest one
 against scoring every label, and whether both name the same.
 """
 
@@ -66,7 +66,8 @@ def of_labels(model: str, count: int, prompts: int, rounds: int) -> dict[str, Sp
     """Seconds of the search and of scoring every label, in turn; passes of the search."""
     backbone = load_backbone(model)
     tokenizer = load_tokenizer(model)
-    ids = [tokenizer(f" c{i}", add_special_tokens=False)["input_ids"] for i in range(count)]
+    width = len(str(count - 1))
+    ids = [tokenizer(f" c{i:0{width}}", add_special_tokens=False)["input_ids"] for i in range(count)]
     tree = LabelTree.build(ids, end_id=int(tokenizer.eos_token_id or 0))
     packs = packing_is_exact(backbone.model)
     answers: dict[str, list[list[int]]] = {"search": [], "every label": []}
