@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 from rich.console import Console
 
 from helpers import write_config, write_task
+from nlora.backbone import load_tokenizer
 from nlora.commands import check_command
 from nlora.config_file import load_config
 from nlora.data.encode import shared_prefix
+from nlora.errors import InputErrors
 from nlora.plan import make_plan
 
 TinyModel = Callable[[str], Path]
@@ -58,3 +61,22 @@ def test_tokens_and_what_is_shared_are_those_of_the_examples(
         assert stage.prompt_tokens == tokens / len(examples)
         shared = shared_prefix([e.prompt_ids for e in examples])
         assert stage.shared_tokens == (0 if model == "t5" else shared)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_token_that_the_model_has_no_row_for_is_found_before_training(
+    tmp_path: Path, tiny_model: TinyModel, split: str
+) -> None:
+    """It was added to the tokenizer as a word; the embedding was not resized."""
+    shutil.copytree(tiny_model("llama"), tmp_path / "a")
+    tokenizer = load_tokenizer(str(tmp_path / "a"))
+    tokenizer.add_tokens(["gnu"])
+    tokenizer.save_pretrained(tmp_path / "a")
+    config = write_config(tmp_path, tmp_path / "a")
+    make_plan(load_config(str(config)))
+    file = tmp_path / f"animals-{split}.jsonl"
+    file.write_text(file.read_text() + json.dumps({"sentence": "a gnu ox", "label": "ox"}) + "\n")
+    with pytest.raises(
+        InputErrors, match=r"task animals: .* holds 'gnu', .* token 400, .* ends with 399; leave it out"
+    ):
+        make_plan(load_config(str(config)))

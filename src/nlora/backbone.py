@@ -152,7 +152,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
         )
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model {name}: its tokenizer has no end token; answers could not end")
-    rows = _embedding_rows(load_config(name, trust_remote_code=trust_remote_code))
+    rows = embedding_rows(load_config(name, trust_remote_code=trust_remote_code))
     if tokenizer.eos_token_id >= rows:
         raise ModelError(
             f"model {name}: its tokenizer's end token {tokenizer.eos_token} is number {tokenizer.eos_token_id}, but "
@@ -163,7 +163,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     return tokenizer
 
 
-def _embedding_rows(config: Any) -> float:
+def embedding_rows(config: Any) -> float:
     """Tokens that the model knows; infinity where its configuration does not say."""
     try:
         return float(getattr(config.get_text_config(), "vocab_size", math.inf))

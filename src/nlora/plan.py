@@ -216,7 +216,7 @@ def make_encoder(config: Config, positions: Positions) -> Encoder:
 
     positions: those of the model, beyond which no prompt and no answer may go.
     """
-    from nlora.backbone import load_config, load_tokenizer
+    from nlora.backbone import embedding_rows, load_config, load_tokenizer
     from nlora.data.encoded_cache import EncodedCache
 
     model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
@@ -228,6 +228,7 @@ def make_encoder(config: Config, positions: Positions) -> Encoder:
         max_source_tokens=train.max_source_tokens,
         max_target_tokens=min(train.max_target_tokens, positions.answer or train.max_target_tokens),
         text_positions=positions.text,
+        known_tokens=embedding_rows(model_config),
         generates=config.evaluate.decode == "generate",
         truncate=train.truncate,
         cache=EncodedCache(tokenizer),

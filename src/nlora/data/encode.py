@@ -50,6 +50,7 @@ class Encoder:
     max_target_tokens: the longest answer, end token included.
     text_positions: the longest text that the model has positions for: a causal model's prompt and answer, an
         encoder's prompt; None: no such limit.
+    known_tokens: how many the model's embedding has rows for; None: whatever the tokenizer gives.
     generates: whether answers to labelled tasks are generated, too, so that any may take max_target_tokens.
     cache: where the ids are kept for later runs; None: nowhere.
     end_id: the token that ends every answer.
@@ -63,6 +64,7 @@ class Encoder:
         max_source_tokens: int,
         max_target_tokens: int,
         text_positions: int | None = None,
+        known_tokens: float | None = None,
         generates: bool = False,
         truncate: Literal["text", "released"] = "text",
         cache: EncodedCache | None = None,
@@ -75,6 +77,7 @@ class Encoder:
         self.max_source_tokens = max_source_tokens
         self.max_target_tokens = max_target_tokens
         self._text_positions = text_positions
+        self._known_tokens = known_tokens
         self._generates = generates
         self._truncate = truncate
         self._cache = cache
@@ -87,13 +90,27 @@ class Encoder:
         """The ids of many examples of one task, in their order.
 
         Raises InputErrors where the instruction alone leaves no room for the text, where a label word does
-        not fit into max_target_tokens, or where two of them are the same tokens.
+        not fit into max_target_tokens, where two of them are the same tokens, or where the model lacks a token.
         """
         self._check_labels(task)
         blocks = self._blocks(task, examples)
         if self._cache is None:
-            return EncodedRows(blocks)
-        return self._cache.rows(self._settings(task), prompts.head(task), examples, blocks)
+            rows = EncodedRows(blocks)
+        else:
+            rows = self._cache.rows(self._settings(task), prompts.head(task), examples, blocks)
+        self._check_known(task, rows)
+        return rows
+
+    def _check_known(self, task: Task, rows: EncodedRows) -> None:
+        """A token that was added to the tokenizer, and that the embedding was not resized for, has no row there."""
+        largest = rows.largest_id
+        if self._known_tokens is not None and largest >= self._known_tokens:
+            token = self._tokenizer.convert_ids_to_tokens(largest)
+            what = (
+                f"a text, a label or the instruction holds '{token}', the tokenizer's token {largest}, but the model's "
+                f"embedding ends with {self._known_tokens - 1:.0f}; leave it out, or resize the embedding"
+            )
+            raise InputErrors([Problem(f"task {task.name}", what)])
 
     def _blocks(self, task: Task, examples: Sequence[Example]) -> Iterator[Block]:
         first: list[int] | None = None

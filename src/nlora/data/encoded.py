@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from typing import Any, overload
 
+import numpy as np
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -127,6 +129,23 @@ class EncodedRows(Sequence[Encoded]):
         firsts = list({id(block.first): block.first for block in self.blocks}.values())
         same = (min(integers(block.same)[: block.rows]) for block in self.blocks)
         return min(shared_prefix(firsts), *same) if firsts else 0
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id of all prompts and answers; -1 without examples."""
+        buffers = [
+            part[:count]
+            for block in self.blocks
+            for part, count in (
+                (integers(block.rests.values), integers(block.rests.starts)[block.rows]),
+                (integers(block.answers.values), integers(block.answers.starts)[block.rows]),
+            )
+        ]
+        firsts = [max(block.first, default=-1) for block in self.blocks]
+        return max(
+            [*firsts, *(int(np.frombuffer(part, np.int32).max()) for part in buffers if len(part))],
+            default=-1,
+        )
 
     @property
     def cut_examples(self) -> int:
