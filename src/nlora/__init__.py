@@ -3,10 +3,89 @@
     nlora demo                       # N-LoRA beside plain incremental LoRA on a small real model
     nlora run my.yaml seed=1         # your model, your tasks
 
+    run = nlora.run("my.yaml")       # the same from Python: docs/api.md
+    model, tokenizer = run.model()
+
 The public names are those listed in `__all__`; everything heavy (torch, transformers) is imported
 only when it is used, so that `nlora --help` answers at once.
 """
 
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nlora.api import compare, interference, open_run, run
+    from nlora.config import Config
+    from nlora.config_file import load_config
+    from nlora.errors import (
+        AdapterError,
+        FetchError,
+        InputErrors,
+        MissingExtraError,
+        ModelError,
+        NloraError,
+        Problem,
+        RunError,
+    )
+    from nlora.events import Event
+    from nlora.handle import Run
+    from nlora.matrix import AccuracyMatrix
+    from nlora.metrics.continual import summarize
+
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = [
+    "AccuracyMatrix",
+    "AdapterError",
+    "Config",
+    "Event",
+    "FetchError",
+    "InputErrors",
+    "MissingExtraError",
+    "ModelError",
+    "NloraError",
+    "Problem",
+    "Run",
+    "RunError",
+    "__version__",
+    "compare",
+    "interference",
+    "load_config",
+    "open_run",
+    "run",
+    "summarize",
+]
+
+_ROOMS = {
+    "api": ("compare", "interference", "open_run", "run"),
+    "config": ("Config",),
+    "config_file": ("load_config",),
+    "events": ("Event",),
+    "handle": ("Run",),
+    "matrix": ("AccuracyMatrix",),
+    "metrics.continual": ("summarize",),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps `nlora.compare` the function: importing the module of that name would put itself there."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -82,6 +82,25 @@ def analyse_run(folder: str | Path, threshold: float | None = None) -> dict[str,
     return _run_values(Path(folder), threshold)[1]
 
 
+def compare_adapters(
+    sources: Sequence[str] | Mapping[str, str | State], threshold: float | None = None
+) -> dict[str, Any]:
+    """The comparison of two adapters or more, as JSON.
+
+    sources: PEFT LoRA folders or hub ids; or these, or factors in memory, by the names that they are to have.
+    Raises InputErrors where there are fewer than two or one is a run, AdapterError where one cannot be read.
+    """
+    if not isinstance(sources, Mapping):
+        return _adapter_values(sources, threshold)[1]
+    states = {
+        name: _loaded(_located(source), source) if isinstance(source, str) else source
+        for name, source in sources.items()
+    }
+    if len(states) < 2:
+        raise InputErrors([Problem("adapters", "give two or more; an adapter is compared with others")])
+    return compare_states(states, threshold).to_json()
+
+
 def collision_of(values: Mapping[str, Any]) -> Collision | None:
     """What summary.json says of collisions; None without a pair. values: what `analyse_run` returned."""
     if not values["pairs"]:

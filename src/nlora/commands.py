@@ -159,8 +159,11 @@ def _faster_format(config: Config) -> list[str]:
     ]
 
 
-def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
-    """Check, then learn: the whole of a run but for its printed table."""
+def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress | None = None) -> Summary:
+    """Check, then learn: the whole of a run but for its printed table.
+
+    progress: what is told of it; left out: bars and lines on the console.
+    """
     from nlora.backbone import load_backbone
     from nlora.record import facts_of_run
     from nlora.sequence import learn_sequence
@@ -169,9 +172,10 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
 
     config = loaded.config
     folder = Path(config.output_dir)
+    progress = progress or RunProgress(console, stages=len(config.tasks))
     plan = _plan(loaded, console)
     if plan is None:
-        console.print(f"{escape(str(folder))}: complete, nothing to do", highlight=False)
+        progress.say(f"{folder}: complete, nothing to do")
         return read_summary(folder)
     with RunDir.open(config, versions(), loaded.base_folder) as run, _telling_what_is_kept(run):
         # Before the model is loaded: what was scored on other examples stops here.
@@ -179,7 +183,7 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
         run.attach_log()
         done = len(run.committed_stages())
         if done:
-            console.print(f"{escape(str(folder))}: going on after stage {done}", highlight=False)
+            progress.say(f"{folder}: going on after stage {done}")
         backbone = load_backbone(
             config.model,
             dtype=config.dtype,
@@ -193,15 +197,13 @@ def run_sequence(loaded: LoadedConfig, console: Console) -> Summary:
             needs_gradients=plan.methods[0].trains == "adapter",
             generates=any(config.evaluate.decode == "generate" or not task.labels for task in plan.tasks),
         )
-        console.print(
+        progress.say(
             f"{config.name}: {config.method.name} learns {len(plan.tasks)} tasks on {config.model}, "
-            f"about {display.duration(plan.seconds)}",
-            markup=False,
-            highlight=False,
+            f"about {display.duration(plan.seconds)}"
         )
         for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
-            console.print(f"- {note}", markup=False, highlight=False)
-        with RunProgress(console, stages=len(plan.tasks)) as progress, one_wandb_run():
+            progress.say(f"- {note}")
+        with progress, one_wandb_run():
             learn_sequence(plan, backbone, run, progress, paths)
         return write_outcome(run)
 

@@ -93,6 +93,12 @@ class Comparison:
         """The notes of the published rows, each once."""
         return tuple(dict.fromkeys(row.note for row in self.published))
 
+    def __str__(self) -> str:
+        """The table that `nlora compare` prints."""
+        from nlora.compare_formats import written
+
+        return written(self, "table")
+
 
 def read_runs(paths: Iterable[str | Path]) -> list[tuple[Path, Summary]]:
     """The runs' folders and summaries, each run once. A folder that is no run but holds runs stands for these.

@@ -1,8 +1,9 @@
-"""A YAML file or a shipped recipe, with overrides, as a checked configuration; and back.
+"""A YAML file, a shipped recipe or Python values, with overrides, as a checked configuration; and back.
 
     loaded = load_config("my-run.yaml", ["seed=7", "train.learning_rate=5e-4", "tasks=[agnews, yahoo]"])
     loaded.config.seed         # 7
     load_config("demo")        # the recipe of that name
+    load_config({"tasks": ["agnews"]}, {"seed": 7})
 
 Every mistake is found before anything starts, and all of them are reported at once, each with its line:
 
@@ -16,9 +17,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -28,24 +30,28 @@ from typing import Any
 from pydantic import ValidationError
 
 from nlora import base_folder as base_folders
-from nlora.config import Config, TrainOptions
+from nlora.config import Config
 from nlora.errors import InputErrors, Problem
 from nlora.overrides import apply_override
 from nlora.plain_words import did_you_mean, number_problems, problems_of
+from nlora.python_values import as_document, as_overrides
 from nlora.salvage import usable
 from nlora.stage_overrides import adjust_stages
-from nlora.yaml_lines import Key, Places, dotted, read_yaml, to_yaml
+from nlora.stage_problems import stage_problems
+from nlora.yaml_lines import Document, Key, Places, dotted, read_yaml, to_yaml
 
 RUN_FILE_KEYS = frozenset({"config", "versions"})
 """Top-level keys of the run.yaml that a run writes; such a file is read as the configuration in it."""
+Source = str | os.PathLike[str] | Mapping[str, Any] | Config
+Overrides = Sequence[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
     """A configuration and where it came from.
 
-    source_path: the file; None for a recipe.
-    base_folder: what relative paths in it refer to: the file's folder, for a recipe the current one, for the
+    source_path: the file; None for a recipe and for Python values.
+    base_folder: what relative paths in it refer to: the file's folder, without a file the current one, for the
         run.yaml of a run what they referred to in that run, or the same place in a copy of it. Its `output_dir`
         is the folder where it lies.
     places: the line or the override that each key came from.
@@ -65,13 +71,18 @@ class LoadedConfig:
         return any(key[: len(wrong)] == wrong[: len(key)] for wrong in self.doubtful)
 
 
-def load_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
+def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
     """Read and check a configuration.
 
-    source: path of a YAML file, or the name of a shipped recipe.
-    overrides: `dotted.path=value`, the value in YAML; later ones win. `tasks.0.name=...` reaches into a list.
+    source: path of a YAML file, name of a shipped recipe, a mapping of Python values, or a Config.
+    overrides: `dotted.path=value` texts, the value in YAML, or a mapping of dotted paths to Python values; later ones
+        win. `tasks.0.name` reaches into a list.
 
     Raises InputErrors with every mistake that was found.
+
+    >>> loaded = nlora.load_config("support.yaml", {"train.epochs": 2, "method": "olora"})
+    >>> loaded.config.train.epochs, loaded.config.method.name
+    (2, 'olora')
     """
     loaded = read_config(source, overrides)
     if loaded.problems:
@@ -79,13 +90,14 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
     return loaded
 
 
-def read_config(source: str, overrides: Sequence[str] = ()) -> LoadedConfig:
+def read_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
     """As `load_config`, but mistakes come with the configuration, so that data and model can be checked too.
 
     Raises InputErrors where nothing is left to check.
     """
-    text, shown, path = _read(source)
-    document = read_yaml(text, shown)
+    document, path = _read(source)
+    overrides = as_overrides(overrides)
+    shown = document.places.source
     problems = list(document.problems)
     data, places = document.data, document.places
     base_folder = path.parent if path else Path()
@@ -170,7 +182,17 @@ def _choice(names: Sequence[str]) -> str:
     return f"; the recipes are {', '.join(names)}" if names else ""
 
 
-def _read(source: str) -> tuple[str, str, Path | None]:
+def _read(source: Source) -> tuple[Document, Path | None]:
+    """What the user gave, and the path of its file, where it has one."""
+    if isinstance(source, Config):
+        source = source.model_dump(mode="json")
+    if isinstance(source, Mapping):
+        return as_document(source), None
+    text, shown, path = _read_text(str(source))
+    return read_yaml(text, shown), path
+
+
+def _read_text(source: str) -> tuple[str, str, Path | None]:
     """Text, how to call it, and path (None: a recipe) of what the user named."""
     path = Path(source)
     names = recipe_names()
@@ -217,7 +239,7 @@ def _mistakes(data: dict[str, Any], places: Places) -> list[Problem]:
         # output_dir has a default, unless the name that it is made from is wrong: one mistake, reported once.
         made_up = () if "output_dir" in data else (("output_dir",),)
         problems += problems_of(error, Config, places, lambda path: None if path in made_up else path)
-    return problems + _name_problems(data, places) + _stage_problems(data, places)
+    return problems + _name_problems(data, places) + stage_problems(data, places)
 
 
 def _task_names(data: dict[str, Any]) -> list[str | None]:
@@ -248,37 +270,6 @@ def _name_problems(data: dict[str, Any], places: Places) -> list[Problem]:
                 hint = did_you_mean(name, known) or f"; the tasks are {', '.join(known)}"
                 problems.append(Problem(places.where(("stages", name)), f"no task is called '{name}'{hint}"))
     return problems
-
-
-def _stage_problems(data: dict[str, Any], places: Places) -> list[Problem]:
-    """Training options of single tasks that are wrong once merged with those of all tasks."""
-    shared = data["train"] if isinstance(data.get("train"), dict) else {}
-    shared_is_right = _train_error(shared) is None
-    problems: list[Problem] = []
-    stages = data.get("stages")
-    for name, stage in stages.items() if isinstance(stages, dict) else ():
-        own = stage.get("train") if isinstance(stage, dict) else None
-        if not isinstance(own, dict):
-            continue
-        at_key: Key = ("stages", name, "train")
-
-        def locate(path: Key, own: dict[str, Any] = own, at_key: Key = at_key) -> Key | None:
-            # A mistake in `train` itself is reported there; one of no single key, only where `train` is
-            # right.
-            return (*at_key, *path) if (path[0] in own if path else shared_is_right) else None
-
-        problems += number_problems(own, TrainOptions, places, at_key)
-        error = _train_error({**shared, **own})
-        problems += problems_of(error, TrainOptions, places, locate) if error else []
-    return problems
-
-
-def _train_error(options: dict[str, Any]) -> ValidationError | None:
-    try:
-        TrainOptions.model_validate(options)
-    except ValidationError as error:
-        return error
-    return None
 
 
 def _flat(value: Any, path: Key = ()) -> dict[Key, Any]:

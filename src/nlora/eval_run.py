@@ -110,17 +110,13 @@ def eval_command(
         overrides.append(f"data={json.dumps(str(Path(data).absolute()) if Path(data).is_dir() else data)}")
     target = None if out is None else _writable(Path(out))
     chosen = read_stage(Path(run), stage, overrides)
-    config = chosen.config
-    seen = len(config.tasks) if config.evaluate.unseen or not chosen.stage else chosen.stage
-    asked = asked_tasks(
-        config,
-        chosen.loaded.base_folder,
-        names=[name.strip() for name in tasks.split(",") if name.strip()] if tasks else (),
-        file=None if tasks_file is None else Path(tasks_file),
-        default=[task.name for task in config.tasks[:seen]],
+    asked = tasks_to_ask(
+        chosen,
+        [name.strip() for name in tasks.split(",") if name.strip()] if tasks else (),
+        None if tasks_file is None else Path(tasks_file),
     )
     announce_downloads(chosen.loaded, progress_console)
-    with RunProgress(progress_console, stages=len(config.tasks)) as progress:
+    with RunProgress(progress_console, stages=len(chosen.config.tasks)) as progress:
         report = evaluate(chosen, asked, progress)
     if target is not None:
         write_text(target, "".join(f"{json.dumps(p.line())}\n" for p in report.predictions))
@@ -131,6 +127,17 @@ def eval_command(
         if target is not None:
             console.print(f"answers  {target}", markup=False, highlight=False)
     return report
+
+
+def tasks_to_ask(stage: CommittedStage, names: Sequence[str] = (), file: Path | None = None) -> list[Asked]:
+    """The tasks of these names and of a file of tasks; with neither, those that the run itself scored at the stage.
+
+    Raises InputErrors with every mistake found.
+    """
+    config = stage.config
+    seen = len(config.tasks) if config.evaluate.unseen or not stage.stage else stage.stage
+    default = [task.name for task in config.tasks[:seen]]
+    return asked_tasks(config, stage.loaded.base_folder, names=names, file=file, default=default)
 
 
 def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgress) -> Report:

@@ -41,6 +41,11 @@ class Learned:
         self._quantised = any(is_quantised(linear_layer(model, name)) for name in module_names)
         self._inside: list[State] = []
 
+    @property
+    def is_in_weights(self) -> bool:
+        """Whether updates are put into the backbone's own weights, not beside them."""
+        return isinstance(self._folded, FoldedBackbone)
+
     def recall(self, folder: Path, method: Method, *, last: bool, passed_over: bool = False) -> None:
         """Take back what a stage trained, from its folder. last: whether nothing is trained after it.
 

@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING
 from nlora.base_folder import located
 from nlora.config import Config
 from nlora.config_file import LoadedConfig, load_config
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, ModelError, Problem
 from nlora.methods import build
 from nlora.methods.base import Method
 from nlora.run_dir import RunDir
 from nlora.run_file import RUN_FILE, read_run_file
 
 if TYPE_CHECKING:
+    from nlora.backbone import Backbone
     from nlora.data.base import Task
     from nlora.evaluation import Answers
+    from nlora.learned import Learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,41 +97,72 @@ def _checked(run: RunDir, stage: int | None) -> int:
     raise InputErrors([Problem("--stage", problem)])
 
 
+def merged(stage: CommittedStage, index: int) -> Backbone:
+    """The stage's model as a plain one of transformers, with the updates that answer a task in its weights.
+
+    index: as of `Served.answer`. A backbone of 16 bits comes in float32: its own numbers have no room for the updates.
+    Raises ModelError where its weights cannot take updates in: they are quantised, or shared by several layers.
+    """
+    backbone = _backbone(stage.config)
+    if stage.method.trains == "adapter" and not getattr(backbone.model, "is_quantized", False):
+        backbone.model.float()
+    learned = _recalled(stage, backbone)
+    learned.serve(stage.method, index)
+    if stage.stage and not learned.is_in_weights:
+        raise ModelError(
+            f"model {stage.config.model}: its weights are quantised or shared by layers, so that updates cannot be "
+            "merged into them; load the adapters of the stages with PEFT, or ask the run itself"
+        )
+    return backbone
+
+
+def _backbone(config: Config) -> Backbone:
+    from nlora.backbone import load_backbone
+
+    return load_backbone(
+        config.model,
+        dtype=config.dtype,
+        quantise=config.quantise,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _recalled(stage: CommittedStage, backbone: Backbone) -> Learned:
+    """What the stage had learned, over a backbone just loaded."""
+    from nlora.adapters import target_modules
+    from nlora.learned import Learned
+
+    modules = [module.name for module in target_modules(backbone.model, stage.config.lora)]
+    learned = Learned(backbone.model, modules)
+    for k in range(1, stage.stage + 1):
+        learned.recall(
+            stage.run.stage_folder(k),
+            stage.methods[k - 1],
+            passed_over=stage.run.stage_record(k).is_passed_over,
+            last=k == stage.stage,
+        )
+    return learned
+
+
 class Served:
     """The model of a stage, loaded. tasks: those that will be asked; it is tried out on their texts."""
 
     def __init__(self, stage: CommittedStage, tasks: Sequence[Task]) -> None:
-        from nlora.adapters import target_modules
-        from nlora.backbone import load_backbone
         from nlora.evaluation import Evaluator
-        from nlora.learned import Learned
         from nlora.plan import make_encoder
         from nlora.positions import positions_of
         from nlora.tryout import probes, try_out
 
         config = stage.config
-        backbone = load_backbone(
-            config.model,
-            dtype=config.dtype,
-            quantise=config.quantise,
-            trust_remote_code=config.trust_remote_code,
-        )
+        backbone = _backbone(config)
         encoder = make_encoder(config, positions_of(backbone.model))
         paths = try_out(
             backbone,
             [probes(task, encoder) for task in tasks],
             generates=any(config.evaluate.decode == "generate" or not task.labels for task in tasks),
         )
-        modules = [module.name for module in target_modules(backbone.model, config.lora)]
         self._method = stage.method
-        self._learned = Learned(backbone.model, modules)
-        for k in range(1, stage.stage + 1):
-            self._learned.recall(
-                stage.run.stage_folder(k),
-                stage.methods[k - 1],
-                passed_over=stage.run.stage_record(k).is_passed_over,
-                last=k == stage.stage,
-            )
+        self._learned = _recalled(stage, backbone)
         self._evaluator = Evaluator(backbone, encoder, config.evaluate, paths)
 
     def answer(

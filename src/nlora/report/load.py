@@ -43,6 +43,7 @@ class StageFiles:
 
     number: int
     task: str
+    folder: Path
     record: StageRecord
     steps: int
     losses: tuple[Step, ...]
@@ -165,6 +166,7 @@ def _stage(place: Path, number: int, task: str) -> StageFiles:
     return StageFiles(
         number=number,
         task=task,
+        folder=place,
         record=record,
         steps=steps,
         losses=losses,
