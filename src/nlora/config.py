@@ -203,7 +203,14 @@ RELEASED_CHOICES: dict[str, dict[str, str]] = {
 
 
 class Config(Frozen):
-    """Everything that decides the outcome of a run."""
+    """Everything that decides the outcome of a run.
+
+    `nlora.load_config` makes one and tells all mistakes in plain words; here pydantic tells them.
+
+    >>> config = nlora.Config(name="support", tasks=["agnews", "yahoo"], method="olora")
+    >>> config.output_dir, config.method.name, config.lora.r
+    ('runs/support', 'olora', 8)
+    """
 
     name: str = Field("run", min_length=1, description="What this run is called in tables.")
     protocol: Literal["released", "repaired"] = Field(

@@ -82,7 +82,7 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
 
     >>> loaded = nlora.load_config("support.yaml", {"train.epochs": 2, "method": "olora"})
     >>> loaded.config.train.epochs, loaded.config.method.name
-    (2, 'olora')
+    (2.0, 'olora')
     """
     loaded = read_config(source, overrides)
     if loaded.problems:

@@ -7,6 +7,7 @@ as_overrides({"train.epochs": 3})                                               
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
@@ -67,9 +68,13 @@ def _plain(value: Any, path: Key, problems: list[Problem]) -> Any:
         return value
     if isinstance(value, str | PurePath):
         return str(value)
-    if isinstance(value, Integral | Real):
-        return int(value) if isinstance(value, Integral) else float(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real) and math.isfinite(value):
+        return float(value)
     what = f"is of type {type(value).__name__}; give text, numbers, truth values, lists or mappings"
+    if isinstance(value, Real):
+        what = f"must be a finite number, not {value}"
     problems.append(Problem(_where(path), what))
     return _LeftOut
 

@@ -36,6 +36,9 @@ def summarize(R: Sequence[Row], *, zero_shot: Row | None = None) -> dict[str, fl
 
     Raises ValueError, naming row and column (from 1), for a matrix that is none: no rows, rows of different
     lengths, more rows than tasks, or an entry that is not a number from 0 to 100.
+
+    >>> nlora.summarize([[90.0, None], [70.0, 80.0]])["forgetting"]
+    20.0
     """
     scores, before = _checked(R, zero_shot)
     last = scores[-1]
