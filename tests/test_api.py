@@ -70,6 +70,14 @@ def here(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
+def asked_model(run: nlora.Run, stage: int) -> Any:
+    """The model that gives the run's answers, with whatever nlora puts around it."""
+    chosen = read_stage(run.folder, stage)
+    served = Served(chosen, [one.task for one in tasks_to_ask(chosen)])
+    served._learned.serve(served._method, 0)
+    return served._evaluator._backbone.model
+
+
 @pytest.fixture
 def shell(request: pytest.FixtureRequest) -> Any:
     """The fixture `nlora`, whose name is here the package's."""
@@ -157,12 +165,7 @@ def test_the_model_is_the_runs_and_the_sum_of_its_stock_adapters(here: Path, tin
         if names:
             stock.base_model.set_adapter(names)
         torch.testing.assert_close(logits(model), logits(stock), rtol=1e-5, atol=1e-5)
-        chosen = read_stage(run.folder, stage)
-        served = Served(chosen, [one.task for one in tasks_to_ask(chosen)])
-        served._learned.serve(served._method, 0)
-        assert torch.equal(logits(model), logits(served._evaluator._backbone.model)), (
-            "the run's own, bit for bit"
-        )
+        assert torch.equal(logits(model), logits(asked_model(run, stage))), "the run's own, bit for bit"
     bare, _ = run.model(0)
     assert not torch.allclose(logits(bare), logits(model), atol=1e-3), "something was learned"
     model.save_pretrained(here / "merged")
@@ -170,6 +173,27 @@ def test_the_model_is_the_runs_and_the_sum_of_its_stock_adapters(here: Path, tin
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(here / "merged").eval()), logits(model))
     assert AutoTokenizer.from_pretrained(here / "merged")("It is down")["input_ids"]
     model(input_ids=IDS, labels=IDS).loss.backward()  # a model like any other: it can be trained on
+
+
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [
+        ("nlora", "gpt2"),
+        ("inclora", "t5"),
+        ("seqlora", "llama"),
+        ("mtl", "llama"),
+        ("seqft", "llama"),
+        ("osf", "llama"),
+    ],
+)
+def test_the_model_of_any_method_and_family_is_the_runs_own(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, method: str, family: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = nlora.run(values(tmp_path, tiny_model(family), method=method))
+    model, _ = run.model()
+    assert torch.equal(logits(model), logits(asked_model(run, 2)))
+    assert not torch.allclose(logits(model), logits(run.model(0)[0]), atol=1e-3)
 
 
 def test_a_model_of_a_bfloat16_run_has_room_for_its_updates(here: Path) -> None:

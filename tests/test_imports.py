@@ -102,7 +102,7 @@ LAYERS = [
         "eval_run",
         "predict_run",
     },
-    {"cli", "cli_ask", "cli_group", "handle"},
+    {"cli", "cli_ask", "cli_group", "opened_run"},
     {"api"},
     {"__main__"},
 ]

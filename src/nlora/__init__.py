@@ -30,9 +30,9 @@ if TYPE_CHECKING:
         RunError,
     )
     from nlora.events import Event
-    from nlora.handle import Run
     from nlora.matrix import AccuracyMatrix
     from nlora.metrics.continual import summarize
+    from nlora.opened_run import Run
 
 __version__ = "0.1.0"
 
@@ -63,7 +63,7 @@ _ROOMS = {
     "config": ("Config",),
     "config_file": ("load_config",),
     "events": ("Event",),
-    "handle": ("Run",),
+    "opened_run": ("Run",),
     "matrix": ("AccuracyMatrix",),
     "metrics.continual": ("summarize",),
 }

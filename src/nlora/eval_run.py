@@ -115,8 +115,8 @@ def eval_command(
         [name.strip() for name in tasks.split(",") if name.strip()] if tasks else (),
         None if tasks_file is None else Path(tasks_file),
     )
-    announce_downloads(chosen.loaded, progress_console)
     with RunProgress(progress_console, stages=len(chosen.config.tasks)) as progress:
+        announce_downloads(chosen.loaded, progress)
         report = evaluate(chosen, asked, progress)
     if target is not None:
         write_text(target, "".join(f"{json.dumps(p.line())}\n" for p in report.predictions))

@@ -46,8 +46,8 @@ def predict_command(
         progress_console.print("one text a line; an empty input (Ctrl-D) ends it", highlight=False)
     quoting = None if index == len(chosen.config.tasks) else chosen.config.tasks[index].quoting
     rows = read_texts(None if file is None else Path(file), stdin, kind=kind, quoting=quoting)
-    announce_downloads(chosen.loaded, progress_console)
     with RunProgress(progress_console, stages=len(chosen.config.tasks)) as progress:
+        announce_downloads(chosen.loaded, progress)
         lines = _answered(chosen, asked, index, rows, progress)
     for line in lines:
         typer.echo(as_line(line))
