@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 # Nothing in the tests may reach a hub; the one fetch of the embedded default goes to the package index.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -173,3 +177,24 @@ def tiny_family(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         return tiny_model(config, FAMILIES[family])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> Path:
+    """A folder with support.yaml, the data of its tasks, and the run runs/support that the command line made of it."""
+    from helpers import desk_values
+
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "support.yaml").write_text(yaml.safe_dump(desk_values(folder, tiny_model("llama"))))
+    command = [sys.executable, "-m", "nlora", "run", "support.yaml"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def here(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder, which is the current one."""
+    copy = tmp_path / "desk"
+    shutil.copytree(desk, copy)
+    monkeypatch.chdir(copy)
+    return copy

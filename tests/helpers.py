@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from nlora.summary import Summary
 
 COLOURS = ("red", "green", "blue")
 ANIMALS = ("fox", "dog", "ox")
+DESK_TASKS = {"tickets": ("billing", "network", "hardware"), "urgency": ("low", "high")}
 
 
 def write_task(
@@ -58,6 +60,26 @@ def write_config(folder: Path, model: Path | str, **changes: Any) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+def desk_values(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
+    """The configuration of a run of two tasks whose files lie in `folder`; paths relative to it, but the model's."""
+    tasks = [write_task(folder / name, "x", labels) for name, labels in DESK_TASKS.items()]
+    for name, task in zip(DESK_TASKS, tasks, strict=True):
+        for split in ("train", "test"):
+            shutil.move(task[split], folder / name / f"{split}.jsonl")
+            task[split] = f"{name}/{split}.jsonl"
+        task["name"] = name
+    return {
+        "name": "support",
+        "model": str(model),
+        "tasks": tasks,
+        "method": {"name": "nlora", "weight": 1e-3},
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
+        "train": {"epochs": 2, "batch_size": 8, "learning_rate": 2e-2},
+        "evaluate": {"batch_size": 4},
+        "seed": 3,
+    } | changes
 
 
 def learn(config: Path | str, *overrides: str) -> Summary:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import doctest
 import json
-import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,53 +18,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nlora
-from helpers import write_task
+from helpers import DESK_TASKS, desk_values
 from nlora.eval_run import tasks_to_ask
 from nlora.served import Served, read_stage
 from tiny import IDS, logits
 
 TinyModel = Callable[[str], Path]
-ROOT = Path(__file__).parents[1]
-TASKS = {"tickets": ("billing", "network", "hardware"), "urgency": ("low", "high")}
-
-
-def values(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
-    """The configuration of a run of two tasks whose files lie in `folder`; paths relative to it, but the model's."""
-    tasks = [write_task(folder / name, "x", labels) for name, labels in TASKS.items()]
-    for name, task in zip(TASKS, tasks, strict=True):
-        for split in ("train", "test"):
-            shutil.move(task[split], folder / name / f"{split}.jsonl")
-            task[split] = f"{name}/{split}.jsonl"
-        task["name"] = name
-    return {
-        "name": "support",
-        "model": str(model),
-        "tasks": tasks,
-        "method": {"name": "nlora", "weight": 1e-3},
-        "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
-        "train": {"epochs": 2, "batch_size": 8, "learning_rate": 2e-2},
-        "evaluate": {"batch_size": 4},
-        "seed": 3,
-    } | changes
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel) -> Path:
-    """A folder with support.yaml, the data of its tasks, and the run runs/support that the command line made of it."""
-    folder = tmp_path_factory.mktemp("desk")
-    (folder / "support.yaml").write_text(yaml.safe_dump(values(folder, tiny_model("llama"))))
-    command = [sys.executable, "-m", "nlora", "run", "support.yaml"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return folder
-
-
-@pytest.fixture
-def here(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder, which is the current one."""
-    copy = tmp_path / "desk"
-    shutil.copytree(desk, copy)
-    monkeypatch.chdir(copy)
-    return copy
 
 
 def asked_model(run: nlora.Run, stage: int) -> Any:
@@ -190,7 +146,7 @@ def test_the_model_of_any_method_and_family_is_the_runs_own(
     tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, method: str, family: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run = nlora.run(values(tmp_path, tiny_model(family), method=method))
+    run = nlora.run(desk_values(tmp_path, tiny_model(family), method=method))
     model, _ = run.model()
     assert torch.equal(logits(model), logits(asked_model(run, 2)))
     assert not torch.allclose(logits(model), logits(run.model(0)[0]), atol=1e-3)
@@ -215,7 +171,7 @@ def test_a_method_with_a_model_for_each_task_is_asked_which(here: Path) -> None:
     run = nlora.run(nlora.load_config("support.yaml", {"method": "pertask", "output_dir": "runs/own"}))
     with pytest.raises(nlora.InputErrors, match=r"task: pertask has a model for each task.*'tickets'"):
         run.model()
-    tickets, urgency = (logits(run.model(task=task)[0]) for task in TASKS)
+    tickets, urgency = (logits(run.model(task=task)[0]) for task in DESK_TASKS)
     assert not torch.allclose(tickets, urgency, atol=1e-3)
     assert torch.equal(tickets, logits(run.model(stage=1)[0]))
 
@@ -248,7 +204,7 @@ def test_the_matrix_has_names_and_prints_as_the_command_line_prints_it(here: Pat
 def test_answers_and_scores_are_those_of_the_run(here: Path, shell: Any) -> None:
     run = nlora.open_run("runs/support")
     lines = [json.loads(line) for line in answers(run.folder)[1].splitlines()]
-    for task in TASKS:
+    for task in DESK_TASKS:
         own = [line for line in lines if line["Dataset"] == task]
         texts = [line["Instance"]["sentence"] for line in own]
         assert run.predict(texts, task=task) == [line["Prediction"] for line in own]
@@ -337,37 +293,3 @@ def test_wrong_questions_are_told_in_the_words_of_python(here: Path) -> None:
         nlora.open_run("runs/none")
     with pytest.raises(nlora.InputErrors, match="give two or more"):
         nlora.interference({"a": run.stages[0].folder / "adapter"})
-
-
-# Examples
-
-
-@pytest.mark.parametrize("name", [name for name in nlora.__all__ if name != "__version__"])
-def test_every_public_name_has_an_example_that_runs(name: str, here: Path) -> None:
-    """And so has every public method and property of Run."""
-    thing = getattr(nlora, name)
-    names = {"nlora": nlora, "run": nlora.open_run("runs/support")}
-    tests = doctest.DocTestFinder().find(thing, name, module=False, globs=names)
-    examples = {test.name: test.examples for test in tests}
-    assert examples[name], f"{name} has no example"
-    if name == "Run":
-        public = [n for n in vars(thing) if not n.startswith("_")]
-        assert all(examples.get(f"Run.{n}") for n in public), public
-    for test in tests:
-        told: list[str] = []
-        assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=told.append).failed == 0, (
-            "".join(told)
-        )
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
-def test_the_python_of_the_page_runs(page: str, here: Path, tiny_model: TinyModel) -> None:
-    shutil.rmtree("runs")
-    text = (ROOT / page).read_text()
-    blocks = [b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "import nlora" in b or "run." in b]
-    assert blocks
-    names: dict[str, Any] = {}
-    for block in blocks:
-        code = block.replace('"smollm2"', repr(str(tiny_model("llama"))))
-        exec(compile(code, page, "exec"), names)
-    assert list(Path("runs").iterdir())

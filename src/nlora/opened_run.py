@@ -190,4 +190,4 @@ def _named_as_in_python() -> Iterator[None]:
     try:
         yield
     except InputErrors as error:
-        raise InputErrors(Problem(p.where.removeprefix("--"), p.what) for p in error.problems) from error
+        raise InputErrors(Problem(p.where.removeprefix("--"), p.what) for p in error.problems) from None
