@@ -108,7 +108,7 @@ def merged(stage: CommittedStage, index: int) -> Backbone:
         backbone.model.float()
     learned = _recalled(stage, backbone)
     learned.serve(stage.method, index)
-    if stage.stage and not learned.is_in_weights:
+    if any(learned.updates) and not learned.is_in_weights:
         raise ModelError(
             f"model {stage.config.model}: its weights are quantised or shared by layers, so that updates cannot be "
             "merged into them; load the adapters of the stages with PEFT, or ask the run itself"
