@@ -16,6 +16,7 @@ import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 import nlora
 from helpers import DESK_TASKS, desk_values
@@ -99,7 +100,11 @@ def test_what_on_event_prints_on_a_terminal_is_seen_and_nothing_else(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # the bars of a terminal would take over what is printed
-    nlora.run(nlora.load_config("support.yaml", {"output_dir": "runs/quiet"}))
+    shown = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()  # transformers has one for saving a model
+    nlora.run(nlora.load_config("support.yaml", {"output_dir": "runs/quiet", "method": "seqft"}))
+    if not shown:
+        logging.disable_progress_bar()
     assert capfd.readouterr() == ("", "")
     nlora.run(nlora.load_config("support.yaml", {"output_dir": "runs/told"}), on_event=print)
     assert "stage 2: urgency, step 4 of 4\n" in capfd.readouterr().out

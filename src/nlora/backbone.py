@@ -74,7 +74,7 @@ def load_backbone(
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     number, device = getattr(torch, dtype), PartialState().device
     arguments = source.arguments | (loading_arguments(quantise, number, device) if quantise else {})
-    with _one_clear_line(name), _quiet_loading():
+    with _one_clear_line(name), quiet_bars():
         model, found = _kind(config, name).from_pretrained(
             source.path,
             dtype=number,
@@ -104,7 +104,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
     import transformers
 
     source = _locate(name)
-    with _one_clear_line(name), _quiet_loading():
+    with _one_clear_line(name), quiet_bars():
         return transformers.AutoConfig.from_pretrained(
             source.path, trust_remote_code=trust_remote_code, **source.arguments
         )
@@ -146,7 +146,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     import transformers
 
     source = _locate(name)
-    with _one_clear_line(name), _quiet_loading():
+    with _one_clear_line(name), quiet_bars():
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source.path, trust_remote_code=trust_remote_code, **source.arguments
         )
@@ -215,8 +215,8 @@ def _one_clear_line(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Without transformers' loading bars: ours tells what happens."""
+def quiet_bars() -> Iterator[None]:
+    """Without transformers' bars of loading and saving: ours tells what happens."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -252,7 +252,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         # The conversion draws a bar of its own on stderr that no setting turns off, and NumPy warns in it.
-        with _quiet_loading(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        with quiet_bars(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
             model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)

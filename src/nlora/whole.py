@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from torch import nn
 
+from nlora.backbone import quiet_bars
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.factors import State
 from nlora.model_facts import recompute_activations
@@ -62,7 +63,8 @@ class WholeModel:
 
     def commit(self, folder: Path, *, base_model: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write model and tokenizer into folder/model, which can be any run's `model`."""
-        self.model.save_pretrained(folder / MODEL)
+        with quiet_bars():
+            self.model.save_pretrained(folder / MODEL)
         tokenizer.save_pretrained(folder / MODEL)
 
     @staticmethod
