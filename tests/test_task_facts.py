@@ -273,14 +273,19 @@ def test_a_sample_knows_what_it_was_drawn_from(tmp_path: Path) -> None:
     assert facts(1).test.drawn_from is None
 
 
+@pytest.mark.parametrize("command", ["run", "check"])
 def test_the_whole_command_line_says_it_and_stops_with_2(
-    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_model: TinyModel,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
 ) -> None:
     from nlora import cli
 
     config = unfinished(tmp_path, tiny_model("llama"))
     edit(tmp_path / "colours-test.jsonl", lambda lines: lines[:3])
-    monkeypatch.setattr("sys.argv", ["nlora", "run", str(config)])
+    monkeypatch.setattr("sys.argv", ["nlora", command, str(config)])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2

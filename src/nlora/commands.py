@@ -126,7 +126,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
             )
         ),
         f"about {display.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
-        _written_where(config),
+        _written_where(plan),
         *plan.limits,
         *_faster_format(config),
         *protocol_notes(config),
@@ -136,14 +136,23 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
     return plan
 
 
-def _written_where(config: Config) -> str:
-    """The folder, and what `nlora run` would say of a run that is in it already."""
+def _written_where(plan: Plan) -> str:
+    """The folder, and what `nlora run` would say of a run that is in it already.
+
+    Raises InputErrors, as it would, where the tasks of that run have changed.
+    """
+    from nlora.record import facts_of_run
+
+    config = plan.config
     folder = Path(config.output_dir)
     if not (folder / RUN_FILE).is_file():
         return f"would be written to {folder}"
     if found := what_differs(read_run_file(folder), config):
         return f"{folder} belongs to another configuration ({'; '.join(found)}); give another output_dir"
-    done = len(RunDir.read(config).committed_stages())
+    run = RunDir.read(config)
+    done = len(run.committed_stages())
+    if done < len(config.tasks):
+        facts_of_run(run, plan.tasks)
     return f"would go on in {folder}, which has {done} of {len(config.tasks)} stages"
 
 
