@@ -128,6 +128,14 @@ stages:
             "my.yaml:2: train.epochs: must be a finite number > 0, not .inf",
         ),
         (
+            "tasks: [a]\ntrain: {epochs: .nan}",
+            "my.yaml:2: train.epochs: must be a finite number > 0, not .nan",
+        ),
+        (
+            "tasks: [a]\ntrain: {epochs: Infinity}",
+            "my.yaml:2: train.epochs: must be a number > 0, not 'Infinity'",
+        ),
+        (
             "tasks: [a]\nlora: {targets: q}",
             "my.yaml:2: lora.targets: must be a list of texts, or null, not 'q'; write [q]",
         ),

@@ -120,7 +120,7 @@ def read_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
         else:
             problems += changed
     adjust_stages(data, named, overrides)
-    problems = sorted(problems + _mistakes(data, places), key=_line)
+    problems = sorted(dict.fromkeys(problems + _mistakes(data, places)), key=_line)
     config, doubtful = usable(data)
     if config is None:
         raise InputErrors(problems)

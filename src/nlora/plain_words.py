@@ -56,12 +56,19 @@ def number_problems(values: Any, model: type[BaseModel], places: Places, at_key:
     """
     found: list[Problem] = []
     for path, value in _leaves(values):
-        suspicious = isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value))
         spec = _spec(model, path)
-        if suspicious and _plain(spec.annotation) in (int, float):
+        if _plain(spec.annotation) in (int, float) and (isinstance(value, bool) or _is_infinite(value)):
             full = (*at_key, *path)
             found.append(Problem(places.where(full), _must_be(spec, value, places.written.get(full))))
     return found
+
+
+def _is_infinite(value: Any) -> bool:
+    """Whether a number, or a text that is read as one, is infinite or none."""
+    try:
+        return isinstance(value, float | str) and not math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _reported_elsewhere(detail: Any) -> bool:
