@@ -58,7 +58,7 @@ class PlainPasses:
                 first = self.logits_of(self.batches[0])
                 self.gradients = self.gradients_at(first) if self._factors else {}
             with torch.no_grad():
-                others = [self.logits_of(batch, spare=True) for batch in self.batches[1:]]
+                others = [self.logits_of(batch, whole=0) for batch in self.batches[1:]]
                 self.logits = [first.detach(), *others]
         except MODEL_RAISES as error:
             raise ModelError(
@@ -68,13 +68,15 @@ class PlainPasses:
         if not all(torch.isfinite(logits).all() for logits in self.logits):
             raise ModelError(f"model {backbone.name}: its logits are no finite numbers; try dtype: float32")
 
-    def logits_of(self, examples: Sequence[Encoded], *, spare: bool = False) -> Tensor:
+    def logits_of(self, examples: Sequence[Encoded], *, whole: int = 1) -> Tensor:
         """(N, V) logits that predict the answers' tokens, each example alone and without padding.
 
-        spare: leave the prompts' other logits out where the model knows how: a fifth of a pass of SmolLM2.
+        whole: of how many examples, from the last on, the prompts' logits are computed, too. Where the model knows how
+        to leave them out, this spares a fifth of a pass of SmolLM2; that it does so rightly, the others show.
         """
         logits = []
-        knows = spare and "logits_to_keep" in forward_parameters(self.backbone.model)
+        knows = "logits_to_keep" in forward_parameters(self.backbone.model)
+        spared = {id(e) for e in examples[: len(examples) - whole]} if knows else set()
         for e in examples:
             if self.backbone.encoder_decoder:
                 ids = torch.tensor([e.prompt_ids], device=self.device)
@@ -84,7 +86,7 @@ class PlainPasses:
                 logits.append(output.logits[0])
             else:
                 ids = torch.tensor([[*e.prompt_ids, *e.answer_ids[:-1]]], device=self.device)
-                keep = {"logits_to_keep": len(e.answer_ids)} if knows else {}
+                keep = {"logits_to_keep": len(e.answer_ids)} if id(e) in spared else {}
                 output = self.model(input_ids=ids, use_cache=False, **keep)
                 logits.append(output.logits[0, -len(e.answer_ids) :])
         return torch.cat(logits)
