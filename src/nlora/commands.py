@@ -33,6 +33,7 @@ from nlora.report import REPORT_FILE
 from nlora.run_dir import RunDir, stage_name
 from nlora.run_file import RUN_FILE, read_run_file, what_differs
 from nlora.summary import Summary, read_summary
+from nlora.task_facts import decode_of
 
 DEMO = "demo"
 DEMO_METHODS = ("nlora", "inclora")
@@ -117,14 +118,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
             else f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})"
         ),
         f"scored on {config.evaluate.split} examples, "
-        + ", ".join(
-            sorted(
-                {
-                    "labels" if t.labels and config.evaluate.decode == "labels" else "generate"
-                    for t in plan.tasks
-                }
-            )
-        ),
+        + ", ".join(sorted({decode_of(task, config.evaluate) for task in plan.tasks})),
         f"about {display.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
         _written_where(plan),
         *plan.limits,
@@ -202,7 +196,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
             [probes(task, plan.encoder) for task in plan.tasks],
             lora=config.lora,
             needs_gradients=plan.methods[0].trains == "adapter",
-            generates=any(config.evaluate.decode == "generate" or not task.labels for task in plan.tasks),
+            generates=any(decode_of(task, config.evaluate) == "generate" for task in plan.tasks),
         )
         progress.say(
             f"{config.name}: {config.method.name} learns {len(plan.tasks)} tasks on {config.model}, "

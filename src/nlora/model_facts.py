@@ -23,6 +23,10 @@ from nlora.errors import ModelError
 Batch = dict[str, Tensor]
 _TOLERANCE, _SHORT_TOLERANCE = 1e-3, 4e-2
 """Of the largest logit; the second one for models of 16 bits."""
+MODEL_RAISES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What the code of a model, of whoever's making, raises when it is asked what it cannot do."""
 _log = logging.getLogger(__name__)
 
 
@@ -141,7 +145,7 @@ def logits_agree(model: nn.Module, attempt: Callable[[], tuple[Tensor, Tensor]])
     try:
         with torch.no_grad():
             off = logits_off(*attempt())
-    except (LookupError, AttributeError, RuntimeError, TypeError, ValueError):
+    except MODEL_RAISES:
         return False
     finally:
         model.train(training)

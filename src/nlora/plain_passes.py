@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from nlora.data.encoded import Encoded
 from nlora.errors import ModelError
-from nlora.model_facts import decoder_start, forward_parameters, logits_off, logits_tolerance
+from nlora.model_facts import MODEL_RAISES, decoder_start, forward_parameters, logits_off, logits_tolerance
 
 if TYPE_CHECKING:
     from nlora.adapters import Adapter
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 _GRADIENT_OFF, _SHORT_GRADIENT_OFF = 1e-2, 2e-1
 """Of the norm of a layer's gradient; the second one for models of 16 bits."""
-MODEL_RAISES = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-"""What the code of a model, of whoever's making, raises when it is asked what it cannot do."""
 
 
 class PlainPasses:

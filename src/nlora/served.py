@@ -24,6 +24,7 @@ from nlora.methods import build
 from nlora.methods.base import Method
 from nlora.run_dir import RunDir
 from nlora.run_file import RUN_FILE, read_run_file
+from nlora.task_facts import decode_of
 
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
@@ -159,7 +160,7 @@ class Served:
         paths = try_out(
             backbone,
             [probes(task, encoder) for task in tasks],
-            generates=any(config.evaluate.decode == "generate" or not task.labels for task in tasks),
+            generates=any(decode_of(task, config.evaluate) == "generate" for task in tasks),
         )
         self._method = stage.method
         self._learned = _recalled(stage, backbone)

@@ -30,9 +30,10 @@ from nlora.errors import ModelError
 from nlora.greedy import greedy_generation, is_plain
 from nlora.lean import lean
 from nlora.logits import answer_logits
+from nlora.model_facts import MODEL_RAISES
 from nlora.packed import packed_attention
 from nlora.paths import Paths, Rows, usual_paths
-from nlora.plain_passes import MODEL_RAISES, PlainPasses, first_line
+from nlora.plain_passes import PlainPasses, first_line
 from nlora.reading import Reader
 
 if TYPE_CHECKING:
