@@ -139,6 +139,8 @@ class _Trial:
     @torch.no_grad()
     def _reading_off(self, way: Rows, continues: bool) -> str | None:
         for number, examples in enumerate(self._batches):
+            # The end token takes no part in a label's score; the first batch runs up to it all the same.
+            unscored = int(number > 0 and not self._generates)
             expected = self._plain.by_example(number)
             prompts = [Encoded(e.prompt_ids, []) for e in examples]
             reader = Reader(
@@ -150,7 +152,7 @@ class _Trial:
             )
             order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].prompt_ids))
             for some in [[i] for i in order] if way == "single" else [order]:
-                count = min(_FOLLOWING, *(len(examples[i].answer_ids) for i in some)) - 1
+                count = max(min(_FOLLOWING, *(len(examples[i].answer_ids) - unscored for i in some)) - 1, 0)
                 reading = reader.read([prompts[i] for i in some])
                 tokens = torch.tensor([examples[i].answer_ids[:count] for i in some], device=self._device)
                 logits = [reading.first[:, None]]
