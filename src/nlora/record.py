@@ -13,14 +13,8 @@ from nlora.data.base import Task
 from nlora.data.prompts import TAIL, head, names, prompt
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation import Answers
-from nlora.metrics.text import free_text_score, told_apart
-from nlora.results import (
-    Prediction,
-    exact_match_by_dataset,
-    predict_results,
-    train_results,
-    write_results,
-)
+from nlora.metrics.text import as_they_are, exact_match, free_text_score, told_apart
+from nlora.results import Prediction, predict_results, train_results, write_results
 from nlora.run_dir import RunDir, write_stage_record
 from nlora.summary import StageRecord
 from nlora.task_facts import Metric, TaskFacts, changes, facts_of
@@ -32,8 +26,10 @@ def accuracy(task: Task, answers: Answers) -> float:
 
     Labels that this would make one are compared as they are.
     """
-    (percent,) = exact_match_by_dataset(predictions_of(task, answers)).values()
-    return percent
+    apart = told_apart(task.labels or ())
+    pairs = zip(answers.texts, (example.label for example in task.test), strict=True)
+    hits = sum(exact_match(*(pair if apart else as_they_are(*pair))) for pair in pairs)
+    return 100.0 * hits / len(task.test)
 
 
 def facts_of_run(run: RunDir, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
