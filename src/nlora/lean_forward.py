@@ -18,7 +18,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from nlora.beside import added_to
-from nlora.kernels.lora import lora_linear
+from nlora.kernels.lora_linear import lora_linear
 from nlora.kernels.rotary import rotate
 
 _ROTATION = "apply_rotary_pos_emb"

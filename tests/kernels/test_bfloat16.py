@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from nlora.kernels.elementwise import rms_norm, silu_mul
-from nlora.kernels.lora import lora_linear
+from nlora.kernels.lora_linear import lora_linear
 from nlora.kernels.rotary import rotate
 
 Function = Callable[..., Tensor]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nlora.kernels.l1 import factor_l1, update_l1, update_l1_sum
     from nlora.kernels.orthogonal import frobenius_norm, row_overlap_l1, row_overlap_l2_squared
-    from nlora.kernels.weighted import weighted_square_sum
+    from nlora.kernels.weighted_square import weighted_square_sum
 
 __all__ = [
     "factor_l1",

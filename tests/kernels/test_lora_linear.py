@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nlora.kernels.dropout import kept_entries, kept_scale
-from nlora.kernels.lora import lora_linear
+from nlora.kernels.lora_linear import lora_linear
 
 
 def factors(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
