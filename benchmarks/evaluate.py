@@ -37,7 +37,7 @@ import measure
 from measure import Spread
 from nlora.adapters import Adapter
 from nlora.backbone import Backbone
-from nlora.config import EvaluateOptions, LoraOptions, TrainOptions
+from nlora.config.schema import EvaluateOptions, LoraOptions, TrainOptions
 from nlora.data.base import Task
 from nlora.data.collate import IGNORED
 from nlora.data.encode import Encoded, Encoder

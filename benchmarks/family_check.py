@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from nlora.adapters import Adapter, target_modules
 from nlora.backbone import Backbone, load_backbone, load_skeleton
-from nlora.config import EvaluateOptions, LoraOptions
+from nlora.config.schema import EvaluateOptions, LoraOptions
 from nlora.data.base import Example, Task
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.encode import Encoded, Encoder

@@ -31,7 +31,7 @@ import measure
 from measure import Spread
 from nlora.adapters import Adapter
 from nlora.backbone import Backbone
-from nlora.config import LoraOptions, TrainOptions
+from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.encode import Encoded
 from nlora.factors import Factors, State, stack
 from nlora.learned import keep_updates

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from nlora.adapters import Adapter
 from nlora.backbone import Backbone
-from nlora.config import LoraOptions, TrainOptions
+from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.encode import Encoded
 from nlora.logits import answer_logits

@@ -41,7 +41,7 @@ import measure
 from measure import Spread
 from nlora.adapters import Adapter
 from nlora.backbone import Backbone
-from nlora.config import LoraOptions, TrainOptions
+from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
 from nlora.data.encode import Encoded
 from nlora.memory import peak_memory_bytes

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from nlora.commands import run_sequence
-from nlora.config_file import load_config
+from nlora.config.load import load_config
 from nlora.summary import Summary
 
 COLOURS = ("red", "green", "blue")

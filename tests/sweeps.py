@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from nlora.config_file import load_config
+from nlora.config.load import load_config
 from nlora.run_dir import RunDir, write_stage_record
 from nlora.summary import StageRecord
 from nlora.sweep import sweep_command

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 
 from nlora.adapters import Adapter, Factors, load_factors
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
 from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits, loss, spread, weights
 

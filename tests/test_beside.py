@@ -12,7 +12,7 @@ from torch import nn
 
 from nlora.adapters import Adapter, Factors, State, target_modules
 from nlora.beside import Beside
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
 from nlora.folding import FoldedBackbone
 from nlora.lean import lean

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from helpers import write_config
-from nlora import other_names, sequence
+from nlora import sequence
+from nlora.config import other_names
 from nlora.reference import configuration_keys
 
 Nlora = Callable[..., Any]

@@ -17,7 +17,7 @@ from nlora import cli
 from nlora.compare import Comparison, Spread, compare, read_runs
 from nlora.compare_formats import compare_command, written
 from nlora.compare_table import ComparisonView
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.errors import InputErrors, NloraError
 from nlora.run_lock import held_lock
 from nlora.summary import Collision, StageRecord, Summary, summary_of, write_summary

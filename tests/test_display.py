@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.display import accuracy_table, comparison_table, duration, paths
 from nlora.summary import StageRecord, Summary, summary_of
 

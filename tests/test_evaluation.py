@@ -13,7 +13,7 @@ import torch
 
 from helpers import learn, write_config
 from nlora.backbone import Backbone, load_backbone
-from nlora.config import Config, EvaluateOptions
+from nlora.config.schema import Config, EvaluateOptions
 from nlora.data.base import Example, Task
 from nlora.data.encode import Encoder
 from nlora.evaluation import Answers, Evaluator

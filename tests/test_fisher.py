@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.data.encode import Encoded
 from nlora.fisher import fisher_information
 from nlora.targets import target_modules

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from golden import load_model
 from nlora.adapters import Adapter, Factors, State
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.folding import FoldedBackbone
 from nlora.logits import answer_logits
 from nlora.methods import build

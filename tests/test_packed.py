@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nlora.backbone import load_backbone
 from nlora.beside import Beside
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.data.encode import Encoded
 from nlora.data.pack import pack
 from nlora.factors import Factors

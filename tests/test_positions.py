@@ -16,7 +16,7 @@ from rich.console import Console
 
 from helpers import learn, write_config
 from nlora.commands import check_command
-from nlora.config_file import load_config
+from nlora.config.load import load_config
 from nlora.errors import InputErrors
 from nlora.plan import make_plan
 from nlora.positions import Positions, positions_of

@@ -16,7 +16,7 @@ from helpers import learn, write_config
 from nlora.adapters import Adapter, Factors, State, target_modules
 from nlora.backbone import load_backbone
 from nlora.beside import Beside
-from nlora.config_file import load_config
+from nlora.config.load import load_config
 from nlora.errors import InputErrors, ModelError
 from nlora.factors import load_factors
 from nlora.folding import FoldedBackbone

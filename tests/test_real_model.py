@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from helpers import learn
 from nlora.adapters import Adapter
 from nlora.backbone import load_backbone
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.data import embedded
 from nlora.data.encode import Encoder
 from nlora.data.pack import pack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.data.readers import FORMATS, READERS
 from nlora.data.rows import LABEL_FIELDS, TEXT_FIELDS
 from nlora.reference import configuration_keys, markdown

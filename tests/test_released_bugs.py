@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from golden import CASES, GoldenCase, load_case, load_model
 from nlora.adapters import Adapter
 from nlora.backbone import load_tokenizer
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.data.base import Example, Task
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.encode import Encoder

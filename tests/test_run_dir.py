@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.run_dir import RunDir, stage_name, write_stage_record
 from nlora.summary import Collision, StageRecord, read_summary

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from nlora.config import Config
-from nlora.config_file import differences, load_config
+from nlora.config.load import differences, load_config
+from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.run_dir import RunDir
 from nlora.run_file import read_run_file

@@ -14,7 +14,7 @@ from helpers import learn, write_config
 from nlora import commands
 from nlora.commands import demo_command
 from nlora.compare import read_runs
-from nlora.config_file import read_config, recipe_text
+from nlora.config.load import read_config, recipe_text
 from nlora.errors import InputErrors, RunError
 from nlora.listing import copy_command
 from nlora.sweep import sweep_command

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.run_dir import RunDir
 
@@ -24,7 +24,7 @@ KILLED = textwrap.dedent(
     """
     import json, os, sys
     from pathlib import Path
-    from nlora.config import Config
+    from nlora.config.schema import Config
     from nlora.run_dir import RunDir, write_stage_record
     from nlora.summary import StageRecord, read_summary
 
@@ -101,7 +101,7 @@ def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path: Path) -> 
     code = textwrap.dedent(
         """
         import sys
-        from nlora.config import Config
+        from nlora.config.schema import Config
         from nlora.run_dir import RunDir
         config = Config.model_validate({"tasks": ["agnews", "amazon"], "output_dir": sys.argv[1]})
         try:
@@ -124,7 +124,7 @@ def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path: Path) -> 
 
 def test_a_dead_process_does_not_keep_the_folder(tmp_path: Path) -> None:
     code = (
-        "import os, sys\nfrom nlora.config import Config\nfrom nlora.run_dir import RunDir\n"
+        "import os, sys\nfrom nlora.config.schema import Config\nfrom nlora.run_dir import RunDir\n"
         "config = Config.model_validate({'tasks': ['agnews', 'amazon'], 'output_dir': sys.argv[1]})\n"
         "run = RunDir.open(config, {})\n"
         "os._exit(9)"

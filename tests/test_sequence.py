@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from helpers import learn, same_outcome, write_config
 from nlora.adapters import load_factors
 from nlora.backbone import load_backbone
-from nlora.config_file import load_config
+from nlora.config.load import load_config
 from nlora.data.collate import Collator
 from nlora.data.encode import Encoded
 from nlora.evaluation import Evaluator

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.errors import ModelError, RunError
 from nlora.methods import build
 from nlora.subspace import WEIGHTS_FILE, SubspaceModel

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.summary import StageRecord, read_summary, summary_of, write_summary
 

@@ -13,7 +13,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 
 from helpers import write_config
 from nlora.adapters import Adapter, ModuleShape, target_modules
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.errors import ModelError
 from nlora.targets import target_names
 from tiny import FAMILIES, IDS, LORA, load, logits, spread

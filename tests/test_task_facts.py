@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from helpers import ANIMALS, COLOURS, learn, write_config, write_task
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.data import load_tasks
 from nlora.data.base import Task
 from nlora.errors import InputErrors

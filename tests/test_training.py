@@ -15,7 +15,7 @@ import torch
 from nlora import training
 from nlora.adapters import Adapter, State
 from nlora.backbone import load_backbone
-from nlora.config import LoraOptions, TrainOptions
+from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.encode import Encoded
 from nlora.errors import RunError
 from nlora.methods import build

@@ -19,8 +19,8 @@ from nlora import lean_forward
 from nlora.asked import asked_tasks
 from nlora.backbone import Backbone, load_backbone
 from nlora.commands import run_sequence
-from nlora.config import LoraOptions
-from nlora.config_file import load_config
+from nlora.config.load import load_config
+from nlora.config.schema import LoraOptions
 from nlora.data.encode import Encoded
 from nlora.errors import AdapterError, ModelError
 from nlora.eval_run import evaluate

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from nlora.adapters import Adapter, State
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 
 FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nlora.api import compare, interference, open_run, run
-    from nlora.config import Config
-    from nlora.config_file import load_config
+    from nlora.config.load import load_config
+    from nlora.config.schema import Config
     from nlora.errors import (
         AdapterError,
         FetchError,
@@ -60,8 +60,8 @@ __all__ = [
 
 _ROOMS = {
     "api": ("compare", "interference", "open_run", "run"),
-    "config": ("Config",),
-    "config_file": ("load_config",),
+    "config.schema": ("Config",),
+    "config.load": ("load_config",),
     "events": ("Event",),
     "opened_run": ("Run",),
     "matrix": ("AccuracyMatrix",),

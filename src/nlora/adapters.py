@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
 from nlora.factors import WEIGHTS_FILE, Factors, State, check_finite, load_factors
 from nlora.model_facts import recompute_activations

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlora.config_file import LoadedConfig, Source, read_config
+from nlora.config.load import LoadedConfig, Source, read_config
 from nlora.events import Event
 from nlora.opened_run import Run
 

@@ -16,12 +16,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nlora.config import Config, TaskSource
+from nlora.config.messages import did_you_mean, problems_of
+from nlora.config.schema import Config, TaskSource
+from nlora.config.yaml_positions import Key, read_yaml
 from nlora.data import cl_benchmark, embedded, load_tasks
 from nlora.data.base import Task
 from nlora.errors import InputErrors, Problem
-from nlora.plain_words import did_you_mean, problems_of
-from nlora.yaml_lines import Key, read_yaml
 
 _EMBEDDED = "embedded"
 

@@ -38,7 +38,7 @@ def _key_as_option(error: Any) -> Problem | None:
         return None
     if "overrides" not in {parameter.name for parameter in error.ctx.command.params}:
         return None
-    from nlora.overrides import key_of_option
+    from nlora.config.overrides import key_of_option
 
     given = next((i for i, text in enumerate(sys.argv) if text.startswith(error.option_name)), len(sys.argv))
     written, after = (*sys.argv[given : given + 2], "", "")[:2]

@@ -20,15 +20,15 @@ from rich.table import Table
 
 from nlora import __version__, display, estimate
 from nlora.backbone import EMBEDDED
-from nlora.config import Config
-from nlora.config_file import LoadedConfig, read_config
+from nlora.config.load import LoadedConfig, read_config
+from nlora.config.protocol import pooled_line, protocol_notes
+from nlora.config.schema import Config
 from nlora.data import fetch, load
 from nlora.data.notes import task_notes
 from nlora.errors import InputErrors, Problem
 from nlora.outcome import write_outcome
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
-from nlora.protocol import pooled_line, protocol_notes
 from nlora.report import REPORT_FILE
 from nlora.run_dir import RunDir, stage_name
 from nlora.run_file import RUN_FILE, read_run_file, what_differs

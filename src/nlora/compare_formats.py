@@ -29,8 +29,8 @@ from nlora.compare_table import (
     seeds_of,
     shown_columns,
 )
+from nlora.config.messages import did_you_mean
 from nlora.errors import InputErrors, Problem
-from nlora.plain_words import did_you_mean
 
 Format = Literal["table", "markdown", "latex", "csv"]
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".tex": "latex", ".csv": "csv"}

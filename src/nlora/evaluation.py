@@ -31,7 +31,7 @@ from nlora.task_facts import Decode, decode_of
 
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
-    from nlora.config import EvaluateOptions
+    from nlora.config.schema import EvaluateOptions
     from nlora.data.base import Task
     from nlora.data.encode import Encoder
     from nlora.model_facts import Batch

@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from nlora.atomic import refusal
-from nlora.config_file import recipe_description, recipe_names, recipe_text
+from nlora.config.load import recipe_description, recipe_names, recipe_text
+from nlora.config.yaml_positions import to_yaml
 from nlora.errors import InputErrors, Problem
 from nlora.methods import describe, method_names
-from nlora.yaml_lines import to_yaml
 
 
 def list_command(what: str, console: Console) -> None:

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nlora.config import Config
-from nlora.config_file import load_config
+from nlora.config.load import load_config
+from nlora.config.messages import did_you_mean
+from nlora.config.schema import Config
 from nlora.errors import InputErrors, Problem
 from nlora.matrix import AccuracyMatrix
-from nlora.plain_words import did_you_mean
 from nlora.run_file import RUN_FILE, read_run_file
 from nlora.summary import Summary, read_summary
 

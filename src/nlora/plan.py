@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nlora.config import Config
+from nlora.config.protocol import family_problems
+from nlora.config.schema import Config
 from nlora.data import load_tasks
 from nlora.data.base import Task
 from nlora.data.encode import Encoder
@@ -25,7 +26,6 @@ from nlora.errors import InputErrors, NloraError, Problem, missing
 from nlora.methods import build
 from nlora.methods.base import Method
 from nlora.positions import Positions, positions_of
-from nlora.protocol import family_problems
 from nlora.quantise import quantise_problems
 from nlora.run_file import folder_problem
 from nlora.stage_plan import StagePlan, stage_plans
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nlora.adapters import ModuleShape
-    from nlora.config_file import LoadedConfig
+    from nlora.config.load import LoadedConfig
 
 T = TypeVar("T")
 

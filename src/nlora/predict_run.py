@@ -16,7 +16,7 @@ from rich.console import Console
 
 from nlora.asked import asked_tasks
 from nlora.commands import announce_downloads
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.data.base import Example, Task
 from nlora.data.rows import as_line, text_of
 from nlora.data.texts import read_texts

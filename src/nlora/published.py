@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from nlora.config import Frozen
-from nlora.yaml_lines import read_yaml
+from nlora.config.schema import Frozen
+from nlora.config.yaml_positions import read_yaml
 
 PUBLISHED_FILE = "published.yaml"
 

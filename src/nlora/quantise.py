@@ -19,7 +19,7 @@ from nlora.errors import MissingExtraError, Problem, missing
 if TYPE_CHECKING:
     from torch import nn
 
-    from nlora.config_file import LoadedConfig
+    from nlora.config.load import LoadedConfig
     from nlora.methods.base import Method
 
 Quantise = Literal["4bit", "8bit"]

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from nlora.config import Config, StageOptions, TaskSource
+from nlora.config.schema import Config, StageOptions, TaskSource
 from nlora.methods import describe, method_names
 
 _LIST_OF = {"tasks": TaskSource}

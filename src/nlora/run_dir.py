@@ -41,7 +41,7 @@ from nlora.atomic import (
     sweep,
     write_json,
 )
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.run_file import RUN_FILE, write_or_compare
 from nlora.run_lock import free_lock, held_lock

@@ -19,12 +19,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from nlora.atomic import write_text
-from nlora.base_folder import recorded
-from nlora.config import Config
-from nlora.config_file import differences
+from nlora.config.base_folder import recorded
+from nlora.config.load import differences
+from nlora.config.schema import Config
+from nlora.config.yaml_positions import read_yaml, to_yaml
 from nlora.errors import RunError
 from nlora.summary import SUMMARY_FILE
-from nlora.yaml_lines import read_yaml, to_yaml
 
 RUN_FILE = "run.yaml"
 _COMMENT = (

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nlora.base_folder import located
-from nlora.config import Config
-from nlora.config_file import LoadedConfig, load_config
+from nlora.config.base_folder import located
+from nlora.config.load import LoadedConfig, load_config
+from nlora.config.schema import Config
 from nlora.errors import InputErrors, ModelError, Problem
 from nlora.methods import build
 from nlora.methods.base import Method

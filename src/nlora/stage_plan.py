@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nlora import estimate
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.data.base import Task
 from nlora.data.encode import Encoder
 from nlora.data.encoded import EncodedRows

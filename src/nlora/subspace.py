@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.factors import State
 from nlora.model_facts import recompute_activations

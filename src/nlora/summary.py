@@ -16,10 +16,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nlora.atomic import write_json
-from nlora.config import Config
+from nlora.config.protocol import protocol_notes
+from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.metrics.continual import summarize
-from nlora.protocol import protocol_notes
 from nlora.task_facts import Decode, ExamplesFacts, Metric, TaskFacts, scoring_words
 
 SUMMARY_FILE = "summary.json"

@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from nlora.config import Config, Frozen
+from nlora.config.messages import number_problems, problems_of
+from nlora.config.overrides import apply_override
+from nlora.config.schema import Config, Frozen
+from nlora.config.yaml_positions import Key, Places, read_yaml
 from nlora.errors import InputErrors, Problem
-from nlora.overrides import apply_override
-from nlora.plain_words import number_problems, problems_of
-from nlora.yaml_lines import Key, Places, read_yaml
 
 
 @dataclass(frozen=True, slots=True)

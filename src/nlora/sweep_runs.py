@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nlora.config.yaml_positions import Key, Places
 from nlora.errors import Problem
 from nlora.sweep_file import LoadedSweep, RayOptions, Setting, read_file, setting, settings, shown
-from nlora.yaml_lines import Key, Places
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from nlora.config import ALL_LINEAR, LoraOptions
+from nlora.config.schema import ALL_LINEAR, LoraOptions
 from nlora.errors import ModelError
 
 # Query and value by the last part of their names, in the order in which they are looked for. One name: the

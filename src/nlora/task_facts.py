@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nlora.config import Config, EvaluateOptions
+from nlora.config.schema import Config, EvaluateOptions
 from nlora.data.base import Example, Task
 from nlora.data.digest import digest, text_digest
 from nlora.data.prompts import TAIL, head

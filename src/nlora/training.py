@@ -35,7 +35,7 @@ from nlora.penalised_trainer import ExtraLoss, PenalisedTrainer, Penalty
 
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
-    from nlora.config import TrainOptions
+    from nlora.config.schema import TrainOptions
     from nlora.data.encode import Encoded
     from nlora.learner import Learner
 

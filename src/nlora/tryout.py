@@ -38,7 +38,7 @@ from nlora.reading import Reader
 
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
-    from nlora.config import LoraOptions
+    from nlora.config.schema import LoraOptions
     from nlora.data.base import Task
 
 _LOOKED_AT = 256

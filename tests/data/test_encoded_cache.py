@@ -235,7 +235,7 @@ def test_plans_and_scores_find_the_tokens_of_an_earlier_run(
     tiny_model: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from helpers import write_config
-    from nlora.config_file import load_config
+    from nlora.config.load import load_config
     from nlora.plan import make_plan
 
     config = write_config(tmp_path, tiny_model("llama"))

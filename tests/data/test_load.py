@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.data import embedded, load_tasks
 from nlora.data.base import Example, Task
 from nlora.errors import InputErrors

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from helpers import write_config
 from nlora.commands import check_command, run_sequence
-from nlora.config_file import load_config
+from nlora.config.load import load_config
 from nlora.data.base import Example, Task
 from nlora.data.notes import task_notes
 

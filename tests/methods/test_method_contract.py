@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nlora.adapters import Adapter, State, target_modules
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.data.base import Example, Task
 from nlora.data.encode import Encoded
 from nlora.methods import build, describe, method_names

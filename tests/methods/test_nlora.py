@@ -10,7 +10,7 @@ import torch
 
 from golden import CASES, GoldenCase, load_case, load_model
 from nlora.adapters import Adapter, Factors, ModuleShape, State
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.folding import FoldedBackbone
 from nlora.methods import build
 from nlora.methods.nlora import DEFAULT_WEIGHTS

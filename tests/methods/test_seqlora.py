@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nlora.adapters import Adapter, State
-from nlora.config import LoraOptions
+from nlora.config.schema import LoraOptions
 from nlora.methods import build
 
 

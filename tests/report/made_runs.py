@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.results import Prediction, predict_results, train_results, write_results
 from nlora.run_dir import RunDir, write_stage_record
 from nlora.summary import StageRecord

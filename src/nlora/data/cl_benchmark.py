@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nlora.characters import half_problem
+from nlora.config.characters import half_problem
+from nlora.config.messages import did_you_mean
 from nlora.data.base import Example, Task
 from nlora.data.files import read_examples
 from nlora.data.readers import read_json
 from nlora.data.rows import ProblemList
 from nlora.errors import InputErrors, Problem
-from nlora.plain_words import did_you_mean
 
 UNLABELLED = "-"
 

@@ -33,10 +33,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from nlora.config.messages import did_you_mean
 from nlora.data import fetch
 from nlora.data.base import Example, Task
 from nlora.errors import InputErrors, Problem
-from nlora.plain_words import did_you_mean
 
 # Decides which texts are taken; part of what the tasks are, so no option.
 _SEED = "nlora embedded tasks 1"

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nlora.characters import looks, told_apart
-from nlora.config import Config, TaskSource
+from nlora.config.characters import looks, told_apart
+from nlora.config.schema import Config, TaskSource
 from nlora.data import cl_benchmark, embedded
 from nlora.data.base import Example, Task
 from nlora.data.digest import digest

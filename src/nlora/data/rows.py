@@ -13,10 +13,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nlora.characters import half_problem, look_alike, told_apart
+from nlora.config.characters import half_problem, look_alike, told_apart
+from nlora.config.messages import did_you_mean
 from nlora.data.base import Example
 from nlora.errors import Problem
-from nlora.plain_words import did_you_mean
 
 TEXT_FIELDS = ("sentence", "input", "text")
 LABEL_FIELDS = ("label", "output")

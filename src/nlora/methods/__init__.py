@@ -22,10 +22,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
+from nlora.config.messages import did_you_mean, number_problems, problems_of
+from nlora.config.yaml_positions import Key, Places, dotted
 from nlora.errors import InputErrors, Problem
 from nlora.methods.base import Method, MethodOptions
-from nlora.plain_words import did_you_mean, number_problems, problems_of
-from nlora.yaml_lines import Key, Places, dotted
 
 __all__ = [
     "Method",

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nlora.config import Frozen
+from nlora.config.schema import Frozen
 from nlora.errors import Problem
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nlora.adapters import ModuleShape, State
-    from nlora.config import LoraOptions
+    from nlora.config.schema import LoraOptions
     from nlora.data.base import Example, Task
     from nlora.data.encode import Encoded
     from nlora.learner import Learner

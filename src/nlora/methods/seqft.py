@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nlora.adapters import State
-    from nlora.config import LoraOptions
+    from nlora.config.schema import LoraOptions
     from nlora.learner import Learner
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nlora.config import Config
+from nlora.config.schema import Config
 from nlora.errors import InputErrors, RunError
 from nlora.report.microscope import Microscope, read_microscope
 from nlora.run_dir import OUTPUTS, STAGE_FILE, stage_name

@@ -14,8 +14,8 @@ from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
+from nlora.config.yaml_positions import Document, Key, dotted, read_yaml, to_yaml
 from nlora.errors import InputErrors, Problem
-from nlora.yaml_lines import Document, Key, dotted, read_yaml, to_yaml
 
 _SHOWN = "config"
 """How a mistake in a mapping says where it is: nobody wrote lines."""

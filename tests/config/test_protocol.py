@@ -14,11 +14,11 @@ from rich.console import Console
 
 from helpers import write_config
 from nlora.commands import run_command
-from nlora.config import Config, EvaluateOptions
-from nlora.config_file import dump, load_config
+from nlora.config.load import dump, load_config
+from nlora.config.protocol import family_problems, pooled_line, protocol_notes
+from nlora.config.schema import Config, EvaluateOptions
 from nlora.data import load_tasks
 from nlora.errors import InputErrors
-from nlora.protocol import family_problems, pooled_line, protocol_notes
 from nlora.summary import read_summary
 from released_data import write_benchmark
 

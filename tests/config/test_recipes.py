@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from helpers import learn
-from nlora.config import Config
-from nlora.config_file import load_config, recipe_description, recipe_names, recipe_text
+from nlora.config.load import load_config, recipe_description, recipe_names, recipe_text
+from nlora.config.schema import Config
 from nlora.data import cl_benchmark
 from nlora.data.base import Task
 from nlora.data.prompts import head

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nlora.config_file import load_config
+from nlora.config.load import load_config
 from nlora.errors import InputErrors
 
 GOOD = """\

@@ -18,9 +18,9 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 import annotated_types as at
 from pydantic import BaseModel, ValidationError
 
+from nlora.config.other_names import named_elsewhere
+from nlora.config.yaml_positions import Key, Places
 from nlora.errors import Problem
-from nlora.other_names import named_elsewhere
-from nlora.yaml_lines import Key, Places
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.config import Config
+from nlora.config.schema import Config
 
 HERE, THEN = "base_folder", "base_folder_then"
 

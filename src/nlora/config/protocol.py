@@ -3,7 +3,7 @@
     for line in protocol_notes(config):
         print(line)          # answers are generated freely and ... (evaluate.decode: generate)
 
-`protocol: released` is a set of defaults (`nlora.config.RELEASED_CHOICES`) and two choices of its own. Single keys
+`protocol: released` is a set of defaults (`nlora.config.schema.RELEASED_CHOICES`) and two choices of its own. Single keys
 may say otherwise under either protocol, so the words are made from the values in force, never from the
 protocol's name alone.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nlora.config import RELEASED_CHOICES, Config
+from nlora.config.schema import RELEASED_CHOICES, Config
 from nlora.errors import Problem
 
 _EMBEDDED = "embedded"

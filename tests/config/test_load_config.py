@@ -7,9 +7,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from nlora import config_file
-from nlora.config import Config
-from nlora.config_file import (
+from nlora.config import load
+from nlora.config.load import (
     LoadedConfig,
     dump,
     load_config,
@@ -17,8 +16,9 @@ from nlora.config_file import (
     recipe_names,
     recipe_text,
 )
+from nlora.config.schema import Config
+from nlora.config.yaml_positions import to_yaml
 from nlora.errors import InputErrors
-from nlora.yaml_lines import to_yaml
 
 GOOD = """\
 # a comment
@@ -220,7 +220,7 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "demo.yaml").write_text(demo, encoding="utf-8")
     (folder / "order_1.yaml").write_text("tasks: [b]\n", encoding="utf-8")
     (folder / "notes.txt").write_text("no recipe", encoding="utf-8")
-    monkeypatch.setattr(config_file, "_recipes", lambda: folder)
+    monkeypatch.setattr(load, "_recipes", lambda: folder)
     monkeypatch.chdir(tmp_path)
     return folder
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nlora.config import Config
-from nlora.yaml_lines import Key
+from nlora.config.schema import Config
+from nlora.config.yaml_positions import Key
 
 # What takes a mistake out can uncover another one, as a `train` that is right but for two options together.
 _ROUNDS = 4

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nlora.config import Config
-from nlora.salvage import usable
+from nlora.config.recover import usable
+from nlora.config.schema import Config
 
 RIGHT: dict[str, Any] = {"tasks": ["a", {"name": "b"}], "train": {"epochs": 3}, "seed": 7}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nlora.config_file import load_config
-from nlora.stage_overrides import adjust_stages
+from nlora.config.load import load_config
+from nlora.config.stage_overrides import adjust_stages
 
 
 def stages(*overrides: str) -> Any:

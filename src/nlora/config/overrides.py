@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nlora.config import Config, EvaluateOptions, LoraOptions, TrainOptions
+from nlora.config.other_names import named_elsewhere
+from nlora.config.schema import Config, EvaluateOptions, LoraOptions, TrainOptions
+from nlora.config.yaml_positions import Key, Places, dotted, read_yaml
 from nlora.errors import Problem
-from nlora.other_names import named_elsewhere
-from nlora.yaml_lines import Key, Places, dotted, read_yaml
 
 
 def apply_override(data: dict[str, Any], places: Places, text: str) -> Places | list[Problem]:

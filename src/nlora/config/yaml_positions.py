@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from nlora.characters import half_problem
+from nlora.config.characters import half_problem
 from nlora.errors import Problem
 
 Key = tuple[str | int, ...]

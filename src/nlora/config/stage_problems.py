@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nlora.config import TrainOptions
+from nlora.config.messages import number_problems, problems_of
+from nlora.config.schema import TrainOptions
+from nlora.config.yaml_positions import Key, Places
 from nlora.errors import Problem
-from nlora.plain_words import number_problems, problems_of
-from nlora.yaml_lines import Key, Places
 
 
 def stage_problems(data: dict[str, Any], places: Places) -> list[Problem]:

@@ -13,9 +13,9 @@ import yaml
 from rich.console import Console
 
 from helpers import ANIMALS, COLOURS, learn, write_task
-from nlora.base_folder import located, read, recorded
-from nlora.config import Config
-from nlora.config_file import load_config
+from nlora.config.base_folder import located, read, recorded
+from nlora.config.load import load_config
+from nlora.config.schema import Config
 from nlora.eval_run import Report, eval_command
 from nlora.run_file import read_run_file
 

@@ -29,16 +29,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nlora import base_folder as base_folders
-from nlora.config import Config
+from nlora.config import base_folder as base_folders
+from nlora.config.messages import did_you_mean, number_problems, problems_of
+from nlora.config.overrides import apply_override
+from nlora.config.python_values import as_document, as_overrides
+from nlora.config.recover import usable
+from nlora.config.schema import Config
+from nlora.config.stage_overrides import adjust_stages
+from nlora.config.stage_problems import stage_problems
+from nlora.config.yaml_positions import Document, Key, Places, dotted, read_yaml, to_yaml
 from nlora.errors import InputErrors, Problem
-from nlora.overrides import apply_override
-from nlora.plain_words import did_you_mean, number_problems, problems_of
-from nlora.python_values import as_document, as_overrides
-from nlora.salvage import usable
-from nlora.stage_overrides import adjust_stages
-from nlora.stage_problems import stage_problems
-from nlora.yaml_lines import Document, Key, Places, dotted, read_yaml, to_yaml
 
 RUN_FILE_KEYS = frozenset({"config", "versions"})
 """Top-level keys of the run.yaml that a run writes; such a file is read as the configuration in it."""
@@ -175,7 +175,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _recipes() -> Traversable:
-    return resources.files("nlora") / "recipes"
+    return resources.files("nlora.config") / "recipes"
 
 
 def _choice(names: Sequence[str]) -> str:
