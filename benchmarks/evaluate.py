@@ -38,9 +38,9 @@ from measure import Spread
 from nlora.adapters import Adapter
 from nlora.backbone import Backbone
 from nlora.config.schema import EvaluateOptions, LoraOptions, TrainOptions
-from nlora.data.base import Task
 from nlora.data.collate import IGNORED
-from nlora.data.encode import Encoded, Encoder
+from nlora.data.task import Task
+from nlora.data.tokenize import Encoded, Encoder
 from nlora.evaluation import Evaluator
 from nlora.factors import State, load_factors
 from nlora.learned import keep_updates

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from nlora.adapters import Adapter, target_modules
 from nlora.backbone import Backbone, load_backbone, load_skeleton
 from nlora.config.schema import EvaluateOptions, LoraOptions
-from nlora.data.base import Example, Task
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.encode import Encoded, Encoder
-from nlora.data.pack import pack
+from nlora.data.packing import pack
+from nlora.data.task import Example, Task
+from nlora.data.tokenize import Encoded, Encoder
 from nlora.errors import NloraError
 from nlora.evaluation import Evaluator
 from nlora.greedy import is_plain

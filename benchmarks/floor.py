@@ -38,7 +38,7 @@ from measure import Spread
 from nlora.adapters import Adapter
 from nlora.backbone import Backbone
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.methods import build
 from nlora.training import train
 

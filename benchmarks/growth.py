@@ -32,7 +32,7 @@ from measure import Spread
 from nlora.adapters import Adapter
 from nlora.backbone import Backbone
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.factors import Factors, State, stack
 from nlora.learned import keep_updates
 from nlora.memory import peak_memory_bytes

@@ -31,9 +31,9 @@ import transformers
 from torch import Tensor
 
 from nlora.backbone import Backbone, load_backbone, load_tokenizer
-from nlora.data import cl_benchmark, embedded
-from nlora.data.base import Task
-from nlora.data.encode import Encoded, Encoder
+from nlora.data import builtin, cl_benchmark
+from nlora.data.task import Task
+from nlora.data.tokenize import Encoded, Encoder
 
 T = TypeVar("T")
 T5_BASE = "t5-base-shape"
@@ -156,7 +156,7 @@ def default_data() -> str:
 def read_task(data: str, dataset: str | None) -> Task:
     """One data set of a folder in the released layout, or one of the embedded tasks."""
     if data == "embedded":
-        return embedded.read(dataset or "reuters")
+        return builtin.read(dataset or "reuters")
     return cl_benchmark.read(Path(data), dataset or "agnews")
 
 

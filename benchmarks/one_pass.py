@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig
 
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.label_tree import LabelTree
 
 

@@ -26,7 +26,7 @@ from nlora.adapters import Adapter
 from nlora.backbone import Backbone
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.logits import answer_logits
 from nlora.methods import build
 from nlora.training import train

@@ -32,10 +32,10 @@ from typing import Any
 
 import measure
 from nlora.backbone import load_tokenizer
-from nlora.data import encoded_cache
-from nlora.data.base import Example, Task
-from nlora.data.encode import Encoder
-from nlora.data.encoded_cache import EncodedCache
+from nlora.data import token_cache
+from nlora.data.task import Example, Task
+from nlora.data.token_cache import EncodedCache
+from nlora.data.tokenize import Encoder
 from nlora.memory import peak_memory_bytes
 
 CHECKS = {
@@ -56,7 +56,7 @@ def many(task: Task, count: int) -> list[Example]:
 
 def encode(options: argparse.Namespace) -> dict[str, Any]:
     """One turn: seconds and memory of one set of examples, in this process."""
-    encoded_cache.LEAST_CHARACTERS = 1  # to see from where on it pays
+    token_cache.LEAST_CHARACTERS = 1  # to see from where on it pays
     task = measure.read_task(options.data, options.dataset)
     examples = many(task, options.examples[0])
     tokenizer = load_tokenizer(options.model)

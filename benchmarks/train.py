@@ -43,7 +43,7 @@ from nlora.adapters import Adapter
 from nlora.backbone import Backbone
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.memory import peak_memory_bytes
 from nlora.methods import build
 from nlora.targets import target_names

@@ -24,7 +24,7 @@ from measure import Spread
 from nlora.adapters import Adapter
 from nlora.backbone import load_backbone, load_tokenizer
 from nlora.config.load import load_config
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.label_tree import LabelTree, _scores
 from nlora.packed import packing_is_exact
 from nlora.plan import make_plan

@@ -15,7 +15,7 @@ import torch
 from helpers import write_config
 from nlora.adapters import Adapter
 from nlora.config.schema import LoraOptions
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.factors import Factors
 from nlora.kernels import update_l1
 from tiny import LORA, load, weights

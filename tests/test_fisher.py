@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nlora.config.schema import LoraOptions
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.fisher import fisher_information
 from nlora.targets import target_modules
 from tiny import assert_bitwise, load, weights

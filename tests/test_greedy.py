@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from nlora import reading
 from nlora.backbone import load_backbone
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.greedy import greedy, is_plain
 from nlora.packed import packing_is_exact
 from nlora.reading import Reader

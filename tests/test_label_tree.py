@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nlora.backbone import load_backbone
 from nlora.data.collate import Collator
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.label_tree import LabelTree, label_scores, likeliest_labels
 from nlora.packed import packing_is_exact
 from nlora.reading import Reader

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from nlora.backbone import load_backbone
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.encode import Encoded
-from nlora.data.pack import pack
+from nlora.data.packing import pack
+from nlora.data.tokenize import Encoded
 from nlora.errors import ModelError
 from nlora.logits import answer_logits
 from nlora.model_facts import first_position

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from nlora.backbone import load_backbone
 from nlora.beside import Beside
 from nlora.config.schema import LoraOptions
-from nlora.data.encode import Encoded
-from nlora.data.pack import pack
+from nlora.data.packing import pack
+from nlora.data.tokenize import Encoded
 from nlora.factors import Factors
 from nlora.packed import packed_attention, packed_logits, packing_is_exact
 from nlora.packed_layout import Layout

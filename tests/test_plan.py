@@ -15,7 +15,7 @@ from helpers import write_config, write_task
 from nlora.backbone import load_tokenizer
 from nlora.commands import check_command
 from nlora.config.load import load_config
-from nlora.data.encode import shared_prefix
+from nlora.data.tokenize import shared_prefix
 from nlora.errors import InputErrors
 from nlora.plan import make_plan
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nlora import packed_reading, reading
 from nlora.backbone import load_backbone
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.packed import packing_is_exact
 from nlora.reading import Reader, pass_sizes
 

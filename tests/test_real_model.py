@@ -14,9 +14,9 @@ from helpers import learn
 from nlora.adapters import Adapter
 from nlora.backbone import load_backbone
 from nlora.config.schema import LoraOptions
-from nlora.data import embedded
-from nlora.data.encode import Encoder
-from nlora.data.pack import pack
+from nlora.data import builtin
+from nlora.data.packing import pack
+from nlora.data.tokenize import Encoder
 from nlora.logits import answer_logits
 from nlora.packed import packed_attention, packing_is_exact
 
@@ -50,7 +50,7 @@ def test_loss_and_gradients_of_a_packed_batch_equal_the_plain_step() -> None:
     assert packing_is_exact(backbone.model)
     backbone.model.double()  # in float32 rounding alone moves gradients by 1e-5 or 2e-5, by the processor
     encoder = Encoder(backbone.tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
-    task = embedded.read("reuters")
+    task = builtin.read("reuters")
     examples = encoder.encode(task, task.train[:4])
     adapter = Adapter.attach(backbone.model, LoraOptions(dropout=0.0), seed=1)
     adapter.model.double()

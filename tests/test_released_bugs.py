@@ -19,10 +19,10 @@ from golden import CASES, GoldenCase, load_case, load_model
 from nlora.adapters import Adapter
 from nlora.backbone import load_tokenizer
 from nlora.config.schema import LoraOptions
-from nlora.data.base import Example, Task
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.encode import Encoder
 from nlora.data.prompts import prompt
+from nlora.data.task import Example, Task
+from nlora.data.tokenize import Encoder
 from nlora.folding import FoldedBackbone
 from nlora.logits import answer_logits
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nlora.data.base import Example, Task
 from nlora.data.notes import task_notes
+from nlora.data.task import Example, Task
 from nlora.evaluation import Answers
 from nlora.record import accuracy, predictions_of
 from nlora.results import (

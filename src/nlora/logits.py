@@ -22,7 +22,7 @@ from nlora.packed import packed_logits
 def answer_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits that predict the answer tokens, and those tokens.
 
-    batch: as `nlora.data.collate.Collator` makes it; or, within `packed_attention`, as `nlora.data.pack.pack` does.
+    batch: as `nlora.data.collate.Collator` makes it; or, within `packed_attention`, as `nlora.data.packing.pack` does.
     Returns logits (B, K, V) and targets (B, K), -100 where there is nothing to predict; of a packed batch (1, N, V)
     and (1, N).
     """

@@ -1,4 +1,4 @@
-"""A causal model on a packed batch (`nlora.data.pack`): every token is computed once, and nothing else is.
+"""A causal model on a packed batch (`nlora.data.packing`): every token is computed once, and nothing else is.
 
     with packed_attention(model):                       # only if packing_is_exact(model)
         logits = packed_logits(model, pack(examples))   # (1, N, V): those that predict an answer token
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
 
-from nlora.data.encode import Encoded
-from nlora.data.pack import pack
+from nlora.data.packing import pack
+from nlora.data.tokenize import Encoded
 from nlora.model_facts import (
     Batch,
     first_position,

@@ -15,8 +15,8 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
-from nlora.data.encode import Encoded
-from nlora.data.pack import common_tokens, pack_rests
+from nlora.data.packing import common_tokens, pack_rests
+from nlora.data.tokenize import Encoded
 from nlora.packed import packed_attention, packed_logits
 from nlora.packed_layout import Continuation, KeysValues, Layout, Memory
 from nlora.room_cache import RoomCache

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Trainer
 
-from nlora.data.batches import LengthOrder
 from nlora.data.collate import IGNORED
+from nlora.data.sampler import LengthOrder
 from nlora.errors import RunError
 from nlora.logits import answer_logits
 

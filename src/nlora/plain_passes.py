@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlora.data.encoded import Encoded
+from nlora.data.columns import Encoded
 from nlora.errors import ModelError
 from nlora.model_facts import MODEL_RAISES, decoder_start, forward_parameters, logits_off, logits_tolerance
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nlora.config.protocol import family_problems
 from nlora.config.schema import Config
 from nlora.data import load_tasks
-from nlora.data.base import Task
-from nlora.data.encode import Encoder
-from nlora.data.encoded import EncodedRows
+from nlora.data.columns import EncodedRows
+from nlora.data.task import Task
+from nlora.data.tokenize import Encoder
 from nlora.errors import InputErrors, NloraError, Problem, missing
 from nlora.methods import build
 from nlora.methods.base import Method
@@ -217,7 +217,7 @@ def make_encoder(config: Config, positions: Positions) -> Encoder:
     positions: those of the model, beyond which no prompt and no answer may go.
     """
     from nlora.backbone import embedding_rows, load_config, load_tokenizer
-    from nlora.data.encoded_cache import EncodedCache
+    from nlora.data.token_cache import EncodedCache
 
     model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)

@@ -14,11 +14,11 @@ from typing import IO, Any
 import typer
 from rich.console import Console
 
-from nlora.asked import asked_tasks
 from nlora.commands import announce_downloads
 from nlora.config.schema import Config
-from nlora.data.base import Example, Task
 from nlora.data.rows import as_line, text_of
+from nlora.data.select import asked_tasks
+from nlora.data.task import Example, Task
 from nlora.data.texts import read_texts
 from nlora.errors import InputErrors, Problem
 from nlora.progress import RunProgress

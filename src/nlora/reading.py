@@ -26,7 +26,7 @@ from transformers import EncoderDecoderCache
 
 from nlora.causal_reading import read_padded, with_rows
 from nlora.data.collate import Collator
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.logits import causal_forward
 from nlora.model_facts import Batch, decoder_start, is_encoder_decoder
 from nlora.packed_reading import PackedPrompts

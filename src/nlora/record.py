@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nlora.data.base import Task
 from nlora.data.prompts import TAIL, head, names, prompt
+from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation import Answers
 from nlora.metrics.text import as_they_are, exact_match, free_text_score, told_apart

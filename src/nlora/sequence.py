@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.backbone import Backbone
-from nlora.data.base import Task
+from nlora.data.task import Task
 from nlora.evaluation import Answers, Evaluator
 from nlora.learned import MEMORY_FILE, Learned
 from nlora.paths import Paths

@@ -28,7 +28,7 @@ from nlora.task_facts import decode_of
 
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
-    from nlora.data.base import Task
+    from nlora.data.task import Task
     from nlora.evaluation import Answers
     from nlora.learned import Learned
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from nlora import estimate
 from nlora.config.schema import Config
-from nlora.data.base import Task
-from nlora.data.encode import Encoder
-from nlora.data.encoded import EncodedRows
+from nlora.data.columns import EncodedRows
+from nlora.data.task import Task
+from nlora.data.tokenize import Encoder
 
 
 @dataclass(frozen=True, slots=True)

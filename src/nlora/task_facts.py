@@ -15,9 +15,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nlora.config.schema import Config, EvaluateOptions
-from nlora.data.base import Example, Task
 from nlora.data.digest import digest, text_digest
 from nlora.data.prompts import TAIL, head
+from nlora.data.task import Example, Task
 from nlora.errors import Problem
 
 Decode = Literal["labels", "generate"]

@@ -22,10 +22,10 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from nlora.data.batches import LengthOrder
 from nlora.data.collate import Collator
-from nlora.data.encoded import EncodedRows
-from nlora.data.pack import pack
+from nlora.data.columns import EncodedRows
+from nlora.data.packing import pack
+from nlora.data.sampler import LengthOrder
 from nlora.errors import RunError
 from nlora.lean import lean
 from nlora.memory import forget_peak, peak_memory_bytes
@@ -36,7 +36,7 @@ from nlora.penalised_trainer import ExtraLoss, PenalisedTrainer, Penalty
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
     from nlora.config.schema import TrainOptions
-    from nlora.data.encode import Encoded
+    from nlora.data.tokenize import Encoded
     from nlora.learner import Learner
 
 

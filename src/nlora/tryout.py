@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from nlora.adapters import Adapter
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.encode import Encoded, Encoder
-from nlora.data.pack import pack
+from nlora.data.packing import pack
+from nlora.data.tokenize import Encoded, Encoder
 from nlora.errors import ModelError
 from nlora.greedy import greedy_generation, is_plain
 from nlora.lean import lean
@@ -39,7 +39,7 @@ from nlora.reading import Reader
 if TYPE_CHECKING:
     from nlora.backbone import Backbone
     from nlora.config.schema import LoraOptions
-    from nlora.data.base import Task
+    from nlora.data.task import Task
 
 _LOOKED_AT = 256
 """Examples of a task among which the two short ones are chosen."""

@@ -14,8 +14,8 @@ from helpers import learn
 from nlora.config.load import load_config, recipe_description, recipe_names, recipe_text
 from nlora.config.schema import Config
 from nlora.data import cl_benchmark
-from nlora.data.base import Task
 from nlora.data.prompts import head
+from nlora.data.task import Task
 from nlora.factors import load_factors
 from nlora.methods import build
 from nlora.run_dir import stage_name

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from nlora.data import encoded_cache
-from nlora.data.base import Example, Task
-from nlora.data.encode import Encoder
-from nlora.data.encoded_cache import EncodedCache
+from nlora.data import token_cache
+from nlora.data.task import Example, Task
+from nlora.data.token_cache import EncodedCache
+from nlora.data.tokenize import Encoder
 
 LABELS = ("World", "Sports")
 TASK = Task("agnews", "TC", "What is the topic?", LABELS, (), ())
@@ -23,7 +23,7 @@ FEW = EXAMPLES[:40]
 def keep_everything(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep even the smallest set, below `cache`; returns the folder in which the files will lie."""
     monkeypatch.setenv("NLORA_CACHE", str(cache))
-    monkeypatch.setattr(encoded_cache, "LEAST_CHARACTERS", 1)
+    monkeypatch.setattr(token_cache, "LEAST_CHARACTERS", 1)
     return cache / "encoded"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nlora.data import cl_benchmark
-from nlora.data.base import Task
+from nlora.data.task import Task
 from nlora.errors import InputErrors
 
 

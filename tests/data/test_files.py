@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.data.base import Example
 from nlora.data.files import read_examples
 from nlora.data.readers import FORMATS
+from nlora.data.task import Example
 
 LABELS = ("billing", "network")
 ROWS = [("My invoice, 2 pages,\nis wrong", "billing"), ('The "router" is down\u2028again', "network")]

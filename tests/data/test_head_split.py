@@ -22,10 +22,10 @@ from test_tokenizer_families import (
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from nlora.data.base import Example, Task
-from nlora.data.encode import Encoder
 from nlora.data.head_split import split_head
 from nlora.data.prompts import TAIL, head, prompt
+from nlora.data.task import Example, Task
+from nlora.data.tokenize import Encoder
 
 LABELS = (
     "World",
@@ -230,7 +230,7 @@ def test_shortened_prompts_are_those_of_tokenising_whole(make: Any, monkeypatch:
         options = {"max_source_tokens": limit, "truncate": mode}
         cut = list(encoder_of(make, **options).encode(TASKS[0], examples))
         with monkeypatch.context() as patch:
-            patch.setattr("nlora.data.encode.split_head", lambda tokenizer, text, ids: ([], text))
+            patch.setattr("nlora.data.tokenize.split_head", lambda tokenizer, text, ids: ([], text))
             assert cut == list(encoder_of(make, **options).encode(TASKS[0], examples))
         assert limit - 4 <= max(len(e.prompt_ids) for e in cut) <= limit
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from nlora.data import hub
-from nlora.data.base import Example
 from nlora.data.files import read_examples
+from nlora.data.task import Example
 from nlora.errors import MissingExtraError
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from nlora.config.schema import Config
-from nlora.data import embedded, load_tasks
-from nlora.data.base import Example, Task
+from nlora.data import builtin, load_tasks
+from nlora.data.task import Example, Task
 from nlora.errors import InputErrors
 from released_data import write_benchmark
 
@@ -214,7 +214,7 @@ def test_embedded_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (name, key) == ("reuters", "tasks.0")
         return task
 
-    monkeypatch.setattr(embedded, "read", read)
+    monkeypatch.setattr(builtin, "read", read)
     assert load_tasks(config(["reuters"], data="embedded")) == [task]
     (changed,) = load_tasks(config([{"name": "reuters", "instruction": "Which?"}], data="embedded"))
     assert changed.instruction == "Which?"
@@ -224,7 +224,7 @@ def test_embedded_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_embedded_task_lists_the_known_ones() -> None:
     (problem,) = problems_of(config(["reuter"], data="embedded"))
-    assert problem.startswith(f"tasks.0: no embedded task 'reuter'; there are {', '.join(embedded.names())}")
+    assert problem.startswith(f"tasks.0: no embedded task 'reuter'; there are {', '.join(builtin.names())}")
     assert problem.endswith("did you mean 'reuters'?")
 
 

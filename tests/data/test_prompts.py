@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from nlora.data import cl_benchmark
-from nlora.data.base import Example, Task
 from nlora.data.prompts import parts, prompt
+from nlora.data.task import Example, Task
 
 
 def test_equals_every_released_prompt(shared: Path, golden: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.data.base import Example, Task
 from nlora.data.splits import hold_out, sample
+from nlora.data.task import Example, Task
 from nlora.errors import InputErrors
 
 LABELS = ("a", "b", "c", "d")

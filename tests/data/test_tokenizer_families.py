@@ -16,10 +16,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from nlora.data.base import Example, Task
 from nlora.data.collate import Collator
-from nlora.data.encode import Encoder
 from nlora.data.prompts import prompt
+from nlora.data.task import Example, Task
+from nlora.data.tokenize import Encoder
 from nlora.label_tree import LabelTree
 
 LABELS = (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nlora.adapters import Adapter
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 from nlora.errors import RunError
 from nlora.methods import build
 from tiny import LORA, load, spread

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from nlora.adapters import Adapter, State, target_modules
 from nlora.config.schema import LoraOptions
-from nlora.data.base import Example, Task
-from nlora.data.encode import Encoded
+from nlora.data.task import Example, Task
+from nlora.data.tokenize import Encoded
 from nlora.methods import build, describe, method_names
 from nlora.methods.base import Method
 

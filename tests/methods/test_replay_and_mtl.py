@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from nlora.data.base import Example, Task
+from nlora.data.task import Example, Task
 from nlora.methods import build
 
 

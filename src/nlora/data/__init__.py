@@ -6,7 +6,7 @@
 Importing this package imports neither torch nor transformers.
 """
 
-from nlora.data.base import Example, Task
 from nlora.data.load import load_tasks
+from nlora.data.task import Example, Task
 
 __all__ = ["Example", "Task", "load_tasks"]

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from nlora.config.characters import half_problem
 from nlora.config.messages import did_you_mean
-from nlora.data.base import Example, Task
 from nlora.data.files import read_examples
 from nlora.data.readers import read_json
 from nlora.data.rows import ProblemList
+from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Problem
 
 UNLABELLED = "-"

@@ -4,7 +4,7 @@
 
 Causal models: rows are padded on the left, so that all answers end at the right edge and the model's head
 needs to run on the last few positions only. (Where the model allows it, batches for training are packed instead:
-`nlora.data.pack`.)
+`nlora.data.packing`.)
 
     input_ids       (B, T)    each prompt, then its answer
     attention_mask  (B, T)    0 on padding
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nlora.data.encode import Encoded
+from nlora.data.tokenize import Encoded
 
 IGNORED = -100
 """Label of a position that takes no part in the loss (the number that transformers uses)."""

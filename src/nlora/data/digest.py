@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from nlora.data.base import Example
+from nlora.data.task import Example
 
 
 def digest(examples: Sequence[Example]) -> str:

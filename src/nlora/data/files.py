@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nlora.data import hub
-from nlora.data.base import Example
 from nlora.data.readers import FORMATS, READERS, Form, unknown_format
 from nlora.data.rows import ProblemList, to_examples
+from nlora.data.task import Example
 from nlora.errors import Problem
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from nlora.config.characters import looks, told_apart
 from nlora.config.schema import Config, TaskSource
-from nlora.data import cl_benchmark, embedded
-from nlora.data.base import Example, Task
+from nlora.data import builtin, cl_benchmark
 from nlora.data.digest import digest
 from nlora.data.files import read_examples
 from nlora.data.splits import hold_out, sample
+from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Problem
 
 EMBEDDED = "embedded"
@@ -203,7 +203,7 @@ def _from_benchmark(source: TaskSource, folder: Path, key: str, *, keep_unlabell
 def _from_embedded(source: TaskSource, key: str) -> Task:
     if source.labels is not None:
         raise InputErrors([Problem(f"{key}.labels", "the embedded tasks have fixed labels; leave it out")])
-    task = embedded.read(source.name, key)
+    task = builtin.read(source.name, key)
     return replace(
         task,
         type=source.type or task.type,

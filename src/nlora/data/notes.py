@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nlora.data.base import Task
+from nlora.data.task import Task
 from nlora.metrics.text import normalize
 
 _SHOWN_LABELS = 5

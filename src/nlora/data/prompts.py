@@ -13,7 +13,7 @@ Every method and every backbone is fed this one string, so scores can be compare
 
 from __future__ import annotations
 
-from nlora.data.base import Example, Task
+from nlora.data.task import Example, Task
 
 TAIL = "\nAnswer:"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from nlora.config.characters import half_problem, look_alike, told_apart
 from nlora.config.messages import did_you_mean
-from nlora.data.base import Example
+from nlora.data.task import Example
 from nlora.errors import Problem
 
 TEXT_FIELDS = ("sentence", "input", "text")

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nlora.data.base import Example, Task
+from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Problem
 
 

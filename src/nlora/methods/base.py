@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from nlora.adapters import ModuleShape, State
     from nlora.config.schema import LoraOptions
-    from nlora.data.base import Example, Task
-    from nlora.data.encode import Encoded
+    from nlora.data.task import Example, Task
+    from nlora.data.tokenize import Encoded
     from nlora.learner import Learner
 
 Portion = tuple["Task", Sequence["Example"]]

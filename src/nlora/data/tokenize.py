@@ -12,7 +12,7 @@ instead does what the released code did: cut the ids, decode them, and tokenise 
 loses "Answer:" and, with T5, every newline.
 
 What all prompts of a task begin with is tokenised once where that is exact (`nlora.data.head_split`) and held once
-(`nlora.data.encoded`). With a cache (`nlora.data.encoded_cache`), later runs read the ids instead of tokenising again.
+(`nlora.data.columns`). With a cache (`nlora.data.token_cache`), later runs read the ids instead of tokenising again.
 
 Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenised as characters.
 """
@@ -25,16 +25,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
 from nlora.data.backend import backend_of, ids_of
-from nlora.data.base import Example, Task
-from nlora.data.encoded import Block, Encoded, EncodedRows, block_of, shared_prefix
+from nlora.data.columns import Block, Encoded, EncodedRows, block_of, shared_prefix
 from nlora.data.head_split import split_head
 from nlora.data.shorten import fit, fit_by_search
+from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, ModelError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from nlora.data.encoded_cache import EncodedCache
+    from nlora.data.token_cache import EncodedCache
 
 __all__ = ["Encoded", "Encoder", "shared_prefix"]
 

@@ -12,9 +12,9 @@ import pytest
 from kept_tokens import EXAMPLES, FEW, TASK, files, keep_everything, lock_up, make
 from torch.utils.data import DataLoader
 
-from nlora.data import encoded_cache, prompts
-from nlora.data.base import Example, Task
-from nlora.data.encode import Encoder, shared_prefix
+from nlora.data import prompts, token_cache
+from nlora.data.task import Example, Task
+from nlora.data.tokenize import Encoder, shared_prefix
 from nlora.errors import InputErrors
 
 
@@ -144,9 +144,9 @@ def test_other_programs_do_not_share_files(
 ) -> None:
     make(bpe).encode(TASK, FEW)
     if changed == "version":
-        monkeypatch.setattr(encoded_cache, "version", lambda package: f"{package} of tomorrow")
+        monkeypatch.setattr(token_cache, "version", lambda package: f"{package} of tomorrow")
     elif changed == "format":
-        monkeypatch.setattr(encoded_cache, "FORMAT", 99)
+        monkeypatch.setattr(token_cache, "FORMAT", 99)
     else:
         monkeypatch.setattr(prompts, "TAIL", "\nReply:")
     make(bpe).encode(TASK, FEW)
@@ -158,7 +158,7 @@ def test_a_changed_comment_throws_nothing_away(
 ) -> None:
     make(bpe).encode(TASK, FEW)
     (tmp_path / "encode.py").write_text("# a comment more\n")
-    monkeypatch.setattr("nlora.data.encode.__file__", str(tmp_path / "encode.py"))
+    monkeypatch.setattr("nlora.data.tokenize.__file__", str(tmp_path / "encode.py"))
     make(bpe).encode(TASK, FEW)
     assert len(files(folder)) == 1
 
@@ -207,10 +207,10 @@ def test_a_tokenizer_with_a_part_in_python_is_not_kept(tiny_tokenizer: Any, fold
 def test_small_sets_are_not_kept(bpe: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head_characters = len(prompts.head(TASK))
     characters = sum(head_characters + len(e.sentence) for e in FEW)
-    monkeypatch.setattr(encoded_cache, "LEAST_CHARACTERS", characters + 1)
+    monkeypatch.setattr(token_cache, "LEAST_CHARACTERS", characters + 1)
     make(bpe).encode(TASK, FEW)
     assert not folder.exists()
-    monkeypatch.setattr(encoded_cache, "LEAST_CHARACTERS", characters)
+    monkeypatch.setattr(token_cache, "LEAST_CHARACTERS", characters)
     make(bpe).encode(TASK, FEW)
     assert len(files(folder)) == 1
 

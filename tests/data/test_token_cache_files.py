@@ -14,8 +14,8 @@ import pytest
 from kept_tokens import EXAMPLES, FEW, TASK, files, keep_everything, lock_up, make
 
 from nlora.atomic import TEMPORARY
-from nlora.data import encoded_cache
-from nlora.data.encode import Encoded
+from nlora.data import token_cache
+from nlora.data.tokenize import Encoded
 
 WEEK_SECONDS = 7 * 86_400
 
@@ -136,7 +136,7 @@ def _race(model: str) -> list[Encoded]:
     from nlora.backbone import load_tokenizer
 
     encoder = make(load_tokenizer(model))
-    encoded_cache.LEAST_CHARACTERS = 1
+    token_cache.LEAST_CHARACTERS = 1
     _barrier.wait(60)
     return list(encoder.encode(TASK, EXAMPLES))
 
@@ -161,13 +161,13 @@ def test_the_least_recently_used_files_go(bpe: Any, folder: Path, monkeypatch: p
     assert time.time() - used.stat().st_mtime < 3600
     # Room for the three that are to stay and the one to come, but not for one more.
     stay_bytes = sum(path.stat().st_size for path in (older, used, newest))
-    monkeypatch.setattr(encoded_cache, "LIMIT_BYTES", stay_bytes + older.stat().st_size)
+    monkeypatch.setattr(token_cache, "LIMIT_BYTES", stay_bytes + older.stat().st_size)
     make(bpe).encode(TASK, FEW[:11])
     assert not oldest.exists()
     assert older.exists()
     assert used.exists()
     assert newest.exists()
-    monkeypatch.setattr(encoded_cache, "LIMIT_BYTES", 0)
+    monkeypatch.setattr(token_cache, "LIMIT_BYTES", 0)
     make(bpe).encode(TASK, FEW[:12])
     # What a run may still be reading stays, even beyond the limit.
     assert len(files(folder)) == 3

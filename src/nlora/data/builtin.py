@@ -34,8 +34,8 @@ from functools import cache
 from pathlib import Path
 
 from nlora.config.messages import did_you_mean
-from nlora.data import fetch
-from nlora.data.base import Example, Task
+from nlora.data import downloads
+from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Problem
 
 # Decides which texts are taken; part of what the tasks are, so no option.
@@ -168,7 +168,7 @@ def read(name: str, key: str = "") -> Task:
 @cache
 def _read(name: str) -> Task:
     made_of = TASKS[name]
-    return build(name, made_of, *SOURCES[made_of.source](fetch.text_folder()))
+    return build(name, made_of, *SOURCES[made_of.source](downloads.text_folder()))
 
 
 def build(name: str, made_of: EmbeddedTask, train: list[Text], test: list[Text]) -> Task:

