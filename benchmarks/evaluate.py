@@ -35,17 +35,17 @@ from transformers import GenerationConfig
 
 import measure
 from measure import Spread
-from nlora.adapters import Adapter
-from nlora.backbone import Backbone
 from nlora.config.schema import EvaluateOptions, LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
 from nlora.data.task import Task
 from nlora.data.tokenize import Encoded, Encoder
 from nlora.evaluation import Evaluator
-from nlora.factors import State, load_factors
 from nlora.learned import keep_updates
 from nlora.metrics.text import exact_match
-from nlora.targets import target_modules
+from nlora.models.backbone import Backbone
+from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_factors import State, load_factors
+from nlora.models.target_modules import target_modules
 from nlora.training import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)

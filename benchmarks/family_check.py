@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlora.adapters import Adapter, target_modules
-from nlora.backbone import Backbone, load_backbone, load_skeleton
 from nlora.config.schema import EvaluateOptions, LoraOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
@@ -30,9 +28,11 @@ from nlora.greedy import is_plain
 from nlora.label_tree import LabelTree
 from nlora.lean import lean
 from nlora.learned import keep_updates
-from nlora.logits import answer_logits
-from nlora.packed import packed_attention
-from nlora.paths import Paths
+from nlora.models.backbone import Backbone, load_backbone, load_skeleton
+from nlora.models.logits import answer_logits
+from nlora.models.lora_adapter import Adapter, target_modules
+from nlora.models.packed_attention import packed_attention
+from nlora.models.paths import Paths
 from nlora.reading import Reader
 from nlora.tryout import probes, try_out
 from one_pass import generated, plain_answer, plain_logits, plain_loss, plain_scores

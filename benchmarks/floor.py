@@ -35,11 +35,11 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 
 import measure
 from measure import Spread
-from nlora.adapters import Adapter
-from nlora.backbone import Backbone
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.tokenize import Encoded
 from nlora.methods import build
+from nlora.models.backbone import Backbone
+from nlora.models.lora_adapter import Adapter
 from nlora.training import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)

@@ -29,15 +29,15 @@ from torch.nn import functional as F
 
 import measure
 from measure import Spread
-from nlora.adapters import Adapter
-from nlora.backbone import Backbone
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.tokenize import Encoded
-from nlora.factors import Factors, State, stack
 from nlora.learned import keep_updates
 from nlora.memory import peak_memory_bytes
 from nlora.methods import build
-from nlora.targets import ModuleShape, target_modules
+from nlora.models.backbone import Backbone
+from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_factors import Factors, State, stack
+from nlora.models.target_modules import ModuleShape, target_modules
 from nlora.training import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)

@@ -30,10 +30,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from nlora.backbone import Backbone, load_backbone, load_tokenizer
 from nlora.data import builtin, cl_benchmark
 from nlora.data.task import Task
 from nlora.data.tokenize import Encoded, Encoder
+from nlora.models.backbone import Backbone, load_backbone, load_tokenizer
 
 T = TypeVar("T")
 T5_BASE = "t5-base-shape"

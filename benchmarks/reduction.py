@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nlora.adapters import Adapter
-from nlora.backbone import Backbone
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.tokenize import Encoded
-from nlora.logits import answer_logits
 from nlora.methods import build
+from nlora.models.backbone import Backbone
+from nlora.models.logits import answer_logits
+from nlora.models.lora_adapter import Adapter
 from nlora.training import train
 
 KEYWORDS, ANSWERS, END = (10, 11, 12, 13), (20, 21, 22, 23), 1

@@ -19,9 +19,9 @@ from torch import Tensor
 
 import measure
 from measure import Spread
-from nlora.factors import Factors, load_factors
+from nlora.models.lora_factors import Factors, load_factors
+from nlora.models.target_modules import linear_layer
 from nlora.summary import read_summary
-from nlora.targets import linear_layer
 
 HEADER = ("run", "entries lost, folded", "error, folded", "error, beside")
 

@@ -31,12 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import measure
-from nlora.backbone import load_tokenizer
 from nlora.data import token_cache
 from nlora.data.task import Example, Task
 from nlora.data.token_cache import EncodedCache
 from nlora.data.tokenize import Encoder
 from nlora.memory import peak_memory_bytes
+from nlora.models.backbone import load_tokenizer
 
 CHECKS = {
     "2 labels": (200_000, ("negative", "positive")),
@@ -106,7 +106,7 @@ def turns(options: argparse.Namespace, count: int) -> dict[str, list[dict[str, A
 
 def write_run(folder: Path, options: argparse.Namespace, count: int, labels: tuple[str, ...]) -> Path:
     """A run over one task of so many examples, and the file that describes it."""
-    from nlora.backbone import EMBEDDED, embedded_folder
+    from nlora.models.backbone import EMBEDDED, embedded_folder
 
     examples = many(measure.read_task(options.data, options.dataset), count)
     for split, rows in (("train", examples), ("test", examples[:1000])):

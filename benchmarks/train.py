@@ -39,14 +39,14 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 import measure
 from measure import Spread
-from nlora.adapters import Adapter
-from nlora.backbone import Backbone
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
 from nlora.data.tokenize import Encoded
 from nlora.memory import peak_memory_bytes
 from nlora.methods import build
-from nlora.targets import target_names
+from nlora.models.backbone import Backbone
+from nlora.models.lora_adapter import Adapter
+from nlora.models.target_modules import target_names
 from nlora.training import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)

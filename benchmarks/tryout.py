@@ -21,12 +21,12 @@ import torch
 
 import measure
 from measure import Spread
-from nlora.adapters import Adapter
-from nlora.backbone import load_backbone, load_tokenizer
 from nlora.config.load import load_config
 from nlora.data.tokenize import Encoded
 from nlora.label_tree import LabelTree, _scores
-from nlora.packed import packing_is_exact
+from nlora.models.backbone import load_backbone, load_tokenizer
+from nlora.models.lora_adapter import Adapter
+from nlora.models.packed_attention import packing_is_exact
 from nlora.plan import make_plan
 from nlora.reading import Reader, Reading
 from nlora.training import train

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nlora.factors import Factors, State
+from nlora.models.lora_factors import Factors, State
 
 CASES = ("task1_init", "task1_nonzeroB", "task2_init", "task2_nonzeroB")
 

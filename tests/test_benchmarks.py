@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from helpers import write_config
-from nlora.adapters import Adapter
 from nlora.config.schema import LoraOptions
 from nlora.data.tokenize import Encoded
-from nlora.factors import Factors
 from nlora.kernels import update_l1
+from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_factors import Factors
 from tiny import LORA, load, weights
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

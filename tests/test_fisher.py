@@ -12,7 +12,7 @@ import torch
 from nlora.config.schema import LoraOptions
 from nlora.data.tokenize import Encoded
 from nlora.fisher import fisher_information
-from nlora.targets import target_modules
+from nlora.models.target_modules import target_modules
 from tiny import assert_bitwise, load, weights
 
 EXAMPLES = [Encoded((5, 9, 17), (33, 2)), Encoded((7, 7, 21, 3), (60, 11, 2)), Encoded((8,), (4, 2))]

@@ -26,11 +26,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from golden import load_model
-from nlora.adapters import Adapter, Factors, State
 from nlora.config.schema import LoraOptions
-from nlora.folding import FoldedBackbone
-from nlora.logits import answer_logits
 from nlora.methods import build
+from nlora.models.logits import answer_logits
+from nlora.models.lora_adapter import Adapter, Factors, State
+from nlora.models.merged_updates import FoldedBackbone
 
 TASKS = ("task1", "task2")
 LORA = LoraOptions(r=8, alpha=32, dropout=0.0)

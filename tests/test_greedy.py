@@ -12,10 +12,10 @@ import torch
 from transformers import GenerationConfig
 
 from nlora import reading
-from nlora.backbone import load_backbone
 from nlora.data.tokenize import Encoded
 from nlora.greedy import greedy, is_plain
-from nlora.packed import packing_is_exact
+from nlora.models.backbone import load_backbone
+from nlora.models.packed_attention import packing_is_exact
 from nlora.reading import Reader
 
 TinyModel = Callable[[str], Path]

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nlora.backbone import load_backbone
 from nlora.data.collate import Collator
 from nlora.data.tokenize import Encoded
 from nlora.label_tree import LabelTree, label_scores, likeliest_labels
-from nlora.packed import packing_is_exact
+from nlora.models.backbone import load_backbone
+from nlora.models.packed_attention import packing_is_exact
 from nlora.reading import Reader
 
 PREFIX = tuple(range(200, 270))

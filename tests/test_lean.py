@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from nlora.backbone import load_backbone
 from nlora.kernels.dropout import Dropout
 from nlora.lean import GatedLayer, RmsNorm, lean
+from nlora.models.backbone import load_backbone
 
 TinyModel = Callable[[str], Path]
 

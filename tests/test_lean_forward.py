@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from nlora.backbone import load_backbone
-from nlora.beside import Added, Beside
-from nlora.factors import Factors
 from nlora.lean import lean
 from nlora.lean_forward import lean_forward
+from nlora.models.backbone import load_backbone
+from nlora.models.lora_factors import Factors
+from nlora.models.unmerged_updates import Added, Beside
 
 TinyModel = Callable[[str], Path]
 IDS = torch.arange(2, 22).view(2, 10)

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import learn, same_outcome, write_config
-from nlora.adapters import load_factors
-from nlora.backbone import load_backbone
 from nlora.config.load import load_config
 from nlora.evaluation import Evaluator
-from nlora.folding import FoldedBackbone
 from nlora.methods import method_names
+from nlora.models.backbone import load_backbone
+from nlora.models.lora_adapter import load_factors
+from nlora.models.merged_updates import FoldedBackbone
 from nlora.penalised_trainer import PenalisedTrainer
 from nlora.plan import make_plan
 

@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from helpers import write_config, write_task
-from nlora.backbone import load_tokenizer
 from nlora.commands import check_command
 from nlora.config.load import load_config
 from nlora.data.tokenize import shared_prefix
 from nlora.errors import InputErrors
+from nlora.models.backbone import load_tokenizer
 from nlora.plan import make_plan
 
 TinyModel = Callable[[str], Path]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nlora import packed_reading, reading
-from nlora.backbone import load_backbone
 from nlora.data.tokenize import Encoded
-from nlora.packed import packing_is_exact
+from nlora.models.backbone import load_backbone
+from nlora.models.packed_attention import packing_is_exact
 from nlora.reading import Reader, pass_sizes
 
 TinyModel = Callable[[str], Path]

@@ -11,14 +11,14 @@ import torch
 from torch.nn import functional as F
 
 from helpers import learn
-from nlora.adapters import Adapter
-from nlora.backbone import load_backbone
 from nlora.config.schema import LoraOptions
 from nlora.data import builtin
 from nlora.data.packing import pack
 from nlora.data.tokenize import Encoder
-from nlora.logits import answer_logits
-from nlora.packed import packed_attention, packing_is_exact
+from nlora.models.backbone import load_backbone
+from nlora.models.logits import answer_logits
+from nlora.models.lora_adapter import Adapter
+from nlora.models.packed_attention import packed_attention, packing_is_exact
 
 pytestmark = pytest.mark.slow
 

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from golden import CASES, GoldenCase, load_case, load_model
-from nlora.adapters import Adapter
-from nlora.backbone import load_tokenizer
 from nlora.config.schema import LoraOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.prompts import prompt
 from nlora.data.task import Example, Task
 from nlora.data.tokenize import Encoder
-from nlora.folding import FoldedBackbone
-from nlora.logits import answer_logits
+from nlora.models.backbone import load_tokenizer
+from nlora.models.logits import answer_logits
+from nlora.models.lora_adapter import Adapter
+from nlora.models.merged_updates import FoldedBackbone
 
 TASK = Task("amazon", "SC", "Good or bad?", ("negative", "neutral"), (), ())
 

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import learn, same_outcome, write_config
-from nlora.adapters import load_factors
-from nlora.backbone import load_backbone
 from nlora.config.load import load_config
 from nlora.data.collate import Collator
 from nlora.data.tokenize import Encoded
 from nlora.evaluation import Evaluator
-from nlora.folding import FoldedBackbone
 from nlora.label_tree import LabelTree, label_scores
+from nlora.models.backbone import load_backbone
+from nlora.models.lora_adapter import load_factors
+from nlora.models.merged_updates import FoldedBackbone
 from nlora.plan import make_plan
 from nlora.sequence import stage_seed
 

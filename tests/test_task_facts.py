@@ -105,7 +105,7 @@ def test_what_a_stage_was_scored_or_trained_on_may_not_change(
     edit(tmp_path / f"{file}.jsonl", change)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     monkeypatch.setattr(
-        "nlora.backbone.load_backbone", lambda *args, **kwargs: pytest.fail("the model is loaded")
+        "nlora.models.backbone.load_backbone", lambda *args, **kwargs: pytest.fail("the model is loaded")
     )
     with pytest.raises(InputErrors) as told:
         learn(config)

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from nlora import training
-from nlora.adapters import Adapter, State
-from nlora.backbone import load_backbone
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.tokenize import Encoded
 from nlora.errors import RunError
 from nlora.methods import build
+from nlora.models.backbone import load_backbone
+from nlora.models.lora_adapter import Adapter, State
 from nlora.training import optimizer_steps, train
 
 PREFIX = tuple(range(20, 34))

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from helpers import write_config
 from nlora import lean_forward
-from nlora.backbone import Backbone, load_backbone
 from nlora.commands import run_sequence
 from nlora.config.load import load_config
 from nlora.config.schema import LoraOptions
@@ -25,7 +24,8 @@ from nlora.data.tokenize import Encoded
 from nlora.errors import AdapterError, ModelError
 from nlora.eval_run import evaluate
 from nlora.kernels import elementwise
-from nlora.paths import Paths
+from nlora.models.backbone import Backbone, load_backbone
+from nlora.models.paths import Paths
 from nlora.plain_passes import kind
 from nlora.progress import RunProgress
 from nlora.served import read_stage

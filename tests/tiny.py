@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from nlora.adapters import Adapter, State
 from nlora.config.schema import LoraOptions
+from nlora.models.lora_adapter import Adapter, State
 
 FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)

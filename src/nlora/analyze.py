@@ -25,8 +25,8 @@ from nlora.analysis.table import comparison_tables, csv_rows
 from nlora.atomic import refusal, write_json
 from nlora.config.yaml_positions import read_yaml
 from nlora.errors import AdapterError, InputErrors, Problem, RunError
-from nlora.factors import CONFIG_FILE, WEIGHTS_FILE, Factors, State, load_factors, stack
 from nlora.methods import build
+from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, Factors, State, load_factors, stack
 from nlora.report import write_analysis
 from nlora.run_dir import ADAPTER, OUTPUTS, stage_name
 from nlora.run_file import RUN_FILE

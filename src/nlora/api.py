@@ -20,7 +20,7 @@ from nlora.opened_run import Run
 
 if TYPE_CHECKING:
     from nlora.compare import Comparison
-    from nlora.factors import State
+    from nlora.models.lora_factors import State
 
 Folder = str | os.PathLike[str]
 
@@ -82,7 +82,7 @@ def interference(
     """Where the updates of different tasks meet: the values that `nlora analyze --json` prints. Writes nothing.
 
     adapters: a run (or its folder), two PEFT LoRA folders or hub ids or more, or a mapping of names to such, or to the
-        factors that `nlora.factors.load_factors` reads.
+        factors that `nlora.models.lora_factors.load_factors` reads.
     threshold: absolute; None: a tenth of the root mean square of all entries.
 
     >>> values = nlora.interference("runs/support")

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from nlora.logits import causal_forward
-from nlora.model_facts import Batch
+from nlora.models.inspection import Batch
+from nlora.models.logits import causal_forward
 from nlora.room_cache import RoomCache
 
 _ROOM_TOKENS = 8

@@ -19,13 +19,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from nlora import __version__, display, estimate
-from nlora.backbone import EMBEDDED
 from nlora.config.load import LoadedConfig, read_config
 from nlora.config.protocol import pooled_line, protocol_notes
 from nlora.config.schema import Config
 from nlora.data import downloads, load
 from nlora.data.notes import task_notes
 from nlora.errors import InputErrors, Problem
+from nlora.models.backbone import EMBEDDED
 from nlora.outcome import write_outcome
 from nlora.plan import Plan, make_plan
 from nlora.progress import RunProgress
@@ -169,7 +169,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
 
     progress: what is told of it; left out: bars and lines on the console.
     """
-    from nlora.backbone import load_backbone
+    from nlora.models.backbone import load_backbone
     from nlora.record import facts_of_run
     from nlora.sequence import learn_sequence
     from nlora.trackers import one_wandb_run

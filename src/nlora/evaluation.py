@@ -25,16 +25,16 @@ from torch import Tensor
 from nlora.data.tokenize import Encoded
 from nlora.greedy import greedy, greedy_generation, is_plain
 from nlora.label_tree import LabelTree, likeliest_labels
-from nlora.paths import Paths, usual_paths
+from nlora.models.paths import Paths, usual_paths
 from nlora.reading import Reader
 from nlora.task_facts import Decode, decode_of
 
 if TYPE_CHECKING:
-    from nlora.backbone import Backbone
     from nlora.config.schema import EvaluateOptions
     from nlora.data.task import Task
     from nlora.data.tokenize import Encoder
-    from nlora.model_facts import Batch
+    from nlora.models.backbone import Backbone
+    from nlora.models.inspection import Batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.tokenize import Encoded
-from nlora.logits import answer_logits
-from nlora.model_facts import is_encoder_decoder
+from nlora.models.inspection import is_encoder_decoder
+from nlora.models.logits import answer_logits
 
 
 def fisher_information(

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nlora.model_facts import decoder_start
+from nlora.models.inspection import decoder_start
 from nlora.reading import Reading
 
 if TYPE_CHECKING:
-    from nlora.backbone import Backbone
+    from nlora.models.backbone import Backbone
 
 # fmt: off
 _SAMPLING = {"do_sample", "temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff",

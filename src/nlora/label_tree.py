@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nlora.model_facts import Batch
+from nlora.models.inspection import Batch
 from nlora.reading import Reading, read_batch
 
 Path = tuple[int, ...]

@@ -17,9 +17,9 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
-from nlora.beside import added_to
 from nlora.kernels.lora_linear import lora_linear
 from nlora.kernels.rotary import rotate
+from nlora.models.unmerged_updates import added_to
 
 _ROTATION = "apply_rotary_pos_emb"
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2**-6}

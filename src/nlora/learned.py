@@ -18,14 +18,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
-from nlora.adapters import ADAPTER
-from nlora.beside import Beside
 from nlora.errors import AdapterError, ModelError, RunError
-from nlora.factors import State
-from nlora.folding import FoldedBackbone
 from nlora.methods.base import Memory, Method
-from nlora.quantise import needs_floats
-from nlora.targets import is_quantised, linear_layer, shares_weight, takes_updates
+from nlora.models.lora_adapter import ADAPTER
+from nlora.models.lora_factors import State
+from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.quantization import needs_floats
+from nlora.models.target_modules import is_quantised, linear_layer, shares_weight, takes_updates
+from nlora.models.unmerged_updates import Beside
 
 MEMORY_FILE = "memory.safetensors"
 
@@ -93,7 +93,7 @@ class Learned:
 
 
 def keep_updates(model: nn.Module, module_names: Sequence[str]) -> FoldedBackbone | Beside:
-    """Folds updates into the weights where these can hold them; else beside the weights: see `nlora.beside`."""
+    """Folds updates into the weights where these can hold them; else beside the weights: see `nlora.models.unmerged_updates`."""
     layers = [linear_layer(model, name) for name in module_names]
     folds = all(takes_updates(layer) and not shares_weight(model, layer) for layer in layers)
     return (FoldedBackbone if folds else Beside)(model, module_names)

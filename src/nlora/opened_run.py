@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nlora.eval_run import Report
-    from nlora.factors import State
+    from nlora.models.lora_factors import State
     from nlora.report.load import StageFiles
     from nlora.served import CommittedStage
 

@@ -1,4 +1,4 @@
-"""Prompts that a causal model has read packed, and what can follow them: every token once (`nlora.packed`).
+"""Prompts that a causal model has read packed, and what can follow them: every token once (`nlora.models.packed_attention`).
 
     reading = PackedPrompts(model, prompts).read(prompts[:64])
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from nlora.data.packing import common_tokens, pack_rests
 from nlora.data.tokenize import Encoded
-from nlora.packed import packed_attention, packed_logits
-from nlora.packed_layout import Continuation, KeysValues, Layout, Memory
+from nlora.models.packed_attention import packed_attention, packed_logits
+from nlora.models.packed_layout import Continuation, KeysValues, Layout, Memory
 from nlora.room_cache import RoomCache
 
 _PASS_TOKENS = 1024

@@ -2,7 +2,7 @@
 
     trainer = PenalisedTrainer(model=model, args=arguments, ..., penalty=lambda: method.penalty(adapter))
 
-The loss looks at the answer tokens only (`nlora.logits`). The method's penalty is added once per optimizer step, to the
+The loss looks at the answer tokens only (`nlora.models.logits`). The method's penalty is added once per optimizer step, to the
 gradient that is clipped, whatever the number of micro-batches or processes.
 """
 
@@ -21,7 +21,7 @@ from transformers import Trainer
 from nlora.data.collate import IGNORED
 from nlora.data.sampler import LengthOrder
 from nlora.errors import RunError
-from nlora.logits import answer_logits
+from nlora.models.logits import answer_logits
 
 Penalty = Callable[[], Tensor | None]
 ExtraLoss = Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor | None]

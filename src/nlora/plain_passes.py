@@ -19,11 +19,17 @@ from torch.nn import functional as F
 
 from nlora.data.columns import Encoded
 from nlora.errors import ModelError
-from nlora.model_facts import MODEL_RAISES, decoder_start, forward_parameters, logits_off, logits_tolerance
+from nlora.models.inspection import (
+    MODEL_RAISES,
+    decoder_start,
+    forward_parameters,
+    logits_off,
+    logits_tolerance,
+)
 
 if TYPE_CHECKING:
-    from nlora.adapters import Adapter
-    from nlora.backbone import Backbone
+    from nlora.models.backbone import Backbone
+    from nlora.models.lora_adapter import Adapter
 
 _GRADIENT_OFF, _SHORT_GRADIENT_OFF = 1e-2, 2e-1
 """Of the norm of a layer's gradient; the second one for models of 16 bits."""

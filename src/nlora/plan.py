@@ -25,16 +25,16 @@ from nlora.data.tokenize import Encoder
 from nlora.errors import InputErrors, NloraError, Problem, missing
 from nlora.methods import build
 from nlora.methods.base import Method
-from nlora.positions import Positions, positions_of
-from nlora.quantise import quantise_problems
+from nlora.models.positions import Positions, positions_of
+from nlora.models.quantization import quantise_problems
 from nlora.run_file import folder_problem
 from nlora.stage_plan import StagePlan, stage_plans
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nlora.adapters import ModuleShape
     from nlora.config.load import LoadedConfig
+    from nlora.models.lora_adapter import ModuleShape
 
 T = TypeVar("T")
 
@@ -196,14 +196,14 @@ def _method(
 
 
 def _skeleton(config: Config) -> nn.Module:
-    from nlora.backbone import load_skeleton
+    from nlora.models.backbone import load_skeleton
 
     return load_skeleton(config.model, trust_remote_code=config.trust_remote_code)
 
 
 def _layout(model: nn.Module, config: Config) -> tuple[list[ModuleShape], int]:
     """The modules to update, and the number of parameters that every token meets (embeddings left out)."""
-    from nlora.adapters import Adapter, target_modules
+    from nlora.models.lora_adapter import Adapter, target_modules
 
     modules = target_modules(model, config.lora)
     Adapter.attach(model, config.lora, seed=config.seed).detach()  # some layers PEFT refuses to adapt
@@ -216,8 +216,8 @@ def make_encoder(config: Config, positions: Positions) -> Encoder:
 
     positions: those of the model, beyond which no prompt and no answer may go.
     """
-    from nlora.backbone import embedding_rows, load_config, load_tokenizer
     from nlora.data.token_cache import EncodedCache
+    from nlora.models.backbone import embedding_rows, load_config, load_tokenizer
 
     model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)

@@ -27,8 +27,8 @@ from transformers import EncoderDecoderCache
 from nlora.causal_reading import read_padded, with_rows
 from nlora.data.collate import Collator
 from nlora.data.tokenize import Encoded
-from nlora.logits import causal_forward
-from nlora.model_facts import Batch, decoder_start, is_encoder_decoder
+from nlora.models.inspection import Batch, decoder_start, is_encoder_decoder
+from nlora.models.logits import causal_forward
 from nlora.packed_reading import PackedPrompts
 from nlora.room_cache import RoomCache, keeps_all_tokens
 
@@ -65,7 +65,7 @@ class Reading(Protocol):
 class Reader:
     """Reads the prompts of one task with weights that do not change meanwhile.
 
-    prompts: all of them. packs: whether the model takes packed batches (`nlora.packed.packing_is_exact`).
+    prompts: all of them. packs: whether the model takes packed batches (`nlora.models.packed_attention.packing_is_exact`).
     continues: False reads a prompt again, whole, with whatever follows it.
     """
 

@@ -18,11 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nlora.backbone import Backbone
 from nlora.data.task import Task
 from nlora.evaluation import Answers, Evaluator
 from nlora.learned import MEMORY_FILE, Learned
-from nlora.paths import Paths
+from nlora.models.backbone import Backbone
+from nlora.models.paths import Paths
 from nlora.plan import Plan
 from nlora.progress import RunProgress
 from nlora.record import facts_of_run, score_row, write_passed_over, write_stage

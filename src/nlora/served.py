@@ -27,10 +27,10 @@ from nlora.run_file import RUN_FILE, read_run_file
 from nlora.task_facts import decode_of
 
 if TYPE_CHECKING:
-    from nlora.backbone import Backbone
     from nlora.data.task import Task
     from nlora.evaluation import Answers
     from nlora.learned import Learned
+    from nlora.models.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def merged(stage: CommittedStage, index: int) -> Backbone:
 
 
 def _backbone(config: Config) -> Backbone:
-    from nlora.backbone import load_backbone
+    from nlora.models.backbone import load_backbone
 
     return load_backbone(
         config.model,
@@ -130,8 +130,8 @@ def _backbone(config: Config) -> Backbone:
 
 def _recalled(stage: CommittedStage, backbone: Backbone) -> Learned:
     """What the stage had learned, over a backbone just loaded."""
-    from nlora.adapters import target_modules
     from nlora.learned import Learned
+    from nlora.models.lora_adapter import target_modules
 
     modules = [module.name for module in target_modules(backbone.model, stage.config.lora)]
     learned = Learned(backbone.model, modules)
@@ -150,8 +150,8 @@ class Served:
 
     def __init__(self, stage: CommittedStage, tasks: Sequence[Task]) -> None:
         from nlora.evaluation import Evaluator
+        from nlora.models.positions import positions_of
         from nlora.plan import make_encoder
-        from nlora.positions import positions_of
         from nlora.tryout import probes, try_out
 
         config = stage.config

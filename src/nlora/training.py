@@ -3,7 +3,7 @@
     result = train(backbone, adapter, encoded, options, penalty=lambda: method.penalty(adapter), seed=1, folder=f)
 
 What differs from a plain Trainer: its loss (`nlora.penalised_trainer`), and batches that are packed where that is exact
-(`nlora.packed`). Everything else (optimizer, schedule, accumulation, logging, distribution) is the Trainer's.
+(`nlora.models.packed_attention`). Everything else (optimizer, schedule, accumulation, logging, distribution) is the Trainer's.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from nlora.data.sampler import LengthOrder
 from nlora.errors import RunError
 from nlora.lean import lean
 from nlora.memory import forget_peak, peak_memory_bytes
-from nlora.packed import packed_attention
-from nlora.paths import Paths, usual_paths
+from nlora.models.packed_attention import packed_attention
+from nlora.models.paths import Paths, usual_paths
 from nlora.penalised_trainer import ExtraLoss, PenalisedTrainer, Penalty
 
 if TYPE_CHECKING:
-    from nlora.backbone import Backbone
     from nlora.config.schema import TrainOptions
     from nlora.data.tokenize import Encoded
-    from nlora.learner import Learner
+    from nlora.models.backbone import Backbone
+    from nlora.models.trainable import Learner
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,24 +22,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nlora.adapters import Adapter
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
 from nlora.data.tokenize import Encoded, Encoder
 from nlora.errors import ModelError
 from nlora.greedy import greedy_generation, is_plain
 from nlora.lean import lean
-from nlora.logits import answer_logits
-from nlora.model_facts import MODEL_RAISES
-from nlora.packed import packed_attention
-from nlora.paths import Paths, Rows, usual_paths
+from nlora.models.inspection import MODEL_RAISES
+from nlora.models.logits import answer_logits
+from nlora.models.lora_adapter import Adapter
+from nlora.models.packed_attention import packed_attention
+from nlora.models.paths import Paths, Rows, usual_paths
 from nlora.plain_passes import PlainPasses, first_line
 from nlora.reading import Reader
 
 if TYPE_CHECKING:
-    from nlora.backbone import Backbone
     from nlora.config.schema import LoraOptions
     from nlora.data.task import Task
+    from nlora.models.backbone import Backbone
 
 _LOOKED_AT = 256
 """Examples of a task among which the two short ones are chosen."""

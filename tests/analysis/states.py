@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nlora.factors import Factors, State
+from nlora.models.lora_factors import Factors, State
 from nlora.summary import Summary, write_summary
 
 SHAPES = {"model.layers.0.q_proj": (12, 16), "model.layers.1.q_proj": (12, 16)}

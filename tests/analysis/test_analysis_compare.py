@@ -14,7 +14,7 @@ from states import plain_measures, random_factors, random_state
 from nlora.analysis import compare_states
 from nlora.analysis.threshold import DEFAULT_FACTOR
 from nlora.errors import AdapterError
-from nlora.factors import Factors, State
+from nlora.models.lora_factors import Factors, State
 
 SHAPES = {
     f"model.layers.{i}.{kind}": shape

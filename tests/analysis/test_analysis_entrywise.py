@@ -11,7 +11,7 @@ from nlora.analysis import entrywise as walk
 from nlora.analysis.bits import counts, filled, packed, pair_counts, put, words_for
 from nlora.analysis.entrywise import entrywise
 from nlora.analysis.scratch import Scratch
-from nlora.factors import Factors
+from nlora.models.lora_factors import Factors
 
 
 def test_bits_are_counted_for_every_pair() -> None:

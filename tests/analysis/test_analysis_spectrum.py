@@ -9,7 +9,7 @@ import torch
 from states import of_matrix, random_factors
 
 from nlora.analysis.spectrum import effective_rank, nuclear_norm, reduced_svds, stable_rank
-from nlora.factors import Factors, stack
+from nlora.models.lora_factors import Factors, stack
 
 
 @pytest.mark.parametrize(("out", "n_in", "r"), [(12, 7, 3), (5, 20, 4), (3, 4, 6), (9, 9, 1)])

@@ -10,7 +10,7 @@ import torch
 from states import of_matrix, random_factors
 
 from nlora.analysis.subspace import pair_measures, pairs_of, principal_angles
-from nlora.factors import Factors
+from nlora.models.lora_factors import Factors
 
 
 def test_pairs_come_row_by_row() -> None:

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from states import SHAPES, plain_measures, random_state, write_adapter, write_run
 
 from nlora.analyze import analyse_run, collision_of
-from nlora.factors import load_factors
+from nlora.models.lora_factors import load_factors
 from tiny import load
 
 Call = Callable[..., tuple[int, str, str]]

@@ -16,8 +16,8 @@ from nlora.config.schema import Config
 from nlora.data import cl_benchmark
 from nlora.data.prompts import head
 from nlora.data.task import Task
-from nlora.factors import load_factors
 from nlora.methods import build
+from nlora.models.lora_factors import load_factors
 from nlora.run_dir import stage_name
 from released_data import LABELS, write_benchmark
 

@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_nothing(bpe: Any, folder: Path, monkeypatch: pytest.
 def test_writers_side_by_side_do_not_hurt_each_other_and_a_third_process_reads(
     tiny_model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nlora.backbone import load_tokenizer
+    from nlora.models.backbone import load_tokenizer
 
     model = tiny_model("llama")
     here = load_tokenizer(str(model))
@@ -133,7 +133,7 @@ def _same_start(barrier: Any) -> None:
 
 
 def _race(model: str) -> list[Encoded]:
-    from nlora.backbone import load_tokenizer
+    from nlora.models.backbone import load_tokenizer
 
     encoder = make(load_tokenizer(model))
     token_cache.LEAST_CHARACTERS = 1

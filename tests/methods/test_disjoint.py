@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import learn, write_config
-from nlora.adapters import Adapter, ModuleShape, load_factors
 from nlora.errors import InputErrors
 from nlora.methods import build
 from nlora.methods.disjoint import Disjoint, own_rows, room
+from nlora.models.lora_adapter import Adapter, ModuleShape, load_factors
 from tiny import LORA, load, loss, spread
 
 TinyModel = Callable[[str], Path]

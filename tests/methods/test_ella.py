@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from nlora.adapters import Adapter, State
 from nlora.errors import AdapterError
 from nlora.methods import build
 from nlora.methods.ella import DEFAULT_WEIGHT, Ella
+from nlora.models.lora_adapter import Adapter, State
 from tiny import LORA, load, spread
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlora.adapters import Adapter
 from nlora.data.tokenize import Encoded
 from nlora.errors import RunError
 from nlora.methods import build
+from nlora.models.lora_adapter import Adapter
 from tiny import LORA, load, spread
 
 EXAMPLES = [Encoded((5, 9, 17, i), (33 + i, 2)) for i in range(6)]

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from golden import CASES, GoldenCase, load_case, load_model
-from nlora.adapters import Adapter
 from nlora.config.schema import LoraOptions
-from nlora.folding import FoldedBackbone
 from nlora.methods import build
 from nlora.methods.base import Method
+from nlora.models.lora_adapter import Adapter
+from nlora.models.merged_updates import FoldedBackbone
 
 RELEASED = {"weight": 0.5, "norm_weight": 0.1}
 

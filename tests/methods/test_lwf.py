@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlora.adapters import Adapter
 from nlora.methods import build
+from nlora.models.lora_adapter import Adapter
 from tiny import LORA, load, spread
 
 LOGITS = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(1))

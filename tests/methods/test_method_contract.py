@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from nlora.adapters import Adapter, State, target_modules
 from nlora.config.schema import LoraOptions
 from nlora.data.task import Example, Task
 from nlora.data.tokenize import Encoded
 from nlora.methods import build, describe, method_names
 from nlora.methods.base import Method
+from nlora.models.lora_adapter import Adapter, State, target_modules
 
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
 TASK = Task("a", "a", "Which?", ("x", "y"), (Example("0", "text", "x"),), (Example("0", "text", "y"),))

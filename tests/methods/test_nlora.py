@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from golden import CASES, GoldenCase, load_case, load_model
-from nlora.adapters import Adapter, Factors, ModuleShape, State
 from nlora.config.schema import LoraOptions
-from nlora.folding import FoldedBackbone
 from nlora.methods import build
 from nlora.methods.nlora import DEFAULT_WEIGHTS
+from nlora.models.lora_adapter import Adapter, Factors, ModuleShape, State
+from nlora.models.merged_updates import FoldedBackbone
 
 RELEASED = {"penalty": "factor_l1", "weight": 0.4}
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from nlora.adapters import Adapter, State
 from nlora.errors import AdapterError, InputErrors
 from nlora.methods import build
+from nlora.models.lora_adapter import Adapter, State
 from tiny import LORA, load, spread
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from nlora.adapters import Adapter, State
 from nlora.config.schema import LoraOptions
 from nlora.methods import build
+from nlora.models.lora_adapter import Adapter, State
 
 
 def test_a_stage_begins_where_the_last_one_ended(tiny_model: Callable[[str], Path]) -> None:

@@ -1,7 +1,7 @@
 """What adapters do to each other, from their factors alone: no model, no data, tensors in and numbers out.
 
     from nlora.analysis import compare_states
-    from nlora.factors import load_factors
+    from nlora.models.lora_factors import load_factors
 
     comparison = compare_states({"a": load_factors("runs/a/..."), "b": load_factors("runs/b/...")})
     comparison.average_collision_rate, comparison.threshold

@@ -27,7 +27,7 @@ from nlora.analysis.subspace import PairMeasures, pair_measures, pairs_of
 from nlora.analysis.threads import each
 from nlora.analysis.threshold import DEFAULT_FACTOR, DEFAULT_RULE, GIVEN_RULE, pooled, root_mean_square
 from nlora.errors import AdapterError
-from nlora.factors import State, check_finite
+from nlora.models.lora_factors import State, check_finite
 
 Floats = NDArray[np.float64]
 Shares = tuple[Floats, Floats]

@@ -24,7 +24,7 @@ from nlora.analysis.bits import counts, packed, pair_counts
 from nlora.analysis.scratch import Scratch
 from nlora.analysis.spectrum import stacked
 from nlora.analysis.subspace import pairs_of
-from nlora.factors import Factors
+from nlora.models.lora_factors import Factors
 
 Floats = NDArray[np.float64]
 

@@ -26,7 +26,7 @@ from nlora.analysis.bits import Counts, Words, counts, filled, pair_counts, put,
 from nlora.analysis.scratch import Scratch
 from nlora.analysis.spectrum import stacked
 from nlora.analysis.subspace import pairs_of
-from nlora.factors import Factors
+from nlora.models.lora_factors import Factors
 
 # Entries of all adapters in a tile: 1 MiB of float32. Tried with 15 adapters of 1024 x 1024 on a processor with 2 MiB
 # of second-level cache per core: half of it takes about as long on one thread and longer on two, twice a fifth longer.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nlora.analysis.scratch import Scratch
-from nlora.factors import Factors
+from nlora.models.lora_factors import Factors
 
 _FLOAT32_EPS = float(torch.finfo(torch.float32).eps)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nlora.analysis.scratch import Scratch
 from nlora.analysis.spectrum import Spectra, reduced_svds, stacked
-from nlora.factors import Factors
+from nlora.models.lora_factors import Factors
 
 Floats = NDArray[np.float64]
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from nlora.factors import Factors, State
+from nlora.models.lora_factors import Factors, State
 
 DEFAULT_FACTOR = 0.1
 DEFAULT_RULE = f"{DEFAULT_FACTOR:g} x the root mean square of all entries of the compared updates"

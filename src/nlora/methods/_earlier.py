@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nlora.errors import AdapterError
 
 if TYPE_CHECKING:
-    from nlora.factors import Factors, State
+    from nlora.models.lora_factors import Factors, State
 
 
 def updates_of(module: str, earlier: Sequence[State]) -> list[Factors]:

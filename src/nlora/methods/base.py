@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from nlora.adapters import ModuleShape, State
     from nlora.config.schema import LoraOptions
     from nlora.data.task import Example, Task
     from nlora.data.tokenize import Encoded
-    from nlora.learner import Learner
+    from nlora.models.lora_adapter import ModuleShape, State
+    from nlora.models.trainable import Learner
 
 Portion = tuple["Task", Sequence["Example"]]
 """Examples with the task whose prompt they are asked with."""
@@ -94,7 +94,7 @@ class Method:
 
     def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Learner:
         """What the stage trains, put on the model. stage: from 1."""
-        from nlora.adapters import Adapter
+        from nlora.models.lora_adapter import Adapter
 
         return Adapter.attach(model, lora, seed=seed)
 
@@ -103,7 +103,7 @@ class Method:
 
         is_last: whether no later stage is committed; weights are put back for that one only.
         """
-        from nlora.adapters import ADAPTER, load_factors
+        from nlora.models.lora_adapter import ADAPTER, load_factors
 
         return load_factors(folder / ADAPTER)
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
-    from nlora.adapters import ModuleShape, State
-    from nlora.learner import Learner
+    from nlora.models.lora_adapter import ModuleShape, State
+    from nlora.models.trainable import Learner
 
 
 class DisjointOptions(MethodOptions):

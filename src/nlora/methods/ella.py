@@ -31,8 +31,8 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.adapters import State
-    from nlora.learner import Learner
+    from nlora.models.lora_adapter import State
+    from nlora.models.trainable import Learner
 
 # Not tuned. At updates that nothing holds back (tasks 2 to 5 of incremental LoRA on SmolLM2, rank 8, scaling 4: ‖ΔW‖_F
 # of 6 to 13 over 60 modules), the sum is 2e-4 to 4e-3. Weights of 220 to 2100 would make the penalty there as large as
@@ -69,7 +69,7 @@ class Ella(Method):
             return
         import torch
 
-        from nlora.factors import stack
+        from nlora.models.lora_factors import stack
 
         for name, f in adapter.factors().items():
             joint = stack(updates_of(name, earlier))

@@ -32,9 +32,9 @@ from nlora.methods.base import Memory, Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nlora.adapters import State
     from nlora.data.tokenize import Encoded
-    from nlora.learner import Learner
+    from nlora.models.lora_adapter import State
+    from nlora.models.trainable import Learner
 
 
 class EwcOptions(MethodOptions):

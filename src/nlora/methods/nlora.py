@@ -33,8 +33,8 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.adapters import ModuleShape
-    from nlora.learner import Learner
+    from nlora.models.lora_adapter import ModuleShape
+    from nlora.models.trainable import Learner
 
 # By penalty and reduction. factor_l1: the released orders 1 to 3. update_l1: measured on the embedded tasks
 # (docs/weight.md), 60 modules with 13.3 million entries; the weight of the mean is the same pull there.

@@ -35,8 +35,8 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.adapters import State
-    from nlora.learner import Learner
+    from nlora.models.lora_adapter import State
+    from nlora.models.trainable import Learner
 
 
 class OloraOptions(MethodOptions):

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from nlora.adapters import State
     from nlora.config.schema import LoraOptions
-    from nlora.learner import Learner
+    from nlora.models.lora_adapter import State
+    from nlora.models.trainable import Learner
 
 
 class OsfOptions(MethodOptions):
@@ -62,7 +62,7 @@ class Osf(Method):
         return []
 
     def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Learner:
-        from nlora.subspace import SubspaceModel
+        from nlora.models.osf_layers import SubspaceModel
 
         assert isinstance(self.options, OsfOptions)
         share = self.options.preserved or stage / (self._tasks + 1)
@@ -70,7 +70,7 @@ class Osf(Method):
 
     def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> State:
         if is_last:
-            from nlora.subspace import SubspaceModel
+            from nlora.models.osf_layers import SubspaceModel
 
             SubspaceModel.load(model, folder)
         return {}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from nlora.methods.base import Method
 
 if TYPE_CHECKING:
-    from nlora.adapters import State
+    from nlora.models.lora_adapter import State
 
 
 class Pertask(Method):

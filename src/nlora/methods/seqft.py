@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from nlora.adapters import State
     from nlora.config.schema import LoraOptions
-    from nlora.learner import Learner
+    from nlora.models.lora_adapter import State
+    from nlora.models.trainable import Learner
 
 
 class Seqft(Method):
@@ -38,13 +38,13 @@ class Seqft(Method):
     trains: ClassVar[Literal["adapter", "weights"]] = "weights"
 
     def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Learner:
-        from nlora.whole import WholeModel
+        from nlora.models.full_model import WholeModel
 
         return WholeModel.attach(model)
 
     def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> State:
         if is_last:
-            from nlora.whole import WholeModel
+            from nlora.models.full_model import WholeModel
 
             WholeModel.load(model, folder)
         return {}

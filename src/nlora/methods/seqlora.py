@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from nlora.methods.base import Method
 
 if TYPE_CHECKING:
-    from nlora.adapters import State
-    from nlora.learner import Learner
+    from nlora.models.lora_adapter import State
+    from nlora.models.trainable import Learner
 
 
 class Seqlora(Method):

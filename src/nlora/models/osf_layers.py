@@ -23,9 +23,9 @@ from torch import nn
 
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError, RunError
-from nlora.factors import State
-from nlora.model_facts import recompute_activations
-from nlora.targets import shares_weight, target_modules, target_names
+from nlora.models.inspection import recompute_activations
+from nlora.models.lora_factors import State
+from nlora.models.target_modules import shares_weight, target_modules, target_names
 
 WEIGHTS_FILE = "weights.safetensors"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # One of each kind: packed, padded and single rows; caches that can and cannot be continued; parts that no text reaches;
 # shared weights; latent attention; positions from pad + 1; decoders that begin in different ways.
 SAMPLE = [

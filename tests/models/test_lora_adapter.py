@@ -11,9 +11,9 @@ import pytest
 import torch
 from peft import PeftModel
 
-from nlora.adapters import Adapter, Factors, load_factors
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
+from nlora.models.lora_adapter import Adapter, Factors, load_factors
 from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits, loss, spread, weights
 
 # Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.

@@ -26,7 +26,7 @@ from transformers import AttentionInterface
 
 from nlora.data.packing import pack
 from nlora.data.tokenize import Encoded
-from nlora.model_facts import (
+from nlora.models.inspection import (
     Batch,
     first_position,
     forward_parameters,
@@ -35,7 +35,7 @@ from nlora.model_facts import (
     logits_agree,
     probe_tokens,
 )
-from nlora.packed_layout import Continuation, Layout
+from nlora.models.packed_layout import Continuation, Layout
 
 _NAME = "nlora_packed"
 _UNKNOWN = ("softcap", "sliding_window", "s_aux", "position_bias")

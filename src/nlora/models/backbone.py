@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.errors import ModelError
-from nlora.quantise import Quantise, keep_trainable, loading_arguments
+from nlora.models.quantization import Quantise, keep_trainable, loading_arguments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +62,7 @@ def load_backbone(
 ) -> Backbone:
     """Model and tokenizer, ready to be taught, on the device that accelerate picks (a GPU where there is one).
 
-    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16". quantise: see `nlora.quantise`.
+    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16". quantise: see `nlora.models.quantization`.
     Raises ModelError when it is not there, is no language model, cannot be quantised, or its tokenizer has no end
     token.
     """

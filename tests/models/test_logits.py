@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nlora.backbone import load_backbone
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
 from nlora.data.tokenize import Encoded
 from nlora.errors import ModelError
-from nlora.logits import answer_logits
-from nlora.model_facts import first_position
-from nlora.packed import packed_attention, packing_is_exact
+from nlora.models.backbone import load_backbone
+from nlora.models.inspection import first_position
+from nlora.models.logits import answer_logits
+from nlora.models.packed_attention import packed_attention, packing_is_exact
 
 CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
 PREFIX = tuple(range(200, 270))

@@ -13,19 +13,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import learn, write_config
-from nlora.adapters import Adapter, Factors, State, target_modules
-from nlora.backbone import load_backbone
-from nlora.beside import Beside
 from nlora.config.load import load_config
 from nlora.errors import InputErrors, ModelError
-from nlora.factors import load_factors
-from nlora.folding import FoldedBackbone
 from nlora.learned import Learned
 from nlora.methods import build, method_names
-from nlora.packed import packing_is_exact
+from nlora.models.backbone import load_backbone
+from nlora.models.full_model import WholeModel
+from nlora.models.lora_adapter import Adapter, Factors, State, target_modules
+from nlora.models.lora_factors import load_factors
+from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.packed_attention import packing_is_exact
+from nlora.models.quantization import needs_floats, quantise_problems
+from nlora.models.unmerged_updates import Beside
 from nlora.plan import make_plan
-from nlora.quantise import needs_floats, quantise_problems
-from nlora.whole import WholeModel
 from tiny import LORA, load, logits, loss, spread
 
 TinyModel = Callable[[str], Path]
@@ -110,7 +110,7 @@ def test_an_unknown_format_names_those_there_are(tmp_path: Path, tiny_model: Tin
 def test_methods_that_need_the_weights_say_so_before_training(
     tmp_path: Path, tiny_model: TinyModel, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nlora.quantise.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("nlora.models.quantization.importlib.util.find_spec", lambda name: object())
     config = write_config(tmp_path, tiny_model("llama"), quantise="8bit", method=method)
     expected = f"quantise: {method} needs the backbone's weights as numbers; leave quantise out"
     assert problems(config).endswith(expected)

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlora.backbone import load_backbone
-from nlora.beside import Beside
 from nlora.config.schema import LoraOptions
 from nlora.data.packing import pack
 from nlora.data.tokenize import Encoded
-from nlora.factors import Factors
-from nlora.packed import packed_attention, packed_logits, packing_is_exact
-from nlora.packed_layout import Layout
-from nlora.targets import target_modules
+from nlora.models.backbone import load_backbone
+from nlora.models.lora_factors import Factors
+from nlora.models.packed_attention import packed_attention, packed_logits, packing_is_exact
+from nlora.models.packed_layout import Layout
+from nlora.models.target_modules import target_modules
+from nlora.models.unmerged_updates import Beside
 
 CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
 TinyModel = Callable[[str], Path]

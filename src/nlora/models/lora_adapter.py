@@ -7,7 +7,7 @@
     model = adapter.detach()                               # the backbone as it was, bit for bit
 
 An `Adapter` is always a single fresh LoRA adapter. Earlier tasks are not beside it but folded into the
-backbone (`nlora.folding`), so that a step at task 15 costs what it costs at task 1.
+backbone (`nlora.models.merged_updates`), so that a step at task 15 costs what it costs at task 1.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import nn
 
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
-from nlora.factors import WEIGHTS_FILE, Factors, State, check_finite, load_factors
-from nlora.model_facts import recompute_activations
-from nlora.targets import ModuleShape, target_modules, target_names
+from nlora.models.inspection import recompute_activations
+from nlora.models.lora_factors import WEIGHTS_FILE, Factors, State, check_finite, load_factors
+from nlora.models.target_modules import ModuleShape, target_modules, target_names
 
 __all__ = ["Adapter", "Factors", "ModuleShape", "State", "load_factors", "target_modules"]
 

@@ -4,7 +4,7 @@
     Continuation(extend, there, count=2)        # two more tokens for each of some rows whose keys were kept
 
 A layout's `attend` takes states (S, heads, D) of the tokens that run, and attends for each of them to the tokens that
-its own sequence has before it. `nlora.packed` hands it to every attention layer of a model.
+its own sequence has before it. `nlora.models.packed_attention` hands it to every attention layer of a model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlora.model_facts import Batch
+from nlora.models.inspection import Batch
 
 KeysValues = list[tuple[Tensor, Tensor]]
 """Of each layer, keys and values."""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from torch import nn
 
-from nlora.backbone import quiet_bars
 from nlora.errors import AdapterError, ModelError, RunError
-from nlora.factors import State
-from nlora.model_facts import recompute_activations
+from nlora.models.backbone import quiet_bars
+from nlora.models.inspection import recompute_activations
+from nlora.models.lora_factors import State
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,6 +1,6 @@
 """What trains at a stage: a low-rank adapter, or weights of the backbone itself.
 
-`nlora.adapters.Adapter`, `nlora.whole.WholeModel` and `nlora.subspace.SubspaceModel` are learners; the sequence and the
+`nlora.models.lora_adapter.Adapter`, `nlora.models.full_model.WholeModel` and `nlora.models.osf_layers.SubspaceModel` are learners; the sequence and the
 training know no more of them than this.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
-from nlora.factors import State
+from nlora.models.lora_factors import State
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

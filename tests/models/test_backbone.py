@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nlora.backbone import load_backbone, load_skeleton, load_tokenizer
 from nlora.errors import ModelError
+from nlora.models.backbone import load_backbone, load_skeleton, load_tokenizer
 
 TinyModel = Callable[[str], Path]
 

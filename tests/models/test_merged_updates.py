@@ -11,10 +11,10 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from nlora.adapters import Adapter, Factors, State, target_modules
 from nlora.errors import AdapterError, ModelError
-from nlora.folding import FoldedBackbone
 from nlora.learned import keep_updates
+from nlora.models.lora_adapter import Adapter, Factors, State, target_modules
+from nlora.models.merged_updates import FoldedBackbone
 from tiny import LORA, assert_bitwise, load, logits, spread, weights
 
 # Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.

@@ -12,10 +12,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 
 from helpers import write_config
-from nlora.adapters import Adapter, ModuleShape, target_modules
 from nlora.config.schema import LoraOptions
 from nlora.errors import ModelError
-from nlora.targets import target_names
+from nlora.models.lora_adapter import Adapter, ModuleShape, target_modules
+from nlora.models.target_modules import target_names
 from tiny import FAMILIES, IDS, LORA, load, logits, spread
 
 

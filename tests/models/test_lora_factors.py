@@ -12,9 +12,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from nlora.adapters import Adapter, Factors, load_factors
 from nlora.errors import AdapterError
-from nlora.factors import stack
+from nlora.models.lora_adapter import Adapter, Factors, load_factors
+from nlora.models.lora_factors import stack
 from tiny import LORA, load
 
 # Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.

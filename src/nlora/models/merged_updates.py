@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from nlora.errors import AdapterError, ModelError
-from nlora.factors import Factors, State, stack
-from nlora.targets import in_and_out, is_quantised, linear_layer, shares_weight
+from nlora.models.lora_factors import Factors, State, stack
+from nlora.models.target_modules import in_and_out, is_quantised, linear_layer, shares_weight
 
 
 class FoldedBackbone:
@@ -26,7 +26,7 @@ class FoldedBackbone:
 
     Works on the modules themselves, so it may fold while an adapter is attached to them.
     Raises ModelError for a module that is no linear layer, is quantised, or shares its weight with another: see
-    `nlora.beside`.
+    `nlora.models.unmerged_updates`.
     """
 
     def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
@@ -86,12 +86,12 @@ def _plain_linear(model: nn.Module, name: str) -> nn.Module:
     if shares_weight(model, module):
         raise ModelError(
             f"{name} shares its weight with another layer, which has updates of its own; updates cannot be folded "
-            "into such weights, keep them beside (nlora.beside)"
+            "into such weights, keep them beside (nlora.models.unmerged_updates)"
         )
     if is_quantised(module):
         raise ModelError(
             f"{name} is quantised ({type(module).__name__}, {_weight(module).dtype}); updates cannot be folded "
-            "into quantised weights, keep them beside (nlora.beside) or load the model in float32 or bfloat16"
+            "into quantised weights, keep them beside (nlora.models.unmerged_updates) or load the model in float32 or bfloat16"
         )
     return module
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from nlora.packed import may_pack, packing_is_exact
+from nlora.models.packed_attention import may_pack, packing_is_exact
 from nlora.room_cache import keeps_all_tokens
 
 Rows = Literal["packed", "padded", "single"]

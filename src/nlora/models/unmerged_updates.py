@@ -5,7 +5,7 @@
     beside.fold([state_1])                 # ... W0 + ΔW_1, whatever was there before
     beside.restore()                       # W0: nothing is left on the model
 
-The interface of `nlora.folding.FoldedBackbone`. Where that changes weights, this adds (x·Aᵀ)·Bᵀ to what each
+The interface of `nlora.models.merged_updates.FoldedBackbone`. Where that changes weights, this adds (x·Aᵀ)·Bᵀ to what each
 layer computes, with A and B of all updates concatenated: one update of rank Σ r_i per layer, however many tasks there
 were; once the one matrix B·A is cheaper, x·(B·A)ᵀ. So a layer never costs more than twice as much.
 
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from nlora.factors import Factors, State, stack
-from nlora.folding import check_fits
-from nlora.targets import linear_layer
+from nlora.models.lora_factors import Factors, State, stack
+from nlora.models.merged_updates import check_fits
+from nlora.models.target_modules import linear_layer
 
 
 class Beside:

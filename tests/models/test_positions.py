@@ -18,8 +18,8 @@ from helpers import learn, write_config
 from nlora.commands import check_command
 from nlora.config.load import load_config
 from nlora.errors import InputErrors
+from nlora.models.positions import Positions, positions_of
 from nlora.plan import make_plan
-from nlora.positions import Positions, positions_of
 from nlora.predict_run import predict_command
 
 POSITIONS = 64

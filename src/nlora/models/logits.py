@@ -3,7 +3,7 @@
     logits, targets = answer_logits(model, batch)        # (B, K, V), (B, K)
 
 A plain forward pass computes the head on every prompt token, and runs the instruction that all prompts of a
-task begin with once per row. Here the head runs on the answer positions, and a batch comes packed (`nlora.packed`)
+task begin with once per row. Here the head runs on the answer positions, and a batch comes packed (`nlora.models.packed_attention`)
 where the model's attention allows it: the common beginning once, and no padding.
 """
 
@@ -15,8 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from nlora.data.collate import IGNORED
-from nlora.model_facts import Batch, decoder_start, first_position, forward_parameters, is_encoder_decoder
-from nlora.packed import packed_logits
+from nlora.models.inspection import (
+    Batch,
+    decoder_start,
+    first_position,
+    forward_parameters,
+    is_encoder_decoder,
+)
+from nlora.models.packed_attention import packed_logits
 
 
 def answer_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
