@@ -90,7 +90,7 @@ class Ewc(Method):
         assert isinstance(self.options, EwcOptions)
         if self._weight == 0:
             return {}
-        from nlora.fisher import fisher_information
+        from nlora.methods._fisher import fisher_information
 
         n = len(examples)
         some = [examples[i * n // self.options.samples] for i in range(self.options.samples)]

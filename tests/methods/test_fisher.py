@@ -11,7 +11,7 @@ import torch
 
 from nlora.config.schema import LoraOptions
 from nlora.data.tokenize import Encoded
-from nlora.fisher import fisher_information
+from nlora.methods._fisher import fisher_information
 from nlora.models.target_modules import target_modules
 from tiny import assert_bitwise, load, weights
 
