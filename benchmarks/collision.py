@@ -40,8 +40,8 @@ from nlora.analysis.entrywise import Entrywise, entrywise
 from nlora.analysis.scratch import Scratch
 from nlora.analysis.threads import each
 from nlora.analysis.threshold import DEFAULT_FACTOR, root_mean_square
-from nlora.memory import peak_memory_bytes
 from nlora.models.lora_factors import Factors, State
+from nlora.training.peak_memory import peak_memory_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import Adapter
 from nlora.models.lora_factors import State, load_factors
 from nlora.models.target_modules import target_modules
-from nlora.training import train
+from nlora.training.trainer import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 NEW_TOKENS = 50

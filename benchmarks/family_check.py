@@ -26,7 +26,6 @@ from nlora.errors import NloraError
 from nlora.evaluation import Evaluator
 from nlora.greedy import is_plain
 from nlora.label_tree import LabelTree
-from nlora.lean import lean
 from nlora.learned import keep_updates
 from nlora.models.backbone import Backbone, load_backbone, load_skeleton
 from nlora.models.logits import answer_logits
@@ -34,6 +33,7 @@ from nlora.models.lora_adapter import Adapter, target_modules
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths
 from nlora.reading import Reader
+from nlora.training.cpu_modules import lean
 from nlora.tryout import probes, try_out
 from one_pass import generated, plain_answer, plain_logits, plain_loss, plain_scores
 from tiny_families import tiny_folder

@@ -40,7 +40,7 @@ from nlora.data.tokenize import Encoded
 from nlora.methods import build
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import Adapter
-from nlora.training import train
+from nlora.training.trainer import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 SQUARE = 2048

@@ -32,13 +32,13 @@ from measure import Spread
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.tokenize import Encoded
 from nlora.learned import keep_updates
-from nlora.memory import peak_memory_bytes
 from nlora.methods import build
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import Adapter
 from nlora.models.lora_factors import Factors, State, stack
 from nlora.models.target_modules import ModuleShape, target_modules
-from nlora.training import train
+from nlora.training.peak_memory import peak_memory_bytes
+from nlora.training.trainer import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 KINDS = ("nlora", "beside")

@@ -29,7 +29,7 @@ from nlora.methods import build
 from nlora.models.backbone import Backbone
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import Adapter
-from nlora.training import train
+from nlora.training.trainer import train
 
 KEYWORDS, ANSWERS, END = (10, 11, 12, 13), (20, 21, 22, 23), 1
 WEIGHTS = [10**exponent for exponent in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0)]

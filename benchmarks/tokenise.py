@@ -35,8 +35,8 @@ from nlora.data import token_cache
 from nlora.data.task import Example, Task
 from nlora.data.token_cache import EncodedCache
 from nlora.data.tokenize import Encoder
-from nlora.memory import peak_memory_bytes
 from nlora.models.backbone import load_tokenizer
+from nlora.training.peak_memory import peak_memory_bytes
 
 CHECKS = {
     "2 labels": (200_000, ("negative", "positive")),

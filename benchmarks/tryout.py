@@ -29,7 +29,7 @@ from nlora.models.lora_adapter import Adapter
 from nlora.models.packed_attention import packing_is_exact
 from nlora.plan import make_plan
 from nlora.reading import Reader, Reading
-from nlora.training import train
+from nlora.training.trainer import train
 from nlora.tryout import probes, try_out
 
 

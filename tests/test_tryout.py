@@ -15,7 +15,6 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from helpers import write_config
-from nlora import lean_forward
 from nlora.commands import run_sequence
 from nlora.config.load import load_config
 from nlora.config.schema import LoraOptions
@@ -29,6 +28,7 @@ from nlora.models.paths import Paths
 from nlora.plain_passes import kind
 from nlora.progress import RunProgress
 from nlora.served import read_stage
+from nlora.training import cpu_forwards
 from nlora.tryout import try_out
 
 TinyModel = Callable[[str], Path]
@@ -96,9 +96,9 @@ def test_a_model_that_padding_changes_trains_and_scores_one_row_at_a_time(tiny_m
 def test_a_leaner_module_that_computes_something_else_is_left_out(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nlora.lean._if_equal", lambda kind, original, width: kind(original))
+    monkeypatch.setattr("nlora.training.cpu_modules._if_equal", lambda kind, original, width: kind(original))
     real = elementwise.silu_mul
-    monkeypatch.setattr("nlora.lean.silu_mul", lambda gate, up: real(gate, up).clamp(max=0.1))
+    monkeypatch.setattr("nlora.training.cpu_modules.silu_mul", lambda gate, up: real(gate, up).clamp(max=0.1))
     paths = try_out(tiny(tiny_model, "llama"), TASKS, lora=LORA)
     assert (paths.train, paths.leans) == ("packed", False)
     assert "with leaner modules" in paths.notes[0]
@@ -106,7 +106,7 @@ def test_a_leaner_module_that_computes_something_else_is_left_out(
 
 def test_a_wrong_gradient_alone_is_found(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The forward pass is right, the backward pass gives one factor half of its gradient."""
-    real = lean_forward.lora_linear
+    real = cpu_forwards.lora_linear
 
     class Half(torch.autograd.Function):
         @staticmethod
@@ -120,7 +120,7 @@ def test_a_wrong_gradient_alone_is_found(tiny_model: TinyModel, monkeypatch: pyt
     def wrong(x: Any, weight: Any, bias: Any, a: Any, b: Any, **more: Any) -> Any:
         return real(x, weight, bias, Half.apply(a), b, **more)
 
-    monkeypatch.setattr("nlora.lean_forward.lora_linear", wrong)
+    monkeypatch.setattr("nlora.training.cpu_forwards.lora_linear", wrong)
     paths = try_out(tiny(tiny_model, "llama"), TASKS, lora=LORA)
     assert (paths.train, paths.leans) == ("packed", False)
     assert "moves the gradient of" in paths.notes[0]

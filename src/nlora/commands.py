@@ -172,7 +172,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
     from nlora.models.backbone import load_backbone
     from nlora.record import facts_of_run
     from nlora.sequence import learn_sequence
-    from nlora.trackers import one_wandb_run
+    from nlora.training.trackers import one_wandb_run
     from nlora.tryout import probes, try_out
 
     config = loaded.config

@@ -18,7 +18,7 @@ from nlora.results import Prediction, predict_results, train_results, write_resu
 from nlora.run_dir import RunDir, write_stage_record
 from nlora.summary import StageRecord
 from nlora.task_facts import Metric, TaskFacts, changes, facts_of
-from nlora.training import TrainResult
+from nlora.training.trainer import TrainResult
 
 
 def accuracy(task: Task, answers: Answers) -> float:

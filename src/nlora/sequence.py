@@ -28,8 +28,8 @@ from nlora.progress import RunProgress
 from nlora.record import facts_of_run, score_row, write_passed_over, write_stage
 from nlora.run_dir import RunDir
 from nlora.stage_files import keep_trained, trained
-from nlora.trackers import trackers
-from nlora.training import TrainResult, train
+from nlora.training.trackers import trackers
+from nlora.training.trainer import TrainResult, train
 
 log = logging.getLogger("nlora")
 

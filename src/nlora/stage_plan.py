@@ -48,7 +48,7 @@ def stage_plans(
     encoded: what each stage trains on. cut_test: how many prompts of each task's test are shortened.
     parameters: how many every token meets.
     """
-    from nlora.training import optimizer_steps  # imports torch
+    from nlora.training.trainer import optimizer_steps  # imports torch
 
     rate = estimate.flops_per_second(config.dtype)
     lengths = [_lengths(examples, encoder) for examples in encoded]

@@ -27,7 +27,6 @@ from nlora.data.packing import pack
 from nlora.data.tokenize import Encoded, Encoder
 from nlora.errors import ModelError
 from nlora.greedy import greedy_generation, is_plain
-from nlora.lean import lean
 from nlora.models.inspection import MODEL_RAISES
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import Adapter
@@ -35,6 +34,7 @@ from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, Rows, usual_paths
 from nlora.plain_passes import PlainPasses, first_line
 from nlora.reading import Reader
+from nlora.training.cpu_modules import lean
 
 if TYPE_CHECKING:
     from nlora.config.schema import LoraOptions

@@ -12,11 +12,11 @@ from torch import nn
 
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
-from nlora.lean import lean
 from nlora.learned import keep_updates
 from nlora.models.lora_adapter import Adapter, Factors, State, target_modules
 from nlora.models.merged_updates import FoldedBackbone
 from nlora.models.unmerged_updates import Beside
+from nlora.training.cpu_modules import lean
 from tiny import LORA, assert_bitwise, load, logits, loss, spread, weights
 
 EVERY_LINEAR = LoraOptions(r=4, alpha=8, dropout=0.0, targets=("q_proj", "v_proj", "gate_proj", "down_proj"))

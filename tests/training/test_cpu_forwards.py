@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from nlora.lean import lean
-from nlora.lean_forward import lean_forward
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_factors import Factors
 from nlora.models.unmerged_updates import Added, Beside
+from nlora.training.cpu_forwards import lean_forward
+from nlora.training.cpu_modules import lean
 
 TinyModel = Callable[[str], Path]
 IDS = torch.arange(2, 22).view(2, 10)
@@ -105,7 +105,7 @@ def test_dropout_is_drawn_as_without_it(tiny_model: TinyModel, monkeypatch: pyte
     for fused in (True, False):
         with monkeypatch.context() as patch:
             if not fused:
-                patch.setattr("nlora.lean.lean_forward", lambda module: None)
+                patch.setattr("nlora.training.cpu_modules.lean_forward", lambda module: None)
             undo = lean(model)
         torch.manual_seed(1)
         results.append(loss_and_gradients(model))
@@ -173,7 +173,7 @@ def test_other_kinds_of_layers_keep_their_forward(tiny_model: TinyModel) -> None
     expected = loss_and_gradients(dora)
     lean(dora)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlora.lean_forward.lora_linear", None)
+        patch.setattr("nlora.training.cpu_forwards.lora_linear", None)
         for found, wanted in zip(loss_and_gradients(dora), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nlora.kernels.dropout import Dropout
 from nlora.kernels.elementwise import rms_norm, silu_mul
-from nlora.lean_forward import TOLERANCES, hooked, lean_forward
+from nlora.training.cpu_forwards import TOLERANCES, hooked, lean_forward
 
 _SIZES = (1e-3, 1.0, 30.0, 1000.0)
 """Of the numbers of a try: small ones show a norm's eps, large ones a clamp (DeepSeek-V4's gates end at 10)."""

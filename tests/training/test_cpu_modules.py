@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from nlora.kernels.dropout import Dropout
-from nlora.lean import GatedLayer, RmsNorm, lean
 from nlora.models.backbone import load_backbone
+from nlora.training.cpu_modules import GatedLayer, RmsNorm, lean
 
 TinyModel = Callable[[str], Path]
 

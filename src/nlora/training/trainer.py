@@ -2,7 +2,7 @@
 
     result = train(backbone, adapter, encoded, options, penalty=lambda: method.penalty(adapter), seed=1, folder=f)
 
-What differs from a plain Trainer: its loss (`nlora.penalised_trainer`), and batches that are packed where that is exact
+What differs from a plain Trainer: its loss (`nlora.training.penalized_trainer`), and batches that are packed where that is exact
 (`nlora.models.packed_attention`). Everything else (optimizer, schedule, accumulation, logging, distribution) is the Trainer's.
 """
 
@@ -27,11 +27,11 @@ from nlora.data.columns import EncodedRows
 from nlora.data.packing import pack
 from nlora.data.sampler import LengthOrder
 from nlora.errors import RunError
-from nlora.lean import lean
-from nlora.memory import forget_peak, peak_memory_bytes
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, usual_paths
-from nlora.penalised_trainer import ExtraLoss, PenalisedTrainer, Penalty
+from nlora.training.cpu_modules import lean
+from nlora.training.peak_memory import forget_peak, peak_memory_bytes
+from nlora.training.penalized_trainer import ExtraLoss, PenalisedTrainer, Penalty
 
 if TYPE_CHECKING:
     from nlora.config.schema import TrainOptions

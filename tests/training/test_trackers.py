@@ -11,7 +11,7 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from helpers import learn, write_config
-from nlora.trackers import one_wandb_run, trackers
+from nlora.training.trackers import one_wandb_run, trackers
 
 WANDB = """
 run, told = None, []

@@ -12,14 +12,14 @@ from typing import Any, cast
 import pytest
 import torch
 
-from nlora import training
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.tokenize import Encoded
 from nlora.errors import RunError
 from nlora.methods import build
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import Adapter, State
-from nlora.training import optimizer_steps, train
+from nlora.training import trainer
+from nlora.training.trainer import optimizer_steps, train
 
 PREFIX = tuple(range(20, 34))
 EXAMPLES = [
@@ -151,7 +151,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, tiny_model: Call
 def test_a_batch_that_cannot_be_split_is_refused(
     tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "PartialState", lambda: SimpleNamespace(num_processes=3))
+    monkeypatch.setattr(trainer, "PartialState", lambda: SimpleNamespace(num_processes=3))
     with pytest.raises(RunError, match="cannot be split evenly over 3 processes"):
         trained(tmp_path, tiny_model("llama"))
 
@@ -193,14 +193,14 @@ def test_several_gpus_in_sight_do_not_split_a_batch(
 ) -> None:
     """With two visible GPUs the Trainer's arguments say 2: emulated here, where there is none."""
 
-    class WithTwo(training.TrainingArguments):
+    class WithTwo(trainer.TrainingArguments):
         def __post_init__(self) -> None:
             super().__post_init__()
             assert self.n_gpu <= 1
             self._n_gpu = 2
 
     alone = trained(tmp_path, tiny_model("llama"))
-    monkeypatch.setattr(training, "TrainingArguments", WithTwo)
+    monkeypatch.setattr(trainer, "TrainingArguments", WithTwo)
 
     def wrapped(*args: Any) -> None:
         pytest.fail("wrapped in DataParallel")
