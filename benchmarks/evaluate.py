@@ -39,9 +39,9 @@ from nlora.config.schema import EvaluateOptions, LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
 from nlora.data.task import Task
 from nlora.data.tokenize import Encoded, Encoder
-from nlora.evaluation import Evaluator
+from nlora.evaluation.evaluator import Evaluator
+from nlora.evaluation.text_metrics import exact_match
 from nlora.learned import keep_updates
-from nlora.metrics.text import exact_match
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import Adapter
 from nlora.models.lora_factors import State, load_factors

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig
 
 from nlora.data.tokenize import Encoded
-from nlora.label_tree import LabelTree
+from nlora.evaluation.label_scoring import LabelTree
 
 
 def plain_logits(model: Any, e: Encoded) -> Tensor:

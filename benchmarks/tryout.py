@@ -23,12 +23,12 @@ import measure
 from measure import Spread
 from nlora.config.load import load_config
 from nlora.data.tokenize import Encoded
-from nlora.label_tree import LabelTree, _scores
+from nlora.evaluation.label_scoring import LabelTree, _scores
+from nlora.evaluation.prefill import Reader, Reading
 from nlora.models.backbone import load_backbone, load_tokenizer
 from nlora.models.lora_adapter import Adapter
 from nlora.models.packed_attention import packing_is_exact
 from nlora.plan import make_plan
-from nlora.reading import Reader, Reading
 from nlora.training.trainer import train
 from nlora.tryout import probes, try_out
 

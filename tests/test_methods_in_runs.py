@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from helpers import learn, same_outcome, write_config
 from nlora.config.load import load_config
-from nlora.evaluation import Evaluator
+from nlora.evaluation.evaluator import Evaluator
 from nlora.methods import method_names
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import load_factors

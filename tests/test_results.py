@@ -9,7 +9,7 @@ import pytest
 
 from nlora.data.notes import task_notes
 from nlora.data.task import Example, Task
-from nlora.evaluation import Answers
+from nlora.evaluation.evaluator import Answers
 from nlora.record import accuracy, predictions_of
 from nlora.results import (
     Prediction,

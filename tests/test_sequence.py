@@ -15,8 +15,8 @@ from helpers import learn, same_outcome, write_config
 from nlora.config.load import load_config
 from nlora.data.collate import Collator
 from nlora.data.tokenize import Encoded
-from nlora.evaluation import Evaluator
-from nlora.label_tree import LabelTree, label_scores
+from nlora.evaluation.evaluator import Evaluator
+from nlora.evaluation.label_scoring import LabelTree, label_scores
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import load_factors
 from nlora.models.merged_updates import FoldedBackbone

@@ -16,7 +16,7 @@ from nlora.config.schema import Config
 from nlora.data import load_tasks
 from nlora.data.task import Task
 from nlora.errors import InputErrors
-from nlora.evaluation import Answers, Evaluator
+from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.summary import StageRecord, read_summary
 from nlora.task_facts import facts_of
 

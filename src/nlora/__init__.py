@@ -29,9 +29,9 @@ if TYPE_CHECKING:
         Problem,
         RunError,
     )
+    from nlora.evaluation.continual_metrics import summarize
     from nlora.events import Event
     from nlora.matrix import AccuracyMatrix
-    from nlora.metrics.continual import summarize
     from nlora.opened_run import Run
 
 __version__ = "0.1.0"
@@ -65,7 +65,7 @@ _ROOMS = {
     "events": ("Event",),
     "opened_run": ("Run",),
     "matrix": ("AccuracyMatrix",),
-    "metrics.continual": ("summarize",),
+    "evaluation.continual_metrics": ("summarize",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

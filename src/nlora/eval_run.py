@@ -142,7 +142,7 @@ def tasks_to_ask(stage: CommittedStage, names: Sequence[str] = (), file: Path | 
 
 def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgress) -> Report:
     """Loads the model and asks it the tasks, one after another."""
-    from nlora.metrics.text import free_text_score
+    from nlora.evaluation.text_metrics import free_text_score
     from nlora.record import accuracy, asked_facts, predictions_of
 
     served = Served(stage, [one.task for one in asked])

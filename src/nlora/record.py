@@ -12,8 +12,8 @@ from pathlib import Path
 from nlora.data.prompts import TAIL, head, names, prompt
 from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
-from nlora.evaluation import Answers
-from nlora.metrics.text import as_they_are, exact_match, free_text_score, told_apart
+from nlora.evaluation.evaluator import Answers
+from nlora.evaluation.text_metrics import as_they_are, exact_match, free_text_score, told_apart
 from nlora.results import Prediction, predict_results, train_results, write_results
 from nlora.run_dir import RunDir, write_stage_record
 from nlora.summary import StageRecord

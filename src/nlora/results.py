@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.atomic import write_text
-from nlora.metrics.text import DIGITS, as_they_are, exact_match, released_scores
+from nlora.evaluation.text_metrics import DIGITS, as_they_are, exact_match, released_scores
 
 Results = dict[str, float | int | str | None]
 

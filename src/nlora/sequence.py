@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.data.task import Task
-from nlora.evaluation import Answers, Evaluator
+from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.learned import MEMORY_FILE, Learned
 from nlora.models.backbone import Backbone
 from nlora.models.paths import Paths

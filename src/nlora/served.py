@@ -28,7 +28,7 @@ from nlora.task_facts import decode_of
 
 if TYPE_CHECKING:
     from nlora.data.task import Task
-    from nlora.evaluation import Answers
+    from nlora.evaluation.evaluator import Answers
     from nlora.learned import Learned
     from nlora.models.backbone import Backbone
 
@@ -149,7 +149,7 @@ class Served:
     """The model of a stage, loaded. tasks: those that will be asked; it is tried out on their texts."""
 
     def __init__(self, stage: CommittedStage, tasks: Sequence[Task]) -> None:
-        from nlora.evaluation import Evaluator
+        from nlora.evaluation.evaluator import Evaluator
         from nlora.models.positions import positions_of
         from nlora.plan import make_encoder
         from nlora.tryout import probes, try_out

@@ -13,7 +13,7 @@ from typing import Any
 
 from nlora.atomic import disk_errors, flush_folder, write_json
 from nlora.errors import RunError
-from nlora.metrics.continual import summarize
+from nlora.evaluation.continual_metrics import summarize
 from nlora.summary import Score
 from nlora.task_facts import TaskFacts
 

@@ -19,7 +19,7 @@ from nlora.atomic import write_json
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.metrics.continual import summarize
+from nlora.evaluation.continual_metrics import summarize
 from nlora.task_facts import Decode, ExamplesFacts, Metric, TaskFacts, scoring_words
 
 SUMMARY_FILE = "summary.json"

@@ -26,14 +26,14 @@ from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
 from nlora.data.tokenize import Encoded, Encoder
 from nlora.errors import ModelError
-from nlora.greedy import greedy_generation, is_plain
+from nlora.evaluation.greedy import greedy_generation, is_plain
+from nlora.evaluation.prefill import Reader
 from nlora.models.inspection import MODEL_RAISES
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import Adapter
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, Rows, usual_paths
 from nlora.plain_passes import PlainPasses, first_line
-from nlora.reading import Reader
 from nlora.training.cpu_modules import lean
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class _Trial:
         return None
 
     def generating_paths(self, paths: Paths) -> Paths:
-        """How prompts share a batch of `generate`, where answers are not decoded here (`nlora.greedy`)."""
+        """How prompts share a batch of `generate`, where answers are not decoded here (`nlora.evaluation.greedy`)."""
         if not self._generates or (paths.continues and is_plain(self._backbone.model)):
             return paths
         ways: tuple[Rows, Rows] = ("padded", "single")

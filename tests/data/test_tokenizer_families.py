@@ -20,7 +20,7 @@ from nlora.data.collate import Collator
 from nlora.data.prompts import prompt
 from nlora.data.task import Example, Task
 from nlora.data.tokenize import Encoder
-from nlora.label_tree import LabelTree
+from nlora.evaluation.label_scoring import LabelTree
 
 LABELS = (
     "World",

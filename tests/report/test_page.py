@@ -12,7 +12,7 @@ from made_runs import TESTS, make_run, matrix, right_answers
 from page_reader import Element, read_page, table_of
 
 from nlora.errors import RunError
-from nlora.metrics.continual import summarize
+from nlora.evaluation.continual_metrics import summarize
 from nlora.report import write_report
 from nlora.report.forgotten import asked, find_forgotten, shortened
 from nlora.report.load import load_run, load_runs

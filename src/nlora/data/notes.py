@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nlora.data.task import Task
-from nlora.metrics.text import normalize
+from nlora.evaluation.text_metrics import normalize
 
 _SHOWN_LABELS = 5
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import nn
 
+from nlora.evaluation.kv_cache import keeps_all_tokens
 from nlora.models.packed_attention import may_pack, packing_is_exact
-from nlora.room_cache import keeps_all_tokens
 
 Rows = Literal["packed", "padded", "single"]
 """How examples share a batch: in one row of tokens, in padded rows, or not at all."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.errors import RunError
-from nlora.metrics.text import exact_match
+from nlora.evaluation.text_metrics import exact_match
 from nlora.report.blocks import Example
 from nlora.report.load import RunFiles
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from nlora.data.collate import Collator
 from nlora.data.tokenize import Encoded
-from nlora.label_tree import LabelTree, label_scores, likeliest_labels
+from nlora.evaluation.label_scoring import LabelTree, label_scores, likeliest_labels
+from nlora.evaluation.prefill import Reader
 from nlora.models.backbone import load_backbone
 from nlora.models.packed_attention import packing_is_exact
-from nlora.reading import Reader
 
 PREFIX = tuple(range(200, 270))
 PROMPTS = [

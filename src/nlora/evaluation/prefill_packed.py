@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from nlora.data.packing import common_tokens, pack_rests
 from nlora.data.tokenize import Encoded
+from nlora.evaluation.kv_cache import RoomCache
 from nlora.models.packed_attention import packed_attention, packed_logits
 from nlora.models.packed_layout import Continuation, KeysValues, Layout, Memory
-from nlora.room_cache import RoomCache
 
 _PASS_TOKENS = 1024
 """Tokens of a pass on a CPU: enough for fast matrix products, few enough for its caches (SmolLM2: 600 to 1200 are as
@@ -82,7 +82,7 @@ def _passes(lengths: Sequence[int], most_tokens: int) -> list[int]:
 
 
 class PackedReading:
-    """See `nlora.reading.Reading`."""
+    """See `nlora.evaluation.prefill.Reading`."""
 
     def __init__(self, model: nn.Module, first: Tensor, beginning: KeysValues, parts: Sequence[Part]) -> None:
         self.first = first

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nlora import packed_reading, reading
 from nlora.data.tokenize import Encoded
+from nlora.evaluation import prefill, prefill_packed
+from nlora.evaluation.prefill import Reader, pass_sizes
 from nlora.models.backbone import load_backbone
 from nlora.models.packed_attention import packing_is_exact
-from nlora.reading import Reader, pass_sizes
 
 TinyModel = Callable[[str], Path]
 PREFIX = list(range(200, 270))
@@ -72,8 +72,8 @@ def test_logits_equal_each_sequence_alone(
 ) -> None:
     model: Any = load_backbone(str(tiny_model(family))).model
     if single_passes:
-        monkeypatch.setattr(reading, "_PASS_TOKENS", 0)  # a pass for every length
-        monkeypatch.setattr(packed_reading, "_PASS_TOKENS", 1)  # a pass for every row
+        monkeypatch.setattr(prefill, "_PASS_TOKENS", 0)  # a pass for every length
+        monkeypatch.setattr(prefill_packed, "_PASS_TOKENS", 1)  # a pass for every row
     assert packing_is_exact(model) == (family in PACKABLE)
     with torch.inference_mode():
         read = Reader(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
@@ -124,7 +124,7 @@ def test_only_rows_that_something_follows_are_gathered(tiny_model: TinyModel) ->
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 1000))
 def test_packed_passes_are_few_and_of_about_one_size(lengths: list[int], most: int) -> None:
-    sizes = packed_reading._passes(lengths, most)
+    sizes = prefill_packed._passes(lengths, most)
     assert sum(sizes) == len(lengths)
     assert min(sizes) > 0
     assert len(sizes) <= -(-sum(lengths) // most)
@@ -146,8 +146,8 @@ def test_each_row_keeps_its_last_prompt_token(tiny_model: TinyModel) -> None:
 def test_passes_cost_the_least_of_all_ways_to_cut_the_rows(lengths: list[int], pass_tokens: int) -> None:
     lengths.sort(reverse=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "_PASS_TOKENS", pass_tokens)
-        patch.setattr(reading, "_MOST_TOKENS", 700)
+        patch.setattr(prefill, "_PASS_TOKENS", pass_tokens)
+        patch.setattr(prefill, "_MOST_TOKENS", 700)
         sizes = pass_sizes(lengths)
 
     def cost(cuts: list[int]) -> float:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nlora.evaluation.prefill import Reading, read_batch
 from nlora.models.inspection import Batch
-from nlora.reading import Reading, read_batch
 
 Path = tuple[int, ...]
 

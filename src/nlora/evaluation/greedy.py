@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nlora.evaluation.prefill import Reading
 from nlora.models.inspection import decoder_start
-from nlora.reading import Reading
 
 if TYPE_CHECKING:
     from nlora.models.backbone import Backbone

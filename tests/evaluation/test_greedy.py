@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from nlora import reading
 from nlora.data.tokenize import Encoded
-from nlora.greedy import greedy, is_plain
+from nlora.evaluation import prefill
+from nlora.evaluation.greedy import greedy, is_plain
+from nlora.evaluation.prefill import Reader
 from nlora.models.backbone import load_backbone
 from nlora.models.packed_attention import packing_is_exact
-from nlora.reading import Reader
 
 TinyModel = Callable[[str], Path]
 FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
@@ -61,7 +61,7 @@ def test_answers_are_those_of_generate(
     end_id = telling_end(model)
     expected = by_transformers(model, end_id, PROMPTS)
     if single_passes:
-        monkeypatch.setattr(reading, "_PASS_TOKENS", 0)
+        monkeypatch.setattr(prefill, "_PASS_TOKENS", 0)
     with torch.inference_mode():
         read = Reader(model, PROMPTS, pad_id=0, packs=packing_is_exact(model)).read(PROMPTS)
         assert greedy(read, end_id=end_id, most_tokens=MOST_TOKENS) == expected
@@ -96,10 +96,10 @@ class Counting:
 
 
 def test_rows_that_have_ended_run_no_more() -> None:
-    reading = Counting([1, 4, 2, 9, 2])
-    answers = greedy(reading, end_id=1, most_tokens=6)
+    prefill = Counting([1, 4, 2, 9, 2])
+    answers = greedy(prefill, end_id=1, most_tokens=6)
     assert answers == [[1], [5, 5, 5, 1], [5, 1], [5] * 6, [5, 1]]
-    assert reading.sizes == [4, 2, 2, 1, 1]
+    assert prefill.sizes == [4, 2, 2, 1, 1]
 
 
 def test_settings_of_the_model_that_change_greedy_answers_are_seen(tiny_model: TinyModel) -> None:

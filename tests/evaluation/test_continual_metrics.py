@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.metrics.continual import summarize
+from nlora.evaluation.continual_metrics import summarize
 
 Matrix = list[list[float | None]]
 

@@ -3,8 +3,8 @@
     evaluator = Evaluator(backbone, encoder, config.evaluate, max_target_tokens=50)
     answers = evaluator.answer(task)            # Answers(texts, decode="labels", seconds=...)
 
-`labels` scores the task's label set on its token tree in one pass over the prompt (`nlora.label_tree`);
-`generate` decodes greedily until the end token (`nlora.greedy`). A free-text task (no label set) is always
+`labels` scores the task's label set on its token tree in one pass over the prompt (`nlora.evaluation.label_scoring`);
+`generate` decodes greedily until the end token (`nlora.evaluation.greedy`). A free-text task (no label set) is always
 generated. Which of the two it was is part of every result: their numbers are not to be compared.
 
 Prompts are answered in batches of similar length, and those that are the same only once.
@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from nlora.data.tokenize import Encoded
-from nlora.greedy import greedy, greedy_generation, is_plain
-from nlora.label_tree import LabelTree, likeliest_labels
+from nlora.evaluation.greedy import greedy, greedy_generation, is_plain
+from nlora.evaluation.label_scoring import LabelTree, likeliest_labels
+from nlora.evaluation.prefill import Reader
 from nlora.models.paths import Paths, usual_paths
-from nlora.reading import Reader
 from nlora.task_facts import Decode, decode_of
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
     reading = read_padded(model, passes)
 
-For models that take no packed batches; see `nlora.packed_reading`.
+For models that take no packed batches; see `nlora.evaluation.prefill_packed`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from nlora.evaluation.kv_cache import RoomCache
 from nlora.models.inspection import Batch
 from nlora.models.logits import causal_forward
-from nlora.room_cache import RoomCache
 
 _ROOM_TOKENS = 8
 """Columns for what follows the prompts; the cache grows where they do not do."""
@@ -23,7 +23,7 @@ _ROOM_TOKENS = 8
 class CausalReading:
     """Rows in a cache, padded on the left.
 
-    first: see `nlora.reading.Reading`. mask: (B, columns), what of the cache is no padding.
+    first: see `nlora.evaluation.prefill.Reading`. mask: (B, columns), what of the cache is no padding.
     """
 
     def __init__(self, model: nn.Module, first: Tensor, cache: RoomCache, mask: Tensor) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.metrics.text import aggregate, exact_match, grouped, normalize, released_scores, rouge
+from nlora.evaluation.text_metrics import aggregate, exact_match, grouped, normalize, released_scores, rouge
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_pooled_score_is_the_groups_weighted_by_their_size(pairs: list[tuple
 
 def test_importing_loads_neither_rouge_nor_torch() -> None:
     code = (
-        "import sys, nlora.metrics.text, nlora.metrics.continual\n"
+        "import sys, nlora.evaluation.text_metrics, nlora.evaluation.continual_metrics\n"
         "print([name for name in ('rouge_score', 'nltk', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nlora.metrics.text import aggregate, free_text_score
+from nlora.evaluation.text_metrics import aggregate, free_text_score
 
 
 def test_of_ascii_it_is_the_released_score() -> None:

@@ -8,7 +8,7 @@
     reading.keep([1])                               # the other row is done with
 
 Labels are scored and answers are decoded on this. Prompts of causal models are packed where that is exact
-(`nlora.packed_reading`): what all of them begin with runs once for the task. Others run in passes of rows of nearly
+(`nlora.evaluation.prefill_packed`): what all of them begin with runs once for the task. Others run in passes of rows of nearly
 the same length, but into one cache (`RoomCache`), so that what follows runs on all rows at once.
 
 A model that does not keep all tokens (sliding windows, state spaces) cannot take anything back: its whole
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 from transformers import EncoderDecoderCache
 
-from nlora.causal_reading import read_padded, with_rows
 from nlora.data.collate import Collator
 from nlora.data.tokenize import Encoded
+from nlora.evaluation.kv_cache import RoomCache, keeps_all_tokens
+from nlora.evaluation.prefill_packed import PackedPrompts
+from nlora.evaluation.prefill_padded import read_padded, with_rows
 from nlora.models.inspection import Batch, decoder_start, is_encoder_decoder
 from nlora.models.logits import causal_forward
-from nlora.packed_reading import PackedPrompts
-from nlora.room_cache import RoomCache, keeps_all_tokens
 
 _PASS_TOKENS = 48
 """A pass costs a CPU about as much as so many tokens more, since it reads the weights (SmolLM2, two cores)."""

@@ -15,7 +15,7 @@ from helpers import learn, write_config
 from nlora.config.schema import Config, EvaluateOptions
 from nlora.data.task import Example, Task
 from nlora.data.tokenize import Encoder
-from nlora.evaluation import Answers, Evaluator
+from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.backbone import Backbone, load_backbone
 from nlora.record import accuracy, score_row
 from nlora.task_facts import facts_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nlora.metrics.continual import summarize
+from nlora.evaluation.continual_metrics import summarize
 
 # Run: average accuracy, backward transfer, the last row; as printed there.
 PRINTED = {
