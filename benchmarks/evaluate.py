@@ -41,11 +41,11 @@ from nlora.data.task import Task
 from nlora.data.tokenize import Encoded, Encoder
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.text_metrics import exact_match
-from nlora.learned import keep_updates
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import Adapter
 from nlora.models.lora_factors import State, load_factors
 from nlora.models.target_modules import target_modules
+from nlora.runs.update_history import keep_updates
 from nlora.training.trainer import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)

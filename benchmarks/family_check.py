@@ -27,14 +27,14 @@ from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.greedy import is_plain
 from nlora.evaluation.label_scoring import LabelTree
 from nlora.evaluation.prefill import Reader
-from nlora.learned import keep_updates
 from nlora.models.backbone import Backbone, load_backbone, load_skeleton
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import Adapter, target_modules
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths
+from nlora.runs.tryout import probes, try_out
+from nlora.runs.update_history import keep_updates
 from nlora.training.cpu_modules import lean
-from nlora.tryout import probes, try_out
 from one_pass import generated, plain_answer, plain_logits, plain_loss, plain_scores
 from tiny_families import tiny_folder
 

@@ -31,12 +31,12 @@ import measure
 from measure import Spread
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.tokenize import Encoded
-from nlora.learned import keep_updates
 from nlora.methods import build
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import Adapter
 from nlora.models.lora_factors import Factors, State, stack
 from nlora.models.target_modules import ModuleShape, target_modules
+from nlora.runs.update_history import keep_updates
 from nlora.training.peak_memory import peak_memory_bytes
 from nlora.training.trainer import train
 

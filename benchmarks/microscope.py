@@ -19,7 +19,7 @@ from typing import Any
 from nlora.analysis.forgetting import correlation
 from nlora.analyze import analyse_run
 from nlora.errors import RunError
-from nlora.summary import Summary, read_summary
+from nlora.runs.summary import Summary, read_summary
 
 Run = tuple[Summary, dict[str, Any], dict[str, Any]]
 """A run's summary, and its analysis at its own threshold and at the common one."""

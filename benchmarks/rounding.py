@@ -21,7 +21,7 @@ import measure
 from measure import Spread
 from nlora.models.lora_factors import Factors, load_factors
 from nlora.models.target_modules import linear_layer
-from nlora.summary import read_summary
+from nlora.runs.summary import read_summary
 
 HEADER = ("run", "entries lost, folded", "error, folded", "error, beside")
 

@@ -28,9 +28,9 @@ from nlora.evaluation.prefill import Reader, Reading
 from nlora.models.backbone import load_backbone, load_tokenizer
 from nlora.models.lora_adapter import Adapter
 from nlora.models.packed_attention import packing_is_exact
-from nlora.plan import make_plan
+from nlora.runs.plan import make_plan
+from nlora.runs.tryout import probes, try_out
 from nlora.training.trainer import train
-from nlora.tryout import probes, try_out
 
 
 def of_recipe(source: str, overrides: Sequence[str], rounds: int) -> dict[str, Spread]:

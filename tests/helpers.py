@@ -13,7 +13,7 @@ from rich.console import Console
 
 from nlora.commands import run_sequence
 from nlora.config.load import load_config
-from nlora.summary import Summary
+from nlora.runs.summary import Summary
 
 COLOURS = ("red", "green", "blue")
 ANIMALS = ("fox", "dog", "ox")

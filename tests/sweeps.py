@@ -13,8 +13,8 @@ import yaml
 from rich.console import Console
 
 from nlora.config.load import load_config
-from nlora.run_dir import RunDir, write_stage_record
-from nlora.summary import StageRecord
+from nlora.runs.folder import RunDir, write_stage_record
+from nlora.runs.summary import StageRecord
 from nlora.sweep import sweep_command
 from nlora.sweep_runners import (
     Job,

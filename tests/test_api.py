@@ -21,7 +21,7 @@ from transformers.utils import logging
 import nlora
 from helpers import DESK_TASKS, desk_values
 from nlora.eval_run import tasks_to_ask
-from nlora.served import Served, read_stage
+from nlora.runs.checkpoint import Served, read_stage
 from tiny import IDS, logits
 
 TinyModel = Callable[[str], Path]

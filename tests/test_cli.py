@@ -82,7 +82,7 @@ def test_check_names_the_faster_number_format(
     dtype: str,
     told_of: bool,
 ) -> None:
-    monkeypatch.setattr("nlora.estimate.bfloat16_gain", lambda: gain)
+    monkeypatch.setattr("nlora.runs.time_estimate.bfloat16_gain", lambda: gain)
     told = nlora("check", write_config(tmp_path, tiny_model("llama")), f"dtype={dtype}")
     assert told.status == 0
     assert ("bfloat16 are 2.1 times as fast here as in float32: try dtype=bfloat16" in told.out) == told_of

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from helpers import write_config
-from nlora import sequence
 from nlora.config import other_names
 from nlora.reference import configuration_keys
+from nlora.runs import sequence
 
 Nlora = Callable[..., Any]
 TinyModel = Callable[[str], Path]

@@ -19,8 +19,8 @@ from nlora.compare_formats import compare_command, written
 from nlora.compare_table import ComparisonView
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, NloraError
-from nlora.run_lock import held_lock
-from nlora.summary import Collision, StageRecord, Summary, summary_of, write_summary
+from nlora.runs.lock import held_lock
+from nlora.runs.summary import Collision, StageRecord, Summary, summary_of, write_summary
 
 ORDER_1 = ("dbpedia", "amazon", "yahoo", "agnews")
 Score = float | None

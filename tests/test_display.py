@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 
 from nlora.config.schema import Config
 from nlora.display import accuracy_table, comparison_table, duration, paths
-from nlora.summary import StageRecord, Summary, summary_of
+from nlora.runs.summary import StageRecord, Summary, summary_of
 
 LONG_ORDER = ["yelp", "amazon", "MNLI", "CB", "COPA", "QQP", "RTE", "IMDB", "SST-2", "dbpedia", "agnews",
 "yahoo",

@@ -17,7 +17,7 @@ from helpers import ANIMALS, learn, write_config, write_task
 from nlora.errors import InputErrors, NloraError, RunError
 from nlora.eval_run import Report, eval_command, score_table
 from nlora.methods import method_names
-from nlora.summary import Summary
+from nlora.runs.summary import Summary
 
 TinyModel = Callable[[str], Path]
 METHODS = ["nlora", "seqlora", "pertask", "seqft", "mtl", "osf"]

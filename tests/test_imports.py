@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.parametrize(
     "module",
     ["nlora", "nlora.cli", "nlora.listing", "nlora.config.load", "nlora.data", "nlora.methods", "nlora.kernels",
-     "nlora.evaluation.continual_metrics", "nlora.run_dir", "nlora.results", "nlora.display", "nlora.data.builtin",
+     "nlora.evaluation.continual_metrics", "nlora.runs.folder", "nlora.runs.released_files", "nlora.display", "nlora.data.builtin",
      "nlora.compare_formats", "nlora.sweep", "nlora.analysis", "nlora.report.page", "nlora.report.command",
      "nlora.api"],
 )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from helpers import learn, write_config
 from nlora.analysis import compare_states
 from nlora.models.lora_factors import load_factors
-from nlora.summary import read_summary
+from nlora.runs.summary import read_summary
 
 TinyModel = Callable[[str], Path]
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from helpers import write_config
 from nlora import cli
 from nlora.errors import InputErrors
-from nlora.run_lock import LOCK_FILE
+from nlora.runs.lock import LOCK_FILE
 from nlora.sweep import sweep_command
 from nlora.sweep_check import check_sweep, state_of
 from nlora.sweep_runners import (

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
         RunError,
     )
     from nlora.evaluation.continual_metrics import summarize
-    from nlora.events import Event
     from nlora.matrix import AccuracyMatrix
     from nlora.opened_run import Run
+    from nlora.runs.events import Event
 
 __version__ = "0.1.0"
 
@@ -62,7 +62,7 @@ _ROOMS = {
     "api": ("compare", "interference", "open_run", "run"),
     "config.schema": ("Config",),
     "config.load": ("load_config",),
-    "events": ("Event",),
+    "runs.events": ("Event",),
     "opened_run": ("Run",),
     "matrix": ("AccuracyMatrix",),
     "evaluation.continual_metrics": ("summarize",),

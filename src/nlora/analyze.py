@@ -22,15 +22,15 @@ from rich.console import Console
 from nlora.analysis import Comparison, compare_states
 from nlora.analysis.forgetting import against_forgetting
 from nlora.analysis.table import comparison_tables, csv_rows
-from nlora.atomic import refusal, write_json
 from nlora.config.yaml_positions import read_yaml
 from nlora.errors import AdapterError, InputErrors, Problem, RunError
 from nlora.methods import build
 from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, Factors, State, load_factors, stack
 from nlora.report import write_analysis
-from nlora.run_dir import ADAPTER, OUTPUTS, stage_name
-from nlora.run_file import RUN_FILE
-from nlora.summary import SUMMARY_FILE, Collision, Summary, read_summary
+from nlora.runs.atomic import refusal, write_json
+from nlora.runs.folder import ADAPTER, OUTPUTS, stage_name
+from nlora.runs.run_yaml import RUN_FILE
+from nlora.runs.summary import SUMMARY_FILE, Collision, Summary, read_summary
 
 ANALYSIS_FILE = "analysis.json"
 """In a run's folder: what `analyse_run` returns."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.config.load import LoadedConfig, Source, read_config
-from nlora.events import Event
 from nlora.opened_run import Run
+from nlora.runs.events import Event
 
 if TYPE_CHECKING:
     from nlora.compare import Comparison
@@ -41,7 +41,7 @@ def run(config: Source | LoadedConfig, *, on_event: Callable[[Event], None] | No
     from rich.console import Console
 
     from nlora.commands import run_sequence
-    from nlora.events import EventProgress
+    from nlora.runs.events import EventProgress
 
     loaded = config if isinstance(config, LoadedConfig) else read_config(config)
     run_sequence(loaded, Console(quiet=True), EventProgress(on_event))

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nlora import __version__, display, estimate
+from nlora import __version__, display
 from nlora.config.load import LoadedConfig, read_config
 from nlora.config.protocol import pooled_line, protocol_notes
 from nlora.config.schema import Config
@@ -27,13 +27,14 @@ from nlora.data.notes import task_notes
 from nlora.errors import InputErrors, Problem
 from nlora.models.backbone import EMBEDDED
 from nlora.outcome import write_outcome
-from nlora.plan import Plan, make_plan
-from nlora.progress import RunProgress
 from nlora.report import REPORT_FILE
-from nlora.run_dir import RunDir, stage_name
-from nlora.run_file import RUN_FILE, read_run_file, what_differs
-from nlora.summary import Summary, read_summary
-from nlora.task_facts import decode_of
+from nlora.runs import time_estimate
+from nlora.runs.folder import RunDir, stage_name
+from nlora.runs.plan import Plan, make_plan
+from nlora.runs.progress import RunProgress
+from nlora.runs.run_yaml import RUN_FILE, read_run_file, what_differs
+from nlora.runs.summary import Summary, read_summary
+from nlora.runs.task_facts import decode_of
 
 DEMO = "demo"
 DEMO_METHODS = ("nlora", "inclora")
@@ -139,7 +140,7 @@ def _written_where(plan: Plan) -> str:
 
     Raises InputErrors, as it would, where the tasks of that run have changed.
     """
-    from nlora.record import facts_of_run
+    from nlora.runs.stage_results import facts_of_run
 
     config = plan.config
     folder = Path(config.output_dir)
@@ -156,7 +157,7 @@ def _written_where(plan: Plan) -> str:
 
 def _faster_format(config: Config) -> list[str]:
     """A hint at the number format in which this machine is clearly faster, where another one is chosen."""
-    gain = estimate.bfloat16_gain() if config.dtype == "float32" else 1.0
+    gain = time_estimate.bfloat16_gain() if config.dtype == "float32" else 1.0
     if gain < _CLEARLY_FASTER:
         return []
     return [
@@ -170,10 +171,10 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
     progress: what is told of it; left out: bars and lines on the console.
     """
     from nlora.models.backbone import load_backbone
-    from nlora.record import facts_of_run
-    from nlora.sequence import learn_sequence
+    from nlora.runs.sequence import learn_sequence
+    from nlora.runs.stage_results import facts_of_run
+    from nlora.runs.tryout import probes, try_out
     from nlora.training.trackers import one_wandb_run
-    from nlora.tryout import probes, try_out
 
     config = loaded.config
     folder = Path(config.output_dir)

@@ -20,8 +20,8 @@ from typing import Literal
 from nlora.compare_notes import notes_on, same_setting
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.published import order_of, published_results
-from nlora.run_lock import is_held
-from nlora.summary import Summary, read_summary, run_folders
+from nlora.runs.lock import is_held
+from nlora.runs.summary import Summary, read_summary, run_folders
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
-from nlora.atomic import write_text
 from nlora.compare import MEASURES, Comparison, Row, compare, read_runs
 from nlora.compare_table import (
     AVERAGE,
@@ -31,6 +30,7 @@ from nlora.compare_table import (
 )
 from nlora.config.messages import did_you_mean
 from nlora.errors import InputErrors, Problem
+from nlora.runs.atomic import write_text
 
 Format = Literal["table", "markdown", "latex", "csv"]
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".tex": "latex", ".csv": "csv"}

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from nlora.published import order_of
-from nlora.summary import Digests, Summary
-from nlora.task_facts import DECODE_NAMES, METRIC_NAMES, by_task
+from nlora.runs.summary import Digests, Summary
+from nlora.runs.task_facts import DECODE_NAMES, METRIC_NAMES, by_task
 
 Labelled = Sequence[tuple[str, Sequence[Summary]]]
 """The rows: each with its label, and the runs that it is made of."""

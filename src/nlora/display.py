@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from nlora.summary import Score, Summary
+from nlora.runs.summary import Score, Summary
 
 MOST_NAMED_COLUMNS = 6
 """Up to so many tasks the columns carry names; with more, numbers that the rows explain."""

@@ -19,16 +19,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nlora.atomic import write_text
 from nlora.commands import announce_downloads
 from nlora.data.select import Asked, asked_tasks
 from nlora.errors import InputErrors, Problem
-from nlora.progress import RunProgress
-from nlora.served import CommittedStage, Served, read_stage
-from nlora.task_facts import Metric, differences
+from nlora.runs.atomic import write_text
+from nlora.runs.checkpoint import CommittedStage, Served, read_stage
+from nlora.runs.progress import RunProgress
+from nlora.runs.task_facts import Metric, differences
 
 if TYPE_CHECKING:
-    from nlora.results import Prediction
+    from nlora.runs.released_files import Prediction
 
 SCHEMA = 1
 
@@ -143,7 +143,7 @@ def tasks_to_ask(stage: CommittedStage, names: Sequence[str] = (), file: Path | 
 def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgress) -> Report:
     """Loads the model and asks it the tasks, one after another."""
     from nlora.evaluation.text_metrics import free_text_score
-    from nlora.record import accuracy, asked_facts, predictions_of
+    from nlora.runs.stage_results import accuracy, asked_facts, predictions_of
 
     served = Served(stage, [one.task for one in asked])
     scores, predictions = [], []

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nlora.atomic import refusal
 from nlora.config.load import recipe_description, recipe_names, recipe_text
 from nlora.config.yaml_positions import to_yaml
 from nlora.errors import InputErrors, Problem
 from nlora.methods import describe, method_names
+from nlora.runs.atomic import refusal
 
 
 def list_command(what: str, console: Console) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nlora.summary import Summary
+from nlora.runs.summary import Summary
 
 _WIDTH = 100
 """Columns of the printed table."""

@@ -18,8 +18,8 @@ from nlora.config.messages import did_you_mean
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, Problem
 from nlora.matrix import AccuracyMatrix
-from nlora.run_file import RUN_FILE, read_run_file
-from nlora.summary import Summary, read_summary
+from nlora.runs.run_yaml import RUN_FILE, read_run_file
+from nlora.runs.summary import Summary, read_summary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nlora.eval_run import Report
     from nlora.models.lora_factors import State
     from nlora.report.load import StageFiles
-    from nlora.served import CommittedStage
+    from nlora.runs.checkpoint import CommittedStage
 
 
 class Run:
@@ -100,7 +100,7 @@ class Run:
         >>> type(model).__name__
         'LlamaForCausalLM'
         """
-        from nlora.served import merged
+        from nlora.runs.checkpoint import merged
 
         with _named_as_in_python():
             chosen = self._stage(stage)
@@ -119,8 +119,8 @@ class Run:
         True
         """
         from nlora.data.rows import ProblemList, to_texts
-        from nlora.events import EventProgress
         from nlora.predict_run import predict
+        from nlora.runs.events import EventProgress
 
         if isinstance(texts, str):
             raise InputErrors([Problem("texts", "is one text; give a list of texts")])
@@ -143,7 +143,7 @@ class Run:
         True
         """
         from nlora.eval_run import evaluate, tasks_to_ask
-        from nlora.events import EventProgress
+        from nlora.runs.events import EventProgress
 
         names = [tasks] if isinstance(tasks, str) else list(tasks or ())
         with _named_as_in_python():
@@ -161,7 +161,7 @@ class Run:
         return write_report([self.folder], self.folder / REPORT_FILE if path is None else Path(path))
 
     def _stage(self, stage: int | None) -> CommittedStage:
-        from nlora.served import read_stage
+        from nlora.runs.checkpoint import read_stage
 
         return read_stage(self.folder, stage)
 

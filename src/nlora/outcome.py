@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 
 from nlora.analyze import ANALYSIS_FILE, analyse_run, collision_of
-from nlora.atomic import write_json
 from nlora.errors import AdapterError, NloraError, RunError
 from nlora.report import REPORT_FILE, write_report
-from nlora.run_dir import RunDir
-from nlora.summary import Summary
+from nlora.runs.atomic import write_json
+from nlora.runs.folder import RunDir
+from nlora.runs.summary import Summary
 
 log = logging.getLogger("nlora")
 

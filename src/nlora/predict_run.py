@@ -21,8 +21,8 @@ from nlora.data.select import asked_tasks
 from nlora.data.task import Example, Task
 from nlora.data.texts import read_texts
 from nlora.errors import InputErrors, Problem
-from nlora.progress import RunProgress
-from nlora.served import CommittedStage, Served, read_stage
+from nlora.runs.checkpoint import CommittedStage, Served, read_stage
+from nlora.runs.progress import RunProgress
 
 Row = dict[str, Any]
 

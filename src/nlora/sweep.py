@@ -18,14 +18,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nlora.atomic import write_text
 from nlora.compare import Comparison, compare
 from nlora.compare_formats import SUFFIXES, written
 from nlora.compare_table import ComparisonView
 from nlora.display import duration
 from nlora.errors import InputErrors, Problem, RunError
+from nlora.runs.atomic import write_text
+from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
 from nlora.signals import ended_like_ctrl_c
-from nlora.summary import SUMMARY_FILE, Summary, read_summary
 from nlora.sweep_check import State, base_source, check_sweep, state_of, write_base
 from nlora.sweep_runners import Job, LocalRunner, Outcome, RayRunner, Runner, environments, visible_gpus
 from nlora.sweep_runs import Sweep, SweepRun, read_sweep

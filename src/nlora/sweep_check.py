@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from nlora.atomic import disk_errors, write_text
 from nlora.config.load import LoadedConfig, read_config
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import Key, dotted, to_yaml
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.methods import build
-from nlora.run_file import RUN_FILE, folder_problem, or_delete, read_run_file, what_differs
-from nlora.run_lock import is_held
-from nlora.summary import read_summary
+from nlora.runs.atomic import disk_errors, write_text
+from nlora.runs.lock import is_held
+from nlora.runs.run_yaml import RUN_FILE, folder_problem, or_delete, read_run_file, what_differs
+from nlora.runs.summary import read_summary
 from nlora.sweep_runs import Base, Sweep, SweepRun
 
 State = Literal["new", "unfinished", "complete", "elsewhere"]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nlora.models.lora_factors import Factors, State
-from nlora.summary import Summary, write_summary
+from nlora.runs.summary import Summary, write_summary
 
 SHAPES = {"model.layers.0.q_proj": (12, 16), "model.layers.1.q_proj": (12, 16)}
 TASKS = ("r8", "news", "tweets")

@@ -17,7 +17,7 @@ from nlora.config.base_folder import located, read, recorded
 from nlora.config.load import load_config
 from nlora.config.schema import Config
 from nlora.eval_run import Report, eval_command
-from nlora.run_file import read_run_file
+from nlora.runs.run_yaml import read_run_file
 
 TinyModel = Callable[[str], Path]
 

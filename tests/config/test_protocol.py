@@ -19,7 +19,7 @@ from nlora.config.protocol import family_problems, pooled_line, protocol_notes
 from nlora.config.schema import Config, EvaluateOptions
 from nlora.data import load_tasks
 from nlora.errors import InputErrors
-from nlora.summary import read_summary
+from nlora.runs.summary import read_summary
 from released_data import write_benchmark
 
 TinyModel = Callable[[str], Path]

@@ -236,7 +236,7 @@ def test_plans_and_scores_find_the_tokens_of_an_earlier_run(
 ) -> None:
     from helpers import write_config
     from nlora.config.load import load_config
-    from nlora.plan import make_plan
+    from nlora.runs.plan import make_plan
 
     config = write_config(tmp_path, tiny_model("llama"))
     plan = make_plan(load_config(str(config), []))

@@ -13,9 +13,9 @@ import pyarrow
 import pytest
 from kept_tokens import EXAMPLES, FEW, TASK, files, keep_everything, lock_up, make
 
-from nlora.atomic import TEMPORARY
 from nlora.data import token_cache
 from nlora.data.tokenize import Encoded
+from nlora.runs.atomic import TEMPORARY
 
 WEEK_SECONDS = 7 * 86_400
 

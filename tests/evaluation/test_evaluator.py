@@ -17,8 +17,8 @@ from nlora.data.task import Example, Task
 from nlora.data.tokenize import Encoder
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.backbone import Backbone, load_backbone
-from nlora.record import accuracy, score_row
-from nlora.task_facts import facts_of
+from nlora.runs.stage_results import accuracy, score_row
+from nlora.runs.task_facts import facts_of
 
 TinyModel = Callable[[str], Path]
 LABELS = ("World", "Sports", "Business", "Science or Technology")

@@ -12,9 +12,9 @@ from peft import PeftModel
 from torch import nn
 
 from nlora.errors import AdapterError, ModelError
-from nlora.learned import keep_updates
 from nlora.models.lora_adapter import Adapter, Factors, State, target_modules
 from nlora.models.merged_updates import FoldedBackbone
+from nlora.runs.update_history import keep_updates
 from tiny import LORA, assert_bitwise, load, logits, spread, weights
 
 # Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.

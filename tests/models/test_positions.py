@@ -19,8 +19,8 @@ from nlora.commands import check_command
 from nlora.config.load import load_config
 from nlora.errors import InputErrors
 from nlora.models.positions import Positions, positions_of
-from nlora.plan import make_plan
 from nlora.predict_run import predict_command
+from nlora.runs.plan import make_plan
 
 POSITIONS = 64
 IDS = {"vocab_size": 400, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from helpers import learn, write_config
 from nlora.config.load import load_config
 from nlora.errors import InputErrors, ModelError
-from nlora.learned import Learned
 from nlora.methods import build, method_names
 from nlora.models.backbone import load_backbone
 from nlora.models.full_model import WholeModel
@@ -25,7 +24,8 @@ from nlora.models.merged_updates import FoldedBackbone
 from nlora.models.packed_attention import packing_is_exact
 from nlora.models.quantization import needs_floats, quantise_problems
 from nlora.models.unmerged_updates import Beside
-from nlora.plan import make_plan
+from nlora.runs.plan import make_plan
+from nlora.runs.update_history import Learned
 from tiny import LORA, load, logits, loss, spread
 
 TinyModel = Callable[[str], Path]

@@ -12,10 +12,10 @@ from torch import nn
 
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
-from nlora.learned import keep_updates
 from nlora.models.lora_adapter import Adapter, Factors, State, target_modules
 from nlora.models.merged_updates import FoldedBackbone
 from nlora.models.unmerged_updates import Beside
+from nlora.runs.update_history import keep_updates
 from nlora.training.cpu_modules import lean
 from tiny import LORA, assert_bitwise, load, logits, loss, spread, weights
 

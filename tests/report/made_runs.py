@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from nlora.config.schema import Config
-from nlora.results import Prediction, predict_results, train_results, write_results
-from nlora.run_dir import RunDir, write_stage_record
-from nlora.summary import StageRecord
+from nlora.runs.folder import RunDir, write_stage_record
+from nlora.runs.released_files import Prediction, predict_results, train_results, write_results
+from nlora.runs.summary import StageRecord
 
 TESTS = 20
 """Test examples of each task: scores are multiples of 5."""

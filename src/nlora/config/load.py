@@ -10,7 +10,7 @@ Every mistake is found before anything starts, and all of them are reported at o
     my-run.yaml:9: train.epoch: unknown key; did you mean 'epochs'?
     train.batch_size=ten: must be a whole number >= 1, not 'ten'
 
-What only the method knows, its own options, is checked where methods are known (`nlora.plan`).
+What only the method knows, its own options, is checked where methods are known (`nlora.runs.plan`).
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlora.atomic import TEMPORARY
 from nlora.data.columns import Block, EncodedRows, Lists, integers
 from nlora.data.downloads import cache_folder
+from nlora.runs.atomic import TEMPORARY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

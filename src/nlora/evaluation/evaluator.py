@@ -27,7 +27,7 @@ from nlora.evaluation.greedy import greedy, greedy_generation, is_plain
 from nlora.evaluation.label_scoring import LabelTree, likeliest_labels
 from nlora.evaluation.prefill import Reader
 from nlora.models.paths import Paths, usual_paths
-from nlora.task_facts import Decode, decode_of
+from nlora.runs.task_facts import Decode, decode_of
 
 if TYPE_CHECKING:
     from nlora.config.schema import EvaluateOptions
@@ -54,7 +54,7 @@ class Answers:
 class Evaluator:
     """Answers tasks with one backbone; the prompts of a task are tokenised once per run.
 
-    paths: how batches go through the model, as `nlora.tryout.try_out` found; None: as its own facts allow.
+    paths: how batches go through the model, as `nlora.runs.tryout.try_out` found; None: as its own facts allow.
     """
 
     def __init__(

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.atomic import write_text
 from nlora.errors import RunError
+from nlora.runs.atomic import write_text
 
 __all__ = ["REPORT_FILE", "write_analysis", "write_figures", "write_report"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from nlora.report import REPORT_FILE, write_figures, write_report
-from nlora.summary import run_folders
+from nlora.runs.summary import run_folders
 
 
 def report_command(folders: Sequence[str], out: str | None, figures: str | None, console: Console) -> Path:

@@ -21,9 +21,9 @@ from pydantic import ValidationError
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, RunError
 from nlora.report.microscope import Microscope, read_microscope
-from nlora.run_dir import OUTPUTS, STAGE_FILE, stage_name
-from nlora.run_file import RUN_FILE, read_run_file
-from nlora.summary import StageRecord, Summary, read_summary
+from nlora.runs.folder import OUTPUTS, STAGE_FILE, stage_name
+from nlora.runs.run_yaml import RUN_FILE, read_run_file
+from nlora.runs.summary import StageRecord, Summary, read_summary
 
 PREDICTIONS = "predict_eval_predictions.jsonl"
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nlora.errors import RunError
-from nlora.summary import Summary
+from nlora.runs.summary import Summary
 
 ANALYSIS_FILE = "analysis.json"
 Number = float | None

@@ -31,7 +31,7 @@ from nlora.report.remembered import forgotten, repeat
 from nlora.report.scores import matrices, outcome
 from nlora.report.stages import through_stages
 from nlora.report.svg import file_style, to_svg
-from nlora.summary import Summary
+from nlora.runs.summary import Summary
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nlora.atomic import disk_errors, write_text
 from nlora.errors import MissingExtraError
 from nlora.report.bars import Bar, bar_chart
 from nlora.report.blocks import Figure
@@ -27,6 +26,7 @@ from nlora.report.scene import Scene
 from nlora.report.scores import matrices_figures
 from nlora.report.stages import seen_average, task_scores
 from nlora.report.svg import to_svg_file
+from nlora.runs.atomic import disk_errors, write_text
 
 _WIDTH = 560.0
 Looked = Sequence[tuple[RunFiles, Microscope]]

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nlora.atomic import disk_errors
 from nlora.errors import MissingExtraError, missing
 from nlora.report.palette import LIGHT
 from nlora.report.scene import Dot, Label, Line, Rect, Scene, Shape
+from nlora.runs.atomic import disk_errors
 
 _POINTS = 72 / 96  # of a pixel
 _ANCHOR = {"start": "left", "middle": "center", "end": "right"}

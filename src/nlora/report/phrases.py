@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from nlora.errors import InputErrors
 from nlora.report.load import RunFiles
 from nlora.report.scales import number
-from nlora.run_file import RUN_FILE
+from nlora.runs.run_yaml import RUN_FILE
 
 _DECODE = {
     "labels": "the likeliest label of the task's set",

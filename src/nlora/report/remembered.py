@@ -9,7 +9,7 @@ from nlora.report.blocks import Block, Example, Examples, Prompts, Section, Tabl
 from nlora.report.forgotten import TaskAnswers, asked, find_forgotten
 from nlora.report.load import RunFiles
 from nlora.report.phrases import command
-from nlora.run_file import RUN_FILE
+from nlora.runs.run_yaml import RUN_FILE
 
 MOST_EXAMPLES = 600
 """On a page, over all runs and tasks; about 700 bytes each."""

@@ -13,7 +13,7 @@ from nlora.report.palette import heat_role
 from nlora.report.phrases import change, duration, memory, score
 from nlora.report.phrases import share as percent
 from nlora.report.scene import Scene
-from nlora.summary import Summary
+from nlora.runs.summary import Summary
 
 
 def outcome(runs: Sequence[RunFiles]) -> Section:

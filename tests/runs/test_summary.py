@@ -8,7 +8,7 @@ import pytest
 
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.summary import StageRecord, read_summary, summary_of, write_summary
+from nlora.runs.summary import StageRecord, read_summary, summary_of, write_summary
 
 KEYS = [
     "schema", "status", "name", "method", "model", "seed", "tasks", "R", "zero_shot", "average_accuracy",

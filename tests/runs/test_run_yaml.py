@@ -9,8 +9,8 @@ import yaml
 from nlora.config.load import differences, load_config
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.run_dir import RunDir
-from nlora.run_file import read_run_file
+from nlora.runs.folder import RunDir
+from nlora.runs.run_yaml import read_run_file
 
 VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
 

@@ -12,8 +12,8 @@ import pytest
 
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.run_dir import RunDir, stage_name, write_stage_record
-from nlora.summary import Collision, StageRecord, read_summary
+from nlora.runs.folder import RunDir, stage_name, write_stage_record
+from nlora.runs.summary import Collision, StageRecord, read_summary
 
 VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
 ROWS = [(90.0, None), (70.0, 80.0)]
@@ -212,7 +212,7 @@ def test_names_of_stages_are_names_that_a_folder_can_have(tmp_path: Path, task: 
 
 
 def test_nothing_here_loads_torch() -> None:
-    imports = "import sys, nlora.run_dir, nlora.results, nlora.display"
+    imports = "import sys, nlora.runs.folder, nlora.runs.released_files, nlora.display"
     code = f"{imports}\nprint([m for m in ('torch', 'nltk') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nlora.estimate import (
+from nlora.runs.time_estimate import (
     LEAST_TOKENS,
     bfloat16_gain,
     flops_per_second,
@@ -34,5 +34,5 @@ def test_this_machine_multiplies_matrices() -> None:
 
 def test_the_gain_is_that_of_the_shorter_format(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = {"float32": 2e11, "bfloat16": 5e11}
-    monkeypatch.setattr("nlora.estimate.flops_per_second", rates.__getitem__)
+    monkeypatch.setattr("nlora.runs.time_estimate.flops_per_second", rates.__getitem__)
     assert bfloat16_gain() == 2.5

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlora.atomic import write_text
+from nlora.runs.atomic import write_text
 from nlora.evaluation.text_metrics import DIGITS, as_they_are, exact_match, released_scores
 
 Results = dict[str, float | int | str | None]

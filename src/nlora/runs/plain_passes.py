@@ -4,7 +4,7 @@
     plain.logits[0]                              # (N, V), those that predict the answers of the first batch
     plain.differs(found, plain.logits[0])        # None; or "moves the logits by 0.12 of the largest"
 
-No padding, no mask, no cache. `nlora.tryout` holds every other way through the model against this.
+No padding, no mask, no cache. `nlora.runs.tryout` holds every other way through the model against this.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from types import TracebackType
 
 from filelock import FileLock
 
-from nlora.atomic import (
+from nlora.runs.atomic import (
     DISK_FULL,
     TEMPORARY,
     disk_errors,
@@ -43,11 +43,11 @@ from nlora.atomic import (
 )
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.run_file import RUN_FILE, write_or_compare
-from nlora.run_lock import free_lock, held_lock
-from nlora.run_log import RunLog
-from nlora.stage_files import TRAINED_FILE, read_zero_shot, trained, trained_task, write_zero_shot
-from nlora.summary import (
+from nlora.runs.run_yaml import RUN_FILE, write_or_compare
+from nlora.runs.lock import free_lock, held_lock
+from nlora.runs.log_file import RunLog
+from nlora.runs.stage_files import TRAINED_FILE, read_zero_shot, trained, trained_task, write_zero_shot
+from nlora.runs.summary import (
     Collision,
     Score,
     StageRecord,
@@ -56,7 +56,7 @@ from nlora.summary import (
     summary_of,
     write_summary,
 )
-from nlora.task_facts import TaskFacts
+from nlora.runs.task_facts import TaskFacts
 
 LOG_FILE = Path("logs", "train_and_infer.log")
 OUTPUTS = "outputs"

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.atomic import disk_errors, flush_folder, write_json
+from nlora.runs.atomic import disk_errors, flush_folder, write_json
 from nlora.errors import RunError
 from nlora.evaluation.continual_metrics import summarize
-from nlora.summary import Score
-from nlora.task_facts import TaskFacts
+from nlora.runs.summary import Score
+from nlora.runs.task_facts import TaskFacts
 
 TRAINED_FILE = "trained.json"
 """Marks a stage that is trained, and not scored yet."""

@@ -17,7 +17,7 @@ from nlora.config.load import load_config
 from nlora.data.tokenize import shared_prefix
 from nlora.errors import InputErrors
 from nlora.models.backbone import load_tokenizer
-from nlora.plan import make_plan
+from nlora.runs.plan import make_plan
 
 TinyModel = Callable[[str], Path]
 

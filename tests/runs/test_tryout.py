@@ -25,11 +25,11 @@ from nlora.eval_run import evaluate
 from nlora.kernels import elementwise
 from nlora.models.backbone import Backbone, load_backbone
 from nlora.models.paths import Paths
-from nlora.plain_passes import kind
-from nlora.progress import RunProgress
-from nlora.served import read_stage
+from nlora.runs.plain_passes import kind
+from nlora.runs.progress import RunProgress
+from nlora.runs.checkpoint import read_stage
 from nlora.training import cpu_forwards
-from nlora.tryout import try_out
+from nlora.runs.tryout import try_out
 
 TinyModel = Callable[[str], Path]
 BEGINNING = list(range(100, 130))
@@ -172,7 +172,7 @@ def test_a_run_whose_model_takes_no_batches_learns_what_one_that_does_learns(
     alone = Paths("single", False, "single", False, "single")
     for name in ("together", "alone"):
         if name == "alone":
-            monkeypatch.setattr("nlora.tryout.try_out", lambda *args, **kwargs: alone)
+            monkeypatch.setattr("nlora.runs.tryout.try_out", lambda *args, **kwargs: alone)
         run_sequence(load_config(str(config), [f"output_dir={tmp_path / name}"]), Console(quiet=True))
     for stage in ("1-colours", "2-animals"):
         file = Path("outputs", stage, "adapter", "adapter_model.safetensors")

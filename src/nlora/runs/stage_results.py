@@ -14,10 +14,10 @@ from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation.evaluator import Answers
 from nlora.evaluation.text_metrics import as_they_are, exact_match, free_text_score, told_apart
-from nlora.results import Prediction, predict_results, train_results, write_results
-from nlora.run_dir import RunDir, write_stage_record
-from nlora.summary import StageRecord
-from nlora.task_facts import Metric, TaskFacts, changes, facts_of
+from nlora.runs.released_files import Prediction, predict_results, train_results, write_results
+from nlora.runs.folder import RunDir, write_stage_record
+from nlora.runs.summary import StageRecord
+from nlora.runs.task_facts import Metric, TaskFacts, changes, facts_of
 from nlora.training.trainer import TrainResult
 
 

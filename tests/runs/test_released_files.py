@@ -10,8 +10,8 @@ import pytest
 from nlora.data.notes import task_notes
 from nlora.data.task import Example, Task
 from nlora.evaluation.evaluator import Answers
-from nlora.record import accuracy, predictions_of
-from nlora.results import (
+from nlora.runs.stage_results import accuracy, predictions_of
+from nlora.runs.released_files import (
     Prediction,
     exact_match_by_dataset,
     predict_results,

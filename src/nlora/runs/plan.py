@@ -27,8 +27,8 @@ from nlora.methods import build
 from nlora.methods.base import Method
 from nlora.models.positions import Positions, positions_of
 from nlora.models.quantization import quantise_problems
-from nlora.run_file import folder_problem
-from nlora.stage_plan import StagePlan, stage_plans
+from nlora.runs.run_yaml import folder_problem
+from nlora.runs.stage_plan import StagePlan, stage_plans
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,8 +17,8 @@ from nlora.data import load_tasks
 from nlora.data.task import Task
 from nlora.errors import InputErrors
 from nlora.evaluation.evaluator import Answers, Evaluator
-from nlora.summary import StageRecord, read_summary
-from nlora.task_facts import facts_of
+from nlora.runs.summary import StageRecord, read_summary
+from nlora.runs.task_facts import facts_of
 
 TinyModel = Callable[[str], Path]
 FREE = "tell what is in the text"

@@ -11,7 +11,7 @@ import pytest
 
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.run_dir import RunDir
+from nlora.runs.folder import RunDir
 
 
 def config_of(folder: Path) -> Config:
@@ -25,8 +25,8 @@ KILLED = textwrap.dedent(
     import json, os, sys
     from pathlib import Path
     from nlora.config.schema import Config
-    from nlora.run_dir import RunDir, write_stage_record
-    from nlora.summary import StageRecord, read_summary
+    from nlora.runs.folder import RunDir, write_stage_record
+    from nlora.runs.summary import StageRecord, read_summary
 
     def run(folder):
         config = Config.model_validate({"tasks": ["a", "b"], "output_dir": str(folder)})
@@ -102,7 +102,7 @@ def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path: Path) -> 
         """
         import sys
         from nlora.config.schema import Config
-        from nlora.run_dir import RunDir
+        from nlora.runs.folder import RunDir
         config = Config.model_validate({"tasks": ["agnews", "amazon"], "output_dir": sys.argv[1]})
         try:
             RunDir.open(config, {}).close()
@@ -124,7 +124,7 @@ def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path: Path) -> 
 
 def test_a_dead_process_does_not_keep_the_folder(tmp_path: Path) -> None:
     code = (
-        "import os, sys\nfrom nlora.config.schema import Config\nfrom nlora.run_dir import RunDir\n"
+        "import os, sys\nfrom nlora.config.schema import Config\nfrom nlora.runs.folder import RunDir\n"
         "config = Config.model_validate({'tasks': ['agnews', 'amazon'], 'output_dir': sys.argv[1]})\n"
         "run = RunDir.open(config, {})\n"
         "os._exit(9)"

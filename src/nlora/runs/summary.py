@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nlora.atomic import write_json
+from nlora.runs.atomic import write_json
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.evaluation.continual_metrics import summarize
-from nlora.task_facts import Decode, ExamplesFacts, Metric, TaskFacts, scoring_words
+from nlora.runs.task_facts import Decode, ExamplesFacts, Metric, TaskFacts, scoring_words
 
 SUMMARY_FILE = "summary.json"
 SCHEMA: Literal[1] = 1

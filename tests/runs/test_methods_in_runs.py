@@ -18,7 +18,7 @@ from nlora.methods import method_names
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import load_factors
 from nlora.models.merged_updates import FoldedBackbone
-from nlora.plan import make_plan
+from nlora.runs.plan import make_plan
 from nlora.training.penalized_trainer import PenalisedTrainer
 
 TinyModel = Callable[[str], Path]

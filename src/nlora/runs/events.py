@@ -12,7 +12,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from nlora.progress import RunProgress
+from nlora.runs.progress import RunProgress
 
 
 @dataclass(frozen=True, slots=True)

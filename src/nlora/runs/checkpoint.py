@@ -22,14 +22,14 @@ from nlora.config.schema import Config
 from nlora.errors import InputErrors, ModelError, Problem
 from nlora.methods import build
 from nlora.methods.base import Method
-from nlora.run_dir import RunDir
-from nlora.run_file import RUN_FILE, read_run_file
-from nlora.task_facts import decode_of
+from nlora.runs.folder import RunDir
+from nlora.runs.run_yaml import RUN_FILE, read_run_file
+from nlora.runs.task_facts import decode_of
 
 if TYPE_CHECKING:
     from nlora.data.task import Task
     from nlora.evaluation.evaluator import Answers
-    from nlora.learned import Learned
+    from nlora.runs.update_history import Learned
     from nlora.models.backbone import Backbone
 
 
@@ -130,7 +130,7 @@ def _backbone(config: Config) -> Backbone:
 
 def _recalled(stage: CommittedStage, backbone: Backbone) -> Learned:
     """What the stage had learned, over a backbone just loaded."""
-    from nlora.learned import Learned
+    from nlora.runs.update_history import Learned
     from nlora.models.lora_adapter import target_modules
 
     modules = [module.name for module in target_modules(backbone.model, stage.config.lora)]
@@ -151,8 +151,8 @@ class Served:
     def __init__(self, stage: CommittedStage, tasks: Sequence[Task]) -> None:
         from nlora.evaluation.evaluator import Evaluator
         from nlora.models.positions import positions_of
-        from nlora.plan import make_encoder
-        from nlora.tryout import probes, try_out
+        from nlora.runs.plan import make_encoder
+        from nlora.runs.tryout import probes, try_out
 
         config = stage.config
         backbone = _backbone(config)

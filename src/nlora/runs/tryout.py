@@ -33,7 +33,7 @@ from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import Adapter
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, Rows, usual_paths
-from nlora.plain_passes import PlainPasses, first_line
+from nlora.runs.plain_passes import PlainPasses, first_line
 from nlora.training.cpu_modules import lean
 
 if TYPE_CHECKING:

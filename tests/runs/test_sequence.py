@@ -20,8 +20,8 @@ from nlora.evaluation.label_scoring import LabelTree, label_scores
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import load_factors
 from nlora.models.merged_updates import FoldedBackbone
-from nlora.plan import make_plan
-from nlora.sequence import stage_seed
+from nlora.runs.plan import make_plan
+from nlora.runs.sequence import stage_seed
 
 TinyModel = Callable[[str], Path]
 
@@ -129,7 +129,7 @@ def test_a_run_killed_while_a_stage_is_scored_trains_nothing_again_and_ends_like
     assert json.loads((tmp_path / "killed/summary.json").read_text())["status"] == "running"
     with monkeypatch.context() as patch:
         patch.setattr(
-            "nlora.sequence.train", lambda *args, **kwargs: pytest.fail("a trained stage was trained")
+            "nlora.runs.sequence.train", lambda *args, **kwargs: pytest.fail("a trained stage was trained")
         )
         assert same_outcome(learn(config, target), whole)
     assert_same_files(tmp_path / "whole", tmp_path / "killed")
@@ -141,7 +141,7 @@ def test_a_finished_run_is_not_run_again(
     config = write_config(tmp_path, tiny_model("llama"))
     first = learn(config)
     before = {f: f.stat().st_mtime_ns for f in (tmp_path / "run/outputs").rglob("*")}
-    monkeypatch.setattr("nlora.plan.make_plan", lambda loaded: pytest.fail("a finished run was planned"))
+    monkeypatch.setattr("nlora.runs.plan.make_plan", lambda loaded: pytest.fail("a finished run was planned"))
     assert same_outcome(learn(config), first)
     assert {f: f.stat().st_mtime_ns for f in (tmp_path / "run/outputs").rglob("*")} == before
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nlora import estimate
+from nlora.runs import time_estimate
 from nlora.config.schema import Config
 from nlora.data.columns import EncodedRows
 from nlora.data.task import Task
@@ -50,7 +50,7 @@ def stage_plans(
     """
     from nlora.training.trainer import optimizer_steps  # imports torch
 
-    rate = estimate.flops_per_second(config.dtype)
+    rate = time_estimate.flops_per_second(config.dtype)
     lengths = [_lengths(examples, encoder) for examples in encoded]
     stages = []
     for index, (task, examples) in enumerate(zip(tasks, encoded, strict=True)):
@@ -59,12 +59,12 @@ def stage_plans(
         steps = optimizer_steps(len(examples), options)
         rows = max(min(options.micro_batch_size or options.batch_size, len(examples)), 1)
         passes = options.epochs * len(examples) / rows
-        seconds = estimate.train_seconds(
+        seconds = time_estimate.train_seconds(
             parameters=parameters, tokens=tokens, shared=shared, rows=rows, passes=passes, rate=rate
         )
         for i in range(len(tasks) if config.evaluate.unseen else index + 1) if examples else ():
             rows = min(config.evaluate.batch_size, len(tasks[i].test))
-            seconds += estimate.score_seconds(
+            seconds += time_estimate.score_seconds(
                 parameters=parameters,
                 tokens=lengths[i][0],
                 shared=lengths[i][1],

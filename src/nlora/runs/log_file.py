@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from nlora.atomic import disk_errors
+from nlora.runs.atomic import disk_errors
 
 _LOGGERS = ("nlora", "transformers")
 

@@ -20,14 +20,14 @@ from typing import Any
 
 from nlora.data.task import Task
 from nlora.evaluation.evaluator import Answers, Evaluator
-from nlora.learned import MEMORY_FILE, Learned
+from nlora.runs.update_history import MEMORY_FILE, Learned
 from nlora.models.backbone import Backbone
 from nlora.models.paths import Paths
-from nlora.plan import Plan
-from nlora.progress import RunProgress
-from nlora.record import facts_of_run, score_row, write_passed_over, write_stage
-from nlora.run_dir import RunDir
-from nlora.stage_files import keep_trained, trained
+from nlora.runs.plan import Plan
+from nlora.runs.progress import RunProgress
+from nlora.runs.stage_results import facts_of_run, score_row, write_passed_over, write_stage
+from nlora.runs.folder import RunDir
+from nlora.runs.stage_files import keep_trained, trained
 from nlora.training.trackers import trackers
 from nlora.training.trainer import TrainResult, train
 
@@ -39,7 +39,7 @@ def learn_sequence(
 ) -> None:
     """Teaches the backbone the plan's tasks in order; stages that the folder holds already are not repeated.
 
-    Nor is the training of a stage whose scoring failed. paths: as `nlora.tryout.try_out` found.
+    Nor is the training of a stage whose scoring failed. paths: as `nlora.runs.tryout.try_out` found.
     """
     tasks = plan.tasks
     facts = facts_of_run(run, tasks)
