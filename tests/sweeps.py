@@ -16,12 +16,12 @@ from nlora.config.load import load_config
 from nlora.runs.folder import RunDir, write_stage_record
 from nlora.runs.summary import StageRecord
 from nlora.sweep import sweep_command
-from nlora.sweep_runners import (
+from nlora.sweeps.expand import Sweep
+from nlora.sweeps.runners import (
     Job,
     LocalRunner,
     environments,
 )
-from nlora.sweep_runs import Sweep
 
 BASE = {"model": "tiny", "data": "CL_Benchmark", "tasks": ["agnews", "amazon"], "train": {"batch_size": 8}}
 FIVE_TASKS = Path(__file__).parents[1] / "benchmarks" / "five_tasks.yaml"

@@ -26,9 +26,9 @@ from nlora.errors import InputErrors, Problem, RunError
 from nlora.runs.atomic import write_text
 from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
 from nlora.signals import ended_like_ctrl_c
-from nlora.sweep_check import State, base_source, check_sweep, state_of, write_base
-from nlora.sweep_runners import Job, LocalRunner, Outcome, RayRunner, Runner, environments, visible_gpus
-from nlora.sweep_runs import Sweep, SweepRun, read_sweep
+from nlora.sweeps.check import State, base_source, check_sweep, state_of, write_base
+from nlora.sweeps.expand import Sweep, SweepRun, read_sweep
+from nlora.sweeps.runners import Job, LocalRunner, Outcome, RayRunner, Runner, environments, visible_gpus
 
 LOGS = "logs"
 TABLE = "table"

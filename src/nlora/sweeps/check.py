@@ -24,7 +24,7 @@ from nlora.runs.atomic import disk_errors, write_text
 from nlora.runs.lock import is_held
 from nlora.runs.run_yaml import RUN_FILE, folder_problem, or_delete, read_run_file, what_differs
 from nlora.runs.summary import read_summary
-from nlora.sweep_runs import Base, Sweep, SweepRun
+from nlora.sweeps.expand import Base, Sweep, SweepRun
 
 State = Literal["new", "unfinished", "complete", "elsewhere"]
 

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from nlora.config.yaml_positions import Key, Places
 from nlora.errors import Problem
-from nlora.sweep_file import LoadedSweep, RayOptions, Setting, read_file, setting, settings, shown
+from nlora.sweeps.file import LoadedSweep, RayOptions, Setting, read_file, setting, settings, shown
 
 
 @dataclass(frozen=True, slots=True)

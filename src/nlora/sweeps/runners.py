@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nlora.errors import MissingExtraError, missing
-from nlora.sweep_file import RayOptions
+from nlora.sweeps.file import RayOptions
 
 GRACE_SECONDS = 20.0
 """How long a stopped run may take to end by itself."""

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from nlora.errors import InputErrors
-from nlora.sweep_check import check_sweep
-from nlora.sweep_runs import read_sweep
+from nlora.sweeps.check import check_sweep
+from nlora.sweeps.expand import read_sweep
 from sweeps import BASE, Machine, names, swept, write_sweep
 
 # What a file stands for

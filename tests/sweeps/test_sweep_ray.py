@@ -13,8 +13,8 @@ from rich.console import Console
 
 from nlora.errors import InputErrors, MissingExtraError
 from nlora.sweep import sweep_command
-from nlora.sweep_file import RayOptions
-from nlora.sweep_runners import (
+from nlora.sweeps.file import RayOptions
+from nlora.sweeps.runners import (
     Job,
     LocalRunner,
     Outcome,
@@ -89,7 +89,7 @@ def test_a_lost_worker_is_a_failed_run_and_stopping_cancels_the_rest(
     def lost(job: Job, folder: str, environment: Mapping[str, str]) -> Outcome:
         raise FakeRay.exceptions.RayError("the node died\nmore")
 
-    monkeypatch.setattr("nlora.sweep_runners.run_in_folder", lost)
+    monkeypatch.setattr("nlora.sweeps.runners.run_in_folder", lost)
     jobs = [Job(name, (), tmp_path / name) for name in "abc"]
     outcomes = RayRunner(RayOptions()).outcomes(jobs, lambda job: job.name != "b")
     first = next(outcomes)

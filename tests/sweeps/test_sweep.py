@@ -22,8 +22,9 @@ from nlora import cli
 from nlora.errors import InputErrors
 from nlora.runs.lock import LOCK_FILE
 from nlora.sweep import sweep_command
-from nlora.sweep_check import check_sweep, state_of
-from nlora.sweep_runners import (
+from nlora.sweeps.check import check_sweep, state_of
+from nlora.sweeps.expand import read_sweep
+from nlora.sweeps.runners import (
     Job,
     LocalRunner,
     environments,
@@ -31,7 +32,6 @@ from nlora.sweep_runners import (
     stop,
     visible_gpus,
 )
-from nlora.sweep_runs import read_sweep
 from sweeps import FIVE_TASKS, Machine, Running, swept, table, write_sweep
 
 # Running
@@ -178,7 +178,7 @@ def test_a_command_that_cannot_be_started_is_a_failed_run(tmp_path: Path) -> Non
 
 def test_cores_and_gpus_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("nlora.sweep_runners._cores", lambda: 8)
+    monkeypatch.setattr("nlora.sweeps.runners._cores", lambda: 8)
     assert environments(1, []) == [{}]
     assert environments(3, []) == [{"OMP_NUM_THREADS": "2"}] * 3
     assert environments(16, [])[0] == {"OMP_NUM_THREADS": "1"}
