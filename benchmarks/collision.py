@@ -36,9 +36,9 @@ from torch import Tensor
 import measure
 from measure import Spread
 from nlora.analysis import compare_states
+from nlora.analysis.buffers import Scratch
 from nlora.analysis.entrywise import Entrywise, entrywise
-from nlora.analysis.scratch import Scratch
-from nlora.analysis.threads import each
+from nlora.analysis.parallel import each
 from nlora.analysis.threshold import DEFAULT_FACTOR, root_mean_square
 from nlora.models.lora_factors import Factors, State
 from nlora.training.peak_memory import peak_memory_bytes

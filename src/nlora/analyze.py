@@ -21,7 +21,7 @@ from rich.console import Console
 
 from nlora.analysis import Comparison, compare_states
 from nlora.analysis.forgetting import against_forgetting
-from nlora.analysis.table import comparison_tables, csv_rows
+from nlora.analysis.tables import comparison_tables, csv_rows
 from nlora.config.yaml_positions import read_yaml
 from nlora.errors import AdapterError, InputErrors, Problem, RunError
 from nlora.methods import build

@@ -17,19 +17,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nlora.analysis.compare import compare_states
-    from nlora.analysis.comparison import Comparison
+    from nlora.analysis.interference import compare_states
+    from nlora.analysis.result import Comparison
 
 __all__ = ["Comparison", "compare_states"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "compare_states":
-        from nlora.analysis.compare import compare_states
+        from nlora.analysis.interference import compare_states
 
         return compare_states
     if name == "Comparison":
-        from nlora.analysis.comparison import Comparison
+        from nlora.analysis.result import Comparison
 
         return Comparison
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nlora.analysis.bits import Counts, Words, counts, filled, pair_counts, put, words_for
-from nlora.analysis.scratch import Scratch
+from nlora.analysis.bitsets import Counts, Words, counts, filled, pair_counts, put, words_for
+from nlora.analysis.buffers import Scratch
+from nlora.analysis.pair_measures import pairs_of
 from nlora.analysis.spectrum import stacked
-from nlora.analysis.subspace import pairs_of
 from nlora.models.lora_factors import Factors
 
 # Entries of all adapters in a tile: 1 MiB of float32. Tried with 15 adapters of 1024 x 1024 on a processor with 2 MiB

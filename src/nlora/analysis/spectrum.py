@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nlora.analysis.scratch import Scratch
+from nlora.analysis.buffers import Scratch
 from nlora.models.lora_factors import Factors
 
 _FLOAT32_EPS = float(torch.finfo(torch.float32).eps)

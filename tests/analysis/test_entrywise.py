@@ -8,9 +8,9 @@ import torch
 from states import of_matrix, random_factors
 
 from nlora.analysis import entrywise as walk
-from nlora.analysis.bits import counts, filled, packed, pair_counts, put, words_for
+from nlora.analysis.bitsets import counts, filled, packed, pair_counts, put, words_for
+from nlora.analysis.buffers import Scratch
 from nlora.analysis.entrywise import entrywise
-from nlora.analysis.scratch import Scratch
 from nlora.models.lora_factors import Factors
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nlora.analysis.scratch import Scratch
+from nlora.analysis.buffers import Scratch
 from nlora.analysis.spectrum import Spectra, reduced_svds, stacked
 from nlora.models.lora_factors import Factors
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from nlora.analysis.subspace import Floats
+    from nlora.analysis.pair_measures import Floats
 
 MOST_NAMED_COLUMNS = 6
 """Up to so many adapters the columns of the matrix carry names; with more, numbers that the rows explain."""

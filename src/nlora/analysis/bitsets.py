@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nlora.analysis.scratch import Scratch
+from nlora.analysis.buffers import Scratch
 
 Words = NDArray[np.uint64]
 Counts = NDArray[np.int64]

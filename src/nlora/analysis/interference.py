@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nlora.analysis import curves
-from nlora.analysis.comparison import Comparison, Curve
+from nlora.analysis import threshold_curves
+from nlora.analysis.buffers import Scratch
 from nlora.analysis.entrywise import Entrywise, entrywise
-from nlora.analysis.names import in_order, kinds_of, layer_of
-from nlora.analysis.scratch import Scratch
+from nlora.analysis.module_names import in_order, kinds_of, layer_of
+from nlora.analysis.pair_measures import PairMeasures, pair_measures, pairs_of
+from nlora.analysis.parallel import each
+from nlora.analysis.result import Comparison, Curve
 from nlora.analysis.spectrum import effective_rank, nuclear_norm, reduced_svds, stable_rank
-from nlora.analysis.subspace import PairMeasures, pair_measures, pairs_of
-from nlora.analysis.threads import each
 from nlora.analysis.threshold import DEFAULT_FACTOR, DEFAULT_RULE, GIVEN_RULE, pooled, root_mean_square
 from nlora.errors import AdapterError
 from nlora.models.lora_factors import State, check_finite
@@ -53,10 +53,10 @@ def compare_states(states: Mapping[str, State], threshold: float | None = None) 
     unit = pooled(rms, {name: sum(f.entries for f in state.values()) for name, state in states.items()})
     chosen = float(DEFAULT_FACTOR * unit if threshold is None else threshold)
     notes += [f"The update of {name} is zero." for name in states if rms[name] == 0.0]
-    at = curves.FACTORS * (unit or 1.0)
+    at = threshold_curves.FACTORS * (unit or 1.0)
     at = at if chosen in at else np.sort(np.append(at, chosen))
-    absolute = curves.CurveSums(np.tile(at, (len(states), 1)))
-    relative = curves.CurveSums(np.outer(list(rms.values()), curves.FACTORS))
+    absolute = threshold_curves.CurveSums(np.tile(at, (len(states), 1)))
+    relative = threshold_curves.CurveSums(np.outer(list(rms.values()), threshold_curves.FACTORS))
 
     work = _Work(list(states.values()), modules, chosen, absolute, relative)
     results = each(range(len(modules)), work.measure)
@@ -74,7 +74,7 @@ def compare_states(states: Mapping[str, State], threshold: float | None = None) 
         adapters=_of_adapters(len(states), results),
         pairs=_of_pairs(len(states), results),
         curve=Curve(at, absolute.density(), absolute.collision()),
-        relative_curve=Curve(curves.FACTORS, relative.density(), relative.collision()),
+        relative_curve=Curve(threshold_curves.FACTORS, relative.density(), relative.collision()),
         sampled_share=sum(module.sampled for module in results) / sum(module.entries for module in results),
         notes=notes,
     )
@@ -101,8 +101,8 @@ class _Work:
     states: Sequence[State]
     modules: Sequence[str]
     threshold: float
-    absolute: curves.CurveSums
-    relative: curves.CurveSums
+    absolute: threshold_curves.CurveSums
+    relative: threshold_curves.CurveSums
     scratch: Scratch = field(default_factory=Scratch)
 
     def measure(self, index: int) -> _Module:
@@ -111,8 +111,8 @@ class _Work:
         who = [t for t, state in enumerate(self.states) if module in state]
         factors = [self.states[t][module] for t in who]
         spectra = reduced_svds(factors, self.scratch)
-        share = curves.SAMPLED_ENTRIES // len(self.modules)
-        sampled = curves.sample(factors, share, curves.SEED + index, self.scratch)
+        share = threshold_curves.SAMPLED_ENTRIES // len(self.modules)
+        sampled = threshold_curves.sample(factors, share, threshold_curves.SEED + index, self.scratch)
         return _Module(
             who=who,
             entries=factors[0].entries,

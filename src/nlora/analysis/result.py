@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nlora.analysis.subspace import pairs_of
+from nlora.analysis.pair_measures import pairs_of
 
 Floats = NDArray[np.float64]
 SCHEMA = 1

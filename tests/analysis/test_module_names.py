@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nlora.analysis.names import in_order, kinds_of, layer_of
+from nlora.analysis.module_names import in_order, kinds_of, layer_of
 
 
 def test_layers_are_counted_not_spelt() -> None:

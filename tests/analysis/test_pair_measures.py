@@ -9,7 +9,7 @@ import pytest
 import torch
 from states import of_matrix, random_factors
 
-from nlora.analysis.subspace import pair_measures, pairs_of, principal_angles
+from nlora.analysis.pair_measures import pair_measures, pairs_of, principal_angles
 from nlora.models.lora_factors import Factors
 
 

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nlora.analysis.bits import counts, packed, pair_counts
-from nlora.analysis.scratch import Scratch
+from nlora.analysis.bitsets import counts, packed, pair_counts
+from nlora.analysis.buffers import Scratch
+from nlora.analysis.pair_measures import pairs_of
 from nlora.analysis.spectrum import stacked
-from nlora.analysis.subspace import pairs_of
 from nlora.models.lora_factors import Factors
 
 Floats = NDArray[np.float64]

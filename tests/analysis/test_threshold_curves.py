@@ -7,7 +7,7 @@ import pytest
 import torch
 from states import random_factors
 
-from nlora.analysis.curves import FACTORS, CurveSums, sample
+from nlora.analysis.threshold_curves import FACTORS, CurveSums, sample
 
 
 def test_a_sample_of_everything_is_the_update() -> None:
