@@ -11,8 +11,8 @@ import pytest
 @pytest.mark.parametrize(
     "module",
     ["nlora", "nlora.cli", "nlora.listing", "nlora.config.load", "nlora.data", "nlora.methods", "nlora.kernels",
-     "nlora.evaluation.continual_metrics", "nlora.runs.folder", "nlora.runs.released_files", "nlora.display", "nlora.data.builtin",
-     "nlora.compare_formats", "nlora.sweep", "nlora.analysis", "nlora.report.page", "nlora.report.command",
+     "nlora.evaluation.continual_metrics", "nlora.runs.folder", "nlora.runs.released_files", "nlora.report.terminal", "nlora.data.builtin",
+     "nlora.report.comparison_formats", "nlora.sweep", "nlora.analysis", "nlora.report.page", "nlora.report.command",
      "nlora.api"],
 )  # fmt: skip
 def test_no_torch_where_none_is_needed(module: str) -> None:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
         RunError,
     )
     from nlora.evaluation.continual_metrics import summarize
-    from nlora.matrix import AccuracyMatrix
     from nlora.opened_run import Run
+    from nlora.report.accuracy_matrix import AccuracyMatrix
     from nlora.runs.events import Event
 
 __version__ = "0.1.0"
@@ -64,7 +64,7 @@ _ROOMS = {
     "config.load": ("load_config",),
     "runs.events": ("Event",),
     "opened_run": ("Run",),
-    "matrix": ("AccuracyMatrix",),
+    "report.accuracy_matrix": ("AccuracyMatrix",),
     "evaluation.continual_metrics": ("summarize",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

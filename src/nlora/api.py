@@ -19,8 +19,8 @@ from nlora.opened_run import Run
 from nlora.runs.events import Event
 
 if TYPE_CHECKING:
-    from nlora.compare import Comparison
     from nlora.models.lora_factors import State
+    from nlora.report.comparison import Comparison
 
 Folder = str | os.PathLike[str]
 
@@ -68,8 +68,8 @@ def compare(runs: Iterable[Run | Folder]) -> Comparison:
     >>> comparison.rows[0].values["average_accuracy"].count
     1
     """
-    from nlora.compare import compare as compare_runs
-    from nlora.compare import read_runs
+    from nlora.report.comparison import compare as compare_runs
+    from nlora.report.comparison import read_runs
 
     return compare_runs(read_runs(_path(run) for run in _several(runs)))
 

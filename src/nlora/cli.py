@@ -128,7 +128,7 @@ def compare(
     ] = False,
 ) -> None:
     """Runs in one table: mean and spread over seeds, with the published numbers of their order."""
-    from nlora.compare_formats import compare_command
+    from nlora.report.comparison_formats import compare_command
 
     compare_command(runs, format, out, published, Console())
 

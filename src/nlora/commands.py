@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nlora import __version__, display
+from nlora import __version__
 from nlora.config.load import LoadedConfig, read_config
 from nlora.config.protocol import pooled_line, protocol_notes
 from nlora.config.schema import Config
@@ -27,7 +27,7 @@ from nlora.data.notes import task_notes
 from nlora.errors import InputErrors, Problem
 from nlora.models.backbone import EMBEDDED
 from nlora.outcome import write_outcome
-from nlora.report import REPORT_FILE
+from nlora.report import REPORT_FILE, terminal
 from nlora.runs import time_estimate
 from nlora.runs.folder import RunDir, stage_name
 from nlora.runs.plan import Plan, make_plan
@@ -72,12 +72,12 @@ def run_command(source: str, overrides: Sequence[str], console: Console) -> Summ
     loaded = read_config(source, overrides)
     summary = run_sequence(loaded, console)
     console.print()
-    console.print(display.accuracy_table(summary))
+    console.print(terminal.accuracy_table(summary))
     written = _written(loaded.config)
     pooled = pooled_line(written["predictions"].parent) if loaded.config.protocol == "released" else None
     if pooled:
         console.print(pooled, highlight=False)
-    console.print(display.paths(written))
+    console.print(terminal.paths(written))
     return summary
 
 
@@ -104,7 +104,7 @@ def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
     for run in runs:
         summaries.append(run_command(DEMO, run, console))
         console.print()
-    console.print(display.comparison_table(summaries))
+    console.print(terminal.comparison_table(summaries))
     return summaries
 
 
@@ -124,7 +124,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
         ),
         f"scored on {config.evaluate.split} examples, "
         + ", ".join(sorted({decode_of(task, config.evaluate) for task in plan.tasks})),
-        f"about {display.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
+        f"about {terminal.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
         _written_where(plan),
         *plan.limits,
         *_faster_format(config),
@@ -205,7 +205,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
         )
         progress.say(
             f"{config.name}: {config.method.name} learns {len(plan.tasks)} tasks on {config.model}, "
-            f"about {display.duration(plan.seconds)}"
+            f"about {terminal.duration(plan.seconds)}"
         )
         for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
             progress.say(f"- {note}")
@@ -270,7 +270,7 @@ def _plan_table(plan: Plan) -> Table:
             f"{stage.cut_examples}+{stage.cut_test_examples}"
             if stage.cut_test_examples
             else str(stage.cut_examples),
-            display.duration(stage.seconds),
+            terminal.duration(stage.seconds),
         )
     table.caption = (
         "tokens: mean per example; shared: tokens that all prompts begin with; "

@@ -17,7 +17,7 @@ from nlora.config.load import load_config
 from nlora.config.messages import did_you_mean
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, Problem
-from nlora.matrix import AccuracyMatrix
+from nlora.report.accuracy_matrix import AccuracyMatrix
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
 from nlora.runs.summary import Summary, read_summary
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from nlora.eval_run import Report
     from nlora.models.lora_factors import State
-    from nlora.report.load import StageFiles
+    from nlora.report.run_files import StageFiles
     from nlora.runs.checkpoint import CommittedStage
 
 
@@ -82,7 +82,7 @@ class Run:
         >>> [(stage.number, stage.task) for stage in run.stages]
         [(1, 'tickets'), (2, 'urgency')]
         """
-        from nlora.report.load import load_run
+        from nlora.report.run_files import load_run
 
         return load_run(self.folder).stages
 

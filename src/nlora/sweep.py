@@ -18,11 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nlora.compare import Comparison, compare
-from nlora.compare_formats import SUFFIXES, written
-from nlora.compare_table import ComparisonView
-from nlora.display import duration
 from nlora.errors import InputErrors, Problem, RunError
+from nlora.report.comparison import Comparison, compare
+from nlora.report.comparison_formats import SUFFIXES, written
+from nlora.report.comparison_table import ComparisonView
+from nlora.report.terminal import duration
 from nlora.runs.atomic import write_text
 from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
 from nlora.signals import ended_like_ctrl_c

@@ -7,15 +7,15 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nlora.report import palette
-from nlora.report.bars import Bar, bar_chart
-from nlora.report.costs import thinned
-from nlora.report.heat import heat_map
-from nlora.report.lines import Mark, Panel, Series, line_chart, small_multiples
-from nlora.report.phrases import change, duration, listed, memory, share
-from nlora.report.scales import index_axis, linear_axis, log_axis, number, stage_axis, up_to
-from nlora.report.scene import Dot, Label, Line, Rect, Scene, clipped
-from nlora.report.svg import to_svg, to_svg_file
+from nlora.report.charts import palette
+from nlora.report.charts.axes import index_axis, linear_axis, log_axis, number, stage_axis, up_to
+from nlora.report.charts.bars import Bar, bar_chart
+from nlora.report.charts.heatmap import heat_map
+from nlora.report.charts.lines import Mark, Panel, Series, line_chart, small_multiples
+from nlora.report.charts.scene import Dot, Label, Line, Rect, Scene, clipped
+from nlora.report.charts.svg import to_svg, to_svg_file
+from nlora.report.sections.costs import thinned
+from nlora.report.wording import change, duration, listed, memory, share
 
 SVG = "{http://www.w3.org/2000/svg}"
 

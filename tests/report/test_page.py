@@ -14,8 +14,8 @@ from page_reader import Element, read_page, table_of
 from nlora.errors import RunError
 from nlora.evaluation.continual_metrics import summarize
 from nlora.report import write_report
-from nlora.report.forgotten import asked, find_forgotten, shortened
-from nlora.report.load import load_run, load_runs
+from nlora.report.forgotten_examples import asked, find_forgotten, shortened
+from nlora.report.run_files import load_run, load_runs
 
 TASKS = ("colours", "animals", "plants")
 

@@ -13,7 +13,8 @@ from made_runs import matrix as made_matrix
 
 from nlora import cli
 from nlora.errors import MissingExtraError, RunError
-from nlora.report import pdf, write_figures, write_report
+from nlora.report import write_figures, write_report
+from nlora.report.charts import pdf
 
 FIGURES = ["collision", "orthogonality", "nuclear_norm", "accuracy", "average_accuracy", "matrix"]
 

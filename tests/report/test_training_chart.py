@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from made_runs import make_run
 
-from nlora.report.blocks import Figure, Section
-from nlora.report.costs import training
-from nlora.report.lines import Series, line_chart
-from nlora.report.load import load_runs
-from nlora.report.scales import linear_axis
-from nlora.report.scene import Dot, Line
+from nlora.report.charts.axes import linear_axis
+from nlora.report.charts.lines import Series, line_chart
+from nlora.report.charts.scene import Dot, Line
+from nlora.report.page_blocks import Figure, Section
+from nlora.report.run_files import load_runs
+from nlora.report.sections.costs import training
 
 TASKS = ("a", "b", "c", "d")
 STEPS = (15, 10, 12, 10)

@@ -212,7 +212,7 @@ def test_names_of_stages_are_names_that_a_folder_can_have(tmp_path: Path, task: 
 
 
 def test_nothing_here_loads_torch() -> None:
-    imports = "import sys, nlora.runs.folder, nlora.runs.released_files, nlora.display"
+    imports = "import sys, nlora.runs.folder, nlora.runs.released_files, nlora.report.terminal"
     code = f"{imports}\nprint([m for m in ('torch', 'nltk') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,8 +13,8 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from helpers import learn, write_config, write_task
-from nlora.report.forgotten import asked
-from nlora.report.load import load_run
+from nlora.report.forgotten_examples import asked
+from nlora.report.run_files import load_run
 from tiny import load
 
 TinyModel = Callable[[str], Path]

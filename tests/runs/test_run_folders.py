@@ -13,7 +13,7 @@ from rich.console import Console
 from helpers import learn, write_config
 from nlora import commands
 from nlora.commands import demo_command
-from nlora.compare import read_runs
+from nlora.report.comparison import read_runs
 from nlora.config.load import read_config, recipe_text
 from nlora.errors import InputErrors, RunError
 from nlora.listing import copy_command

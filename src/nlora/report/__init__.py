@@ -26,8 +26,8 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
 
     Raises RunError, in one line, when a folder is no run, one of its files is broken, or `out` cannot be written.
     """
-    from nlora.report.load import load_runs
     from nlora.report.page import render
+    from nlora.report.run_files import load_runs
 
     page = render(load_runs(folders))
     path = _checked(Path(out))
@@ -54,7 +54,7 @@ def write_figures(folders: Sequence[str | Path], out: str | Path) -> list[Path]:
     Raises RunError as write_report, and MissingExtraError when PDF needs an extra (the SVG files are there then).
     """
     from nlora.report import paper_figures
-    from nlora.report.load import load_runs
+    from nlora.report.run_files import load_runs
 
     path = Path(out)
     if path.exists() and not path.is_dir():

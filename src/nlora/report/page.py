@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from nlora import __version__
-from nlora.report import palette
-from nlora.report.blocks import NARROW, WIDE, Section, Table
-from nlora.report.collisions import collisions
-from nlora.report.costs import cost, training
-from nlora.report.load import RunFiles
-from nlora.report.microscope import Microscope
-from nlora.report.opening import title_of, what_was_run
-from nlora.report.remembered import forgotten, repeat
-from nlora.report.scores import matrices, outcome
-from nlora.report.stages import through_stages
-from nlora.report.svg import file_style, to_svg
+from nlora.report.analysis_file import Microscope
+from nlora.report.charts import palette
+from nlora.report.charts.svg import file_style, to_svg
+from nlora.report.page_blocks import NARROW, WIDE, Section, Table
+from nlora.report.run_files import RunFiles
+from nlora.report.sections.collisions import collisions
+from nlora.report.sections.costs import cost, training
+from nlora.report.sections.examples import forgotten, repeat
+from nlora.report.sections.header import title_of, what_was_run
+from nlora.report.sections.scores import matrices, outcome
+from nlora.report.sections.stages import through_stages
 from nlora.runs.summary import Summary
 
 if TYPE_CHECKING:

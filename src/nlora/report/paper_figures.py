@@ -13,19 +13,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nlora.errors import MissingExtraError
-from nlora.report.bars import Bar, bar_chart
-from nlora.report.blocks import Figure
-from nlora.report.load import RunFiles
-from nlora.report.microscope import Microscope
-from nlora.report.modules import nuclear_norms
-from nlora.report.palette import series_role
-from nlora.report.pdf import check_pdf, write_pdf
-from nlora.report.phrases import measured, share
-from nlora.report.scales import linear_axis
-from nlora.report.scene import Scene
-from nlora.report.scores import matrices_figures
-from nlora.report.stages import seen_average, task_scores
-from nlora.report.svg import to_svg_file
+from nlora.report.analysis_file import Microscope
+from nlora.report.charts.axes import linear_axis
+from nlora.report.charts.bars import Bar, bar_chart
+from nlora.report.charts.palette import series_role
+from nlora.report.charts.pdf import check_pdf, write_pdf
+from nlora.report.charts.scene import Scene
+from nlora.report.charts.svg import to_svg_file
+from nlora.report.page_blocks import Figure
+from nlora.report.run_files import RunFiles
+from nlora.report.sections.modules import nuclear_norms
+from nlora.report.sections.scores import matrices_figures
+from nlora.report.sections.stages import seen_average, task_scores
+from nlora.report.wording import measured, share
 from nlora.runs.atomic import disk_errors, write_text
 
 _WIDTH = 560.0

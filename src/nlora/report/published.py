@@ -73,7 +73,7 @@ class PublishedResult:
 @cache
 def published() -> Published:
     """The file's content, checked."""
-    text = resources.files("nlora").joinpath(PUBLISHED_FILE).read_text(encoding="utf-8")
+    text = resources.files("nlora.report").joinpath(PUBLISHED_FILE).read_text(encoding="utf-8")
     data: Any = read_yaml(text, PUBLISHED_FILE).data
     return Published.model_validate(data)
 

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nlora.report.blocks import (
+from nlora.report.analysis_file import Microscope
+from nlora.report.charts.axes import number
+from nlora.report.charts.heatmap import heat_map
+from nlora.report.charts.heatmap import share as place
+from nlora.report.charts.palette import heat_role
+from nlora.report.charts.scene import Scene
+from nlora.report.page_blocks import (
     MOST_LISTED,
     Block,
     Cell,
@@ -22,18 +28,12 @@ from nlora.report.blocks import (
     side_by_side,
     words,
 )
-from nlora.report.curves import threshold_figures
-from nlora.report.drops import drop_blocks
-from nlora.report.heat import heat_map
-from nlora.report.heat import share as place
-from nlora.report.load import RunFiles
-from nlora.report.microscope import Microscope
-from nlora.report.modules import kind_figures, layer_figures, nuclear_norms
-from nlora.report.palette import heat_role
 from nlora.report.paper_figures import averages_figure
-from nlora.report.phrases import analyze_command, measured, share
-from nlora.report.scales import number
-from nlora.report.scene import Scene
+from nlora.report.run_files import RunFiles
+from nlora.report.sections.collision_vs_forgetting import drop_blocks
+from nlora.report.sections.modules import kind_figures, layer_figures, nuclear_norms
+from nlora.report.sections.thresholds import threshold_figures
+from nlora.report.wording import analyze_command, measured, share
 
 Looked = tuple[RunFiles, Microscope]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nlora.published import order_of, published, published_results
+from nlora.report.published import order_of, published, published_results
 
 STANDARD, LONG = ("order_1", "order_2", "order_3"), ("order_4", "order_5", "order_6")
 # The averages as printed beside the numbers that they are the means of (T5-large, orders 1 to 3 and 4 to 6).

@@ -9,15 +9,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nlora.report.bars import Bar, bar_chart
-from nlora.report.blocks import Figure, Table, words
-from nlora.report.lines import Series, line_chart
-from nlora.report.load import RunFiles
-from nlora.report.microscope import Microscope, Number
-from nlora.report.palette import DASHES, series_role
-from nlora.report.phrases import measured, share
-from nlora.report.scales import Axis, linear_axis, number
-from nlora.report.scene import Scene
+from nlora.report.analysis_file import Microscope, Number
+from nlora.report.charts.axes import Axis, linear_axis, number
+from nlora.report.charts.bars import Bar, bar_chart
+from nlora.report.charts.lines import Series, line_chart
+from nlora.report.charts.palette import DASHES, series_role
+from nlora.report.charts.scene import Scene
+from nlora.report.page_blocks import Figure, Table, words
+from nlora.report.run_files import RunFiles
+from nlora.report.wording import measured, share
 
 Looked = Sequence[tuple[RunFiles, Microscope]]
 

@@ -57,7 +57,7 @@ class AccuracyMatrix:
     def __repr__(self) -> str:
         from rich.console import Console
 
-        from nlora.display import accuracy_table
+        from nlora.report.terminal import accuracy_table
 
         console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, force_jupyter=False)
         with console.capture() as captured:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nlora.compare_notes import notes_on, same_setting
 from nlora.errors import InputErrors, Problem, RunError
-from nlora.published import order_of, published_results
+from nlora.report.comparison_notes import notes_on, same_setting
+from nlora.report.published import order_of, published_results
 from nlora.runs.lock import is_held
 from nlora.runs.summary import Summary, read_summary, run_folders
 
@@ -95,7 +95,7 @@ class Comparison:
 
     def __str__(self) -> str:
         """The table that `nlora compare` prints."""
-        from nlora.compare_formats import written
+        from nlora.report.comparison_formats import written
 
         return written(self, "table")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from nlora.report.scene import Scene
+from nlora.report.charts.scene import Scene
 
 WIDE = 800.0
 NARROW = 360.0

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from markupsafe import Markup, escape
 
-from nlora.report.palette import LIGHT
-from nlora.report.scene import Dot, Group, Label, Line, Rect, Scene, Shape
+from nlora.report.charts.palette import LIGHT
+from nlora.report.charts.scene import Dot, Group, Label, Line, Rect, Scene, Shape
 
 FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 _FIXED = f"text{{font-family:{FONT};font-variant-numeric:tabular-nums}}polyline{{fill:none}}"

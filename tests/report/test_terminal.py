@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from nlora.config.schema import Config
-from nlora.display import accuracy_table, comparison_table, duration, paths
+from nlora.report.terminal import accuracy_table, comparison_table, duration, paths
 from nlora.runs.summary import StageRecord, Summary, summary_of
 
 LONG_ORDER = ["yelp", "amazon", "MNLI", "CB", "COPA", "QQP", "RTE", "IMDB", "SST-2", "dbpedia", "agnews",

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nlora.report.lines import Frame, Series, axes, legend
-from nlora.report.scales import Axis, number
-from nlora.report.scene import Dot, Label, Line, Rect, Scene, Shape, clipped, text_width
+from nlora.report.charts.axes import Axis, number
+from nlora.report.charts.lines import Frame, Series, axes, legend
+from nlora.report.charts.scene import Dot, Label, Line, Rect, Scene, Shape, clipped, text_width
 
 _ROW = 26.0
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from nlora.errors import RunError
 from nlora.evaluation.text_metrics import exact_match
-from nlora.report.blocks import Example
-from nlora.report.load import RunFiles
+from nlora.report.page_blocks import Example
+from nlora.report.run_files import RunFiles
 
 LONGEST_TEXT = 320
 """Characters of a text that the page shows: its beginning and its end."""

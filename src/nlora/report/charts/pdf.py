@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nlora.errors import MissingExtraError, missing
-from nlora.report.palette import LIGHT
-from nlora.report.scene import Dot, Label, Line, Rect, Scene, Shape
+from nlora.report.charts.palette import LIGHT
+from nlora.report.charts.scene import Dot, Label, Line, Rect, Scene, Shape
 from nlora.runs.atomic import disk_errors
 
 _POINTS = 72 / 96  # of a pixel

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nlora.report.bars import Bar, bar_chart
-from nlora.report.blocks import Block, Cell, Figure, Section, Table, Text, words
-from nlora.report.lines import Mark, Series, line_chart
-from nlora.report.load import RunFiles, StageFiles, Step
-from nlora.report.palette import series_dash, series_role
-from nlora.report.phrases import duration, measured, memory
-from nlora.report.scales import Axis, linear_axis, number, up_to
-from nlora.report.scene import Point, Scene
+from nlora.report.charts.axes import Axis, linear_axis, number, up_to
+from nlora.report.charts.bars import Bar, bar_chart
+from nlora.report.charts.lines import Mark, Series, line_chart
+from nlora.report.charts.palette import series_dash, series_role
+from nlora.report.charts.scene import Point, Scene
+from nlora.report.page_blocks import Block, Cell, Figure, Section, Table, Text, words
+from nlora.report.run_files import RunFiles, StageFiles, Step
+from nlora.report.wording import duration, measured, memory
 
 _MOST_POINTS = 2400
 """All curves of a page together keep about so many points, a curve at most 600: more are not seen."""

@@ -19,8 +19,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from nlora.compare import Comparison, Row, Spread
-from nlora.display import duration
+from nlora.report.comparison import Comparison, Row, Spread
+from nlora.report.terminal import duration
 
 AVERAGE = "average_accuracy"
 """The measure of which the best is marked."""

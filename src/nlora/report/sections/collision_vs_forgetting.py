@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nlora.report.bars import Spot, scatter_chart
-from nlora.report.blocks import MOST_LISTED, Block, Figure, Pair, Table, Text, words
-from nlora.report.load import RunFiles
-from nlora.report.microscope import Drop, Forgetting, Microscope
-from nlora.report.palette import series_role
-from nlora.report.phrases import change, measured, share
-from nlora.report.scales import linear_axis
-from nlora.report.scene import Scene
+from nlora.report.analysis_file import Drop, Forgetting, Microscope
+from nlora.report.charts.axes import linear_axis
+from nlora.report.charts.bars import Spot, scatter_chart
+from nlora.report.charts.palette import series_role
+from nlora.report.charts.scene import Scene
+from nlora.report.page_blocks import MOST_LISTED, Block, Figure, Pair, Table, Text, words
+from nlora.report.run_files import RunFiles
+from nlora.report.wording import change, measured, share
 
 Known = Sequence[tuple[RunFiles, Forgetting]]
 Looked = Sequence[tuple[RunFiles, Microscope]]

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, RunError
-from nlora.report.microscope import Microscope, read_microscope
+from nlora.report.analysis_file import Microscope, read_microscope
 from nlora.runs.folder import OUTPUTS, STAGE_FILE, stage_name
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
 from nlora.runs.summary import StageRecord, Summary, read_summary

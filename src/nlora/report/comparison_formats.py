@@ -16,8 +16,10 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
-from nlora.compare import MEASURES, Comparison, Row, compare, read_runs
-from nlora.compare_table import (
+from nlora.config.messages import did_you_mean
+from nlora.errors import InputErrors, Problem
+from nlora.report.comparison import MEASURES, Comparison, Row, compare, read_runs
+from nlora.report.comparison_table import (
     AVERAGE,
     Column,
     ComparisonView,
@@ -28,8 +30,6 @@ from nlora.compare_table import (
     seeds_of,
     shown_columns,
 )
-from nlora.config.messages import did_you_mean
-from nlora.errors import InputErrors, Problem
 from nlora.runs.atomic import write_text
 
 Format = Literal["table", "markdown", "latex", "csv"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nlora.report.palette import heat_role
-from nlora.report.scene import Label, Rect, Scene, Shape, clipped, text_width
+from nlora.report.charts.palette import heat_role
+from nlora.report.charts.scene import Label, Rect, Scene, Shape, clipped, text_width
 
 Cells = Sequence[Sequence[float | None]]
 

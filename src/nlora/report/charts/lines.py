@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from nlora.report.scales import Axis
-from nlora.report.scene import Dot, Group, Label, Line, Point, Scene, Shape, clipped, text_width
+from nlora.report.charts.axes import Axis
+from nlora.report.charts.scene import Dot, Group, Label, Line, Point, Scene, Shape, clipped, text_width
 
 NARROW = 560
 """Below this width names of series stand under the chart instead of at the ends of their lines."""

@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Sequence
 
 from nlora.errors import InputErrors
-from nlora.report.load import RunFiles
-from nlora.report.scales import number
+from nlora.report.charts.axes import number
+from nlora.report.run_files import RunFiles
 from nlora.runs.run_yaml import RUN_FILE
 
 _DECODE = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nlora.report.blocks import Figure
-from nlora.report.lines import Mark, Series, line_chart
-from nlora.report.load import RunFiles
-from nlora.report.microscope import Microscope
-from nlora.report.palette import series_dash, series_role
-from nlora.report.scales import linear_axis, log_axis
-from nlora.report.scene import Point, Scene
+from nlora.report.analysis_file import Microscope
+from nlora.report.charts.axes import linear_axis, log_axis
+from nlora.report.charts.lines import Mark, Series, line_chart
+from nlora.report.charts.palette import series_dash, series_role
+from nlora.report.charts.scene import Point, Scene
+from nlora.report.page_blocks import Figure
+from nlora.report.run_files import RunFiles
 
 Looked = Sequence[tuple[RunFiles, Microscope]]
 Lines = Sequence[tuple[str, int, tuple[Point, ...]]]  # name, place of its colour, points

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from nlora.published import order_of
+from nlora.report.published import order_of
 from nlora.runs.summary import Digests, Summary
 from nlora.runs.task_facts import DECODE_NAMES, METRIC_NAMES, by_task
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from nlora.report.blocks import Block, Example, Examples, Prompts, Section, Table, Text, words
-from nlora.report.forgotten import TaskAnswers, asked, find_forgotten
-from nlora.report.load import RunFiles
-from nlora.report.phrases import command
+from nlora.report.forgotten_examples import TaskAnswers, asked, find_forgotten
+from nlora.report.page_blocks import Block, Example, Examples, Prompts, Section, Table, Text, words
+from nlora.report.run_files import RunFiles
+from nlora.report.wording import command
 from nlora.runs.run_yaml import RUN_FILE
 
 MOST_EXAMPLES = 600

@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 
 from nlora import cli
-from nlora.compare import Comparison, Spread, compare, read_runs
-from nlora.compare_formats import compare_command, written
-from nlora.compare_table import ComparisonView
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, NloraError
+from nlora.report.comparison import Comparison, Spread, compare, read_runs
+from nlora.report.comparison_formats import compare_command, written
+from nlora.report.comparison_table import ComparisonView
 from nlora.runs.lock import held_lock
 from nlora.runs.summary import Collision, StageRecord, Summary, summary_of, write_summary
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nlora.report.blocks import Table, words
-from nlora.report.load import RunFiles
-from nlora.report.phrases import listed, run_sentences
+from nlora.report.page_blocks import Table, words
+from nlora.report.run_files import RunFiles
+from nlora.report.wording import listed, run_sentences
 
 _LONGEST_TITLE = 70
 

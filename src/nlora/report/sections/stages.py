@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nlora.report.blocks import Block, Cell, Figure, Section, Table, Text, words
-from nlora.report.lines import Panel, Series, line_chart, small_multiples
-from nlora.report.load import RunFiles
-from nlora.report.palette import series_dash, series_role
-from nlora.report.phrases import score
-from nlora.report.scales import index_axis, linear_axis, stage_axis
-from nlora.report.scene import Scene
+from nlora.report.charts.axes import index_axis, linear_axis, stage_axis
+from nlora.report.charts.lines import Panel, Series, line_chart, small_multiples
+from nlora.report.charts.palette import series_dash, series_role
+from nlora.report.charts.scene import Scene
+from nlora.report.page_blocks import Block, Cell, Figure, Section, Table, Text, words
+from nlora.report.run_files import RunFiles
+from nlora.report.wording import score
 
 MOST_LINES = 6
 """Up to so many tasks share one chart; more get a small one each."""
