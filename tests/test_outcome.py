@@ -50,7 +50,7 @@ def test_a_page_that_cannot_be_made_costs_the_run_nothing(
     def refuse(*args: object) -> None:
         raise RunError("no such thing")
 
-    monkeypatch.setattr("nlora.outcome.write_report", refuse)
-    monkeypatch.setattr("nlora.outcome.analyse_run", refuse)
+    monkeypatch.setattr("nlora.api.outcome.write_report", refuse)
+    monkeypatch.setattr("nlora.api.outcome.analyse_run", refuse)
     assert learn(write_config(tmp_path, tiny_model("llama"))).status == "complete"
     assert "no report: no such thing" in caplog.text

@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nlora.api import compare, interference, open_run, run
+    from nlora.api.functions import compare, interference, open_run, run
+    from nlora.api.opened_run import Run
     from nlora.config.load import load_config
     from nlora.config.schema import Config
     from nlora.errors import (
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         RunError,
     )
     from nlora.evaluation.continual_metrics import summarize
-    from nlora.opened_run import Run
     from nlora.report.accuracy_matrix import AccuracyMatrix
     from nlora.runs.events import Event
 
@@ -59,11 +59,11 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "api": ("compare", "interference", "open_run", "run"),
+    "api.functions": ("compare", "interference", "open_run", "run"),
     "config.schema": ("Config",),
     "config.load": ("load_config",),
     "runs.events": ("Event",),
-    "opened_run": ("Run",),
+    "api.opened_run": ("Run",),
     "report.accuracy_matrix": ("AccuracyMatrix",),
     "evaluation.continual_metrics": ("summarize",),
 }

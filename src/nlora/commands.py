@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nlora import __version__
+from nlora.api.outcome import write_outcome
 from nlora.config.load import LoadedConfig, read_config
 from nlora.config.protocol import pooled_line, protocol_notes
 from nlora.config.schema import Config
@@ -26,7 +27,6 @@ from nlora.data import downloads, load
 from nlora.data.notes import task_notes
 from nlora.errors import InputErrors, Problem
 from nlora.models.backbone import EMBEDDED
-from nlora.outcome import write_outcome
 from nlora.report import REPORT_FILE, terminal
 from nlora.runs import time_estimate
 from nlora.runs.folder import RunDir, stage_name

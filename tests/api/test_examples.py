@@ -14,7 +14,7 @@ import pytest
 import nlora
 
 TinyModel = Callable[[str], Path]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", [name for name in nlora.__all__ if name != "__version__"])

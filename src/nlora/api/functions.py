@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlora.api.opened_run import Run
 from nlora.config.load import LoadedConfig, Source, read_config
-from nlora.opened_run import Run
 from nlora.runs.events import Event
 
 if TYPE_CHECKING:
