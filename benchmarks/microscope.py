@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.analysis.forgetting import correlation
-from nlora.analyze import analyse_run
+from nlora.cli.analyze import analyse_run
 from nlora.errors import RunError
 from nlora.runs.summary import Summary, read_summary
 

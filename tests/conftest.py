@@ -150,14 +150,14 @@ class Told:
 @pytest.fixture
 def nlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
     """nlora("run", file, ...) -> Told; wide enough that no message is wrapped."""
-    from nlora import cli
+    from nlora.cli import app
 
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: object) -> Told:
         monkeypatch.setattr("sys.argv", ["nlora", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            app.main()
         printed = capsys.readouterr()
         return Told(int(stop.value.code or 0), printed.out, printed.err)
 

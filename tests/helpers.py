@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from nlora.commands import run_sequence
+from nlora.cli.run import run_sequence
 from nlora.config.load import load_config
 from nlora.runs.summary import Summary
 

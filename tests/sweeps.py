@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from nlora.cli.sweep import sweep_command
 from nlora.config.load import load_config
 from nlora.runs.folder import RunDir, write_stage_record
 from nlora.runs.summary import StageRecord
-from nlora.sweep import sweep_command
 from nlora.sweeps.expand import Sweep
 from nlora.sweeps.runners import (
     Job,

@@ -10,9 +10,9 @@ import pytest
 
 @pytest.mark.parametrize(
     "module",
-    ["nlora", "nlora.cli", "nlora.listing", "nlora.config.load", "nlora.data", "nlora.methods", "nlora.kernels",
+    ["nlora", "nlora.cli.app", "nlora.cli.ls", "nlora.config.load", "nlora.data", "nlora.methods", "nlora.kernels",
      "nlora.evaluation.continual_metrics", "nlora.runs.folder", "nlora.runs.released_files", "nlora.report.terminal", "nlora.data.builtin",
-     "nlora.report.comparison_formats", "nlora.sweep", "nlora.analysis", "nlora.report.page", "nlora.report.command",
+     "nlora.report.comparison_formats", "nlora.cli.sweep", "nlora.analysis", "nlora.report.page", "nlora.cli.report",
      "nlora.api.functions"],
 )  # fmt: skip
 def test_no_torch_where_none_is_needed(module: str) -> None:

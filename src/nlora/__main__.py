@@ -1,6 +1,6 @@
 """`python -m nlora` is the command line."""
 
-from nlora.cli import main
+from nlora.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from states import SHAPES, random_state, write_adapter
 
-from nlora import cli
+from nlora.cli import app
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -21,7 +21,7 @@ def nlora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["nlora", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            app.main()
         printed = capsys.readouterr()
         return int(stop.value.code or 0), printed.out, printed.err
 

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from states import SHAPES, plain_measures, random_state, write_adapter, write_run
 
-from nlora.analyze import analyse_run, collision_of
+from nlora.cli.analyze import analyse_run, collision_of
 from nlora.models.lora_factors import load_factors
 from tiny import load
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from states import SHAPES, random_factors, random_state, write_adapter, write_run
 
-from nlora.analyze import analyse_run
+from nlora.cli.analyze import analyse_run
 from nlora.errors import RunError
 
 Call = Callable[..., tuple[int, str, str]]

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 import nlora
 from helpers import DESK_TASKS, desk_values
-from nlora.eval_run import tasks_to_ask
+from nlora.cli.evaluate import tasks_to_ask
 from nlora.runs.checkpoint import Served, read_stage
 from tiny import IDS, logits
 

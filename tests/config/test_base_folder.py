@@ -13,10 +13,10 @@ import yaml
 from rich.console import Console
 
 from helpers import ANIMALS, COLOURS, learn, write_task
+from nlora.cli.evaluate import Report, eval_command
 from nlora.config.base_folder import located, read, recorded
 from nlora.config.load import load_config
 from nlora.config.schema import Config
-from nlora.eval_run import Report, eval_command
 from nlora.runs.run_yaml import read_run_file
 
 TinyModel = Callable[[str], Path]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from helpers import write_config
-from nlora.commands import run_command
+from nlora.cli.run import run_command
 from nlora.config.load import dump, load_config
 from nlora.config.protocol import family_problems, pooled_line, protocol_notes
 from nlora.config.schema import Config, EvaluateOptions

@@ -15,11 +15,11 @@ import transformers
 from rich.console import Console
 
 from helpers import learn, write_config
-from nlora.commands import check_command
+from nlora.cli.predict import predict_command
+from nlora.cli.run import check_command
 from nlora.config.load import load_config
 from nlora.errors import InputErrors
 from nlora.models.positions import Positions, positions_of
-from nlora.predict_run import predict_command
 from nlora.runs.plan import make_plan
 
 POSITIONS = 64

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nlora import cli
+from nlora.cli import app
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, NloraError
 from nlora.report.comparison import Comparison, Spread, compare, read_runs
@@ -442,7 +442,7 @@ def test_the_command(
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["nlora", "compare", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            app.main()
         printed = capsys.readouterr()
         return int(stop.value.code or 0), printed.out, printed.err
 

@@ -11,7 +11,7 @@ import pytest
 from made_runs import make_run
 from made_runs import matrix as made_matrix
 
-from nlora import cli
+from nlora.cli import app
 from nlora.errors import MissingExtraError, RunError
 from nlora.report import write_figures, write_report
 from nlora.report.charts import pdf
@@ -22,7 +22,7 @@ FIGURES = ["collision", "orthogonality", "nuclear_norm", "accuracy", "average_ac
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr("sys.argv", ["nlora", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        app.main()
     return int(stop.value.code or 0)
 
 

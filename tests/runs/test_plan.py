@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from helpers import write_config, write_task
-from nlora.commands import check_command
+from nlora.cli.run import check_command
 from nlora.config.load import load_config
 from nlora.data.tokenize import shared_prefix
 from nlora.errors import InputErrors

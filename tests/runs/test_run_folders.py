@@ -11,13 +11,13 @@ import yaml
 from rich.console import Console
 
 from helpers import learn, write_config
-from nlora import commands
-from nlora.commands import demo_command
+from nlora.cli import run
+from nlora.cli.run import demo_command
 from nlora.report.comparison import read_runs
 from nlora.config.load import read_config, recipe_text
 from nlora.errors import InputErrors, RunError
-from nlora.listing import copy_command
-from nlora.sweep import sweep_command
+from nlora.cli.ls import copy_command
+from nlora.cli.sweep import sweep_command
 
 TinyModel = Callable[[str], Path]
 QUIET = Console(quiet=True)
@@ -29,7 +29,7 @@ def small_demo(tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.Monkey
     config = write_config(
         tmp_path, tiny_model("llama"), output_dir="runs/demo/demo", method="nlora", name="demo"
     )
-    monkeypatch.setattr(commands, "DEMO", str(config))
+    monkeypatch.setattr(run, "DEMO", str(config))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -64,7 +64,7 @@ def test_what_the_demos_second_run_cannot_have_is_told_before_the_first(
 def test_a_second_demo_folder_of_another_configuration_is_told_before_the_first_trains(
     small_demo: Path,
 ) -> None:
-    learn(commands.DEMO, "method=inclora", "name=inclora", "output_dir=runs/demo/inclora", "seed=9")
+    learn(run.DEMO, "method=inclora", "name=inclora", "output_dir=runs/demo/inclora", "seed=9")
     with pytest.raises(RunError, match="started with another configuration"):
         demo_command([], QUIET)
     assert not (small_demo / "runs/demo/nlora").exists()

@@ -281,13 +281,13 @@ def test_the_whole_command_line_says_it_and_stops_with_2(
     capsys: pytest.CaptureFixture[str],
     command: str,
 ) -> None:
-    from nlora import cli
+    from nlora.cli import app
 
     config = unfinished(tmp_path, tiny_model("llama"))
     edit(tmp_path / "colours-test.jsonl", lambda lines: lines[:3])
     monkeypatch.setattr("sys.argv", ["nlora", command, str(config)])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        app.main()
     assert stop.value.code == 2
     told = "".join(capsys.readouterr().err.split())
     assert "testexamplesareothersthanthosestage1wasscoredon:9then,3now" in told

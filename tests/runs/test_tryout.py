@@ -15,13 +15,13 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from helpers import write_config
-from nlora.commands import run_sequence
+from nlora.cli.run import run_sequence
 from nlora.config.load import load_config
 from nlora.config.schema import LoraOptions
 from nlora.data.select import asked_tasks
 from nlora.data.tokenize import Encoded
 from nlora.errors import AdapterError, ModelError
-from nlora.eval_run import evaluate
+from nlora.cli.evaluate import evaluate
 from nlora.kernels import elementwise
 from nlora.models.backbone import Backbone, load_backbone
 from nlora.models.paths import Paths

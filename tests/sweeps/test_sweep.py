@@ -18,10 +18,10 @@ from filelock import FileLock
 from rich.console import Console
 
 from helpers import write_config
-from nlora import cli
+from nlora.cli import app
+from nlora.cli.sweep import sweep_command
 from nlora.errors import InputErrors
 from nlora.runs.lock import LOCK_FILE
-from nlora.sweep import sweep_command
 from nlora.sweeps.check import check_sweep, state_of
 from nlora.sweeps.expand import read_sweep
 from nlora.sweeps.runners import (
@@ -227,13 +227,13 @@ def test_the_exit_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = Machine()
-    monkeypatch.setattr("nlora.sweep._runner", lambda sweep, jobs: machine.runner())
+    monkeypatch.setattr("nlora.cli.sweep._runner", lambda sweep, jobs: machine.runner())
     file = write_sweep(tmp_path)
 
     def call(*arguments: str) -> int:
         monkeypatch.setattr("sys.argv", ["nlora", "sweep", *arguments])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            app.main()
         return int(stop.value.code or 0)
 
     machine.fails = {"plain-seed2": "error: x"}

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from nlora.cli.sweep import sweep_command
 from nlora.errors import InputErrors, MissingExtraError
-from nlora.sweep import sweep_command
 from nlora.sweeps.file import RayOptions
 from nlora.sweeps.runners import (
     Job,

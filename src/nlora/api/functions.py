@@ -40,7 +40,7 @@ def run(config: Source | LoadedConfig, *, on_event: Callable[[Event], None] | No
     """
     from rich.console import Console
 
-    from nlora.commands import run_sequence
+    from nlora.cli.run import run_sequence
     from nlora.runs.events import EventProgress
 
     loaded = config if isinstance(config, LoadedConfig) else read_config(config)
@@ -89,7 +89,7 @@ def interference(
     >>> list(values["pairs"])
     ['tickets|urgency']
     """
-    from nlora.analyze import analyse_run, compare_adapters
+    from nlora.cli.analyze import analyse_run, compare_adapters
 
     if isinstance(adapters, Mapping):
         named = {name: _text(adapter) for name, adapter in adapters.items()}

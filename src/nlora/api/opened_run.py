@@ -24,7 +24,7 @@ from nlora.runs.summary import Summary, read_summary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from nlora.eval_run import Report
+    from nlora.cli.evaluate import Report
     from nlora.models.lora_factors import State
     from nlora.report.run_files import StageFiles
     from nlora.runs.checkpoint import CommittedStage
@@ -118,8 +118,8 @@ class Run:
         >>> set(answers) <= {"billing", "network", "hardware"}
         True
         """
+        from nlora.cli.predict import predict
         from nlora.data.rows import ProblemList, to_texts
-        from nlora.predict_run import predict
         from nlora.runs.events import EventProgress
 
         if isinstance(texts, str):
@@ -142,7 +142,7 @@ class Run:
         >>> report.scores[0].score == run.accuracy_matrix["tickets", "tickets"]
         True
         """
-        from nlora.eval_run import evaluate, tasks_to_ask
+        from nlora.cli.evaluate import evaluate, tasks_to_ask
         from nlora.runs.events import EventProgress
 
         names = [tasks] if isinstance(tasks, str) else list(tasks or ())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from nlora.analyze import ANALYSIS_FILE, analyse_run, collision_of
+from nlora.cli.analyze import ANALYSIS_FILE, analyse_run, collision_of
 from nlora.errors import AdapterError, NloraError, RunError
 from nlora.report import REPORT_FILE, write_report
 from nlora.runs.atomic import write_json

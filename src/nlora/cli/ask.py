@@ -71,7 +71,7 @@ def eval_(
     ] = None,
 ) -> None:
     """Score any stage of a run, finished or not, on any tasks."""
-    from nlora.eval_run import eval_command
+    from nlora.cli.evaluate import eval_command
 
     eval_command(
         run,
@@ -114,7 +114,7 @@ def predict(
     settings: Settings = None,
 ) -> None:
     """Answer new texts with a run's model; a line of JSON for each."""
-    from nlora.predict_run import predict_command
+    from nlora.cli.predict import predict_command
 
     predict_command(
         run,

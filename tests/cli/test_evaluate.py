@@ -14,8 +14,8 @@ import yaml
 from rich.console import Console
 
 from helpers import ANIMALS, learn, write_config, write_task
+from nlora.cli.evaluate import Report, eval_command, score_table
 from nlora.errors import InputErrors, NloraError, RunError
-from nlora.eval_run import Report, eval_command, score_table
 from nlora.methods import method_names
 from nlora.runs.summary import Summary
 
@@ -195,7 +195,7 @@ def test_an_unfinished_run_that_somebody_writes_to_and_a_moved_folder(runs: Runs
 def test_other_examples_than_the_runs_are_said(
     tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nlora import cli
+    from nlora.cli import app
 
     summary = learn(write_config(tmp_path, tiny_model("llama"), train={"epochs": 1, "batch_size": 8}))
     run = tmp_path / "run"
@@ -213,7 +213,7 @@ def test_other_examples_than_the_runs_are_said(
     for arguments in ([], ["--json"]):
         monkeypatch.setattr("sys.argv", ["nlora", "eval", str(run), *arguments])
         with pytest.raises(SystemExit):
-            cli.main()
+            app.main()
     out = capsys.readouterr().out
     assert "! colours is asked otherwise than the run was: 3 other test examples (9 then)\n" in re.sub(
         " +\n", "\n", out
@@ -309,7 +309,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_the_table_and_the_json(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nlora import cli
+    from nlora.cli import app
 
     run, summary = runs("pertask")
     monkeypatch.setenv("COLUMNS", "120")
@@ -317,7 +317,7 @@ def test_the_table_and_the_json(
     def call(*arguments: str) -> str:
         monkeypatch.setattr("sys.argv", ["nlora", "eval", str(run), *arguments])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            app.main()
         assert not stop.value.code
         return capsys.readouterr().out
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 import typer
 from rich.console import Console
 
-from nlora.commands import announce_downloads
+from nlora.cli.run import announce_downloads
 from nlora.config.schema import Config
 from nlora.data.rows import as_line, text_of
 from nlora.data.select import asked_tasks

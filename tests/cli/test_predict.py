@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from helpers import learn, write_config
-from nlora import cli
-from nlora.predict_run import predict_command
+from nlora.cli import app
+from nlora.cli.predict import predict_command
 
 TinyModel = Callable[[str], Path]
 
@@ -100,7 +100,7 @@ def test_an_unknown_task_is_said_before_texts_are_read(
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("sys.argv", ["nlora", "predict", str(run), "--task", "colour"])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        app.main()
     assert stop.value.code == 2
     assert "--task: unknown task 'colour'; did you mean 'colours'?" in capsys.readouterr().err
 

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from nlora import __version__
-from nlora.cli_ask import asking
-from nlora.cli_group import Commands, Stopped
+from nlora.cli.ask import asking
+from nlora.cli.group import Commands, Stopped
+from nlora.cli.signals import ended_like_ctrl_c
 from nlora.errors import InputErrors, NloraError
-from nlora.signals import ended_like_ctrl_c
 
 app = typer.Typer(
     name="nlora",
@@ -63,7 +63,7 @@ def _root(
 @app.command()
 def run(source: Source, overrides: Overrides = None) -> None:
     """Learn a sequence of tasks; the same command goes on where a killed run stopped."""
-    from nlora.commands import run_command
+    from nlora.cli.run import run_command
 
     run_command(source, overrides or [], Console())
 
@@ -71,7 +71,7 @@ def run(source: Source, overrides: Overrides = None) -> None:
 @app.command()
 def demo(overrides: Overrides = None) -> None:
     """N-LoRA beside plain incremental LoRA on the embedded model and tasks, then a table of both."""
-    from nlora.commands import demo_command
+    from nlora.cli.run import demo_command
 
     demo_command(overrides or [], Console())
 
@@ -79,7 +79,7 @@ def demo(overrides: Overrides = None) -> None:
 @app.command()
 def check(source: Source, overrides: Overrides = None) -> None:
     """Read and check everything, train nothing, print the plan."""
-    from nlora.commands import check_command
+    from nlora.cli.run import check_command
 
     check_command(source, overrides or [], Console())
 
@@ -92,7 +92,7 @@ def ls(
     ] = "",
 ) -> None:
     """List the recipes, the methods with their options, the data, and all options of a configuration."""
-    from nlora.listing import list_command
+    from nlora.cli.ls import list_command
 
     list_command(what, Console())
 
@@ -103,7 +103,7 @@ def cp(
     file: Annotated[str, typer.Argument(help="The file to write; must not exist yet.")],
 ) -> None:
     """Copy a recipe into a file of one's own, to change and to run."""
-    from nlora.listing import copy_command
+    from nlora.cli.ls import copy_command
 
     copy_command(recipe, file, Console())
 
@@ -153,7 +153,7 @@ def sweep(
     ] = False,
 ) -> None:
     """Many runs from one file, then one table; the same command repeats only what is missing."""
-    from nlora.sweep import sweep_command
+    from nlora.cli.sweep import sweep_command
 
     if not sweep_command(file, overrides or [], jobs=jobs, dry_run=dry_run, console=Console()):
         raise typer.Exit(1)
@@ -188,7 +188,7 @@ def analyze(
     ] = None,
 ) -> None:
     """Where the updates of different tasks meet: collisions, overlap, orthogonality, spectra."""
-    from nlora.analyze import analyze_command
+    from nlora.cli.analyze import analyze_command
 
     analyze_command(
         sources, Console(), threshold=threshold, as_json=as_json, csv_file=csv_file, html_file=html_file
@@ -220,7 +220,7 @@ def report(
     ] = None,
 ) -> None:
     """Show a run, or several side by side, as one HTML page that needs no network."""
-    from nlora.report.command import report_command
+    from nlora.cli.report import report_command
 
     report_command(runs, out, figures, Console())
 

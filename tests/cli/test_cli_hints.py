@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from helpers import write_config
+from nlora.cli.config_docs import configuration_keys
 from nlora.config import other_names
-from nlora.reference import configuration_keys
 from nlora.runs import sequence
 
 Nlora = Callable[..., Any]

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nlora.commands import announce_downloads
+from nlora.cli.run import announce_downloads
 from nlora.data.select import Asked, asked_tasks
 from nlora.errors import InputErrors, Problem
 from nlora.runs.atomic import write_text

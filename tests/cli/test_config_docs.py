@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nlora.cli.config_docs import configuration_keys, markdown
 from nlora.config.schema import Config
 from nlora.data.readers import FORMATS, READERS
 from nlora.data.rows import LABEL_FIELDS, TEXT_FIELDS
-from nlora.reference import configuration_keys, markdown
 
 
 def test_the_page_is_up_to_date() -> None:
-    page = Path(__file__).parents[1] / "docs" / "configuration.md"
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
     assert page.read_text(encoding="utf-8") == markdown(), (
-        "run: python -m nlora.reference > docs/configuration.md"
+        "run: python -m nlora.cli.config_docs > docs/configuration.md"
     )
 
 
@@ -26,6 +26,6 @@ def test_every_key_says_what_it_means() -> None:
 
 
 def test_the_page_on_data_names_every_format_and_field() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in page for name in (*FORMATS, ".txt", *TEXT_FIELDS, *LABEL_FIELDS))
     assert f"--format {'|'.join(READERS)}" in page

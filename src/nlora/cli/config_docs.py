@@ -3,7 +3,7 @@
     for key in configuration_keys():
         print(key.path, key.default, key.help)
 
-`nlora ls options` prints it, and docs/configuration.md is it (`python -m nlora.reference`).
+`nlora ls options` prints it, and docs/configuration.md is it (`python -m nlora.cli.config_docs`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def markdown() -> str:
         "One YAML file describes a run. On the command line, `key=value` overrides any of these keys by its dotted",
         "path, as in `nlora run my.yaml train.learning_rate=5e-4 tasks.0.name=agnews`. Relative paths of data files",
         "are looked for in the current folder, then beside the YAML file; [data.md](data.md) says what they hold. This",
-        "page is made from the program (`python -m nlora.reference`).",
+        "page is made from the program (`python -m nlora.cli.config_docs`).",
         "",
         *_table(configuration_keys()),
     ]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from nlora.cli.signals import ended_like_ctrl_c
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.report.comparison import Comparison, compare
 from nlora.report.comparison_formats import SUFFIXES, written
@@ -25,7 +26,6 @@ from nlora.report.comparison_table import ComparisonView
 from nlora.report.terminal import duration
 from nlora.runs.atomic import write_text
 from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
-from nlora.signals import ended_like_ctrl_c
 from nlora.sweeps.check import State, base_source, check_sweep, state_of, write_base
 from nlora.sweeps.expand import Sweep, SweepRun, read_sweep
 from nlora.sweeps.runners import Job, LocalRunner, Outcome, RayRunner, Runner, environments, visible_gpus

@@ -99,7 +99,7 @@ def _data() -> Table:
 
 
 def _options() -> Table:
-    from nlora.reference import configuration_keys
+    from nlora.cli.config_docs import configuration_keys
 
     table = _table()
     for key in configuration_keys():

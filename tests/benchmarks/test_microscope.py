@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from states import write_run
 
-from nlora.analyze import analyse_run
+from nlora.cli.analyze import analyse_run
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

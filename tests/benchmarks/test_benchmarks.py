@@ -20,7 +20,7 @@ from nlora.models.lora_adapter import Adapter
 from nlora.models.lora_factors import Factors
 from tiny import LORA, load, weights
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
