@@ -35,9 +35,9 @@ from torch import Tensor
 
 import measure
 from measure import Spread
-from nlora.analysis import compare_states
 from nlora.analysis.buffers import Scratch
 from nlora.analysis.entrywise import Entrywise, entrywise
+from nlora.analysis.interference import compare_states
 from nlora.analysis.parallel import each
 from nlora.analysis.threshold import DEFAULT_FACTOR, root_mean_square
 from nlora.models.lora_factors import Factors, State

@@ -31,7 +31,7 @@ import measure
 from measure import Spread
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.tokenize import Encoded
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import Adapter
 from nlora.models.lora_factors import Factors, State, stack

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from measure import Spread, interleave, parser, ratios, report, start, table
-from nlora.kernels import update_l1, update_l1_sum
+from nlora.kernels.l1 import update_l1, update_l1_sum
 
 Shape = tuple[int, int]
 MODELS: dict[str, list[Shape]] = {

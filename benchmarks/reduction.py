@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.tokenize import Encoded
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import Adapter

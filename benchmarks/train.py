@@ -42,7 +42,7 @@ from measure import Spread
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
 from nlora.data.tokenize import Encoded
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import Adapter
 from nlora.models.target_modules import target_names

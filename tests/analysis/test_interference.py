@@ -11,7 +11,7 @@ import pytest
 import torch
 from states import plain_measures, random_factors, random_state
 
-from nlora.analysis import compare_states
+from nlora.analysis.interference import compare_states
 from nlora.analysis.threshold import DEFAULT_FACTOR
 from nlora.errors import AdapterError
 from nlora.models.lora_factors import Factors, State

@@ -15,7 +15,7 @@ import torch
 from helpers import write_config
 from nlora.config.schema import LoraOptions
 from nlora.data.tokenize import Encoded
-from nlora.kernels import update_l1
+from nlora.kernels.l1 import update_l1
 from nlora.models.lora_adapter import Adapter
 from nlora.models.lora_factors import Factors
 from tiny import LORA, load, weights

@@ -16,7 +16,7 @@ from rich.console import Console
 from helpers import ANIMALS, learn, write_config, write_task
 from nlora.cli.evaluate import Report, eval_command, score_table
 from nlora.errors import InputErrors, NloraError, RunError
-from nlora.methods import method_names
+from nlora.methods.registry import method_names
 from nlora.runs.summary import Summary
 
 TinyModel = Callable[[str], Path]

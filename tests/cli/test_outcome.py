@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers import learn, write_config
-from nlora.analysis import compare_states
+from nlora.analysis.interference import compare_states
 from nlora.models.lora_factors import load_factors
 from nlora.runs.summary import read_summary
 

@@ -16,7 +16,7 @@ from nlora.config.schema import Config
 from nlora.data import cl_benchmark
 from nlora.data.prompts import head
 from nlora.data.task import Task
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.lora_factors import load_factors
 from nlora.runs.folder import stage_name
 from released_data import LABELS, write_benchmark

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from nlora.config.schema import Config
-from nlora.data import builtin, load_tasks
+from nlora.data import builtin
+from nlora.data.load import load_tasks
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors
 from released_data import write_benchmark

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nlora.kernels import blocks, factor_l1, update_l1
+from nlora.kernels import blocks
+from nlora.kernels.l1 import factor_l1, update_l1
 
 SHAPES = [(16, 16), (48, 32), (32, 48), (1, 7), (7, 1), (130, 33)]  # (out, in)
 RANKS = [1, 2, 8, 64]

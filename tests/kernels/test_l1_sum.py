@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nlora.kernels import blocks, factor_l1, update_l1, update_l1_sum
+from nlora.kernels import blocks
+from nlora.kernels.l1 import factor_l1, update_l1, update_l1_sum
 
 
 @dataclass

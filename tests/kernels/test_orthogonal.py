@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nlora.kernels import frobenius_norm, row_overlap_l1, row_overlap_l2_squared
+from nlora.kernels.orthogonal import frobenius_norm, row_overlap_l1, row_overlap_l2_squared
 
 GENERATOR = torch.Generator().manual_seed(5)
 OLD = torch.randn(6, 7, generator=GENERATOR, dtype=torch.float64)  # two tasks of rank 3

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nlora.kernels import blocks, weighted_square_sum
+from nlora.kernels import blocks
+from nlora.kernels.weighted_square import weighted_square_sum
 
 
 @dataclass

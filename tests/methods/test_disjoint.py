@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from helpers import learn, write_config
 from nlora.errors import InputErrors
-from nlora.methods import build
 from nlora.methods.disjoint import Disjoint, own_rows, room
+from nlora.methods.registry import build
 from nlora.models.lora_adapter import Adapter, ModuleShape, load_factors
 from tiny import LORA, load, loss, spread
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nlora.errors import AdapterError
-from nlora.methods import build
 from nlora.methods.ella import DEFAULT_WEIGHT, Ella
+from nlora.methods.registry import build
 from nlora.models.lora_adapter import Adapter, State
 from tiny import LORA, load, spread
 

@@ -10,7 +10,7 @@ import torch
 
 from nlora.data.tokenize import Encoded
 from nlora.errors import RunError
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.lora_adapter import Adapter
 from tiny import LORA, load, spread
 

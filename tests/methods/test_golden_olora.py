@@ -9,8 +9,8 @@ import torch
 
 from golden import CASES, GoldenCase, load_case, load_model
 from nlora.config.schema import LoraOptions
-from nlora.methods import build
 from nlora.methods.base import Method
+from nlora.methods.registry import build
 from nlora.models.lora_adapter import Adapter
 from nlora.models.merged_updates import FoldedBackbone
 

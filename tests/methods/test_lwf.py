@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.lora_adapter import Adapter
 from tiny import LORA, load, spread
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from nlora.config.schema import LoraOptions
 from nlora.data.task import Example, Task
 from nlora.data.tokenize import Encoded
-from nlora.methods import build, describe, method_names
 from nlora.methods.base import Method
+from nlora.methods.registry import build, describe, method_names
 from nlora.models.lora_adapter import Adapter, State, target_modules
 
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nlora.errors import InputErrors, Problem
-from nlora.methods import build, describe, method_names
+from nlora.methods.registry import build, describe, method_names
 
 
 def problems(name: str, options: dict[str, Any], where: str = "method") -> list[Problem]:
@@ -76,7 +76,7 @@ def test_describe_gives_the_docstring_and_every_option() -> None:
 
 def test_listing_checking_and_building_do_not_import_torch() -> None:
     code = (
-        "import sys; from nlora.methods import build, describe, method_names\n"
+        "import sys; from nlora.methods.registry import build, describe, method_names\n"
         "for name in method_names():\n"
         "    describe(name); build(name, {}).check([])\n"
         "sys.exit('torch' in sys.modules or 'peft' in sys.modules)"

@@ -10,8 +10,8 @@ import torch
 
 from golden import CASES, GoldenCase, load_case, load_model
 from nlora.config.schema import LoraOptions
-from nlora.methods import build
 from nlora.methods.nlora import DEFAULT_WEIGHTS
+from nlora.methods.registry import build
 from nlora.models.lora_adapter import Adapter, Factors, ModuleShape, State
 from nlora.models.merged_updates import FoldedBackbone
 

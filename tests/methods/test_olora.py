@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nlora.errors import AdapterError, InputErrors
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.lora_adapter import Adapter, State
 from tiny import LORA, load, spread
 

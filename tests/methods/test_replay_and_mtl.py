@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from nlora.data.task import Example, Task
-from nlora.methods import build
+from nlora.methods.registry import build
 
 
 def task(name: str, count: int = 40) -> Task:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nlora.config.schema import LoraOptions
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.lora_adapter import Adapter, State
 
 

@@ -10,7 +10,7 @@ import torch
 
 from nlora.config.schema import LoraOptions
 from nlora.errors import ModelError, RunError
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.osf_layers import WEIGHTS_FILE, SubspaceModel
 from tiny import load, logits, loss, weights
 

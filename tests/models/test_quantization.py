@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from helpers import learn, write_config
 from nlora.config.load import load_config
 from nlora.errors import InputErrors, ModelError
-from nlora.methods import build, method_names
+from nlora.methods.registry import build, method_names
 from nlora.models.backbone import load_backbone
 from nlora.models.full_model import WholeModel
 from nlora.models.lora_adapter import Adapter, Factors, State, target_modules

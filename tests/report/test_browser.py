@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from made_runs import make_run, right_answers
 
-from nlora.report import write_report
+from nlora.report.write import write_report
 
 pytestmark = pytest.mark.slow
 

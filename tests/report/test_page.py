@@ -13,9 +13,9 @@ from page_reader import Element, read_page, table_of
 
 from nlora.errors import RunError
 from nlora.evaluation.continual_metrics import summarize
-from nlora.report import write_report
 from nlora.report.forgotten_examples import asked, find_forgotten, shortened
 from nlora.report.run_files import load_run, load_runs
+from nlora.report.write import write_report
 
 TASKS = ("colours", "animals", "plants")
 

@@ -13,8 +13,8 @@ from made_runs import matrix as made_matrix
 
 from nlora.cli import app
 from nlora.errors import MissingExtraError, RunError
-from nlora.report import write_figures, write_report
 from nlora.report.charts import pdf
+from nlora.report.write import write_figures, write_report
 
 FIGURES = ["collision", "orthogonality", "nuclear_norm", "accuracy", "average_accuracy", "matrix"]
 

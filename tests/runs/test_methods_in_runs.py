@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from helpers import learn, same_outcome, write_config
 from nlora.config.load import load_config
 from nlora.evaluation.evaluator import Evaluator
-from nlora.methods import method_names
+from nlora.methods.registry import method_names
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import load_factors
 from nlora.models.merged_updates import FoldedBackbone

@@ -13,7 +13,7 @@ import pytest
 
 from helpers import ANIMALS, COLOURS, learn, write_config, write_task
 from nlora.config.schema import Config
-from nlora.data import load_tasks
+from nlora.data.load import load_tasks
 from nlora.data.task import Task
 from nlora.errors import InputErrors
 from nlora.evaluation.evaluator import Answers, Evaluator

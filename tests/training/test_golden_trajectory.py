@@ -27,7 +27,7 @@ from torch import Tensor
 
 from golden import load_model
 from nlora.config.schema import LoraOptions
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import Adapter, Factors, State
 from nlora.models.merged_updates import FoldedBackbone

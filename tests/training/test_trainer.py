@@ -15,7 +15,7 @@ import torch
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.tokenize import Encoded
 from nlora.errors import RunError
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import Adapter, State
 from nlora.training import trainer

@@ -156,7 +156,7 @@ class Run:
         >>> run.report("support.html").name
         'support.html'
         """
-        from nlora.report import REPORT_FILE, write_report
+        from nlora.report.write import REPORT_FILE, write_report
 
         return write_report([self.folder], self.folder / REPORT_FILE if path is None else Path(path))
 

@@ -9,7 +9,7 @@ import logging
 
 from nlora.cli.analyze import ANALYSIS_FILE, analyse_run, collision_of
 from nlora.errors import AdapterError, NloraError, RunError
-from nlora.report import REPORT_FILE, write_report
+from nlora.report.write import REPORT_FILE, write_report
 from nlora.runs.atomic import write_json
 from nlora.runs.folder import RunDir
 from nlora.runs.summary import Summary

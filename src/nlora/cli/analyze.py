@@ -19,14 +19,15 @@ from typing import Any
 
 from rich.console import Console
 
-from nlora.analysis import Comparison, compare_states
 from nlora.analysis.forgetting import against_forgetting
+from nlora.analysis.interference import compare_states
+from nlora.analysis.result import Comparison
 from nlora.analysis.tables import comparison_tables, csv_rows
 from nlora.config.yaml_positions import read_yaml
 from nlora.errors import AdapterError, InputErrors, Problem, RunError
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, Factors, State, load_factors, stack
-from nlora.report import write_analysis
+from nlora.report.write import write_analysis
 from nlora.runs.atomic import refusal, write_json
 from nlora.runs.folder import ADAPTER, OUTPUTS, stage_name
 from nlora.runs.run_yaml import RUN_FILE

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from nlora.config.schema import Config, StageOptions, TaskSource
-from nlora.methods import describe, method_names
+from nlora.methods.registry import describe, method_names
 
 _LIST_OF = {"tasks": TaskSource}
 _PER_TASK = {"stages": StageOptions}

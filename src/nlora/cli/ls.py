@@ -12,7 +12,7 @@ from rich.table import Table
 from nlora.config.load import recipe_description, recipe_names, recipe_text
 from nlora.config.yaml_positions import to_yaml
 from nlora.errors import InputErrors, Problem
-from nlora.methods import describe, method_names
+from nlora.methods.registry import describe, method_names
 from nlora.runs.atomic import refusal
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nlora.report import REPORT_FILE, write_figures, write_report
+from nlora.report.write import REPORT_FILE, write_figures, write_report
 from nlora.runs.summary import run_folders
 
 

@@ -27,7 +27,8 @@ from nlora.data import downloads, load
 from nlora.data.notes import task_notes
 from nlora.errors import InputErrors, Problem
 from nlora.models.backbone import EMBEDDED
-from nlora.report import REPORT_FILE, terminal
+from nlora.report import terminal
+from nlora.report.write import REPORT_FILE
 from nlora.runs import time_estimate
 from nlora.runs.folder import RunDir, stage_name
 from nlora.runs.plan import Plan, make_plan

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from nlora.config.messages import did_you_mean, problems_of
 from nlora.config.schema import Config, TaskSource
 from nlora.config.yaml_positions import Key, read_yaml
-from nlora.data import builtin, cl_benchmark, load_tasks
+from nlora.data import builtin, cl_benchmark
+from nlora.data.load import load_tasks
 from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
 

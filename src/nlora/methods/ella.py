@@ -80,7 +80,7 @@ class Ella(Method):
     def penalty(self, adapter: Learner) -> Tensor | None:
         if not self._squares:
             return None
-        from nlora.kernels import weighted_square_sum
+        from nlora.kernels.weighted_square import weighted_square_sum
 
         factors = adapter.factors()
         return self._weight * weighted_square_sum(

@@ -74,7 +74,7 @@ class Ewc(Method):
     def penalty(self, adapter: Learner) -> Tensor | None:
         if self._is_first or self._weight == 0:
             return None
-        from nlora.kernels import weighted_square_sum
+        from nlora.kernels.weighted_square import weighted_square_sum
 
         factors = adapter.factors()
         return (self._weight / 2) * weighted_square_sum(

@@ -109,7 +109,7 @@ class Nlora(Method):
             return None
         import torch  # only once a penalty is needed: listing and checking methods must be quick
 
-        from nlora.kernels import factor_l1, update_l1_sum
+        from nlora.kernels.l1 import factor_l1, update_l1_sum
 
         factors = list(adapter.factors().values())
         if self._kind == "factor_l1":

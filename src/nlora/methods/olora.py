@@ -89,7 +89,7 @@ class Olora(Method):
             return None
         import torch
 
-        from nlora.kernels import frobenius_norm, row_overlap_l1, row_overlap_l2_squared
+        from nlora.kernels.orthogonal import frobenius_norm, row_overlap_l1, row_overlap_l2_squared
 
         overlap = row_overlap_l1 if self._norm == "l1" else row_overlap_l2_squared
         terms = []

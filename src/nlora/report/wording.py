@@ -80,7 +80,7 @@ def method_options(run: RunFiles) -> dict[str, str]:
         return {}
     given = run.config.method.options
     try:
-        from nlora.methods import build
+        from nlora.methods.registry import build
 
         method = build(run.config.method.name, given)
         given = {**method.options.model_dump(), **given}

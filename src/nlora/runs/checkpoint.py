@@ -20,7 +20,7 @@ from nlora.config.base_folder import located
 from nlora.config.load import LoadedConfig, load_config
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, ModelError, Problem
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.methods.base import Method
 from nlora.runs.folder import RunDir
 from nlora.runs.run_yaml import RUN_FILE, read_run_file

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nlora.config.protocol import family_problems
 from nlora.config.schema import Config
-from nlora.data import load_tasks
+from nlora.data.load import load_tasks
 from nlora.data.columns import EncodedRows
 from nlora.data.task import Task
 from nlora.data.tokenize import Encoder
 from nlora.errors import InputErrors, NloraError, Problem, missing
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.methods.base import Method
 from nlora.models.positions import Positions, positions_of
 from nlora.models.quantization import quantise_problems

@@ -19,7 +19,7 @@ from nlora.config.load import LoadedConfig, read_config
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import Key, dotted, to_yaml
 from nlora.errors import InputErrors, Problem, RunError
-from nlora.methods import build
+from nlora.methods.registry import build
 from nlora.runs.atomic import disk_errors, write_text
 from nlora.runs.lock import is_held
 from nlora.runs.run_yaml import RUN_FILE, folder_problem, or_delete, read_run_file, what_differs

@@ -1,0 +1,68 @@
+"""A run, or several side by side, as one HTML file: what was learned, what was forgotten, and what the updates did.
+
+    write_report(["runs/demo/nlora"], "runs/demo/nlora/report.html")
+    write_report(["runs/demo/nlora", "runs/demo/inclora"], "report.html")
+
+Reads the files of a run and nothing else; torch is never imported. The page needs no network and opens from a file
+manager. An unfinished run shows what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nlora.errors import RunError
+from nlora.runs.atomic import write_text
+
+REPORT_FILE = "report.html"
+
+
+def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """Writes the page about the runs in `folders` to `out` and returns its path.
+
+    Raises RunError, in one line, when a folder is no run, one of its files is broken, or `out` cannot be written.
+    """
+    from nlora.report.page import render
+    from nlora.report.run_files import load_runs
+
+    page = render(load_runs(folders))
+    path = _checked(Path(out))
+    write_text(path, page)
+    return path
+
+
+def write_analysis(values: Mapping[str, Any], out: str | Path) -> Path:
+    """Writes the page of what `nlora analyze` found (`values`: its JSON) to `out` and returns its path.
+
+    Raises RunError, in one line, when `out` cannot be written.
+    """
+    from nlora.report.page import render_analysis
+
+    page = render_analysis(values)
+    path = _checked(Path(out))
+    write_text(path, page)
+    return path
+
+
+def write_figures(folders: Sequence[str | Path], out: str | Path) -> list[Path]:
+    """Writes the paper's figures for these runs into the folder `out`, as SVG and PDF, and returns the files.
+
+    Raises RunError as write_report, and MissingExtraError when PDF needs an extra (the SVG files are there then).
+    """
+    from nlora.report import paper_figures
+    from nlora.report.run_files import load_runs
+
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file; give a folder for the figures")
+    return paper_figures.write_figures(load_runs(folders), path)
+
+
+def _checked(path: Path) -> Path:
+    if path.is_dir():
+        raise RunError(f"{path}: is a folder; give the name of the HTML file to write")
+    if not path.parent.is_dir():
+        raise RunError(f"{path}: there is no folder {path.parent}; make it first, or give another file")
+    return path
