@@ -40,7 +40,7 @@ from nlora.analysis.entrywise import Entrywise, entrywise
 from nlora.analysis.interference import compare_states
 from nlora.analysis.parallel import each
 from nlora.analysis.threshold import DEFAULT_FACTOR, root_mean_square
-from nlora.models.lora_factors import Factors, State
+from nlora.models.lora_factors import AdapterState, LoraFactors
 from nlora.training.peak_memory import peak_memory_bytes
 
 
@@ -76,24 +76,24 @@ def shape_name(name: str) -> str:
     return name
 
 
-def random_states(shape: Shape, adapters: int, r: int) -> dict[str, State]:
+def random_states(shape: Shape, adapters: int, r: int) -> dict[str, AdapterState]:
     """Random factors, B not zero."""
     generator = torch.Generator().manual_seed(0)
 
-    def factors() -> Factors:
+    def factors() -> LoraFactors:
         A = torch.randn(r, shape.n_in, generator=generator)
-        return Factors(A, torch.randn(shape.out, r, generator=generator), 4.0)
+        return LoraFactors(A, torch.randn(shape.out, r, generator=generator), 4.0)
 
     return {f"t{t}": {f"layers.{m}.q": factors() for m in range(shape.modules)} for t in range(adapters)}
 
 
-def nlora(states: Mapping[str, State], threshold: float) -> Rates:
+def nlora(states: Mapping[str, AdapterState], threshold: float) -> Rates:
     """Everything that `nlora analyze` prints."""
     values = compare_states(states, threshold).to_json()
     return {pair: own["collision_rate"] for pair, own in values["pairs"].items()}
 
 
-def entries(states: Mapping[str, State], threshold: float) -> Rates:
+def entries(states: Mapping[str, AdapterState], threshold: float) -> Rates:
     """What nlora says of single entries, module by module."""
     modules = list(next(iter(states.values())))
     scratch = Scratch()
@@ -109,7 +109,7 @@ def entries(states: Mapping[str, State], threshold: float) -> Rates:
     }
 
 
-def plain(states: Mapping[str, State], threshold: float) -> Rates:
+def plain(states: Mapping[str, AdapterState], threshold: float) -> Rates:
     """As one writes it."""
     rates = {}
     for (a, one), (b, other) in itertools.combinations(states.items(), 2):
@@ -121,7 +121,7 @@ def plain(states: Mapping[str, State], threshold: float) -> Rates:
     return rates
 
 
-def more(states: Mapping[str, State], threshold: float) -> Rates:
+def more(states: Mapping[str, AdapterState], threshold: float) -> Rates:
     """As one writes it, with what else is said of entries; only the rates are returned."""
     rates = {}
     for (a, one), (b, other) in itertools.combinations(states.items(), 2):
@@ -141,7 +141,7 @@ def more(states: Mapping[str, State], threshold: float) -> Rates:
     return rates
 
 
-def hoisted(states: Mapping[str, State], threshold: float) -> Rates:
+def hoisted(states: Mapping[str, AdapterState], threshold: float) -> Rates:
     """As one writes it after a first look at the time."""
     both: dict[str, int] = {}
     first = next(iter(states.values()))
@@ -153,7 +153,7 @@ def hoisted(states: Mapping[str, State], threshold: float) -> Rates:
     return {pair: count / entries for pair, count in both.items()}
 
 
-CONTESTANTS: dict[str, Callable[[Mapping[str, State], float], Rates]] = {
+CONTESTANTS: dict[str, Callable[[Mapping[str, AdapterState], float], Rates]] = {
     "nlora": nlora,
     "entries": entries,
     "plain": plain,
@@ -170,7 +170,7 @@ class Turn:
     rates: Rates
 
 
-def setting(name: str, options: argparse.Namespace) -> tuple[dict[str, State], float]:
+def setting(name: str, options: argparse.Namespace) -> tuple[dict[str, AdapterState], float]:
     """The adapters of a shape, and nlora's default threshold for them (of the first, as all are alike)."""
     shape = shape_of(name)
     states = random_states(shape, options.adapters or shape.adapters, options.rank)
@@ -181,7 +181,7 @@ def measured(name: str, options: argparse.Namespace, argv: Sequence[str]) -> dic
     """Seconds of each contestant in each round, and its memory."""
     states, threshold = setting(name, options)
 
-    def contestant(compare: Callable[[Mapping[str, State], float], Rates]) -> Callable[[int], Turn]:
+    def contestant(compare: Callable[[Mapping[str, AdapterState], float], Rates]) -> Callable[[int], Turn]:
         def turn(_: int) -> Turn:
             begin = time.perf_counter()
             rates = compare(states, threshold)

@@ -38,12 +38,12 @@ from measure import Spread
 from nlora.config.schema import EvaluateOptions, LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
 from nlora.data.task import Task
-from nlora.data.tokenize import Encoded, Encoder
+from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.text_metrics import exact_match
 from nlora.models.backbone import Backbone
-from nlora.models.lora_adapter import Adapter
-from nlora.models.lora_factors import State, load_factors
+from nlora.models.lora_adapter import LoraAdapter
+from nlora.models.lora_factors import AdapterState, load_factors
 from nlora.models.target_modules import target_modules
 from nlora.runs.update_history import keep_updates
 from nlora.training.trainer import train
@@ -65,7 +65,9 @@ class Turn:
 Contestant = Callable[[int], Turn]
 
 
-def trained(backbone: Backbone, encoder: Encoder, task: Task, options: argparse.Namespace) -> State:
+def trained(
+    backbone: Backbone, encoder: ExampleTokenizer, task: Task, options: argparse.Namespace
+) -> AdapterState:
     """The task's update, from the folder or trained now; the backbone stays as it was."""
     name = f"{Path(options.model).name}-{task.name}-{options.train_examples}"
     folder = Path(options.folder) / name
@@ -73,7 +75,7 @@ def trained(backbone: Backbone, encoder: Encoder, task: Task, options: argparse.
         print(f"training {name}", file=sys.stderr, flush=True)
         examples = encoder.encode(task, task.train[: options.train_examples])
         model: Any = backbone.model
-        adapter = Adapter.attach(model, LORA, seed=SEED)
+        adapter = LoraAdapter.attach(model, LORA, seed=SEED)
         plan = TrainOptions(epochs=options.epochs, batch_size=8, learning_rate=1e-3)
         try:
             with tempfile.TemporaryDirectory() as logs:
@@ -84,7 +86,9 @@ def trained(backbone: Backbone, encoder: Encoder, task: Task, options: argparse.
     return load_factors(folder)
 
 
-def released(model: Any, backbone: Backbone, examples: Sequence[Encoded], batch_size: int) -> Contestant:
+def released(
+    model: Any, backbone: Backbone, examples: Sequence[TokenizedExample], batch_size: int
+) -> Contestant:
     """The released protocol: generate, then a pass over prompt and answer."""
     tokenizer: Any = backbone.tokenizer
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -103,7 +107,7 @@ def released(model: Any, backbone: Backbone, examples: Sequence[Encoded], batch_
     def inputs(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         return {"input_ids": padded(rows, pad), "attention_mask": padded([[1] * len(r) for r in rows], 0)}
 
-    def loss(some: Sequence[Encoded]) -> float:
+    def loss(some: Sequence[TokenizedExample]) -> float:
         answers = [list(e.answer_ids) for e in some]
         prompts = [list(e.prompt_ids) for e in some]
         if backbone.encoder_decoder:
@@ -130,7 +134,7 @@ def released(model: Any, backbone: Backbone, examples: Sequence[Encoded], batch_
     return turn
 
 
-def nlora(backbone: Backbone, encoder: Encoder, task: Task, decode: Any) -> Contestant:
+def nlora(backbone: Backbone, encoder: ExampleTokenizer, task: Task, decode: Any) -> Contestant:
     """nlora's evaluation as a run does it after a stage."""
     evaluator = Evaluator(backbone, encoder, EvaluateOptions(decode=decode))
 
@@ -144,7 +148,7 @@ def nlora(backbone: Backbone, encoder: Encoder, task: Task, decode: Any) -> Cont
 def measure_task(name: str, options: argparse.Namespace, models: tuple[Backbone, Backbone]) -> dict[str, Any]:
     """Every contestant's turns on one data set, as figures."""
     beside, folded = models
-    encoder = Encoder(
+    encoder = ExampleTokenizer(
         beside.tokenizer,
         encoder_decoder=beside.encoder_decoder,
         max_source_tokens=512,
@@ -157,7 +161,7 @@ def measure_task(name: str, options: argparse.Namespace, models: tuple[Backbone,
     weights = keep_updates(folded.model, [m.name for m in target_modules(folded.model, LORA)])
     weights.fold([state])
     model: Any = beside.model
-    adapter = Adapter.attach(model, LORA, seed=SEED)
+    adapter = LoraAdapter.attach(model, LORA, seed=SEED)
     adapter.load_state(state)
     adapter.model.eval()
     contestants = {

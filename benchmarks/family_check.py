@@ -21,15 +21,15 @@ from nlora.config.schema import EvaluateOptions, LoraOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import Encoded, Encoder
+from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
 from nlora.errors import NloraError
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.greedy import is_plain
 from nlora.evaluation.label_scoring import LabelTree
-from nlora.evaluation.prefill import Reader
+from nlora.evaluation.prefill import Prefiller
 from nlora.models.backbone import Backbone, load_backbone, load_skeleton
 from nlora.models.logits import answer_logits
-from nlora.models.lora_adapter import Adapter, target_modules
+from nlora.models.lora_adapter import LoraAdapter, target_modules
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths
 from nlora.runs.tryout import probes, try_out
@@ -90,7 +90,7 @@ def _check(row: Row, folder: Path) -> None:
     try:
         original = tiny_folder(row.family, folder / "model")
         with torch.no_grad():
-            plain_logits(original, Encoded([5, 6, 7, 8], [9, 10, 11, 12]))
+            plain_logits(original, TokenizedExample([5, 6, 7, 8], [9, 10, 11, 12]))
     except Exception as error:
         row.verdict, row.note = "not made", f"{type(error).__name__}: {error}"
         return
@@ -99,7 +99,7 @@ def _check(row: Row, folder: Path) -> None:
         targets = target_modules(load_skeleton(model_folder), LORA)
         row.targets = ", ".join(dict.fromkeys(t.name.rpartition(".")[2] for t in targets))
         backbone = load_backbone(model_folder)
-        encoder = Encoder(
+        encoder = ExampleTokenizer(
             backbone.tokenizer,
             encoder_decoder=backbone.encoder_decoder,
             max_source_tokens=200,
@@ -127,20 +127,26 @@ class _Comparison:
     """nlora's model with an adapter beside the original with the same adapter in stock PEFT."""
 
     def __init__(
-        self, backbone: Backbone, encoder: Encoder, paths: Paths, original: Any, folder: Path, row: Row
+        self,
+        backbone: Backbone,
+        encoder: ExampleTokenizer,
+        paths: Paths,
+        original: Any,
+        folder: Path,
+        row: Row,
     ) -> None:
         from peft import PeftModel
 
         self._backbone, self._encoder, self._paths, self._row = backbone, encoder, paths, row
         self._folder = folder
-        self._adapter = Adapter.attach(backbone.model, LORA, seed=1)
+        self._adapter = LoraAdapter.attach(backbone.model, LORA, seed=1)
         _spread(self._adapter, 1)
         self._adapter.save(folder / "first", base_model="")
         self._plain: Any = PeftModel.from_pretrained(original, str(folder / "first"), is_trainable=True)
         self._must_be_loaded("default")
         self._task = task()
         self._examples = list(encoder.encode(self._task, self._task.train))
-        self._prompts = [Encoded(e.prompt_ids, []) for e in self._examples]
+        self._prompts = [TokenizedExample(e.prompt_ids, []) for e in self._examples]
 
     @torch.no_grad()
     def _must_be_loaded(self, name: str) -> None:
@@ -178,7 +184,7 @@ class _Comparison:
         self._row.off["loss"] = _off(found.detach(), wanted.detach())
         self._row.off["gradient"] = max(self._gradients_off())
 
-    def _loss(self, examples: Sequence[Encoded]) -> Tensor:
+    def _loss(self, examples: Sequence[TokenizedExample]) -> Tensor:
         """As nlora trains on a batch."""
         model: Any = self._backbone.model
         if self._paths.train == "packed":
@@ -206,7 +212,7 @@ class _Comparison:
         """Of each label, one after another behind the prompts that were read once."""
         tree = self._tree = LabelTree.build(self._encoder.label_ids(_LABELS), self._encoder.end_id)
         self._expected = plain_scores(self._plain, self._prompts, tree, self._encoder.end_id)
-        reader = Reader(
+        reader = Prefiller(
             self._backbone.model,
             self._prompts,
             pad_id=self._backbone.tokenizer.pad_token_id,
@@ -239,7 +245,7 @@ class _Comparison:
         texts = Evaluator(self._backbone, self._encoder, options, self._paths).answer(self._task).texts
         self._row.off["answers"] = float(sum(map(self._differs, self._prompts, texts)))
 
-    def _differs(self, prompt: Encoded, text: str) -> bool:
+    def _differs(self, prompt: TokenizedExample, text: str) -> bool:
         end = self._encoder.end_id
         ids, least_lead = plain_answer(self._plain, prompt, end, MOST_TOKENS)
         if not is_plain(self._plain.get_base_model()):
@@ -277,7 +283,7 @@ def _off(found: Tensor, wanted: Tensor, scale: Tensor | None = None) -> float:
     return float((found - wanted).abs().max() / scale.abs().max().clamp(min=1e-12))
 
 
-def _spread(adapter: Adapter, seed: int) -> None:
+def _spread(adapter: LoraAdapter, seed: int) -> None:
     """Give the fresh adapter a B that is not zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

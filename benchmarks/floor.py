@@ -36,10 +36,10 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 import measure
 from measure import Spread
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
-from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_adapter import LoraAdapter
 from nlora.training.trainer import train
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
@@ -88,7 +88,7 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class Turn:
     """One training of the examples; `after(step)` is called at the end of each step."""
 
-    def __init__(self, backbone: Backbone, examples: Sequence[Encoded], batch_size: int) -> None:
+    def __init__(self, backbone: Backbone, examples: Sequence[TokenizedExample], batch_size: int) -> None:
         self._backbone, self._examples = backbone, examples
         self._batch_size = batch_size
         self.steps = len(examples) // batch_size
@@ -97,7 +97,7 @@ class Turn:
         self, after: Callable[[int], None], within: AbstractContextManager[Any] | None = None
     ) -> None:
         model: Any = self._backbone.model
-        adapter = Adapter.attach(model, LORA, seed=1)
+        adapter = LoraAdapter.attach(model, LORA, seed=1)
         method = build("nlora", {"penalty": "update_l1"})
         try:
             with tempfile.TemporaryDirectory() as folder, within or nullcontext():

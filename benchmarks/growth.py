@@ -30,11 +30,11 @@ from torch.nn import functional as F
 import measure
 from measure import Spread
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
-from nlora.models.lora_adapter import Adapter
-from nlora.models.lora_factors import Factors, State, stack
+from nlora.models.lora_adapter import LoraAdapter
+from nlora.models.lora_factors import AdapterState, LoraFactors, stack
 from nlora.models.target_modules import ModuleShape, target_modules
 from nlora.runs.update_history import keep_updates
 from nlora.training.peak_memory import peak_memory_bytes
@@ -44,10 +44,10 @@ LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 KINDS = ("nlora", "beside")
 
 
-class Beside(nn.Linear):
+class UnmergedUpdates(nn.Linear):
     """A frozen layer with a frozen low-rank update beside it: x·Wᵀ + dropout(x)·Aᵀ·Bᵀ."""
 
-    def __init__(self, layer: nn.Linear, earlier: Factors, dropout: float) -> None:
+    def __init__(self, layer: nn.Linear, earlier: LoraFactors, dropout: float) -> None:
         # No weight of its own is made: it is the given layer's.
         super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         self.weight, self.bias = layer.weight, layer.bias
@@ -61,7 +61,7 @@ class Beside(nn.Linear):
         return super().forward(x) + F.linear(F.linear(rows, self.A), self.B)  # type: ignore[arg-type]
 
 
-def random_states(modules: Sequence[ModuleShape], count: int) -> list[State]:
+def random_states(modules: Sequence[ModuleShape], count: int) -> list[AdapterState]:
     """So many random adapters, too small to spoil the model."""
     draw = torch.Generator().manual_seed(1)
 
@@ -69,7 +69,10 @@ def random_states(modules: Sequence[ModuleShape], count: int) -> list[State]:
         return torch.randn(rows, columns, generator=draw) * 1e-3
 
     return [
-        {m.name: Factors(factor(LORA.r, m.in_features), factor(m.out_features, LORA.r), 4.0) for m in modules}
+        {
+            m.name: LoraFactors(factor(LORA.r, m.in_features), factor(m.out_features, LORA.r), 4.0)
+            for m in modules
+        }
         for _ in range(count)
     ]
 
@@ -90,7 +93,7 @@ def at_stage(model: nn.Module, kind: str, stage: int) -> Iterator[None]:
     layers: dict[str, Any] = {m.name: model.get_submodule(m.name) for m in modules} if earlier else {}
     for name, layer in layers.items():
         joint = stack([state.pop(name) for state in earlier])
-        model.set_submodule(name, Beside(layer, joint, LORA.dropout))
+        model.set_submodule(name, UnmergedUpdates(layer, joint, LORA.dropout))
     try:
         yield
     finally:
@@ -99,12 +102,12 @@ def at_stage(model: nn.Module, kind: str, stage: int) -> Iterator[None]:
 
 
 def seconds_per_step(
-    backbone: Backbone, kind: str, stage: int, examples: Sequence[Encoded], batch_size: int
+    backbone: Backbone, kind: str, stage: int, examples: Sequence[TokenizedExample], batch_size: int
 ) -> float:
     """One pass over the examples at a stage, divided by its steps."""
     model: Any = backbone.model
     with at_stage(model, kind, stage), tempfile.TemporaryDirectory() as folder:
-        adapter = Adapter.attach(model, LORA, seed=1)
+        adapter = LoraAdapter.attach(model, LORA, seed=1)
         method = build("nlora", {"penalty": "update_l1"})
         try:
             # The same seed in every turn: the same batches at every stage.

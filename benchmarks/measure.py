@@ -32,7 +32,7 @@ from torch import Tensor
 
 from nlora.data import builtin, cl_benchmark
 from nlora.data.task import Task
-from nlora.data.tokenize import Encoded, Encoder
+from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
 from nlora.models.backbone import Backbone, load_backbone, load_tokenizer
 
 T = TypeVar("T")
@@ -176,10 +176,10 @@ def read_model(name: str, dtype: str = "float32") -> Backbone:
     return Backbone(model, tokenizer, True, name)
 
 
-def read_examples(backbone: Backbone, options: argparse.Namespace) -> Sequence[Encoded]:
+def read_examples(backbone: Backbone, options: argparse.Namespace) -> Sequence[TokenizedExample]:
     """The examples that `data_options` name, the first POOL_EXAMPLES of them."""
     task = read_task(options.data, options.dataset)
-    encoder = Encoder(
+    encoder = ExampleTokenizer(
         backbone.tokenizer,
         encoder_decoder=backbone.encoder_decoder,
         max_source_tokens=options.max_source_tokens,
@@ -188,7 +188,9 @@ def read_examples(backbone: Backbone, options: argparse.Namespace) -> Sequence[E
     return encoder.encode(task, task.train[:POOL_EXAMPLES])
 
 
-def typical_batches(examples: Sequence[Encoded], batch_size: int, batches: int) -> list[list[Encoded]]:
+def typical_batches(
+    examples: Sequence[TokenizedExample], batch_size: int, batches: int
+) -> list[list[TokenizedExample]]:
     """A few batches that stand for many: neighbours in length, at evenly spread places of all lengths.
 
     They are what batches by length are in a long run, the shorter ones first.
@@ -203,7 +205,9 @@ def typical_batches(examples: Sequence[Encoded], batch_size: int, batches: int) 
     return [by_length[start : start + batch_size] for start in starts]
 
 
-def of_rounds(batches: Sequence[list[Encoded]], rounds: int, by_length: bool) -> list[list[Encoded]]:
+def of_rounds(
+    batches: Sequence[list[TokenizedExample]], rounds: int, by_length: bool
+) -> list[list[TokenizedExample]]:
     """The examples of each round; every example is in one of them.
 
     by_length: whole batches of neighbours in length, of all lengths in each round, for those who put them
@@ -217,12 +221,12 @@ def of_rounds(batches: Sequence[list[Encoded]], rounds: int, by_length: bool) ->
     return [everything[i * share : (i + 1) * share] for i in range(rounds)]
 
 
-def longest_batch(examples: Sequence[Encoded], batch_size: int) -> list[Encoded]:
+def longest_batch(examples: Sequence[TokenizedExample], batch_size: int) -> list[TokenizedExample]:
     """The batch that decides the peak of memory."""
     return sorted(examples, key=tokens_of)[-batch_size:]
 
 
-def tokens_of(example: Encoded) -> int:
+def tokens_of(example: TokenizedExample) -> int:
     """Length of an example, its answer included."""
     return len(example.prompt_ids) + len(example.answer_ids)
 

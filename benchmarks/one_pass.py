@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig
 
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.evaluation.label_scoring import LabelTree
 
 
-def plain_logits(model: Any, e: Encoded) -> Tensor:
+def plain_logits(model: Any, e: TokenizedExample) -> Tensor:
     """(answer tokens, V): what predicts each token of an answer, in one pass over this example alone."""
     if model.config.is_encoder_decoder:
         start = getattr(model.config, "decoder_start_token_id", None)
@@ -33,7 +33,7 @@ def plain_logits(model: Any, e: Encoded) -> Tensor:
     return logits[0, len(e.prompt_ids) - 1 : -1]  # type: ignore[no-any-return]
 
 
-def plain_loss(model: Any, examples: Sequence[Encoded]) -> Tensor:
+def plain_loss(model: Any, examples: Sequence[TokenizedExample]) -> Tensor:
     """Σ of the answer tokens' cross-entropy."""
     losses = [
         F.cross_entropy(plain_logits(model, e).float(), torch.tensor(e.answer_ids), reduction="sum")
@@ -43,23 +43,23 @@ def plain_loss(model: Any, examples: Sequence[Encoded]) -> Tensor:
 
 
 @torch.no_grad()
-def plain_scores(model: Any, prompts: Sequence[Encoded], tree: LabelTree, end: int) -> Tensor:
+def plain_scores(model: Any, prompts: Sequence[TokenizedExample], tree: LabelTree, end: int) -> Tensor:
     """(B, labels): log P of each label, a pass for each."""
 
-    def score(prompt: Encoded, label: Sequence[int]) -> Tensor:
-        logits = plain_logits(model, Encoded(prompt.prompt_ids, [*label, end]))[: len(label)]
+    def score(prompt: TokenizedExample, label: Sequence[int]) -> Tensor:
+        logits = plain_logits(model, TokenizedExample(prompt.prompt_ids, [*label, end]))[: len(label)]
         return logits.float().log_softmax(-1)[range(len(label)), list(label)].sum()
 
     return torch.stack([torch.stack([score(p, label) for label in tree.labels]) for p in prompts])
 
 
 @torch.no_grad()
-def plain_answer(model: Any, prompt: Encoded, end: int, most_tokens: int) -> tuple[list[int], float]:
+def plain_answer(model: Any, prompt: TokenizedExample, end: int, most_tokens: int) -> tuple[list[int], float]:
     """The likeliest token after the likeliest token; and the smallest lead of one, of the largest logit."""
     answer: list[int] = []
     lead = float("inf")
     while len(answer) < most_tokens and end not in answer:
-        logits = plain_logits(model, Encoded(prompt.prompt_ids, [*answer, end]))[-1].float()
+        logits = plain_logits(model, TokenizedExample(prompt.prompt_ids, [*answer, end]))[-1].float()
         top = logits.topk(2)
         lead = min(lead, float(top.values[0] - top.values[1]) / float(logits.abs().max()))
         answer.append(int(top.indices[0]))
@@ -67,7 +67,7 @@ def plain_answer(model: Any, prompt: Encoded, end: int, most_tokens: int) -> tup
 
 
 @torch.no_grad()
-def generated(model: Any, prompt: Encoded, end: int, most_tokens: int) -> list[int]:
+def generated(model: Any, prompt: TokenizedExample, end: int, most_tokens: int) -> list[int]:
     """What `generate` answers to this prompt alone, by whatever rules the model has."""
     plan = GenerationConfig(
         max_new_tokens=most_tokens,

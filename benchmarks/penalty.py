@@ -44,7 +44,7 @@ SINGLE = ("576x576", "192x576", "1024x1024", "4096x4096", "11008x4096")
 SCALING = 4.0
 
 
-class Factors:
+class LoraFactors:
     """Random factors of some modules, B not zero: a fresh adapter's zeros are no typical case."""
 
     def __init__(self, shapes: Sequence[Shape], r: int, dtype: torch.dtype) -> None:
@@ -58,17 +58,17 @@ class Factors:
             factor.grad = None
 
 
-def plain(f: Factors) -> Tensor:
+def plain(f: LoraFactors) -> Tensor:
     """As one writes it."""
     return torch.stack([(SCALING * (B @ A)).abs().sum() for A, B in zip(f.As, f.Bs, strict=True)]).sum()
 
 
-def single(f: Factors) -> Tensor:
+def single(f: LoraFactors) -> Tensor:
     """Module by module."""
     return torch.stack([update_l1(A, B, SCALING) for A, B in zip(f.As, f.Bs, strict=True)]).sum()
 
 
-def grouped(f: Factors) -> Tensor:
+def grouped(f: LoraFactors) -> Tensor:
     """All modules at once."""
     return update_l1_sum(f.As, f.Bs, [SCALING] * len(f.As))
 
@@ -90,7 +90,7 @@ def module_name(name: str) -> str:
 
 
 def seconds_of(
-    penalty: Callable[[Factors], Tensor], factors: Factors, at_least: float, round_: int = 0
+    penalty: Callable[[LoraFactors], Tensor], factors: LoraFactors, at_least: float, round_: int = 0
 ) -> float:
     """A turn: median of one pass forward and backward, over five passes or more in at_least seconds.
 
@@ -106,7 +106,7 @@ def seconds_of(
     return statistics.median(taken[1:])  # the first one wakes threads and fills caches
 
 
-def extra_bytes(penalty: Callable[[Factors], Tensor], factors: Factors) -> int:
+def extra_bytes(penalty: Callable[[LoraFactors], Tensor], factors: LoraFactors) -> int:
     """Peak of what torch has allocated during one forward and backward pass, beyond what it had before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as records:
         torch.autograd.backward(penalty(factors))
@@ -126,7 +126,7 @@ def extra_bytes(penalty: Callable[[Factors], Tensor], factors: Factors) -> int:
 def measured(name: str, r: int, dtype: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each contestant in each round, and its bytes."""
     shapes = shapes_of(name)
-    factors = Factors(shapes, r, getattr(torch, dtype))
+    factors = LoraFactors(shapes, r, getattr(torch, dtype))
     contestants = {"plain": plain, "single": single, "grouped": grouped}
     if len(shapes) == 1:
         del contestants["grouped"]  # the same as single

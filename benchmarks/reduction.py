@@ -24,25 +24,25 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
 from nlora.models.logits import answer_logits
-from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_adapter import LoraAdapter
 from nlora.training.trainer import train
 
 KEYWORDS, ANSWERS, END = (10, 11, 12, 13), (20, 21, 22, 23), 1
 WEIGHTS = [10**exponent for exponent in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0)]
 
 
-def examples(count: int, seed: int) -> list[Encoded]:
+def examples(count: int, seed: int) -> list[TokenizedExample]:
     """Random tokens with one of four keywords among them; the answer is the keyword's own token."""
     draw = random.Random(seed)
     made = []
     for i in range(count):
         prompt = [draw.randrange(30, 200) for _ in range(12)]
         prompt[draw.randrange(8)] = KEYWORDS[i % 4]
-        made.append(Encoded([*prompt, 5], [ANSWERS[i % 4], END]))
+        made.append(TokenizedExample([*prompt, 5], [ANSWERS[i % 4], END]))
     return made
 
 
@@ -62,7 +62,7 @@ def random_model(width: int, seed: int) -> Backbone:
     return Backbone(model, tokenizer, encoder_decoder=False, name=f"random-{width}")
 
 
-def cross_entropy(backbone: Backbone, adapter: Adapter, data: list[Encoded]) -> float:
+def cross_entropy(backbone: Backbone, adapter: LoraAdapter, data: list[TokenizedExample]) -> float:
     """Mean over the answer tokens."""
     with torch.no_grad():
         logits, targets = answer_logits(adapter.model, Collator(0, False)(data))
@@ -76,7 +76,7 @@ def after_training(width: int, weight: float, seed: int) -> tuple[float, float, 
     backbone = random_model(width, seed)
     model: Any = backbone.model
     targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    adapter = Adapter.attach(model, LoraOptions(r=8, dropout=0.0, targets=targets), seed=seed)
+    adapter = LoraAdapter.attach(model, LoraOptions(r=8, dropout=0.0, targets=targets), seed=seed)
     method = build("nlora", {"penalty": "update_l1", "reduction": "sum", "weight": weight})
     data = examples(64, seed)
     before = cross_entropy(backbone, adapter, data)

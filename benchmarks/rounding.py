@@ -19,19 +19,19 @@ from torch import Tensor
 
 import measure
 from measure import Spread
-from nlora.models.lora_factors import Factors, load_factors
+from nlora.models.lora_factors import LoraFactors, load_factors
 from nlora.models.target_modules import linear_layer
 from nlora.runs.summary import read_summary
 
 HEADER = ("run", "entries lost, folded", "error, folded", "error, beside")
 
 
-def folded(weight: Tensor, f: Factors) -> Tensor:
+def folded(weight: Tensor, f: LoraFactors) -> Tensor:
     """What is left of an update (out, in) in a sum that is rounded to bfloat16, as the weight is."""
     return (weight + f.scaling * f.B @ f.A).bfloat16().float() - weight
 
 
-def beside(f: Factors) -> Tensor:
+def beside(f: LoraFactors) -> Tensor:
     """What is left of an update (out, in) whose factors are rounded to bfloat16."""
     return (f.scaling * f.B).bfloat16().float() @ f.A.bfloat16().float()
 

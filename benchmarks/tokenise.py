@@ -33,8 +33,8 @@ from typing import Any
 import measure
 from nlora.data import token_cache
 from nlora.data.task import Example, Task
-from nlora.data.token_cache import EncodedCache
-from nlora.data.tokenize import Encoder
+from nlora.data.token_cache import TokenCache
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.models.backbone import load_tokenizer
 from nlora.training.peak_memory import peak_memory_bytes
 
@@ -60,8 +60,8 @@ def encode(options: argparse.Namespace) -> dict[str, Any]:
     task = measure.read_task(options.data, options.dataset)
     examples = many(task, options.examples[0])
     tokenizer = load_tokenizer(options.model)
-    cache = EncodedCache(tokenizer, options.cache) if options.cache else None
-    encoder = Encoder(
+    cache = TokenCache(tokenizer, options.cache) if options.cache else None
+    encoder = ExampleTokenizer(
         tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50, cache=cache
     )
     before_bytes = peak_memory_bytes()

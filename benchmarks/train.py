@@ -41,10 +41,10 @@ import measure
 from measure import Spread
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
-from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.target_modules import target_names
 from nlora.training.peak_memory import peak_memory_bytes
 from nlora.training.trainer import train
@@ -68,15 +68,15 @@ class Turn:
     penalty_seconds: float = 0.0
 
 
-Contestant = Callable[[Sequence[Encoded], int], Turn]
+Contestant = Callable[[Sequence[TokenizedExample], int], Turn]
 
 
 def nlora(backbone: Backbone, batch_size: int, plain: bool) -> Contestant:
     """nlora as a run's first stage, with its own penalty or the plain one."""
 
-    def turn(examples: Sequence[Encoded], seed: int) -> Turn:
+    def turn(examples: Sequence[TokenizedExample], seed: int) -> Turn:
         model: Any = backbone.model
-        adapter = Adapter.attach(model, LORA, seed=seed)
+        adapter = LoraAdapter.attach(model, LORA, seed=seed)
         method: Any = build("nlora", {"penalty": "update_l1"})
 
         def penalty() -> Tensor | None:
@@ -95,7 +95,7 @@ def nlora(backbone: Backbone, batch_size: int, plain: bool) -> Contestant:
     return turn
 
 
-def plain_penalty(adapter: Adapter, weight: float) -> Tensor:
+def plain_penalty(adapter: LoraAdapter, weight: float) -> Tensor:
     """λ·Σ|s·B@A| as one writes it down; autograd keeps every update."""
     terms = [(f.scaling * (f.B @ f.A)).abs().sum() for f in adapter.factors().values()]
     return weight * torch.stack(terms).sum()
@@ -105,7 +105,7 @@ def plain_lora(backbone: Backbone, batch_size: int, grouped: bool) -> Contestant
     """transformers' Trainer with PEFT's LoRA, as their documentation shows it."""
     tokenizer: Any = backbone.tokenizer
 
-    def turn(examples: Sequence[Encoded], seed: int) -> Turn:
+    def turn(examples: Sequence[TokenizedExample], seed: int) -> Turn:
         backbone_model: Any = backbone.model
         lora = LoraConfig(
             task_type="SEQ_2_SEQ_LM" if backbone.encoder_decoder else "CAUSAL_LM",
@@ -155,7 +155,7 @@ class GroupedTrainer(Trainer):
         return get_length_grouped_indices(lengths, self.args.train_batch_size, mega_batch_mult=50)
 
 
-def _row(example: Encoded, encoder_decoder: bool) -> dict[str, list[int]]:
+def _row(example: TokenizedExample, encoder_decoder: bool) -> dict[str, list[int]]:
     prompt, answer = list(example.prompt_ids), list(example.answer_ids)
     if encoder_decoder:
         return {"input_ids": prompt, "attention_mask": [1] * len(prompt), "labels": answer}
@@ -196,7 +196,7 @@ def measure_speed(options: argparse.Namespace) -> tuple[dict[str, list[Turn]], i
     return measure.interleave(turns, options.rounds), tokens
 
 
-def _turn_of_round(turn: Contestant, shares: Sequence[list[Encoded]], number: int) -> Turn:
+def _turn_of_round(turn: Contestant, shares: Sequence[list[TokenizedExample]], number: int) -> Turn:
     return turn(shares[number], number)
 
 

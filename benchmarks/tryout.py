@@ -22,11 +22,11 @@ import torch
 import measure
 from measure import Spread
 from nlora.config.load import load_config
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.evaluation.label_scoring import LabelTree, _scores
-from nlora.evaluation.prefill import Reader, Reading
+from nlora.evaluation.prefill import Prefill, Prefiller
 from nlora.models.backbone import load_backbone, load_tokenizer
-from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packing_is_exact
 from nlora.runs.plan import make_plan
 from nlora.runs.tryout import probes, try_out
@@ -48,7 +48,7 @@ def of_recipe(source: str, overrides: Sequence[str], rounds: int) -> dict[str, S
             return time.perf_counter() - begin
 
         def trained(seed: int) -> float:
-            adapter = Adapter.attach(backbone.model, config.lora, seed=seed)
+            adapter = LoraAdapter.attach(backbone.model, config.lora, seed=seed)
             one = options.model_copy(update={"epochs": 1, "report_to": ()})
             result = train(backbone, adapter, some, one, penalty=lambda: None, seed=seed, folder=Path(folder))
             adapter.detach()
@@ -75,10 +75,13 @@ def of_labels(model: str, count: int, prompts: int, rounds: int) -> dict[str, Sp
 
     def score(seed: int, name: str) -> float:
         draw = random.Random(seed)
-        texts = [Encoded([draw.randrange(5, len(tokenizer)) for _ in range(40)], []) for _ in range(prompts)]
+        texts = [
+            TokenizedExample([draw.randrange(5, len(tokenizer)) for _ in range(40)], [])
+            for _ in range(prompts)
+        ]
         begin = time.perf_counter()
         with torch.inference_mode():
-            reading = Reader(backbone.model, texts, pad_id=0, packs=packs).read(texts)
+            reading = Prefiller(backbone.model, texts, pad_id=0, packs=packs).read(texts)
             counted = _Counted(reading)
             scores = _scores(counted, tree, all_labels=name == "every label")
         answers[name].append(scores.argmax(1).tolist())
@@ -103,7 +106,7 @@ def of_labels(model: str, count: int, prompts: int, rounds: int) -> dict[str, Sp
 class _Counted:
     """A reading whose passes are counted."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Prefill) -> None:
         self._reading, self.passes = reading, 0
         self.first = reading.first
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nlora.models.lora_factors import Factors, State
+from nlora.models.lora_factors import AdapterState, LoraFactors
 
 CASES = ("task1_init", "task1_nonzeroB", "task2_init", "task2_nonzeroB")
 
@@ -33,8 +33,8 @@ class GoldenCase:
 
     numbers: dict[str, Any]
     batch: dict[str, Tensor]
-    new: State
-    earlier: State | None
+    new: AdapterState
+    earlier: AdapterState | None
     grads: dict[str, tuple[Tensor, Tensor]]
 
     @property
@@ -85,13 +85,14 @@ def load_model(shared: Path, arch: str) -> Any:
     return model.eval()
 
 
-def _state(stored: dict[str, Tensor], case: str, scaling: float) -> State:
+def _state(stored: dict[str, Tensor], case: str, scaling: float) -> AdapterState:
     """The new factors of a case; A lies with the task's initial case, and B is zero there."""
     task = case.partition("_")[0]
     As = _named(stored, f"{task}_init/param/", "A")
     Bs = _named(stored, f"{case}/param/", "B")
     return {
-        name: Factors(A, Bs.get(name, torch.zeros(A.shape[1], A.shape[0])), scaling) for name, A in As.items()
+        name: LoraFactors(A, Bs.get(name, torch.zeros(A.shape[1], A.shape[0])), scaling)
+        for name, A in As.items()
     }
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from nlora.cli.sweep import sweep_command
 from nlora.config.load import load_config
-from nlora.runs.folder import RunDir, write_stage_record
+from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.summary import StageRecord
 from nlora.sweeps.expand import Sweep
 from nlora.sweeps.runners import (
@@ -67,7 +67,7 @@ class Machine:
             return Ended(2)
         assert job.command[1:4] == ("-m", "nlora", "run")
         loaded = load_config(job.command[4], job.command[5:])
-        with RunDir.open(loaded.config, {}, loaded.base_folder) as run:
+        with RunFolder.open(loaded.config, {}, loaded.base_folder) as run:
             for stage, task in enumerate(loaded.config.tasks, start=1):
                 if run.is_committed(stage):
                     continue

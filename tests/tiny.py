@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from nlora.config.schema import LoraOptions
-from nlora.models.lora_adapter import Adapter, State
+from nlora.models.lora_adapter import AdapterState, LoraAdapter
 
 FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
@@ -33,7 +33,7 @@ def loss(model: Any) -> Any:
     return model(input_ids=IDS, labels=IDS).loss
 
 
-def spread(adapter: Adapter, seed: int = 3) -> None:
+def spread(adapter: LoraAdapter, seed: int = 3) -> None:
     """Give the fresh adapter a B that is not zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def assert_bitwise(model: Any, before: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def assert_same(one: State, other: State) -> None:
+def assert_same(one: AdapterState, other: AdapterState) -> None:
     assert one.keys() == other.keys()
     for name, f in one.items():
         assert torch.equal(f.A, other[name].A), name

@@ -11,33 +11,33 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nlora.models.lora_factors import Factors, State
+from nlora.models.lora_factors import AdapterState, LoraFactors
 from nlora.runs.summary import Summary, write_summary
 
 SHAPES = {"model.layers.0.q_proj": (12, 16), "model.layers.1.q_proj": (12, 16)}
 TASKS = ("r8", "news", "tweets")
 
 
-def random_factors(out: int, n_in: int, r: int, seed: int, scaling: float = 2.0) -> Factors:
+def random_factors(out: int, n_in: int, r: int, seed: int, scaling: float = 2.0) -> LoraFactors:
     generator = torch.Generator().manual_seed(seed)
-    return Factors(
+    return LoraFactors(
         torch.randn(r, n_in, generator=generator), torch.randn(out, r, generator=generator), scaling
     )
 
 
-def random_state(shapes: dict[str, tuple[int, int]], r: int, seed: int) -> State:
+def random_state(shapes: dict[str, tuple[int, int]], r: int, seed: int) -> AdapterState:
     return {
         name: random_factors(out, n_in, r, 1000 * seed + i)
         for i, (name, (out, n_in)) in enumerate(shapes.items())
     }
 
 
-def of_matrix(matrix: Tensor) -> Factors:
+def of_matrix(matrix: Tensor) -> LoraFactors:
     """A matrix as an update of full rank, so that any support can be made."""
-    return Factors(matrix.float(), torch.eye(len(matrix)), 1.0)
+    return LoraFactors(matrix.float(), torch.eye(len(matrix)), 1.0)
 
 
-def plain_measures(one: State, other: State, threshold: float) -> dict[str, float]:
+def plain_measures(one: AdapterState, other: AdapterState, threshold: float) -> dict[str, float]:
     """What `Comparison.pair_measures` gives for a pair, from whole updates in float64."""
     pairs = [(one[name], other[name]) for name in one if name in other]
     updates = [
@@ -62,7 +62,7 @@ def plain_measures(one: State, other: State, threshold: float) -> dict[str, floa
 
 def write_adapter(
     folder: Path,
-    state: State,
+    state: AdapterState,
     *,
     base: str = "tiny",
     tensors: dict[str, Tensor] | None = None,
@@ -86,7 +86,7 @@ def write_adapter(
 
 def write_run(
     folder: Path, *, stages: int = 3, method: str = "inclora", shapes: dict[str, tuple[int, int]] = SHAPES
-) -> list[State]:
+) -> list[AdapterState]:
     """A run's folder with so many finished stages; returns their adapters."""
     R = [[90.0, None, None], [70.0, 80.0, None], [75.0, 60.0, 50.0]]
     rows = [row if k < stages else [None] * 3 for k, row in enumerate(R)]

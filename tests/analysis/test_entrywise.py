@@ -11,7 +11,7 @@ from nlora.analysis import entrywise as walk
 from nlora.analysis.bitsets import counts, filled, packed, pair_counts, put, words_for
 from nlora.analysis.buffers import Scratch
 from nlora.analysis.entrywise import entrywise
-from nlora.models.lora_factors import Factors
+from nlora.models.lora_factors import LoraFactors
 
 
 def test_bits_are_counted_for_every_pair() -> None:
@@ -70,7 +70,7 @@ def test_disjoint_supports_never_collide() -> None:
 
 def test_equal_updates_collide_wherever_they_are_large() -> None:
     f = random_factors(30, 20, 4, seed=5)
-    opposite = Factors(f.A, f.B, -f.scaling)
+    opposite = LoraFactors(f.A, f.B, -f.scaling)
     made = entrywise([f, f, opposite], 1.5)
     assert made.both.tolist() == [made.large[0]] * 3
     assert made.unlike.tolist() == [0, made.large[0], made.large[0]]

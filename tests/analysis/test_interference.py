@@ -14,7 +14,7 @@ from states import plain_measures, random_factors, random_state
 from nlora.analysis.interference import compare_states
 from nlora.analysis.threshold import DEFAULT_FACTOR
 from nlora.errors import AdapterError
-from nlora.models.lora_factors import Factors, State
+from nlora.models.lora_factors import AdapterState, LoraFactors
 
 SHAPES = {
     f"model.layers.{i}.{kind}": shape
@@ -24,14 +24,14 @@ SHAPES = {
 
 
 @pytest.fixture
-def states() -> dict[str, State]:
+def states() -> dict[str, AdapterState]:
     """Three adapters of different ranks; the second lacks a module, the third another."""
     made = {name: random_state(SHAPES, r, seed) for name, r, seed in (("a", 2, 1), ("b", 4, 2), ("c", 1, 3))}
     del made["b"]["model.layers.1.q_proj"], made["c"]["model.layers.0.v_proj"]
     return made
 
 
-def test_every_pair_is_what_whole_updates_show(states: dict[str, State]) -> None:
+def test_every_pair_is_what_whole_updates_show(states: dict[str, AdapterState]) -> None:
     comparison = compare_states(states, threshold=1.0)
     pairs = comparison.to_json()["pairs"]
     assert list(pairs) == ["a|b", "a|c", "b|c"]
@@ -41,7 +41,7 @@ def test_every_pair_is_what_whole_updates_show(states: dict[str, State]) -> None
         assert {key: made[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
-def test_one_module_alone_is_a_comparison_of_that_module(states: dict[str, State]) -> None:
+def test_one_module_alone_is_a_comparison_of_that_module(states: dict[str, AdapterState]) -> None:
     comparison = compare_states(states, threshold=1.0)
     module = "model.layers.0.q_proj"
     alone = compare_states({name: {module: state[module]} for name, state in states.items()}, threshold=1.0)
@@ -50,7 +50,7 @@ def test_one_module_alone_is_a_comparison_of_that_module(states: dict[str, State
         assert values[:, m] == pytest.approx(alone.pair_measures()[measure], rel=1e-5), measure
 
 
-def test_the_average_is_over_pairs_and_rates_are_over_entries(states: dict[str, State]) -> None:
+def test_the_average_is_over_pairs_and_rates_are_over_entries(states: dict[str, AdapterState]) -> None:
     values = compare_states(states, threshold=1.0).to_json()
     rates = [own["collision_rate"] for own in values["pairs"].values()]
     assert values["average_collision_rate"] == pytest.approx(sum(rates) / 3)
@@ -62,7 +62,7 @@ def test_the_average_is_over_pairs_and_rates_are_over_entries(states: dict[str, 
         assert own["collision_rate"] == pytest.approx(weighted, rel=1e-4)
 
 
-def test_layers_and_kinds_are_rates_over_their_modules(states: dict[str, State]) -> None:
+def test_layers_and_kinds_are_rates_over_their_modules(states: dict[str, AdapterState]) -> None:
     values = compare_states({"a": states["a"], "b": states["b"]}, threshold=1.0).to_json()
     assert values["layers"] == [0, 0, 1, 1]
     assert values["kinds"] == ["q_proj", "v_proj", "q_proj", "v_proj"]
@@ -76,7 +76,7 @@ def test_layers_and_kinds_are_rates_over_their_modules(states: dict[str, State])
     assert values["by_layer"]["average_collision_rate"][0] == pytest.approx(both, rel=1e-4)
 
 
-def test_adapters_are_described_over_their_own_modules(states: dict[str, State]) -> None:
+def test_adapters_are_described_over_their_own_modules(states: dict[str, AdapterState]) -> None:
     values = compare_states(states, threshold=1.0).to_json()
     for name, state in states.items():
         updates = [f.update().double() for f in state.values()]
@@ -92,14 +92,14 @@ def test_adapters_are_described_over_their_own_modules(states: dict[str, State])
     assert "b lacks 1 of 4 modules (model.layers.1.q_proj)" in compare_states(states).notes[0]
 
 
-def scaled(states: dict[str, State], factor: float) -> dict[str, State]:
+def scaled(states: dict[str, AdapterState], factor: float) -> dict[str, AdapterState]:
     return {
-        name: {module: Factors(f.A, f.B, f.scaling * factor) for module, f in state.items()}
+        name: {module: LoraFactors(f.A, f.B, f.scaling * factor) for module, f in state.items()}
         for name, state in states.items()
     }
 
 
-def test_the_default_threshold_is_scale_free_and_said(states: dict[str, State]) -> None:
+def test_the_default_threshold_is_scale_free_and_said(states: dict[str, AdapterState]) -> None:
     one, other = compare_states(states), compare_states(scaled(states, 1 / 1024))
     assert other.threshold == pytest.approx(one.threshold / 1024, rel=1e-9)
     assert other.collision_rate() == pytest.approx(one.collision_rate(), abs=1e-12)
@@ -114,7 +114,7 @@ def test_the_default_threshold_is_scale_free_and_said(states: dict[str, State]) 
 
 
 def test_a_smaller_adapter_collides_less_at_one_threshold_but_not_at_its_own(
-    states: dict[str, State],
+    states: dict[str, AdapterState],
 ) -> None:
     small = {"a": states["a"], "b": scaled(states, 0.01)["b"]}
     one, other = compare_states({"a": states["a"], "b": states["b"]}), compare_states(small)
@@ -125,7 +125,7 @@ def test_a_smaller_adapter_collides_less_at_one_threshold_but_not_at_its_own(
     )
 
 
-def test_curves_fall_and_pass_through_the_exact_rate(states: dict[str, State]) -> None:
+def test_curves_fall_and_pass_through_the_exact_rate(states: dict[str, AdapterState]) -> None:
     comparison = compare_states(states, threshold=1.23)
     curve = comparison.curve
     assert (np.diff(curve.at) > 0).all()
@@ -138,7 +138,9 @@ def test_curves_fall_and_pass_through_the_exact_rate(states: dict[str, State]) -
     assert curve.density[:, at] == pytest.approx(comparison.density())
 
 
-def test_threads_do_not_change_the_numbers(states: dict[str, State], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_do_not_change_the_numbers(
+    states: dict[str, AdapterState], monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = compare_states(states).to_json()
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -150,8 +152,8 @@ def test_threads_do_not_change_the_numbers(states: dict[str, State], monkeypatch
     assert shared == alone
 
 
-def test_a_zero_update_meets_nobody(states: dict[str, State]) -> None:
-    zero = {module: Factors(f.A, torch.zeros_like(f.B), f.scaling) for module, f in states["a"].items()}
+def test_a_zero_update_meets_nobody(states: dict[str, AdapterState]) -> None:
+    zero = {module: LoraFactors(f.A, torch.zeros_like(f.B), f.scaling) for module, f in states["a"].items()}
     comparison = compare_states({"a": states["a"], "zero": zero})
     values = comparison.to_json()
     json.dumps(values, allow_nan=False)
@@ -164,7 +166,7 @@ def test_a_zero_update_meets_nobody(states: dict[str, State]) -> None:
     assert compare_states({"one": zero, "two": zero}).to_json()["average_collision_rate"] == 0.0
 
 
-def test_one_adapter_alone_has_no_pairs(states: dict[str, State]) -> None:
+def test_one_adapter_alone_has_no_pairs(states: dict[str, AdapterState]) -> None:
     values = compare_states({"a": states["a"]}).to_json()
     assert values["pairs"] == {}
     assert values["average_collision_rate"] is None
@@ -174,8 +176,8 @@ def test_one_adapter_alone_has_no_pairs(states: dict[str, State]) -> None:
 
 def test_bfloat16_factors_on_a_graph_are_read_as_they_are() -> None:
     f = random_factors(8, 8, 2, seed=1)
-    live = Factors(f.A.bfloat16().requires_grad_(), f.B.bfloat16().requires_grad_(), 2.0)
-    exact = Factors(live.A.detach().float(), live.B.detach().float(), 2.0)
+    live = LoraFactors(f.A.bfloat16().requires_grad_(), f.B.bfloat16().requires_grad_(), 2.0)
+    exact = LoraFactors(live.A.detach().float(), live.B.detach().float(), 2.0)
     made = compare_states({"live": {"m.0.q": live}, "exact": {"m.0.q": exact}}, 0.5).pair_measures()
     assert made["cosine"][0] == pytest.approx(1.0)
     assert made["overlap_energy"][0] == pytest.approx(1.0, rel=1e-5)
@@ -193,13 +195,13 @@ def test_bfloat16_factors_on_a_graph_are_read_as_they_are() -> None:
     ],
     ids=["shape", "nothing in common", "nan", "empty"],
 )  # fmt: skip
-def test_what_cannot_be_compared(states: dict[str, State], change: Any, message: str) -> None:
+def test_what_cannot_be_compared(states: dict[str, AdapterState], change: Any, message: str) -> None:
     change(states)
     with pytest.raises(AdapterError, match=message):
         compare_states(states)
 
 
 @pytest.mark.parametrize("threshold", [-1.0, math.nan, math.inf])
-def test_a_threshold_is_a_number_from_zero(states: dict[str, State], threshold: float) -> None:
+def test_a_threshold_is_a_number_from_zero(states: dict[str, AdapterState], threshold: float) -> None:
     with pytest.raises(ValueError, match="is not a number >= 0"):
         compare_states(states, threshold)

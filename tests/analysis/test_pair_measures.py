@@ -10,7 +10,7 @@ import torch
 from states import of_matrix, random_factors
 
 from nlora.analysis.pair_measures import pair_measures, pairs_of, principal_angles
-from nlora.models.lora_factors import Factors
+from nlora.models.lora_factors import LoraFactors
 
 
 def test_pairs_come_row_by_row() -> None:
@@ -37,8 +37,8 @@ def test_products_of_factors_are_those_of_updates(out: int, n_in: int) -> None:
         assert made.column_angle[p] == pytest.approx(math.degrees(math.acos(min(1, cosines[1]))), abs=1e-4)
 
 
-def outer(column: list[float], row: list[float]) -> Factors:
-    return Factors(torch.tensor([row]), torch.tensor(column)[:, None], 1.0)
+def outer(column: list[float], row: list[float]) -> LoraFactors:
+    return LoraFactors(torch.tensor([row]), torch.tensor(column)[:, None], 1.0)
 
 
 def test_angles_in_the_plane() -> None:
@@ -53,7 +53,7 @@ def test_all_principal_angles_smallest_first() -> None:
     turned = torch.zeros(2, 4)
     for i, angle in enumerate((70, 20)):
         turned[i, i], turned[i, i + 2] = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    f, g = Factors(torch.eye(2, 4), torch.eye(3, 2), 1.0), Factors(turned, torch.eye(3, 2), 1.0)
+    f, g = LoraFactors(torch.eye(2, 4), torch.eye(3, 2), 1.0), LoraFactors(turned, torch.eye(3, 2), 1.0)
     rows, columns = principal_angles(f, g)
     assert rows == pytest.approx([20.0, 70.0], abs=1e-4)
     assert columns == pytest.approx([0.0, 0.0], abs=1e-4)
@@ -73,7 +73,7 @@ def test_equal_and_disjoint_updates() -> None:
 
 def test_a_zero_update_has_no_angle() -> None:
     f = random_factors(8, 6, 2, seed=1)
-    zero = Factors(f.A, torch.zeros_like(f.B), 1.0)
+    zero = LoraFactors(f.A, torch.zeros_like(f.B), 1.0)
     made = pair_measures([f, zero, f])
     assert np.isnan(made.row_angle).tolist() == [True, False, True]
     assert np.isnan(made.column_angle).tolist() == [True, False, True]
@@ -85,7 +85,7 @@ def test_the_angle_does_not_depend_on_how_the_update_is_split() -> None:
     """O-LoRA's orthogonality does: another pair of factors of the same update gives another number."""
     f, g = random_factors(8, 6, 2, seed=1), random_factors(8, 6, 2, seed=2)
     mixed = torch.tensor([[2.0, 1.0], [0.0, 0.5]])
-    other = Factors(mixed @ f.A, f.B @ torch.linalg.inv(mixed), f.scaling)
+    other = LoraFactors(mixed @ f.A, f.B @ torch.linalg.inv(mixed), f.scaling)
     one, two = pair_measures([f, g]), pair_measures([other, g])
     assert one.row_angle == pytest.approx(two.row_angle, abs=1e-4)
     assert one.product == pytest.approx(two.product, rel=1e-4)

@@ -9,7 +9,7 @@ import torch
 from states import of_matrix, random_factors
 
 from nlora.analysis.spectrum import effective_rank, nuclear_norm, reduced_svds, stable_rank
-from nlora.models.lora_factors import Factors, stack
+from nlora.models.lora_factors import LoraFactors, stack
 
 
 @pytest.mark.parametrize(("out", "n_in", "r"), [(12, 7, 3), (5, 20, 4), (3, 4, 6), (9, 9, 1)])
@@ -37,7 +37,7 @@ def test_updates_of_different_ranks_are_done_at_once() -> None:
 def test_a_difference_that_is_rounding_alone_is_no_direction() -> None:
     f = random_factors(30, 20, 2, seed=3)
     g = random_factors(30, 20, 1, seed=4)
-    again = Factors(f.A, f.B, -f.scaling)
+    again = LoraFactors(f.A, f.B, -f.scaling)
     spectra = reduced_svds([stack([f, g, again])])  # f + g - f
     assert int((spectra.V[0].square().sum(0) > 0).sum()) == 1
 
@@ -58,5 +58,5 @@ def test_ranks_in_closed_form() -> None:
 
 def test_a_zero_update_has_rank_zero() -> None:
     f = random_factors(6, 5, 2, seed=0)
-    S = reduced_svds([Factors(f.A, torch.zeros_like(f.B), 1.0)]).S
+    S = reduced_svds([LoraFactors(f.A, torch.zeros_like(f.B), 1.0)]).S
     assert [float(m(S)) for m in (nuclear_norm, stable_rank, effective_rank)] == [0.0, 0.0, 0.0]

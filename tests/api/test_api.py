@@ -21,7 +21,7 @@ from transformers.utils import logging
 import nlora
 from helpers import DESK_TASKS, desk_values
 from nlora.cli.evaluate import tasks_to_ask
-from nlora.runs.checkpoint import Served, read_stage
+from nlora.runs.checkpoint import ServedModel, read_stage
 from tiny import IDS, logits
 
 TinyModel = Callable[[str], Path]
@@ -30,7 +30,7 @@ TinyModel = Callable[[str], Path]
 def asked_model(run: nlora.Run, stage: int) -> Any:
     """The model that gives the run's answers, with whatever nlora puts around it."""
     chosen = read_stage(run.folder, stage)
-    served = Served(chosen, [one.task for one in tasks_to_ask(chosen)])
+    served = ServedModel(chosen, [one.task for one in tasks_to_ask(chosen)])
     served._learned.serve(served._method, 0)
     return served._evaluator._backbone.model
 

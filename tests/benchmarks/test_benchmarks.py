@@ -14,10 +14,10 @@ import torch
 
 from helpers import write_config
 from nlora.config.schema import LoraOptions
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.kernels.l1 import update_l1
-from nlora.models.lora_adapter import Adapter
-from nlora.models.lora_factors import Factors
+from nlora.models.lora_adapter import LoraAdapter
+from nlora.models.lora_factors import LoraFactors
 from tiny import LORA, load, weights
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -43,9 +43,9 @@ def benchmark_folder(tmp_path: Path) -> Path:
     return tmp_path / "CL_Benchmark"
 
 
-def examples(lengths: list[int]) -> list[Encoded]:
+def examples(lengths: list[int]) -> list[TokenizedExample]:
     """One example of each length, its answer of one token included."""
-    return [Encoded([7] * (n - 1), [1]) for n in lengths]
+    return [TokenizedExample([7] * (n - 1), [1]) for n in lengths]
 
 
 def test_the_spread_is_the_median_with_the_least_and_the_most(script: Callable[[str], Any]) -> None:
@@ -129,7 +129,7 @@ def test_positions_are_those_that_the_model_embeds(
 def test_the_plain_penalty_is_the_same_number_with_the_same_gradients(
     script: Callable[[str], Any], tiny_model: Callable[[str], Path]
 ) -> None:
-    adapter = Adapter.attach(load(tiny_model("llama")), LORA, seed=1)
+    adapter = LoraAdapter.attach(load(tiny_model("llama")), LORA, seed=1)
     factors = list(adapter.factors().values())
     with torch.no_grad():
         for f in factors:
@@ -267,7 +267,7 @@ def test_what_rounding_leaves_of_an_update(
 ) -> None:
     """Weights of 1, near which bfloat16 numbers are 1/128 apart, and 1/256 below."""
     rounding = script("rounding")
-    f = Factors(torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[2**-10], [2**-7], [1.01 * 2**-8]]), 1.0)
+    f = LoraFactors(torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[2**-10], [2**-7], [1.01 * 2**-8]]), 1.0)
     assert torch.equal(
         rounding.folded(torch.ones(3, 3), f) * 128, torch.tensor([[0.0], [1], [1]]).expand(3, 3)
     )
@@ -276,8 +276,8 @@ def test_what_rounding_leaves_of_an_update(
     model = load(tiny_model("llama"))
     layer: Any = model.get_submodule(name)
     layer.weight.data.fill_(1.0)
-    adapter = Adapter.attach(model, LoraOptions(r=1, alpha=1, dropout=0.0, targets=(name,)), seed=0)
-    ones = Factors(torch.ones(1, 32), torch.full((32, 1), 2.0**-7), 1.0)
+    adapter = LoraAdapter.attach(model, LoraOptions(r=1, alpha=1, dropout=0.0, targets=(name,)), seed=0)
+    ones = LoraFactors(torch.ones(1, 32), torch.full((32, 1), 2.0**-7), 1.0)
     ones.B[:8] = 2.0**-10
     adapter.load_state({name: ones})
     adapter.save(tmp_path / "outputs" / "1-first" / "adapter", base_model="any")

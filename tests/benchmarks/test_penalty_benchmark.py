@@ -21,7 +21,7 @@ def benchmark_script(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_contestants_compute_the_same(benchmark_script: Any) -> None:
-    factors = benchmark_script.Factors([(12, 20), (5, 20), (12, 20)], 4, torch.float32)
+    factors = benchmark_script.LoraFactors([(12, 20), (5, 20), (12, 20)], 4, torch.float32)
     wanted = sum(
         (4.0 * (B.detach() @ A.detach())).abs().sum().item()
         for A, B in zip(factors.As, factors.Bs, strict=True)
@@ -33,7 +33,7 @@ def test_the_contestants_compute_the_same(benchmark_script: Any) -> None:
 def test_the_extra_memory_is_the_peak_of_the_allocations(benchmark_script: Any) -> None:
     """Two tensors of 4 MB at once, a third of 8 MB after the second is gone: 12 MB and a little."""
     x = torch.ones(1, requires_grad=True)
-    factors = benchmark_script.Factors([(2, 2)], 1, torch.float32)
+    factors = benchmark_script.LoraFactors([(2, 2)], 1, torch.float32)
 
     def work(_: Any) -> torch.Tensor:
         kept = torch.empty(10**6)
@@ -48,7 +48,7 @@ def test_the_extra_memory_is_the_peak_of_the_allocations(benchmark_script: Any) 
 def test_a_large_module_needs_a_small_part_of_what_autograd_needs(
     benchmark_script: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    factors = benchmark_script.Factors([(2048, 2048)], 8, torch.float32)
+    factors = benchmark_script.LoraFactors([(2048, 2048)], 8, torch.float32)
     out_times_in_bytes = 4 * 2048 * 2048
     assert benchmark_script.extra_bytes(benchmark_script.plain, factors) >= 2 * out_times_in_bytes
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from nlora.config.recover import usable
+from nlora.config.recover import drop_invalid
 from nlora.config.schema import Config
 
 RIGHT: dict[str, Any] = {"tasks": ["a", {"name": "b"}], "train": {"epochs": 3}, "seed": 7}
 
 
 def test_a_right_configuration_stays_whole() -> None:
-    assert usable(RIGHT) == (Config.model_validate(RIGHT), frozenset())
+    assert drop_invalid(RIGHT) == (Config.model_validate(RIGHT), frozenset())
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_right_configuration_stays_whole() -> None:
 )
 def test_what_is_wrong_goes_and_the_rest_stays(mistake: dict[str, Any], doubtful: tuple[str, ...]) -> None:
     before = {**RIGHT, **mistake}
-    config, keys = usable(before)
+    config, keys = drop_invalid(before)
     assert keys == {doubtful}
     assert config == Config.model_validate(RIGHT)
     assert before == {**RIGHT, **mistake}, "the values given must stay as they are"
@@ -42,7 +42,7 @@ def test_what_is_wrong_goes_and_the_rest_stays(mistake: dict[str, Any], doubtful
     "wrong", [5, {"name": "x", "trian": "f"}, {"train": "f"}, {"name": "x", "train": "f"}]
 )
 def test_a_wrong_task_keeps_its_place(wrong: Any) -> None:
-    config, keys = usable({**RIGHT, "tasks": ["a", wrong, "c"]})
+    config, keys = drop_invalid({**RIGHT, "tasks": ["a", wrong, "c"]})
     assert keys == {("tasks", 1)}
     assert config is not None
     assert [config.tasks[0].name, config.tasks[2].name] == ["a", "c"]
@@ -50,7 +50,7 @@ def test_a_wrong_task_keeps_its_place(wrong: Any) -> None:
 
 
 def test_options_that_are_wrong_only_together_go_with_their_section() -> None:
-    config, keys = usable({**RIGHT, "train": {"batch_size": 8, "micro_batch_size": 3}})
+    config, keys = drop_invalid({**RIGHT, "train": {"batch_size": 8, "micro_batch_size": 3}})
     assert keys == {("train",)}
     assert config is not None
     assert config.train == Config.model_validate({"tasks": ["a"]}).train
@@ -58,7 +58,7 @@ def test_options_that_are_wrong_only_together_go_with_their_section() -> None:
 
 @pytest.mark.parametrize("tasks", [None, 3, [], {}])
 def test_without_tasks_the_rest_can_still_be_checked(tasks: Any) -> None:
-    config, keys = usable({**RIGHT, "tasks": tasks})
+    config, keys = drop_invalid({**RIGHT, "tasks": tasks})
     assert keys == {("tasks",)}
     assert config is not None
     assert config.seed == 7

@@ -9,8 +9,8 @@ import pytest
 
 from nlora.data import token_cache
 from nlora.data.task import Example, Task
-from nlora.data.token_cache import EncodedCache
-from nlora.data.tokenize import Encoder
+from nlora.data.token_cache import TokenCache
+from nlora.data.tokenize import ExampleTokenizer
 
 LABELS = ("World", "Sports")
 TASK = Task("agnews", "TC", "What is the topic?", LABELS, (), ())
@@ -27,10 +27,10 @@ def keep_everything(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache / "encoded"
 
 
-def make(tokenizer: Any, *, cached: bool = True, **options: Any) -> Encoder:
+def make(tokenizer: Any, *, cached: bool = True, **options: Any) -> ExampleTokenizer:
     """An encoder like every other, but for the options."""
     options = {"encoder_decoder": False, "max_source_tokens": 128, "max_target_tokens": 50} | options
-    return Encoder(tokenizer, cache=EncodedCache(tokenizer) if cached else None, **options)
+    return ExampleTokenizer(tokenizer, cache=TokenCache(tokenizer) if cached else None, **options)
 
 
 def files(folder: Path) -> list[str]:
@@ -38,7 +38,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def lock_up(encoder: Encoder | type[Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+def lock_up(encoder: ExampleTokenizer | type[ExampleTokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on, this encoder, or all of them, may not tokenise a prompt."""
 
     def refuse(*_: Any) -> None:

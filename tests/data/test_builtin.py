@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlora.data import builtin, downloads, prompts
-from nlora.data.builtin import SOURCES, TASKS, EmbeddedTask, Text, build, cut
+from nlora.data.builtin import SOURCES, TASKS, BuiltinTask, Text, build, cut
 from nlora.errors import InputErrors
 
 HEADER = "Category\tText\nd\tstring\nclass\t\n"
-TOPICS = EmbeddedTask(
+TOPICS = BuiltinTask(
     "reuters", "Topic?", {"earn": "profit", "crude": "oil"}, train_per_label=3, test_per_label=2
 )
 
@@ -112,11 +112,11 @@ def test_the_real_tasks_are_as_the_table_says() -> None:
 def test_prompts_of_the_real_tasks_are_short_and_so_are_their_labels() -> None:
     from transformers import AutoTokenizer
 
-    from nlora.data.tokenize import Encoder
+    from nlora.data.tokenize import ExampleTokenizer
 
     gguf = downloads.smollm2_gguf()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    encoder = Encoder(tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=8)
+    encoder = ExampleTokenizer(tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=8)
     for name in builtin.names():
         task = builtin.read(name)
         encoded = encoder.encode(task, task.train + task.test)

@@ -11,25 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kept_tokens import TASK, keep_everything, make
 
-from nlora.data.columns import Encoded, EncodedRows, block_of, shared_prefix
+from nlora.data.columns import TokenizedExample, TokenizedExamples, block_of, shared_prefix
 from nlora.data.task import Example, Task
 
 some_ids = st.lists(st.integers(0, 2), max_size=6)
-examples_of = st.lists(st.builds(Encoded, some_ids, some_ids), min_size=1, max_size=5)
+examples_of = st.lists(st.builds(TokenizedExample, some_ids, some_ids), min_size=1, max_size=5)
 
 
-def rows_of(examples: list[Encoded], size: int) -> EncodedRows:
+def rows_of(examples: list[TokenizedExample], size: int) -> TokenizedExamples:
     """In blocks of some size; every second one is said to be shortened."""
     cut = [i % 2 for i in range(len(examples))]
     starts = range(0, len(examples), size)
     first = examples[0].prompt_ids
-    return EncodedRows(block_of(first, examples[i : i + size], cut[i : i + size]) for i in starts)
+    return TokenizedExamples(block_of(first, examples[i : i + size], cut[i : i + size]) for i in starts)
 
 
 @given(sets=st.lists(examples_of, max_size=3), size=st.integers(1, 4))
-def test_columns_tell_what_lists_tell(sets: list[list[Encoded]], size: int) -> None:
+def test_columns_tell_what_lists_tell(sets: list[list[TokenizedExample]], size: int) -> None:
     """One set of examples, or several, one after another, as replayed tasks are."""
-    rows = EncodedRows(block for some in sets for block in rows_of(some, size).blocks)
+    rows = TokenizedExamples(block for some in sets for block in rows_of(some, size).blocks)
     examples = [example for some in sets for example in some]
     assert rows == examples
     assert len(rows) == len(examples)

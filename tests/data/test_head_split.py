@@ -25,7 +25,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from nlora.data.head_split import split_head
 from nlora.data.prompts import TAIL, head, prompt
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import Encoder
+from nlora.data.tokenize import ExampleTokenizer
 
 LABELS = (
     "World",
@@ -163,9 +163,9 @@ WHOLE = [unknown_pattern, across_words, unsplit_unigram, *ADDED, own, ByT5Tokeni
 made = cache(lambda make: make())  # training is not the same twice
 
 
-def encoder_of(make: Any, **options: Any) -> Encoder:
+def encoder_of(make: Any, **options: Any) -> ExampleTokenizer:
     options = {"max_source_tokens": 10_000, "max_target_tokens": 50} | options
-    return Encoder(made(make), encoder_decoder=False, **options)
+    return ExampleTokenizer(made(make), encoder_decoder=False, **options)
 
 
 def split(make: Any, text: str) -> tuple[list[int], str]:

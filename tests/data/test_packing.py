@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from nlora.data.collate import IGNORED
 from nlora.data.packing import pack, pack_rests
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 
 TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 
 
-def make(shared: list[int], rests: list[tuple[list[int], list[int]]]) -> list[Encoded]:
-    return [Encoded([*shared, *rest], answer) for rest, answer in rests]
+def make(shared: list[int], rests: list[tuple[list[int], list[int]]]) -> list[TokenizedExample]:
+    return [TokenizedExample([*shared, *rest], answer) for rest, answer in rests]
 
 
 @given(st.lists(st.integers(0, 9), max_size=5), st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=5))
@@ -48,14 +48,14 @@ def test_what_all_prompts_begin_with_stands_once(count: int) -> None:
 
 def test_the_last_prompt_token_stays_in_its_row() -> None:
     """Its logits predict the first answer token; prompts that are the same share all but that one."""
-    batch = pack([Encoded([1, 2, 3], [4]), Encoded([1, 2, 3], [5])])
+    batch = pack([TokenizedExample([1, 2, 3], [4]), TokenizedExample([1, 2, 3], [5])])
     assert batch["input_ids"].tolist() == [[1, 2, 3, 3]]
     assert batch["predict_at"].tolist() == [2, 3]
     assert batch["rows_at"].tolist() == [[2], [3]]
 
 
 def test_prompts_without_answers_ask_for_their_next_token() -> None:
-    prompts = [Encoded([1, 2, 3, 4], []), Encoded([1, 2, 5], [])]
+    prompts = [TokenizedExample([1, 2, 3, 4], []), TokenizedExample([1, 2, 5], [])]
     whole, rests = (pack_rests(prompts, 2, with_beginning=begins) for begins in (True, False))
     assert whole["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
     assert whole["predict_at"].tolist() == [3, 4]

@@ -6,13 +6,13 @@ import random
 
 import pytest
 
-from nlora.data.sampler import POOL_BATCHES, LengthOrder
+from nlora.data.sampler import POOL_BATCHES, LengthGroupedSampler
 
 LENGTHS = random.Random(7).choices(range(5, 300), k=1003)
 
 
 def epoch(number: int = 0, *, seed: int = 3, batch_size: int = 8) -> list[int]:
-    order = LengthOrder(LENGTHS, batch_size=batch_size, seed=seed)
+    order = LengthGroupedSampler(LENGTHS, batch_size=batch_size, seed=seed)
     order.set_epoch(number)
     assert len(order) == len(LENGTHS)
     return list(order)
@@ -27,7 +27,7 @@ def test_the_seed_and_the_epoch_decide_the_order() -> None:
     assert epoch() == epoch()
     assert epoch() != epoch(1)
     assert epoch() != epoch(seed=4)
-    order = LengthOrder(LENGTHS, batch_size=8, seed=3)
+    order = LengthGroupedSampler(LENGTHS, batch_size=8, seed=3)
     assert list(order) == list(order), "a pass must not depend on the passes before it"
 
 
@@ -65,6 +65,6 @@ def test_little_of_a_batch_is_padding() -> None:
 
 def test_a_pool_bounds_who_can_stand_beside_whom() -> None:
     # Pools of one example per batch cannot be sorted: the order is the shuffled one, batch by batch.
-    few = LengthOrder(list(range(POOL_BATCHES)), batch_size=1, seed=2)
+    few = LengthGroupedSampler(list(range(POOL_BATCHES)), batch_size=1, seed=2)
     assert sorted(few) == list(range(POOL_BATCHES))
     assert list(few) != sorted(few)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from nlora.data import prompts, token_cache
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import Encoder, shared_prefix
+from nlora.data.tokenize import ExampleTokenizer, shared_prefix
 from nlora.errors import InputErrors
 
 
@@ -244,7 +244,7 @@ def test_plans_and_scores_find_the_tokens_of_an_earlier_run(
         plan.encoder.encode(task, task.test)  # as the evaluator does
     assert len(files(folder)) == 4
 
-    lock_up(Encoder, monkeypatch)
+    lock_up(ExampleTokenizer, monkeypatch)
     again = make_plan(load_config(str(config), ["seed=4", "method=inclora", f"output_dir={tmp_path}/b"]))
     assert [list(rows) for rows in again.encoded] == [list(rows) for rows in plan.encoded]
     assert again.stages[0].prompt_tokens == plan.stages[0].prompt_tokens

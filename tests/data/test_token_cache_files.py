@@ -14,7 +14,7 @@ import pytest
 from kept_tokens import EXAMPLES, FEW, TASK, files, keep_everything, lock_up, make
 
 from nlora.data import token_cache
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.runs.atomic import TEMPORARY
 
 WEEK_SECONDS = 7 * 86_400
@@ -132,7 +132,7 @@ def _same_start(barrier: Any) -> None:
     _barrier = barrier
 
 
-def _race(model: str) -> list[Encoded]:
+def _race(model: str) -> list[TokenizedExample]:
     from nlora.models.backbone import load_tokenizer
 
     encoder = make(load_tokenizer(model))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nlora.data import cl_benchmark
 from nlora.data.prompts import TAIL, head, prompt
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import Encoder, shared_prefix
+from nlora.data.tokenize import ExampleTokenizer, shared_prefix
 from nlora.errors import InputErrors, ModelError
 
 LABELS = ("World", "Sports", "Science or Technology")
@@ -20,9 +20,9 @@ TASK = Task("agnews", "TC", "What is the topic?", LABELS, (), ())
 TEXT = "The quick brown fox jumps over the lazy dog, and then it runs to the market. "
 
 
-def make(tokenizer: Any, *, source: int = 512, target: int = 50, **options: Any) -> Encoder:
+def make(tokenizer: Any, *, source: int = 512, target: int = 50, **options: Any) -> ExampleTokenizer:
     options = {"encoder_decoder": False} | options
-    return Encoder(tokenizer, max_source_tokens=source, max_target_tokens=target, **options)
+    return ExampleTokenizer(tokenizer, max_source_tokens=source, max_target_tokens=target, **options)
 
 
 # Released ids

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from nlora.data.collate import Collator
 from nlora.data.prompts import prompt
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import Encoder
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.evaluation.label_scoring import LabelTree
 
 LABELS = (
@@ -163,8 +163,10 @@ causal = pytest.mark.parametrize("make", CAUSAL, ids=lambda make: make.__name__)
 every = pytest.mark.parametrize("make", [*CAUSAL, t5], ids=lambda make: make.__name__)
 
 
-def encoder_of(tokenizer: Any, *, encoder_decoder: bool = False) -> Encoder:
-    return Encoder(tokenizer, encoder_decoder=encoder_decoder, max_source_tokens=512, max_target_tokens=50)
+def encoder_of(tokenizer: Any, *, encoder_decoder: bool = False) -> ExampleTokenizer:
+    return ExampleTokenizer(
+        tokenizer, encoder_decoder=encoder_decoder, max_source_tokens=512, max_target_tokens=50
+    )
 
 
 @causal

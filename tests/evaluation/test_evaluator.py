@@ -14,7 +14,7 @@ import torch
 from helpers import learn, write_config
 from nlora.config.schema import Config, EvaluateOptions
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import Encoder
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.backbone import Backbone, load_backbone
 from nlora.runs.stage_results import accuracy, score_row
@@ -30,9 +30,9 @@ def task(labels: tuple[str, ...] | None = LABELS) -> Task:
     return Task("news", "TC", "What is the topic?", labels, test, test)
 
 
-def parts(model: Path, **options: Any) -> tuple[Backbone, Encoder, Evaluator]:
+def parts(model: Path, **options: Any) -> tuple[Backbone, ExampleTokenizer, Evaluator]:
     backbone = load_backbone(str(model))
-    encoder = Encoder(
+    encoder = ExampleTokenizer(
         backbone.tokenizer,
         encoder_decoder=backbone.encoder_decoder,
         max_source_tokens=128,

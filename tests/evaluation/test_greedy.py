@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.evaluation import prefill
 from nlora.evaluation.greedy import greedy, is_plain
-from nlora.evaluation.prefill import Reader
+from nlora.evaluation.prefill import Prefiller
 from nlora.models.backbone import load_backbone
 from nlora.models.packed_attention import packing_is_exact
 
@@ -22,10 +22,12 @@ TinyModel = Callable[[str], Path]
 FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 MOST_TOKENS = 24
 PREFIX = list(range(200, 230))
-PROMPTS = [Encoded(PREFIX + [40 + (i * j) % 90 for j in range(1, 30 - 2 * i)], []) for i in range(1, 13)]
+PROMPTS = [
+    TokenizedExample(PREFIX + [40 + (i * j) % 90 for j in range(1, 30 - 2 * i)], []) for i in range(1, 13)
+]
 
 
-def by_transformers(model: Any, end_id: int, prompts: list[Encoded]) -> list[list[int]]:
+def by_transformers(model: Any, end_id: int, prompts: list[TokenizedExample]) -> list[list[int]]:
     """`generate` on one padded batch, each answer up to its end token."""
     width = max(len(p.prompt_ids) for p in prompts)
     left = not model.config.is_encoder_decoder
@@ -63,7 +65,7 @@ def test_answers_are_those_of_generate(
     if single_passes:
         monkeypatch.setattr(prefill, "_PASS_TOKENS", 0)
     with torch.inference_mode():
-        read = Reader(model, PROMPTS, pad_id=0, packs=packing_is_exact(model)).read(PROMPTS)
+        read = Prefiller(model, PROMPTS, pad_id=0, packs=packing_is_exact(model)).read(PROMPTS)
         assert greedy(read, end_id=end_id, most_tokens=MOST_TOKENS) == expected
     # The rows do end at different times, or the test would show little.
     assert len({len(answer) for answer in expected}) >= 3

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nlora.data.collate import Collator
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.evaluation.label_scoring import LabelTree, label_scores, likeliest_labels
-from nlora.evaluation.prefill import Reader
+from nlora.evaluation.prefill import Prefiller
 from nlora.models.backbone import load_backbone
 from nlora.models.packed_attention import packing_is_exact
 
 PREFIX = tuple(range(200, 270))
 PROMPTS = [
-    Encoded([*PREFIX, 44, 45, 46, 47], []),
-    Encoded([*PREFIX, 40, 41, 42], []),
-    Encoded([*PREFIX, 43], []),
+    TokenizedExample([*PREFIX, 44, 45, 46, 47], []),
+    TokenizedExample([*PREFIX, 40, 41, 42], []),
+    TokenizedExample([*PREFIX, 43], []),
 ]
 LABEL_SETS = [
     [(50,), (51,), (52,)],
@@ -34,7 +34,7 @@ LABEL_SETS = [
 FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 
 
-def one_by_one(model: Any, prompt: Encoded, label: tuple[int, ...], encoder_decoder: bool) -> float:
+def one_by_one(model: Any, prompt: TokenizedExample, label: tuple[int, ...], encoder_decoder: bool) -> float:
     prompt_ids, label_ids = torch.tensor([prompt.prompt_ids]), torch.tensor([label])
     with torch.no_grad():
         if encoder_decoder:
@@ -58,7 +58,7 @@ def test_scores_equal_one_label_at_a_time(
     packs = packing_is_exact(model)
     batch = Collator(0, family == "t5")(PROMPTS)
     torch.testing.assert_close(label_scores(model, batch, tree), expected, rtol=1e-4, atol=1e-4)
-    reading = Reader(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
+    reading = Prefiller(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
     assert likeliest_labels(reading, tree).tolist() == expected.argmax(1).tolist()
 
 

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.evaluation import prefill, prefill_packed
-from nlora.evaluation.prefill import Reader, pass_sizes
+from nlora.evaluation.prefill import Prefiller, pass_sizes
 from nlora.models.backbone import load_backbone
 from nlora.models.packed_attention import packing_is_exact
 
 TinyModel = Callable[[str], Path]
 PREFIX = list(range(200, 270))
 RESTS = [[44, 45, 46, 47, 48, 49, 50], [40, 41, 42], [60, 61, 62], [43]]
-PROMPTS = [Encoded(PREFIX + rest, []) for rest in RESTS]
+PROMPTS = [TokenizedExample(PREFIX + rest, []) for rest in RESTS]
 PACKABLE = ["llama", "qwen2", "gemma", "gpt2", "opt"]
 FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 
@@ -39,7 +39,7 @@ def dirty_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "new_empty", filled)
 
 
-def alone(model: Any, prompt: Encoded, tokens: Sequence[int]) -> Tensor:
+def alone(model: Any, prompt: TokenizedExample, tokens: Sequence[int]) -> Tensor:
     """Logits (len(tokens) + 1, V) behind the prompt and behind each of the tokens, without cache and padding."""
     with torch.no_grad():
         if model.config.is_encoder_decoder:
@@ -76,7 +76,7 @@ def test_logits_equal_each_sequence_alone(
         monkeypatch.setattr(prefill_packed, "_PASS_TOKENS", 1)  # a pass for every row
     assert packing_is_exact(model) == (family in PACKABLE)
     with torch.inference_mode():
-        read = Reader(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
+        read = Prefiller(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
         for row, prompt in enumerate(PROMPTS):
             torch.testing.assert_close(read.first[row], alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4)
         assert read.rows == [0, 1, 2, 3]
@@ -99,7 +99,7 @@ def test_the_prefix_runs_once_for_all_that_is_read(tiny_model: TinyModel) -> Non
     shapes = []
     hook = model.get_input_embeddings().register_forward_hook(lambda m, ids, out: shapes.append(ids[0].shape))
     with torch.inference_mode():
-        reader = Reader(model, PROMPTS, pad_id=0, packs=True)
+        reader = Prefiller(model, PROMPTS, pad_id=0, packs=True)
         for some in (PROMPTS[:2], PROMPTS[2:]):
             reader.read(some)
     hook.remove()
@@ -111,7 +111,7 @@ def test_the_prefix_runs_once_for_all_that_is_read(tiny_model: TinyModel) -> Non
 def test_only_rows_that_something_follows_are_gathered(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
     with torch.inference_mode():
-        read: Any = Reader(model, PROMPTS, pad_id=0, packs=True).read(PROMPTS)
+        read: Any = Prefiller(model, PROMPTS, pad_id=0, packs=True).read(PROMPTS)
         read.keep([0, 2, 3])
         read.keep([1])
         check(model, read.run(torch.tensor([[7]])), [2], [[]], [[7]])
@@ -135,9 +135,9 @@ def test_packed_passes_are_few_and_of_about_one_size(lengths: list[int], most: i
 
 def test_each_row_keeps_its_last_prompt_token(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
-    same = [Encoded(PREFIX, []), Encoded([*PREFIX, 5], [])]
+    same = [TokenizedExample(PREFIX, []), TokenizedExample([*PREFIX, 5], [])]
     with torch.inference_mode():
-        first = Reader(model, same, pad_id=0, packs=True).read(same[::-1]).first
+        first = Prefiller(model, same, pad_id=0, packs=True).read(same[::-1]).first
     for found, prompt in zip(first, same[::-1], strict=True):
         torch.testing.assert_close(found, alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4)
 

@@ -17,7 +17,7 @@ from helpers import learn, write_config
 from nlora.errors import InputErrors
 from nlora.methods.disjoint import Disjoint, own_rows, room
 from nlora.methods.registry import build
-from nlora.models.lora_adapter import Adapter, ModuleShape, load_factors
+from nlora.models.lora_adapter import LoraAdapter, ModuleShape, load_factors
 from tiny import LORA, load, loss, spread
 
 TinyModel = Callable[[str], Path]
@@ -137,11 +137,11 @@ def test_wrong_options_are_named() -> None:
 
 
 @pytest.fixture
-def adapter(tiny_model: TinyModel) -> Adapter:
-    return Adapter.attach(load(tiny_model("llama")), LORA, seed=1)
+def adapter(tiny_model: TinyModel) -> LoraAdapter:
+    return LoraAdapter.attach(load(tiny_model("llama")), LORA, seed=1)
 
 
-def begun(adapter: Adapter, stage: int = 1, **options: Any) -> Disjoint:
+def begun(adapter: LoraAdapter, stage: int = 1, **options: Any) -> Disjoint:
     method = build("disjoint", options)
     assert isinstance(method, Disjoint)
     method.check_sequence(3)
@@ -149,7 +149,7 @@ def begun(adapter: Adapter, stage: int = 1, **options: Any) -> Disjoint:
     return method
 
 
-def test_a_gradient_reaches_the_own_rows_as_it_is_and_no_others(adapter: Adapter) -> None:
+def test_a_gradient_reaches_the_own_rows_as_it_is_and_no_others(adapter: LoraAdapter) -> None:
     loss(adapter.model).backward()
     plain = {name: f.B.grad.clone() for name, f in adapter.factors().items()}  # type: ignore[union-attr]
     adapter.model.zero_grad()
@@ -164,7 +164,7 @@ def test_a_gradient_reaches_the_own_rows_as_it_is_and_no_others(adapter: Adapter
         assert not f.B.grad[others].any()
 
 
-def test_accumulated_gradients_and_their_norm_count_own_rows_only(adapter: Adapter) -> None:
+def test_accumulated_gradients_and_their_norm_count_own_rows_only(adapter: LoraAdapter) -> None:
     """The hook runs before a gradient is added to what is there already."""
     begun(adapter)
     for _ in range(2):
@@ -175,7 +175,7 @@ def test_accumulated_gradients_and_their_norm_count_own_rows_only(adapter: Adapt
     torch.testing.assert_close(norm, torch.cat([g.flatten() for g in own]).norm())
 
 
-def test_what_is_not_finite_stays_out_of_the_other_rows(adapter: Adapter) -> None:
+def test_what_is_not_finite_stays_out_of_the_other_rows(adapter: LoraAdapter) -> None:
     begun(adapter)
     name, f = next(iter(adapter.factors().items()))
     (f.B * float("nan")).sum().backward()
@@ -185,7 +185,7 @@ def test_what_is_not_finite_stays_out_of_the_other_rows(adapter: Adapter) -> Non
     assert f.B.grad.isnan().any()
 
 
-def test_steps_with_weight_decay_keep_the_other_rows_zero(adapter: Adapter) -> None:
+def test_steps_with_weight_decay_keep_the_other_rows_zero(adapter: LoraAdapter) -> None:
     begun(adapter, stage=3)
     optimizer = torch.optim.AdamW(
         [p for p in adapter.model.parameters() if p.requires_grad], 0.1, weight_decay=0.1
@@ -201,7 +201,7 @@ def test_steps_with_weight_decay_keep_the_other_rows_zero(adapter: Adapter) -> N
         assert rows == own_rows(name, f.B.shape[0], Fraction(1, 3), 3, 0)
 
 
-def test_the_next_stage_of_the_same_run_gets_rows_of_its_own(adapter: Adapter) -> None:
+def test_the_next_stage_of_the_same_run_gets_rows_of_its_own(adapter: LoraAdapter) -> None:
     """One method object serves all stages; hooks of the stage before must not narrow the next one's rows."""
     method = begun(adapter)
     method.begin(adapter, [adapter.state()])
@@ -212,7 +212,7 @@ def test_the_next_stage_of_the_same_run_gets_rows_of_its_own(adapter: Adapter) -
         assert rows == own_rows(name, f.B.shape[0], Fraction(1, 3), 2, 0)
 
 
-def test_one_task_is_incremental_lora(adapter: Adapter) -> None:
+def test_one_task_is_incremental_lora(adapter: LoraAdapter) -> None:
     spread(adapter)
     before = adapter.state()
     loss(adapter.model).backward()
@@ -226,7 +226,7 @@ def test_one_task_is_incremental_lora(adapter: Adapter) -> None:
         assert torch.equal(f.B.grad, plain[name])
 
 
-def test_a_stage_without_room_or_without_a_number_of_tasks_does_not_begin(adapter: Adapter) -> None:
+def test_a_stage_without_room_or_without_a_number_of_tasks_does_not_begin(adapter: LoraAdapter) -> None:
     with pytest.raises(InputErrors, match="split among 2 tasks, but this is task 3; use at least 3"):
         build("disjoint", {"tasks": 2}).begin(adapter, [adapter.state()] * 2)
     with pytest.raises(InputErrors, match="the number of tasks is not known here"):

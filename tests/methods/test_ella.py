@@ -12,18 +12,18 @@ import torch
 from nlora.errors import AdapterError
 from nlora.methods.ella import DEFAULT_WEIGHT, Ella
 from nlora.methods.registry import build
-from nlora.models.lora_adapter import Adapter, State
+from nlora.models.lora_adapter import AdapterState, LoraAdapter
 from tiny import LORA, load, spread
 
 
 @pytest.fixture
-def adapter(tiny_model: Callable[[str], Path]) -> Adapter:
-    attached = Adapter.attach(load(tiny_model("llama")), LORA, seed=1)
+def adapter(tiny_model: Callable[[str], Path]) -> LoraAdapter:
+    attached = LoraAdapter.attach(load(tiny_model("llama")), LORA, seed=1)
     spread(attached)
     return attached
 
 
-def random_state(adapter: Adapter, seed: int) -> State:
+def random_state(adapter: LoraAdapter, seed: int) -> AdapterState:
     generator = torch.Generator().manual_seed(seed)
     state = adapter.state()
     for f in state.values():
@@ -32,14 +32,14 @@ def random_state(adapter: Adapter, seed: int) -> State:
     return state
 
 
-def begun(adapter: Adapter, earlier: list[State], **options: Any) -> Ella:
+def begun(adapter: LoraAdapter, earlier: list[AdapterState], **options: Any) -> Ella:
     method = build("ella", options)
     assert isinstance(method, Ella)
     method.begin(adapter, earlier)
     return method
 
 
-def test_it_is_the_squared_overlap_with_the_sum_of_earlier_updates(adapter: Adapter) -> None:
+def test_it_is_the_squared_overlap_with_the_sum_of_earlier_updates(adapter: LoraAdapter) -> None:
     earlier = [random_state(adapter, 4), random_state(adapter, 5)]
     wanted = torch.zeros(())
     for name, f in adapter.factors().items():
@@ -54,7 +54,7 @@ def test_it_is_the_squared_overlap_with_the_sum_of_earlier_updates(adapter: Adap
         torch.testing.assert_close(a, b)
 
 
-def test_untouched_entries_are_free(adapter: Adapter) -> None:
+def test_untouched_entries_are_free(adapter: LoraAdapter) -> None:
     """Earlier updates on the even rows, the new one on the odd rows: nothing to pay, and nothing pulls."""
     earlier = [random_state(adapter, 4)]
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_untouched_entries_are_free(adapter: Adapter) -> None:
         assert not f.B.grad.any()
 
 
-def test_memory_does_not_grow_with_the_tasks(adapter: Adapter) -> None:
+def test_memory_does_not_grow_with_the_tasks(adapter: LoraAdapter) -> None:
     entries = sum(f.entries for f in adapter.factors().values())
     for tasks in (1, 5):
         method = begun(adapter, [random_state(adapter, seed) for seed in range(tasks)])
@@ -82,14 +82,14 @@ def test_memory_does_not_grow_with_the_tasks(adapter: Adapter) -> None:
         )
 
 
-def test_a_first_task_and_weight_zero_keep_nothing_and_cost_nothing(adapter: Adapter) -> None:
+def test_a_first_task_and_weight_zero_keep_nothing_and_cost_nothing(adapter: LoraAdapter) -> None:
     for earlier, weight in (([], DEFAULT_WEIGHT), ([random_state(adapter, 4)], 0.0)):
         method = begun(adapter, earlier, weight=weight)
         assert not method._squares
         assert method.penalty(adapter) is None
 
 
-def test_a_stage_forgets_the_sum_of_the_stage_before(adapter: Adapter) -> None:
+def test_a_stage_forgets_the_sum_of_the_stage_before(adapter: LoraAdapter) -> None:
     """One method object serves all stages of a run."""
     method = begun(adapter, [random_state(adapter, 4), random_state(adapter, 5)])
     method.begin(adapter, [random_state(adapter, 4)])
@@ -99,7 +99,7 @@ def test_a_stage_forgets_the_sum_of_the_stage_before(adapter: Adapter) -> None:
     assert method.penalty(adapter) is None
 
 
-def test_opposite_updates_cancel_as_in_the_paper(adapter: Adapter) -> None:
+def test_opposite_updates_cancel_as_in_the_paper(adapter: LoraAdapter) -> None:
     earlier = [random_state(adapter, 4), random_state(adapter, 4)]
     for f in earlier[1].values():
         f.B.neg_()
@@ -108,7 +108,7 @@ def test_opposite_updates_cancel_as_in_the_paper(adapter: Adapter) -> None:
     assert got.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: Adapter) -> None:
+def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: LoraAdapter) -> None:
     earlier = [random_state(adapter, 4)]
     name = next(iter(earlier[0]))
     del earlier[0][name]

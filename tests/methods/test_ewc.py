@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.errors import RunError
 from nlora.methods.registry import build
-from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_adapter import LoraAdapter
 from tiny import LORA, load, spread
 
-EXAMPLES = [Encoded((5, 9, 17, i), (33 + i, 2)) for i in range(6)]
+EXAMPLES = [TokenizedExample((5, 9, 17, i), (33 + i, 2)) for i in range(6)]
 
 
 @pytest.fixture
-def adapter(tiny_model: Callable[[str], Path]) -> Adapter:
-    attached = Adapter.attach(load(tiny_model("llama")), LORA, seed=1)
+def adapter(tiny_model: Callable[[str], Path]) -> LoraAdapter:
+    attached = LoraAdapter.attach(load(tiny_model("llama")), LORA, seed=1)
     spread(attached)
     return attached
 
 
-def test_it_is_half_the_weighted_square_of_the_update(adapter: Adapter) -> None:
+def test_it_is_half_the_weighted_square_of_the_update(adapter: LoraAdapter) -> None:
     generator = torch.Generator().manual_seed(4)
     fisher = {name: torch.rand(f.shape, generator=generator) for name, f in adapter.factors().items()}
     method = build("ewc", {"weight": 3.0})
@@ -40,7 +40,7 @@ def test_it_is_half_the_weighted_square_of_the_update(adapter: Adapter) -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_the_tasks_information_adds_up(adapter: Adapter) -> None:
+def test_the_tasks_information_adds_up(adapter: LoraAdapter) -> None:
     model, names = adapter.model.get_base_model(), list(adapter.factors())
     method = build("ewc", {"samples": 100})
     one = method.end(model, names, EXAMPLES[:3], 0)
@@ -53,14 +53,14 @@ def test_the_tasks_information_adds_up(adapter: Adapter) -> None:
         assert one[name].any()
 
 
-def test_at_most_so_many_samples_are_looked_at(adapter: Adapter) -> None:
+def test_at_most_so_many_samples_are_looked_at(adapter: LoraAdapter) -> None:
     model, names = adapter.model.get_base_model(), list(adapter.factors())
     two = build("ewc", {"samples": 2}).end(model, names, EXAMPLES, 0)
     same = build("ewc", {"samples": 100}).end(model, names, [EXAMPLES[0], EXAMPLES[3]], 0)
     assert all(torch.equal(two[name], same[name]) for name in names)
 
 
-def test_nothing_at_the_first_stage_and_nothing_for_weight_zero(adapter: Adapter) -> None:
+def test_nothing_at_the_first_stage_and_nothing_for_weight_zero(adapter: LoraAdapter) -> None:
     first = build("ewc", {})
     first.begin(adapter, [])
     assert first.penalty(adapter) is None
@@ -70,6 +70,6 @@ def test_nothing_at_the_first_stage_and_nothing_for_weight_zero(adapter: Adapter
     assert zero.penalty(adapter) is None
 
 
-def test_lost_information_is_told(adapter: Adapter) -> None:
+def test_lost_information_is_told(adapter: LoraAdapter) -> None:
     with pytest.raises(RunError, match=r"no Fisher information of model\.layers\.0"):
         build("ewc", {}).begin(adapter, [adapter.state()])

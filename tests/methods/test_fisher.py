@@ -10,12 +10,16 @@ import pytest
 import torch
 
 from nlora.config.schema import LoraOptions
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.methods._fisher import fisher_information
 from nlora.models.target_modules import target_modules
 from tiny import assert_bitwise, load, weights
 
-EXAMPLES = [Encoded((5, 9, 17), (33, 2)), Encoded((7, 7, 21, 3), (60, 11, 2)), Encoded((8,), (4, 2))]
+EXAMPLES = [
+    TokenizedExample((5, 9, 17), (33, 2)),
+    TokenizedExample((7, 7, 21, 3), (60, 11, 2)),
+    TokenizedExample((8,), (4, 2)),
+]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])

@@ -11,30 +11,30 @@ from golden import CASES, GoldenCase, load_case, load_model
 from nlora.config.schema import LoraOptions
 from nlora.methods.base import Method
 from nlora.methods.registry import build
-from nlora.models.lora_adapter import Adapter
-from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.lora_adapter import LoraAdapter
+from nlora.models.merged_updates import MergedUpdates
 
 RELEASED = {"weight": 0.5, "norm_weight": 0.1}
 
 
-def attached(shared: Path, arch: str, golden: GoldenCase) -> Adapter:
+def attached(shared: Path, arch: str, golden: GoldenCase) -> LoraAdapter:
     """The golden model with the earlier factors folded in and the new ones attached."""
     model = load_model(shared, arch)
     if golden.earlier is not None:
-        FoldedBackbone(model, list(golden.earlier)).fold([golden.earlier])
-    adapter = Adapter.attach(model, LoraOptions(r=8, alpha=32, dropout=0.0), seed=0)
+        MergedUpdates(model, list(golden.earlier)).fold([golden.earlier])
+    adapter = LoraAdapter.attach(model, LoraOptions(r=8, alpha=32, dropout=0.0), seed=0)
     assert adapter.factors().keys() == golden.new.keys()
     adapter.load_state(golden.new)
     return adapter
 
 
-def begun(adapter: Adapter, golden: GoldenCase, **options: float) -> Method:
+def begun(adapter: LoraAdapter, golden: GoldenCase, **options: float) -> Method:
     method = build("olora", options)
     method.begin(adapter, [] if golden.earlier is None else [golden.earlier])
     return method
 
 
-def cross_entropy(adapter: Adapter, arch: str, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def cross_entropy(adapter: LoraAdapter, arch: str, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     if arch == "t5":
         return adapter.model(**batch).loss  # type: ignore[no-any-return]
     logits = adapter.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits

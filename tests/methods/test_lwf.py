@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nlora.methods.registry import build
-from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_adapter import LoraAdapter
 from tiny import LORA, load, spread
 
 LOGITS = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(1))
@@ -21,7 +21,7 @@ def never() -> torch.Tensor:
 
 
 def test_nothing_is_asked_at_the_first_stage_nor_for_weight_zero(tiny_model: Callable[[str], Path]) -> None:
-    adapter = Adapter.attach(load(tiny_model("llama")), LORA, seed=1)
+    adapter = LoraAdapter.attach(load(tiny_model("llama")), LORA, seed=1)
     first, zero = build("lwf", {}), build("lwf", {"weight": 0})
     first.begin(adapter, [])
     zero.begin(adapter, [adapter.state()])
@@ -47,7 +47,7 @@ def test_without_is_the_backbone_alone_and_leaves_the_adapter_as_it_was(
     more = {"decoder_input_ids": ids} if family == "t5" else {}
     with torch.no_grad():
         plain = model(input_ids=ids, **more).logits
-    adapter = Adapter.attach(model, LORA, seed=1)
+    adapter = LoraAdapter.attach(model, LORA, seed=1)
     spread(adapter)
     adapter.model.train()
     with torch.no_grad(), adapter.without():

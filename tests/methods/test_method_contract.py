@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from nlora.config.schema import LoraOptions
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.methods.base import Method
 from nlora.methods.registry import build, describe, method_names
-from nlora.models.lora_adapter import Adapter, State, target_modules
+from nlora.models.lora_adapter import AdapterState, LoraAdapter, target_modules
 
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
 TASK = Task("a", "a", "Which?", ("x", "y"), (Example("0", "text", "x"),), (Example("0", "text", "y"),))
@@ -23,10 +23,10 @@ every_method = pytest.mark.parametrize("name", method_names())
 
 
 @pytest.fixture
-def adapter(tiny_model: Callable[[str], Path]) -> Adapter:
+def adapter(tiny_model: Callable[[str], Path]) -> LoraAdapter:
     """A trained-looking adapter: no factor is zero."""
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
-    attached = Adapter.attach(model, LORA, seed=1)
+    attached = LoraAdapter.attach(model, LORA, seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for f in attached.factors().values():
@@ -34,7 +34,7 @@ def adapter(tiny_model: Callable[[str], Path]) -> Adapter:
     return attached
 
 
-def earlier(adapter: Adapter) -> list[State]:
+def earlier(adapter: LoraAdapter) -> list[AdapterState]:
     """Two earlier stages' factors, different from the adapter's."""
     states = [adapter.state(), adapter.state()]
     for scale, state in zip((0.5, -0.25), states, strict=True):
@@ -44,15 +44,15 @@ def earlier(adapter: Adapter) -> list[State]:
     return states
 
 
-def begin(method: Method, adapter: Adapter, states: Sequence[State]) -> None:
+def begin(method: Method, adapter: LoraAdapter, states: Sequence[AdapterState]) -> None:
     """As a run does at a later stage: with the number of tasks, and what the method kept at the stage before."""
     assert method.check_sequence(len(states) + 1) == []
-    examples = [Encoded((5, 9, 17), (33, 2)), Encoded((7, 7), (21, 2))]
+    examples = [TokenizedExample((5, 9, 17), (33, 2)), TokenizedExample((7, 7), (21, 2))]
     method.recall(method.end(adapter.model.get_base_model(), list(adapter.factors()), examples, pad_id=0))
     method.begin(adapter, states)
 
 
-def begun(name: str, adapter: Adapter, **options: Any) -> Method:
+def begun(name: str, adapter: LoraAdapter, **options: Any) -> Method:
     method = build(name, options)
     begin(method, adapter, earlier(adapter))
     return method
@@ -80,13 +80,13 @@ def test_the_modules_source_and_pitfalls_are_named(name: str) -> None:
 
 
 @every_method
-def test_the_default_options_train_any_shape(name: str, adapter: Adapter) -> None:
+def test_the_default_options_train_any_shape(name: str, adapter: LoraAdapter) -> None:
     """Grouped-query attention, where v is not square, must do without a change of options."""
     assert build(name, {}).check(target_modules(adapter.detach(), LORA)) == []
 
 
 @every_method
-def test_the_penalty_is_a_scalar_with_gradients_or_none(name: str, adapter: Adapter) -> None:
+def test_the_penalty_is_a_scalar_with_gradients_or_none(name: str, adapter: LoraAdapter) -> None:
     penalty = begun(name, adapter).penalty(adapter)
     if penalty is None:
         return
@@ -99,13 +99,13 @@ def test_the_penalty_is_a_scalar_with_gradients_or_none(name: str, adapter: Adap
 
 
 @pytest.mark.parametrize("name", [n for n in method_names() if "weight" in build(n, {}).Options.model_fields])
-def test_weight_zero_is_no_penalty_at_all(name: str, adapter: Adapter) -> None:
+def test_weight_zero_is_no_penalty_at_all(name: str, adapter: LoraAdapter) -> None:
     """Not a penalty times zero, which would turn one that is not finite into NaN."""
     assert begun(name, adapter, weight=0).penalty(adapter) is None
 
 
 @every_method
-def test_the_penalty_is_pure(name: str, adapter: Adapter) -> None:
+def test_the_penalty_is_pure(name: str, adapter: LoraAdapter) -> None:
     method = begun(name, adapter)
     before = adapter.state()
     rng = torch.get_rng_state()
@@ -123,7 +123,7 @@ def test_the_penalty_is_pure(name: str, adapter: Adapter) -> None:
 
 
 @every_method
-def test_begin_is_repeatable_and_leaves_the_earlier_states_alone(name: str, adapter: Adapter) -> None:
+def test_begin_is_repeatable_and_leaves_the_earlier_states_alone(name: str, adapter: LoraAdapter) -> None:
     states = earlier(adapter)
     copies = [{n: (f.A.clone(), f.B.clone()) for n, f in state.items()} for state in states]
     results = []
@@ -141,7 +141,7 @@ def test_begin_is_repeatable_and_leaves_the_earlier_states_alone(name: str, adap
 
 
 @every_method
-def test_a_first_stage_begins_without_earlier_ones(name: str, adapter: Adapter) -> None:
+def test_a_first_stage_begins_without_earlier_ones(name: str, adapter: LoraAdapter) -> None:
     before = adapter.state()
     method = build(name, {})
     assert method.check_sequence(2) == []

@@ -12,8 +12,8 @@ from golden import CASES, GoldenCase, load_case, load_model
 from nlora.config.schema import LoraOptions
 from nlora.methods.nlora import DEFAULT_WEIGHTS
 from nlora.methods.registry import build
-from nlora.models.lora_adapter import Adapter, Factors, ModuleShape, State
-from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors, ModuleShape
+from nlora.models.merged_updates import MergedUpdates
 
 RELEASED = {"penalty": "factor_l1", "weight": 0.4}
 
@@ -21,32 +21,32 @@ RELEASED = {"penalty": "factor_l1", "weight": 0.4}
 class Holder:
     """Stands in for an adapter: all that a penalty may look at is its factors."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: AdapterState) -> None:
         self._state = state
 
-    def factors(self) -> State:
+    def factors(self) -> AdapterState:
         return self._state
 
 
-def random_factors(out: int, n_in: int, seed: int, scaling: float = 4.0) -> Factors:
+def random_factors(out: int, n_in: int, seed: int, scaling: float = 4.0) -> LoraFactors:
     generator = torch.Generator().manual_seed(seed)
     A = torch.randn(3, n_in, generator=generator, dtype=torch.float64).requires_grad_()
     B = torch.randn(out, 3, generator=generator, dtype=torch.float64).requires_grad_()
-    return Factors(A, B, scaling)
+    return LoraFactors(A, B, scaling)
 
 
 @pytest.fixture
-def two_modules() -> State:
+def two_modules() -> AdapterState:
     return {"q": random_factors(12, 12, 0), "v": random_factors(4, 12, 1, scaling=-0.5)}
 
 
-def penalty(state: State, **options: Any) -> torch.Tensor:
+def penalty(state: AdapterState, **options: Any) -> torch.Tensor:
     value = build("nlora", options).penalty(Holder(state))  # type: ignore[arg-type]
     assert value is not None
     return value
 
 
-def brute_force(state: State) -> float:
+def brute_force(state: AdapterState) -> float:
     """Σ|s·B·A| entry by entry."""
     return sum(
         abs(f.scaling * sum(f.B[i, k].item() * f.A[k, j].item() for k in range(3)))
@@ -56,13 +56,13 @@ def brute_force(state: State) -> float:
     )
 
 
-def test_update_l1_is_the_weighted_sum_over_all_entries_of_all_modules(two_modules: State) -> None:
+def test_update_l1_is_the_weighted_sum_over_all_entries_of_all_modules(two_modules: AdapterState) -> None:
     assert penalty(two_modules, weight=0.01).item() == pytest.approx(
         0.01 * brute_force(two_modules), rel=1e-10
     )
 
 
-def test_mean_divides_by_the_number_of_entries_of_all_modules(two_modules: State) -> None:
+def test_mean_divides_by_the_number_of_entries_of_all_modules(two_modules: AdapterState) -> None:
     wanted = 3.0 * brute_force(two_modules) / (12 * 12 + 4 * 12)
     assert penalty(two_modules, weight=3.0, reduction="mean").item() == pytest.approx(wanted, rel=1e-10)
 
@@ -86,7 +86,7 @@ def test_the_default_weight_belongs_to_the_penalty(kind: str, reduction: str) ->
 
 
 @pytest.mark.parametrize("kind", ["update_l1", "factor_l1"])
-def test_weight_zero_is_no_penalty_at_all(kind: str, two_modules: State) -> None:
+def test_weight_zero_is_no_penalty_at_all(kind: str, two_modules: AdapterState) -> None:
     assert build("nlora", {"weight": 0, "penalty": kind}).penalty(Holder(two_modules)) is None  # type: ignore[arg-type]
 
 
@@ -119,22 +119,22 @@ def test_factor_l1_equals_the_released_penalty(arch: str, case: str, shared: Pat
         alone = penalty({name: f}, penalty="factor_l1", weight=1).item()
         assert alone == pytest.approx(numbers["torch.norm(A@B,p=1)"], rel=1e-6)
         (update_key,) = (key for key in numbers if key.startswith("(B@A).abs().sum()"))
-        update = penalty({name: Factors(f.A, f.B, 1.0)}, weight=1).item()
+        update = penalty({name: LoraFactors(f.A, f.B, 1.0)}, weight=1).item()
         assert update == pytest.approx(numbers[update_key], rel=1e-5)
 
 
-def attached(shared: Path, arch: str, golden: GoldenCase) -> Adapter:
+def attached(shared: Path, arch: str, golden: GoldenCase) -> LoraAdapter:
     """The golden model with earlier factors folded in and the new ones attached."""
     model = load_model(shared, arch)
     if golden.earlier is not None:
-        FoldedBackbone(model, list(golden.earlier)).fold([golden.earlier])
-    adapter = Adapter.attach(model, LoraOptions(r=8, alpha=32, dropout=0.0), seed=0)
+        MergedUpdates(model, list(golden.earlier)).fold([golden.earlier])
+    adapter = LoraAdapter.attach(model, LoraOptions(r=8, alpha=32, dropout=0.0), seed=0)
     assert adapter.factors().keys() == golden.new.keys()
     adapter.load_state(golden.new)
     return adapter
 
 
-def cross_entropy(adapter: Adapter, arch: str, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def cross_entropy(adapter: LoraAdapter, arch: str, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     if arch == "t5":
         return adapter.model(**batch).loss  # type: ignore[no-any-return]
     logits = adapter.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits

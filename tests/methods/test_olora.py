@@ -11,18 +11,18 @@ import torch
 
 from nlora.errors import AdapterError, InputErrors
 from nlora.methods.registry import build
-from nlora.models.lora_adapter import Adapter, State
+from nlora.models.lora_adapter import AdapterState, LoraAdapter
 from tiny import LORA, load, spread
 
 
 @pytest.fixture
-def adapter(tiny_model: Callable[[str], Path]) -> Adapter:
-    attached = Adapter.attach(load(tiny_model("llama")), LORA, seed=1)
+def adapter(tiny_model: Callable[[str], Path]) -> LoraAdapter:
+    attached = LoraAdapter.attach(load(tiny_model("llama")), LORA, seed=1)
     spread(attached)
     return attached
 
 
-def random_state(adapter: Adapter, seed: int) -> State:
+def random_state(adapter: LoraAdapter, seed: int) -> AdapterState:
     generator = torch.Generator().manual_seed(seed)
     state = adapter.state()
     for f in state.values():
@@ -31,7 +31,7 @@ def random_state(adapter: Adapter, seed: int) -> State:
     return state
 
 
-def penalty(adapter: Adapter, earlier: list[State], **options: Any) -> torch.Tensor:
+def penalty(adapter: LoraAdapter, earlier: list[AdapterState], **options: Any) -> torch.Tensor:
     method = build("olora", options)
     method.begin(adapter, earlier)
     value = method.penalty(adapter)
@@ -40,7 +40,9 @@ def penalty(adapter: Adapter, earlier: list[State], **options: Any) -> torch.Ten
 
 
 @pytest.mark.parametrize(("norm", "power"), [("l1", 1), ("l2_squared", 2)])
-def test_it_is_the_sum_over_modules_tasks_and_pairs_of_rows(adapter: Adapter, norm: str, power: int) -> None:
+def test_it_is_the_sum_over_modules_tasks_and_pairs_of_rows(
+    adapter: LoraAdapter, norm: str, power: int
+) -> None:
     earlier = [random_state(adapter, 4), random_state(adapter, 5)]
     wanted = 0.0
     for name, f in adapter.factors().items():
@@ -52,7 +54,7 @@ def test_it_is_the_sum_over_modules_tasks_and_pairs_of_rows(adapter: Adapter, no
     assert got.item() == pytest.approx(0.25 * wanted, rel=1e-5)
 
 
-def test_neither_scaling_nor_b_enters(adapter: Adapter) -> None:
+def test_neither_scaling_nor_b_enters(adapter: LoraAdapter) -> None:
     earlier = [random_state(adapter, 4)]
     before = penalty(adapter, earlier)
     spread(adapter, seed=9)
@@ -61,7 +63,7 @@ def test_neither_scaling_nor_b_enters(adapter: Adapter) -> None:
     assert torch.equal(penalty(adapter, earlier), before)
 
 
-def test_the_norms_are_added_unsquared_with_their_own_weight(adapter: Adapter) -> None:
+def test_the_norms_are_added_unsquared_with_their_own_weight(adapter: LoraAdapter) -> None:
     earlier = [random_state(adapter, 4)]
     norms = sum(f.A.norm().item() + f.B.norm().item() for f in adapter.factors().values())
     both = penalty(adapter, earlier, norm_weight=0.1).item()
@@ -70,13 +72,13 @@ def test_the_norms_are_added_unsquared_with_their_own_weight(adapter: Adapter) -
     assert penalty(adapter, earlier, weight=0, norm_weight=0.1).item() == pytest.approx(0.1 * norms, rel=1e-5)
 
 
-def test_a_first_task_without_norms_has_no_penalty(adapter: Adapter) -> None:
+def test_a_first_task_without_norms_has_no_penalty(adapter: LoraAdapter) -> None:
     method = build("olora", {})
     method.begin(adapter, [])
     assert method.penalty(adapter) is None
 
 
-def test_a_stage_forgets_what_the_stage_before_compared_with(adapter: Adapter) -> None:
+def test_a_stage_forgets_what_the_stage_before_compared_with(adapter: LoraAdapter) -> None:
     """One method object serves all stages of a run."""
     method = build("olora", {})
     method.begin(adapter, [random_state(adapter, 4), random_state(adapter, 5)])
@@ -87,7 +89,7 @@ def test_a_stage_forgets_what_the_stage_before_compared_with(adapter: Adapter) -
 
 
 def test_at_the_first_step_b_is_zero_and_no_gradient_is_nan(tiny_model: Callable[[str], Path]) -> None:
-    fresh = Adapter.attach(load(tiny_model("llama")), LORA, seed=1)
+    fresh = LoraAdapter.attach(load(tiny_model("llama")), LORA, seed=1)
     penalty(fresh, [random_state(fresh, 4)], norm_weight=0.1).backward()
     for f in fresh.factors().values():
         assert f.A.grad is not None
@@ -98,7 +100,7 @@ def test_at_the_first_step_b_is_zero_and_no_gradient_is_nan(tiny_model: Callable
         assert torch.isfinite(f.B.grad).all()
 
 
-def test_a_step_along_the_gradient_makes_the_rows_more_orthogonal(adapter: Adapter) -> None:
+def test_a_step_along_the_gradient_makes_the_rows_more_orthogonal(adapter: LoraAdapter) -> None:
     earlier = [random_state(adapter, 4)]
     before = penalty(adapter, earlier)
     before.backward()
@@ -109,7 +111,7 @@ def test_a_step_along_the_gradient_makes_the_rows_more_orthogonal(adapter: Adapt
     assert penalty(adapter, earlier) < before
 
 
-def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: Adapter) -> None:
+def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: LoraAdapter) -> None:
     earlier = [random_state(adapter, 4), random_state(adapter, 5)]
     name = list(earlier[1])[-1]
     del earlier[1][name]

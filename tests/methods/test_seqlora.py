@@ -11,19 +11,19 @@ from transformers import AutoModelForCausalLM
 
 from nlora.config.schema import LoraOptions
 from nlora.methods.registry import build
-from nlora.models.lora_adapter import Adapter, State
+from nlora.models.lora_adapter import AdapterState, LoraAdapter
 
 
 def test_a_stage_begins_where_the_last_one_ended(tiny_model: Callable[[str], Path]) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
     states = []
     for seed in (1, 2):
-        adapter = Adapter.attach(model, LoraOptions(r=4), seed=seed)
+        adapter = LoraAdapter.attach(model, LoraOptions(r=4), seed=seed)
         for f in adapter.factors().values():
             torch.nn.init.normal_(f.B)
         states.append(adapter.state())
         adapter.detach()
-    fresh = Adapter.attach(model, LoraOptions(r=4), seed=3)
+    fresh = LoraAdapter.attach(model, LoraOptions(r=4), seed=3)
     untouched = fresh.state()
     build("inclora", {}).begin(fresh, states)
     assert all(torch.equal(f.A, untouched[n].A) and not f.B.any() for n, f in fresh.state().items())
@@ -34,7 +34,7 @@ def test_a_stage_begins_where_the_last_one_ended(tiny_model: Callable[[str], Pat
 
 
 def test_only_one_of_the_two_adds_updates_up() -> None:
-    updates: list[State] = [{}, {}]
+    updates: list[AdapterState] = [{}, {}]
     for name in ("inclora", "nlora"):
         assert build(name, {}).frozen(updates) == updates
         assert build(name, {}).serving(updates, 0) == updates

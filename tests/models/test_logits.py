@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.errors import ModelError
 from nlora.models.backbone import load_backbone
 from nlora.models.inspection import first_position
@@ -22,13 +22,13 @@ from nlora.models.packed_attention import packed_attention, packing_is_exact
 CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
 PREFIX = tuple(range(200, 270))
 EXAMPLES = [
-    Encoded((*PREFIX, 40, 41, 42), (50, 1)),
-    Encoded((*PREFIX, 43), (51, 52, 53, 1)),
-    Encoded((*PREFIX, 44, 45, 46, 47, 48), (54, 1)),
+    TokenizedExample((*PREFIX, 40, 41, 42), (50, 1)),
+    TokenizedExample((*PREFIX, 43), (51, 52, 53, 1)),
+    TokenizedExample((*PREFIX, 44, 45, 46, 47, 48), (54, 1)),
 ]
 
 
-def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
+def plain_loss(model: Any, examples: list[TokenizedExample]) -> torch.Tensor:
     """Mean cross-entropy of the answer tokens, one example at a time, without padding, cache or slicing."""
     total, count = torch.zeros(()), 0
     for example in examples:
@@ -40,12 +40,12 @@ def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
     return total / count
 
 
-def cheap_loss(model: Any, examples: list[Encoded], *, encoder_decoder: bool) -> Any:
+def cheap_loss(model: Any, examples: list[TokenizedExample], *, encoder_decoder: bool) -> Any:
     logits, targets = answer_logits(model, Collator(0, encoder_decoder)(examples))
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
-def packed_loss(model: Any, examples: list[Encoded]) -> Any:
+def packed_loss(model: Any, examples: list[TokenizedExample]) -> Any:
     assert packing_is_exact(model)
     with packed_attention(model):
         logits, targets = answer_logits(model, pack(examples))

@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
-from nlora.models.lora_adapter import Adapter, Factors, load_factors
+from nlora.models.lora_adapter import LoraAdapter, LoraFactors, load_factors
 from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits, loss, spread, weights
 
 # Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.
@@ -33,7 +33,7 @@ def test_attach_and_detach_leave_the_backbone_as_it_was(family: str, make: Calla
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     before = logits(model)
     for _ in range(2):  # a second adapter must attach without a warning
-        adapter = Adapter.attach(model, LORA, seed=1)
+        adapter = LoraAdapter.attach(model, LORA, seed=1)
         assert torch.equal(logits(adapter.model), before), "a fresh adapter must not change the model"
         spread(adapter)
         assert not torch.equal(logits(adapter.model), before)
@@ -45,30 +45,30 @@ def test_attach_and_detach_leave_the_backbone_as_it_was(family: str, make: Calla
 
 def test_a_second_adapter_beside_the_first_is_refused(make: Callable[..., Any]) -> None:
     model = make("llama")
-    Adapter.attach(model, LoraOptions(targets=("q_proj",)), seed=1)
+    LoraAdapter.attach(model, LoraOptions(targets=("q_proj",)), seed=1)
     for target in ("q_proj", "o_proj"):
         with pytest.raises(AdapterError, match="has an adapter already"):
-            Adapter.attach(model, LoraOptions(targets=(target,)), seed=1)
+            LoraAdapter.attach(model, LoraOptions(targets=(target,)), seed=1)
 
 
 def test_the_factors_depend_on_the_seed_alone(make: Callable[..., Any]) -> None:
     model = make("llama")
     torch.manual_seed(0)
-    first = Adapter.attach(model, LORA, seed=5)
+    first = LoraAdapter.attach(model, LORA, seed=5)
     drawn = torch.rand(3)
     one = first.state()
     first.detach()
     torch.manual_seed(0)
     assert torch.equal(torch.rand(3), drawn), "attaching must draw nothing from the caller's generator"
-    second = Adapter.attach(model, LORA, seed=5)
+    second = LoraAdapter.attach(model, LORA, seed=5)
     assert_same(second.state(), one)
     second.detach()
-    other = Adapter.attach(model, LORA, seed=6).state()
+    other = LoraAdapter.attach(model, LORA, seed=6).state()
     assert all(not torch.equal(other[name].A, f.A) for name, f in one.items())
 
 
 def test_fresh_factors_are_kaiming_and_zero(make: Callable[..., Any]) -> None:
-    for f in Adapter.attach(make("llama"), LORA, seed=5).state().values():
+    for f in LoraAdapter.attach(make("llama"), LORA, seed=5).state().values():
         bound = 1 / f.A.shape[1] ** 0.5  # Kaiming uniform with a = sqrt(5)
         assert f.A.abs().max() <= bound
         assert f.A.abs().max() > 0.9 * bound
@@ -77,7 +77,7 @@ def test_fresh_factors_are_kaiming_and_zero(make: Callable[..., Any]) -> None:
 
 
 def test_factors_stay_float32_over_a_bfloat16_backbone(make: Callable[..., Any]) -> None:
-    adapter = Adapter.attach(make("llama", torch.bfloat16), LORA, seed=5)
+    adapter = LoraAdapter.attach(make("llama", torch.bfloat16), LORA, seed=5)
     assert {f.A.dtype for f in adapter.factors().values()} == {torch.float32}
     assert {f.B.dtype for f in adapter.factors().values()} == {torch.float32}
     loss(adapter.model).backward()
@@ -89,7 +89,7 @@ def test_checkpointing_gives_the_same_gradients(family: str, make: Callable[...,
     model = make(family).requires_grad_(False)
     grads = []
     for checkpointing in (False, True):
-        adapter = Adapter.attach(model, LORA, seed=5)
+        adapter = LoraAdapter.attach(model, LORA, seed=5)
         spread(adapter)
         if checkpointing:
             adapter.enable_checkpointing()
@@ -107,7 +107,7 @@ def test_checkpointing_gives_the_same_gradients(family: str, make: Callable[...,
 
 def test_state_is_a_copy_and_load_state_goes_on_from_it(make: Callable[..., Any]) -> None:
     model = make("llama")
-    adapter = Adapter.attach(model, LORA, seed=5)
+    adapter = LoraAdapter.attach(model, LORA, seed=5)
     spread(adapter)
     state = adapter.state()
     trained = logits(adapter.model)
@@ -116,7 +116,7 @@ def test_state_is_a_copy_and_load_state_goes_on_from_it(make: Callable[..., Any]
             f.B.zero_()
     assert all(f.B.any() for f in state.values())
     adapter.detach()
-    fresh = Adapter.attach(model, LORA, seed=6)
+    fresh = LoraAdapter.attach(model, LORA, seed=6)
     fresh.load_state(state)
     assert_same(fresh.state(), state)
     assert torch.equal(logits(fresh.model), trained)
@@ -125,7 +125,7 @@ def test_state_is_a_copy_and_load_state_goes_on_from_it(make: Callable[..., Any]
 
 def test_load_state_names_what_does_not_fit(make: Callable[..., Any]) -> None:
     model = make("llama")
-    adapter = Adapter.attach(model, LORA, seed=5)
+    adapter = LoraAdapter.attach(model, LORA, seed=5)
     name = "model.layers.0.self_attn.q_proj"
     state = adapter.state()
     before = adapter.state()
@@ -133,17 +133,17 @@ def test_load_state_names_what_does_not_fit(make: Callable[..., Any]) -> None:
         adapter.load_state({n: f for n, f in state.items() if n != name})
     with pytest.raises(AdapterError, match="the model does not adapt module x"):
         adapter.load_state({**state, "x": state[name]})
-    wrong = Factors(torch.ones(3, 32), torch.ones(32, 3), 2.0)
+    wrong = LoraFactors(torch.ones(3, 32), torch.ones(32, 3), 2.0)
     with pytest.raises(AdapterError, match=rf"{name} do not fit: given are rank 3 .*the model has rank 4"):
         adapter.load_state({**state, name: wrong})
     with pytest.raises(AdapterError, match=r"scaling 3, the model has .*scaling 2"):
-        adapter.load_state({**state, name: Factors(state[name].A, state[name].B, 3.0)})
+        adapter.load_state({**state, name: LoraFactors(state[name].A, state[name].B, 3.0)})
     assert_same(adapter.state(), before)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stock_peft_loads_what_is_saved(family: str, make: Callable[..., Any], tmp_path: Path) -> None:
-    adapter = Adapter.attach(make(family), LORA, seed=5)
+    adapter = LoraAdapter.attach(make(family), LORA, seed=5)
     spread(adapter)
     adapter.save(tmp_path / "adapter", base_model="some/model")
     assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
@@ -159,7 +159,7 @@ def test_stock_peft_loads_what_is_saved(family: str, make: Callable[..., Any], t
 def test_saving_twice_gives_the_same_bytes_and_does_not_disturb_training(
     make: Callable[..., Any], tmp_path: Path
 ) -> None:
-    adapter = Adapter.attach(make("llama"), LORA, seed=5)
+    adapter = LoraAdapter.attach(make("llama"), LORA, seed=5)
     adapter.save(tmp_path / "a", base_model="m")
     adapter.save(tmp_path / "b", base_model="m")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -172,7 +172,7 @@ def test_saving_twice_gives_the_same_bytes_and_does_not_disturb_training(
 
 
 def test_an_adapter_that_diverged_is_not_saved(make: Callable[..., Any], tmp_path: Path) -> None:
-    adapter = Adapter.attach(make("llama"), LORA, seed=5)
+    adapter = LoraAdapter.attach(make("llama"), LORA, seed=5)
     with torch.no_grad():
         adapter.factors()["model.layers.1.self_attn.v_proj"].B[0, 0] = float("nan")
     with pytest.raises(AdapterError, match=r"layers\.1\.self_attn\.v_proj contain NaN"):
@@ -184,4 +184,4 @@ def test_what_peft_does_not_adapt_is_one_clear_line(tiny_family: Callable[[str],
     with pytest.raises(
         ModelError, match=r"^lora\.targets: PEFT cannot .*'out_proj' is incompatible with Mamba"
     ):
-        Adapter.attach(tiny_family("mamba"), LoraOptions(targets=("out_proj",)), seed=1)
+        LoraAdapter.attach(tiny_family("mamba"), LoraOptions(targets=("out_proj",)), seed=1)

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from nlora.errors import AdapterError
-from nlora.models.lora_adapter import Adapter, Factors, load_factors
+from nlora.models.lora_adapter import LoraAdapter, LoraFactors, load_factors
 from nlora.models.lora_factors import stack
 from tiny import LORA, load
 
@@ -67,7 +67,7 @@ def test_load_factors_gives_the_update_that_peft_merges(
 
 @pytest.fixture
 def saved(make: Callable[..., Any], tmp_path: Path) -> Path:
-    adapter = Adapter.attach(make("llama"), LORA, seed=5)
+    adapter = LoraAdapter.attach(make("llama"), LORA, seed=5)
     adapter.save(tmp_path / "adapter", base_model="m")
     return tmp_path / "adapter"
 
@@ -161,7 +161,7 @@ def test_half_precision_adapters_are_read_as_float32(saved: Path) -> None:
 def test_stack_is_the_sum_of_updates() -> None:
     generator = torch.Generator().manual_seed(0)
     parts = [
-        Factors(torch.randn(r, 7, generator=generator), torch.randn(5, r, generator=generator), scaling)
+        LoraFactors(torch.randn(r, 7, generator=generator), torch.randn(5, r, generator=generator), scaling)
         for r, scaling in ((1, 2.0), (4, 0.5), (8, -3.0))
     ]
     joint = stack(parts)

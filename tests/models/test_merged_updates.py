@@ -12,8 +12,8 @@ from peft import PeftModel
 from torch import nn
 
 from nlora.errors import AdapterError, ModelError
-from nlora.models.lora_adapter import Adapter, Factors, State, target_modules
-from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors, target_modules
+from nlora.models.merged_updates import MergedUpdates
 from nlora.runs.update_history import keep_updates
 from tiny import LORA, assert_bitwise, load, logits, spread, weights
 
@@ -27,10 +27,10 @@ def make(tiny_model: Callable[[str], Path]) -> Callable[..., Any]:
     return lambda family, *dtype: load(tiny_model(family), *dtype)
 
 
-def random_state(model: Any, seed: int, size: float = 0.1) -> State:
+def random_state(model: Any, seed: int, size: float = 0.1) -> AdapterState:
     generator = torch.Generator().manual_seed(seed)
     return {
-        m.name: Factors(
+        m.name: LoraFactors(
             torch.randn(4, m.in_features, generator=generator) * size,
             torch.randn(m.out_features, 4, generator=generator) * size,
             2.0,
@@ -39,8 +39,8 @@ def random_state(model: Any, seed: int, size: float = 0.1) -> State:
     }
 
 
-def folded(model: Any) -> FoldedBackbone:
-    return FoldedBackbone(model, [m.name for m in target_modules(model, LORA)])
+def folded(model: Any) -> MergedUpdates:
+    return MergedUpdates(model, [m.name for m in target_modules(model, LORA)])
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "t5"])
@@ -52,7 +52,7 @@ def test_folding_two_equals_stock_peft_with_both_active(
     )  # so that only the formula can differ, not the rounding of activations
     states = [random_state(model, seed) for seed in (1, 2)]
     for name, state in zip("ab", states, strict=True):
-        adapter = Adapter.attach(model, LORA, seed=0)
+        adapter = LoraAdapter.attach(model, LORA, seed=0)
         adapter.load_state(state)
         adapter.save(tmp_path / name, base_model="m")
         adapter.detach()
@@ -124,11 +124,11 @@ def test_folding_under_an_attached_adapter(make: Callable[..., Any]) -> None:
     reference = make("llama")
     folded(reference).fold([earlier, state])
     backbone = folded(model)
-    adapter = Adapter.attach(model, LORA, seed=0)
+    adapter = LoraAdapter.attach(model, LORA, seed=0)
     adapter.load_state(state)
     backbone.fold([earlier])
     torch.testing.assert_close(logits(adapter.model.eval()), logits(reference), rtol=1e-4, atol=1e-4)
-    while_attached = FoldedBackbone(model, list(state))
+    while_attached = MergedUpdates(model, list(state))
     while_attached.fold([])
     adapter.detach()
     backbone.restore()
@@ -147,7 +147,7 @@ def test_a_state_may_cover_only_some_modules(make: Callable[..., Any]) -> None:
 
 def test_folding_leaves_no_gradient_behind(make: Callable[..., Any]) -> None:
     model = make("llama")
-    adapter = Adapter.attach(model, LORA, seed=0)
+    adapter = LoraAdapter.attach(model, LORA, seed=0)
     live = adapter.factors()
     adapter.detach()
     folded(model).fold([live])
@@ -166,7 +166,7 @@ def test_a_state_that_does_not_fit_changes_nothing(make: Callable[..., Any]) -> 
     with pytest.raises(
         AdapterError, match=rf"update of {name} is 32x32, but the layer is 16x32 \(out x in\)"
     ):
-        backbone.fold([good, {name: Factors(torch.ones(4, 32), torch.ones(32, 4), 1.0)}])
+        backbone.fold([good, {name: LoraFactors(torch.ones(4, 32), torch.ones(32, 4), 1.0)}])
     assert_bitwise(model, before)
 
 
@@ -175,10 +175,10 @@ def test_quantised_and_other_modules_are_refused() -> None:
     with pytest.raises(
         ModelError, match="norm is a LayerNorm; updates can be folded into linear layers only"
     ):
-        FoldedBackbone(model, ["norm"])
+        MergedUpdates(model, ["norm"])
     model["linear"].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ModelError, match=r"linear is quantised \(Linear, torch\.int8\)"):
-        FoldedBackbone(model, ["linear"])
+        MergedUpdates(model, ["linear"])
 
 
 @pytest.mark.parametrize("family", ["zamba", "zamba2"])
@@ -191,7 +191,7 @@ def test_layers_that_share_a_weight_keep_their_own_updates(
     lora = LORA.model_copy(update={"targets": targets})
     model = tiny_family(family).double()
     before = logits(model)
-    adapter = Adapter.attach(model, lora, seed=0)
+    adapter = LoraAdapter.attach(model, lora, seed=0)
     states = []
     for seed, name in enumerate("ab"):
         spread(adapter, seed)
@@ -206,7 +206,7 @@ def test_layers_that_share_a_weight_keep_their_own_updates(
     change = float((expected - before).abs().max())
     torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5 * change)
     with pytest.raises(ModelError, match="shares its weight with another layer"):
-        FoldedBackbone(model, list(states[0]))
+        MergedUpdates(model, list(states[0]))
 
 
 def test_a_layer_in_two_places_is_refused(make: Callable[..., Any]) -> None:

@@ -11,15 +11,15 @@ import torch
 from nlora.config.schema import LoraOptions
 from nlora.errors import ModelError, RunError
 from nlora.methods.registry import build
-from nlora.models.osf_layers import WEIGHTS_FILE, SubspaceModel
+from nlora.models.osf_layers import WEIGHTS_FILE, OsfLayers
 from tiny import load, logits, loss, weights
 
 TinyModel = Callable[[str], Path]
 
 
-def trained(model: torch.nn.Module, preserved: float = 0.5) -> SubspaceModel:
+def trained(model: torch.nn.Module, preserved: float = 0.5) -> OsfLayers:
     """A few plain gradient steps."""
-    learner = SubspaceModel.attach(model, LoraOptions(), preserved=preserved)
+    learner = OsfLayers.attach(model, LoraOptions(), preserved=preserved)
     parameters = [p for p in learner.model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.5)
     for _ in range(3):
@@ -38,7 +38,7 @@ def test_a_saved_stage_put_back_is_the_trained_model(
     learner.model.eval()
     expected = logits(learner.model)
     again = load(tiny_model(family))
-    SubspaceModel.load(again, tmp_path)
+    OsfLayers.load(again, tmp_path)
     torch.testing.assert_close(logits(again), expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(logits(learner.detach()), logits(again))
 
@@ -78,16 +78,16 @@ def test_without_is_the_model_before(tiny_model: TinyModel) -> None:
 
 def test_layers_that_are_not_plain_are_named(tiny_model: TinyModel) -> None:
     with pytest.raises(ModelError, match=r"osf trains plain linear layers; .*Conv1D"):
-        SubspaceModel.attach(load(tiny_model("gpt2")), LoraOptions(), preserved=0.5)
+        OsfLayers.attach(load(tiny_model("gpt2")), LoraOptions(), preserved=0.5)
 
 
 def test_a_lost_or_foreign_file_is_told(tiny_model: TinyModel, tmp_path: Path) -> None:
     model = load(tiny_model("llama"))
     with pytest.raises(RunError, match="missing or damaged"):
-        SubspaceModel.load(model, tmp_path)
+        OsfLayers.load(model, tmp_path)
     (tmp_path / WEIGHTS_FILE).write_bytes(b"nonsense")
     with pytest.raises(RunError, match="missing or damaged"):
-        SubspaceModel.load(model, tmp_path)
+        OsfLayers.load(model, tmp_path)
 
 
 def test_more_is_frozen_the_more_tasks_there_were(tiny_model: TinyModel) -> None:

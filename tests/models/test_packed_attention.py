@@ -13,25 +13,32 @@ from torch.nn import functional as F
 
 from nlora.config.schema import LoraOptions
 from nlora.data.packing import pack
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.models.backbone import load_backbone
-from nlora.models.lora_factors import Factors
+from nlora.models.lora_factors import LoraFactors
 from nlora.models.packed_attention import packed_attention, packed_logits, packing_is_exact
 from nlora.models.packed_layout import Layout
 from nlora.models.target_modules import target_modules
-from nlora.models.unmerged_updates import Beside
+from nlora.models.unmerged_updates import UnmergedUpdates
 
 CAUSAL = ["llama", "qwen2", "gemma", "gpt2", "opt"]
 TinyModel = Callable[[str], Path]
 BATCHES = {
     "lengths that differ": [
-        Encoded([5, 6, 7, 8, 40, 41, 42], [50, 1]),
-        Encoded([5, 6, 7, 8, 43], [51, 52, 53, 1]),
+        TokenizedExample([5, 6, 7, 8, 40, 41, 42], [50, 1]),
+        TokenizedExample([5, 6, 7, 8, 43], [51, 52, 53, 1]),
     ],
-    "one length": [Encoded([5, 6, 7, 40, 41], [50, 1]), Encoded([5, 6, 7, 42, 43], [51, 1])],
-    "nothing shared": [Encoded([5, 6, 7], [50, 1]), Encoded([8, 9, 10, 11], [51, 1]), Encoded([12], [1])],
-    "one example": [Encoded([5, 6, 7, 8], [50, 51, 1])],
-    "the same prompt": [Encoded([5, 6, 7], [50, 1]), Encoded([5, 6, 7], [51, 1])],
+    "one length": [
+        TokenizedExample([5, 6, 7, 40, 41], [50, 1]),
+        TokenizedExample([5, 6, 7, 42, 43], [51, 1]),
+    ],
+    "nothing shared": [
+        TokenizedExample([5, 6, 7], [50, 1]),
+        TokenizedExample([8, 9, 10, 11], [51, 1]),
+        TokenizedExample([12], [1]),
+    ],
+    "one example": [TokenizedExample([5, 6, 7, 8], [50, 51, 1])],
+    "the same prompt": [TokenizedExample([5, 6, 7], [50, 1]), TokenizedExample([5, 6, 7], [51, 1])],
 }
 
 
@@ -39,7 +46,7 @@ def load(folder: Path) -> Any:
     return load_backbone(str(folder)).model
 
 
-def alone(model: Any, examples: list[Encoded]) -> Tensor:
+def alone(model: Any, examples: list[TokenizedExample]) -> Tensor:
     """Logits (N, V) that predict the answers, one example at a time, without padding or a cache."""
     found = []
     for e in examples:
@@ -48,7 +55,7 @@ def alone(model: Any, examples: list[Encoded]) -> Tensor:
     return torch.cat(found)
 
 
-def gradients(model: Any, logits: Tensor, examples: list[Encoded]) -> dict[str, Tensor]:
+def gradients(model: Any, logits: Tensor, examples: list[TokenizedExample]) -> dict[str, Tensor]:
     model.zero_grad()
     labels = torch.tensor([token for e in examples for token in e.answer_ids])
     F.cross_entropy(logits, labels, reduction="sum").backward()
@@ -65,7 +72,7 @@ def check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES.keys())
 @pytest.mark.parametrize("family", CAUSAL)
 def test_logits_and_gradients_are_those_of_each_example_alone(
-    tiny_model: TinyModel, family: str, examples: list[Encoded]
+    tiny_model: TinyModel, family: str, examples: list[TokenizedExample]
 ) -> None:
     model = load(tiny_model(family)).double()
     assert packing_is_exact(model)
@@ -116,7 +123,7 @@ def test_updates_beside_a_real_model_of_16_bits_do_not_keep_it_from_packing() ->
     names = [m.name for m in target_modules(model, LoraOptions())]
     draw = torch.Generator().manual_seed(1)
     for rank in (16, 32, 80):
-        beside = Beside(model, names)
+        beside = UnmergedUpdates(model, names)
         state = {}
         for name in names:
             out_features, in_features = model.get_submodule(name).weight.shape
@@ -124,7 +131,7 @@ def test_updates_beside_a_real_model_of_16_bits_do_not_keep_it_from_packing() ->
                 torch.randn(rank, in_features, generator=draw),
                 torch.randn(out_features, rank, generator=draw),
             )
-            state[name] = Factors(a * 1e-3, b * 1e-3, 4.0)
+            state[name] = LoraFactors(a * 1e-3, b * 1e-3, 4.0)
         beside.fold([state])
         assert packing_is_exact(model)
         beside.restore()

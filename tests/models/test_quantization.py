@@ -17,15 +17,15 @@ from nlora.config.load import load_config
 from nlora.errors import InputErrors, ModelError
 from nlora.methods.registry import build, method_names
 from nlora.models.backbone import load_backbone
-from nlora.models.full_model import WholeModel
-from nlora.models.lora_adapter import Adapter, Factors, State, target_modules
+from nlora.models.full_model import FullModel
+from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors, target_modules
 from nlora.models.lora_factors import load_factors
-from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.merged_updates import MergedUpdates
 from nlora.models.packed_attention import packing_is_exact
 from nlora.models.quantization import needs_floats, quantise_problems
-from nlora.models.unmerged_updates import Beside
+from nlora.models.unmerged_updates import UnmergedUpdates
 from nlora.runs.plan import make_plan
-from nlora.runs.update_history import Learned
+from nlora.runs.update_history import UpdateHistory
 from tiny import LORA, load, logits, loss, spread
 
 TinyModel = Callable[[str], Path]
@@ -56,10 +56,10 @@ def quantise_targets(model: Any) -> list[str]:
     return names
 
 
-def random_state(model: Any, seed: int) -> State:
+def random_state(model: Any, seed: int) -> AdapterState:
     generator = torch.Generator().manual_seed(seed)
     return {
-        m.name: Factors(
+        m.name: LoraFactors(
             torch.randn(4, m.in_features, generator=generator) * 0.1,
             torch.randn(m.out_features, 4, generator=generator) * 0.1,
             2.0,
@@ -70,7 +70,7 @@ def random_state(model: Any, seed: int) -> State:
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
     """Of an adapter that is not zero, in training mode."""
-    adapter = Adapter.attach(model, LORA, seed=1)
+    adapter = LoraAdapter.attach(model, LORA, seed=1)
     spread(adapter)
     loss(adapter.model.train()).backward()
     found = {f"{n}.{key}": getattr(f, key).grad for n, f in adapter.factors().items() for key in "AB"}
@@ -130,14 +130,14 @@ def test_other_methods_need_no_weights() -> None:
 def test_a_backbone_that_comes_quantised_is_refused_by_what_needs_its_weights(tiny_model: TinyModel) -> None:
     """No key of the configuration tells of it."""
     model = load(tiny_model("llama"))
-    learned = Learned(model, quantise_targets(model))
+    learned = UpdateHistory(model, quantise_targets(model))
     learned.prepare(build("inclora", {}))
     with pytest.raises(
         ModelError, match="ewc needs the backbone's weights as numbers, and they are quantised"
     ):
         learned.prepare(build("ewc", {}))
     with pytest.raises(ModelError, match=r"q_proj\.weight is quantised and cannot be trained"):
-        WholeModel.attach(model)
+        FullModel.attach(model)
 
 
 def test_learned_keeps_updates_beside_codes_and_an_adapter_trains_on_top(tiny_model: TinyModel) -> None:
@@ -148,10 +148,10 @@ def test_learned_keeps_updates_beside_codes_and_an_adapter_trains_on_top(tiny_mo
             layer = model.get_submodule(name)
             plain.get_submodule(name).weight.copy_(layer.weight * layer.scale)
     states = [random_state(plain, seed) for seed in (1, 2)]
-    learned = Learned(model, names)
+    learned = UpdateHistory(model, names)
     learned.updates = list(states)
     learned.prepare(build("inclora", {}))
-    FoldedBackbone(plain, names).fold(states)
+    MergedUpdates(plain, names).fold(states)
     torch.testing.assert_close(logits(model), logits(plain), rtol=1e-5, atol=1e-5)
     mine, wanted = gradients(model), gradients(plain)
     for name, gradient in wanted.items():
@@ -211,8 +211,8 @@ def test_a_quantised_backbone_trains_as_its_numbers_in_float_do(wide_llama: Path
     error = (logits(plain) - logits(original)).abs().max()
     assert 1e-3 < error < 1.0, "the numbers of the codes are near the original's, and not the same"
     states = [random_state(plain, seed) for seed in (1, 2)]
-    Beside(model, [m.name for m in modules]).fold(states)
-    FoldedBackbone(plain, [m.name for m in modules]).fold(states)
+    UnmergedUpdates(model, [m.name for m in modules]).fold(states)
+    MergedUpdates(plain, [m.name for m in modules]).fold(states)
     # While 8bit evaluates, it rounds the activations to eight bits as well.
     tolerance = 1e-4 if quantise == "4bit" else 0.1
     torch.testing.assert_close(logits(model), logits(plain), rtol=tolerance, atol=tolerance)

@@ -14,7 +14,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from helpers import write_config
 from nlora.config.schema import LoraOptions
 from nlora.errors import ModelError
-from nlora.models.lora_adapter import Adapter, ModuleShape, target_modules
+from nlora.models.lora_adapter import LoraAdapter, ModuleShape, target_modules
 from nlora.models.target_modules import target_names
 from tiny import FAMILIES, IDS, LORA, load, logits, spread
 
@@ -50,7 +50,7 @@ def test_target_modules_names_and_shapes(make: Callable[..., Any]) -> None:
 def test_what_target_modules_says_is_what_is_adapted(family: str, make: Callable[..., Any]) -> None:
     model = make(family)
     said = {shape.name: (shape.out_features, shape.in_features) for shape in target_modules(model, LORA)}
-    adapter = Adapter.attach(model, LORA, seed=1)
+    adapter = LoraAdapter.attach(model, LORA, seed=1)
     assert {name: f.shape for name, f in adapter.factors().items()} == said
     trained = {name for name, p in adapter.model.named_parameters() if p.requires_grad}
     assert len(trained) == 2 * len(said)
@@ -90,7 +90,7 @@ def test_a_head_that_shares_the_embeddings_weight_is_refused(make: Callable[...,
 
 def test_a_target_may_be_a_whole_name(make: Callable[..., Any]) -> None:
     name = "model.layers.1.self_attn.o_proj"
-    adapter = Adapter.attach(make("llama"), LoraOptions(targets=(name,)), seed=1)
+    adapter = LoraAdapter.attach(make("llama"), LoraOptions(targets=(name,)), seed=1)
     assert list(adapter.factors()) == [name]
 
 
@@ -109,7 +109,7 @@ def test_only_layers_that_text_passes_through_are_adapted(
 ) -> None:
     """Towers for images and sounds, and a lone decoder's cross-attention, would keep an update of 0."""
     model = tiny_family(family)
-    adapter = Adapter.attach(model, LORA, seed=1)
+    adapter = LoraAdapter.attach(model, LORA, seed=1)
     names = list(adapter.factors())
     assert {name.rpartition(".")[2] for name in names} == set(ends)
     assert all(name.startswith(within) and "vision" not in name for name in names)
@@ -123,7 +123,7 @@ def test_stock_peft_loads_an_adapter_of_the_language_model_alone(
     tiny_family: Callable[[str], Any], tmp_path: Path
 ) -> None:
     model = tiny_family("gemma3")
-    adapter = Adapter.attach(model, LORA, seed=1)
+    adapter = LoraAdapter.attach(model, LORA, seed=1)
     spread(adapter)
     adapter.save(tmp_path, base_model="")
     loaded = PeftModel.from_pretrained(tiny_family("gemma3"), str(tmp_path)).eval()
@@ -161,7 +161,7 @@ def test_all_linear_is_every_linear_layer_that_peft_takes_for_it(
     family: str, make: Callable[..., Any]
 ) -> None:
     lora = LoraOptions.model_validate({"r": 4, "targets": "all-linear"})
-    ours = Adapter.attach(make(family), lora, seed=1)
+    ours = LoraAdapter.attach(make(family), lora, seed=1)
     kind = "SEQ_2_SEQ_LM" if family == "t5" else "CAUSAL_LM"
     config = LoraConfig(task_type=kind, r=4, target_modules="all-linear", fan_in_fan_out=family == "gpt2")
     theirs = get_peft_model(make(family), config)

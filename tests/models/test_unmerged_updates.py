@@ -12,9 +12,9 @@ from torch import nn
 
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
-from nlora.models.lora_adapter import Adapter, Factors, State, target_modules
-from nlora.models.merged_updates import FoldedBackbone
-from nlora.models.unmerged_updates import Beside
+from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors, target_modules
+from nlora.models.merged_updates import MergedUpdates
+from nlora.models.unmerged_updates import UnmergedUpdates
 from nlora.runs.update_history import keep_updates
 from nlora.training.cpu_modules import lean
 from tiny import LORA, assert_bitwise, load, logits, loss, spread, weights
@@ -33,10 +33,10 @@ def names(model: Any, lora: LoraOptions = LORA) -> list[str]:
     return [m.name for m in target_modules(model, lora)]
 
 
-def random_state(model: Any, seed: int, lora: LoraOptions = LORA) -> State:
+def random_state(model: Any, seed: int, lora: LoraOptions = LORA) -> AdapterState:
     generator = torch.Generator().manual_seed(seed)
     return {
-        m.name: Factors(
+        m.name: LoraFactors(
             torch.randn(4, m.in_features, generator=generator) * 0.1,
             torch.randn(m.out_features, 4, generator=generator) * 0.1,
             2.0,
@@ -47,7 +47,7 @@ def random_state(model: Any, seed: int, lora: LoraOptions = LORA) -> State:
 
 def gradients(model: Any, lora: LoraOptions = LORA) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss with an adapter that is not zero on top, and the gradients of its factors."""
-    adapter = Adapter.attach(model, lora, seed=1)
+    adapter = LoraAdapter.attach(model, lora, seed=1)
     spread(adapter)
     value = loss(adapter.model.eval())
     value.backward()
@@ -62,8 +62,8 @@ def test_beside_computes_what_folded_computes(family: str, make: Make) -> None:
     model, other = make(family, torch.float64), make(family, torch.float64)
     states = [random_state(model, seed) for seed in (1, 2, 3)]
     before = logits(model)
-    Beside(model, names(model)).fold(states)
-    FoldedBackbone(other, names(other)).fold(states)
+    UnmergedUpdates(model, names(model)).fold(states)
+    MergedUpdates(other, names(other)).fold(states)
     assert (logits(other) - before).abs().max() > 1e-2, "the updates must matter"
     torch.testing.assert_close(logits(model), logits(other), rtol=1e-5, atol=1e-5)
     (ours, mine), (theirs, wanted) = gradients(model), gradients(other)
@@ -80,8 +80,8 @@ def test_one_hook_of_summed_rank_per_module_whatever_came_before(make: Make) -> 
     model = make("llama")
     a, b, c = (random_state(model, seed) for seed in (1, 2, 3))
     fresh = make("llama")
-    Beside(fresh, names(fresh)).fold([a, b])
-    beside = Beside(model, names(model))
+    UnmergedUpdates(fresh, names(fresh)).fold([a, b])
+    beside = UnmergedUpdates(model, names(model))
     for states in ([c], [a, b, c], [a, b]):
         beside.fold(states)
     assert torch.equal(logits(model), logits(fresh))
@@ -93,7 +93,7 @@ def test_one_hook_of_summed_rank_per_module_whatever_came_before(make: Make) -> 
 def test_restore_leaves_no_hook_and_no_changed_weight(make: Make) -> None:
     model = make("llama")
     before, wanted = weights(model), logits(model)
-    beside = Beside(model, names(model))
+    beside = UnmergedUpdates(model, names(model))
     beside.fold([random_state(model, 1)])
     assert_bitwise(model, before)
     assert not torch.equal(logits(model), wanted)
@@ -106,18 +106,18 @@ def test_a_state_may_cover_only_some_modules(make: Make) -> None:
     model, other = make("llama"), make("llama")
     name = "model.layers.1.self_attn.v_proj"
     some = [{name: random_state(model, 1)[name]}, random_state(model, 2)]
-    Beside(model, names(model)).fold(some)
-    FoldedBackbone(other, names(other)).fold(some)
+    UnmergedUpdates(model, names(model)).fold(some)
+    MergedUpdates(other, names(other)).fold(some)
     torch.testing.assert_close(logits(model), logits(other), rtol=1e-5, atol=1e-5)
 
 
 def test_under_an_attached_adapter_and_with_it_switched_off(make: Make) -> None:
     model, other = make("llama"), make("llama")
     earlier = random_state(model, 2)
-    beside = Beside(model, names(model))
-    FoldedBackbone(other, names(other)).fold([earlier])
+    beside = UnmergedUpdates(model, names(model))
+    MergedUpdates(other, names(other)).fold([earlier])
     before = logits(other)
-    adapter, folded = (Adapter.attach(m, LORA, seed=1) for m in (model, other))
+    adapter, folded = (LoraAdapter.attach(m, LORA, seed=1) for m in (model, other))
     for one in (adapter, folded):
         spread(one)
     beside.fold([earlier])
@@ -126,7 +126,7 @@ def test_under_an_attached_adapter_and_with_it_switched_off(make: Make) -> None:
     )
     with adapter.without():
         torch.testing.assert_close(logits(adapter.model), before, rtol=1e-5, atol=1e-5)
-    while_attached = Beside(
+    while_attached = UnmergedUpdates(
         adapter.model.get_base_model(), list(earlier)
     )  # finds the layers under the adapter
     while_attached.restore()
@@ -138,9 +138,9 @@ def test_leaner_modules_still_add_the_updates(make: Make) -> None:
     """Gated layers are exchanged for leaner ones, whose own layers may carry updates."""
     model, other = make("llama"), make("llama")
     states = [random_state(model, 1, EVERY_LINEAR)]
-    Beside(model, names(model, EVERY_LINEAR)).fold(states)
-    FoldedBackbone(other, names(other, EVERY_LINEAR)).fold(states)
-    adapter = Adapter.attach(model, EVERY_LINEAR, seed=1)
+    UnmergedUpdates(model, names(model, EVERY_LINEAR)).fold(states)
+    MergedUpdates(other, names(other, EVERY_LINEAR)).fold(states)
+    adapter = LoraAdapter.attach(model, EVERY_LINEAR, seed=1)
     spread(adapter)
     undo = lean(adapter.model)
     assert any(type(m).__name__ == "GatedLayer" for m in adapter.model.modules())
@@ -158,7 +158,7 @@ def test_leaner_modules_still_add_the_updates(make: Make) -> None:
 def test_scoring_first_leaves_updates_that_training_can_use(make: Make) -> None:
     """In bfloat16 the factors are cast at their first use, which is in inference mode when a task is scored."""
     model = make("llama", torch.bfloat16)
-    Beside(model, names(model)).fold([random_state(model, 1)])
+    UnmergedUpdates(model, names(model)).fold([random_state(model, 1)])
     with torch.inference_mode():
         model(input_ids=torch.tensor([[5, 6]]))
     _, found = gradients(model)
@@ -167,10 +167,10 @@ def test_scoring_first_leaves_updates_that_training_can_use(make: Make) -> None:
 
 def test_live_factors_leave_no_gradient_behind(make: Make) -> None:
     model = make("llama").requires_grad_(False)
-    adapter = Adapter.attach(model, LORA, seed=0)
+    adapter = LoraAdapter.attach(model, LORA, seed=0)
     live = adapter.factors()
     adapter.detach()
-    Beside(model, names(model)).fold([live])
+    UnmergedUpdates(model, names(model)).fold([live])
     assert model(input_ids=torch.tensor([[5, 6]])).logits.grad_fn is None
 
 
@@ -179,14 +179,14 @@ def test_a_state_that_does_not_fit_changes_nothing(make: Make) -> None:
     wanted = logits(model)
     good = random_state(model, 1)
     name = "model.layers.0.self_attn.v_proj"
-    beside = Beside(model, names(model))
+    beside = UnmergedUpdates(model, names(model))
     with pytest.raises(AdapterError, match=r"updates model\.lm_head, which is not among"):
         beside.fold([good, {"model.lm_head": good[name]}])
     with pytest.raises(AdapterError, match=rf"update of {name} is 32x32, but the layer is 16x32"):
-        beside.fold([{name: Factors(torch.ones(4, 32), torch.ones(32, 4), 1.0)}])
+        beside.fold([{name: LoraFactors(torch.ones(4, 32), torch.ones(32, 4), 1.0)}])
     assert torch.equal(logits(model), wanted)
     with pytest.raises(ModelError, match="norm is a LlamaRMSNorm"):
-        Beside(model, ["model.norm"])
+        UnmergedUpdates(model, ["model.norm"])
 
 
 def test_ranks_that_would_cost_more_than_the_layer_become_one_matrix(make: Make) -> None:
@@ -194,8 +194,8 @@ def test_ranks_that_would_cost_more_than_the_layer_become_one_matrix(make: Make)
     states = [
         random_state(model, seed) for seed in range(4)
     ]  # 16 · (32 + 32) = 32 · 32, 16 · (32 + 16) > 32 · 16
-    Beside(model, names(model)).fold(states)
-    FoldedBackbone(other, names(other)).fold(states)
+    UnmergedUpdates(model, names(model)).fold(states)
+    MergedUpdates(other, names(other)).fold(states)
     for name in names(model):
         (hook,) = model.get_submodule(name)._forward_hooks.values()
         assert [m.shape for m in hook.matrices(torch.ones(1))] == [model.get_submodule(name).weight.shape]
@@ -213,11 +213,11 @@ def test_a_bfloat16_backbone_keeps_updates_that_its_weights_would_round_away(mak
     layer.weight.data.copy_(torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))
     f = random_state(model, 1)[name]
     update = f.scaling * f.B @ f.A
-    factors = Factors(f.A * 1e-3 * layer.weight.abs().min() / update.abs().max(), f.B, f.scaling)
+    factors = LoraFactors(f.A * 1e-3 * layer.weight.abs().min() / update.abs().max(), f.B, f.scaling)
     wanted = factors.scaling * factors.B @ factors.A
     eye, before = torch.eye(32, dtype=torch.bfloat16), layer.weight.clone()
 
-    FoldedBackbone(model, [name]).fold([{name: factors}])
+    MergedUpdates(model, [name]).fold([{name: factors}])
     assert torch.equal(layer.weight, before)
     kept = keep_updates(model, [name])
     kept.fold([{name: factors}])
@@ -227,14 +227,14 @@ def test_a_bfloat16_backbone_keeps_updates_that_its_weights_would_round_away(mak
 
 def test_updates_go_where_nothing_of_them_is_lost() -> None:
     model = nn.ModuleDict({"a": nn.Linear(4, 6), "b": nn.Linear(4, 6)})
-    assert type(keep_updates(model, ["a", "b"])) is FoldedBackbone
+    assert type(keep_updates(model, ["a", "b"])) is MergedUpdates
     model["b"].to(torch.float64)
-    assert type(keep_updates(model, ["a", "b"])) is FoldedBackbone
+    assert type(keep_updates(model, ["a", "b"])) is MergedUpdates
     model["b"].to(torch.bfloat16)
-    assert type(keep_updates(model, ["a", "b"])) is Beside
+    assert type(keep_updates(model, ["a", "b"])) is UnmergedUpdates
     model["b"].weight = nn.Parameter(torch.zeros(6, 4, dtype=torch.int8), requires_grad=False)
-    assert type(keep_updates(model, ["a", "b"])) is Beside
-    assert type(keep_updates(model, ["a"])) is FoldedBackbone
+    assert type(keep_updates(model, ["a", "b"])) is UnmergedUpdates
+    assert type(keep_updates(model, ["a"])) is MergedUpdates
     # 4-bit codes may be stored as floats, for FSDP; then only the shape tells.
     model["a"].weight = nn.Parameter(torch.zeros(6, 1), requires_grad=False)
-    assert type(keep_updates(model, ["a"])) is Beside
+    assert type(keep_updates(model, ["a"])) is UnmergedUpdates

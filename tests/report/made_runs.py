@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.config.schema import Config
-from nlora.runs.folder import RunDir, write_stage_record
+from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.released_files import Prediction, predict_results, train_results, write_results
 from nlora.runs.summary import StageRecord
 
@@ -63,7 +63,7 @@ def make_run(
          "output_dir": str(folder)}
     )  # fmt: skip
     R = matrix(len(tasks))
-    with RunDir.open(config, VERSIONS) as run:
+    with RunFolder.open(config, VERSIONS) as run:
         for stage in range(1, (len(tasks) if stages is None else stages) + 1):
             with run.stage(stage, tasks[stage - 1]) as place:
                 answers = [

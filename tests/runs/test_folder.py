@@ -12,7 +12,7 @@ import pytest
 
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.runs.folder import RunDir, stage_name, write_stage_record
+from nlora.runs.folder import RunFolder, stage_name, write_stage_record
 from nlora.runs.summary import Collision, StageRecord, read_summary
 
 VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
@@ -35,7 +35,7 @@ def record_of(stage: int, task: str) -> StageRecord:
     )
 
 
-def commit(run: RunDir, stage: int) -> None:
+def commit(run: RunFolder, stage: int) -> None:
     task = run.config.tasks[stage - 1].name
     with run.stage(stage, task) as folder:
         (folder / "adapter").mkdir()
@@ -48,7 +48,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_run_from_the_first_stage_to_the_summary(tmp_path: Path) -> None:
-    with RunDir.open(config_of(tmp_path / "run"), VERSIONS) as run:
+    with RunFolder.open(config_of(tmp_path / "run"), VERSIONS) as run:
         assert read_summary(run.folder).status == "running"
         assert (run.committed_stages(), run.is_complete()) == ([], False)
         commit(run, 1)
@@ -76,12 +76,12 @@ def test_a_run_from_the_first_stage_to_the_summary(tmp_path: Path) -> None:
 
 
 def test_zero_shot_scores_outlive_the_process(tmp_path: Path) -> None:
-    with RunDir.open(config_of(tmp_path), VERSIONS) as run:
+    with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         assert run.zero_shot() is None
         run.write_zero_shot([10.0, 20.0])
         with pytest.raises(ValueError, match="column 1: 101"):
             run.write_zero_shot([101.0, 20.0])
-    with RunDir.open(config_of(tmp_path), VERSIONS) as run:
+    with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         assert run.zero_shot() == [10.0, 20.0]
         assert run.write_summary().zero_shot == (10.0, 20.0)
 
@@ -92,7 +92,7 @@ def interrupt(folder: Path) -> None:
 
 
 def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with RunDir.open(config_of(tmp_path), VERSIONS) as run:
+    with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         with pytest.raises(KeyboardInterrupt), run.stage(1, "agnews") as folder:
             interrupt(folder)
         assert names(tmp_path / "outputs") == set()
@@ -107,7 +107,7 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_stages_are_committed_once_and_in_order(tmp_path: Path) -> None:
-    with RunDir.open(config_of(tmp_path), VERSIONS) as run:
+    with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         with pytest.raises(RunError, match="stage 1 has to be committed first"):
             commit(run, 2)
         commit(run, 1)
@@ -118,19 +118,19 @@ def test_stages_are_committed_once_and_in_order(tmp_path: Path) -> None:
         commit(run, 2)
     (tmp_path / "outputs" / "1-agnews").rename(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="1-agnews: is missing though later stages are there"):
-        RunDir.open(config_of(tmp_path), VERSIONS)
+        RunFolder.open(config_of(tmp_path), VERSIONS)
 
 
 def test_outputs_of_something_else_are_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "outputs" / "1-agnews").mkdir(parents=True)
     with pytest.raises(RunError, match=r"holds outputs but no run\.yaml"):
-        RunDir.open(config_of(tmp_path), VERSIONS)
+        RunFolder.open(config_of(tmp_path), VERSIONS)
 
 
 def test_a_folder_that_cannot_be_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match=r"file/run: cannot be written: Not a directory"):
-        RunDir.open(config_of(tmp_path / "file" / "run"), VERSIONS)
+        RunFolder.open(config_of(tmp_path / "file" / "run"), VERSIONS)
 
 
 def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(
@@ -139,7 +139,7 @@ def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with RunDir.open(config_of(tmp_path), VERSIONS) as run:
+    with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         before = (tmp_path / "summary.json").read_bytes()
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(
@@ -158,7 +158,7 @@ def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(
 
 def test_other_errors_inside_a_stage_are_not_renamed(tmp_path: Path) -> None:
     with (
-        RunDir.open(config_of(tmp_path), VERSIONS) as run,
+        RunFolder.open(config_of(tmp_path), VERSIONS) as run,
         pytest.raises(FileNotFoundError, match=r"missing\.jsonl"),
         run.stage(1),
     ):
@@ -166,7 +166,7 @@ def test_other_errors_inside_a_stage_are_not_renamed(tmp_path: Path) -> None:
 
 
 def test_a_broken_stage_record_is_one_clear_line(tmp_path: Path) -> None:
-    with RunDir.open(config_of(tmp_path), VERSIONS) as run:
+    with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         commit(run, 1)
         (run.stage_folder(1) / "stage.json").write_text("{}")
         with pytest.raises(
@@ -178,7 +178,7 @@ def test_a_broken_stage_record_is_one_clear_line(tmp_path: Path) -> None:
 def test_the_log_is_attached_until_closed(tmp_path: Path) -> None:
     logger = logging.getLogger("nlora.somewhere")
     level = logging.getLogger("nlora").level
-    with RunDir.open(config_of(tmp_path), VERSIONS) as run:
+    with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         run.attach_log()
         run.attach_log()  # twice is once
         logger.info("stage %d begins", 1)

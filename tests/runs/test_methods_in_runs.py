@@ -17,9 +17,9 @@ from nlora.evaluation.evaluator import Evaluator
 from nlora.methods.registry import method_names
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import load_factors
-from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.merged_updates import MergedUpdates
 from nlora.runs.plan import make_plan
-from nlora.training.penalized_trainer import PenalisedTrainer
+from nlora.training.penalized_trainer import PenalizedTrainer
 
 TinyModel = Callable[[str], Path]
 
@@ -58,17 +58,17 @@ def test_a_killed_run_ends_like_one_that_was_not(
     assert all(score is not None for score in whole.R[1])
     assert (whole.backward_transfer is None) == (method == "mtl")
     target = f"output_dir={tmp_path / 'killed'}"
-    original = PenalisedTrainer.train
+    original = PenalizedTrainer.train
     starts: list[int] = []
 
-    def train(self: PenalisedTrainer, *args: Any, **kwargs: Any) -> Any:
+    def train(self: PenalizedTrainer, *args: Any, **kwargs: Any) -> Any:
         starts.append(len(starts))
         if len(starts) == (1 if method == "mtl" else 2):
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PenalisedTrainer, "train", train)
+        patch.setattr(PenalizedTrainer, "train", train)
         with pytest.raises(KeyboardInterrupt):
             learn(config, target)
     assert [f.name for f in (tmp_path / "killed/outputs").iterdir()] == ["1-colours"]
@@ -83,17 +83,17 @@ def test_lost_zero_shot_scores_are_those_of_the_bare_backbone_when_a_run_goes_on
 ) -> None:
     config = write_config(tmp_path, tiny_model("llama"), evaluate={"zero_shot": True})
     whole = learn(config, f"output_dir={tmp_path / 'whole'}")
-    original = PenalisedTrainer.train
+    original = PenalizedTrainer.train
     starts: list[int] = []
 
-    def train(self: PenalisedTrainer, *args: Any, **kwargs: Any) -> Any:
+    def train(self: PenalizedTrainer, *args: Any, **kwargs: Any) -> Any:
         starts.append(len(starts))
         if len(starts) == 2:
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PenalisedTrainer, "train", train)
+        patch.setattr(PenalizedTrainer, "train", train)
         with pytest.raises(KeyboardInterrupt):
             learn(config)
     (tmp_path / "run/zero_shot.json").unlink()
@@ -141,7 +141,7 @@ def test_pertask_answers_each_task_with_its_own_adapter(tmp_path: Path, tiny_mod
     assert summary.R[0][0] == summary.R[1][0]  # nothing learned later touches it
     plan = make_plan(load_config(str(config), [f"output_dir={tmp_path / 'again'}"]))
     backbone = load_backbone(str(tiny_model("llama")))
-    folded = FoldedBackbone(backbone.model, [module.name for module in plan.modules])
+    folded = MergedUpdates(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate)
     for index, stage in enumerate(("1-colours", "2-animals")):
         folded.fold([load_factors(tmp_path / "run/outputs" / stage / "adapter")])

@@ -14,10 +14,10 @@ from helpers import learn
 from nlora.config.schema import LoraOptions
 from nlora.data import builtin
 from nlora.data.packing import pack
-from nlora.data.tokenize import Encoder
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.models.backbone import load_backbone
 from nlora.models.logits import answer_logits
-from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention, packing_is_exact
 
 pytestmark = pytest.mark.slow
@@ -49,10 +49,10 @@ def test_loss_and_gradients_of_a_packed_batch_equal_the_plain_step() -> None:
     backbone: Any = load_backbone("smollm2")
     assert packing_is_exact(backbone.model)
     backbone.model.double()  # in float32 rounding alone moves gradients by 1e-5 or 2e-5, by the processor
-    encoder = Encoder(backbone.tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
+    encoder = ExampleTokenizer(backbone.tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
     task = builtin.read("reuters")
     examples = encoder.encode(task, task.train[:4])
-    adapter = Adapter.attach(backbone.model, LoraOptions(dropout=0.0), seed=1)
+    adapter = LoraAdapter.attach(backbone.model, LoraOptions(dropout=0.0), seed=1)
     adapter.model.double()
     with torch.no_grad():
         for f in adapter.factors().values():

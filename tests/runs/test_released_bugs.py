@@ -20,11 +20,11 @@ from nlora.config.schema import LoraOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.prompts import prompt
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import Encoder
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.models.backbone import load_tokenizer
 from nlora.models.logits import answer_logits
-from nlora.models.lora_adapter import Adapter
-from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.lora_adapter import LoraAdapter
+from nlora.models.merged_updates import MergedUpdates
 
 TASK = Task("amazon", "SC", "Good or bad?", ("negative", "neutral"), (), ())
 
@@ -41,8 +41,8 @@ def prompts(shared: Path) -> dict[str, Any]:
     return of_llama
 
 
-def encoder_of(tokenizer: Any) -> Encoder:
-    return Encoder(tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
+def encoder_of(tokenizer: Any) -> ExampleTokenizer:
+    return ExampleTokenizer(tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
 
 
 def attended(ids: list[int], mask: list[int]) -> list[int]:
@@ -72,8 +72,8 @@ def targets_of(batch: dict[str, Tensor]) -> Tensor:
 def our_loss(shared: Path, golden: GoldenCase) -> float:
     model = load_model(shared, "llama")
     if golden.earlier is not None:
-        FoldedBackbone(model, list(golden.earlier)).fold([golden.earlier])
-    adapter = Adapter.attach(model, LoraOptions(r=8, alpha=32, dropout=0.0), seed=0)
+        MergedUpdates(model, list(golden.earlier)).fold([golden.earlier])
+    adapter = LoraAdapter.attach(model, LoraOptions(r=8, alpha=32, dropout=0.0), seed=0)
     adapter.load_state(golden.new)
     adapter.model.eval()
     batch = {key: golden.batch[key] for key in ("input_ids", "attention_mask")}

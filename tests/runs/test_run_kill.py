@@ -11,7 +11,7 @@ import pytest
 
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.runs.folder import RunDir
+from nlora.runs.folder import RunFolder
 
 
 def config_of(folder: Path) -> Config:
@@ -25,12 +25,12 @@ KILLED = textwrap.dedent(
     import json, os, sys
     from pathlib import Path
     from nlora.config.schema import Config
-    from nlora.runs.folder import RunDir, write_stage_record
+    from nlora.runs.folder import RunFolder, write_stage_record
     from nlora.runs.summary import StageRecord, read_summary
 
     def run(folder):
         config = Config.model_validate({"tasks": ["a", "b"], "output_dir": str(folder)})
-        with RunDir.open(config, {}) as run:
+        with RunFolder.open(config, {}) as run:
             for stage, task in enumerate(config.tasks, start=1):
                 if run.is_committed(stage):
                     continue
@@ -102,10 +102,10 @@ def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path: Path) -> 
         """
         import sys
         from nlora.config.schema import Config
-        from nlora.runs.folder import RunDir
+        from nlora.runs.folder import RunFolder
         config = Config.model_validate({"tasks": ["agnews", "amazon"], "output_dir": sys.argv[1]})
         try:
-            RunDir.open(config, {}).close()
+            RunFolder.open(config, {}).close()
         except Exception as error:
             print(type(error).__name__, error)
         """
@@ -115,18 +115,18 @@ def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path: Path) -> 
         command = [sys.executable, "-c", code, str(tmp_path)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    with RunDir.open(config_of(tmp_path), {}):
+    with RunFolder.open(config_of(tmp_path), {}):
         assert second().startswith(f"RunError {tmp_path}: another run is writing there now")
         with pytest.raises(RunError, match="another run is writing"):
-            RunDir.open(config_of(tmp_path), {})
+            RunFolder.open(config_of(tmp_path), {})
     assert second() == ""
 
 
 def test_a_dead_process_does_not_keep_the_folder(tmp_path: Path) -> None:
     code = (
-        "import os, sys\nfrom nlora.config.schema import Config\nfrom nlora.runs.folder import RunDir\n"
+        "import os, sys\nfrom nlora.config.schema import Config\nfrom nlora.runs.folder import RunFolder\n"
         "config = Config.model_validate({'tasks': ['agnews', 'amazon'], 'output_dir': sys.argv[1]})\n"
-        "run = RunDir.open(config, {})\n"
+        "run = RunFolder.open(config, {})\n"
         "os._exit(9)"
     )
     done = subprocess.run(
@@ -134,4 +134,4 @@ def test_a_dead_process_does_not_keep_the_folder(tmp_path: Path) -> None:
     )
     assert done.returncode == 9, done.stderr
     assert (tmp_path / ".lock").exists()
-    RunDir.open(config_of(tmp_path), {}).close()
+    RunFolder.open(config_of(tmp_path), {}).close()

@@ -9,7 +9,7 @@ import yaml
 from nlora.config.load import differences, load_config
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.runs.folder import RunDir
+from nlora.runs.folder import RunFolder
 from nlora.runs.run_yaml import read_run_file
 
 VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
@@ -20,38 +20,38 @@ def config_of(folder: Path, **changes: Any) -> Config:
 
 
 def test_another_configuration_is_refused_with_its_differences(tmp_path: Path) -> None:
-    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    RunFolder.open(config_of(tmp_path), VERSIONS).close()
     changed = config_of(tmp_path, train={"epochs": 2}, seed=7)
     with pytest.raises(RunError) as caught:
-        RunDir.open(changed, VERSIONS)
+        RunFolder.open(changed, VERSIONS)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}: was started with another configuration; give another output_dir")
     assert "  train.epochs: 1.0 in the folder, 2.0 now\n  seed: 42 in the folder, 7 now" in message
-    RunDir.open(config_of(tmp_path), VERSIONS).close()  # the refused one has left nothing and no lock
+    RunFolder.open(config_of(tmp_path), VERSIONS).close()  # the refused one has left nothing and no lock
 
 
 def test_a_folder_of_an_nlora_without_a_key_goes_on_with_its_default(tmp_path: Path) -> None:
-    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    RunFolder.open(config_of(tmp_path), VERSIONS).close()
     path = tmp_path / "run.yaml"
     record = yaml.safe_load(path.read_text(encoding="utf-8"))
     for key in ("protocol", "family", "seed"):
         del record["config"][key]
     path.write_text(yaml.safe_dump(record), encoding="utf-8")
-    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    RunFolder.open(config_of(tmp_path), VERSIONS).close()
     with pytest.raises(RunError, match='  protocol: "repaired" in the folder, "released" now') as caught:
-        RunDir.open(config_of(tmp_path, protocol="released", seed=7), VERSIONS)
+        RunFolder.open(config_of(tmp_path, protocol="released", seed=7), VERSIONS)
     assert "  seed: 42 in the folder, 7 now" in str(caught.value)
     # A key that this nlora does not know any more is shown as what it is.
     record["config"]["gone"] = 1
     path.write_text(yaml.safe_dump(record), encoding="utf-8")
     with pytest.raises(RunError, match="  gone: 1 in the folder, absent now"):
-        RunDir.open(config_of(tmp_path), VERSIONS)
+        RunFolder.open(config_of(tmp_path), VERSIONS)
 
 
 def test_a_moved_folder_goes_on(tmp_path: Path) -> None:
-    RunDir.open(config_of(tmp_path / "a"), VERSIONS).close()
+    RunFolder.open(config_of(tmp_path / "a"), VERSIONS).close()
     (tmp_path / "a").rename(tmp_path / "b")
-    with RunDir.open(config_of(tmp_path / "b"), VERSIONS) as moved:
+    with RunFolder.open(config_of(tmp_path / "b"), VERSIONS) as moved:
         assert moved.folder == tmp_path / "b"
         assert moved.committed_stages() == []
 
@@ -66,11 +66,11 @@ def test_other_versions_are_recorded_and_do_not_stop(
             *(r["versions"]["torch"] for r in record.get("resumed_with", [])),
         ]
 
-    RunDir.open(config_of(tmp_path), VERSIONS).close()
-    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    RunFolder.open(config_of(tmp_path), VERSIONS).close()
+    RunFolder.open(config_of(tmp_path), VERSIONS).close()
     assert versions_in_file() == ["2.9.0"]
     for _ in range(2):
-        RunDir.open(config_of(tmp_path), {**VERSIONS, "torch": "3.0.0"}).close()
+        RunFolder.open(config_of(tmp_path), {**VERSIONS, "torch": "3.0.0"}).close()
     assert versions_in_file() == ["2.9.0", "3.0.0"]
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}: goes on with other versions than before: torch 2.9.0 -> 3.0.0"
@@ -79,19 +79,19 @@ def test_other_versions_are_recorded_and_do_not_stop(
 
 def test_run_yaml_repeats_the_run(tmp_path: Path) -> None:
     config = config_of(tmp_path, train={"learning_rate": 5e-5}, method={"name": "nlora", "weight": 1e-5})
-    RunDir.open(config, VERSIONS, base_folder=tmp_path / "where my data lie").close()
+    RunFolder.open(config, VERSIONS, base_folder=tmp_path / "where my data lie").close()
     again = load_config(str(tmp_path / "run.yaml"))
     assert (again.config, again.base_folder) == (config, tmp_path / "where my data lie")
 
 
 @pytest.mark.parametrize("text", ["", "config: {", "config: 3\nversions: {}", "- a", "\x00"])
 def test_a_broken_run_yaml_is_one_clear_line(tmp_path: Path, text: str) -> None:
-    RunDir.open(config_of(tmp_path), VERSIONS).close()
+    RunFolder.open(config_of(tmp_path), VERSIONS).close()
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(
         RunError, match=r"run\.yaml.*; put back what nlora wrote there, or give another folder$"
     ):
-        RunDir.open(config_of(tmp_path), VERSIONS)
+        RunFolder.open(config_of(tmp_path), VERSIONS)
 
 
 def test_differences_name_the_dotted_key() -> None:

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from helpers import learn, same_outcome, write_config
 from nlora.config.load import load_config
 from nlora.data.collate import Collator
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.label_scoring import LabelTree, label_scores
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import load_factors
-from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.merged_updates import MergedUpdates
 from nlora.runs.plan import make_plan
 from nlora.runs.sequence import stage_seed
 
@@ -159,7 +159,7 @@ def test_stock_peft_adds_the_saved_adapters_up_to_the_same_answers(
     folders = sorted((tmp_path / "run/outputs").glob("*/adapter"))
     plan = make_plan(load_config(str(config), [f"output_dir={tmp_path / 'again'}"]))
     ours: Any = load_backbone(str(tiny_model(family)))
-    folded = FoldedBackbone(ours.model, [module.name for module in plan.modules])
+    folded = MergedUpdates(ours.model, [module.name for module in plan.modules])
     folded.fold([load_factors(folder) for folder in folders])
 
     stock: Any = load_backbone(str(tiny_model(family)))
@@ -174,7 +174,7 @@ def test_stock_peft_adds_the_saved_adapters_up_to_the_same_answers(
     for task, encoded in zip(plan.tasks, plan.encoded, strict=True):
         # The same scores too: what a tiny random model finds likeliest hardly depends on the text.
         tree = LabelTree.build(plan.encoder.label_ids(task.labels or ()), plan.encoder.end_id)
-        prompts = [Encoded(e.prompt_ids, ()) for e in encoded]
+        prompts = [TokenizedExample(e.prompt_ids, ()) for e in encoded]
         batch = Collator(0, ours.encoder_decoder)(prompts)
         found, scores = label_scores(stock.model, batch, tree), label_scores(ours.model, batch, tree)
         torch.testing.assert_close(found, scores, rtol=1e-4, atol=1e-4)

@@ -18,8 +18,8 @@ from helpers import write_config
 from nlora.cli.run import run_sequence
 from nlora.config.load import load_config
 from nlora.config.schema import LoraOptions
-from nlora.data.select import asked_tasks
-from nlora.data.tokenize import Encoded
+from nlora.data.select import select_tasks
+from nlora.data.tokenize import TokenizedExample
 from nlora.errors import AdapterError, ModelError
 from nlora.cli.evaluate import evaluate
 from nlora.kernels import elementwise
@@ -34,8 +34,8 @@ from nlora.runs.tryout import try_out
 TinyModel = Callable[[str], Path]
 BEGINNING = list(range(100, 130))
 TASKS = [
-    [Encoded([*BEGINNING, 40, 41], [50, 60, 1]), Encoded([*BEGINNING, 42, 43, 44, 45], [51, 1])],
-    [Encoded([7, 8, 9], [52, 1]), Encoded([7, 8, 10, 11], [53, 61, 62, 1])],
+    [TokenizedExample([*BEGINNING, 40, 41], [50, 60, 1]), TokenizedExample([*BEGINNING, 42, 43, 44, 45], [51, 1])],
+    [TokenizedExample([7, 8, 9], [52, 1]), TokenizedExample([7, 8, 10, 11], [53, 61, 62, 1])],
 ]
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
 
@@ -190,7 +190,7 @@ def test_an_adapter_that_lacks_a_layer_is_refused_by_name(tmp_path: Path, tiny_m
     lost = {k: v for k, v in load_file(file).items() if "layers.1.self_attn.v_proj" not in k}
     save_file(lost, file)
     stage = read_stage(tmp_path / "run", 1)
-    asked = asked_tasks(stage.config, tmp_path, names=["colours"])
+    asked = select_tasks(stage.config, tmp_path, names=["colours"])
     with (
         RunProgress(Console(quiet=True)) as progress,
         pytest.raises(

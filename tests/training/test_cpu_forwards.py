@@ -12,8 +12,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from nlora.models.backbone import load_backbone
-from nlora.models.lora_factors import Factors
-from nlora.models.unmerged_updates import Added, Beside
+from nlora.models.lora_factors import LoraFactors
+from nlora.models.unmerged_updates import Added, UnmergedUpdates
 from nlora.training.cpu_forwards import lean_forward
 from nlora.training.cpu_modules import lean
 
@@ -81,10 +81,10 @@ def test_earlier_updates_beside_a_layer_are_part_of_the_leaner_way(tiny_model: T
     sizes = {name: base.get_submodule(name).base_layer.weight.shape for name in names}
     for rank in (3, 40):  # as two matrices, and as their product
         state = {
-            name: Factors(torch.randn(rank, n, generator=draw), torch.randn(m, rank, generator=draw), 0.1)
+            name: LoraFactors(torch.randn(rank, n, generator=draw), torch.randn(m, rank, generator=draw), 0.1)
             for name, (m, n) in sizes.items()
         }
-        beside = Beside(base, names)
+        beside = UnmergedUpdates(base, names)
         beside.fold([state])
         expected = loss_and_gradients(model)
         undo = lean(model)

@@ -29,8 +29,8 @@ from golden import load_model
 from nlora.config.schema import LoraOptions
 from nlora.methods.registry import build
 from nlora.models.logits import answer_logits
-from nlora.models.lora_adapter import Adapter, Factors, State
-from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors
+from nlora.models.merged_updates import MergedUpdates
 
 TASKS = ("task1", "task2")
 LORA = LoraOptions(r=8, alpha=32, dropout=0.0)
@@ -77,15 +77,15 @@ class Golden:
     tensors: dict[str, Tensor]
     batches: dict[str, Tensor]
 
-    def initial(self, task: str) -> State:
+    def initial(self, task: str) -> AdapterState:
         return {
-            module: Factors(A, torch.zeros(A.shape[1], A.shape[0]), 4.0)
+            module: LoraFactors(A, torch.zeros(A.shape[1], A.shape[0]), 4.0)
             for module, A in self._factor(f"{task}/init/", "A").items()
         }
 
-    def final(self, task: str) -> State:
+    def final(self, task: str) -> AdapterState:
         As, Bs = (self._factor(f"{task}/final/", factor) for factor in "AB")
-        return {module: Factors(A, Bs[module], 4.0) for module, A in As.items()}
+        return {module: LoraFactors(A, Bs[module], 4.0) for module, A in As.items()}
 
     def batch(self, task: str, step: int) -> dict[str, Tensor]:
         prefix = f"{task}/{step:02d}/"
@@ -108,7 +108,7 @@ def golden_of(shared: Path, name: str, tensors: str) -> Golden:
     return Golden(run, load_file(folder / f"traj/{tensors}.safetensors"), batches)
 
 
-def cross_entropy(adapter: Adapter, batch: dict[str, Tensor]) -> Tensor:
+def cross_entropy(adapter: LoraAdapter, batch: dict[str, Tensor]) -> Tensor:
     if "loss_mask" not in batch:
         fed = {key: batch[key] for key in ("input_ids", "attention_mask", "labels")}
         logits, targets = answer_logits(adapter.model, fed)
@@ -121,13 +121,13 @@ def cross_entropy(adapter: Adapter, batch: dict[str, Tensor]) -> Tensor:
     return (tokens * batch["loss_mask"][:, :-1]).sum() / batch["loss_mask"].sum()
 
 
-def nlora_penalty(run: dict[str, Any], adapter: Adapter, earlier: Sequence[State]) -> Penalty:
+def nlora_penalty(run: dict[str, Any], adapter: LoraAdapter, earlier: Sequence[AdapterState]) -> Penalty:
     method = build("nlora", {"penalty": "factor_l1", "weight": run["lamda_1"]})
     method.begin(adapter, earlier)
     return lambda: method.penalty(adapter)
 
 
-def olora_penalty(run: dict[str, Any], adapter: Adapter, earlier: Sequence[State]) -> Penalty:
+def olora_penalty(run: dict[str, Any], adapter: LoraAdapter, earlier: Sequence[AdapterState]) -> Penalty:
     method = build("olora", {"weight": run["lamda_1"], "norm_weight": run["lamda_2"]})
     method.begin(adapter, earlier)
     return lambda: method.penalty(adapter)
@@ -144,7 +144,7 @@ class Seen:
 
 
 def learn(
-    adapter: Adapter, golden: Golden, task: str, earlier: Sequence[State], update: Update
+    adapter: LoraAdapter, golden: Golden, task: str, earlier: Sequence[AdapterState], update: Update
 ) -> list[Seen]:
     """The 20 steps of one task."""
     make = nlora_penalty if golden.run["method"] == "nlora" else olora_penalty
@@ -169,10 +169,10 @@ def learn(
 
 def trajectory(
     shared: Path, golden: Golden, update: Update = adamw_of_transformers_4
-) -> dict[str, tuple[list[Seen], State]]:
+) -> dict[str, tuple[list[Seen], AdapterState]]:
     """Both tasks: their steps and the factors that they end with."""
     model = load_model(shared, golden.run["arch"])
-    updates: list[State] = []
+    updates: list[AdapterState] = []
     done = {}
     for task in TASKS:
         adapter = begun(model, golden, task, updates)
@@ -183,17 +183,17 @@ def trajectory(
     return done
 
 
-def begun(model: Any, golden: Golden, task: str, earlier: Sequence[State]) -> Adapter:
+def begun(model: Any, golden: Golden, task: str, earlier: Sequence[AdapterState]) -> LoraAdapter:
     """The released code's fresh factors of a task, over the backbone with the earlier updates folded in."""
     start = golden.initial(task)
-    FoldedBackbone(model, list(start)).fold(earlier)
-    adapter = Adapter.attach(model, LORA, seed=0)
+    MergedUpdates(model, list(start)).fold(earlier)
+    adapter = LoraAdapter.attach(model, LORA, seed=0)
     adapter.load_state(start)
     adapter.model.eval()
     return adapter
 
 
-Trajectory = dict[str, tuple[list[Seen], State]]
+Trajectory = dict[str, tuple[list[Seen], AdapterState]]
 Runs = Callable[[str, str], tuple[Golden, Trajectory]]
 
 

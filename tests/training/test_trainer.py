@@ -13,23 +13,24 @@ import pytest
 import torch
 
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.errors import RunError
 from nlora.methods.registry import build
 from nlora.models.backbone import load_backbone
-from nlora.models.lora_adapter import Adapter, State
+from nlora.models.lora_adapter import AdapterState, LoraAdapter
 from nlora.training import trainer
 from nlora.training.trainer import optimizer_steps, train
 
 PREFIX = tuple(range(20, 34))
 EXAMPLES = [
-    Encoded((*PREFIX, *range(40, 40 + i % 5 + 1)), (50 + i % 7, *range(60, 60 + i % 3), 1)) for i in range(22)
+    TokenizedExample((*PREFIX, *range(40, 40 + i % 5 + 1)), (50 + i % 7, *range(60, 60 + i % 3), 1))
+    for i in range(22)
 ]
 
 
-def trained(folder: Path, model: Path, *, weight: float = 1e-3, **options: Any) -> State:
+def trained(folder: Path, model: Path, *, weight: float = 1e-3, **options: Any) -> AdapterState:
     backbone: Any = load_backbone(str(model))
-    adapter = Adapter.attach(backbone.model, LoraOptions(r=4, alpha=8, dropout=0.0), seed=1)
+    adapter = LoraAdapter.attach(backbone.model, LoraOptions(r=4, alpha=8, dropout=0.0), seed=1)
     method = build("nlora", {"weight": weight})
     values = {"batch_size": 8, "epochs": 2, "learning_rate": 5e-3, **options}
     train(
@@ -66,11 +67,11 @@ def test_batches_by_length_pad_less_and_train_on_every_example(
 
     Packed batches (llama) need none whatever is in them.
     """
-    examples = [Encoded((*range(20, 30 + 20 * (i % 2)),), (60 + i % 5, 1)) for i in range(32)]
+    examples = [TokenizedExample((*range(20, 30 + 20 * (i % 2)),), (60 + i % 5, 1)) for i in range(32)]
     shares = {}
     for family, batches in (("t5", "by_length"), ("t5", "random"), ("llama", "random")):
         backbone: Any = load_backbone(str(tiny_model(family)))
-        adapter = Adapter.attach(backbone.model, LoraOptions(r=2), seed=1)
+        adapter = LoraAdapter.attach(backbone.model, LoraOptions(r=2), seed=1)
         options = TrainOptions(batch_size=8, batches=batches)
         result = train(backbone, adapter, examples, options, penalty=lambda: None, seed=5, folder=tmp_path)
         assert (result.steps, result.examples) == (4, 32)
@@ -93,7 +94,7 @@ def test_the_penalty_is_asked_once_per_optimizer_step(
     tmp_path: Path, tiny_model: Callable[[str], Path], micro: int
 ) -> None:
     backbone: Any = load_backbone(str(tiny_model("llama")))
-    adapter = Adapter.attach(backbone.model, LoraOptions(r=4), seed=1)
+    adapter = LoraAdapter.attach(backbone.model, LoraOptions(r=4), seed=1)
     asked = []
 
     def penalty() -> torch.Tensor:
@@ -121,7 +122,7 @@ def test_the_first_steps_equal_a_loop_written_by_hand(
     """One optimizer step over all examples: AdamW on mean answer cross-entropy + weight·Σ|s·B·A|, clipped."""
     state = trained(tmp_path, tiny_model("llama"), batch_size=22, epochs=2, max_grad_norm=0.5)
     backbone: Any = load_backbone(str(tiny_model("llama")))
-    adapter = Adapter.attach(backbone.model, LoraOptions(r=4, alpha=8, dropout=0.0), seed=1)
+    adapter = LoraAdapter.attach(backbone.model, LoraOptions(r=4, alpha=8, dropout=0.0), seed=1)
     factors = adapter.factors()
     parameters = [p for f in factors.values() for p in (f.A, f.B)]
     optimizer = torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.0)
@@ -164,7 +165,7 @@ def test_the_log_holds_the_first_and_the_last_step(
 ) -> None:
     """And what it says of the penalty is of the same steps as the loss: both add up to the training's means."""
     backbone: Any = load_backbone(str(tiny_model("llama")))
-    adapter = Adapter.attach(backbone.model, LoraOptions(r=2), seed=1)
+    adapter = LoraAdapter.attach(backbone.model, LoraOptions(r=2), seed=1)
     options = TrainOptions(batch_size=batch_size, epochs=2, logging_steps=every)
     penalty = lambda: sum(f.B.abs().sum() for f in adapter.factors().values())  # noqa: E731
     result = train(backbone, adapter, EXAMPLES, options, penalty=cast(Any, penalty), seed=5, folder=tmp_path)

@@ -26,7 +26,7 @@ from nlora.analysis.bitsets import Counts, Words, counts, filled, pair_counts, p
 from nlora.analysis.buffers import Scratch
 from nlora.analysis.pair_measures import pairs_of
 from nlora.analysis.spectrum import stacked
-from nlora.models.lora_factors import Factors
+from nlora.models.lora_factors import LoraFactors
 
 # Entries of all adapters in a tile: 1 MiB of float32. Tried with 15 adapters of 1024 x 1024 on a processor with 2 MiB
 # of second-level cache per core: half of it takes about as long on one thread and longer on two, twice a fifth longer.
@@ -51,7 +51,7 @@ class Entrywise:
     energy: NDArray[np.float64]
 
 
-def entrywise(factors: Sequence[Factors], threshold: float, scratch: Scratch | None = None) -> Entrywise:
+def entrywise(factors: Sequence[LoraFactors], threshold: float, scratch: Scratch | None = None) -> Entrywise:
     """factors: T updates of one shape (out, in). threshold: absolute, >= 0; an entry counts when it is larger."""
     return _Walk(factors, threshold, scratch or Scratch()).result()
 
@@ -62,7 +62,7 @@ class _Walk:
     Threads that share modules out wait for one another at every call; so whatever can be made ready before the loop is.
     """
 
-    def __init__(self, factors: Sequence[Factors], threshold: float, scratch: Scratch) -> None:
+    def __init__(self, factors: Sequence[LoraFactors], threshold: float, scratch: Scratch) -> None:
         A, B = stacked(factors, np.float32, scratch)  # (T, r, in), (T, out, r)
         self._count = len(factors)
         self._threshold, self._scratch = np.float32(threshold), scratch

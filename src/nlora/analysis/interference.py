@@ -27,7 +27,7 @@ from nlora.analysis.result import Comparison, Curve
 from nlora.analysis.spectrum import effective_rank, nuclear_norm, reduced_svds, stable_rank
 from nlora.analysis.threshold import DEFAULT_FACTOR, DEFAULT_RULE, GIVEN_RULE, pooled, root_mean_square
 from nlora.errors import AdapterError
-from nlora.models.lora_factors import State, check_finite
+from nlora.models.lora_factors import AdapterState, check_finite
 
 Floats = NDArray[np.float64]
 Shares = tuple[Floats, Floats]
@@ -35,7 +35,7 @@ _NAMED = 3
 """Missing modules that a note names."""
 
 
-def compare_states(states: Mapping[str, State], threshold: float | None = None) -> Comparison:
+def compare_states(states: Mapping[str, AdapterState], threshold: float | None = None) -> Comparison:
     """All measures of the adapters and of every pair of them.
 
     states: by name, in the order in which they are shown; one alone has no pairs.
@@ -98,7 +98,7 @@ class _Module:
 class _Work:
     """What is needed to measure any of the modules."""
 
-    states: Sequence[State]
+    states: Sequence[AdapterState]
     modules: Sequence[str]
     threshold: float
     absolute: threshold_curves.CurveSums
@@ -159,7 +159,7 @@ def _of_pairs(count: int, results: Sequence[_Module]) -> dict[str, Floats]:
     return table
 
 
-def _checked(states: Mapping[str, State], modules: Sequence[str]) -> list[str]:
+def _checked(states: Mapping[str, AdapterState], modules: Sequence[str]) -> list[str]:
     """Raises AdapterError where the adapters cannot be compared; returns notes on modules that not all have."""
     if not states or not modules:
         raise AdapterError("there are no adapters to compare, or they have no modules")
@@ -191,5 +191,5 @@ def _checked(states: Mapping[str, State], modules: Sequence[str]) -> list[str]:
     return notes
 
 
-def _first(state: State) -> str:
+def _first(state: AdapterState) -> str:
     return in_order(state)[0]

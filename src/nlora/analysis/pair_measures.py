@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nlora.analysis.buffers import Scratch
 from nlora.analysis.spectrum import Spectra, reduced_svds, stacked
-from nlora.models.lora_factors import Factors
+from nlora.models.lora_factors import LoraFactors
 
 Floats = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ def pairs_of(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 
 def pair_measures(
-    factors: Sequence[Factors], spectra: Spectra | None = None, scratch: Scratch | None = None
+    factors: Sequence[LoraFactors], spectra: Spectra | None = None, scratch: Scratch | None = None
 ) -> PairMeasures:
     """factors: T updates of one shape. spectra: theirs, where they are known already."""
     spectra = spectra or reduced_svds(factors)
@@ -69,7 +69,7 @@ def pair_measures(
     )
 
 
-def principal_angles(f: Factors, g: Factors) -> tuple[Floats, Floats]:
+def principal_angles(f: LoraFactors, g: LoraFactors) -> tuple[Floats, Floats]:
     """All principal angles of the row spaces and of the column spaces of two updates, in degrees, smallest first.
 
     There are as many as the smaller rank of the two updates has directions; none for a zero update.

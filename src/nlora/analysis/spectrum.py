@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nlora.analysis.buffers import Scratch
-from nlora.models.lora_factors import Factors
+from nlora.models.lora_factors import LoraFactors
 
 _FLOAT32_EPS = float(torch.finfo(torch.float32).eps)
 
@@ -37,7 +37,7 @@ class Spectra:
     V: Tensor
 
 
-def reduced_svds(factors: Sequence[Factors], scratch: Scratch | None = None) -> Spectra:
+def reduced_svds(factors: Sequence[LoraFactors], scratch: Scratch | None = None) -> Spectra:
     """The SVDs of updates of one shape (out, in); their ranks may differ.
 
     U and V are valid until `scratch` is used for the next.
@@ -72,7 +72,7 @@ def _by_column(name: str, shape: Sequence[int], scratch: Scratch) -> Tensor:
 
 
 def stacked(
-    factors: Sequence[Factors], dtype: type[np.floating[Any]], scratch: Scratch | None = None
+    factors: Sequence[LoraFactors], dtype: type[np.floating[Any]], scratch: Scratch | None = None
 ) -> tuple[Tensor, Tensor]:
     """A: (T, r, in) and scaling·B: (T, out, r) on the CPU, smaller ranks filled up with zeros to the largest.
 

@@ -21,20 +21,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from nlora.models.lora_factors import Factors, State
+from nlora.models.lora_factors import AdapterState, LoraFactors
 
 DEFAULT_FACTOR = 0.1
 DEFAULT_RULE = f"{DEFAULT_FACTOR:g} x the root mean square of all entries of the compared updates"
 GIVEN_RULE = "as given, absolute"
 
 
-def squared_norm(f: Factors) -> float:
+def squared_norm(f: LoraFactors) -> float:
     """‖ΔW‖²_F = scaling²·Σ (B·ᵀB ∘ A·Aᵀ), from r×r products in float64."""
     A, B = f.A.detach().cpu().double(), f.B.detach().cpu().double()
     return max(0.0, f.scaling**2 * float(((B.mT @ B) * (A @ A.mT)).sum()))
 
 
-def root_mean_square(state: State) -> float:
+def root_mean_square(state: AdapterState) -> float:
     """Of all entries of all modules."""
     entries = sum(f.entries for f in state.values())
     return math.sqrt(math.fsum(map(squared_norm, state.values())) / entries)

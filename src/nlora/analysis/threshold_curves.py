@@ -24,7 +24,7 @@ from nlora.analysis.bitsets import counts, packed, pair_counts
 from nlora.analysis.buffers import Scratch
 from nlora.analysis.pair_measures import pairs_of
 from nlora.analysis.spectrum import stacked
-from nlora.models.lora_factors import Factors
+from nlora.models.lora_factors import LoraFactors
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ SEED = 0
 
 
 def sample(
-    factors: Sequence[Factors], entries: int, seed: int, scratch: Scratch | None = None
+    factors: Sequence[LoraFactors], entries: int, seed: int, scratch: Scratch | None = None
 ) -> NDArray[np.float32]:
     """|ΔW| on a random sub-matrix of about `entries` entries, the same for all T updates of one shape: (T, n).
 

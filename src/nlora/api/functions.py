@@ -19,7 +19,7 @@ from nlora.config.load import LoadedConfig, Source, read_config
 from nlora.runs.events import Event
 
 if TYPE_CHECKING:
-    from nlora.models.lora_factors import State
+    from nlora.models.lora_factors import AdapterState
     from nlora.report.comparison import Comparison
 
 Folder = str | os.PathLike[str]
@@ -75,7 +75,7 @@ def compare(runs: Iterable[Run | Folder]) -> Comparison:
 
 
 def interference(
-    adapters: Run | Folder | Sequence[Folder] | Mapping[str, Folder | State],
+    adapters: Run | Folder | Sequence[Folder] | Mapping[str, Folder | AdapterState],
     *,
     threshold: float | None = None,
 ) -> dict[str, Any]:

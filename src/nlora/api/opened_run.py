@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nlora.cli.evaluate import Report
-    from nlora.models.lora_factors import State
+    from nlora.models.lora_factors import AdapterState
     from nlora.report.run_files import StageFiles
-    from nlora.runs.checkpoint import CommittedStage
+    from nlora.runs.checkpoint import Checkpoint
 
 
 class Run:
@@ -160,13 +160,13 @@ class Run:
 
         return write_report([self.folder], self.folder / REPORT_FILE if path is None else Path(path))
 
-    def _stage(self, stage: int | None) -> CommittedStage:
+    def _stage(self, stage: int | None) -> Checkpoint:
         from nlora.runs.checkpoint import read_stage
 
         return read_stage(self.folder, stage)
 
 
-def _index(stage: CommittedStage, task: str | None) -> int:
+def _index(stage: Checkpoint, task: str | None) -> int:
     """The place of the task whose model is wanted: the named one, or any where all have the same."""
     names = [source.name for source in stage.config.tasks]
     if task is not None:
@@ -174,7 +174,7 @@ def _index(stage: CommittedStage, task: str | None) -> int:
             hint = did_you_mean(task, names) or f"; the tasks are {', '.join(names)}"
             raise InputErrors([Problem("task", f"no task of the run is called '{task}'{hint}")])
         return names.index(task)
-    updates: list[State] = [{} for _ in range(stage.stage)]
+    updates: list[AdapterState] = [{} for _ in range(stage.stage)]
     served = {tuple(map(id, stage.method.serving(updates, index))) for index in range(stage.stage)}
     if len(served) > 1:
         method = stage.config.method.name

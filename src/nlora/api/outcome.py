@@ -11,13 +11,13 @@ from nlora.cli.analyze import ANALYSIS_FILE, analyse_run, collision_of
 from nlora.errors import AdapterError, NloraError, RunError
 from nlora.report.write import REPORT_FILE, write_report
 from nlora.runs.atomic import write_json
-from nlora.runs.folder import RunDir
+from nlora.runs.folder import RunFolder
 from nlora.runs.summary import Summary
 
 log = logging.getLogger("nlora")
 
 
-def write_outcome(run: RunDir) -> Summary:
+def write_outcome(run: RunFolder) -> Summary:
     """Writes all three, and returns the summary. A run whose stages hold no adapters has no collisions.
 
     What goes wrong here is logged and costs the run nothing: its stages are committed, and `nlora analyze` and

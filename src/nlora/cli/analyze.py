@@ -26,7 +26,14 @@ from nlora.analysis.tables import comparison_tables, csv_rows
 from nlora.config.yaml_positions import read_yaml
 from nlora.errors import AdapterError, InputErrors, Problem, RunError
 from nlora.methods.registry import build
-from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, Factors, State, load_factors, stack
+from nlora.models.lora_factors import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    AdapterState,
+    LoraFactors,
+    load_factors,
+    stack,
+)
 from nlora.report.write import write_analysis
 from nlora.runs.atomic import refusal, write_json
 from nlora.runs.folder import ADAPTER, OUTPUTS, stage_name
@@ -84,7 +91,7 @@ def analyse_run(folder: str | Path, threshold: float | None = None) -> dict[str,
 
 
 def compare_adapters(
-    sources: Sequence[str] | Mapping[str, str | State], threshold: float | None = None
+    sources: Sequence[str] | Mapping[str, str | AdapterState], threshold: float | None = None
 ) -> dict[str, Any]:
     """The comparison of two adapters or more, as JSON.
 
@@ -142,7 +149,7 @@ def _run_values(folder: Path, threshold: float | None) -> tuple[Comparison, dict
     return comparison, values
 
 
-def _stages(folder: Path, summary: Summary) -> dict[str, State]:
+def _stages(folder: Path, summary: Summary) -> dict[str, AdapterState]:
     """The updates of the finished stages by task, in order."""
     stages = {task: folder / OUTPUTS / stage_name(k, task) for k, task in enumerate(summary.tasks, start=1)}
     finished = {task: stage for task, stage in stages.items() if stage.is_dir()}
@@ -169,15 +176,15 @@ def _is_trained_on(folder: Path) -> bool:
         method = build(options.pop("name"), options)
     except (InputErrors, KeyError, TypeError):  # of a method that this nlora does not know
         return False
-    first: State = {}
-    last: State = {}
+    first: AdapterState = {}
+    last: AdapterState = {}
     return [state is last for state in method.serving([first, last], 0)] == [True]
 
 
-def _changes(states: Mapping[str, State]) -> dict[str, State]:
+def _changes(states: Mapping[str, AdapterState]) -> dict[str, AdapterState]:
     """What each stage changed in an adapter that is trained on: ΔW_k - ΔW_{k-1}."""
-    changes: dict[str, State] = {}
-    before: State = {}
+    changes: dict[str, AdapterState] = {}
+    before: AdapterState = {}
     for task, state in states.items():
         changes[task] = {
             name: stack([f, _negative(before[name])]) if name in before else f for name, f in state.items()
@@ -186,8 +193,8 @@ def _changes(states: Mapping[str, State]) -> dict[str, State]:
     return changes
 
 
-def _negative(f: Factors) -> Factors:
-    return Factors(f.A, f.B, -f.scaling)
+def _negative(f: LoraFactors) -> LoraFactors:
+    return LoraFactors(f.A, f.B, -f.scaling)
 
 
 # Adapters
@@ -236,7 +243,7 @@ def _located(source: str) -> Path:
         ) from error
 
 
-def _loaded(folder: Path, source: str) -> State:
+def _loaded(folder: Path, source: str) -> AdapterState:
     """The factors in a folder; what is wrong with it is said under the name that was given."""
     try:
         return load_factors(folder)

@@ -20,10 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from nlora.cli.run import announce_downloads
-from nlora.data.select import Asked, asked_tasks
+from nlora.data.select import SelectedTask, select_tasks
 from nlora.errors import InputErrors, Problem
 from nlora.runs.atomic import write_text
-from nlora.runs.checkpoint import CommittedStage, Served, read_stage
+from nlora.runs.checkpoint import Checkpoint, ServedModel, read_stage
 from nlora.runs.progress import RunProgress
 from nlora.runs.task_facts import Metric, differences
 
@@ -63,7 +63,7 @@ class TaskScore:
 class Report:
     """A stage's scores, and every answer."""
 
-    stage: CommittedStage
+    stage: Checkpoint
     scores: tuple[TaskScore, ...]
     predictions: tuple[Prediction, ...]
 
@@ -129,7 +129,9 @@ def eval_command(
     return report
 
 
-def tasks_to_ask(stage: CommittedStage, names: Sequence[str] = (), file: Path | None = None) -> list[Asked]:
+def tasks_to_ask(
+    stage: Checkpoint, names: Sequence[str] = (), file: Path | None = None
+) -> list[SelectedTask]:
     """The tasks of these names and of a file of tasks; with neither, those that the run itself scored at the stage.
 
     Raises InputErrors with every mistake found.
@@ -137,15 +139,15 @@ def tasks_to_ask(stage: CommittedStage, names: Sequence[str] = (), file: Path | 
     config = stage.config
     seen = len(config.tasks) if config.evaluate.unseen or not stage.stage else stage.stage
     default = [task.name for task in config.tasks[:seen]]
-    return asked_tasks(config, stage.loaded.base_folder, names=names, file=file, default=default)
+    return select_tasks(config, stage.loaded.base_folder, names=names, file=file, default=default)
 
 
-def evaluate(stage: CommittedStage, asked: Sequence[Asked], progress: RunProgress) -> Report:
+def evaluate(stage: Checkpoint, asked: Sequence[SelectedTask], progress: RunProgress) -> Report:
     """Loads the model and asks it the tasks, one after another."""
     from nlora.evaluation.text_metrics import free_text_score
     from nlora.runs.stage_results import accuracy, asked_facts, predictions_of
 
-    served = Served(stage, [one.task for one in asked])
+    served = ServedModel(stage, [one.task for one in asked])
     scores, predictions = [], []
     for one in asked:
         task = one.task

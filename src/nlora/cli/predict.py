@@ -17,11 +17,11 @@ from rich.console import Console
 from nlora.cli.run import announce_downloads
 from nlora.config.schema import Config
 from nlora.data.rows import as_line, text_of
-from nlora.data.select import asked_tasks
+from nlora.data.select import select_tasks
 from nlora.data.task import Example, Task
 from nlora.data.texts import read_texts
 from nlora.errors import InputErrors, Problem
-from nlora.runs.checkpoint import CommittedStage, Served, read_stage
+from nlora.runs.checkpoint import Checkpoint, ServedModel, read_stage
 from nlora.runs.progress import RunProgress
 
 Row = dict[str, Any]
@@ -53,7 +53,7 @@ def predict_command(
         typer.echo(as_line(line))
 
 
-def predict(stage: CommittedStage, task: str, rows: Sequence[Row], progress: RunProgress) -> list[Row]:
+def predict(stage: Checkpoint, task: str, rows: Sequence[Row], progress: RunProgress) -> list[Row]:
     """The rows with what the model answers added as `prediction`.
 
     task: name of a task of the run, or of one that `nlora eval` finds. rows: each with its text as `sentence`,
@@ -64,7 +64,7 @@ def predict(stage: CommittedStage, task: str, rows: Sequence[Row], progress: Run
 
 
 def _answered(
-    stage: CommittedStage, task: Task, index: int, rows: Sequence[Row], progress: RunProgress
+    stage: Checkpoint, task: Task, index: int, rows: Sequence[Row], progress: RunProgress
 ) -> list[Row]:
     if not rows:
         return []
@@ -73,7 +73,7 @@ def _answered(
     examples = tuple(Example(str(i), text_of(row), label) for i, row in enumerate(rows))
     on_answered = progress.scoring(stage.stage, task.name, len(examples))
     asked = replace(task, test=examples)
-    answers = Served(stage, [asked]).answer(asked, index, on_answered)
+    answers = ServedModel(stage, [asked]).answer(asked, index, on_answered)
     return [{**row, "prediction": text} for row, text in zip(rows, answers.texts, strict=True)]
 
 
@@ -84,7 +84,7 @@ def _task(config: Config, base_folder: Path, name: str) -> tuple[Task, int]:
             kind, instruction = source.type or name, (source.instruction or "").strip()
             return Task(name, kind, instruction, source.labels, (), ()), index
     try:
-        (found,) = asked_tasks(config, base_folder, names=[name])
+        (found,) = select_tasks(config, base_folder, names=[name])
     except InputErrors as error:
         raise InputErrors(
             Problem(p.where.replace("--tasks", "--task"), p.what) for p in error.problems

@@ -30,7 +30,7 @@ from nlora.models.backbone import EMBEDDED
 from nlora.report import terminal
 from nlora.report.write import REPORT_FILE
 from nlora.runs import time_estimate
-from nlora.runs.folder import RunDir, stage_name
+from nlora.runs.folder import RunFolder, stage_name
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.progress import RunProgress
 from nlora.runs.run_yaml import RUN_FILE, read_run_file, what_differs
@@ -149,7 +149,7 @@ def _written_where(plan: Plan) -> str:
         return f"would be written to {folder}"
     if found := what_differs(read_run_file(folder), config):
         return f"{folder} belongs to another configuration ({'; '.join(found)}); give another output_dir"
-    run = RunDir.read(config)
+    run = RunFolder.read(config)
     done = len(run.committed_stages())
     if done < len(config.tasks):
         facts_of_run(run, plan.tasks)
@@ -184,7 +184,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
     if plan is None:
         progress.say(f"{folder}: complete, nothing to do")
         return read_summary(folder)
-    with RunDir.open(config, versions(), loaded.base_folder) as run, _telling_what_is_kept(run):
+    with RunFolder.open(config, versions(), loaded.base_folder) as run, _telling_what_is_kept(run):
         # Before the model is loaded: what was scored on other examples stops here.
         facts_of_run(run, plan.tasks)
         run.attach_log()
@@ -216,7 +216,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
 
 
 @contextmanager
-def _telling_what_is_kept(run: RunDir) -> Iterator[None]:
+def _telling_what_is_kept(run: RunFolder) -> Iterator[None]:
     """Ctrl-C in the block says what is kept, and how the run goes on."""
     try:
         yield
@@ -231,7 +231,7 @@ def _plan(loaded: LoadedConfig, progress: RunProgress) -> Plan | None:
     """The plan of a run that can begin, or go on; None where nothing is left to do."""
     # A folder that is a run already says first whether it is this run, and whether anything is left to do.
     if not loaded.problems and (Path(loaded.config.output_dir) / RUN_FILE).is_file():
-        with RunDir.open(loaded.config, versions(), loaded.base_folder) as run:
+        with RunFolder.open(loaded.config, versions(), loaded.base_folder) as run:
             if run.is_complete():
                 return None
     announce_downloads(loaded, progress)

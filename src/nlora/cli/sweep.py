@@ -26,13 +26,13 @@ from nlora.report.comparison_table import ComparisonView
 from nlora.report.terminal import duration
 from nlora.runs.atomic import write_text
 from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
-from nlora.sweeps.check import State, base_source, check_sweep, state_of, write_base
+from nlora.sweeps.check import RunState, base_source, check_sweep, state_of, write_base
 from nlora.sweeps.expand import Sweep, SweepRun, read_sweep
 from nlora.sweeps.runners import Job, LocalRunner, Outcome, RayRunner, Runner, environments, visible_gpus
 
 LOGS = "logs"
 TABLE = "table"
-_STATES: dict[State, str] = {
+_STATES: dict[RunState, str] = {
     "complete": "complete",
     "unfinished": "unfinished",
     "new": "new",

@@ -33,11 +33,11 @@ from nlora.config import base_folder as base_folders
 from nlora.config.messages import did_you_mean, number_problems, problems_of
 from nlora.config.overrides import apply_override
 from nlora.config.python_values import as_document, as_overrides
-from nlora.config.recover import usable
+from nlora.config.recover import drop_invalid
 from nlora.config.schema import Config
 from nlora.config.stage_overrides import adjust_stages
 from nlora.config.stage_problems import stage_problems
-from nlora.config.yaml_positions import Document, Key, Places, dotted, read_yaml, to_yaml
+from nlora.config.yaml_positions import Document, Key, SourceMap, dotted, read_yaml, to_yaml
 from nlora.errors import InputErrors, Problem
 
 RUN_FILE_KEYS = frozenset({"config", "versions"})
@@ -62,7 +62,7 @@ class LoadedConfig:
     config: Config
     source_path: Path | None
     base_folder: Path
-    places: Places
+    places: SourceMap
     problems: tuple[Problem, ...] = ()
     doubtful: frozenset[Key] = frozenset()
 
@@ -115,13 +115,13 @@ def read_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
     named = _task_names(data)
     for override in overrides:
         changed = apply_override(data, places, override)
-        if isinstance(changed, Places):
+        if isinstance(changed, SourceMap):
             places = changed
         else:
             problems += changed
     adjust_stages(data, named, overrides)
     problems = sorted(dict.fromkeys(problems + _mistakes(data, places)), key=_line)
-    config, doubtful = usable(data)
+    config, doubtful = drop_invalid(data)
     if config is None:
         raise InputErrors(problems)
     return LoadedConfig(config, path, base_folder, places, tuple(problems), doubtful | _repeated(data))
@@ -230,7 +230,7 @@ def _line(problem: Problem) -> float:
     return float(line[1]) if line else math.inf
 
 
-def _mistakes(data: dict[str, Any], places: Places) -> list[Problem]:
+def _mistakes(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     """Everything that is wrong with the values themselves."""
     problems = number_problems(data, Config, places)
     try:
@@ -255,7 +255,7 @@ def _repeated(data: dict[str, Any]) -> frozenset[Key]:
     return frozenset(("tasks", i) for i, name in enumerate(names) if name is not None and name in names[:i])
 
 
-def _name_problems(data: dict[str, Any], places: Places) -> list[Problem]:
+def _name_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     """Tasks that are there twice, and stages of tasks that are not there."""
     problems: list[Problem] = []
     names = _task_names(data)

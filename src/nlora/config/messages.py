@@ -19,7 +19,7 @@ import annotated_types as at
 from pydantic import BaseModel, ValidationError
 
 from nlora.config.other_names import named_elsewhere
-from nlora.config.yaml_positions import Key, Places
+from nlora.config.yaml_positions import Key, SourceMap
 from nlora.errors import Problem
 
 
@@ -33,7 +33,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def problems_of(
     error: ValidationError,
     model: type[BaseModel],
-    places: Places,
+    places: SourceMap,
     locate: Callable[[Key], Key | None] = lambda path: path,
 ) -> list[Problem]:
     """Every mistake of a failed `model.model_validate` as a Problem.
@@ -49,7 +49,9 @@ def problems_of(
     return found
 
 
-def number_problems(values: Any, model: type[BaseModel], places: Places, at_key: Key = ()) -> list[Problem]:
+def number_problems(
+    values: Any, model: type[BaseModel], places: SourceMap, at_key: Key = ()
+) -> list[Problem]:
     """Numbers that Python accepts and we do not: true for 1, and infinity.
 
     at_key: where the values are in the file, ("train",) for those of `train`.

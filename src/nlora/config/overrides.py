@@ -12,11 +12,11 @@ from typing import Any
 
 from nlora.config.other_names import named_elsewhere
 from nlora.config.schema import Config, EvaluateOptions, LoraOptions, TrainOptions
-from nlora.config.yaml_positions import Key, Places, dotted, read_yaml
+from nlora.config.yaml_positions import Key, SourceMap, dotted, read_yaml
 from nlora.errors import Problem
 
 
-def apply_override(data: dict[str, Any], places: Places, text: str) -> Places | list[Problem]:
+def apply_override(data: dict[str, Any], places: SourceMap, text: str) -> SourceMap | list[Problem]:
     """Set in `data` what one override says.
 
     text: `dotted.path=value`; a number in the path is a place in a list, from 0.

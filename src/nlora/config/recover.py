@@ -1,6 +1,6 @@
 """What is left of a configuration when its mistakes are taken out, so that the rest can be checked as well.
 
-    config, doubtful = usable({"tasks": ["agnews"], "model": "nope/nope", "train": {"epohcs": 3}})
+    config, doubtful = drop_invalid({"tasks": ["agnews"], "model": "nope/nope", "train": {"epohcs": 3}})
     config.model                       # "nope/nope", which can be looked for now
     doubtful                           # {("train", "epohcs")}
 
@@ -22,7 +22,7 @@ from nlora.config.yaml_positions import Key
 _ROUNDS = 4
 
 
-def usable(data: dict[str, Any]) -> tuple[Config | None, frozenset[Key]]:
+def drop_invalid(data: dict[str, Any]) -> tuple[Config | None, frozenset[Key]]:
     """The configuration without what is wrong in it, and the keys whose values are not the user's any more.
 
     A task with a mistake stays as a name only, so that the others keep their numbers. None: nothing is left.

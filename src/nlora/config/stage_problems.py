@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from nlora.config.messages import number_problems, problems_of
 from nlora.config.schema import TrainOptions
-from nlora.config.yaml_positions import Key, Places
+from nlora.config.yaml_positions import Key, SourceMap
 from nlora.errors import Problem
 
 
-def stage_problems(data: dict[str, Any], places: Places) -> list[Problem]:
+def stage_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     """Training options of single tasks that are wrong once merged with those of all tasks."""
     shared = data["train"] if isinstance(data.get("train"), dict) else {}
     shared_is_right = _train_error(shared) is None

@@ -66,7 +66,7 @@ def dotted(path: Key) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class SourceMap:
     """Where each value was written: a line of the file, or an override.
 
     source: the file or recipe, as the user wrote it.
@@ -95,7 +95,7 @@ class Places:
                 return f"{self.source}:{self.lines[start]}: {dotted(path)}"
         return f"{self.source}: {dotted(path)}" if path else self.source
 
-    def overridden(self, path: Key, text: str, written: dict[Key, str]) -> Places:
+    def overridden(self, path: Key, text: str, written: dict[Key, str]) -> SourceMap:
         """The same places after the override `text` replaced everything at and below `path`."""
 
         def outside(key: Key) -> bool:
@@ -109,11 +109,11 @@ class Places:
             overrides={key: value for key, value in self.overrides.items() if outside(key)} | {path: text},
         )
 
-    def inside(self, name: str) -> Places:
+    def inside(self, name: str) -> SourceMap:
         """The places below the top-level key `name`, as if that were the whole file."""
         lines = {key[1:]: line for key, line in self.lines.items() if key[:1] == (name,)}
         written = {key[1:]: value for key, value in self.written.items() if key[:1] == (name,)}
-        return Places(self.source, lines, written)
+        return SourceMap(self.source, lines, written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +121,13 @@ class Document:
     """What a text says. data is None when it is empty, or cannot be read (then problems tells why)."""
 
     data: Any
-    places: Places
+    places: SourceMap
     problems: tuple[Problem, ...] = ()
 
 
 def read_yaml(text: str, source: str) -> Document:
     """Read one YAML document; mistakes come back in `problems`, never as an exception."""
-    places = Places(source)
+    places = SourceMap(source)
     loader = None
     try:
         loader = _Loader(text)
@@ -157,7 +157,7 @@ _RECURSIVE = "refers to itself"
 
 
 def _walk(
-    node: yaml.Node, path: Key, places: Places, *, active: set[int], done: set[int]
+    node: yaml.Node, path: Key, places: SourceMap, *, active: set[int], done: set[int]
 ) -> Iterator[Problem]:
     """Fill `places` with the lines of everything below `node`; yield what construction would not notice."""
     if id(node) in active:
@@ -182,7 +182,7 @@ def _walk(
 
 
 def _walk_mapping(
-    node: yaml.MappingNode, path: Key, places: Places, *, active: set[int], done: set[int]
+    node: yaml.MappingNode, path: Key, places: SourceMap, *, active: set[int], done: set[int]
 ) -> Iterator[Problem]:
     first: dict[str, int] = {}
     merged: list[yaml.Node] = []

@@ -53,7 +53,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddedTask:
+class BuiltinTask:
     """What one embedded task is made of.
 
     source: key of SOURCES.
@@ -74,8 +74,8 @@ class EmbeddedTask:
 # More texts than a quick run needs: `train.max_samples` takes a balanced part of them. The label words are the
 # data sets' own codes: what the model has to learn of them, it can also forget. With plain words instead
 # (profit, acquisition, oil) it hardly forgets.
-TASKS: Mapping[str, EmbeddedTask] = {
-    "reuters": EmbeddedTask(
+TASKS: Mapping[str, BuiltinTask] = {
+    "reuters": BuiltinTask(
         source="reuters",
         instruction=_TOPIC,
         # The eighth topic, grain, is left out: 41 training and 10 test texts.
@@ -91,7 +91,7 @@ TASKS: Mapping[str, EmbeddedTask] = {
         train_per_label=90,
         test_per_label=30,
     ),
-    "newsgroups": EmbeddedTask(
+    "newsgroups": BuiltinTask(
         source="newsgroups",
         instruction=_TOPIC,
         words={
@@ -105,14 +105,14 @@ TASKS: Mapping[str, EmbeddedTask] = {
         train_per_label=100,
         test_per_label=35,
     ),
-    "tweets": EmbeddedTask(
+    "tweets": BuiltinTask(
         source="tweets",
         instruction="Who wrote the following tweet? Choose one from the option.",
         words={"HillaryClinton": "Clinton", "realDonaldTrump": "Trump"},
         train_per_label=300,
         test_per_label=100,
     ),
-    "hobbies": EmbeddedTask(
+    "hobbies": BuiltinTask(
         source="newsgroups",
         instruction=_TOPIC,
         words={
@@ -124,7 +124,7 @@ TASKS: Mapping[str, EmbeddedTask] = {
         train_per_label=150,
         test_per_label=50,
     ),
-    "computers": EmbeddedTask(
+    "computers": BuiltinTask(
         source="newsgroups",
         instruction=_TOPIC,
         words={
@@ -136,7 +136,7 @@ TASKS: Mapping[str, EmbeddedTask] = {
         train_per_label=150,
         test_per_label=50,
     ),
-    "books": EmbeddedTask(
+    "books": BuiltinTask(
         source="books",
         instruction="Is the following text written for children or for adults? Choose one from the option.",
         words={"adult": "adults", "children": "children"},
@@ -171,7 +171,7 @@ def _read(name: str) -> Task:
     return build(name, made_of, *SOURCES[made_of.source](downloads.text_folder()))
 
 
-def build(name: str, made_of: EmbeddedTask, train: list[Text], test: list[Text]) -> Task:
+def build(name: str, made_of: BuiltinTask, train: list[Text], test: list[Text]) -> Task:
     """The task that an entry of TASKS makes of the rows of its source."""
     tested = _pick(test, made_of, made_of.test_per_label, f"{name}/test", frozenset())
     held_out = frozenset(example.sentence for example in tested)
@@ -195,7 +195,7 @@ def cut(text: str, chars: int) -> str:
 
 
 def _pick(
-    rows: list[Text], made_of: EmbeddedTask, per_label: int, purpose: str, not_these: frozenset[str]
+    rows: list[Text], made_of: BuiltinTask, per_label: int, purpose: str, not_these: frozenset[str]
 ) -> tuple[Example, ...]:
     """per_label examples of each label, in an order that mixes the labels; no text twice."""
     rng = random.Random(f"{_SEED}/{purpose}")

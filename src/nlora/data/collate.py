@@ -1,6 +1,6 @@
 """Encoded examples -> one batch of tensors, laid out so that only what is needed is computed.
 
-    batch = Collator(pad_id=0, encoder_decoder=False)([Encoded(prompt_ids, answer_ids), ...])
+    batch = Collator(pad_id=0, encoder_decoder=False)([TokenizedExample(prompt_ids, answer_ids), ...])
 
 Causal models: rows are padded on the left, so that all answers end at the right edge and the model's head
 needs to run on the last few positions only. (Where the model allows it, batches for training are packed instead:
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 
 IGNORED = -100
 """Label of a position that takes no part in the loss (the number that transformers uses)."""
@@ -37,11 +37,11 @@ class Collator:
     pad_id: int
     encoder_decoder: bool
 
-    def __call__(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
+    def __call__(self, examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
         """Batch of B examples; an example without answer tokens is a prompt to be answered."""
         return self._encoder_decoder(examples) if self.encoder_decoder else self._causal(examples)
 
-    def _encoder_decoder(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
+    def _encoder_decoder(self, examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
         inputs = [list(e.prompt_ids) for e in examples]
         batch = {
             "input_ids": _pad(inputs, self.pad_id, left=False),
@@ -51,7 +51,7 @@ class Collator:
             batch["labels"] = _pad([list(e.answer_ids) for e in examples], IGNORED, left=False)
         return batch
 
-    def _causal(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
+    def _causal(self, examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
         rows = [[*e.prompt_ids, *e.answer_ids] for e in examples]
         answer_tokens = max(len(e.answer_ids) for e in examples)
         labels = [[IGNORED] * (answer_tokens + 1 - len(e.answer_ids)) + list(e.answer_ids) for e in examples]

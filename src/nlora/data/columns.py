@@ -1,7 +1,7 @@
 """Encoded examples in columns: what their prompts begin with is held once, whatever the number of examples.
 
-    rows = EncodedRows([block_of(first, examples, cut=[0, 1]), ...])
-    rows[1]                   # Encoded(prompt_ids=[1, 894, ...], answer_ids=[344, 2]), fresh lists
+    rows = TokenizedExamples([block_of(first, examples, cut=[0, 1]), ...])
+    rows[1]                   # TokenizedExample(prompt_ids=[1, 894, ...], answer_ids=[344, 2]), fresh lists
     rows.shared_tokens        # how many tokens all prompts begin with
 
 A prompt is written as the number of tokens that it has in common with the first prompt of its set, and the tokens
@@ -23,7 +23,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class TokenizedExample:
     """One example as the model sees it; the answer's ids end with the end token."""
 
     prompt_ids: list[int]
@@ -70,12 +70,12 @@ class Block:
     rests: Lists
     answers: Lists
 
-    def row(self, i: int) -> Encoded:
+    def row(self, i: int) -> TokenizedExample:
         """The example at a place, in lists of its own."""
-        return Encoded(self.first[: integers(self.same)[i]] + self.rests.row(i), self.answers.row(i))
+        return TokenizedExample(self.first[: integers(self.same)[i]] + self.rests.row(i), self.answers.row(i))
 
 
-class EncodedRows(Sequence[Encoded]):
+class TokenizedExamples(Sequence[TokenizedExample]):
     """Examples in columns: 4 bytes a token, where a list of Python's integers takes about 40.
 
     Each access makes fresh lists. Equal to a list of the same examples. Can be pickled, and given to a DataLoader as
@@ -91,17 +91,17 @@ class EncodedRows(Sequence[Encoded]):
         return self._ends[-1] if self._ends else 0
 
     @overload
-    def __getitem__(self, index: int) -> Encoded: ...
+    def __getitem__(self, index: int) -> TokenizedExample: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Encoded]: ...
-    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+    def __getitem__(self, index: slice) -> list[TokenizedExample]: ...
+    def __getitem__(self, index: int | slice) -> TokenizedExample | list[TokenizedExample]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[operator.index(index)]
         number = bisect_right(self._ends, i)
         return self.blocks[number].row(i - (self._ends[number - 1] if number else 0))
 
-    def __iter__(self) -> Iterator[Encoded]:
+    def __iter__(self) -> Iterator[TokenizedExample]:
         return (block.row(i) for block in self.blocks for i in range(block.rows))
 
     def __eq__(self, other: object) -> bool:
@@ -153,7 +153,7 @@ class EncodedRows(Sequence[Encoded]):
         return sum(sum(integers(block.cut)[: block.rows]) for block in self.blocks)
 
 
-def block_of(first: list[int], examples: Sequence[Encoded], cut: Sequence[int]) -> Block:
+def block_of(first: list[int], examples: Sequence[TokenizedExample], cut: Sequence[int]) -> Block:
     """A block of at least one example, of the set whose first prompt is `first`."""
     same: list[int] = []
     for example in examples:

@@ -1,6 +1,6 @@
 """Encoded examples -> one row of tokens in which nothing is padding, and what all prompts begin with stands once.
 
-    batch = pack([Encoded(prompt_ids, answer_ids), ...])
+    batch = pack([TokenizedExample(prompt_ids, answer_ids), ...])
 
     tokens:     instruction and options | rest 1 | answer 1 | rest 2 | answer 2 | ...
                         P                     L_1                  L_2
@@ -25,16 +25,18 @@ import torch
 from torch import Tensor
 
 from nlora.data.collate import IGNORED
-from nlora.data.tokenize import Encoded, shared_prefix
+from nlora.data.tokenize import TokenizedExample, shared_prefix
 
 
-def pack(examples: Sequence[Encoded]) -> dict[str, Tensor]:
+def pack(examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
     """A batch of B examples, either all with an answer or all without."""
     shared = common_tokens(examples) if len(examples) > 1 else 0
     return pack_rests(examples, shared, with_beginning=True)
 
 
-def pack_rests(examples: Sequence[Encoded], shared: int, *, with_beginning: bool) -> dict[str, Tensor]:
+def pack_rests(
+    examples: Sequence[TokenizedExample], shared: int, *, with_beginning: bool
+) -> dict[str, Tensor]:
     """A batch of examples of which the first `shared` tokens are the same.
 
     with_beginning: False leaves these out (P = 0 above); positions count them all the same.
@@ -66,7 +68,7 @@ def pack_rests(examples: Sequence[Encoded], shared: int, *, with_beginning: bool
     }
 
 
-def common_tokens(examples: Sequence[Encoded]) -> int:
+def common_tokens(examples: Sequence[TokenizedExample]) -> int:
     """Tokens that all prompts begin with. The last one of each stays its own: something is predicted from it."""
     first = examples[0].prompt_ids
     shared = len(first)

@@ -1,6 +1,6 @@
 """Which examples of a task make up a batch: those of similar length, in a seeded order.
 
-    order = LengthOrder(lengths, batch_size=8, seed=1)
+    order = LengthGroupedSampler(lengths, batch_size=8, seed=1)
     list(order)                       # every index once, as an epoch trains on them; 8 at a time are a batch
 
 A batch is as wide as its longest row, and what fills the others up costs as much as a token. So the shuffled
@@ -18,7 +18,7 @@ POOL_BATCHES = 50
 """Batches that are sorted together: larger pools pad less and are less random. transformers' own figure."""
 
 
-class LengthOrder:
+class LengthGroupedSampler:
     """A sampler: the indexes of one epoch, another order in each.
 
     lengths: tokens of each example. batch_size: examples per optimizer step, over all processes.

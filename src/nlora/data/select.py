@@ -1,7 +1,7 @@
 """Which tasks a stage of a run is asked: the run's own, other data sets beside them, embedded ones, or new files.
 
-    asked = asked_tasks(config, base_folder, names=["agnews", "yelp"])
-    asked = asked_tasks(config, base_folder, file=Path("unseen.yaml"))    # a list as `tasks` of a configuration
+    asked = select_tasks(config, base_folder, names=["agnews", "yelp"])
+    asked = select_tasks(config, base_folder, file=Path("unseen.yaml"))    # a list as `tasks` of a configuration
 
 A task of the run is known by its name, and has the examples that the run scored it on. An entry of a file may leave
 `train` out: nothing is trained.
@@ -28,7 +28,7 @@ _EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SelectedTask:
     """A task to answer, without its training examples. index: its place in the run; None: not one of the run's."""
 
     task: Task
@@ -45,14 +45,14 @@ class _Entry:
     fields: dict[str, Any]
 
 
-def asked_tasks(
+def select_tasks(
     config: Config,
     base_folder: Path,
     *,
     names: Sequence[str] = (),
     file: Path | None = None,
     default: Sequence[str] = (),
-) -> list[Asked]:
+) -> list[SelectedTask]:
     """The tasks, loaded, in the order in which they were asked for.
 
     base_folder: what relative paths of the configuration refer to beside the current folder.
@@ -79,7 +79,9 @@ def asked_tasks(
             problems.append(Problem(entry.where, f"task '{task.name}' is there twice"))
         seen.add(task.name)
         own = [t.name for t in config.tasks]
-        found.append(Asked(replace(task, train=()), own.index(task.name) if task.name in own else None))
+        found.append(
+            SelectedTask(replace(task, train=()), own.index(task.name) if task.name in own else None)
+        )
     if problems:
         raise InputErrors(dict.fromkeys(problems))
     return found

@@ -1,6 +1,6 @@
 """Encoded examples on the disk: what one run has tokenised, every later run reads.
 
-    encoder = Encoder(tokenizer, ..., cache=EncodedCache(tokenizer))
+    encoder = ExampleTokenizer(tokenizer, ..., cache=TokenCache(tokenizer))
     encoder.encode(task, task.train)       # tokenises, and writes ~/.cache/nlora/encoded/<key>.arrow
     encoder.encode(task, task.train)       # reads that file, in this process or in any later one
 
@@ -30,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlora.data.columns import Block, EncodedRows, Lists, integers
+from nlora.data.columns import Block, Lists, TokenizedExamples, integers
 from nlora.data.downloads import cache_folder
 from nlora.runs.atomic import TEMPORARY
 
@@ -58,7 +58,7 @@ _BATCH = 1024
 """Examples hashed at a time: one by one takes twice as long."""
 
 
-class EncodedCache:
+class TokenCache:
     """Keeps the examples that one tokenizer has encoded.
 
     folder: where the files lie; None: `encoded` in nlora's cache folder.
@@ -76,7 +76,7 @@ class EncodedCache:
         head: str,
         examples: Sequence[Example],
         blocks: Iterable[Block],
-    ) -> EncodedRows:
+    ) -> TokenizedExamples:
         """The examples as `blocks` would give them; `blocks` is consumed only if no file holds them.
 
         settings: what decides the ids beside tokenizer, head and examples; JSON values.
@@ -85,11 +85,11 @@ class EncodedCache:
         characters = len(head) * len(examples) + sum(len(example.sentence) for example in examples)
         key = self._key(settings, head, examples) if characters >= LEAST_CHARACTERS else None
         if key is None:
-            return EncodedRows(blocks)
+            return TokenizedExamples(blocks)
         path = self._folder / f"{key}.arrow"
         rows = _read(path, key)
         if rows is None:
-            rows = EncodedRows(blocks)
+            rows = TokenizedExamples(blocks)
             self._write(path, key, rows.blocks)
         return rows
 
@@ -186,7 +186,7 @@ def _block(columns: Any, first: list[int]) -> Block:
     return Block(columns.num_rows, first, same.buffers()[1], cut.buffers()[1], *lists)
 
 
-def _read(path: Path, key: str) -> EncodedRows | None:
+def _read(path: Path, key: str) -> TokenizedExamples | None:
     """The examples of a file, mapped into memory; None if it is not there, not whole, or another's."""
     import pyarrow
 
@@ -204,7 +204,7 @@ def _read(path: Path, key: str) -> EncodedRows | None:
         os.utime(path)  # the time of the last use
     batches = pyarrow.ipc.open_stream(stream)
     first = array("i", batches.schema.metadata[b"first"]).tolist()
-    return EncodedRows(_block(columns, first) for columns in batches)
+    return TokenizedExamples(_block(columns, first) for columns in batches)
 
 
 def _identity(tokenizer: PreTrainedTokenizerBase) -> bytes:

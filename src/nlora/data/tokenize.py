@@ -1,7 +1,7 @@
 """Prompts and answers -> token ids, each example tokenised once.
 
-    encoder = Encoder(tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
-    encoder.encode(task, task.train)[0]          # Encoded(prompt_ids=[1, 894, ...], answer_ids=[344, 2])
+    encoder = ExampleTokenizer(tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
+    encoder.encode(task, task.train)[0]          # TokenizedExample(prompt_ids=[1, 894, ...], answer_ids=[344, 2])
 
 Encoder-decoder models read the prompt with whatever special tokens their tokenizer puts around it, and
 their answer is tokenised alone. Causal models read on: the answer is " " + label, as the tokenizer splits
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
 from nlora.data.backend import backend_of, ids_of
-from nlora.data.columns import Block, Encoded, EncodedRows, block_of, shared_prefix
+from nlora.data.columns import Block, TokenizedExample, TokenizedExamples, block_of, shared_prefix
 from nlora.data.head_split import split_head
 from nlora.data.shorten import fit, fit_by_search
 from nlora.data.task import Example, Task
@@ -34,16 +34,16 @@ from nlora.errors import InputErrors, ModelError, Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from nlora.data.token_cache import EncodedCache
+    from nlora.data.token_cache import TokenCache
 
-__all__ = ["Encoded", "Encoder", "shared_prefix"]
+__all__ = ["ExampleTokenizer", "TokenizedExample", "shared_prefix"]
 
 # Longer lists gain no speed and hold the offsets of every prompt in memory at once.
 _BATCH = 1024
 _BATCH_CHARACTERS = 1 << 20
 
 
-class Encoder:
+class ExampleTokenizer:
     """Turns examples into ids for one tokenizer.
 
     max_source_tokens: the longest prompt, special tokens included.
@@ -67,7 +67,7 @@ class Encoder:
         known_tokens: float | None = None,
         generates: bool = False,
         truncate: Literal["text", "released"] = "text",
-        cache: EncodedCache | None = None,
+        cache: TokenCache | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token; answers could not end")
@@ -86,7 +86,7 @@ class Encoder:
         self._label_ids: dict[str, list[int]] = {}
         self._heads: dict[str, tuple[list[int], str]] = {}
 
-    def encode(self, task: Task, examples: Sequence[Example]) -> EncodedRows:
+    def encode(self, task: Task, examples: Sequence[Example]) -> TokenizedExamples:
         """The ids of many examples of one task, in their order.
 
         Raises InputErrors where the instruction alone leaves no room for the text, where a label word does
@@ -95,13 +95,13 @@ class Encoder:
         self._check_labels(task)
         blocks = self._blocks(task, examples)
         if self._cache is None:
-            rows = EncodedRows(blocks)
+            rows = TokenizedExamples(blocks)
         else:
             rows = self._cache.rows(self._settings(task), prompts.head(task), examples, blocks)
         self._check_known(task, rows)
         return rows
 
-    def _check_known(self, task: Task, rows: EncodedRows) -> None:
+    def _check_known(self, task: Task, rows: TokenizedExamples) -> None:
         """A token that was added to the tokenizer, and that the embedding was not resized for, has no row there."""
         largest = rows.largest_id
         if self._known_tokens is not None and largest >= self._known_tokens:
@@ -118,7 +118,7 @@ class Encoder:
             ids, cut = self._prompts(task, some)
             first = ids[0] if first is None else first
             rows = zip(ids, some, strict=True)
-            yield block_of(first, [Encoded(i, self.answer_ids(e.label)) for i, e in rows], cut)
+            yield block_of(first, [TokenizedExample(i, self.answer_ids(e.label)) for i, e in rows], cut)
 
     def _settings(self, task: Task) -> dict[str, Any]:
         """What decides the ids of a task's examples, beside the tokenizer, the prompt's head and the examples."""

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.evaluation.greedy import greedy, greedy_generation, is_plain
 from nlora.evaluation.label_scoring import LabelTree, likeliest_labels
-from nlora.evaluation.prefill import Reader
+from nlora.evaluation.prefill import Prefiller
 from nlora.models.paths import Paths, usual_paths
 from nlora.runs.task_facts import Decode, decode_of
 
 if TYPE_CHECKING:
     from nlora.config.schema import EvaluateOptions
     from nlora.data.task import Task
-    from nlora.data.tokenize import Encoder
+    from nlora.data.tokenize import ExampleTokenizer
     from nlora.models.backbone import Backbone
     from nlora.models.inspection import Batch
 
@@ -58,14 +58,18 @@ class Evaluator:
     """
 
     def __init__(
-        self, backbone: Backbone, encoder: Encoder, options: EvaluateOptions, paths: Paths | None = None
+        self,
+        backbone: Backbone,
+        encoder: ExampleTokenizer,
+        options: EvaluateOptions,
+        paths: Paths | None = None,
     ) -> None:
         self._backbone = backbone
         self._encoder = encoder
         self._options = options
         self._paths = paths or usual_paths(backbone.model)
         self._plain = is_plain(backbone.model)
-        self._prompts: dict[str, Sequence[Encoded]] = {}
+        self._prompts: dict[str, Sequence[TokenizedExample]] = {}
 
     def decode_of(self, task: Task) -> Decode:
         """How this task is answered."""
@@ -87,7 +91,7 @@ class Evaluator:
             lengths.append(len(example.prompt_ids))
         # The longest first, so that memory that will not do fails at once.
         groups = sorted(same.values(), key=lambda group: -lengths[group[0]])
-        reader = Reader(
+        reader = Prefiller(
             self._backbone.model,
             encoded,
             pad_id=self._backbone.tokenizer.pad_token_id,
@@ -99,7 +103,7 @@ class Evaluator:
         size = self._options.batch_size if self._paths.read != "single" else 1
         for start in range(0, len(groups), size):
             some = groups[start : start + size]
-            found = respond(reader, [Encoded(encoded[group[0]].prompt_ids, []) for group in some])
+            found = respond(reader, [TokenizedExample(encoded[group[0]].prompt_ids, []) for group in some])
             for group, (text, length) in zip(some, found, strict=True):
                 tokens += [length] * len(group)
                 for index in group:
@@ -109,22 +113,24 @@ class Evaluator:
         batches = -(-len(groups) // size)
         return Answers(tuple(texts), decode, time.perf_counter() - begin, batches, mean_tokens)
 
-    def _encoded(self, task: Task) -> Sequence[Encoded]:
+    def _encoded(self, task: Task) -> Sequence[TokenizedExample]:
         if task.name not in self._prompts:
             self._prompts[task.name] = self._encoder.encode(task, task.test)
         return self._prompts[task.name]
 
-    def _label_words(self, task: Task) -> Callable[[Reader, Sequence[Encoded]], list[tuple[str, int]]]:
+    def _label_words(
+        self, task: Task
+    ) -> Callable[[Prefiller, Sequence[TokenizedExample]], list[tuple[str, int]]]:
         """A function that gives each prompt its likeliest label, and the label's tokens (none generated: 0)."""
         labels = task.labels or ()
         tree = LabelTree.build(self._encoder.label_ids(labels), self._backbone.tokenizer.eos_token_id)
 
-        def respond(reader: Reader, prompts: Sequence[Encoded]) -> list[tuple[str, int]]:
+        def respond(reader: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
             return [(labels[i], 0) for i in likeliest_labels(reader.read(prompts), tree).tolist()]
 
         return respond
 
-    def _generated(self, reader: Reader, prompts: Sequence[Encoded]) -> list[tuple[str, int]]:
+    def _generated(self, reader: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
         """Each prompt's greedy answer and its tokens, the end token counted."""
         tokenizer: Any = self._backbone.tokenizer
         end_id, most = int(tokenizer.eos_token_id), self._encoder.max_target_tokens

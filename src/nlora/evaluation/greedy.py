@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nlora.evaluation.prefill import Reading
+from nlora.evaluation.prefill import Prefill
 from nlora.models.inspection import decoder_start
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _HARMLESS = _SAMPLING | _SET_HERE | _LENGTHS | _MACHINERY | _OUTPUT
 """Generation settings that change nothing here."""
 
 
-def greedy(reading: Reading, *, end_id: int, most_tokens: int) -> list[list[int]]:
+def greedy(reading: Prefill, *, end_id: int, most_tokens: int) -> list[list[int]]:
     """The tokens of each row's answer: at most `most_tokens`, with the end token where it came to that."""
     answers: list[list[int]] = [[] for _ in reading.rows]
     tokens = reading.first.argmax(dim=-1)  # (B,)

@@ -1,6 +1,6 @@
 """A key-value cache with room for what follows, which rows can leave without the others being copied.
 
-    cache = RoomCache(rows=64, tokens=180)
+    cache = PreallocatedCache(rows=64, tokens=180)
     cache.open(0, 16, column=30)        # the next passes run rows 0 to 15; their first token goes to column 30
     cache.open(0, 64)                   # all rows from column 0 on, as far as they are filled
     cache.keep([0, 5, 63])              # three rows stay: [0, 5, 63], in this order
@@ -39,7 +39,7 @@ class _Window:
     column: int = 0
 
 
-class RoomLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """Keys and values (rows, heads, tokens, width) of one layer; `keys` and `values` are the window's part."""
 
     def __init__(self, window: _Window) -> None:
@@ -110,7 +110,7 @@ class RoomLayer(DynamicLayer):
         return keys, values
 
 
-class RoomCache(DynamicCache):
+class PreallocatedCache(DynamicCache):
     """The layers of one model; they appear as the first pass reaches them.
 
     rows: the most rows. tokens: how many are expected for each; more make it grow, at the cost of a copy.
@@ -120,7 +120,7 @@ class RoomCache(DynamicCache):
         super().__init__()
         self._window = _Window(rows, tokens, end=rows)
         self.layers: list[Any] = []
-        self.layer_class_to_replicate: Any = lambda: RoomLayer(self._window)
+        self.layer_class_to_replicate: Any = lambda: PreallocatedLayer(self._window)
 
     def open(self, begin: int, end: int, *, column: int = 0, length: int = 0) -> None:
         """The next passes run rows begin to end. The window starts at a column; `length` tokens are filled."""

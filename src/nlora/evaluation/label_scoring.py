@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nlora.evaluation.prefill import Reading, read_batch
+from nlora.evaluation.prefill import Prefill, read_batch
 from nlora.models.inspection import Batch
 
 Path = tuple[int, ...]
@@ -65,12 +65,12 @@ def label_scores(model: nn.Module, batch: Batch, tree: LabelTree) -> Tensor:
 
 
 @torch.no_grad()
-def likeliest_labels(reading: Reading, tree: LabelTree) -> Tensor:
+def likeliest_labels(reading: Prefill, tree: LabelTree) -> Tensor:
     """Index of the likeliest label per row, shape (B,). Afterwards the reading has lost rows."""
     return _scores(reading, tree, all_labels=False).argmax(1)
 
 
-def _scores(reading: Reading, tree: LabelTree, *, all_labels: bool) -> Tensor:
+def _scores(reading: Prefill, tree: LabelTree, *, all_labels: bool) -> Tensor:
     """The labels' scores (B, L); unless all_labels, only the largest of a row is exact, the others are bounds.
 
     A label's score begins as its first token's, which it can only fall below. In turns, each row runs the path to

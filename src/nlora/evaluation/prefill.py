@@ -1,6 +1,6 @@
 """Prompts that a model has read, and what can follow them: every prompt token is computed once.
 
-    reader = Reader(model, prompts, pad_id=0, packs=packing_is_exact(model))
+    reader = Prefiller(model, prompts, pad_id=0, packs=packing_is_exact(model))
     reading = reader.read([prompts[3], prompts[1]])
     reading.first                                   # (2, V) logits of each prompt's next token
     reading.run(tokens)                             # (2, n, V): n tokens more of each row, their logits
@@ -9,7 +9,7 @@
 
 Labels are scored and answers are decoded on this. Prompts of causal models are packed where that is exact
 (`nlora.evaluation.prefill_packed`): what all of them begin with runs once for the task. Others run in passes of rows of nearly
-the same length, but into one cache (`RoomCache`), so that what follows runs on all rows at once.
+the same length, but into one cache (`PreallocatedCache`), so that what follows runs on all rows at once.
 
 A model that does not keep all tokens (sliding windows, state spaces) cannot take anything back: its whole
 prompts run again with whatever follows.
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderCache
 
 from nlora.data.collate import Collator
-from nlora.data.tokenize import Encoded
-from nlora.evaluation.kv_cache import RoomCache, keeps_all_tokens
-from nlora.evaluation.prefill_packed import PackedPrompts
+from nlora.data.tokenize import TokenizedExample
+from nlora.evaluation.kv_cache import PreallocatedCache, keeps_all_tokens
+from nlora.evaluation.prefill_packed import PackedPrefiller
 from nlora.evaluation.prefill_padded import read_padded, with_rows
 from nlora.models.inspection import Batch, decoder_start, is_encoder_decoder
 from nlora.models.logits import causal_forward
@@ -40,7 +40,7 @@ _ROOM_TOKENS = 8
 """Columns for what follows the prompts; the cache grows where they do not do."""
 
 
-class Reading(Protocol):
+class Prefill(Protocol):
     """Rows that have been read.
 
     first: (B, V) logits of the next token of each row, never changed.
@@ -62,7 +62,7 @@ class Reading(Protocol):
         """Only these places of `rows` stay; `rows` says in which order."""
 
 
-class Reader:
+class Prefiller:
     """Reads the prompts of one task with weights that do not change meanwhile.
 
     prompts: all of them. packs: whether the model takes packed batches (`nlora.models.packed_attention.packing_is_exact`).
@@ -72,7 +72,7 @@ class Reader:
     def __init__(
         self,
         model: nn.Module,
-        prompts: Sequence[Encoded],
+        prompts: Sequence[TokenizedExample],
         *,
         pad_id: int,
         packs: bool,
@@ -82,21 +82,21 @@ class Reader:
         self._collate = Collator(pad_id, is_encoder_decoder(model))
         self._keeps_all = continues and keeps_all_tokens(model)
         self._device = next(model.parameters()).device
-        self._packed = PackedPrompts(model, prompts) if packs and self._keeps_all and prompts else None
+        self._packed = PackedPrefiller(model, prompts) if packs and self._keeps_all and prompts else None
 
     @property
     def can_continue(self) -> bool:
         """Whether tokens can follow a prompt without reading it again."""
         return self._keeps_all
 
-    def batch(self, prompts: Sequence[Encoded]) -> Batch:
+    def batch(self, prompts: Sequence[TokenizedExample]) -> Batch:
         """The whole prompts as one batch, in their order."""
         return {key: value.to(self._device) for key, value in self._collate(prompts).items()}
 
-    def read(self, prompts: Sequence[Encoded]) -> Reading:
+    def read(self, prompts: Sequence[TokenizedExample]) -> Prefill:
         """Reads prompts, the longest of them first."""
         if not self._keeps_all:
-            return _WholeReading(self._model, self.batch(prompts))
+            return _UncachedPrefill(self._model, self.batch(prompts))
         if self._packed is not None:
             return self._packed.read(prompts)
         sizes = [len(prompts)]
@@ -105,7 +105,7 @@ class Reader:
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         passes = [self.batch(prompts[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
         if is_encoder_decoder(self._model):
-            return _EncoderDecoderReading(self._model, passes)
+            return _EncoderDecoderPrefill(self._model, passes)
         return read_padded(self._model, passes)
 
 
@@ -133,16 +133,16 @@ def pass_sizes(lengths: Sequence[int]) -> list[int]:
     return found[::-1]
 
 
-def read_batch(model: nn.Module, batch: Batch) -> Reading:
+def read_batch(model: nn.Module, batch: Batch) -> Prefill:
     """Reads one batch as `Collator` makes it."""
     if not keeps_all_tokens(model):
-        return _WholeReading(model, batch)
+        return _UncachedPrefill(model, batch)
     if is_encoder_decoder(model):
-        return _EncoderDecoderReading(model, [batch])
+        return _EncoderDecoderPrefill(model, [batch])
     return read_padded(model, [batch])
 
 
-class _EncoderDecoderReading:
+class _EncoderDecoderPrefill:
     """Encoded prompts, padded on the right, and a decoder that has read its start token."""
 
     def __init__(self, model: Any, passes: Sequence[Batch]) -> None:
@@ -162,7 +162,7 @@ class _EncoderDecoderReading:
         self.rows = list(range(count))
         self._states, self._mask = states, mask
         self._output = type(encoded)  # the encoders of some models say more, and their decoders look for it
-        self._caches = RoomCache(count, _ROOM_TOKENS), RoomCache(count, width)
+        self._caches = PreallocatedCache(count, _ROOM_TOKENS), PreallocatedCache(count, width)
         self._cache = EncoderDecoderCache(*self._caches)
         start = torch.full((count, 1), decoder_start(model), device=mask.device)
         self.first = self.run(start)[:, -1]
@@ -187,7 +187,7 @@ class _EncoderDecoderReading:
         self._states, self._mask = self._states[places], self._mask[places]
 
 
-class _WholeReading:
+class _UncachedPrefill:
     """Prompts that are read again, whole, with whatever follows them."""
 
     def __init__(self, model: nn.Module, batch: Batch) -> None:

@@ -1,6 +1,6 @@
 """Prompts that a causal model has read packed, and what can follow them: every token once (`nlora.models.packed_attention`).
 
-    reading = PackedPrompts(model, prompts).read(prompts[:64])
+    reading = PackedPrefiller(model, prompts).read(prompts[:64])
 
 Keys and values stay where the prompts' passes left them, one row behind the other. What follows first gathers those
 of the rows that are still there, layer by layer: most labels are decided by the prompt's own pass, or by one more. Only
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from nlora.data.packing import common_tokens, pack_rests
-from nlora.data.tokenize import Encoded
-from nlora.evaluation.kv_cache import RoomCache
+from nlora.data.tokenize import TokenizedExample
+from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.models.packed_attention import packed_attention, packed_logits
 from nlora.models.packed_layout import Continuation, KeysValues, Layout, Memory
 
@@ -32,18 +32,18 @@ Part = tuple[list[int], KeysValues]
 """Of one pass: its rows' tokens behind the common beginning, and their keys and values."""
 
 
-class PackedPrompts:
+class PackedPrefiller:
     """Reads prompts of one task in packed batches, with weights that do not change meanwhile.
 
     prompts: all that will be read; what they begin with runs once, in the first pass.
     """
 
-    def __init__(self, model: nn.Module, prompts: Sequence[Encoded]) -> None:
+    def __init__(self, model: nn.Module, prompts: Sequence[TokenizedExample]) -> None:
         self._model = model
         self._shared = common_tokens(prompts) if len(prompts) > 1 else 0
         self._beginning: KeysValues = []
 
-    def read(self, prompts: Sequence[Encoded]) -> PackedReading:
+    def read(self, prompts: Sequence[TokenizedExample]) -> PackedPrefill:
         """Reads some of the prompts; fastest where neighbours are of about one length."""
         device = next(self._model.parameters()).device
         lengths = [len(e.prompt_ids) - self._shared for e in prompts]
@@ -59,7 +59,7 @@ class PackedPrompts:
                 first.append(packed_logits(self._model, batch, Layout.of(batch, memory))[0])
                 parts.append((lengths[some], self._behind_the_beginning(memory.kept)))
                 begin += count
-        return PackedReading(self._model, torch.cat(first), self._beginning, parts)
+        return PackedPrefill(self._model, torch.cat(first), self._beginning, parts)
 
     def _behind_the_beginning(self, kept: KeysValues) -> KeysValues:
         """What a pass has kept of the rests; the first pass has read the beginning, too."""
@@ -81,15 +81,15 @@ def _passes(lengths: Sequence[int], most_tokens: int) -> list[int]:
     return sizes
 
 
-class PackedReading:
-    """See `nlora.evaluation.prefill.Reading`."""
+class PackedPrefill:
+    """See `nlora.evaluation.prefill.Prefill`."""
 
     def __init__(self, model: nn.Module, first: Tensor, beginning: KeysValues, parts: Sequence[Part]) -> None:
         self.first = first
         self.rows = list(range(len(first)))
         self._model, self._beginning, self._parts = model, beginning, parts
         self._followed: KeysValues = []  # of what ran behind the prompts, (B', tokens, heads, D)
-        self._cache: RoomCache | None = None
+        self._cache: PreallocatedCache | None = None
         self._there, self._at = self._find_rows()
 
     def run(self, tokens: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class PackedReading:
 
     def _put_in_columns(self) -> None:
         """More follows than a few tokens, it seems: one tensor per layer from now on, to which they are added."""
-        self._cache = RoomCache(len(self.rows), self._there.shape[1] + _ROOM_TOKENS)
+        self._cache = PreallocatedCache(len(self.rows), self._there.shape[1] + _ROOM_TOKENS)
         for layer in range(len(self._followed)):
             keys, values = self._gathered(layer)
             self._cache.update(keys.transpose(1, 2), values.transpose(1, 2), layer)

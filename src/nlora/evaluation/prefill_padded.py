@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from nlora.evaluation.kv_cache import RoomCache
+from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.models.inspection import Batch
 from nlora.models.logits import causal_forward
 
@@ -20,13 +20,13 @@ _ROOM_TOKENS = 8
 """Columns for what follows the prompts; the cache grows where they do not do."""
 
 
-class CausalReading:
+class PaddedPrefill:
     """Rows in a cache, padded on the left.
 
-    first: see `nlora.evaluation.prefill.Reading`. mask: (B, columns), what of the cache is no padding.
+    first: see `nlora.evaluation.prefill.Prefill`. mask: (B, columns), what of the cache is no padding.
     """
 
-    def __init__(self, model: nn.Module, first: Tensor, cache: RoomCache, mask: Tensor) -> None:
+    def __init__(self, model: nn.Module, first: Tensor, cache: PreallocatedCache, mask: Tensor) -> None:
         self.rows, self.first = list(range(len(first))), first
         self._model, self._cache, self._mask = model, cache, mask
 
@@ -56,11 +56,11 @@ class CausalReading:
         self._mask = self._mask[places]
 
 
-def read_padded(model: nn.Module, passes: Sequence[Batch]) -> CausalReading:
+def read_padded(model: nn.Module, passes: Sequence[Batch]) -> PaddedPrefill:
     """Reads padded batches, one after another, into one cache."""
     count = sum(len(batch["input_ids"]) for batch in passes)
     width = max(batch["input_ids"].shape[1] for batch in passes)
-    cache = RoomCache(count, width + _ROOM_TOKENS)
+    cache = PreallocatedCache(count, width + _ROOM_TOKENS)
     mask = passes[0]["attention_mask"].new_zeros(count, width)
     first = []
     for begin, end, batch in with_rows(passes):
@@ -71,7 +71,7 @@ def read_padded(model: nn.Module, passes: Sequence[Batch]) -> CausalReading:
         first.append(output.logits[:, -1])
         mask[begin:end, gap:] = batch["attention_mask"]
     cache.open(0, count, length=width)
-    return CausalReading(model, torch.cat(first), cache, mask)
+    return PaddedPrefill(model, torch.cat(first), cache, mask)
 
 
 def with_rows(passes: Sequence[Batch]) -> Iterator[tuple[int, int, Batch]]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from nlora.errors import AdapterError
 
 if TYPE_CHECKING:
-    from nlora.models.lora_factors import Factors, State
+    from nlora.models.lora_factors import AdapterState, LoraFactors
 
 
-def updates_of(module: str, earlier: Sequence[State]) -> list[Factors]:
+def updates_of(module: str, earlier: Sequence[AdapterState]) -> list[LoraFactors]:
     """The factors of `module` after each stage so far, in order.
 
     Raises AdapterError where a stage's adapter lacks the module: without it the penalty would be weaker than it says.

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.models.inspection import is_encoder_decoder
 from nlora.models.logits import answer_logits
 
 
 def fisher_information(
-    model: nn.Module, modules: Sequence[str], examples: Sequence[Encoded], pad_id: int
+    model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
 ) -> dict[str, Tensor]:
     """Mean over the examples of (∂ log p(answer | prompt) / ∂W)² for every named layer, as (out, in).
 

@@ -9,7 +9,7 @@ file in this folder: a module with one subclass of `Method`, known by the file's
         Options = MyOptions                      # typed; their descriptions are their documentation
         options: MyOptions
 
-        def penalty(self, adapter: Learner) -> Tensor | None:
+        def penalty(self, adapter: Trainable) -> Tensor | None:
             ...
 """
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from nlora.config.schema import LoraOptions
     from nlora.data.task import Example, Task
-    from nlora.data.tokenize import Encoded
-    from nlora.models.lora_adapter import ModuleShape, State
-    from nlora.models.trainable import Learner
+    from nlora.data.tokenize import TokenizedExample
+    from nlora.models.lora_adapter import AdapterState, ModuleShape
+    from nlora.models.trainable import Trainable
 
 Portion = tuple["Task", Sequence["Example"]]
 """Examples with the task whose prompt they are asked with."""
@@ -82,23 +82,23 @@ class Method:
 
     # Which updates make up the model
 
-    def frozen(self, updates: Sequence[State]) -> Sequence[State]:
+    def frozen(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         """Those of the earlier stages' updates that are in the backbone while the next stage trains."""
         return updates
 
-    def serving(self, updates: Sequence[State], index: int) -> Sequence[State]:
+    def serving(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         """Those of the updates learned so far that answer `tasks[index]`: all, so that no task id is needed."""
         return updates
 
     # A stage
 
-    def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Learner:
+    def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Trainable:
         """What the stage trains, put on the model. stage: from 1."""
-        from nlora.models.lora_adapter import Adapter
+        from nlora.models.lora_adapter import LoraAdapter
 
-        return Adapter.attach(model, lora, seed=seed)
+        return LoraAdapter.attach(model, lora, seed=seed)
 
-    def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> State:
+    def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> AdapterState:
         """What a committed stage trained, from its folder: its update, or weights put back into the model.
 
         is_last: whether no later stage is committed; weights are put back for that one only.
@@ -110,14 +110,14 @@ class Method:
     def recall(self, memory: Memory) -> None:
         """Take what `end` kept at the stage before; called before `begin`, but not at the first stage."""
 
-    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         """Prepare a stage: called once, with its fresh adapter attached, before its first step.
 
         earlier: the factors that the stages before ended with, in order; empty at the first one. A resumed
         run reads them back from the stages' folders, so what a method derives from them survives a restart.
         """
 
-    def penalty(self, adapter: Learner) -> Tensor | None:
+    def penalty(self, adapter: Trainable) -> Tensor | None:
         """What an optimizer step adds to the loss: a scalar with gradients, weight included, or None.
 
         A pure function of the adapter (and of what `begin` kept): no random numbers, no change to `.grad`.
@@ -135,7 +135,7 @@ class Method:
         return None
 
     def end(
-        self, model: nn.Module, modules: Sequence[str], examples: Sequence[Encoded], pad_id: int
+        self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
     ) -> Memory:
         """What to keep of a stage for the next one; saved with the stage.
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
-    from nlora.models.lora_adapter import ModuleShape, State
-    from nlora.models.trainable import Learner
+    from nlora.models.lora_adapter import AdapterState, ModuleShape
+    from nlora.models.trainable import Trainable
 
 
 class DisjointOptions(MethodOptions):
@@ -108,7 +108,7 @@ class Disjoint(Method):
         too_many = [] if self._has_room(tasks) else [self._full(f"the sequence has {tasks}", tasks)]
         return too_many if was_known else too_many + self._too_narrow()
 
-    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

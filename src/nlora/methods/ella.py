@@ -31,8 +31,8 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.models.lora_adapter import State
-    from nlora.models.trainable import Learner
+    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.trainable import Trainable
 
 # Not tuned. At updates that nothing holds back (tasks 2 to 5 of incremental LoRA on SmolLM2, rank 8, scaling 4: ‖ΔW‖_F
 # of 6 to 13 over 60 modules), the sum is 2e-4 to 4e-3. Weights of 220 to 2100 would make the penalty there as large as
@@ -63,7 +63,7 @@ class Ella(Method):
         self._weight = options.weight
         self._squares: dict[str, Tensor] = {}
 
-    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self._squares = {}  # first, so that the sums of two stages are never there together
         if not earlier or self._weight == 0:
             return
@@ -77,7 +77,7 @@ class Ella(Method):
             with torch.no_grad():
                 self._squares[name] = (B @ A).square_()  # (out, in)
 
-    def penalty(self, adapter: Learner) -> Tensor | None:
+    def penalty(self, adapter: Trainable) -> Tensor | None:
         if not self._squares:
             return None
         from nlora.kernels.weighted_square import weighted_square_sum

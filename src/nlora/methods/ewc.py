@@ -32,9 +32,9 @@ from nlora.methods.base import Memory, Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nlora.data.tokenize import Encoded
-    from nlora.models.lora_adapter import State
-    from nlora.models.trainable import Learner
+    from nlora.data.tokenize import TokenizedExample
+    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.trainable import Trainable
 
 
 class EwcOptions(MethodOptions):
@@ -65,13 +65,13 @@ class Ewc(Method):
     def recall(self, memory: Memory) -> None:
         self._fisher = memory
 
-    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self._is_first = not earlier
         names = adapter.factors().keys()
         if not self._is_first and self._weight and (missing := sorted(names - self._fisher.keys())):
             raise RunError(f"ewc has no Fisher information of {missing[0]}; run the stages before again")
 
-    def penalty(self, adapter: Learner) -> Tensor | None:
+    def penalty(self, adapter: Trainable) -> Tensor | None:
         if self._is_first or self._weight == 0:
             return None
         from nlora.kernels.weighted_square import weighted_square_sum
@@ -85,7 +85,7 @@ class Ewc(Method):
         )
 
     def end(
-        self, model: nn.Module, modules: Sequence[str], examples: Sequence[Encoded], pad_id: int
+        self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
     ) -> Memory:
         assert isinstance(self.options, EwcOptions)
         if self._weight == 0:

@@ -28,8 +28,8 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.models.lora_adapter import State
-    from nlora.models.trainable import Learner
+    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.trainable import Trainable
 
 
 class LwfOptions(MethodOptions):
@@ -52,7 +52,7 @@ class Lwf(Method):
     Options: ClassVar[type[MethodOptions]] = LwfOptions
     _is_first = True
 
-    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self._is_first = not earlier
 
     def extra_loss(self, logits: Tensor, targets: Tensor, before: Callable[[], Tensor]) -> Tensor | None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nlora.models.lora_adapter import ModuleShape
-    from nlora.models.trainable import Learner
+    from nlora.models.trainable import Trainable
 
 # By penalty and reduction. factor_l1: the released orders 1 to 3. update_l1: measured on the embedded tasks
 # (docs/weight.md), 60 modules with 13.3 million entries; the weight of the mean is the same pull there.
@@ -104,7 +104,7 @@ class Nlora(Method):
             for (_, n_in, n_out), names in alike.items()
         ]
 
-    def penalty(self, adapter: Learner) -> Tensor | None:
+    def penalty(self, adapter: Trainable) -> Tensor | None:
         if self.weight == 0:
             return None
         import torch  # only once a penalty is needed: listing and checking methods must be quick

@@ -35,8 +35,8 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.models.lora_adapter import State
-    from nlora.models.trainable import Learner
+    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.trainable import Trainable
 
 
 class OloraOptions(MethodOptions):
@@ -74,7 +74,7 @@ class Olora(Method):
         self._weight, self._norm, self._norm_weight = options.weight, options.norm, options.norm_weight
         self._old: dict[str, Tensor] = {}
 
-    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self._old = {}
         if not earlier or self._weight == 0:
             return
@@ -84,7 +84,7 @@ class Olora(Method):
             rows = [old.A.to(f.A.device) for old in updates_of(name, earlier)]
             self._old[name] = torch.cat(rows)  # (Σ r_i, in)
 
-    def penalty(self, adapter: Learner) -> Tensor | None:
+    def penalty(self, adapter: Trainable) -> Tensor | None:
         if not self._old and self._norm_weight == 0:
             return None
         import torch

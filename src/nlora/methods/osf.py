@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nlora.config.schema import LoraOptions
-    from nlora.models.lora_adapter import State
-    from nlora.models.trainable import Learner
+    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.trainable import Trainable
 
 
 class OsfOptions(MethodOptions):
@@ -61,22 +61,22 @@ class Osf(Method):
         self._tasks = tasks
         return []
 
-    def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Learner:
-        from nlora.models.osf_layers import SubspaceModel
+    def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Trainable:
+        from nlora.models.osf_layers import OsfLayers
 
         assert isinstance(self.options, OsfOptions)
         share = self.options.preserved or stage / (self._tasks + 1)
-        return SubspaceModel.attach(model, lora, preserved=share)
+        return OsfLayers.attach(model, lora, preserved=share)
 
-    def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> State:
+    def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> AdapterState:
         if is_last:
-            from nlora.models.osf_layers import SubspaceModel
+            from nlora.models.osf_layers import OsfLayers
 
-            SubspaceModel.load(model, folder)
+            OsfLayers.load(model, folder)
         return {}
 
-    def frozen(self, updates: Sequence[State]) -> Sequence[State]:
+    def frozen(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         return []  # nothing is folded: the weights themselves move
 
-    def serving(self, updates: Sequence[State], index: int) -> Sequence[State]:
+    def serving(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         return []

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from nlora.methods.base import Method
 
 if TYPE_CHECKING:
-    from nlora.models.lora_adapter import State
+    from nlora.models.lora_adapter import AdapterState
 
 
 class Pertask(Method):
     """Each stage starts from the bare backbone, and each task is answered with its own update."""
 
-    def frozen(self, updates: Sequence[State]) -> Sequence[State]:
+    def frozen(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         return []
 
-    def serving(self, updates: Sequence[State], index: int) -> Sequence[State]:
+    def serving(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         return updates[index : index + 1]

@@ -24,7 +24,7 @@ from pydantic_core import PydanticUndefined
 
 from nlora import methods
 from nlora.config.messages import did_you_mean, number_problems, problems_of
-from nlora.config.yaml_positions import Key, Places, dotted
+from nlora.config.yaml_positions import Key, SourceMap, dotted
 from nlora.errors import InputErrors, Problem
 from nlora.methods.base import Method
 
@@ -92,7 +92,7 @@ def build(name: str, options: Mapping[str, Any], where: str = "method") -> Metho
 
 
 @dataclass(frozen=True, slots=True)
-class _Under(Places):
+class _Under(SourceMap):
     """Places below a dotted key, where no file and no line is known."""
 
     def where(self, path: Key) -> str:

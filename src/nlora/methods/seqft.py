@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nlora.config.schema import LoraOptions
-    from nlora.models.lora_adapter import State
-    from nlora.models.trainable import Learner
+    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.trainable import Trainable
 
 
 class Seqft(Method):
@@ -37,20 +37,20 @@ class Seqft(Method):
 
     trains: ClassVar[Literal["adapter", "weights"]] = "weights"
 
-    def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Learner:
-        from nlora.models.full_model import WholeModel
+    def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Trainable:
+        from nlora.models.full_model import FullModel
 
-        return WholeModel.attach(model)
+        return FullModel.attach(model)
 
-    def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> State:
+    def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> AdapterState:
         if is_last:
-            from nlora.models.full_model import WholeModel
+            from nlora.models.full_model import FullModel
 
-            WholeModel.load(model, folder)
+            FullModel.load(model, folder)
         return {}
 
-    def frozen(self, updates: Sequence[State]) -> Sequence[State]:
+    def frozen(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         return []  # nothing is folded: the weights themselves move
 
-    def serving(self, updates: Sequence[State], index: int) -> Sequence[State]:
+    def serving(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         return []

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING
 from nlora.methods.base import Method
 
 if TYPE_CHECKING:
-    from nlora.models.lora_adapter import State
-    from nlora.models.trainable import Learner
+    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.trainable import Trainable
 
 
 class Seqlora(Method):
     """Sequential LoRA: a stage begins with the factors that the one before ended with."""
 
-    def frozen(self, updates: Sequence[State]) -> Sequence[State]:
+    def frozen(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         return []
 
-    def serving(self, updates: Sequence[State], index: int) -> Sequence[State]:
+    def serving(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         return updates[-1:]
 
-    def begin(self, adapter: Learner, earlier: Sequence[State]) -> None:
+    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         if earlier:
             adapter.load_state(earlier[-1])

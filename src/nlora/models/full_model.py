@@ -1,9 +1,9 @@
 """A backbone that trains whole, in the place of an adapter: every parameter moves.
 
-whole = WholeModel.attach(model)
+whole = FullModel.attach(model)
 train(whole.model)
 whole.save(folder)                  # folder/model, as transformers saves it
-WholeModel.load(model, folder)      # the weights of a stage, put back into the same backbone
+FullModel.load(model, folder)      # the weights of a stage, put back into the same backbone
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.models.backbone import quiet_bars
 from nlora.models.inspection import recompute_activations
-from nlora.models.lora_factors import State
+from nlora.models.lora_factors import AdapterState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +28,7 @@ MODEL = "model"
 """The folder of a stage that holds its model."""
 
 
-class WholeModel:
+class FullModel:
     """All parameters of a backbone, ready to train. Make one with `attach`. model: the backbone itself."""
 
     def __init__(self, model: Any) -> None:
@@ -36,22 +36,22 @@ class WholeModel:
         self._checkpointing = False
 
     @classmethod
-    def attach(cls, model: nn.Module) -> WholeModel:
+    def attach(cls, model: nn.Module) -> FullModel:
         """Make every parameter trainable. Raises ModelError for a quantised backbone, which cannot be."""
         if quantised := next((n for n, p in model.named_parameters() if not p.is_floating_point()), None):
             raise ModelError(f"{quantised} is quantised and cannot be trained; load the model in float32")
         model.requires_grad_(True)
         return cls(model)
 
-    def factors(self) -> State:
+    def factors(self) -> AdapterState:
         """None: there is no low-rank update."""
         return {}
 
-    def state(self) -> State:
+    def state(self) -> AdapterState:
         """None: the weights stay in the backbone."""
         return {}
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: AdapterState) -> None:
         """There is nothing to load factors into."""
         raise AdapterError("a model that trains whole has no factors to load")
 

@@ -1,12 +1,12 @@
 """One task's trainable update on a frozen backbone; the only file that knows PEFT.
 
-    adapter = Adapter.attach(model, LoraOptions(r=8), seed=42)
+    adapter = LoraAdapter.attach(model, LoraOptions(r=8), seed=42)
     train(adapter.model)                                   # a stock PeftModel
     adapter.save("outputs/1-r8/adapter", base_model="google-t5/t5-large")
-    state = adapter.state()                                # what remains of it: {module name: Factors}
+    state = adapter.state()                                # what remains of it: {module name: LoraFactors}
     model = adapter.detach()                               # the backbone as it was, bit for bit
 
-An `Adapter` is always a single fresh LoRA adapter. Earlier tasks are not beside it but folded into the
+An `LoraAdapter` is always a single fresh LoRA adapter. Earlier tasks are not beside it but folded into the
 backbone (`nlora.models.merged_updates`), so that a step at task 15 costs what it costs at task 1.
 """
 
@@ -26,10 +26,10 @@ from torch import nn
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
 from nlora.models.inspection import recompute_activations
-from nlora.models.lora_factors import WEIGHTS_FILE, Factors, State, check_finite, load_factors
+from nlora.models.lora_factors import WEIGHTS_FILE, AdapterState, LoraFactors, check_finite, load_factors
 from nlora.models.target_modules import ModuleShape, target_modules, target_names
 
-__all__ = ["Adapter", "Factors", "ModuleShape", "State", "load_factors", "target_modules"]
+__all__ = ["AdapterState", "LoraAdapter", "LoraFactors", "ModuleShape", "load_factors", "target_modules"]
 
 ADAPTER = "adapter"
 """The folder of a stage that holds its adapter."""
@@ -37,7 +37,7 @@ NAME = "default"
 """PEFT's name of the one adapter; the released layout and `PeftModel.from_pretrained` expect this one."""
 
 
-class Adapter:
+class LoraAdapter:
     """A fresh low-rank update of a frozen backbone, ready to train. Make one with `attach`.
 
     model: the PeftModel to train; it wraps the backbone that was given, which is changed in place.
@@ -50,7 +50,7 @@ class Adapter:
         self._checkpointing = False
 
     @classmethod
-    def attach(cls, model: nn.Module, lora: LoraOptions, *, seed: int) -> Adapter:
+    def attach(cls, model: nn.Module, lora: LoraOptions, *, seed: int) -> LoraAdapter:
         """Freeze `model` and put a fresh adapter on its target modules: A Kaiming, B zero, both float32.
 
         The factors depend on the seed alone, whatever random numbers were drawn before, and attaching draws
@@ -85,18 +85,18 @@ class Adapter:
                 raise ModelError(f"lora.targets: PEFT cannot adapt this model so: {error}") from error
         return cls(peft_model, {s.name: model.get_submodule(s.name) for s in shapes}, trainable_before)
 
-    def factors(self) -> State:
+    def factors(self) -> AdapterState:
         """The live, trainable A (r, in) and B (out, r) of every module, by its name in the backbone."""
         return {
-            name: Factors(layer.lora_A[NAME].weight, layer.lora_B[NAME].weight, layer.scaling[NAME])
+            name: LoraFactors(layer.lora_A[NAME].weight, layer.lora_B[NAME].weight, layer.scaling[NAME])
             for name, layer in self._modules.items()
         }
 
-    def state(self) -> State:
+    def state(self) -> AdapterState:
         """A copy of the factors on the CPU in float32, which later training does not change."""
-        return {name: Factors(_copy(f.A), _copy(f.B), f.scaling) for name, f in self.factors().items()}
+        return {name: LoraFactors(_copy(f.A), _copy(f.B), f.scaling) for name, f in self.factors().items()}
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: AdapterState) -> None:
         """Go on from these factors. Raises AdapterError where modules, shapes or scaling differ."""
         live = self.factors()
         if state.keys() != live.keys():
@@ -175,7 +175,7 @@ class Adapter:
         return cast(nn.Module, backbone)
 
 
-def _described(f: Factors) -> str:
+def _described(f: LoraFactors) -> str:
     out_features, in_features = f.shape
     return f"rank {f.A.shape[0]} for a {out_features}x{in_features} layer with scaling {f.scaling:g}"
 

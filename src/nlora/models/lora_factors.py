@@ -39,7 +39,7 @@ _MOVES_WEIGHT = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # == of tensors is no truth value; compare with torch.equal
-class Factors:
+class LoraFactors:
     """One module's low-rank update ΔW = scaling·B·A. A: (r, in); B: (out, r)."""
 
     A: Tensor
@@ -61,20 +61,20 @@ class Factors:
         return self.scaling * (self.B @ self.A)
 
 
-State = dict[str, Factors]
+AdapterState = dict[str, LoraFactors]
 """The factors of one adapter by the backbone's module names. Their order carries no meaning."""
 
 
-def stack(factors: list[Factors]) -> Factors:
+def stack(factors: list[LoraFactors]) -> LoraFactors:
     """One update of summed rank that equals the sum of the given ones: Σ s_i·B_i·A_i = 1·B·A."""
-    return Factors(
+    return LoraFactors(
         torch.cat([f.A.float() for f in factors]),  # (Σ r_i, in)
         torch.cat([f.scaling * f.B.float() for f in factors], dim=1),  # (out, Σ r_i)
         1.0,
     )
 
 
-def check_finite(state: Mapping[str, Factors], where: str) -> None:
+def check_finite(state: Mapping[str, LoraFactors], where: str) -> None:
     """Raises AdapterError naming the first module with a NaN or an infinity."""
     for name, f in state.items():
         if not (torch.isfinite(f.A).all() and torch.isfinite(f.B).all()):
@@ -84,7 +84,7 @@ def check_finite(state: Mapping[str, Factors], where: str) -> None:
             )
 
 
-def load_factors(folder: str | Path) -> State:
+def load_factors(folder: str | Path) -> AdapterState:
     """The factors in a stock PEFT LoRA folder, float32 on the CPU.
 
     Respects rslora, rank_pattern and alpha_pattern. Raises AdapterError where the folder is not a plain LoRA
@@ -109,7 +109,7 @@ def load_factors(folder: str | Path) -> State:
     return state
 
 
-def _factors(folder: Path, config: dict[str, Any], name: str, pair: dict[str, Tensor]) -> Factors:
+def _factors(folder: Path, config: dict[str, Any], name: str, pair: dict[str, Tensor]) -> LoraFactors:
     if len(pair) < 2:
         raise AdapterError(f"{folder / WEIGHTS_FILE}: module {name} has only lora_{next(iter(pair))}")
     A, B = pair["A"], pair["B"]
@@ -122,7 +122,7 @@ def _factors(folder: Path, config: dict[str, Any], name: str, pair: dict[str, Te
             f"{folder}: module {name} has rank {A.shape[0]} (lora_A) and {B.shape[1]} (lora_B) in "
             f"{WEIGHTS_FILE}, but {CONFIG_FILE} says {r}"
         )
-    return Factors(A, B, alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r)
+    return LoraFactors(A, B, alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r)
 
 
 def _of_pattern(pattern: Any, name: str, default: Any) -> Any:

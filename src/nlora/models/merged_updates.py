@@ -1,6 +1,6 @@
 """Earlier tasks' updates folded into the frozen weights: W = round(W0 + Σ_i s_i·B_i·A_i), rounded once.
 
-    folded = FoldedBackbone(model, [shape.name for shape in target_modules(model, lora)])
+    folded = MergedUpdates(model, [shape.name for shape in target_modules(model, lora)])
     folded.fold([state_1, state_2])        # the model is now W0 + ΔW_1 + ΔW_2
     folded.fold([state_1])                 # ... W0 + ΔW_1, whatever was folded before
     folded.restore()                       # W0, bit for bit
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from nlora.errors import AdapterError, ModelError
-from nlora.models.lora_factors import Factors, State, stack
+from nlora.models.lora_factors import AdapterState, LoraFactors, stack
 from nlora.models.target_modules import in_and_out, is_quantised, linear_layer, shares_weight
 
 
-class FoldedBackbone:
+class MergedUpdates:
     """The target modules of a backbone, with their original weights kept on the CPU in their own dtype.
 
     Works on the modules themselves, so it may fold while an adapter is attached to them.
@@ -33,7 +33,7 @@ class FoldedBackbone:
         self._modules = {name: _plain_linear(model, name) for name in module_names}
         self._originals: dict[str, Tensor] = {}  # filled by the first fold: a first task needs no copy
 
-    def fold(self, states: Sequence[State]) -> None:
+    def fold(self, states: Sequence[AdapterState]) -> None:
         """Set the weights to the originals plus all of these updates; with none, to the originals.
 
         Raises AdapterError, before any weight is changed, where a state does not fit the modules.
@@ -55,7 +55,7 @@ class FoldedBackbone:
         self.fold([])
 
 
-def check_fits(state: State, modules: Mapping[str, nn.Module]) -> None:
+def check_fits(state: AdapterState, modules: Mapping[str, nn.Module]) -> None:
     """Raises AdapterError, naming the module, where a state updates others than these or other shapes."""
     for name, f in state.items():
         if name not in modules:
@@ -68,7 +68,7 @@ def check_fits(state: State, modules: Mapping[str, nn.Module]) -> None:
             )
 
 
-def _sum(original: Tensor, updates: list[Factors], transposed: bool) -> Tensor:
+def _sum(original: Tensor, updates: list[LoraFactors], transposed: bool) -> Tensor:
     """W0 + Σ s_i·B_i·A_i in at least float32, oriented as `original`; the caller's copy rounds it."""
     if not updates:
         return original

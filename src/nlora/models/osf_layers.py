@@ -1,9 +1,9 @@
 """Adapted layers whose weights train in the directions that matter least to them, on PEFT's OSF tuner.
 
-    learner = SubspaceModel.attach(model, LoraOptions(), preserved=0.5)
+    learner = OsfLayers.attach(model, LoraOptions(), preserved=0.5)
     train(learner.model)
     learner.commit(folder, ...)               # folder/weights.safetensors: the layers' weights as they are now
-    SubspaceModel.load(model, folder)
+    OsfLayers.load(model, folder)
 
 Source: arXiv 2504.07097. A layer's weight is decomposed by singular values; its leading directions are frozen, the
 rest is trained, with gradients projected off the frozen ones. There is no low-rank update: the weights themselves move.
@@ -24,13 +24,13 @@ from torch import nn
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.models.inspection import recompute_activations
-from nlora.models.lora_factors import State
+from nlora.models.lora_factors import AdapterState
 from nlora.models.target_modules import shares_weight, target_modules, target_names
 
 WEIGHTS_FILE = "weights.safetensors"
 
 
-class SubspaceModel:
+class OsfLayers:
     """The target modules of a backbone, training off their leading directions. Make one with `attach`."""
 
     def __init__(self, model: Any, names: list[str]) -> None:
@@ -39,7 +39,7 @@ class SubspaceModel:
         self._checkpointing = False
 
     @classmethod
-    def attach(cls, model: nn.Module, lora: LoraOptions, *, preserved: float) -> SubspaceModel:
+    def attach(cls, model: nn.Module, lora: LoraOptions, *, preserved: float) -> OsfLayers:
         """Freeze `model` but for the trailing singular directions of `lora.targets`.
 
         preserved: share of each layer's singular directions that stay frozen, in (0, 1).
@@ -64,15 +64,15 @@ class SubspaceModel:
         )
         return cls(get_peft_model(backbone, config), names)
 
-    def factors(self) -> State:
+    def factors(self) -> AdapterState:
         """None: there is no low-rank update."""
         return {}
 
-    def state(self) -> State:
+    def state(self) -> AdapterState:
         """None: the weights stay in the backbone."""
         return {}
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: AdapterState) -> None:
         """There is nothing to load factors into."""
         raise AdapterError("osf trains the weights themselves and has no factors to load")
 

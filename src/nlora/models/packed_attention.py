@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
 
 from nlora.data.packing import pack
-from nlora.data.tokenize import Encoded
+from nlora.data.tokenize import TokenizedExample
 from nlora.models.inspection import (
     Batch,
     first_position,
@@ -122,7 +122,10 @@ def packing_is_exact(model: Any) -> bool:
         return False
     device = next(model.parameters()).device
     first, second = probe_tokens(model).tolist()
-    examples = [Encoded(first[:-2], first[-2:]), Encoded(second[:-4], second[-3:])]  # of two lengths
+    examples = [
+        TokenizedExample(first[:-2], first[-2:]),
+        TokenizedExample(second[:-4], second[-3:]),
+    ]  # of two lengths
     batch = {key: value.to(device) for key, value in pack(examples).items()}
 
     def attempt() -> tuple[Tensor, Tensor]:

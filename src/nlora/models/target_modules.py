@@ -66,7 +66,7 @@ class ModuleShape:
 
 
 def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
-    """The linear layers of a transformers model that `Adapter.attach` would adapt, in the model's order.
+    """The linear layers of a transformers model that `LoraAdapter.attach` would adapt, in the model's order.
 
     The model may be without its weights (on the meta device), but must be without an adapter.
     Raises ModelError that lists the linear layers there are, where a target is unknown, is no linear layer, lies where

@@ -1,6 +1,6 @@
 """What trains at a stage: a low-rank adapter, or weights of the backbone itself.
 
-`nlora.models.lora_adapter.Adapter`, `nlora.models.full_model.WholeModel` and `nlora.models.osf_layers.SubspaceModel` are learners; the sequence and the
+`nlora.models.lora_adapter.LoraAdapter`, `nlora.models.full_model.FullModel` and `nlora.models.osf_layers.OsfLayers` are learners; the sequence and the
 training know no more of them than this.
 """
 
@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
-from nlora.models.lora_factors import State
+from nlora.models.lora_factors import AdapterState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Learner(Protocol):
+class Trainable(Protocol):
     """model: what the Trainer trains; its parameters that require a gradient are those that learn."""
 
     model: Any
 
-    def factors(self) -> State:
+    def factors(self) -> AdapterState:
         """The live factors of a low-rank update; empty where weights themselves move."""
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: AdapterState) -> None:
         """Go on from these factors."""
 
-    def state(self) -> State:
+    def state(self) -> AdapterState:
         """A copy of the factors, which later training does not change."""
 
     def without(self) -> AbstractContextManager[None]:

@@ -1,11 +1,11 @@
 """Earlier tasks' updates kept beside frozen weights that cannot take them in: quantised, shared, or of 16 bits.
 
-    beside = Beside(model, [shape.name for shape in target_modules(model, lora)])
+    beside = UnmergedUpdates(model, [shape.name for shape in target_modules(model, lora)])
     beside.fold([state_1, state_2])        # the model now computes with W0 + ΔW_1 + ΔW_2
     beside.fold([state_1])                 # ... W0 + ΔW_1, whatever was there before
     beside.restore()                       # W0: nothing is left on the model
 
-The interface of `nlora.models.merged_updates.FoldedBackbone`. Where that changes weights, this adds (x·Aᵀ)·Bᵀ to what each
+The interface of `nlora.models.merged_updates.MergedUpdates`. Where that changes weights, this adds (x·Aᵀ)·Bᵀ to what each
 layer computes, with A and B of all updates concatenated: one update of rank Σ r_i per layer, however many tasks there
 were; once the one matrix B·A is cheaper, x·(B·A)ᵀ. So a layer never costs more than twice as much.
 
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from nlora.models.lora_factors import Factors, State, stack
+from nlora.models.lora_factors import AdapterState, LoraFactors, stack
 from nlora.models.merged_updates import check_fits
 from nlora.models.target_modules import linear_layer
 
 
-class Beside:
+class UnmergedUpdates:
     """The target modules of a backbone, each with at most one hook that adds the updates so far.
 
     Works on the modules themselves, so it may change while an adapter is attached to them; the adapter's own
@@ -41,7 +41,7 @@ class Beside:
         self._modules = {name: linear_layer(model, name) for name in module_names}
         self._hooks: list[RemovableHandle] = []
 
-    def fold(self, states: Sequence[State]) -> None:
+    def fold(self, states: Sequence[AdapterState]) -> None:
         """Add all of these updates to what the layers compute; with none, leave the layers alone.
 
         Raises AdapterError, before anything is changed, where a state does not fit the modules.
@@ -63,7 +63,7 @@ class Beside:
 class Added:
     """A forward hook of a linear layer: its output plus that of earlier updates, in the number format of its input."""
 
-    def __init__(self, updates: list[Factors]) -> None:
+    def __init__(self, updates: list[LoraFactors]) -> None:
         with torch.no_grad():
             joint = stack(updates)  # (Σr, in), (out, Σr), float32 and already scaled
             out_features, in_features = joint.shape

@@ -1,7 +1,7 @@
 """Any committed stage of a run, to be asked again: the model as it was then, of a finished or an unfinished run.
 
     stage = read_stage(Path("runs/demo/nlora"), stage=2)      # checks; no weights yet
-    served = Served(stage, [task])                            # the backbone, with the updates of stages 1 and 2
+    served = ServedModel(stage, [task])                            # the backbone, with the updates of stages 1 and 2
     served.answer(task, index=0)                              # the answers that the run itself got then
 
 Nothing of the run is locked or changed: committed stages stay as they are, so another process may be training later
@@ -22,23 +22,23 @@ from nlora.config.schema import Config
 from nlora.errors import InputErrors, ModelError, Problem
 from nlora.methods.registry import build
 from nlora.methods.base import Method
-from nlora.runs.folder import RunDir
+from nlora.runs.folder import RunFolder
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
 from nlora.runs.task_facts import decode_of
 
 if TYPE_CHECKING:
     from nlora.data.task import Task
     from nlora.evaluation.evaluator import Answers
-    from nlora.runs.update_history import Learned
+    from nlora.runs.update_history import UpdateHistory
     from nlora.models.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True)
-class CommittedStage:
+class Checkpoint:
     """A stage that can be asked. stage: from 1; 0 is the backbone before any training. method: the stage's own."""
 
     loaded: LoadedConfig
-    run: RunDir
+    run: RunFolder
     stage: int
     methods: tuple[Method, ...]
 
@@ -60,7 +60,7 @@ class CommittedStage:
         return f"stage {self.stage} of {len(self.config.tasks)}, {self.config.tasks[self.stage - 1].name}"
 
 
-def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -> CommittedStage:
+def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -> Checkpoint:
     """The stage of the run in a folder. stage: from 1, 0 for before any training; None: the last committed one.
 
     overrides: `evaluate.*` and `data` keys that differ from the run's. Raises RunError where the folder is no run,
@@ -73,11 +73,11 @@ def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -
     methods = tuple(build(config.method.name, config.method_options(task.name)) for task in config.tasks)
     for method in methods:
         method.check_sequence(len(config.tasks))
-    run = RunDir.read(config)
-    return CommittedStage(replace(loaded, config=config), run, _checked(run, stage), methods)
+    run = RunFolder.read(config)
+    return Checkpoint(replace(loaded, config=config), run, _checked(run, stage), methods)
 
 
-def _checked(run: RunDir, stage: int | None) -> int:
+def _checked(run: RunFolder, stage: int | None) -> int:
     """The stage that is meant, which is there and has learned something."""
     committed, tasks = run.committed_stages(), len(run.config.tasks)
     before = "0 is the backbone before any training"
@@ -98,10 +98,10 @@ def _checked(run: RunDir, stage: int | None) -> int:
     raise InputErrors([Problem("--stage", problem)])
 
 
-def merged(stage: CommittedStage, index: int) -> Backbone:
+def merged(stage: Checkpoint, index: int) -> Backbone:
     """The stage's model as a plain one of transformers, with the updates that answer a task in its weights.
 
-    index: as of `Served.answer`. A backbone of 16 bits comes in float32: its own numbers have no room for the updates.
+    index: as of `ServedModel.answer`. A backbone of 16 bits comes in float32: its own numbers have no room for the updates.
     Raises ModelError where its weights cannot take updates in: they are quantised, or shared by several layers.
     """
     backbone = _backbone(stage.config)
@@ -128,13 +128,13 @@ def _backbone(config: Config) -> Backbone:
     )
 
 
-def _recalled(stage: CommittedStage, backbone: Backbone) -> Learned:
+def _recalled(stage: Checkpoint, backbone: Backbone) -> UpdateHistory:
     """What the stage had learned, over a backbone just loaded."""
-    from nlora.runs.update_history import Learned
+    from nlora.runs.update_history import UpdateHistory
     from nlora.models.lora_adapter import target_modules
 
     modules = [module.name for module in target_modules(backbone.model, stage.config.lora)]
-    learned = Learned(backbone.model, modules)
+    learned = UpdateHistory(backbone.model, modules)
     for k in range(1, stage.stage + 1):
         learned.recall(
             stage.run.stage_folder(k),
@@ -145,10 +145,10 @@ def _recalled(stage: CommittedStage, backbone: Backbone) -> Learned:
     return learned
 
 
-class Served:
+class ServedModel:
     """The model of a stage, loaded. tasks: those that will be asked; it is tried out on their texts."""
 
-    def __init__(self, stage: CommittedStage, tasks: Sequence[Task]) -> None:
+    def __init__(self, stage: Checkpoint, tasks: Sequence[Task]) -> None:
         from nlora.evaluation.evaluator import Evaluator
         from nlora.models.positions import positions_of
         from nlora.runs.plan import make_encoder

@@ -1,6 +1,6 @@
 """A run's folder: what lies where, who may write, what is done already, and how a stage is committed.
 
-    with RunDir.open(config, versions) as run:
+    with RunFolder.open(config, versions) as run:
         for stage, task in enumerate(config.tasks, start=1):
             if run.is_committed(stage):
                 continue
@@ -72,8 +72,8 @@ def write_stage_record(folder: Path, record: StageRecord) -> None:
     write_json(folder / STAGE_FILE, record.model_dump(mode="json"))
 
 
-class RunDir:
-    """The folder of one run, locked while open. Made by `RunDir.open`; a context manager."""
+class RunFolder:
+    """The folder of one run, locked while open. Made by `RunFolder.open`; a context manager."""
 
     def __init__(self, folder: Path, config: Config, versions: Mapping[str, str], lock: FileLock) -> None:
         self.folder = folder
@@ -83,7 +83,7 @@ class RunDir:
         self._log: RunLog | None = None
 
     @classmethod
-    def open(cls, config: Config, versions: Mapping[str, str], base_folder: Path | None = None) -> RunDir:
+    def open(cls, config: Config, versions: Mapping[str, str], base_folder: Path | None = None) -> RunFolder:
         """Create or resume the run of `config.output_dir`.
 
         versions: of the packages that decide the outcome, for run.yaml and the summary. Others than the
@@ -107,7 +107,7 @@ class RunDir:
         return run
 
     @classmethod
-    def read(cls, config: Config) -> RunDir:
+    def read(cls, config: Config) -> RunFolder:
         """The run in `config.output_dir`, only to be read: nothing is locked, made or swept away.
 
         Another process may be writing meanwhile; what is committed does not change.
@@ -115,7 +115,7 @@ class RunDir:
         folder = Path(config.output_dir)
         return cls(folder, config, {}, free_lock(folder))
 
-    def __enter__(self) -> RunDir:
+    def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlora.data.columns import Encoded
+from nlora.data.columns import TokenizedExample
 from nlora.errors import ModelError
 from nlora.models.inspection import (
     MODEL_RAISES,
@@ -29,7 +29,7 @@ from nlora.models.inspection import (
 
 if TYPE_CHECKING:
     from nlora.models.backbone import Backbone
-    from nlora.models.lora_adapter import Adapter
+    from nlora.models.lora_adapter import LoraAdapter
 
 _GRADIENT_OFF, _SHORT_GRADIENT_OFF = 1e-2, 2e-1
 """Of the norm of a layer's gradient; the second one for models of 16 bits."""
@@ -47,7 +47,7 @@ class PlainPasses:
     """
 
     def __init__(
-        self, backbone: Backbone, batches: Sequence[Sequence[Encoded]], adapter: Adapter | None
+        self, backbone: Backbone, batches: Sequence[Sequence[TokenizedExample]], adapter: LoraAdapter | None
     ) -> None:
         self.backbone, self.batches = backbone, batches
         self.model: Any = backbone.model if adapter is None else adapter.model
@@ -70,7 +70,7 @@ class PlainPasses:
         if not all(torch.isfinite(logits).all() for logits in self.logits):
             raise ModelError(f"model {backbone.name}: its logits are no finite numbers; try dtype: float32")
 
-    def logits_of(self, examples: Sequence[Encoded], *, whole: int = 1) -> Tensor:
+    def logits_of(self, examples: Sequence[TokenizedExample], *, whole: int = 1) -> Tensor:
         """(N, V) logits that predict the answers' tokens, each example alone and without padding.
 
         whole: of how many examples, from the last on, the prompts' logits are computed, too. Where the model knows how
@@ -156,7 +156,7 @@ class PlainPasses:
             # Of the same length, so that rounding is the same for all tokens before the one that is exchanged.
             *same, old, end = e.answer_ids
             new = next((token for token in e.prompt_ids if token != old), end)
-            changed = self.logits_of([Encoded(e.prompt_ids, [*same, new, end])])
+            changed = self.logits_of([TokenizedExample(e.prompt_ids, [*same, new, end])])
             if self.differs(changed[:-1], logits[:-1]):
                 raise ModelError(
                     f"model {self.backbone.name}: what {type(self.backbone.model).__name__} predicts changes with "

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nlora.config.protocol import family_problems
 from nlora.config.schema import Config
 from nlora.data.load import load_tasks
-from nlora.data.columns import EncodedRows
+from nlora.data.columns import TokenizedExamples
 from nlora.data.task import Task
-from nlora.data.tokenize import Encoder
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import InputErrors, NloraError, Problem, missing
 from nlora.methods.registry import build
 from nlora.methods.base import Method
@@ -48,8 +48,8 @@ class Plan:
     methods: tuple[Method, ...]
     modules: tuple[ModuleShape, ...]
     positions: Positions
-    encoder: Encoder
-    encoded: tuple[EncodedRows, ...]
+    encoder: ExampleTokenizer
+    encoded: tuple[TokenizedExamples, ...]
     stages: tuple[StagePlan, ...]
 
     @property
@@ -93,7 +93,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     problems = [*loaded.problems, *(_placed(problem, loaded) for problem in problems)]
     methods = None if loaded.doubts("method", "name") else _collect(problems, lambda: _methods(loaded))
     modules: list[ModuleShape] | None = None
-    encoder: Encoder | None = None
+    encoder: ExampleTokenizer | None = None
     parameters = 0
     positions = Positions(None, None)
     skeleton = None if loaded.doubts("model") else _collect(problems, lambda: _skeleton(config))
@@ -203,26 +203,26 @@ def _skeleton(config: Config) -> nn.Module:
 
 def _layout(model: nn.Module, config: Config) -> tuple[list[ModuleShape], int]:
     """The modules to update, and the number of parameters that every token meets (embeddings left out)."""
-    from nlora.models.lora_adapter import Adapter, target_modules
+    from nlora.models.lora_adapter import LoraAdapter, target_modules
 
     modules = target_modules(model, config.lora)
-    Adapter.attach(model, config.lora, seed=config.seed).detach()  # some layers PEFT refuses to adapt
+    LoraAdapter.attach(model, config.lora, seed=config.seed).detach()  # some layers PEFT refuses to adapt
     embeddings = {id(p) for m in model.modules() if type(m).__name__ == "Embedding" for p in m.parameters()}
     return modules, sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
 
 
-def make_encoder(config: Config, positions: Positions) -> Encoder:
+def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:
     """The encoder of a run: its tokenizer, its limits, and the cache of token ids.
 
     positions: those of the model, beyond which no prompt and no answer may go.
     """
-    from nlora.data.token_cache import EncodedCache
+    from nlora.data.token_cache import TokenCache
     from nlora.models.backbone import embedding_rows, load_config, load_tokenizer
 
     model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     train, encoder_decoder = config.train, bool(getattr(model_config, "is_encoder_decoder", False))
-    return Encoder(
+    return ExampleTokenizer(
         tokenizer,
         encoder_decoder=encoder_decoder,
         max_source_tokens=train.max_source_tokens,
@@ -231,20 +231,20 @@ def make_encoder(config: Config, positions: Positions) -> Encoder:
         known_tokens=embedding_rows(model_config),
         generates=config.evaluate.decode == "generate",
         truncate=train.truncate,
-        cache=EncodedCache(tokenizer),
+        cache=TokenCache(tokenizer),
     )
 
 
 def _encode(
-    tasks: Sequence[Task], methods: Sequence[Method], encoder: Encoder, seed: int
-) -> tuple[EncodedRows, ...]:
+    tasks: Sequence[Task], methods: Sequence[Method], encoder: ExampleTokenizer, seed: int
+) -> tuple[TokenizedExamples, ...]:
     """Every stage's training examples as tokens; finds prompts without room and labels of the same tokens."""
     problems: list[Problem] = []
     encoded = []
     for index, method in enumerate(methods):
         try:
             portions = [encoder.encode(*portion) for portion in method.examples(tasks, index, seed)]
-            encoded.append(EncodedRows(block for portion in portions for block in portion.blocks))
+            encoded.append(TokenizedExamples(block for portion in portions for block in portion.blocks))
         except InputErrors as error:
             problems.extend(error.problems)
     if problems:

@@ -20,13 +20,13 @@ from typing import Any
 
 from nlora.data.task import Task
 from nlora.evaluation.evaluator import Answers, Evaluator
-from nlora.runs.update_history import MEMORY_FILE, Learned
+from nlora.runs.update_history import MEMORY_FILE, UpdateHistory
 from nlora.models.backbone import Backbone
 from nlora.models.paths import Paths
 from nlora.runs.plan import Plan
 from nlora.runs.progress import RunProgress
 from nlora.runs.stage_results import facts_of_run, score_row, write_passed_over, write_stage
-from nlora.runs.folder import RunDir
+from nlora.runs.folder import RunFolder
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.training.trackers import trackers
 from nlora.training.trainer import TrainResult, train
@@ -35,7 +35,7 @@ log = logging.getLogger("nlora")
 
 
 def learn_sequence(
-    plan: Plan, backbone: Backbone, run: RunDir, progress: RunProgress, paths: Paths | None = None
+    plan: Plan, backbone: Backbone, run: RunFolder, progress: RunProgress, paths: Paths | None = None
 ) -> None:
     """Teaches the backbone the plan's tasks in order; stages that the folder holds already are not repeated.
 
@@ -43,7 +43,7 @@ def learn_sequence(
     """
     tasks = plan.tasks
     facts = facts_of_run(run, tasks)
-    learned = Learned(backbone.model, [module.name for module in plan.modules])
+    learned = UpdateHistory(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate, paths)
     done = len(run.committed_stages())
     if plan.config.evaluate.zero_shot and run.zero_shot() is None:
@@ -89,7 +89,7 @@ def _told_what_is_kept(progress: RunProgress, stage: int) -> Iterator[None]:
 def _learn(
     plan: Plan,
     backbone: Backbone,
-    learned: Learned,
+    learned: UpdateHistory,
     stage: int,
     folder: Path,
     progress: RunProgress,
@@ -138,7 +138,7 @@ def _learn(
 def _answer(
     plan: Plan,
     evaluator: Evaluator,
-    learned: Learned,
+    learned: UpdateHistory,
     tasks: Sequence[Task],
     stage: int,
     progress: RunProgress,

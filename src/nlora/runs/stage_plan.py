@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from nlora.runs import time_estimate
 from nlora.config.schema import Config
-from nlora.data.columns import EncodedRows
+from nlora.data.columns import TokenizedExamples
 from nlora.data.task import Task
-from nlora.data.tokenize import Encoder
+from nlora.data.tokenize import ExampleTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class StagePlan:
 def stage_plans(
     config: Config,
     tasks: Sequence[Task],
-    encoder: Encoder,
-    encoded: Sequence[EncodedRows],
+    encoder: ExampleTokenizer,
+    encoded: Sequence[TokenizedExamples],
     cut_test: Sequence[int],
     parameters: int,
 ) -> tuple[StagePlan, ...]:
@@ -89,7 +89,7 @@ def stage_plans(
     return tuple(stages)
 
 
-def _lengths(examples: EncodedRows, encoder: Encoder) -> tuple[float, int]:
+def _lengths(examples: TokenizedExamples, encoder: ExampleTokenizer) -> tuple[float, int]:
     """Mean tokens of an example, answer included, and the tokens that all prompts begin with."""
     if not examples:
         return 0.0, 0

@@ -15,7 +15,7 @@ from nlora.errors import InputErrors, Problem
 from nlora.evaluation.evaluator import Answers
 from nlora.evaluation.text_metrics import as_they_are, exact_match, free_text_score, told_apart
 from nlora.runs.released_files import Prediction, predict_results, train_results, write_results
-from nlora.runs.folder import RunDir, write_stage_record
+from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.summary import StageRecord
 from nlora.runs.task_facts import Metric, TaskFacts, changes, facts_of
 from nlora.training.trainer import TrainResult
@@ -32,7 +32,7 @@ def accuracy(task: Task, answers: Answers) -> float:
     return 100.0 * hits / len(task.test)
 
 
-def facts_of_run(run: RunDir, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
+def facts_of_run(run: RunFolder, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
     """The tasks of a run as they are now, by name.
 
     A run that an older nlora began goes on with that version's metric, exact match, so that a column of R is of one.
@@ -51,7 +51,7 @@ def facts_of_run(run: RunDir, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
     return now
 
 
-def asked_facts(run: RunDir, task: Task) -> tuple[TaskFacts | None, TaskFacts]:
+def asked_facts(run: RunFolder, task: Task) -> tuple[TaskFacts | None, TaskFacts]:
     """A task of the run as it was when it was first scored (None: not known), and as it is now."""
     scored = run.scored_facts()
     then = next((facts[task.name] for _, facts in scored if task.name in facts), None)

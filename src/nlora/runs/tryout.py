@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.tokenize import Encoded, Encoder
+from nlora.data.tokenize import TokenizedExample, ExampleTokenizer
 from nlora.errors import ModelError
 from nlora.evaluation.greedy import greedy_generation, is_plain
-from nlora.evaluation.prefill import Reader
+from nlora.evaluation.prefill import Prefiller
 from nlora.models.inspection import MODEL_RAISES
 from nlora.models.logits import answer_logits
-from nlora.models.lora_adapter import Adapter
+from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, Rows, usual_paths
 from nlora.runs.plain_passes import PlainPasses, first_line
@@ -55,7 +55,7 @@ _SPREAD = 0.02
 _log = logging.getLogger(__name__)
 
 
-def probes(task: Task, encoder: Encoder) -> list[Encoded]:
+def probes(task: Task, encoder: ExampleTokenizer) -> list[TokenizedExample]:
     """Two short examples of a task, of two lengths where there are such; of a task with one example, that one."""
     looked_at = sorted((task.train or task.test)[:_LOOKED_AT], key=lambda example: len(example.sentence))
     longer = [e for e in looked_at if len(e.sentence) > 1.2 * len(looked_at[0].sentence)]
@@ -64,7 +64,7 @@ def probes(task: Task, encoder: Encoder) -> list[Encoded]:
 
 def try_out(
     backbone: Backbone,
-    tasks: Sequence[Sequence[Encoded]],
+    tasks: Sequence[Sequence[TokenizedExample]],
     *,
     lora: LoraOptions | None = None,
     needs_gradients: bool = True,
@@ -93,15 +93,15 @@ def try_out(
         backbone.model.train(training)
 
 
-def _batches(tasks: Sequence[Sequence[Encoded]]) -> list[list[Encoded]]:
+def _batches(tasks: Sequence[Sequence[TokenizedExample]]) -> list[list[TokenizedExample]]:
     """The first task's examples, then those of all others: a pass costs little more for a few of them than for two."""
     first, *others = [list(task) for task in tasks if task]
     rest = [example for task in others for example in task]
     return [first, *(rest[i : i + _TOGETHER] for i in range(0, len(rest), _TOGETHER))]
 
 
-def _throw_away_adapter(model: nn.Module, lora: LoraOptions) -> Adapter:
-    adapter = Adapter.attach(model, lora, seed=0)
+def _throw_away_adapter(model: nn.Module, lora: LoraOptions) -> LoraAdapter:
+    adapter = LoraAdapter.attach(model, lora, seed=0)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for f in adapter.factors().values():
@@ -142,8 +142,8 @@ class _Trial:
             # The end token takes no part in a label's score; the first batch runs up to it all the same.
             unscored = int(number > 0 and not self._generates)
             expected = self._plain.by_example(number)
-            prompts = [Encoded(e.prompt_ids, []) for e in examples]
-            reader = Reader(
+            prompts = [TokenizedExample(e.prompt_ids, []) for e in examples]
+            reader = Prefiller(
                 self._backbone.model,
                 prompts,
                 pad_id=self._collate.pad_id,
@@ -187,7 +187,7 @@ class _Trial:
         end = self._backbone.tokenizer.eos_token_id
         examples = self._batches[0]
         for some in [[e] for e in examples] if way == "single" else [examples]:
-            batch = self._collate([Encoded(e.prompt_ids, []) for e in some])
+            batch = self._collate([TokenizedExample(e.prompt_ids, []) for e in some])
             output = model.generate(
                 **{key: batch[key].to(self._device) for key in ("input_ids", "attention_mask")},
                 generation_config=greedy_generation(self._backbone, most_tokens=_FOLLOWING),
@@ -198,7 +198,7 @@ class _Trial:
             found = torch.stack(output.logits, dim=1)  # (B, tokens, V)
             for e, answer, logits in zip(some, output.sequences[:, begin:].tolist(), found, strict=True):
                 count = answer.index(end) + 1 if end in answer else len(answer)
-                plain = self._plain.logits_of([Encoded(e.prompt_ids, answer[:count])])
+                plain = self._plain.logits_of([TokenizedExample(e.prompt_ids, answer[:count])])
                 if wrong := self._plain.differs(logits[:count], plain, _GENERATED_OFF):
                     return wrong
         return None
@@ -223,7 +223,7 @@ class _Trial:
         self._plain.refuse_what_sees_ahead()  # a usual reason
         raise ModelError(f"model {self._backbone.name}: cannot be trained: {notes[-1]}")
 
-    def _training_off(self, way: Rows, leans: bool, batches: Sequence[Sequence[Encoded]]) -> str | None:
+    def _training_off(self, way: Rows, leans: bool, batches: Sequence[Sequence[TokenizedExample]]) -> str | None:
         packed = packed_attention(self._backbone.model) if way == "packed" else nullcontext()
         plain = self._plain
         with _leaner(plain.model if leans else None), packed:
@@ -237,9 +237,9 @@ class _Trial:
                         return wrong
         return None
 
-    def _batched_logits(self, examples: Sequence[Encoded], way: Rows) -> Tensor:
+    def _batched_logits(self, examples: Sequence[TokenizedExample], way: Rows) -> Tensor:
         groups = [[e] for e in examples] if way == "single" else [examples]
-        make: Callable[[Sequence[Encoded]], dict[str, Tensor]] = pack if way == "packed" else self._collate
+        make: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]] = pack if way == "packed" else self._collate
         found = []
         for group in groups:
             batch = {key: value.to(self._device) for key, value in make(group).items()}

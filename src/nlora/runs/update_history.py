@@ -1,6 +1,6 @@
 """What a model has learned so far: the update of every stage, and which of them are in the backbone now.
 
-    learned = Learned(backbone.model, ["model.layers.0.self_attn.q_proj"])
+    learned = UpdateHistory(backbone.model, ["model.layers.0.self_attn.q_proj"])
     learned.recall(folder, method, last=True)     # from the folder of a committed stage
     learned.prepare(method)                       # the backbone as the next stage's training finds it
     learned.serve(method, index=0)                # the backbone that answers the first task
@@ -21,30 +21,30 @@ from torch import nn
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.methods.base import Memory, Method
 from nlora.models.lora_adapter import ADAPTER
-from nlora.models.lora_factors import State
-from nlora.models.merged_updates import FoldedBackbone
+from nlora.models.lora_factors import AdapterState
+from nlora.models.merged_updates import MergedUpdates
 from nlora.models.quantization import needs_floats
 from nlora.models.target_modules import is_quantised, linear_layer, shares_weight, takes_updates
-from nlora.models.unmerged_updates import Beside
+from nlora.models.unmerged_updates import UnmergedUpdates
 
 MEMORY_FILE = "memory.safetensors"
 
 
-class Learned:
+class UpdateHistory:
     """The updates so far, in order; `memory`: what the method kept at the last stage."""
 
     def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
-        self.updates: list[State] = []
+        self.updates: list[AdapterState] = []
         self.memory: Memory = {}
         self._model, self._names = model, list(module_names)
         self._folded = keep_updates(model, module_names)
         self._quantised = any(is_quantised(linear_layer(model, name)) for name in module_names)
-        self._inside: list[State] = []
+        self._inside: list[AdapterState] = []
 
     @property
     def is_in_weights(self) -> bool:
         """Whether updates are put into the backbone's own weights, not beside them."""
-        return isinstance(self._folded, FoldedBackbone)
+        return isinstance(self._folded, MergedUpdates)
 
     def recall(self, folder: Path, method: Method, *, last: bool, passed_over: bool = False) -> None:
         """Take back what a stage trained, from its folder. last: whether nothing is trained after it.
@@ -85,18 +85,18 @@ class Learned:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in memory.items()}
             (folder / MEMORY_FILE).write_bytes(safetensors.torch.save(tensors))
 
-    def _fold(self, states: Sequence[State]) -> None:
+    def _fold(self, states: Sequence[AdapterState]) -> None:
         full = [state for state in states if state]
         if [id(state) for state in full] != [id(state) for state in self._inside]:
             self._folded.fold(full)
             self._inside = full
 
 
-def keep_updates(model: nn.Module, module_names: Sequence[str]) -> FoldedBackbone | Beside:
+def keep_updates(model: nn.Module, module_names: Sequence[str]) -> MergedUpdates | UnmergedUpdates:
     """Folds updates into the weights where these can hold them; else beside the weights: see `nlora.models.unmerged_updates`."""
     layers = [linear_layer(model, name) for name in module_names]
     folds = all(takes_updates(layer) and not shares_weight(model, layer) for layer in layers)
-    return (FoldedBackbone if folds else Beside)(model, module_names)
+    return (MergedUpdates if folds else UnmergedUpdates)(model, module_names)
 
 
 def load_memory(folder: Path) -> Memory:

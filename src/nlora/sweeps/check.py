@@ -26,7 +26,7 @@ from nlora.runs.run_yaml import RUN_FILE, folder_problem, or_delete, read_run_fi
 from nlora.runs.summary import read_summary
 from nlora.sweeps.expand import Base, Sweep, SweepRun
 
-State = Literal["new", "unfinished", "complete", "elsewhere"]
+RunState = Literal["new", "unfinished", "complete", "elsewhere"]
 
 
 def check_sweep(sweep: Sweep) -> dict[Path, Config]:
@@ -84,7 +84,7 @@ def _base_file(sweep: Sweep, base: Base) -> tuple[str, str]:
     return f"base-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml", text
 
 
-def state_of(folder: Path) -> State:
+def state_of(folder: Path) -> RunState:
     """How far the run of a folder is. elsewhere: another process is writing there now."""
     if not (folder / RUN_FILE).is_file():
         return "new"

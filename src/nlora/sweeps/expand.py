@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nlora.config.yaml_positions import Key, Places
+from nlora.config.yaml_positions import Key, SourceMap
 from nlora.errors import Problem
 from nlora.sweeps.file import LoadedSweep, RayOptions, Setting, read_file, setting, settings, shown
 
@@ -65,7 +65,7 @@ class Sweep:
 
     name: str
     path: Path
-    places: Places
+    places: SourceMap
     output_dir: Path
     runs: tuple[SweepRun, ...]
     runner: Literal["local", "ray"]

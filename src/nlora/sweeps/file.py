@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from nlora.config.messages import number_problems, problems_of
 from nlora.config.overrides import apply_override
 from nlora.config.schema import Config, Frozen
-from nlora.config.yaml_positions import Key, Places, read_yaml
+from nlora.config.yaml_positions import Key, SourceMap, read_yaml
 from nlora.errors import InputErrors, Problem
 
 
@@ -64,7 +64,7 @@ class LoadedSweep:
 
     path: Path
     values: SweepFile
-    places: Places
+    places: SourceMap
     forced: tuple[Setting, ...]
     problems: tuple[Problem, ...]
 
@@ -86,7 +86,7 @@ def read_file(file: str, overrides: Sequence[str] = ()) -> LoadedSweep:
             forced.append(Setting(key, text, text))
             continue
         changed = apply_override(data, places, text)
-        if isinstance(changed, Places):
+        if isinstance(changed, SourceMap):
             places = changed
         else:
             problems += changed
@@ -103,7 +103,7 @@ def read_file(file: str, overrides: Sequence[str] = ()) -> LoadedSweep:
     return LoadedSweep(Path(file), values, places, tuple(forced), tuple(problems))
 
 
-def settings(values: dict[str, Any], places: Places, at: Key) -> list[Setting]:
+def settings(values: dict[str, Any], places: SourceMap, at: Key) -> list[Setting]:
     """The overrides that a mapping of a run's keys stands for, outer keys first: `method: x` before `method.weight`.
 
     at: where the mapping is in the file. Nested mappings are taken apart, so that a run keeps what they do not name;
@@ -126,7 +126,7 @@ def shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _flat(key: str, value: Any, places: Places, place: Key) -> Iterator[Setting]:
+def _flat(key: str, value: Any, places: SourceMap, place: Key) -> Iterator[Setting]:
     whole = key == "method" and isinstance(value, dict) and "name" in value
     if isinstance(value, dict) and value and not whole and not any("." in str(inner) for inner in value):
         for inner, deeper in value.items():
@@ -135,7 +135,7 @@ def _flat(key: str, value: Any, places: Places, place: Key) -> Iterator[Setting]
         yield setting(key, value, places.where(place))
 
 
-def _document(path: Path, shown: str) -> tuple[dict[str, Any], Places]:
+def _document(path: Path, shown: str) -> tuple[dict[str, Any], SourceMap]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

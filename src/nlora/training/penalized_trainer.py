@@ -1,6 +1,6 @@
 """transformers' Trainer with a loss of ours: the answers' tokens, and a penalty once per optimizer step.
 
-    trainer = PenalisedTrainer(model=model, args=arguments, ..., penalty=lambda: method.penalty(adapter))
+    trainer = PenalizedTrainer(model=model, args=arguments, ..., penalty=lambda: method.penalty(adapter))
 
 The loss looks at the answer tokens only (`nlora.models.logits`). The method's penalty is added once per optimizer step, to the
 gradient that is clipped, whatever the number of micro-batches or processes.
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import Trainer
 
 from nlora.data.collate import IGNORED
-from nlora.data.sampler import LengthOrder
+from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
 from nlora.models.logits import answer_logits
 
@@ -27,7 +27,7 @@ Penalty = Callable[[], Tensor | None]
 ExtraLoss = Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor | None]
 
 
-class PenalisedTrainer(Trainer):
+class PenalizedTrainer(Trainer):
     """A Trainer whose loss is the mean over the answer tokens of an optimizer step, plus a penalty.
 
     penalty: called once per optimizer step; None, or a scalar with gradients, weight included.
@@ -43,7 +43,7 @@ class PenalisedTrainer(Trainer):
         self,
         *args: Any,
         penalty: Penalty,
-        order: LengthOrder | None = None,
+        order: LengthGroupedSampler | None = None,
         extra_loss: ExtraLoss | None = None,
         without: Callable[[], AbstractContextManager[None]] = nullcontext,
         **kwargs: Any,

@@ -23,21 +23,21 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from nlora.data.collate import Collator
-from nlora.data.columns import EncodedRows
+from nlora.data.columns import TokenizedExamples
 from nlora.data.packing import pack
-from nlora.data.sampler import LengthOrder
+from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, usual_paths
 from nlora.training.cpu_modules import lean
 from nlora.training.peak_memory import forget_peak, peak_memory_bytes
-from nlora.training.penalized_trainer import ExtraLoss, PenalisedTrainer, Penalty
+from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
 
 if TYPE_CHECKING:
     from nlora.config.schema import TrainOptions
-    from nlora.data.tokenize import Encoded
+    from nlora.data.tokenize import TokenizedExample
     from nlora.models.backbone import Backbone
-    from nlora.models.trainable import Learner
+    from nlora.models.trainable import Trainable
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,11 @@ class _StepCallback(TrainerCallback):
 class _Counting:
     """A collator that counts what it hands out: on the CPU, where asking a tensor waits for nothing."""
 
-    def __init__(self, collate: Callable[[Sequence[Encoded]], dict[str, Tensor]]) -> None:
+    def __init__(self, collate: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]]) -> None:
         self._collate = collate
         self._positions = self._tokens = 0
 
-    def __call__(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
+    def __call__(self, examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
         batch = self._collate(examples)
         positions = batch["input_ids"].numel()
         self._positions += positions
@@ -107,8 +107,8 @@ def optimizer_steps(examples: int, options: TrainOptions) -> int:
 
 def train(
     backbone: Backbone,
-    learner: Learner,
-    examples: Sequence[Encoded],
+    learner: Trainable,
+    examples: Sequence[TokenizedExample],
     options: TrainOptions,
     *,
     penalty: Penalty,
@@ -134,7 +134,7 @@ def train(
         learner.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
     collate = _Counting(pack if packs else Collator(pad_id, backbone.encoder_decoder))
-    trainer = PenalisedTrainer(
+    trainer = PenalizedTrainer(
         model=learner.model,
         args=arguments,
         train_dataset=examples,
@@ -175,14 +175,16 @@ def train(
     )
 
 
-def _order(examples: Sequence[Encoded], options: TrainOptions, seed: int) -> LengthOrder | None:
+def _order(
+    examples: Sequence[TokenizedExample], options: TrainOptions, seed: int
+) -> LengthGroupedSampler | None:
     if options.batches == "random":
         return None
-    if isinstance(examples, EncodedRows):
+    if isinstance(examples, TokenizedExamples):
         lengths = examples.lengths
     else:
         lengths = [len(e.prompt_ids) + len(e.answer_ids) for e in examples]
-    return LengthOrder(lengths, batch_size=options.batch_size, seed=seed)
+    return LengthGroupedSampler(lengths, batch_size=options.batch_size, seed=seed)
 
 
 def _training_arguments(
