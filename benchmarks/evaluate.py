@@ -14,7 +14,7 @@ The contestants score the same test examples with the same model and the same up
     labels          nlora with evaluate.decode: labels
 
 The update is trained by nlora on a few examples of the data set (`--train-examples`), so that answers are labels and
-end; it is kept in `--folder` and taken from there next time. Prompts are tokenised beforehand, for everybody. A
+end; it is kept in `--folder` and taken from there next time. Prompts are tokenized beforehand, for everybody. A
 ratio is taken within a round. "Same text" compares the first round's answers, example by example: the update beside
 the weights and in them rounds differently, as do batches of another width, so a near tie can fall the other way.
 """
@@ -170,7 +170,7 @@ def measure_task(name: str, options: argparse.Namespace, models: tuple[Backbone,
         "labels": nlora(folded, encoder, task, "labels"),
     }
     for decode in ("generate", "labels"):
-        contestants[decode](0)  # the prompts are tokenised now
+        contestants[decode](0)  # the prompts are tokenized now
     try:
         turns = measure.interleave(contestants, options.rounds)
     finally:

@@ -191,7 +191,7 @@ def read_examples(backbone: Backbone, options: argparse.Namespace) -> Sequence[T
 def typical_batches(
     examples: Sequence[TokenizedExample], batch_size: int, batches: int
 ) -> list[list[TokenizedExample]]:
-    """A few batches that stand for many: neighbours in length, at evenly spread places of all lengths.
+    """A few batches that stand for many: neighbors in length, at evenly spread places of all lengths.
 
     They are what batches by length are in a long run, the shorter ones first.
     Raises ValueError where there are not so many examples.
@@ -210,7 +210,7 @@ def of_rounds(
 ) -> list[list[TokenizedExample]]:
     """The examples of each round; every example is in one of them.
 
-    by_length: whole batches of neighbours in length, of all lengths in each round, for those who put them
+    by_length: whole batches of neighbors in length, of all lengths in each round, for those who put them
     together again. Else drawn at random over all rounds, as batches without grouping are.
     """
     if by_length:

@@ -4,7 +4,7 @@
     python benchmarks/microscope.py runs/five-tasks --threshold 1e-4
 
 Two tasks collide at an entry where both |ΔW| exceed a threshold. A run's own threshold (0.1 x the root mean square of
-its entries) hides that a penalised update is smaller; one threshold for all runs shows little else. So both are
+its entries) hides that a penalized update is smaller; one threshold for all runs shows little else. So both are
 printed: the common one is that of the first seed of `--reference`. Rows are means over the seeds.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.analysis.forgetting import correlation
-from nlora.cli.analyze import analyse_run
+from nlora.cli.analyze import analyze_run
 from nlora.errors import RunError
 from nlora.runs.summary import Summary, read_summary
 
@@ -30,7 +30,7 @@ def read_runs(folder: Path, reference: str, threshold: float | None) -> tuple[fl
     own: dict[Path, dict[str, Any]] = {}
     for path in sorted(path.parent for path in folder.glob("*/summary.json")):
         try:
-            values = analyse_run(path)
+            values = analyze_run(path)
         except RunError:  # no adapters, or none yet
             continue
         if values["pairs"] and values["run"]["status"] == "complete":
@@ -44,7 +44,7 @@ def read_runs(folder: Path, reference: str, threshold: float | None) -> tuple[fl
         threshold = firsts[0]
     runs: dict[str, list[Run]] = {}
     for path, values in own.items():
-        run = (read_summary(path), values, analyse_run(path, threshold))
+        run = (read_summary(path), values, analyze_run(path, threshold))
         runs.setdefault(values["run"]["name"], []).append(run)
     return threshold, runs
 

@@ -126,7 +126,7 @@ def tiny_model(
                 torch.manual_seed(7)
                 kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
                 model = kind.from_config(config)
-                # Random initialisations are so small that every prediction is the same: spread them.
+                # Random initializations are so small that every prediction is the same: spread them.
                 with torch.no_grad():
                     for name, parameter in model.named_parameters():
                         if parameter.dim() > 1 and "embed" not in name:

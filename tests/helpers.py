@@ -15,7 +15,7 @@ from nlora.cli.run import run_sequence
 from nlora.config.load import load_config
 from nlora.runs.summary import Summary
 
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 ANIMALS = ("fox", "dog", "ox")
 DESK_TASKS = {"tickets": ("billing", "network", "hardware"), "urgency": ("low", "high")}
 
@@ -48,7 +48,7 @@ def write_config(folder: Path, model: Path | str, **changes: Any) -> Path:
     values: dict[str, Any] = {
         "name": "small",
         "model": str(model),
-        "tasks": [write_task(folder, "colours", COLOURS), write_task(folder, "animals", ANIMALS)],
+        "tasks": [write_task(folder, "colors", COLORS), write_task(folder, "animals", ANIMALS)],
         "method": {"name": "nlora", "weight": 1e-3},
         "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
         "train": {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3},

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from states import SHAPES, plain_measures, random_state, write_adapter, write_run
 
-from nlora.cli.analyze import analyse_run, collision_of
+from nlora.cli.analyze import analyze_run, collision_of
 from nlora.models.lora_factors import load_factors
 from tiny import load
 
@@ -125,7 +125,7 @@ def test_a_run_is_compared_by_task_and_keeps_its_analysis(tmp_path: Path, nlora:
     assert (
         json.loads((tmp_path / "run" / "analysis.json").read_text())
         == values
-        == analyse_run(tmp_path / "run")
+        == analyze_run(tmp_path / "run")
     )
     assert list(values["pairs"]) == ["r8|news", "r8|tweets", "news|tweets"]
     expected = plain_measures(states[0], states[2], values["threshold"])
@@ -144,11 +144,11 @@ def test_a_run_is_compared_by_task_and_keeps_its_analysis(tmp_path: Path, nlora:
 
 def test_an_unfinished_run_shows_what_there_is(tmp_path: Path, nlora: Call) -> None:
     write_run(tmp_path / "two", stages=2)
-    values = analyse_run(tmp_path / "two")
+    values = analyze_run(tmp_path / "two")
     assert list(values["pairs"]) == ["r8|news"]
     assert values["notes"] == ["2 of 3 stages have an update."]
     write_run(tmp_path / "one", stages=1)
-    values = analyse_run(tmp_path / "one")
+    values = analyze_run(tmp_path / "one")
     assert collision_of(values) is None
     assert values["adapters"]["r8"]["nuclear_norm"] > 0
     assert nlora("analyze", tmp_path / "one")[0] == 0
@@ -156,7 +156,7 @@ def test_an_unfinished_run_shows_what_there_is(tmp_path: Path, nlora: Call) -> N
 
 def test_of_an_adapter_that_is_trained_on_each_stage_is_its_change(tmp_path: Path) -> None:
     states = write_run(tmp_path / "run", method="seqlora")
-    values = analyse_run(tmp_path / "run", threshold=0.5)
+    values = analyze_run(tmp_path / "run", threshold=0.5)
     first, second = (torch.cat([f.update().flatten() for f in s.values()]) for s in states[:2])
     assert values["adapters"]["r8"]["frobenius"] == pytest.approx(float(first.norm()), rel=1e-4)
     assert values["adapters"]["news"]["frobenius"] == pytest.approx(float((second - first).norm()), rel=1e-4)

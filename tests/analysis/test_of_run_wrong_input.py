@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from states import SHAPES, random_factors, random_state, write_adapter, write_run
 
-from nlora.cli.analyze import analyse_run
+from nlora.cli.analyze import analyze_run
 from nlora.errors import RunError
 
 Call = Callable[..., tuple[int, str, str]]
@@ -96,4 +96,4 @@ def test_nothing_to_compare_is_one_clear_line(tmp_path: Path, two: list[Path], n
         assert said in err
         assert len(err.strip().splitlines()) == 1
     with pytest.raises(RunError, match="no such folder"):
-        analyse_run(tmp_path / "gone")
+        analyze_run(tmp_path / "gone")

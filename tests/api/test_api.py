@@ -181,10 +181,10 @@ def test_a_method_with_a_model_for_each_task_is_asked_which(here: Path) -> None:
     assert torch.equal(tickets, logits(run.model(stage=1)[0]))
 
 
-def test_a_quantised_backbone_says_that_it_takes_no_updates_in(here: Path) -> None:
+def test_a_quantized_backbone_says_that_it_takes_no_updates_in(here: Path) -> None:
     run = nlora.open_run("runs/support")
     file = run.folder / "run.yaml"
-    file.write_text(file.read_text().replace("quantise: null", "quantise: 8bit"))
+    file.write_text(file.read_text().replace("quantize: null", "quantize: 8bit"))
     with pytest.raises(nlora.ModelError, match="cannot be merged into them"):
         run.model()
 

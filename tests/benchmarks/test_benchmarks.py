@@ -70,11 +70,11 @@ def test_everyone_has_a_turn_a_round_and_the_beginner_changes(script: Callable[[
     assert results == {name: [f"{name}{i}" for i in range(4)] for name in "abc"}
 
 
-def test_typical_batches_are_neighbours_in_length_from_everywhere(script: Callable[[str], Any]) -> None:
+def test_typical_batches_are_neighbors_in_length_from_everywhere(script: Callable[[str], Any]) -> None:
     measure = script("measure")
     pool = examples([*range(41, 2, -1)])  # 39 lengths, 3 to 41
     batches = measure.typical_batches(pool, 4, 3)
-    # Each stands for 13 neighbours and is their middle.
+    # Each stands for 13 neighbors and is their middle.
     assert [[measure.tokens_of(e) for e in batch] for batch in batches] == [
         [7, 8, 9, 10],
         [20, 21, 22, 23],

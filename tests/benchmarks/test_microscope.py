@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from states import write_run
 
-from nlora.cli.analyze import analyse_run
+from nlora.cli.analyze import analyze_run
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -35,7 +35,7 @@ def test_the_table_is_made_of_the_runs_analyses(
     monkeypatch.setattr(sys, "argv", ["microscope.py", str(tmp_path), "--reference", "small"])
     microscope.main()
     lines = capsys.readouterr().out.splitlines()
-    own = analyse_run(tmp_path / "small-seed1")
+    own = analyze_run(tmp_path / "small-seed1")
     assert lines[0] == f"common threshold {own['threshold']:.3g}"
     header, row = cells(lines[1]), cells(lines[3])
     found = dict(zip(header, row, strict=True))

@@ -64,7 +64,7 @@ def test_check_prints_the_plan_and_writes_nothing(
     told = nlora("check", write_config(tmp_path, tiny_model("llama")))
     assert told.status == 0
     # 16 examples in batches of 8, 2 epochs: 4 steps per task.
-    assert re.search(r"1\s+colours\s+3\s+16\s+9\s+4\s", told.out)
+    assert re.search(r"1\s+colors\s+3\s+16\s+9\s+4\s", told.out)
     # q is 32 -> 32 and v 32 -> 16, r = 4, in two layers.
     assert f"{2 * 4 * (64 + 48):,} trained parameters" in told.out
     assert not (tmp_path / "run").exists()
@@ -117,7 +117,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path, tiny_model: TinyModel, nl
     values["method"] = {"name": "nlora", "wieght": 1.0}
     values["tasks"][1]["test"] = str(tmp_path / "gone.jsonl")
     change(config, **values)
-    (tmp_path / "colours-train.jsonl").write_text(
+    (tmp_path / "colors-train.jsonl").write_text(
         '{"sentence": "a", "label": "red"}\n{"sentence": "b", "label": "rde"}\n'
     )
     told = nlora("run", config)
@@ -125,7 +125,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path, tiny_model: TinyModel, nl
     assert "Traceback" not in told.err
     assert re.search(r"config\.yaml:\d+: method\.wieght.*did you mean 'weight'", told.err)
     assert "gone.jsonl" in told.err
-    assert re.search(r"colours-train\.jsonl:2.*'rde'.*did you mean 'red'", told.err)
+    assert re.search(r"colors-train\.jsonl:2.*'rde'.*did you mean 'red'", told.err)
     assert not (tmp_path / "run").exists()
 
 
@@ -186,8 +186,8 @@ def test_a_prompt_without_room_is_told_beside_other_mistakes(
         ({"train": {"epohcs": 1}}, "did you mean 'epochs'"),
         ({"train": {"epochs": "many"}}, "train.epochs"),
         ({"lora": {"targets": ["no_such_module"]}}, "no_such_module"),
-        ({"stages": {"colors": {"train": {}}}}, "did you mean 'colours'"),
-        ({"stages": {"colours": {"train": {"max_source_tokens": 64}}}}, "holds for the whole run"),
+        ({"stages": {"colors": {"train": {}}}}, "did you mean 'colors'"),
+        ({"stages": {"colors": {"train": {"max_source_tokens": 64}}}}, "holds for the whole run"),
         ({"train": {"report_to": ["wandb"]}}, "wandb is not installed; pip install wandb"),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_run_that_is_stopped_says_what_it_keeps(
     assert told.err.splitlines() == [
         f"stopped; {folder} keeps 1 of 2 stages; the same command goes on with stage 2, animals"
     ]
-    assert [path.name for path in (folder / "outputs").iterdir()] == ["1-colours"]
+    assert [path.name for path in (folder / "outputs").iterdir()] == ["1-colors"]
     assert nlora("run", config).status == 0
 
 

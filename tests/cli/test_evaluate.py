@@ -84,7 +84,7 @@ def test_a_stage_gives_the_runs_own_answers_and_row(runs: Runs, tmp_path: Path, 
     for stage in (1, 2) if method != "mtl" else (2,):
         out = tmp_path / f"{stage}.jsonl"
         report = ask(run, stage=stage, out=str(out))
-        assert [s.task for s in report.scores] == ["colours", "animals"]
+        assert [s.task for s in report.scores] == ["colors", "animals"]
         assert [s.exact_match for s in report.scores] == list(summary.R[stage - 1])
         assert {s.decode for s in report.scores} == {"generate"}
         assert out.read_text() == (stage_folder(run, stage) / PREDICTIONS).read_text()
@@ -123,11 +123,11 @@ def test_a_task_of_its_own_adapter_is_answered_with_it_and_others_by_the_backbon
     first = ask(run, stage=1)
     assert [s.is_bare for s in first.scores] == [False, True]
     other = write_task(tmp_path, "other", ANIMALS)
-    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump([other, "colours"]))
+    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump([other, "colors"]))
     report = ask(run, tasks_file=str(tmp_path / "tasks.yaml"))
     assert [(s.task, s.is_bare, s.is_of_run) for s in report.scores] == [
         ("other", True, False),
-        ("colours", False, True),
+        ("colors", False, True),
     ]
     assert [p.prediction for p in report.predictions[9:]] == [p.prediction for p in first.predictions[:9]]
     nlora = ask(runs("nlora")[0], tasks_file=str(tmp_path / "tasks.yaml"))
@@ -181,7 +181,7 @@ def test_an_unfinished_run_that_somebody_writes_to_and_a_moved_folder(runs: Runs
     shutil.copytree(run, moved)
     shutil.rmtree(stage_folder(moved, 2))
     before = {path: path.stat().st_mtime_ns for path in moved.rglob("*")}
-    report = ask(moved, tasks="colours")
+    report = ask(moved, tasks="colors")
     assert report.stage.stage == 1
     assert [s.exact_match for s in report.scores] == [summary.R[0][0]]
     assert {path: path.stat().st_mtime_ns for path in moved.rglob("*")} == before
@@ -202,7 +202,7 @@ def test_other_examples_than_the_runs_are_said(
     as_then = ask(run)
     assert [s.differs_from_run for s in as_then.scores] == [(), ()]
     assert [s.score for s in as_then.scores] == list(summary.R[1])
-    file = tmp_path / "colours-test.jsonl"
+    file = tmp_path / "colors-test.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
     report = ask(run, settings=["decode=generate"])
     assert [s.differs_from_run for s in report.scores] == [
@@ -215,7 +215,7 @@ def test_other_examples_than_the_runs_are_said(
         with pytest.raises(SystemExit):
             app.main()
     out = capsys.readouterr().out
-    assert "! colours is asked otherwise than the run was: 3 other test examples (9 then)\n" in re.sub(
+    assert "! colors is asked otherwise than the run was: 3 other test examples (9 then)\n" in re.sub(
         " +\n", "\n", out
     )
     assert "! animals" not in out
@@ -225,7 +225,7 @@ def test_other_examples_than_the_runs_are_said(
 
 
 def test_free_text_has_its_own_metric(tmp_path: Path, tiny_model: TinyModel) -> None:
-    tasks = [write_task(tmp_path, "colours", ("red", "green")), write_task(tmp_path, "animals", ANIMALS)]
+    tasks = [write_task(tmp_path, "colors", ("red", "green")), write_task(tmp_path, "animals", ANIMALS)]
     del tasks[0]["labels"]
     summary = learn(
         write_config(tmp_path, tiny_model("llama"), tasks=tasks, train={"epochs": 1, "batch_size": 8})
@@ -238,7 +238,7 @@ def test_free_text_has_its_own_metric(tmp_path: Path, tiny_model: TinyModel) -> 
     with console.capture() as captured:
         console.print(score_table(report))
     lines = captured.get().splitlines()
-    assert [line.split()[3].endswith("*") for line in lines if line.startswith("colours")] == [True]
+    assert [line.split()[3].endswith("*") for line in lines if line.startswith("colors")] == [True]
     assert [line.split()[2].endswith("*") for line in lines if line.startswith("animals")] == [True]
     assert (
         f"mean of * over the tasks {summary.average_accuracy:.1f}, which is over both kinds" in captured.get()
@@ -260,8 +260,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stage": 3}, "--stage: there is no stage 3; the run has 2, counted from 1"),
     ({"stage": -1}, "--stage: there is no stage -1"),
     ({"tasks": "animal"}, "--tasks: unknown task 'animal'; did you mean 'animals'?"),
-    ({"tasks": "zzz"}, "--tasks: unknown task 'zzz'; there are colours, animals, reuters"),
-    ({"tasks": "colours,colours"}, "--tasks: task 'colours' is there twice"),
+    ({"tasks": "zzz"}, "--tasks: unknown task 'zzz'; there are colors, animals, reuters"),
+    ({"tasks": "colors,colors"}, "--tasks: task 'colors' is there twice"),
     ({"split": "dev"}, "evaluate.split=dev: must be test or validation, not 'dev'"),
     ({"settings": ["batch_sise=3"]}, "unknown key; did you mean 'batch_size'?"),
     ({"settings": ["decode"]}, "evaluate.decode: an override is a dotted key, '=' and a value"),
@@ -285,11 +285,11 @@ def test_wrong_requests_are_one_line_each(runs: Runs, request_: dict[str, Any], 
 def test_mistakes_in_a_file_of_tasks_have_their_lines(runs: Runs, tmp_path: Path) -> None:
     run, _ = runs("inclora")
     file = tmp_path / "tasks.yaml"
-    file.write_text("- colours\n- {name: a, test: gone.jsonl, labels: [x, y]}\n- {name: b, tset: c.jsonl}\n")
+    file.write_text("- colors\n- {name: a, test: gone.jsonl, labels: [x, y]}\n- {name: b, tset: c.jsonl}\n")
     with pytest.raises(InputErrors) as told:
         ask(run, tasks_file=str(file))
     assert [str(p) for p in told.value.problems] == [f"{file}:3: 2.tset: unknown key; did you mean 'test'?"]
-    file.write_text("- colours\n- {name: a, test: gone.jsonl, labels: [x, y]}\n- nobody\n")
+    file.write_text("- colors\n- {name: a, test: gone.jsonl, labels: [x, y]}\n- nobody\n")
     with pytest.raises(InputErrors) as told:
         ask(run, tasks_file=str(file))
     first, second = map(str, told.value.problems)
@@ -326,7 +326,7 @@ def test_the_table_and_the_json(
     assert [task["exact_match"] for task in values["tasks"]] == list(summary.R[1])
     assert values["exact_match_macro"] == pytest.approx(summary.average_accuracy)
     table = call("--stage", "1")
-    assert "stage 1 of 2, colours" in table
+    assert "stage 1 of 2, colors" in table
     assert "mean over tasks" in table
     assert "pertask has no update for it here" in table
     assert "+ not a task" not in table

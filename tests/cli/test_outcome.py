@@ -26,10 +26,10 @@ def test_a_run_leaves_its_collisions_and_its_page(tmp_path: Path, tiny_model: Ti
     assert summary.collision is not None
     expected = compare_states(states, summary.collision.threshold).to_json()["average_collision_rate"]
     assert summary.collision.average_rate == pytest.approx(expected)
-    assert summary.collision.pairs.keys() == {"colours|animals"}
+    assert summary.collision.pairs.keys() == {"colors|animals"}
     assert read_summary(run) == summary
     assert json.loads((run / "analysis.json").read_text())["threshold"] == summary.collision.threshold
-    assert "colours" in (run / "report.html").read_text()
+    assert "colors" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize("method", ["seqft", "mtl", "osf"])
@@ -51,6 +51,6 @@ def test_a_page_that_cannot_be_made_costs_the_run_nothing(
         raise RunError("no such thing")
 
     monkeypatch.setattr("nlora.api.outcome.write_report", refuse)
-    monkeypatch.setattr("nlora.api.outcome.analyse_run", refuse)
+    monkeypatch.setattr("nlora.api.outcome.analyze_run", refuse)
     assert learn(write_config(tmp_path, tiny_model("llama"))).status == "complete"
     assert "no report: no such thing" in caplog.text

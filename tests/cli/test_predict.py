@@ -54,7 +54,7 @@ def answer(
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.parametrize("stage", ["1-colours", "2-animals"])
+@pytest.mark.parametrize("stage", ["1-colors", "2-animals"])
 def test_the_answers_are_the_runs_own(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, stage: str
 ) -> None:
@@ -77,7 +77,7 @@ def test_the_answers_are_the_runs_own(
 def test_another_way_to_decode(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_text("the red thing\n\nthe blue thing\n")
-    lines = answer(run, capsys, "colours", file=str(file), settings=["decode=labels"])
+    lines = answer(run, capsys, "colors", file=str(file), settings=["decode=labels"])
     assert [line["sentence"] for line in lines] == ["the red thing", "the blue thing"]
     assert all(line["prediction"] in ("red", "green", "blue") for line in lines)
 
@@ -91,18 +91,18 @@ def test_no_text_needs_no_model(run: Path, capsys: pytest.CaptureFixture[str], t
             for line in (run / "run.yaml").read_text().splitlines()
         )
     )
-    assert answer(other, capsys, "colours", "\n") == []
+    assert answer(other, capsys, "colors", "\n") == []
 
 
 def test_an_unknown_task_is_said_before_texts_are_read(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("sys.argv", ["nlora", "predict", str(run), "--task", "colour"])
+    monkeypatch.setattr("sys.argv", ["nlora", "predict", str(run), "--task", "color"])
     with pytest.raises(SystemExit) as stop:
         app.main()
     assert stop.value.code == 2
-    assert "--task: unknown task 'colour'; did you mean 'colours'?" in capsys.readouterr().err
+    assert "--task: unknown task 'color'; did you mean 'colors'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
@@ -110,7 +110,7 @@ def test_the_run_s_own_test_file_in_any_format(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, suffix: str
 ) -> None:
     """The texts are asked, not the lines of the file; what else a row holds is printed with the answer."""
-    texts, expected = own_answers(run, "1-colours", "colours")
+    texts, expected = own_answers(run, "1-colors", "colors")
     rows = [{"id": str(i), "sentence": text, "label": "red"} for i, text in enumerate(texts)]
     file = tmp_path / f"texts{suffix}"
     if suffix in (".csv", ".tsv"):
@@ -122,23 +122,23 @@ def test_the_run_s_own_test_file_in_any_format(
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
     else:
         file.write_text(json.dumps(rows) if suffix == ".json" else "\n".join(map(json.dumps, rows)))
-    lines = answer(run, capsys, "colours", stage=1, file=str(file))
+    lines = answer(run, capsys, "colors", stage=1, file=str(file))
     assert lines == [{**row, "prediction": p} for row, p in zip(rows, expected, strict=True)]
     if suffix == ".jsonl":
-        assert answer(run, capsys, "colours", file.read_text(), stage=1) == lines
+        assert answer(run, capsys, "colors", file.read_text(), stage=1) == lines
     if suffix == ".csv":
-        assert answer(run, capsys, "colours", file.read_text(), stage=1, kind="csv") == lines
+        assert answer(run, capsys, "colors", file.read_text(), stage=1, kind="csv") == lines
 
 
 def test_quotes_mean_in_new_texts_what_they_mean_in_the_task_s_own(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (file := tmp_path / "texts.tsv").write_text('sentence\n"the ""red"" thing"\n')
-    (line,) = answer(run, capsys, "colours", file=str(file))
+    (line,) = answer(run, capsys, "colors", file=str(file))
     assert line["sentence"] == '"the ""red"" thing"'
     other = tmp_path / "run"
     shutil.copytree(run, other)
     text = (run / "run.yaml").read_text().replace("quoting: null", "quoting: true")
     (other / "run.yaml").write_text(text.replace("-test.jsonl", "-test.tsv"))
-    (line,) = answer(other, capsys, "colours", file=str(file))
+    (line,) = answer(other, capsys, "colors", file=str(file))
     assert line["sentence"] == 'the "red" thing'

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from helpers import ANIMALS, COLOURS, learn, write_task
+from helpers import ANIMALS, COLORS, learn, write_task
 from nlora.cli.evaluate import Report, eval_command
 from nlora.config.base_folder import located, read, recorded
 from nlora.config.load import load_config
@@ -25,8 +25,7 @@ TinyModel = Callable[[str], Path]
 def project(folder: Path, model: Path, config_at: str = "mine.yaml") -> Path:
     """A folder with data and a configuration whose paths are relative; the configuration."""
     tasks = [
-        write_task(folder / "data", name, words)
-        for name, words in (("colours", COLOURS), ("animals", ANIMALS))
+        write_task(folder / "data", name, words) for name, words in (("colors", COLORS), ("animals", ANIMALS))
     ]
     for task in tasks:
         for split in ("train", "test"):
@@ -41,13 +40,13 @@ def project(folder: Path, model: Path, config_at: str = "mine.yaml") -> Path:
 def asked(run: Path) -> Report:
     quiet = Console(quiet=True)
     return eval_command(
-        str(run), stage=None, tasks="colours", tasks_file=None, split=None, data=None, settings=[], as_json=False,
+        str(run), stage=None, tasks="colors", tasks_file=None, split=None, data=None, settings=[], as_json=False,
         out=None, console=quiet, progress_console=quiet,
     )  # fmt: skip
 
 
 def cut(folder: Path, lines: int) -> None:
-    file = folder / "data/colours-test.jsonl"
+    file = folder / "data/colors-test.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:lines]))
 
 

@@ -86,7 +86,7 @@ def test_an_unknown_protocol_is_told_with_the_choices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "kept"), [("released", 6), ("repaired", 4)])
-def test_unlabelled_test_examples(protocol: str, kept: int, tmp_path: Path) -> None:
+def test_unlabeled_test_examples(protocol: str, kept: int, tmp_path: Path) -> None:
     folder = write_benchmark(tmp_path / "data", test=6)
     task, _ = load_tasks(config(data=str(folder), protocol=protocol))
     assert len(task.test) == kept
@@ -138,7 +138,7 @@ def test_what_is_called_released_and_is_not(values: dict[str, Any], gone: str, n
     assert sum(line.startswith(f"not as released: {note}") for line in notes) == 1
 
 
-def test_tasks_of_ones_own_have_no_unlabelled_examples() -> None:
+def test_tasks_of_ones_own_have_no_unlabeled_examples() -> None:
     own = [{"name": "tickets", "train": "a.jsonl", "test": "b.jsonl"}]
     assert not any("'-'" in line for line in protocol_notes(config(protocol="released", tasks=own)))
     assert not any("'-'" in line for line in protocol_notes(config(protocol="released", data="embedded")))

@@ -39,9 +39,9 @@ def files(folder: Path) -> list[str]:
 
 
 def lock_up(encoder: ExampleTokenizer | type[ExampleTokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on, this encoder, or all of them, may not tokenise a prompt."""
+    """From now on, this encoder, or all of them, may not tokenize a prompt."""
 
     def refuse(*_: Any) -> None:
-        raise AssertionError("tokenised again")
+        raise AssertionError("tokenized again")
 
     monkeypatch.setattr(encoder, "_prompts", refuse)

@@ -66,12 +66,12 @@ def test_name_with_and_without_type(folder: Path, name: str) -> None:
 
 def test_test_examples_without_a_label_are_left_out_unless_asked_for(folder: Path) -> None:
     raw = json.loads((folder / "NLI/MNLI/test.json").read_text(encoding="utf-8"))
-    unlabelled = Counter(row["label"] for row in raw)["-"]
-    assert unlabelled > 0
-    kept = cl_benchmark.read(folder, "MNLI", keep_unlabelled=True)
+    unlabeled = Counter(row["label"] for row in raw)["-"]
+    assert unlabeled > 0
+    kept = cl_benchmark.read(folder, "MNLI", keep_unlabeled=True)
     dropped = cl_benchmark.read(folder, "MNLI")
     assert len(kept.test) == len(raw)
-    assert len(dropped.test) == len(raw) - unlabelled
+    assert len(dropped.test) == len(raw) - unlabeled
     # Ids stay the row's number, so predictions line up with the released ones.
     assert all(raw[int(example.id)]["sentence"] == example.sentence for example in dropped.test)
 

@@ -140,7 +140,7 @@ HALVES = [
 def test_half_of_a_character_is_found_by_the_reader(
     tmp_path: Path, name: str, content: str, said: str
 ) -> None:
-    """A lone surrogate cannot be tokenised; the whole emoji, in two escapes, can."""
+    """A lone surrogate cannot be tokenized; the whole emoji, in two escapes, can."""
     (problem,) = problems_in(tmp_path, name, content)
     assert (
         problem == f"{said} {HALF}, which is half of a character; mend the text, or leave the character out"

@@ -1,4 +1,4 @@
-"""Heads tokenised once: the very ids of whole prompts, and no cut where a tokenizer could look across it."""
+"""Heads tokenized once: the very ids of whole prompts, and no cut where a tokenizer could look across it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def bert() -> Any:
 
 
 def albert() -> Any:
-    """Normalisers one after another, then a unigram word by word."""
+    """Normalizers one after another, then a unigram word by word."""
     backend = t5().backend_tokenizer
     quotes = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
     spaces = [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
@@ -222,7 +222,7 @@ def test_a_text_may_decide_what_an_unknown_pattern_makes_of_the_head() -> None:
 
 
 @pytest.mark.parametrize("make", CUT, ids=lambda make: make.__name__)
-def test_shortened_prompts_are_those_of_tokenising_whole(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shortened_prompts_are_those_of_tokenizing_whole(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the head cut and without, the same texts are shortened at the same character."""
     examples = [Example(str(i), f"{i} the quick brown fox, jumps over " * i, "World") for i in range(12)]
     limit = len(encoder_of(make).prompt_ids(TASKS[0], examples[0])) + 30
@@ -235,15 +235,15 @@ def test_shortened_prompts_are_those_of_tokenising_whole(make: Any, monkeypatch:
         assert limit - 4 <= max(len(e.prompt_ids) for e in cut) <= limit
 
 
-def test_the_head_is_not_tokenised_for_every_example(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_is_not_tokenized_for_every_example(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("many", "TC", "Which one?", tuple(f"c{i}" for i in range(300)), (), ())
     encoder = encoder_of(gpt2)
     seen: list[str] = []
-    tokenise = encoder._tokenize
+    tokenize = encoder._tokenize
 
     def counting(texts: list[str], **options: Any) -> Any:
         seen.extend(texts)
-        return tokenise(texts, **options)
+        return tokenize(texts, **options)
 
     monkeypatch.setattr(encoder, "_tokenize", counting)
     encoder.encode(task, [Example(str(i), f"text {i}", f"c{i}") for i in range(300)])

@@ -59,14 +59,14 @@ def test_class_numbers_become_their_names(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_rows_without_a_label_and_columns_of_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {
-        "unlabelled": FakeTable([{"text": "a", "label": -1}], ["World", "Sports"]),
+        "unlabeled": FakeTable([{"text": "a", "label": -1}], ["World", "Sports"]),
         "other": FakeTable([{"premise": "a", "label": 0}], ["no", "yes"]),
     }
     monkeypatch.setitem(
         sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, config, split: tables[name])
     )
-    _, (problem,) = read_examples("hub:unlabelled", labels=("World", "Sports"))
-    assert str(problem).startswith("hub:unlabelled[0]: label is the number -1 instead of text")
+    _, (problem,) = read_examples("hub:unlabeled", labels=("World", "Sports"))
+    assert str(problem).startswith("hub:unlabeled[0]: label is the number -1 instead of text")
     _, (problem,) = read_examples("hub:other", labels=("no", "yes"))
     assert "no field 'sentence' (or input or text); the fields are: premise, label" in str(problem)
 

@@ -125,7 +125,7 @@ def test_labels_that_only_look_different_or_only_look_alike(own: dict[str, Any])
 
 
 def test_what_was_trained_on_is_not_scored_on(tmp_path: Path, own: dict[str, Any]) -> None:
-    """The same file, a copy, a link, another format or order: a score on them would show what was memorised."""
+    """The same file, a copy, a link, another format or order: a score on them would show what was memorized."""
     copy = write(tmp_path / "copy.jsonl", rows(40)[::-1])
     table = tmp_path / "copy.csv"
     table.write_text("text,label\n" + "".join(f"{r['sentence']},{r['label']}\n" for r in rows(40)))

@@ -58,11 +58,11 @@ def test_check_and_run_print_them(
     tmp_path: Path, tiny_model: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write_config(tmp_path, tiny_model("llama"))
-    test = tmp_path / "colours-test.jsonl"
+    test = tmp_path / "colors-test.jsonl"
     test.write_text(test.read_text().replace("of test", "of train"))
     console = Console(width=200)
     check_command(str(file), [], console)
-    note = "colours: 9 of 9 test texts are training texts too\n"
+    note = "colors: 9 of 9 test texts are training texts too\n"
     assert f"\n{note}" in capsys.readouterr().out
     run_sequence(load_config(str(file)), console)
     assert f"\n- {note}" in capsys.readouterr().out

@@ -31,10 +31,10 @@ def test_the_seed_and_the_epoch_decide_the_order() -> None:
     assert list(order) == list(order), "a pass must not depend on the passes before it"
 
 
-def test_batches_hold_neighbours_in_length_and_come_in_any_order() -> None:
+def test_batches_hold_neighbors_in_length_and_come_in_any_order() -> None:
     order = epoch()
     batches = [[LENGTHS[i] for i in order[start : start + 8]] for start in range(0, 1000, 8)]
-    # Each pool of 400 sorted lengths between 5 and 299: 8 neighbours are about 6 tokens apart.
+    # Each pool of 400 sorted lengths between 5 and 299: 8 neighbors are about 6 tokens apart.
     assert sorted(max(b) - min(b) for b in batches)[len(batches) // 2] < 12
     firsts = [b[0] for b in batches]
     assert firsts != sorted(firsts)

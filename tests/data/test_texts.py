@@ -82,7 +82,7 @@ def test_rows_without_a_text_are_named_with_their_line(tmp_path: Path) -> None:
     assert read_texts(file, NOTHING) == [{"sentence": "bare"}]
 
 
-def test_what_was_recognised_wrongly_says_the_way_out() -> None:
+def test_what_was_recognized_wrongly_says_the_way_out() -> None:
     first, second = problems_of(None, io.BytesIO(b'{"a": "b"}'))
     assert first == "standard input:1: no field 'sentence' (or input or text); the fields are: a"
     assert second.startswith(

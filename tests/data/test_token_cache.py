@@ -1,4 +1,4 @@
-"""Kept tokens: the very ids of tokenising, found by later runs, and never those of anything else."""
+"""Kept tokens: the very ids of tokenizing, found by later runs, and never those of anything else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["bpe", "llama", "t5"])
-def test_ids_are_those_of_tokenising(
+def test_ids_are_those_of_tokenizing(
     kind: str, folder: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = request.getfixturevalue(kind)
@@ -250,5 +250,5 @@ def test_plans_and_scores_find_the_tokens_of_an_earlier_run(
     assert again.stages[0].prompt_tokens == plan.stages[0].prompt_tokens
     for task in again.tasks:
         assert len(again.encoder.encode(task, task.test)) == len(task.test)
-    with pytest.raises(AssertionError, match="tokenised again"):
+    with pytest.raises(AssertionError, match="tokenized again"):
         make_plan(load_config(str(config), ["train.max_source_tokens=300"]))

@@ -139,7 +139,7 @@ def test_free_text_is_generated_whatever_was_asked(tmp_path: Path, tiny_model: T
     assert "predict_rougeL_for_free" in results
 
 
-def test_accuracy_is_exact_match_after_the_released_normalisation() -> None:
+def test_accuracy_is_exact_match_after_the_released_normalization() -> None:
     right = Answers(("world", "Sports.", " business ", "science-or-technology", "x"), "generate", 1.0, 1)
     # Case, punctuation and spaces do not count; a hyphen joins words, so the fourth is wrong.
     assert accuracy(task(), right) == pytest.approx(60.0)

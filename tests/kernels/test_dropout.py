@@ -24,7 +24,7 @@ def test_the_share_that_is_dropped_and_the_mean_that_stays(p: float) -> None:
     assert float(values) == pytest.approx(1 / kept, rel=1e-6)
 
 
-def test_neighbours_are_dropped_independently() -> None:
+def test_neighbors_are_dropped_independently() -> None:
     """Four entries come from one drawn number: no two of them may hang together."""
     torch.manual_seed(4)
     dropped = (Dropout(0.5)(torch.ones(200_000)) == 0).float().view(-1, 4)

@@ -63,7 +63,7 @@ def test_the_row_left_over_does_not_always_go_to_the_same_task() -> None:
     assert longest == {0, 1, 2}
 
 
-def test_rows_are_drawn_and_not_neighbours() -> None:
+def test_rows_are_drawn_and_not_neighbors() -> None:
     first = split(Q, 600, 3)[0]
     gaps = [b - a for a, b in pairwise(first)]
     assert 0.2 < gaps.count(1) / len(gaps) < 0.5  # a third, if every row is as likely
@@ -236,7 +236,7 @@ def test_a_stage_without_room_or_without_a_number_of_tasks_does_not_begin(adapte
 def test_no_two_tasks_of_a_run_change_the_same_entry(tmp_path: Path, tiny_model: TinyModel) -> None:
     train = {"epochs": 2, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 5e-3, "weight_decay": 0.1}
     learn(write_config(tmp_path, tiny_model("llama"), method="disjoint", train=train))
-    first, second = (load_factors(tmp_path / f"run/outputs/{s}/adapter") for s in ("1-colours", "2-animals"))
+    first, second = (load_factors(tmp_path / f"run/outputs/{s}/adapter") for s in ("1-colors", "2-animals"))
     assert first.keys() == second.keys()
     for name, f in first.items():
         one, other = f.update(), second[name].update()

@@ -107,7 +107,7 @@ def test_the_sum_is_rounded_once(family: str, dtype: torch.dtype, make: Callable
             updates = [u.T for u in updates]
         wanted = (original.double() + sum(updates)).to(dtype)
         got = model.get_submodule(name).weight
-        # float32 sums round differently from float64 where the value lies halfway between two neighbours.
+        # float32 sums round differently from float64 where the value lies halfway between two neighbors.
         assert (got != wanted).float().mean() < 0.002
         torch.testing.assert_close(got.float(), wanted.float(), rtol=torch.finfo(dtype).eps, atol=1e-6)
         steps = original.clone()
@@ -170,14 +170,14 @@ def test_a_state_that_does_not_fit_changes_nothing(make: Callable[..., Any]) -> 
     assert_bitwise(model, before)
 
 
-def test_quantised_and_other_modules_are_refused() -> None:
+def test_quantized_and_other_modules_are_refused() -> None:
     model = nn.ModuleDict({"linear": nn.Linear(4, 4), "norm": nn.LayerNorm(4)})
     with pytest.raises(
         ModelError, match="norm is a LayerNorm; updates can be folded into linear layers only"
     ):
         MergedUpdates(model, ["norm"])
     model["linear"].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ModelError, match=r"linear is quantised \(Linear, torch\.int8\)"):
+    with pytest.raises(ModelError, match=r"linear is quantized \(Linear, torch\.int8\)"):
         MergedUpdates(model, ["linear"])
 
 

@@ -1,4 +1,4 @@
-"""Quantised backbones: what is refused before anything starts, and that a real one learns as a float one does."""
+"""Quantized backbones: what is refused before anything starts, and that a real one learns as a float one does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors, ta
 from nlora.models.lora_factors import load_factors
 from nlora.models.merged_updates import MergedUpdates
 from nlora.models.packed_attention import packing_is_exact
-from nlora.models.quantization import needs_floats, quantise_problems
+from nlora.models.quantization import needs_floats, quantize_problems
 from nlora.models.unmerged_updates import UnmergedUpdates
 from nlora.runs.plan import make_plan
 from nlora.runs.update_history import UpdateHistory
@@ -34,7 +34,7 @@ with_bitsandbytes = pytest.mark.skipif(not installed, reason="needs the extra qu
 
 
 class Int8Linear(nn.Linear):
-    """A stand-in for any library's quantised layer: codes in place of the weight."""
+    """A stand-in for any library's quantized layer: codes in place of the weight."""
 
     def __init__(self, original: nn.Linear) -> None:
         super().__init__(original.in_features, original.out_features, bias=False)
@@ -47,7 +47,7 @@ class Int8Linear(nn.Linear):
         return F.linear(x, self.weight * self.scale)
 
 
-def quantise_targets(model: Any) -> list[str]:
+def quantize_targets(model: Any) -> list[str]:
     """Exchanges the target modules for `Int8Linear`; their names."""
     names = [m.name for m in target_modules(model, LORA)]
     for name in names:
@@ -90,19 +90,19 @@ def problems(config: Path, *overrides: str) -> str:
 def test_a_missing_bitsandbytes_is_one_line_with_the_command(
     tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), quantise="4bit")
+    config = write_config(tmp_path, tiny_model("llama"), quantize="4bit")
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else find(name, *a)
     )
     (line,) = problems(config).splitlines()
-    assert line.endswith("quantise: bitsandbytes is not installed; pip install bitsandbytes")
-    make_plan(load_config(str(config), ["quantise=null"]))
+    assert line.endswith("quantize: bitsandbytes is not installed; pip install bitsandbytes")
+    make_plan(load_config(str(config), ["quantize=null"]))
 
 
 def test_an_unknown_format_names_those_there_are(tmp_path: Path, tiny_model: TinyModel) -> None:
-    assert "quantise=3bit: must be 4bit or 8bit, or null" in problems(
-        write_config(tmp_path, tiny_model("llama")), "quantise=3bit"
+    assert "quantize=3bit: must be 4bit or 8bit, or null" in problems(
+        write_config(tmp_path, tiny_model("llama")), "quantize=3bit"
     )
 
 
@@ -111,14 +111,14 @@ def test_methods_that_need_the_weights_say_so_before_training(
     tmp_path: Path, tiny_model: TinyModel, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nlora.models.quantization.importlib.util.find_spec", lambda name: object())
-    config = write_config(tmp_path, tiny_model("llama"), quantise="8bit", method=method)
-    expected = f"quantise: {method} needs the backbone's weights as numbers; leave quantise out"
+    config = write_config(tmp_path, tiny_model("llama"), quantize="8bit", method=method)
+    expected = f"quantize: {method} needs the backbone's weights as numbers; leave quantize out"
     assert problems(config).endswith(expected)
 
 
-def test_a_gguf_file_is_not_quantised_again(tmp_path: Path) -> None:
-    loaded = load_config(str(write_config(tmp_path, "model.gguf", quantise="4bit")))
-    assert "a GGUF file cannot be quantised again" in "\n".join(map(str, quantise_problems(loaded, [])))
+def test_a_gguf_file_is_not_quantized_again(tmp_path: Path) -> None:
+    loaded = load_config(str(write_config(tmp_path, "model.gguf", quantize="4bit")))
+    assert "a GGUF file cannot be quantized again" in "\n".join(map(str, quantize_problems(loaded, [])))
 
 
 def test_other_methods_need_no_weights() -> None:
@@ -127,22 +127,22 @@ def test_other_methods_need_no_weights() -> None:
     assert not needing & {"nlora", "olora", "inclora", "seqlora", "replay", "lwf", "ella", "pertask", "mtl"}
 
 
-def test_a_backbone_that_comes_quantised_is_refused_by_what_needs_its_weights(tiny_model: TinyModel) -> None:
+def test_a_backbone_that_comes_quantized_is_refused_by_what_needs_its_weights(tiny_model: TinyModel) -> None:
     """No key of the configuration tells of it."""
     model = load(tiny_model("llama"))
-    learned = UpdateHistory(model, quantise_targets(model))
+    learned = UpdateHistory(model, quantize_targets(model))
     learned.prepare(build("inclora", {}))
     with pytest.raises(
-        ModelError, match="ewc needs the backbone's weights as numbers, and they are quantised"
+        ModelError, match="ewc needs the backbone's weights as numbers, and they are quantized"
     ):
         learned.prepare(build("ewc", {}))
-    with pytest.raises(ModelError, match=r"q_proj\.weight is quantised and cannot be trained"):
+    with pytest.raises(ModelError, match=r"q_proj\.weight is quantized and cannot be trained"):
         FullModel.attach(model)
 
 
 def test_learned_keeps_updates_beside_codes_and_an_adapter_trains_on_top(tiny_model: TinyModel) -> None:
     model, plain = load(tiny_model("llama")), load(tiny_model("llama"))
-    names = quantise_targets(model)
+    names = quantize_targets(model)
     with torch.no_grad():
         for name in names:
             layer = model.get_submodule(name)
@@ -183,7 +183,7 @@ def wide_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Callabl
     return folder
 
 
-def dequantised(model: Any, folder: Path) -> Any:
+def dequantized(model: Any, folder: Path) -> Any:
     """The same model in float32, with the numbers that the codes of `model` stand for."""
     import bitsandbytes
 
@@ -200,12 +200,12 @@ def dequantised(model: Any, folder: Path) -> Any:
 
 
 @with_bitsandbytes
-@pytest.mark.parametrize("quantise", ["4bit", "8bit"])
-def test_a_quantised_backbone_trains_as_its_numbers_in_float_do(wide_llama: Path, quantise: Any) -> None:
-    backbone: Any = load_backbone(str(wide_llama), quantise=quantise)
+@pytest.mark.parametrize("quantize", ["4bit", "8bit"])
+def test_a_quantized_backbone_trains_as_its_numbers_in_float_do(wide_llama: Path, quantize: Any) -> None:
+    backbone: Any = load_backbone(str(wide_llama), quantize=quantize)
     model = backbone.model
     original = load(wide_llama)
-    plain = dequantised(model, wide_llama)
+    plain = dequantized(model, wide_llama)
     modules = target_modules(model, LORA)
     assert modules == target_modules(plain, LORA)
     error = (logits(plain) - logits(original)).abs().max()
@@ -214,20 +214,20 @@ def test_a_quantised_backbone_trains_as_its_numbers_in_float_do(wide_llama: Path
     UnmergedUpdates(model, [m.name for m in modules]).fold(states)
     MergedUpdates(plain, [m.name for m in modules]).fold(states)
     # While 8bit evaluates, it rounds the activations to eight bits as well.
-    tolerance = 1e-4 if quantise == "4bit" else 0.1
+    tolerance = 1e-4 if quantize == "4bit" else 0.1
     torch.testing.assert_close(logits(model), logits(plain), rtol=tolerance, atol=tolerance)
     mine, wanted = gradients(model), gradients(plain)
-    tolerance = 1e-4 if quantise == "4bit" else 2e-2
+    tolerance = 1e-4 if quantize == "4bit" else 2e-2
     for name, gradient in wanted.items():
         scale = gradient.abs().max()
         torch.testing.assert_close(mine[name] / scale, gradient / scale, rtol=0, atol=tolerance)
 
 
 @with_bitsandbytes
-@pytest.mark.parametrize("quantise", ["4bit", "8bit"])
-def test_scoring_does_not_change_what_training_computes(wide_llama: Path, quantise: Any) -> None:
+@pytest.mark.parametrize("quantize", ["4bit", "8bit"])
+def test_scoring_does_not_change_what_training_computes(wide_llama: Path, quantize: Any) -> None:
     """bitsandbytes repacks 4-bit weights at the first evaluation on some CPUs, and the gradients were gone."""
-    model: Any = load_backbone(str(wide_llama), quantise=quantise).model
+    model: Any = load_backbone(str(wide_llama), quantize=quantize).model
     before = gradients(model)
     with torch.inference_mode():
         model(input_ids=torch.tensor([[5, 6, 7]]))
@@ -237,14 +237,14 @@ def test_scoring_does_not_change_what_training_computes(wide_llama: Path, quanti
 
 
 @with_bitsandbytes
-@pytest.mark.parametrize(("quantise", "method"), [("4bit", "nlora"), ("8bit", "lwf")])
-def test_a_run_on_a_quantised_backbone(tmp_path: Path, wide_llama: Path, quantise: str, method: str) -> None:
-    config = write_config(tmp_path, wide_llama, method=method, quantise=quantise)
+@pytest.mark.parametrize(("quantize", "method"), [("4bit", "nlora"), ("8bit", "lwf")])
+def test_a_run_on_a_quantized_backbone(tmp_path: Path, wide_llama: Path, quantize: str, method: str) -> None:
+    config = write_config(tmp_path, wide_llama, method=method, quantize=quantize)
     summary = learn(config)
     assert summary.status == "complete"
     again = learn(config, f"output_dir={tmp_path / 'again'}")
     assert again.R == summary.R
-    for stage in ("1-colours", "2-animals"):
+    for stage in ("1-colors", "2-animals"):
         one, other = (
             load_factors(tmp_path / run / "outputs" / stage / "adapter") for run in ("run", "again")
         )

@@ -1,6 +1,6 @@
 """Runs made up by the product's own writers, so that a report can be tested without a model.
 
-    folder = make_run(tmp_path / "a", tasks=("colours", "animals"), analysed=True)
+    folder = make_run(tmp_path / "a", tasks=("colors", "animals"), analyzed=True)
 
 Scores are chosen, answers agree with them exactly, and losses and updates follow simple formulas.
 """
@@ -42,11 +42,11 @@ def make_run(
     folder: Path,
     *,
     name: str = "made",
-    tasks: Sequence[str] = ("colours", "animals", "plants"),
+    tasks: Sequence[str] = ("colors", "animals", "plants"),
     method: Any = "inclora",
     seed: int = 1,
     stages: int | None = None,
-    analysed: bool = False,
+    analyzed: bool = False,
     label: str = "red",
     wrong: str = "blue",
     sentence: str = "the thing number {} was painted",
@@ -67,7 +67,7 @@ def make_run(
         for stage in range(1, (len(tasks) if stages is None else stages) + 1):
             with run.stage(stage, tasks[stage - 1]) as place:
                 answers = [
-                    Prediction("TC", task, str(n), sentence.format(n), label, "Which colour is it?\n{0}\nAnswer:",
+                    Prediction("TC", task, str(n), sentence.format(n), label, "Which color is it?\n{0}\nAnswer:",
                                label if n < right_answers(i, stage, len(tasks)) else wrong)
                     for i, task in enumerate(tasks[:stage], start=1) for n in range(TESTS)
                 ]  # fmt: skip
@@ -98,7 +98,7 @@ def make_run(
                     ),
                 )
             run.write_summary()
-    if analysed:
+    if analyzed:
         (folder / "analysis.json").write_text(
             json.dumps(analysis(tasks, R, rate=0.3 if method == "inclora" else 0.1))
         )

@@ -16,7 +16,7 @@ from nlora.report.write import write_report
 
 pytestmark = pytest.mark.slow
 
-TASKS = ("colours", "animals", "plants")
+TASKS = ("colors", "animals", "plants")
 FIFTEEN = tuple(f"a long name {k}" for k in range(15))
 EVIL = "<img src=x onerror=window.hacked=1>"
 
@@ -52,12 +52,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("pages")
     nlora = {"name": "nlora", "weight": 1e-5}
     runs = {
-        "one": [make_run(root / "a", name="one", method=nlora, analysed=True)],
-        "fifteen": [make_run(root / "b", name="fifteen", tasks=FIFTEEN, analysed=True)],
+        "one": [make_run(root / "a", name="one", method=nlora, analyzed=True)],
+        "fifteen": [make_run(root / "b", name="fifteen", tasks=FIFTEEN, analyzed=True)],
         "half": [make_run(root / "c", name="half", stages=2)],
         "evil": [
             make_run(
-                root / "d", name=EVIL, tasks=(EVIL, "<b>b</b>".replace("/", ""), "c"), analysed=True,
+                root / "d", name=EVIL, tasks=(EVIL, "<b>b</b>".replace("/", ""), "c"), analyzed=True,
                 label="<svg onload=window.hacked=1>", wrong="'\"><script>window.hacked=1</script>",
                 sentence="{} </script><script>window.hacked=1</script><!-- <iframe src=x></iframe>",
             )

@@ -1,4 +1,4 @@
-"""Scales, colours and shapes: places computed by hand, contrasts by the rule, markup that stays text."""
+"""Scales, colors and shapes: places computed by hand, contrasts by the rule, markup that stays text."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_text_and_lines_stand_out_in_both_themes(theme: dict[str, str]) -> None:
 @pytest.mark.parametrize(("theme", "sign"), [(palette.LIGHT, -1), (palette.DARK, 1)], ids=["light", "dark"])
 def test_the_heat_scale_is_monotone_in_luminance(theme: dict[str, str], sign: int) -> None:
     steps = [theme[f"heat{k}"] for k in range(16)]
-    bright = [palette.contrast(colour, "#000000") for colour in steps]
+    bright = [palette.contrast(color, "#000000") for color in steps]
     assert all(sign * (b - a) > 0 for a, b in itertools.pairwise(bright))
     assert palette.heat_role(-1) == palette.heat_role(0) == "heat0"
     assert palette.heat_role(2) == "heat15"

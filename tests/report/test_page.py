@@ -17,7 +17,7 @@ from nlora.report.forgotten_examples import asked, find_forgotten, shortened
 from nlora.report.run_files import load_run, load_runs
 from nlora.report.write import write_report
 
-TASKS = ("colours", "animals", "plants")
+TASKS = ("colors", "animals", "plants")
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +26,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs")
     nlora = {"name": "nlora", "weight": 1e-5}
     return {
-        "one": make_run(root / "one", method=nlora, analysed=True),
+        "one": make_run(root / "one", method=nlora, analyzed=True),
         "bare": make_run(root / "bare", name="bare"),
         "half": make_run(root / "half", name="half", stages=1),
         "empty": make_run(root / "empty", name="empty", stages=0),
-        "order": make_run(root / "order", name="order", tasks=TASKS[::-1], analysed=True),
-        "other": make_run(root / "other", name="other", tasks=("colours", "metals")),
-        "single": make_run(root / "single", name="single", tasks=("colours",)),
+        "order": make_run(root / "order", name="order", tasks=TASKS[::-1], analyzed=True),
+        "other": make_run(root / "other", name="other", tasks=("colors", "metals")),
+        "single": make_run(root / "single", name="single", tasks=("colors",)),
         "long": make_run(
-            root / "long", name="long", tasks=[f"task{k}" for k in range(15)], analysed=True, steps=400
+            root / "long", name="long", tasks=[f"task{k}" for k in range(15)], analyzed=True, steps=400
         ),
     }
 
@@ -73,7 +73,7 @@ def test_what_was_run_is_said_in_words(folders: dict[str, Path], tmp_path: Path)
     for part in (
         "made/up",
         "nlora, penalty update_l1, weight 1e-05, reduction sum",
-        "colours, animals, plants",
+        "colors, animals, plants",
         "160 examples per task, 1 epoch in batches of 32, learning rate 0.001",
         "the likeliest label of the task's set, on the test examples",
     ):
@@ -96,9 +96,9 @@ def test_forgotten_examples_are_exactly_those(folders: dict[str, Path], tmp_path
         for task, a, b, d in zip(TASKS, then, now, lost, strict=False)
     ]
     shown = root.all("li", class_="example")
-    assert [e.attributes["data-task"] for e in shown].count("colours") == lost[0]
+    assert [e.attributes["data-task"] for e in shown].count("colors") == lost[0]
     assert len(shown) == sum(lost)
-    first = next(e for e in shown if e.attributes["data-task"] == "colours")
+    first = next(e for e in shown if e.attributes["data-task"] == "colors")
     assert first.one("p", class_="text").text == f"the thing number {now[0]} was painted"
     assert [dd.text for dd in first.all("dd")] == ["red", "red", "blue"]
 
@@ -129,7 +129,7 @@ def test_losses_and_times_are_those_of_the_files(folders: dict[str, Path], tmp_p
     assert row[:2] == ["2 animals", "12"]
     assert float(row[2]) == pytest.approx(history[0]["loss"], rel=1e-3)
     assert float(row[3]) == pytest.approx(history[11]["loss"], rel=1e-3)
-    assert table_of(root, "Each stage")[0] == ["1 colours", "31 s", "2.0 s", "5", "1.90 GB"]
+    assert table_of(root, "Each stage")[0] == ["1 colors", "31 s", "2.0 s", "5", "1.90 GB"]
 
 
 def test_collisions_are_shown_or_the_way_to_them(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_run_shows_what_there_is(folders: dict[str, Path], tmp_path: Path, nam
 
 def test_a_stage_at_which_nothing_was_trained_costs_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    stage = run / "outputs/1-colours"
+    stage = run / "outputs/1-colors"
     for file in stage.glob("*"):
         if file.name != "stage.json":
             file.unlink()
@@ -246,7 +246,7 @@ def test_the_page_loads_nothing_and_stays_small(folders: dict[str, Path], tmp_pa
 
 
 def test_many_runs_leave_the_lists_of_pairs_out_and_say_so(tmp_path: Path) -> None:
-    many = [make_run(tmp_path / f"r{k}", seed=k, tasks=("a", "b"), analysed=True) for k in range(9)]
+    many = [make_run(tmp_path / f"r{k}", seed=k, tasks=("a", "b"), analyzed=True) for k in range(9)]
     root = page(tmp_path, *many)
     assert not any("All measures" in caption.text for caption in root.all("caption"))
     assert "stands in their analysis.json only" in root.one("section", id="collisions").text
@@ -257,7 +257,7 @@ def test_markup_in_data_stays_text(tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)>"
     run = make_run(
         tmp_path / "run", name=f"{evil}name", tasks=(evil, "b", "c"), label="</script><b>label",
-        wrong='"><i>wrong', sentence="</script><script>alert(1)</script><!-- {}", analysed=True,
+        wrong='"><i>wrong', sentence="</script><script>alert(1)</script><!-- {}", analyzed=True,
     )  # fmt: skip
     root = page(tmp_path, run)
     assert not root.all("img") + root.all("b") + root.all("i")
@@ -270,7 +270,7 @@ def test_markup_in_data_stays_text(tmp_path: Path) -> None:
     assert "<" not in style
 
 
-def summarised(folder: Path, **keys: object) -> Path:
+def summarized(folder: Path, **keys: object) -> Path:
     """The run, with keys of its summary changed."""
     path = folder / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
@@ -283,31 +283,31 @@ def test_the_prompts_are_shown_whole_with_their_names_and_lines(
     root = page(tmp_path, folders["one"])
     block = root.one("details", id="asked")
     assert [dt.text for dt in block.all("dt")] == list(TASKS)  # the last task's too
-    prompt = "Task:TC\nDataset:colours\nWhich colour is it?\n…\nAnswer:"
+    prompt = "Task:TC\nDataset:colors\nWhich color is it?\n…\nAnswer:"
     assert block.all("pre")[0].pieces == [prompt]
 
 
 def test_a_very_long_prompt_is_shortened_and_says_so(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", tasks=("colours",))
+    run = make_run(tmp_path / "run", tasks=("colors",))
     (file,) = run.glob("outputs/*/predict_eval_predictions.jsonl")
-    file.write_text(file.read_text().replace("Which colour is it?", "Option: " + "label, " * 1000))
+    file.write_text(file.read_text().replace("Which color is it?", "Option: " + "label, " * 1000))
     (shown,) = asked(load_run(run)).values()
     assert len(shown) < 4100
     assert re.search(r"\n… [\d,]+ characters left out …\n", shown)
-    assert shown.startswith("Task:TC\nDataset:colours\nOption: label, ")
+    assert shown.startswith("Task:TC\nDataset:colors\nOption: label, ")
     assert shown.endswith("label, \n…\nAnswer:")
 
 
 def test_what_the_scores_are_stands_on_the_page(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", name="free", tasks=("replies", "colours"))
-    decode = {"replies": "generate", "colours": "labels"}
-    summarised(run, decode=decode, metrics={"replies": "rougeL", "colours": "exact_match"})
+    run = make_run(tmp_path / "run", name="free", tasks=("replies", "colors"))
+    decode = {"replies": "generate", "colors": "labels"}
+    summarized(run, decode=decode, metrics={"replies": "rougeL", "colors": "exact_match"})
     text = page(tmp_path, run).text
-    kinds = "ROUGE-L of the generated answer for replies; exact match of the likeliest label for colours"
+    kinds = "ROUGE-L of the generated answer for replies; exact match of the likeliest label for colors"
     assert f"Scores are in percent: {kinds}; averages are over both kinds." in text
     assert f"on the test examples: {kinds}; averages are over both kinds" in text
     assert "also of tasks whose score is ROUGE-L" in text
-    plain = make_run(tmp_path / "plain", name="plain", tasks=("replies", "colours"))
+    plain = make_run(tmp_path / "plain", name="plain", tasks=("replies", "colors"))
     text = page(tmp_path, run, plain).text
     assert "These runs' scores are of different kinds; averages do not compare:" in text
     assert "Bold: the best" not in text
@@ -316,10 +316,10 @@ def test_what_the_scores_are_stands_on_the_page(tmp_path: Path) -> None:
 def test_other_test_examples_are_said_and_ties_are_marked_on_all(tmp_path: Path) -> None:
     def digests(sha256: str) -> dict[str, object]:
         examples = {"sha256": "t", "count": 9}
-        return {"colours": {"train": examples, "test": {"sha256": sha256, "count": 20}, "prompt_sha256": "p"}}
+        return {"colors": {"train": examples, "test": {"sha256": sha256, "count": 20}, "prompt_sha256": "p"}}
 
     one, two, other = (
-        summarised(make_run(tmp_path / name, name=name), digests=digests(sha256))
+        summarized(make_run(tmp_path / name, name=name), digests=digests(sha256))
         for name, sha256 in (("one", "x"), ("two", "x"), ("other", "y"))
     )
     root = page(tmp_path, one, two)
@@ -328,7 +328,7 @@ def test_other_test_examples_are_said_and_ties_are_marked_on_all(tmp_path: Path)
     assert "different test examples" not in root.text
     text = page(tmp_path, one, two, other).text
     assert (
-        "scored on different test examples; averages do not compare: colours, 20 test examples: one, two; "
+        "scored on different test examples; averages do not compare: colors, 20 test examples: one, two; "
         in text
     )
-    assert "colours, 20 other test examples: other." in text
+    assert "colors, 20 other test examples: other." in text

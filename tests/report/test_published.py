@@ -44,7 +44,7 @@ def test_llama_has_its_own_numbers() -> None:
     assert not accuracies("nlora", "LLaMA-7B", LONG)
 
 
-def test_an_order_is_recognised_by_its_tasks() -> None:
+def test_an_order_is_recognized_by_its_tasks() -> None:
     for name, tasks in published().orders.items():
         assert order_of(tasks) == name
         assert order_of([task.lower() for task in tasks]) == name

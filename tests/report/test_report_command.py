@@ -81,7 +81,7 @@ def test_wrong_input_is_one_line_and_exit_status_2(
 def test_the_papers_figures_are_drawings_with_their_numbers(tmp_path: Path) -> None:
     if find_spec("matplotlib") is None:
         pytest.skip("PDF figures need matplotlib, the extra nlora[figures]")
-    run = make_run(tmp_path / "run", method="nlora", analysed=True)
+    run = make_run(tmp_path / "run", method="nlora", analyzed=True)
     written = write_figures([run], tmp_path / "figures")
     assert [path.name for path in written] == [f"{n}.{kind}" for kind in ("svg", "pdf") for n in FIGURES]
     matrix = ET.parse(tmp_path / "figures/matrix.svg").getroot()
@@ -100,7 +100,7 @@ def test_without_matplotlib_the_drawings_are_there_and_the_command_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pdf, "find_spec", lambda _name: None)
-    run = make_run(tmp_path / "run", analysed=True)
+    run = make_run(tmp_path / "run", analyzed=True)
     with pytest.raises(
         MissingExtraError, match=re.escape("matplotlib is not installed; pip install matplotlib")
     ):
@@ -118,12 +118,12 @@ def test_without_matplotlib_the_drawings_are_there_and_the_command_is_named(
             '{"threshold": 1, "modules": ["a"], "kinds": ["q", "v"]}',
             "kinds has 2 entries for 1",
         ),
-        ("outputs/1-colours/stage.json", "[]", "stage.json: is not a mapping"),
-        ("outputs/1-colours/stage.json", '{"stage": 1}', "stage.json: is broken: task"),
+        ("outputs/1-colors/stage.json", "[]", "stage.json: is not a mapping"),
+        ("outputs/1-colors/stage.json", '{"stage": 1}', "stage.json: is broken: task"),
         ("outputs/2-animals/trainer_state.json", "nothing", "trainer_state.json: cannot be read"),
         (
-            "outputs/1-colours/predict_eval_predictions.jsonl",
-            '{"Dataset": "colours"}\n',
+            "outputs/1-colors/predict_eval_predictions.jsonl",
+            '{"Dataset": "colors"}\n',
             "jsonl:1: is not a prediction",
         ),
         ("run.yaml", "config: [", "run.yaml"),

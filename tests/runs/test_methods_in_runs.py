@@ -71,7 +71,7 @@ def test_a_killed_run_ends_like_one_that_was_not(
         patch.setattr(PenalizedTrainer, "train", train)
         with pytest.raises(KeyboardInterrupt):
             learn(config, target)
-    assert [f.name for f in (tmp_path / "killed/outputs").iterdir()] == ["1-colours"]
+    assert [f.name for f in (tmp_path / "killed/outputs").iterdir()] == ["1-colors"]
     assert same_outcome(learn(config, target), whole)
     assert same_tensors(tmp_path / "whole", tmp_path / "killed")
     learn(config, f"output_dir={tmp_path / 'other'}", "seed=4")
@@ -143,7 +143,7 @@ def test_pertask_answers_each_task_with_its_own_adapter(tmp_path: Path, tiny_mod
     backbone = load_backbone(str(tiny_model("llama")))
     folded = MergedUpdates(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate)
-    for index, stage in enumerate(("1-colours", "2-animals")):
+    for index, stage in enumerate(("1-colors", "2-animals")):
         folded.fold([load_factors(tmp_path / "run/outputs" / stage / "adapter")])
         task = plan.tasks[index]
         texts = evaluator.answer(task).texts

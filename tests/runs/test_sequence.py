@@ -56,13 +56,13 @@ def test_a_run_learns_every_task_and_leaves_the_released_files(
     assert all(score is not None for row in summary.R for score in row)
     assert summary.forward_transfer is not None
     run = tmp_path / "run"
-    for stage in ("1-colours", "2-animals"):
+    for stage in ("1-colors", "2-animals"):
         names = {file.name for file in (run / "outputs" / stage).iterdir()}
         assert {"adapter", "all_results.json", "train_results.json", "predict_results.json"} <= names
         assert {"predict_eval_predictions.jsonl", "trainer_state.json"} <= names
     results = json.loads((run / "outputs/2-animals/predict_results.json").read_text())
     assert results["decode"] == "labels"
-    assert results["predict_exact_match_for_colours"] == pytest.approx(summary.R[1][0], abs=1e-3)
+    assert results["predict_exact_match_for_colors"] == pytest.approx(summary.R[1][0], abs=1e-3)
     written = json.loads((run / "summary.json").read_text())
     assert written["schema"] == 1
     assert written["average_accuracy"] == pytest.approx(sum(summary.R[1]) / 2)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def test_training_learns_what_the_text_says(tmp_path: Path, tiny_model: TinyMode
     summary = learn(write_config(tmp_path, tiny_model("llama"), method="seqlora", train=train, lora={"r": 8}))
     losses = [
         json.loads((tmp_path / f"run/outputs/{stage}/trainer_state.json").read_text())["log_history"]
-        for stage in ("1-colours", "2-animals")
+        for stage in ("1-colors", "2-animals")
     ]
     assert all(log[-1]["train_loss"] < log[0]["loss"] for log in losses)
     assert summary.R[1][1] is not None
@@ -94,11 +94,11 @@ def test_weight_zero_is_incremental_lora_to_the_bit(tmp_path: Path, tiny_model: 
     config = write_config(tmp_path, tiny_model("llama"))
     zero = learn(config, f"output_dir={tmp_path / 'zero'}", "method.weight=0")
     plain = learn(config, f"output_dir={tmp_path / 'plain'}", "method=inclora")
-    penalised = learn(config, f"output_dir={tmp_path / 'penalised'}", "method.weight=0.1")
+    penalized = learn(config, f"output_dir={tmp_path / 'penalized'}", "method.weight=0.1")
     assert same_outcome(zero, plain)
     assert_same_files(tmp_path / "zero", tmp_path / "plain")
-    assert penalised.tasks == plain.tasks
-    a, b = adapters(tmp_path / "penalised")[0], adapters(tmp_path / "plain")[0]
+    assert penalized.tasks == plain.tasks
+    a, b = adapters(tmp_path / "penalized")[0], adapters(tmp_path / "plain")[0]
     assert not all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -125,7 +125,7 @@ def test_a_run_killed_while_a_stage_is_scored_trains_nothing_again_and_ends_like
         patch.setattr(Evaluator, "answer", answer)
         with pytest.raises(KeyboardInterrupt):
             learn(config, target)
-    assert {f.name for f in (tmp_path / "killed/outputs").iterdir()} == {"1-colours", ".tmp-2-animals"}
+    assert {f.name for f in (tmp_path / "killed/outputs").iterdir()} == {"1-colors", ".tmp-2-animals"}
     assert json.loads((tmp_path / "killed/summary.json").read_text())["status"] == "running"
     with monkeypatch.context() as patch:
         patch.setattr(

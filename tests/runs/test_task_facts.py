@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helpers import ANIMALS, COLOURS, learn, write_config, write_task
+from helpers import ANIMALS, COLORS, learn, write_config, write_task
 from nlora.config.schema import Config
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
@@ -50,43 +50,43 @@ def edit(file: Path, change: Callable[[list[str]], list[str]]) -> None:
 def test_a_run_keeps_the_digests_of_what_it_trained_and_scored(tmp_path: Path, tiny_model: TinyModel) -> None:
     learn(write_config(tmp_path, tiny_model("llama"), train={"epochs": 1, "batch_size": 8}))
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert list(summary["digests"]) == ["colours", "animals"]
+    assert list(summary["digests"]) == ["colors", "animals"]
     for task, found in summary["digests"].items():
         for split, count in (("train", 16), ("test", 9)):
             expected = {"sha256": sha256(rows_of(tmp_path / f"{task}-{split}.jsonl")), "count": count}
             assert found[split] == {**expected, "drawn_from": None}
     prompt = (
-        "Task:colours\nDataset:colours\nWhich word is in the text? Choose one from the option.\n"
+        "Task:colors\nDataset:colors\nWhich word is in the text? Choose one from the option.\n"
         "Option: red, green, blue \n"
     )
-    assert summary["digests"]["colours"]["prompt_sha256"] == sha256([(prompt, "\nAnswer:")])
-    assert summary["decode"] == {"colours": "labels", "animals": "labels"}
-    assert summary["metrics"] == {"colours": "exact_match", "animals": "exact_match"}
+    assert summary["digests"]["colors"]["prompt_sha256"] == sha256([(prompt, "\nAnswer:")])
+    assert summary["decode"] == {"colors": "labels", "animals": "labels"}
+    assert summary["metrics"] == {"colors": "exact_match", "animals": "exact_match"}
     records = [
         StageRecord.model_validate_json((tmp_path / f"run/outputs/{stage}/stage.json").read_text())
-        for stage in ("1-colours", "2-animals")
+        for stage in ("1-colors", "2-animals")
     ]
-    assert [list(record.tasks) for record in records] == [["colours"], ["colours", "animals"]]
-    assert records[0].tasks["colours"] == records[1].tasks["colours"]
+    assert [list(record.tasks) for record in records] == [["colors"], ["colors", "animals"]]
+    assert records[0].tasks["colors"] == records[1].tasks["colors"]
 
 
 CHANGES: list[tuple[str, Callable[[list[str]], list[str]], str]] = [
     (
-        "colours-test",
+        "colors-test",
         lambda lines: lines[:3],
-        "task colours: its test examples are others than those stage 1 was scored on: 9 then, 3 now; put the file "
+        "task colors: its test examples are others than those stage 1 was scored on: 9 then, 3 now; put the file "
         "back, or give another output_dir",
     ),
     (
-        "colours-train",
+        "colors-train",
         lambda lines: [line.replace('"label": "red"', '"label": "blue"') for line in lines],
-        "task colours: its train examples are others than those stage 1 was trained on: 16 then, 16 now; put the file "
+        "task colors: its train examples are others than those stage 1 was trained on: 16 then, 16 now; put the file "
         "back, or give another output_dir",
     ),
     (
-        "colours-test",
+        "colors-test",
         lambda lines: lines[::-1],
-        "task colours: its test examples are others than those stage 1 was scored on: 9 then, 9 now; put the file "
+        "task colors: its test examples are others than those stage 1 was scored on: 9 then, 9 now; put the file "
         "back, or give another output_dir",
     ),
 ]
@@ -125,12 +125,12 @@ def test_all_changes_are_said_at_once_and_what_is_still_to_come_may_change(
     assert read_summary(tmp_path / "run").digests["animals"].test.count == 6
     shutil.rmtree(tmp_path / "run/outputs/2-animals")
     for split in ("train", "test"):
-        edit(tmp_path / f"colours-{split}.jsonl", lambda lines: lines[1:])
+        edit(tmp_path / f"colors-{split}.jsonl", lambda lines: lines[1:])
     with pytest.raises(InputErrors) as told:
         learn(config)
     assert [str(p).split(" examples")[0] for p in told.value.problems] == [
-        "task colours: its test",
-        "task colours: its train",
+        "task colors: its test",
+        "task colors: its train",
     ]
 
 
@@ -161,24 +161,24 @@ def test_what_is_trained_and_not_scored_yet_holds_its_train_examples(
         patch.setattr(Evaluator, "answer", no_memory)
         with pytest.raises(MemoryError):
             learn(config)
-    edit(tmp_path / "colours-test.jsonl", lambda lines: lines[:3])  # nothing was scored on these yet
-    kept = (tmp_path / "colours-train.jsonl").read_text()
-    edit(tmp_path / "colours-train.jsonl", lambda lines: lines[:12])
+    edit(tmp_path / "colors-test.jsonl", lambda lines: lines[:3])  # nothing was scored on these yet
+    kept = (tmp_path / "colors-train.jsonl").read_text()
+    edit(tmp_path / "colors-train.jsonl", lambda lines: lines[:12])
     with pytest.raises(InputErrors) as told:
         learn(config)
     assert list(map(str, told.value.problems)) == [
-        "task colours: its train examples are others than those stage 1 was trained on: 16 then, 12 now; put the file "
+        "task colors: its train examples are others than those stage 1 was trained on: 16 then, 12 now; put the file "
         "back, or give another output_dir"
     ]
-    (tmp_path / "colours-train.jsonl").write_text(kept)
-    assert learn(config).digests["colours"].test.count == 3
+    (tmp_path / "colors-train.jsonl").write_text(kept)
+    assert learn(config).digests["colors"].test.count == 3
 
 
 def test_a_prompt_that_comes_from_the_data_folder_may_not_change(
     tmp_path: Path, tiny_model: TinyModel
 ) -> None:
     folder = tmp_path / "data"
-    for name in ("colours", "animals"):
+    for name in ("colors", "animals"):
         place = folder / "TC" / name
         place.mkdir(parents=True)
         for split, count in (("train", 12), ("test", 4)):
@@ -189,14 +189,14 @@ def test_a_prompt_that_comes_from_the_data_folder_may_not_change(
         tmp_path,
         tiny_model("llama"),
         data=str(folder),
-        tasks=[{"name": name, "type": "TC", "instruction": "Which?"} for name in ("colours", "animals")],
+        tasks=[{"name": name, "type": "TC", "instruction": "Which?"} for name in ("colors", "animals")],
         train={"epochs": 1, "batch_size": 8},
     )
     learn(config)
     shutil.rmtree(tmp_path / "run/outputs/2-animals")
-    (folder / "TC/colours/labels.json").write_text('["red", "blue", "green"]')
+    (folder / "TC/colors/labels.json").write_text('["red", "blue", "green"]')
     with pytest.raises(
-        InputErrors, match="task colours: its prompt is another than the one stage 1 was asked with"
+        InputErrors, match="task colors: its prompt is another than the one stage 1 was asked with"
     ):
         learn(config)
 
@@ -210,20 +210,20 @@ def test_a_finished_run_needs_no_data(tmp_path: Path, tiny_model: TinyModel) -> 
 
 
 def test_a_run_of_an_older_version_goes_on_with_its_metric(tmp_path: Path, tiny_model: TinyModel) -> None:
-    tasks = [free_text(tmp_path, "colours"), write_task(tmp_path, "animals", ANIMALS)]
+    tasks = [free_text(tmp_path, "colors"), write_task(tmp_path, "animals", ANIMALS)]
     config = unfinished(tmp_path, tiny_model("llama"), tasks=tasks)
-    record = tmp_path / "run/outputs/1-colours/stage.json"
+    record = tmp_path / "run/outputs/1-colors/stage.json"
     values = json.loads(record.read_text())
     del values["tasks"]
     record.write_text(json.dumps(values))
-    edit(tmp_path / "colours-test.jsonl", lambda lines: lines[:3])  # nobody can tell
+    edit(tmp_path / "colors-test.jsonl", lambda lines: lines[:3])  # nobody can tell
     summary = learn(config)
-    assert summary.metrics == {"colours": "exact_match", "animals": "exact_match"}
+    assert summary.metrics == {"colors": "exact_match", "animals": "exact_match"}
 
 
 def free_text(folder: Path, name: str) -> dict[str, Any]:
     """The same task without its label set."""
-    entry = write_task(folder, name, COLOURS)
+    entry = write_task(folder, name, COLORS)
     return {**{key: value for key, value in entry.items() if key != "labels"}, "instruction": FREE}
 
 
@@ -255,8 +255,8 @@ def test_free_text_is_scored_by_rouge_but_under_the_released_protocol(
 
 
 def test_a_sample_knows_what_it_was_drawn_from(tmp_path: Path) -> None:
-    entry = write_task(tmp_path, "colours", COLOURS, train=20, test=9)
-    whole = {split: sha256(rows_of(tmp_path / f"colours-{split}.jsonl")) for split in ("train", "test")}
+    entry = write_task(tmp_path, "colors", COLORS, train=20, test=9)
+    whole = {split: sha256(rows_of(tmp_path / f"colors-{split}.jsonl")) for split in ("train", "test")}
 
     def facts(seed: int, **evaluate: Any) -> Any:
         values = {"tasks": [entry], "seed": seed, "evaluate": evaluate, "train": {"max_samples": 7}}
@@ -284,7 +284,7 @@ def test_the_whole_command_line_says_it_and_stops_with_2(
     from nlora.cli import app
 
     config = unfinished(tmp_path, tiny_model("llama"))
-    edit(tmp_path / "colours-test.jsonl", lambda lines: lines[:3])
+    edit(tmp_path / "colors-test.jsonl", lambda lines: lines[:3])
     monkeypatch.setattr("sys.argv", ["nlora", command, str(config)])
     with pytest.raises(SystemExit) as stop:
         app.main()

@@ -174,7 +174,7 @@ def test_a_run_whose_model_takes_no_batches_learns_what_one_that_does_learns(
         if name == "alone":
             monkeypatch.setattr("nlora.runs.tryout.try_out", lambda *args, **kwargs: alone)
         run_sequence(load_config(str(config), [f"output_dir={tmp_path / name}"]), Console(quiet=True))
-    for stage in ("1-colours", "2-animals"):
+    for stage in ("1-colors", "2-animals"):
         file = Path("outputs", stage, "adapter", "adapter_model.safetensors")
         one, other = load_file(tmp_path / "together" / file), load_file(tmp_path / "alone" / file)
         for key, tensor in one.items():
@@ -186,15 +186,15 @@ def test_a_run_whose_model_takes_no_batches_learns_what_one_that_does_learns(
 def test_an_adapter_that_lacks_a_layer_is_refused_by_name(tmp_path: Path, tiny_model: TinyModel) -> None:
     config = write_config(tmp_path, tiny_model("llama"))
     run_sequence(load_config(str(config)), Console(quiet=True))
-    file = tmp_path / "run/outputs/1-colours/adapter/adapter_model.safetensors"
+    file = tmp_path / "run/outputs/1-colors/adapter/adapter_model.safetensors"
     lost = {k: v for k, v in load_file(file).items() if "layers.1.self_attn.v_proj" not in k}
     save_file(lost, file)
     stage = read_stage(tmp_path / "run", 1)
-    asked = select_tasks(stage.config, tmp_path, names=["colours"])
+    asked = select_tasks(stage.config, tmp_path, names=["colors"])
     with (
         RunProgress(Console(quiet=True)) as progress,
         pytest.raises(
-            AdapterError, match=r"1-colours/adapter: lacks the update of .*layers\.1\.self_attn\.v_proj; put"
+            AdapterError, match=r"1-colors/adapter: lacks the update of .*layers\.1\.self_attn\.v_proj; put"
         ),
     ):
         evaluate(stage, asked, progress)

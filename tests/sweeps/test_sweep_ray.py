@@ -35,7 +35,7 @@ class FakeRay(types.ModuleType):
     def __init__(self) -> None:
         super().__init__("ray")
         self.asked: dict[str, Any] = {}
-        self.cancelled: list[Any] = []
+        self.canceled: list[Any] = []
         self.started = False
 
     def is_initialized(self) -> bool:
@@ -55,7 +55,7 @@ class FakeRay(types.ModuleType):
         return reference()
 
     def cancel(self, reference: Any) -> None:
-        self.cancelled.append(reference)
+        self.canceled.append(reference)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_lost_worker_is_a_failed_run_and_stopping_cancels_the_rest(
     first = next(outcomes)
     assert (first.job.name, first.status, first.error) == ("c", 1, "ray: the node died")
     outcomes.close()
-    assert len(ray.cancelled) == 1
+    assert len(ray.canceled) == 1
 
 
 def test_without_ray_the_command_that_installs_it_is_named(

@@ -179,7 +179,7 @@ def test_other_kinds_of_layers_keep_their_forward(tiny_model: TinyModel) -> None
 
 
 def apply_rotary_pos_emb(q: torch.Tensor, k: torch.Tensor, cos: Any, sin: Any) -> Any:
-    """Under the known name, another formula: neighbours are pairs."""
+    """Under the known name, another formula: neighbors are pairs."""
     return q * cos.unsqueeze(1), k * sin.unsqueeze(1)
 
 

@@ -89,13 +89,13 @@ def interference(
     >>> list(values["pairs"])
     ['tickets|urgency']
     """
-    from nlora.cli.analyze import analyse_run, compare_adapters
+    from nlora.cli.analyze import analyze_run, compare_adapters
 
     if isinstance(adapters, Mapping):
         named = {name: _text(adapter) for name, adapter in adapters.items()}
         return compare_adapters(named, threshold)
     if isinstance(adapters, Run | str | os.PathLike):
-        return analyse_run(_path(adapters), threshold)
+        return analyze_run(_path(adapters), threshold)
     return compare_adapters([os.fspath(adapter) for adapter in adapters], threshold)
 
 

@@ -94,7 +94,7 @@ class Run:
         stage: from 1; 0: before any training; None: the last committed one. task: of the run; needed only where the
             method answers each task with another model (pertask).
         Over a bfloat16 backbone it comes in float32, which has room for the updates. Raises ModelError where the
-        weights cannot take updates in (quantised ones), InputErrors for a stage that is not there.
+        weights cannot take updates in (quantized ones), InputErrors for a stage that is not there.
 
         >>> model, tokenizer = run.model()
         >>> type(model).__name__

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from nlora.cli.analyze import ANALYSIS_FILE, analyse_run, collision_of
+from nlora.cli.analyze import ANALYSIS_FILE, analyze_run, collision_of
 from nlora.errors import AdapterError, NloraError, RunError
 from nlora.report.write import REPORT_FILE, write_report
 from nlora.runs.atomic import write_json
@@ -25,7 +25,7 @@ def write_outcome(run: RunFolder) -> Summary:
     """
     collision = None
     try:
-        values = analyse_run(run.folder)
+        values = analyze_run(run.folder)
         write_json(run.folder / ANALYSIS_FILE, values)
         collision = collision_of(values)
     except (AdapterError, RunError) as error:

@@ -1,6 +1,6 @@
 """What `nlora analyze` does: reads adapters or a run's stages, compares them, prints tables or JSON.
 
-    values = analyse_run("runs/demo/nlora")       # the JSON of the comparison, with collision against forgetting
+    values = analyze_run("runs/demo/nlora")       # the JSON of the comparison, with collision against forgetting
     collision = collision_of(values)              # what summary.json says of it
 
 Adapters are any stock PEFT LoRA folders, or hub ids of which only the two files of an adapter are fetched. A run's
@@ -41,7 +41,7 @@ from nlora.runs.run_yaml import RUN_FILE
 from nlora.runs.summary import SUMMARY_FILE, Collision, Summary, read_summary
 
 ANALYSIS_FILE = "analysis.json"
-"""In a run's folder: what `analyse_run` returns."""
+"""In a run's folder: what `analyze_run` returns."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -81,7 +81,7 @@ def analyze_command(
     return values
 
 
-def analyse_run(folder: str | Path, threshold: float | None = None) -> dict[str, Any]:
+def analyze_run(folder: str | Path, threshold: float | None = None) -> dict[str, Any]:
     """The comparison of a run's finished stages, as JSON, with `run` and `forgetting` beside it. Writes nothing.
 
     threshold: absolute; None: the default of `nlora.analysis.threshold`. A single finished stage has no pairs.
@@ -110,7 +110,7 @@ def compare_adapters(
 
 
 def collision_of(values: Mapping[str, Any]) -> Collision | None:
-    """What summary.json says of collisions; None without a pair. values: what `analyse_run` returned."""
+    """What summary.json says of collisions; None without a pair. values: what `analyze_run` returned."""
     if not values["pairs"]:
         return None
     return Collision(
@@ -155,7 +155,7 @@ def _stages(folder: Path, summary: Summary) -> dict[str, AdapterState]:
     finished = {task: stage for task, stage in stages.items() if stage.is_dir()}
     if not finished:
         raise RunError(
-            f"{folder}: none of its {len(stages)} stages is finished; go on with it, then analyse it"
+            f"{folder}: none of its {len(stages)} stages is finished; go on with it, then analyze it"
         )
     states = {
         task: load_factors(stage / ADAPTER) for task, stage in finished.items() if (stage / ADAPTER).is_dir()

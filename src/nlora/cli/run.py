@@ -194,7 +194,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
         backbone = load_backbone(
             config.model,
             dtype=config.dtype,
-            quantise=config.quantise,
+            quantize=config.quantize,
             trust_remote_code=config.trust_remote_code,
         )
         paths = try_out(

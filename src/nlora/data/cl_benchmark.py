@@ -6,7 +6,7 @@
 The released dev.json is test.json again, byte for byte: tuning on it is tuning on test, so it is never
 read (`evaluate.split: validation` holds out training examples instead). The test file of MNLI holds
 examples without a gold label, marked "-". The released scorer counts every answer to them as wrong;
-here they are left out unless `keep_unlabelled` asks for them (`protocol: released` does).
+here they are left out unless `keep_unlabeled` asks for them (`protocol: released` does).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nlora.data.rows import ProblemList
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Problem
 
-UNLABELLED = "-"
+UNLABELED = "-"
 
 _RELATION = 'What is the logical relationship between the "sentence 1" and the "sentence 2"?'
 _CHOOSE = "Choose one from the option."
@@ -71,7 +71,7 @@ def read(
     type: str | None = None,  # noqa: A002 (the task's field)
     instruction: str | None = None,
     labels: Sequence[str] | None = None,
-    keep_unlabelled: bool = False,
+    keep_unlabeled: bool = False,
     key: str = "",
 ) -> Task:
     """One data set of the benchmark as a task.
@@ -79,7 +79,7 @@ def read(
     name: the data set's name (agnews), or TYPE/name; the task carries the name without the type.
     type: the type to look in, for a name that two types share; null: any.
     instruction, labels: instead of the released ones.
-    keep_unlabelled: keep test examples whose label is "-", as the release does.
+    keep_unlabeled: keep test examples whose label is "-", as the release does.
     key: the configuration's key that names the data set, for the message where it is not there.
 
     Raises InputErrors with every problem found: a data set that is not there (with those that are), files
@@ -94,11 +94,11 @@ def read(
         )
     words = tuple(labels) if labels is not None else _read_labels(place / "labels.json", problems)
     train = _read_split(place / "train.json", words, problems)
-    test = _read_split(place / "test.json", words, problems, unlabelled=True)
+    test = _read_split(place / "test.json", words, problems, unlabeled=True)
     if problems:
         raise InputErrors(problems)
-    if not keep_unlabelled:
-        test = tuple(example for example in test if example.label != UNLABELLED)
+    if not keep_unlabeled:
+        test = tuple(example for example in test if example.label != UNLABELED)
     return Task(
         name=dataset,
         type=kind,
@@ -140,9 +140,9 @@ def _matches(there: Iterable[str], wanted: str) -> list[str]:
 
 
 def _read_split(
-    path: Path, labels: tuple[str, ...] | None, problems: list[Problem], *, unlabelled: bool = False
+    path: Path, labels: tuple[str, ...] | None, problems: list[Problem], *, unlabeled: bool = False
 ) -> tuple[Example, ...]:
-    allowed = None if labels is None else (*labels, UNLABELLED) if unlabelled else labels
+    allowed = None if labels is None else (*labels, UNLABELED) if unlabeled else labels
     examples, found = read_examples(str(path), labels=allowed, key=str(path.parent))
     problems += found
     return examples

@@ -1,4 +1,4 @@
-"""The ids of what all prompts of a task begin with, tokenised once, where that gives the very ids of whole prompts.
+"""The ids of what all prompts of a task begin with, tokenized once, where that gives the very ids of whole prompts.
 
     begin, rest = split_head(tokenizer, head, ids)
     ids(head + text) == begin + ids(rest + text)      # for every text
@@ -7,13 +7,13 @@ A tokenizer may merge across any border, so most places to cut at would be wrong
 between two words of its own, and only if each step of the tokenizer is known to decide what it does there by
 characters that the head itself holds:
 
-- normalisers that look at single characters, at characters and their accents, or at runs of spaces;
-- pre-tokenisers that look at classes of characters and at one character ahead (`_PATTERNS`);
-- then either the pre-tokeniser separates the two words, and the model sees one at a time, or the model is a BPE
+- normalizers that look at single characters, at characters and their accents, or at runs of spaces;
+- pre-tokenizers that look at classes of characters and at one character ahead (`_PATTERNS`);
+- then either the pre-tokenizer separates the two words, and the model sees one at a time, or the model is a BPE
   without any piece that reaches from the one word to the other: then no merge can.
 
 What such a cut changes is the beginning of what follows it, to which some tokenizers add a space. This does not depend
-on the text, so it shows in the head. Whatever is not known to be like that is tokenised whole.
+on the text, so it shows in the head. Whatever is not known to be like that is tokenized whole.
 """
 
 from __future__ import annotations
@@ -165,5 +165,5 @@ def _never_joins(backend: Any, pair: str) -> bool:
     if model.continuing_subword_prefix or model.end_of_word_suffix or pair[1] not in _SPACES:
         return False
     pieces = backend.get_vocab()
-    # Both are pieces, so neither is unknown: unknown neighbours may be made one.
+    # Both are pieces, so neither is unknown: unknown neighbors may be made one.
     return pair[0] in pieces and pair[1] in pieces and not any(pair in piece for piece in pieces)

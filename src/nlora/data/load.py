@@ -61,7 +61,7 @@ def load_tasks(
             elif config.data == EMBEDDED:
                 task = _from_embedded(source, key)
             elif benchmark is not None:
-                task = _from_benchmark(source, benchmark, key, keep_unlabelled=config.protocol == "released")
+                task = _from_benchmark(source, benchmark, key, keep_unlabeled=config.protocol == "released")
             else:
                 if config.data is None:
                     what = f"'{source.name}' has no 'train' and 'test' files, and 'data' names no benchmark"
@@ -185,14 +185,14 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
     )
 
 
-def _from_benchmark(source: TaskSource, folder: Path, key: str, *, keep_unlabelled: bool) -> Task:
+def _from_benchmark(source: TaskSource, folder: Path, key: str, *, keep_unlabeled: bool) -> Task:
     task = cl_benchmark.read(
         folder,
         source.name,
         type=source.type,
         instruction=None if source.instruction is None else source.instruction.strip(),
         labels=source.labels,
-        keep_unlabelled=keep_unlabelled,
+        keep_unlabeled=keep_unlabeled,
         key=key,
     )
     if problems := _check_labels(task.labels, key):

@@ -53,7 +53,7 @@ def _notes(task: Task) -> Iterator[str]:
 
 
 def _alike(labels: Sequence[str]) -> tuple[str, str] | None:
-    """Two labels that the normalisation of exact match would take for one."""
+    """Two labels that the normalization of exact match would take for one."""
     seen: dict[str, str] = {}
     for label in labels:
         if seen.setdefault(normalize(label), label) != label:

@@ -28,11 +28,11 @@ _COMPRESSED = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzst
 class Form:
     """What is known of a file beside its format.
 
-    labelled: whether every row needs a label.
+    labeled: whether every row needs a label.
     quoting: whether cells of a table may stand in quotes; None: in CSV they may, in TSV a quote is a character.
     """
 
-    labelled: bool = True
+    labeled: bool = True
     quoting: bool | None = None
 
 
@@ -169,7 +169,7 @@ def _read_table(
                     continue
                 if header is None:
                     header = [cell.strip() for cell in cells]
-                    if wrong := _header_problem(header, form.labelled, delimiter, quoting):
+                    if wrong := _header_problem(header, form.labeled, delimiter, quoting):
                         problems.add(where, wrong)
                         return
                 elif len(cells) != len(header):
@@ -197,11 +197,11 @@ def _quoting_hint(cells: Sequence[str]) -> str:
     return "; if the file puts cells in quotes, set quoting: true" if quoted else ""
 
 
-def _header_problem(header: list[str], labelled: bool, delimiter: str, quoting: bool) -> str | None:
+def _header_problem(header: list[str], labeled: bool, delimiter: str, quoting: bool) -> str | None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         return f"the header names '{twice[0]}' twice"
-    wrong = column_problem(header, labelled=labelled)
+    wrong = column_problem(header, labeled=labeled)
     if wrong and not quoting:
         wrong += _quoting_hint(header)
     if wrong and len(header) == 1:
@@ -218,7 +218,7 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
     number = 0
     try:
         table = pyarrow.parquet.ParquetFile(file)
-        if wrong := column_problem(table.schema_arrow.names, labelled=form.labelled):
+        if wrong := column_problem(table.schema_arrow.names, labeled=form.labeled):
             problems.add(problems.file, wrong)
             return
         for batch in table.iter_batches():

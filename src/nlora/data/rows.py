@@ -55,9 +55,9 @@ class ProblemList:
         return [*self._shown, Problem(self.file, f"{more} problems")]
 
 
-def column_problem(fields: Sequence[str], *, labelled: bool = True) -> str | None:
+def column_problem(fields: Sequence[str], *, labeled: bool = True) -> str | None:
     """What is wrong with the columns of a table, whose every row has the same fields; None: nothing."""
-    for wanted in (TEXT_FIELDS, LABEL_FIELDS) if labelled else (TEXT_FIELDS,):
+    for wanted in (TEXT_FIELDS, LABEL_FIELDS) if labeled else (TEXT_FIELDS,):
         if not any(field in fields for field in wanted):
             return chat_problem(fields) or _missing(wanted, fields)
     return None

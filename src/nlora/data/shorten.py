@@ -1,6 +1,6 @@
 """Prompts that are too long, shortened in their text: the head before it and "Answer:" after it stay.
 
-fit(tokenise, head, texts, tail, room=500)             # ids of each prompt, at most 500
+fit(tokenize, head, texts, tail, room=500)             # ids of each prompt, at most 500
 fit_by_search(ids, head, texts, tail, room=500)        # without knowing which characters a token stands for
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 
 
 def fit(
-    tokenise: Callable[[list[str]], Mapping[str, Any]], head: str, texts: Sequence[str], tail: str, room: int
+    tokenize: Callable[[list[str]], Mapping[str, Any]], head: str, texts: Sequence[str], tail: str, room: int
 ) -> list[list[int]]:
     """The ids of each prompt with its text shortened by as many tokens as are too many.
 
-    tokenise: gives input_ids and offset_mapping of texts.
+    tokenize: gives input_ids and offset_mapping of texts.
 
     Tokens at the cut can split differently than before it, so a second round is sometimes needed; every
     round removes at least one character of each prompt that is still too long.
@@ -24,7 +24,7 @@ def fit(
     fitting: dict[int, list[int]] = {}
     texts = list(texts)
     while rest := [i for i in range(len(texts)) if i not in fitting]:
-        batch = tokenise([head + texts[i] + tail for i in rest])
+        batch = tokenize([head + texts[i] + tail for i in rest])
         for i, ids, offsets in zip(rest, batch["input_ids"], batch["offset_mapping"], strict=True):
             if len(ids) <= room:
                 fitting[i] = ids

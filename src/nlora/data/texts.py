@@ -57,9 +57,9 @@ def read_texts(
 
 def _read(file: IO[bytes], name: str, kind: str | None, quoting: bool | None) -> list[dict[str, Any]]:
     """kind: None: by the first line, which is then read again."""
-    chosen = kind or _recognised(file)
+    chosen = kind or _recognized(file)
     problems = ProblemList(name)
-    rows = to_texts(READERS[chosen](file, Form(labelled=False, quoting=quoting), problems), problems)
+    rows = to_texts(READERS[chosen](file, Form(labeled=False, quoting=quoting), problems), problems)
     found = problems.report()
     if found and kind is None and chosen != "text":
         what = f"{name} begins as JSON does and was read as that; --format text takes its lines as they are"
@@ -69,7 +69,7 @@ def _read(file: IO[bytes], name: str, kind: str | None, quoting: bool | None) ->
     return rows
 
 
-def _recognised(file: IO[bytes]) -> str:
+def _recognized(file: IO[bytes]) -> str:
     """json, jsonl or text, by the first line that is not empty. Raises InputErrors for the header of a table."""
     start = next((line for line in (raw.strip() for raw in file) if line), b"").decode("utf-8-sig", "replace")
     file.seek(0)

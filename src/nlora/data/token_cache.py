@@ -1,7 +1,7 @@
-"""Encoded examples on the disk: what one run has tokenised, every later run reads.
+"""Encoded examples on the disk: what one run has tokenized, every later run reads.
 
     encoder = ExampleTokenizer(tokenizer, ..., cache=TokenCache(tokenizer))
-    encoder.encode(task, task.train)       # tokenises, and writes ~/.cache/nlora/encoded/<key>.arrow
+    encoder.encode(task, task.train)       # tokenizes, and writes ~/.cache/nlora/encoded/<key>.arrow
     encoder.encode(task, task.train)       # reads that file, in this process or in any later one
 
 The key is a SHA-256 over everything that decides an id: the tokenizer, the encoder's settings, the prompt's wording,
@@ -12,7 +12,7 @@ A file is an Arrow stream of the blocks of `nlora.data.columns` (columns same, c
 prompt in the schema's metadata), then 32 bytes that say that it is whole and the one asked for; any other is replaced.
 Files are read by memory map. They may be deleted at any time; when one is written and all of them exceed LIMIT_BYTES,
 the least recently used ones go, but none that a run may still be reading. A folder that cannot be written is no error:
-then every run tokenises for itself.
+then every run tokenizes for itself.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FORMAT = 2
 """To be raised with every change by which a prompt or an answer gets other ids, or a file another layout."""
 
 LEAST_CHARACTERS = 100_000
-"""Prompts of fewer characters in all are not kept: tokenising them takes about as long as opening a file does."""
+"""Prompts of fewer characters in all are not kept: tokenizing them takes about as long as opening a file does."""
 
 LIMIT_BYTES = 2 << 30
 """What all files together may take: the tokens of about five million examples."""

@@ -1,20 +1,20 @@
-"""Prompts and answers -> token ids, each example tokenised once.
+"""Prompts and answers -> token ids, each example tokenized once.
 
     encoder = ExampleTokenizer(tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
     encoder.encode(task, task.train)[0]          # TokenizedExample(prompt_ids=[1, 894, ...], answer_ids=[344, 2])
 
 Encoder-decoder models read the prompt with whatever special tokens their tokenizer puts around it, and
-their answer is tokenised alone. Causal models read on: the answer is " " + label, as the tokenizer splits
+their answer is tokenized alone. Causal models read on: the answer is " " + label, as the tokenizer splits
 it after "Answer:", and then the end token.
 
 A prompt that is too long is shortened in its text; the instruction and "Answer:" stay. `truncate="released"`
-instead does what the released code did: cut the ids, decode them, and tokenise the result again, which
+instead does what the released code did: cut the ids, decode them, and tokenize the result again, which
 loses "Answer:" and, with T5, every newline.
 
-What all prompts of a task begin with is tokenised once where that is exact (`nlora.data.head_split`) and held once
-(`nlora.data.columns`). With a cache (`nlora.data.token_cache`), later runs read the ids instead of tokenising again.
+What all prompts of a task begin with is tokenized once where that is exact (`nlora.data.head_split`) and held once
+(`nlora.data.columns`). With a cache (`nlora.data.token_cache`), later runs read the ids instead of tokenizing again.
 
-Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenised as characters.
+Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenized as characters.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ExampleTokenizer:
     text_positions: the longest text that the model has positions for: a causal model's prompt and answer, an
         encoder's prompt; None: no such limit.
     known_tokens: how many the model's embedding has rows for; None: whatever the tokenizer gives.
-    generates: whether answers to labelled tasks are generated, too, so that any may take max_target_tokens.
+    generates: whether answers to labeled tasks are generated, too, so that any may take max_target_tokens.
     cache: where the ids are kept for later runs; None: nowhere.
     end_id: the token that ends every answer.
     """
@@ -238,7 +238,7 @@ class ExampleTokenizer:
         """The ids of " " + text as they follow "Answer:".
 
         Normally the ids of "Answer:" begin those of "Answer: text", and the answer is the rest. A tokenizer
-        may merge across that border, though; then the answer is tokenised alone, in the first way that
+        may merge across that border, though; then the answer is tokenized alone, in the first way that
         reads the same behind "Answer:".
         """
         base, whole = self._plain(prompts.TAIL), self._plain(f"{prompts.TAIL} {text}")
@@ -287,7 +287,7 @@ class ExampleTokenizer:
 
 
 def _batches(examples: Sequence[Example], head_chars: int) -> Iterator[list[Example]]:
-    """The examples in their order, a few at a time. head_chars: what is tokenised before each text."""
+    """The examples in their order, a few at a time. head_chars: what is tokenized before each text."""
     some: list[Example] = []
     characters = 0
     for example in examples:

@@ -44,7 +44,7 @@ class PackedPrefiller:
         self._beginning: KeysValues = []
 
     def read(self, prompts: Sequence[TokenizedExample]) -> PackedPrefill:
-        """Reads some of the prompts; fastest where neighbours are of about one length."""
+        """Reads some of the prompts; fastest where neighbors are of about one length."""
         device = next(self._model.parameters()).device
         lengths = [len(e.prompt_ids) - self._shared for e in prompts]
         first: list[Tensor] = []

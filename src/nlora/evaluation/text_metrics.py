@@ -69,7 +69,7 @@ def _scorer() -> Any:
 
 @lru_cache(maxsize=65_536)
 def rouge(prediction: str, reference: str) -> Rouge:
-    """ROUGE-1 and ROUGE-L F-measures of the texts as they are (rouge-score tokenises), with Porter stemming.
+    """ROUGE-1 and ROUGE-L F-measures of the texts as they are (rouge-score tokenizes), with Porter stemming.
 
     Texts without any ASCII letter or digit have no tokens and score 0, even against themselves.
     Classification repeats few distinct pairs, so they are remembered.

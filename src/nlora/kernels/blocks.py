@@ -26,7 +26,7 @@ from torch.nn import functional as F
 # took up to 45 % longer than the best, for its many calls, and 2**19 up to 50 %, for the cache.
 CPU_BLOCK_ENTRIES = 2**18
 # On a GPU a block is one launch for all modules that fit: 16 MiB of float32, less than the second-level cache of
-# a data-centre GPU and enough to fill it. Chosen by this reasoning; not yet measured there.
+# a data-center GPU and enough to fill it. Chosen by this reasoning; not yet measured there.
 GPU_BLOCK_ENTRIES = 2**22
 # Bounds the copies of factors that a walk makes.
 MODULES_AT_ONCE = 32

@@ -55,7 +55,7 @@ class Method:
     """adapter: a fresh low-rank update per task, the backbone frozen. weights: the backbone's own."""
 
     weights: ClassVar[Literal["any", "float"]] = "any"
-    """float: the method differentiates the backbone's own weights, which must not be quantised then."""
+    """float: the method differentiates the backbone's own weights, which must not be quantized then."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__module__.rpartition(".")[2]

@@ -4,7 +4,7 @@
     backbone.model, backbone.tokenizer, backbone.encoder_decoder
 
 The embedded default is SmolLM2-135M-Instruct, which a package index carries as a 4-bit GGUF file. It is
-dequantised once into the cache folder, and loaded from there like any other folder.
+dequantized once into the cache folder, and loaded from there like any other folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.errors import ModelError
-from nlora.models.quantization import Quantise, keep_trainable, loading_arguments
+from nlora.models.quantization import Quantize, keep_trainable, loading_arguments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,12 +58,12 @@ class _Source:
 
 
 def load_backbone(
-    name: str, *, dtype: str = "float32", quantise: Quantise | None = None, trust_remote_code: bool = False
+    name: str, *, dtype: str = "float32", quantize: Quantize | None = None, trust_remote_code: bool = False
 ) -> Backbone:
     """Model and tokenizer, ready to be taught, on the device that accelerate picks (a GPU where there is one).
 
-    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16". quantise: see `nlora.models.quantization`.
-    Raises ModelError when it is not there, is no language model, cannot be quantised, or its tokenizer has no end
+    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16". quantize: see `nlora.models.quantization`.
+    Raises ModelError when it is not there, is no language model, cannot be quantized, or its tokenizer has no end
     token.
     """
     import torch
@@ -73,7 +73,7 @@ def load_backbone(
     config = load_config(name, trust_remote_code=trust_remote_code)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     number, device = getattr(torch, dtype), PartialState().device
-    arguments = source.arguments | (loading_arguments(quantise, number, device) if quantise else {})
+    arguments = source.arguments | (loading_arguments(quantize, number, device) if quantize else {})
     with _one_clear_line(name), quiet_bars():
         model, found = _kind(config, name).from_pretrained(
             source.path,
@@ -89,12 +89,12 @@ def load_backbone(
             f"they are of another model than {type(model).__name__}"
         )
     if source.gguf_file:
-        _forget_quantisation(model)
+        _forget_quantization(model)
     model.eval()
     model.requires_grad_(False)
-    if quantise is None:
+    if quantize is None:
         model.to(device)
-    keep_trainable(model)  # a model of the hub may come quantised
+    keep_trainable(model)  # a model of the hub may come quantized
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     return Backbone(model, tokenizer, encoder_decoder, name)
 
@@ -245,7 +245,7 @@ def embedded_folder() -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Dequantises the GGUF file into a folder that appears whole or not at all."""
+    """Dequantizes the GGUF file into a folder that appears whole or not at all."""
     import torch
     import transformers
 
@@ -256,7 +256,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             warnings.simplefilter("ignore")
             source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
             model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-            _forget_quantisation(model)
+            _forget_quantization(model)
             model.config._name_or_path = EMBEDDED
             model.save_pretrained(temporary)
             transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
@@ -271,8 +271,8 @@ def _convert(gguf: Path, folder: Path) -> None:
         raise
 
 
-def _forget_quantisation(model: Any) -> None:
-    """A dequantised GGUF model still says that it is quantised, and would not save or train."""
+def _forget_quantization(model: Any) -> None:
+    """A dequantized GGUF model still says that it is quantized, and would not save or train."""
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None

@@ -37,9 +37,9 @@ class FullModel:
 
     @classmethod
     def attach(cls, model: nn.Module) -> FullModel:
-        """Make every parameter trainable. Raises ModelError for a quantised backbone, which cannot be."""
-        if quantised := next((n for n, p in model.named_parameters() if not p.is_floating_point()), None):
-            raise ModelError(f"{quantised} is quantised and cannot be trained; load the model in float32")
+        """Make every parameter trainable. Raises ModelError for a quantized backbone, which cannot be."""
+        if quantized := next((n for n, p in model.named_parameters() if not p.is_floating_point()), None):
+            raise ModelError(f"{quantized} is quantized and cannot be trained; load the model in float32")
         model.requires_grad_(True)
         return cls(model)
 

@@ -5,7 +5,7 @@
     f.update()                                                  # ΔW = scaling·B·A, (out, in)
 
 Reading needs safetensors only, no model and no PEFT. What would change the meaning of B·A (DoRA, a trained
-bias, an initialisation that moved the frozen weights, ...) is refused by name instead of being ignored.
+bias, an initialization that moved the frozen weights, ...) is refused by name instead of being ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NOT_PLAIN = (
     "layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
     "velora_config", "target_parameters",
 )  # fmt: skip
-# Initialisations that subtract from the frozen weight what they put into the factors.
+# Initializations that subtract from the frozen weight what they put into the factors.
 _MOVES_WEIGHT = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 

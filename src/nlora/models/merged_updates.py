@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from nlora.errors import AdapterError, ModelError
 from nlora.models.lora_factors import AdapterState, LoraFactors, stack
-from nlora.models.target_modules import in_and_out, is_quantised, linear_layer, shares_weight
+from nlora.models.target_modules import in_and_out, is_quantized, linear_layer, shares_weight
 
 
 class MergedUpdates:
     """The target modules of a backbone, with their original weights kept on the CPU in their own dtype.
 
     Works on the modules themselves, so it may fold while an adapter is attached to them.
-    Raises ModelError for a module that is no linear layer, is quantised, or shares its weight with another: see
+    Raises ModelError for a module that is no linear layer, is quantized, or shares its weight with another: see
     `nlora.models.unmerged_updates`.
     """
 
@@ -88,10 +88,10 @@ def _plain_linear(model: nn.Module, name: str) -> nn.Module:
             f"{name} shares its weight with another layer, which has updates of its own; updates cannot be folded "
             "into such weights, keep them beside (nlora.models.unmerged_updates)"
         )
-    if is_quantised(module):
+    if is_quantized(module):
         raise ModelError(
-            f"{name} is quantised ({type(module).__name__}, {_weight(module).dtype}); updates cannot be folded "
-            "into quantised weights, keep them beside (nlora.models.unmerged_updates) or load the model in float32 or bfloat16"
+            f"{name} is quantized ({type(module).__name__}, {_weight(module).dtype}); updates cannot be folded "
+            "into quantized weights, keep them beside (nlora.models.unmerged_updates) or load the model in float32 or bfloat16"
         )
     return module
 

@@ -43,7 +43,7 @@ class OsfLayers:
         """Freeze `model` but for the trailing singular directions of `lora.targets`.
 
         preserved: share of each layer's singular directions that stay frozen, in (0, 1).
-        Raises ModelError for layers that PEFT's OSF does not take (GPT-2's Conv1D, quantised ones).
+        Raises ModelError for layers that PEFT's OSF does not take (GPT-2's Conv1D, quantized ones).
         """
         from peft import OSFConfig, get_peft_model
 

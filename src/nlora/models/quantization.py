@@ -1,8 +1,8 @@
 """A backbone in 4 or 8 bit: how it is loaded, and what stands in the way, said before anything starts.
 
-    load_backbone("meta-llama/Llama-3.1-8B", dtype="bfloat16", quantise="4bit")
+    load_backbone("meta-llama/Llama-3.1-8B", dtype="bfloat16", quantize="4bit")
 
-4bit is QLoRA's format (arXiv 2305.14314): NF4 codes in blocks of 64, whose scales are themselves quantised. 8bit is
+4bit is QLoRA's format (arXiv 2305.14314): NF4 codes in blocks of 64, whose scales are themselves quantized. 8bit is
 LLM.int8() (arXiv 2208.07339). Both by bitsandbytes, the extra `nlora[quant]`. The head and the embedding stay as
 they are. The updates are float32 as ever, and earlier ones are kept beside the weights (`nlora.models.unmerged_updates`).
 """
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from nlora.config.load import LoadedConfig
     from nlora.methods.base import Method
 
-Quantise = Literal["4bit", "8bit"]
+Quantize = Literal["4bit", "8bit"]
 _NOT_INSTALLED = missing("bitsandbytes")
 
 
-def quantise_problems(loaded: LoadedConfig, methods: Sequence[Method]) -> list[Problem]:
-    """Why this run cannot have a quantised backbone; empty where it can, or wants none."""
+def quantize_problems(loaded: LoadedConfig, methods: Sequence[Method]) -> list[Problem]:
+    """Why this run cannot have a quantized backbone; empty where it can, or wants none."""
     config = loaded.config
-    if config.quantise is None:
+    if config.quantize is None:
         return []
-    where = loaded.places.where(("quantise",))
+    where = loaded.places.where(("quantize",))
     problems = []
     if importlib.util.find_spec("bitsandbytes") is None:
         problems.append(Problem(where, _NOT_INSTALLED))
     if config.model.lower().endswith(".gguf"):
         what = (
-            "a GGUF file cannot be quantised again; leave quantise out, or give a folder or hub id as model"
+            "a GGUF file cannot be quantized again; leave quantize out, or give a folder or hub id as model"
         )
         problems.append(Problem(where, what))
     if any(needs_floats(method) for method in methods):
-        what = f"{config.method.name} needs the backbone's weights as numbers; leave quantise out"
+        what = f"{config.method.name} needs the backbone's weights as numbers; leave quantize out"
         problems.append(Problem(where, what))
     return problems
 
@@ -51,16 +51,16 @@ def needs_floats(method: Method) -> bool:
     return method.trains == "weights" or method.weights == "float"
 
 
-def loading_arguments(quantise: Quantise, dtype: Any, device: Any) -> dict[str, Any]:
+def loading_arguments(quantize: Quantize, dtype: Any, device: Any) -> dict[str, Any]:
     """What `from_pretrained` needs beside the rest. dtype: a torch number format, that of the layers' products.
 
     Raises MissingExtraError where bitsandbytes is not installed.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtraError(f"quantise: {_NOT_INSTALLED}")
+        raise MissingExtraError(f"quantize: {_NOT_INSTALLED}")
     from transformers import BitsAndBytesConfig
 
-    if quantise == "4bit":
+    if quantize == "4bit":
         format_ = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

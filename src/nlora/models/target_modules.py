@@ -2,7 +2,7 @@
 
     target_modules(model, LoraOptions())     # [ModuleShape("model.layers.0.self_attn.q_proj", 576, 576), ...]
 
-The families of transformers name these layers differently; they are recognised by the names of the model's
+The families of transformers name these layers differently; they are recognized by the names of the model's
 own linear layers, so that a family does not have to be known in advance. Only layers that text passes through are
 adapted: an adapter in a tower for images or sounds would never train.
 """
@@ -213,7 +213,7 @@ def _within(name: str, part: str) -> bool:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A linear layer, bitsandbytes' quantised ones and GPT-2's Conv1D (its weight is stored transposed) included."""
+    """A linear layer, bitsandbytes' quantized ones and GPT-2's Conv1D (its weight is stored transposed) included."""
     return isinstance(module, nn.Linear | Conv1D)
 
 
@@ -225,7 +225,7 @@ def in_and_out(module: nn.Module) -> tuple[int, int]:
     return module.in_features, module.out_features
 
 
-def is_quantised(layer: nn.Module) -> bool:
+def is_quantized(layer: nn.Module) -> bool:
     """Whether the weight of a linear layer is not its (out, in) numbers, but a code for them."""
     weight: Any = layer.weight
     plain = in_and_out(layer) if isinstance(layer, Conv1D) else in_and_out(layer)[::-1]
@@ -234,7 +234,7 @@ def is_quantised(layer: nn.Module) -> bool:
 
 def takes_updates(layer: nn.Module) -> bool:
     """Whether the weight of a linear layer has room for small updates: numbers of 32 bits or more."""
-    return cast(Any, layer).weight.dtype in _WIDE and not is_quantised(layer)
+    return cast(Any, layer).weight.dtype in _WIDE and not is_quantized(layer)
 
 
 def shares_weight(model: nn.Module, layer: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Earlier tasks' updates kept beside frozen weights that cannot take them in: quantised, shared, or of 16 bits.
+"""Earlier tasks' updates kept beside frozen weights that cannot take them in: quantized, shared, or of 16 bits.
 
     beside = UnmergedUpdates(model, [shape.name for shape in target_modules(model, lora)])
     beside.fold([state_1, state_2])        # the model now computes with W0 + ΔW_1 + ΔW_2
@@ -10,7 +10,7 @@ layer computes, with A and B of all updates concatenated: one update of rank Σ 
 were; once the one matrix B·A is cheaper, x·(B·A)ᵀ. So a layer never costs more than twice as much.
 
 A weight that several layers share (Zamba2's blocks) cannot take in the updates that each of them has of its own.
-Quantised weights would have to be quantised again, which changes them by more than an update is large. A bfloat16
+Quantized weights would have to be quantized again, which changes them by more than an update is large. A bfloat16
 weight has 8 significant bits, and rounding W0 + ΔW to them leaves every entry of ΔW out that is less than about 1/512
 of its weight: half of them, for N-LoRA's small updates, and a quarter of the update's norm (docs/performance.md).
 """

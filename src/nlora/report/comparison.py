@@ -128,8 +128,8 @@ def compare(
     groups = _groups(runs)
     rows = _told_apart([(_row(group), group[0][0]) for group in groups])
     beside = _published(rows, everything=published == "all")
-    labelled = [(row.label, [s for _, s in group]) for row, group in zip(rows, groups, strict=True)]
-    told, compares = notes_on(labelled)
+    labeled = [(row.label, [s for _, s in group]) for row, group in zip(rows, groups, strict=True)]
+    told, compares = notes_on(labeled)
     notes = (*_repeated(groups, rows), *told, *_thresholds(groups))
     return Comparison(tuple(rows), tuple(beside), notes, compares)
 

@@ -13,7 +13,7 @@ from nlora.report.published import order_of
 from nlora.runs.summary import Digests, Summary
 from nlora.runs.task_facts import DECODE_NAMES, METRIC_NAMES, by_task
 
-Labelled = Sequence[tuple[str, Sequence[Summary]]]
+Labeled = Sequence[tuple[str, Sequence[Summary]]]
 """The rows: each with its label, and the runs that it is made of."""
 _DECODES = "These runs' answers were made in different ways, which do not compare:"
 _METRICS = "These runs' scores are of different kinds; averages do not compare:"
@@ -57,7 +57,7 @@ def same_setting(a: Summary, b: Summary) -> bool:
     )
 
 
-def notes_on(rows: Labelled) -> tuple[list[str], bool]:
+def notes_on(rows: Labeled) -> tuple[list[str], bool]:
     """What has to be said, and whether averages compare."""
     found = [(heading, _unlike(rows, condition)) for heading, condition in _CONDITIONS]
     common = _asked_in_all([s.decode for _, summaries in rows for s in summaries if s.decode])
@@ -70,7 +70,7 @@ def notes_on(rows: Labelled) -> tuple[list[str], bool]:
     return [*notes, *_scores(rows)], alike and not different
 
 
-def scoring_notes(rows: Labelled) -> tuple[list[tuple[str, list[str]]], bool]:
+def scoring_notes(rows: Labeled) -> tuple[list[tuple[str, list[str]]], bool]:
     """What differs in the metrics, examples and prompts, heading by heading, and whether averages compare for that."""
     common = _asked_in_all([s.metrics or s.tasks for _, summaries in rows for s in summaries])
     metrics = _unlike(rows, lambda s: by_task({task: METRIC_NAMES[s.metric_of(task)] for task in common}))
@@ -85,7 +85,7 @@ def _asked_in_all(runs: Sequence[Iterable[str]]) -> list[str]:
     return [task for task in (runs[0] if runs else ()) if all(task in asked for asked in map(set, runs))]
 
 
-def _unlike(rows: Labelled, condition: Callable[[Summary], str | None]) -> list[str]:
+def _unlike(rows: Labeled, condition: Callable[[Summary], str | None]) -> list[str]:
     """A line for every value that runs have, where they have several."""
     found: dict[str, list[str]] = {}
     for label, summaries in rows:
@@ -95,7 +95,7 @@ def _unlike(rows: Labelled, condition: Callable[[Summary], str | None]) -> list[
     return [f"{value}: {_listed(labels)}" for value, labels in found.items()] if len(found) > 1 else []
 
 
-def _different(rows: Labelled, what: str, kind: Callable[[Digests], tuple[str, int]]) -> list[str]:
+def _different(rows: Labeled, what: str, kind: Callable[[Digests], tuple[str, int]]) -> list[str]:
     """A line for every set of examples that a task has, where it has several; tasks that differ alike are one."""
     alike: dict[tuple[tuple[int, str], ...], list[str]] = {}
     for task in dict.fromkeys(task for _, summaries in rows for s in summaries for task in s.digests):
@@ -115,7 +115,7 @@ def _different(rows: Labelled, what: str, kind: Callable[[Digests], tuple[str, i
     return lines
 
 
-def _is_sampled(rows: Labelled) -> bool:
+def _is_sampled(rows: Labeled) -> bool:
     """Whether any two runs were scored on different samples of the same examples."""
     samples: dict[tuple[str, str, int], set[str]] = {}
     for _, summaries in rows:
@@ -125,7 +125,7 @@ def _is_sampled(rows: Labelled) -> bool:
     return any(len(found) > 1 for found in samples.values())
 
 
-def _scores(rows: Labelled) -> list[str]:
+def _scores(rows: Labeled) -> list[str]:
     """What the scores are, where all runs say the same."""
     found = {summary.scoring for _, summaries in rows for summary in summaries}
     return [] if len(found) != 1 or found == {""} else [f"Scores in percent: {found.pop()}."]

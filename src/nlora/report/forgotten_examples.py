@@ -4,7 +4,7 @@
         found.task, found.right_then, found.right_now, len(found.examples)
 
 Read from the predictions of a task's own stage and of the last stage; right means exact match after the
-released normalisation, as in the accuracy matrix.
+released normalization, as in the accuracy matrix.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     for row in published_results("order_1"):
         print(row.name, row.table.model, row.average_accuracy)    # O-LoRA T5-large 75.4
 
-An order is recognised by its tasks' names alone. The published numbers belong to other models and to another protocol
+An order is recognized by its tasks' names alone. The published numbers belong to other models and to another protocol
 than most runs; each table's note says which, and belongs under every table that shows its numbers.
 """
 

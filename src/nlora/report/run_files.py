@@ -57,7 +57,7 @@ class RunFiles:
     """One run as the report needs it.
 
     label: what the run is called on the page, unlike the others' there.
-    order: its place among them, from 0, which is also its colour.
+    order: its place among them, from 0, which is also its color.
     config: None where the configuration is of another nlora.
     """
 
@@ -86,7 +86,7 @@ def load_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
     twice = next((path for index, path in enumerate(paths) if path in paths[:index]), None)
     if twice is not None:
         raise RunError(f"{twice}: is named twice; name each run once")
-    return _labelled([load_run(path) for path in paths])
+    return _labeled([load_run(path) for path in paths])
 
 
 def load_run(folder: Path) -> RunFiles:
@@ -117,7 +117,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _labelled(runs: list[RunFiles]) -> list[RunFiles]:
+def _labeled(runs: list[RunFiles]) -> list[RunFiles]:
     names = [run.summary.name for run in runs]
     seeded = [f"{run.summary.name}, seed {run.summary.seed}" for run in runs]
     folders = [str(run.folder) for run in runs]

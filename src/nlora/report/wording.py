@@ -15,7 +15,7 @@ from nlora.runs.run_yaml import RUN_FILE
 
 _DECODE = {
     "labels": "the likeliest label of the task's set",
-    "generate": "greedy decoding and exact match after the released normalisation",
+    "generate": "greedy decoding and exact match after the released normalization",
 }
 
 

@@ -102,7 +102,7 @@ def merged(stage: Checkpoint, index: int) -> Backbone:
     """The stage's model as a plain one of transformers, with the updates that answer a task in its weights.
 
     index: as of `ServedModel.answer`. A backbone of 16 bits comes in float32: its own numbers have no room for the updates.
-    Raises ModelError where its weights cannot take updates in: they are quantised, or shared by several layers.
+    Raises ModelError where its weights cannot take updates in: they are quantized, or shared by several layers.
     """
     backbone = _backbone(stage.config)
     if stage.method.trains == "adapter" and not getattr(backbone.model, "is_quantized", False):
@@ -111,7 +111,7 @@ def merged(stage: Checkpoint, index: int) -> Backbone:
     learned.serve(stage.method, index)
     if any(learned.updates) and not learned.is_in_weights:
         raise ModelError(
-            f"model {stage.config.model}: its weights are quantised or shared by layers, so that updates cannot be "
+            f"model {stage.config.model}: its weights are quantized or shared by layers, so that updates cannot be "
             "merged into them; load the adapters of the stages with PEFT, or ask the run itself"
         )
     return backbone
@@ -123,7 +123,7 @@ def _backbone(config: Config) -> Backbone:
     return load_backbone(
         config.model,
         dtype=config.dtype,
-        quantise=config.quantise,
+        quantize=config.quantize,
         trust_remote_code=config.trust_remote_code,
     )
 

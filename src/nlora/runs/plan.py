@@ -26,7 +26,7 @@ from nlora.errors import InputErrors, NloraError, Problem, missing
 from nlora.methods.registry import build
 from nlora.methods.base import Method
 from nlora.models.positions import Positions, positions_of
-from nlora.models.quantization import quantise_problems
+from nlora.models.quantization import quantize_problems
 from nlora.runs.run_yaml import folder_problem
 from nlora.runs.stage_plan import StagePlan, stage_plans
 
@@ -106,7 +106,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
             wrong = family_problems(config, encoder.encoder_decoder)
             problems += [Problem(loaded.places.where((p.where,)), p.what) for p in wrong]
     problems += _missing_extras(loaded)
-    problems += [] if loaded.doubts("quantise") else quantise_problems(loaded, (methods or [])[:1])
+    problems += [] if loaded.doubts("quantize") else quantize_problems(loaded, (methods or [])[:1])
     wrong_folder = None if loaded.doubts("output_dir") else folder_problem(Path(config.output_dir))
     if wrong_folder:
         problems.append(Problem(loaded.places.where(("output_dir",)), wrong_folder))

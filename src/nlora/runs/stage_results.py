@@ -22,7 +22,7 @@ from nlora.training.trainer import TrainResult
 
 
 def accuracy(task: Task, answers: Answers) -> float:
-    """Exact match in percent of the task's test examples, after the released normalisation.
+    """Exact match in percent of the task's test examples, after the released normalization.
 
     Labels that this would make one are compared as they are.
     """

@@ -24,7 +24,7 @@ from nlora.models.lora_adapter import ADAPTER
 from nlora.models.lora_factors import AdapterState
 from nlora.models.merged_updates import MergedUpdates
 from nlora.models.quantization import needs_floats
-from nlora.models.target_modules import is_quantised, linear_layer, shares_weight, takes_updates
+from nlora.models.target_modules import is_quantized, linear_layer, shares_weight, takes_updates
 from nlora.models.unmerged_updates import UnmergedUpdates
 
 MEMORY_FILE = "memory.safetensors"
@@ -38,7 +38,7 @@ class UpdateHistory:
         self.memory: Memory = {}
         self._model, self._names = model, list(module_names)
         self._folded = keep_updates(model, module_names)
-        self._quantised = any(is_quantised(linear_layer(model, name)) for name in module_names)
+        self._quantized = any(is_quantized(linear_layer(model, name)) for name in module_names)
         self._inside: list[AdapterState] = []
 
     @property
@@ -65,11 +65,11 @@ class UpdateHistory:
     def prepare(self, method: Method) -> None:
         """Put those updates into the backbone that are in it while the next stage trains.
 
-        Raises ModelError where the backbone is quantised and the method needs its weights.
+        Raises ModelError where the backbone is quantized and the method needs its weights.
         """
-        if needs_floats(method) and self._quantised:
+        if needs_floats(method) and self._quantized:
             raise ModelError(
-                f"{method.name} needs the backbone's weights as numbers, and they are quantised; "
+                f"{method.name} needs the backbone's weights as numbers, and they are quantized; "
                 "load the model in float32 or bfloat16"
             )
         self._fold(method.frozen(self.updates))

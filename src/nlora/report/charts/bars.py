@@ -18,7 +18,7 @@ _ROW = 26.0
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row. parts: name, length in the axis' unit, role of the colour; drawn one after another."""
+    """One row. parts: name, length in the axis' unit, role of the color; drawn one after another."""
 
     name: str
     parts: tuple[tuple[str, float, str], ...]

@@ -39,7 +39,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One small chart: the series that it is about, over the others in grey."""
+    """One small chart: the series that it is about, over the others in gray."""
 
     title: str
     series: tuple[Series, ...]
@@ -111,7 +111,7 @@ def small_multiples(
     width: float,
     names: Sequence[Series] = (),
 ) -> Scene:
-    """Panels in rows, all with the same axes. names: series explained once below, where colours mean runs."""
+    """Panels in rows, all with the same axes. names: series explained once below, where colors mean runs."""
     rows = -(-len(panels) // max(1, int(width // 155)))
     columns = -(-len(panels) // rows)  # no row much shorter than the others
     cell, gap, height = width / columns, 18.0, 128.0

@@ -1,17 +1,17 @@
-"""The colours of a report by what they are for, on light and on dark paper.
+"""The colors of a report by what they are for, on light and on dark paper.
 
     LIGHT["accent"], DARK["accent"]      # "#0b6b70", "#6ccac3"
-    heat_role(0.5)                       # "heat8": the colour of the middle of a scale
+    heat_role(0.5)                       # "heat8": the color of the middle of a scale
     css()                                # custom properties for a page, and a class for each role
 
-Series are Okabe and Ito's colours, darkened on light paper until lines stand out (a contrast of 3 or more).
-The heat scale grows monotonically in luminance, so it reads in grey and for every kind of colour vision.
+Series are Okabe and Ito's colors, darkened on light paper until lines stand out (a contrast of 3 or more).
+The heat scale grows monotonically in luminance, so it reads in gray and for every kind of color vision.
 """
 
 from __future__ import annotations
 
 SERIES = 6
-"""So many colours for series; more series take them again with another dash."""
+"""So many colors for series; more series take them again with another dash."""
 DASHES = ("", "6 3", "2 3", "9 3 2 3")
 
 _HEAT_STEPS = 16
@@ -38,7 +38,7 @@ _BASE = {
 
 
 def contrast(a: str, b: str) -> float:
-    """The contrast ratio of two #rrggbb colours, 1 to 21, as WCAG 2 defines it."""
+    """The contrast ratio of two #rrggbb colors, 1 to 21, as WCAG 2 defines it."""
     bright, dark = sorted((_luminance(a), _luminance(b)), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 
@@ -50,12 +50,12 @@ def heat_role(share: float) -> str:
 
 
 def series_role(index: int) -> str:
-    """The colour of the series with this index, from 0."""
+    """The color of the series with this index, from 0."""
     return f"series{index % SERIES}"
 
 
 def series_dash(index: int) -> str:
-    """Its dash pattern: solid for the first series, another one each time the colours come round."""
+    """Its dash pattern: solid for the first series, another one each time the colors come round."""
     return DASHES[index // SERIES % len(DASHES)]
 
 
@@ -81,17 +81,17 @@ def css() -> str:
     )
 
 
-def _properties(colours: dict[str, str]) -> str:
-    return "".join(f"--{role}:{value};" for role, value in colours.items())
+def _properties(colors: dict[str, str]) -> str:
+    return "".join(f"--{role}:{value};" for role, value in colors.items())
 
 
 def _theme(which: int, heat: tuple[str, ...]) -> dict[str, str]:
-    colours = {role: pair[which] for role, pair in _BASE.items()}
+    colors = {role: pair[which] for role, pair in _BASE.items()}
     for step in range(_HEAT_STEPS):
-        colour = _between(heat, step / (_HEAT_STEPS - 1))
-        colours[f"heat{step}"] = colour
-        colours[f"on-heat{step}"] = max(("#000000", "#ffffff"), key=lambda text: contrast(text, colour))
-    return colours
+        color = _between(heat, step / (_HEAT_STEPS - 1))
+        colors[f"heat{step}"] = color
+        colors[f"on-heat{step}"] = max(("#000000", "#ffffff"), key=lambda text: contrast(text, color))
+    return colors
 
 
 def _between(stops: tuple[str, ...], share: float) -> str:
@@ -104,14 +104,14 @@ def _between(stops: tuple[str, ...], share: float) -> str:
     return "#" + "".join(f"{value:02x}" for value in mixed)
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+def _rgb(color: str) -> tuple[int, int, int]:
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
-def _luminance(colour: str) -> float:
+def _luminance(color: str) -> float:
     linear = [
         value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
-        for value in (channel / 255 for channel in _rgb(colour))
+        for value in (channel / 255 for channel in _rgb(color))
     ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

@@ -19,7 +19,7 @@ from nlora.runs.atomic import disk_errors
 
 _POINTS = 72 / 96  # of a pixel
 _ANCHOR = {"start": "left", "middle": "center", "end": "right"}
-_COLOURS = {**LIGHT, "paper": "#ffffff"}
+_COLORS = {**LIGHT, "paper": "#ffffff"}
 
 
 def check_pdf() -> None:
@@ -57,7 +57,7 @@ def _draw(axes: Any, shape: Shape, order: int) -> None:
     match shape:
         case Rect():
             box = patches.Rectangle((shape.x, shape.y), shape.width, shape.height, zorder=order)
-            box.set(facecolor=_COLOURS[shape.fill], edgecolor="none")
+            box.set(facecolor=_COLORS[shape.fill], edgecolor="none")
             axes.add_patch(box)
         case Line():
             xs, ys = zip(*shape.points, strict=True)
@@ -65,21 +65,21 @@ def _draw(axes: Any, shape: Shape, order: int) -> None:
             axes.plot(
                 xs,
                 ys,
-                color=_COLOURS[shape.stroke],
+                color=_COLORS[shape.stroke],
                 linewidth=shape.width * _POINTS,
                 linestyle=(0, dash) if dash else "-",
                 zorder=order,
             )
         case Dot():
             axes.add_patch(
-                patches.Circle((shape.x, shape.y), shape.r, color=_COLOURS[shape.fill], zorder=order)
+                patches.Circle((shape.x, shape.y), shape.r, color=_COLORS[shape.fill], zorder=order)
             )
         case Label():
             axes.text(
                 shape.x,
                 shape.y,
                 shape.text,
-                color=_COLOURS[shape.fill],
+                color=_COLORS[shape.fill],
                 fontsize=shape.size * _POINTS * 0.93,  # DejaVu runs wider than the faces of the page
                 ha=_ANCHOR[shape.anchor],
                 va="baseline",

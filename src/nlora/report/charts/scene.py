@@ -1,10 +1,10 @@
-"""A figure as plain shapes with places and the roles of their colours, before it is SVG or PDF.
+"""A figure as plain shapes with places and the roles of their colors, before it is SVG or PDF.
 
     scene = Scene(100, 40, "A line", "It rises.", (Line(((0, 40), (100, 0)), "accent"),))
     to_svg(scene)                        # nlora.report.charts.svg
     write_pdf(scene, Path("line.pdf"))   # nlora.report.charts.pdf
 
-Units are SVG's: pixels at 96 per inch, y downwards. Colours are roles of `nlora.report.charts.palette`, so that one
+Units are SVG's: pixels at 96 per inch, y downwards. Colors are roles of `nlora.report.charts.palette`, so that one
 scene serves the light page, the dark page and paper. `title` of a shape is what hovering over it says.
 """
 

@@ -1,7 +1,7 @@
-"""A scene as SVG: within a page it takes the page's colours, as a file it brings its own.
+"""A scene as SVG: within a page it takes the page's colors, as a file it brings its own.
 
-to_svg(scene)                        # <svg ... class="figure">, coloured by the classes of palette.css()
-to_svg_file(scene)                   # a whole document in light colours
+to_svg(scene)                        # <svg ... class="figure">, colored by the classes of palette.css()
+to_svg_file(scene)                   # a whole document in light colors
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FIXED = f"text{{font-family:{FONT};font-variant-numeric:tabular-nums}}polyline{
 
 
 def file_style() -> str:
-    """The style of a figure that leaves the page: every role in its light colour, on white."""
+    """The style of a figure that leaves the page: every role in its light color, on white."""
     roles = {**LIGHT, "paper": "#ffffff"}
     return _FIXED + "".join(f".f-{role}{{fill:{c}}}.s-{role}{{stroke:{c}}}" for role, c in roles.items())
 

@@ -71,7 +71,7 @@ def _curves(run: RunFiles, most: int) -> _Curves:
 
 
 def thinned(points: Sequence[Point], most: int) -> tuple[Point, ...]:
-    """About `most` points: of each group of neighbours the lowest and the highest, so that spikes stay."""
+    """About `most` points: of each group of neighbors the lowest and the highest, so that spikes stay."""
     size = -(-len(points) // max(most // 2, 1))
     if size <= 2:
         return tuple(points)

@@ -117,7 +117,7 @@ def _by_layer(looked: Looked, measure: str, scale: float = 1.0) -> list[Series]:
             points = tuple((layer, scale * mean) for layer, mean in means if mean is not None)
             if points:
                 name = f"{run.label}, {kind}" if many else kind
-                role, dash = (run.order, which) if many else (which, 0)  # colours are runs, or else kinds
+                role, dash = (run.order, which) if many else (which, 0)  # colors are runs, or else kinds
                 lines.append(Series(name, points, series_role(role), DASHES[dash % len(DASHES)]))
     return lines
 

@@ -77,7 +77,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str, str]]:
 
 def _headline_table(runs: Sequence[RunFiles]) -> Table:
     averages = [r.summary.average_accuracy for r in runs if r.summary.average_accuracy is not None]
-    _, alike = scoring_notes(_labelled(runs))
+    _, alike = scoring_notes(_labeled(runs))
     comparable = bool(averages) and len({frozenset(run.tasks) for run in runs}) == 1 and alike
     best = score(max(averages, default=None))  # as it is shown, so that equal numbers are marked alike
     with_rate = any(run.microscope for run in runs)
@@ -139,22 +139,22 @@ def _unlike(runs: Sequence[RunFiles]) -> list[Block]:
         said.append(
             f"They were scored in different ways ({', '.join(sorted(decodes))}), which do not compare."
         )
-    told, _ = scoring_notes(_labelled(runs))
+    told, _ = scoring_notes(_labeled(runs))
     said += [f"{heading} {'; '.join(lines)}{'.' if lines else ''}".rstrip() for heading, lines in told]
     return [Text(" ".join(said), tone="note")] if said else []
 
 
-def _labelled(runs: Sequence[RunFiles]) -> list[tuple[str, list[Summary]]]:
+def _labeled(runs: Sequence[RunFiles]) -> list[tuple[str, list[Summary]]]:
     return [(run.label, [run.summary]) for run in runs]
 
 
 def matrices(runs: Sequence[RunFiles]) -> Section:
-    """R as heat maps with one colour scale for all runs."""
+    """R as heat maps with one color scale for all runs."""
     low, high = _range(runs)
     figures = matrices_figures(runs)
     about = (
         "A row is what the model scored after learning that row's task; a column is a task. Outlined: the task just "
-        f"learned. Read down a column to see a task being forgotten. Colours run from {low:g} to {high:g}."
+        f"learned. Read down a column to see a task being forgotten. Colors run from {low:g} to {high:g}."
     )
     return Section("matrix", "Accuracy matrix", about, side_by_side(figures), "Matrix")
 

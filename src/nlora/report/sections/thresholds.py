@@ -14,7 +14,7 @@ from nlora.report.page_blocks import Figure
 from nlora.report.run_files import RunFiles
 
 Looked = Sequence[tuple[RunFiles, Microscope]]
-Lines = Sequence[tuple[str, int, tuple[Point, ...]]]  # name, place of its colour, points
+Lines = Sequence[tuple[str, int, tuple[Point, ...]]]  # name, place of its color, points
 Values = Sequence[float | None]
 _OWN_SCALE = "threshold, in units of each update's own root mean square"
 

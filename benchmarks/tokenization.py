@@ -1,8 +1,8 @@
 """What keeping tokens on the disk spares: time and memory of getting a task's examples as ids.
 
-    python benchmarks/tokenise.py                             # about ten minutes
-    python benchmarks/tokenise.py --examples 250 500 --rounds 7
-    python benchmarks/tokenise.py --check --rounds 2          # about four minutes
+    python benchmarks/tokenization.py                             # about ten minutes
+    python benchmarks/tokenization.py --examples 250 500 --rounds 7
+    python benchmarks/tokenization.py --check --rounds 2          # about four minutes
 
 `--check` times the whole of `nlora check` instead, imports included, on 200,000 examples of two labels and on 10,000
 of a thousand: without kept tokens (cold) and with them (warm), with the peak of the process's memory and the size of
@@ -10,7 +10,7 @@ what is kept. The seconds of processors (of all cores together) tell something o
 with the sources of an earlier nlora (PYTHONPATH), to compare.
 
 Each turn is a process of its own, since that is what a second run is: without the cache, with an empty one (the
-examples are tokenised and written), and with what that run has written. Imports and the loading of the tokenizer are
+examples are tokenized and written), and with what that run has written. Imports and the loading of the tokenizer are
 not counted, but for pyarrow's, which only the cache needs here. Memory is what the process grows by at most.
 
 The texts are a data set's, over and over, each with its number in front, so that no two are the same.
@@ -171,7 +171,7 @@ def report_checks(options: argparse.Namespace) -> None:
             ])  # fmt: skip
     header = ["examples", "labels", "", "seconds", "of processors", "peak memory", "kept on disk"]
     shown = argparse.Namespace(**{k: v for k, v in vars(options).items() if k not in {"cache", "examples"}})
-    measure.report("tokenise --check", shown, {"checks": figures}, measure.table(header, rows))
+    measure.report("tokenize --check", shown, {"checks": figures}, measure.table(header, rows))
 
 
 def main() -> None:
@@ -206,7 +206,7 @@ def main() -> None:
             ])  # fmt: skip
     header = ["examples", "", "seconds", "times as fast", "memory", "seconds to go through all"]
     shown = argparse.Namespace(**{k: v for k, v in vars(options).items() if k != "cache"})
-    measure.report("tokenise", shown, {"turns": figures}, measure.table(header, rows))
+    measure.report("tokenize", shown, {"turns": figures}, measure.table(header, rows))
 
 
 if __name__ == "__main__":
