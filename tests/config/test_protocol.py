@@ -15,10 +15,12 @@ from rich.console import Console
 from helpers import write_config
 from nlora.cli.run import run_command
 from nlora.config.load import dump, load_config
-from nlora.config.protocol import family_problems, pooled_line, protocol_notes
+from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config, EvaluateOptions
 from nlora.data.load import load_tasks
 from nlora.errors import InputErrors
+from nlora.runs.checks import family_problems
+from nlora.runs.stage_results import pooled_line
 from nlora.runs.summary import read_summary
 from released_data import write_benchmark
 

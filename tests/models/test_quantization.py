@@ -22,8 +22,8 @@ from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors, ta
 from nlora.models.lora_factors import load_factors
 from nlora.models.merged_updates import MergedUpdates
 from nlora.models.packed_attention import packing_is_exact
-from nlora.models.quantization import needs_floats, quantize_problems
 from nlora.models.unmerged_updates import UnmergedUpdates
+from nlora.runs.checks import quantize_problems
 from nlora.runs.plan import make_plan
 from nlora.runs.update_history import UpdateHistory
 from tiny import LORA, load, logits, loss, spread
@@ -122,7 +122,7 @@ def test_a_gguf_file_is_not_quantized_again(tmp_path: Path) -> None:
 
 
 def test_other_methods_need_no_weights() -> None:
-    needing = {name for name in method_names() if needs_floats(build(name, {}))}
+    needing = {name for name in method_names() if build(name, {}).needs_float_weights}
     assert {"ewc", "seqft", "osf"} <= needing
     assert not needing & {"nlora", "olora", "inclora", "seqlora", "replay", "lwf", "ella", "pertask", "mtl"}
 

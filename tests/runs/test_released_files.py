@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nlora.data.notes import task_notes
+from nlora.runs.task_notes import task_notes
 from nlora.data.task import Example, Task
 from nlora.evaluation.evaluator import Answers
 from nlora.runs.stage_results import accuracy, predictions_of

@@ -22,10 +22,11 @@ from rich.text import Text
 from nlora.cli.run import announce_downloads
 from nlora.data.select import SelectedTask, select_tasks
 from nlora.errors import InputErrors, Problem
+from nlora.evaluation.choices import Metric
 from nlora.runs.atomic import write_text
 from nlora.runs.checkpoint import Checkpoint, ServedModel, read_stage
 from nlora.runs.progress import RunProgress
-from nlora.runs.task_facts import Metric, differences
+from nlora.runs.task_facts import differences
 
 if TYPE_CHECKING:
     from nlora.runs.released_files import Prediction

@@ -21,11 +21,11 @@ from rich.table import Table
 from nlora import __version__
 from nlora.api.outcome import write_outcome
 from nlora.config.load import LoadedConfig, read_config
-from nlora.config.protocol import pooled_line, protocol_notes
+from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.data import downloads, load
-from nlora.data.notes import task_notes
 from nlora.errors import InputErrors, Problem
+from nlora.evaluation.choices import decode_of
 from nlora.models.backbone import EMBEDDED
 from nlora.report import terminal
 from nlora.report.write import REPORT_FILE
@@ -34,8 +34,9 @@ from nlora.runs.folder import RunFolder, stage_name
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.progress import RunProgress
 from nlora.runs.run_yaml import RUN_FILE, read_run_file, what_differs
+from nlora.runs.stage_results import pooled_line
 from nlora.runs.summary import Summary, read_summary
-from nlora.runs.task_facts import decode_of
+from nlora.runs.task_notes import task_notes
 
 DEMO = "demo"
 DEMO_METHODS = ("nlora", "inclora")

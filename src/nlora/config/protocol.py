@@ -10,11 +10,7 @@ protocol's name alone.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from nlora.config.schema import RELEASED_CHOICES, Config
-from nlora.errors import Problem
 
 _EMBEDDED = "embedded"
 
@@ -28,40 +24,6 @@ def protocol_notes(config: Config) -> list[str]:
     if config.protocol == "released":
         notes += _departures(config)
     return notes
-
-
-def family_problems(config: Config, encoder_decoder: bool) -> list[Problem]:
-    """Why the model is of the wrong kind for these settings; empty when it fits or any kind may come.
-
-    encoder_decoder: what the model is, by its own configuration.
-    """
-    family = "encoder-decoder" if encoder_decoder else "causal"
-    if config.family in (None, family):
-        return []
-    kinds = {
-        "encoder-decoder": "an encoder-decoder model, such as T5",
-        "causal": "a causal model, such as LLaMA",
-    }
-    what = (
-        f"{config.model} is {kinds[family]}, but these settings are meant for {kinds[str(config.family)]}; "
-        "take a recipe of its kind (nlora ls recipes), or set family=null to run it all the same"
-    )
-    return [Problem("model", what)]
-
-
-def pooled_line(stage_folder: Path) -> str | None:
-    """The released score of a committed stage in words: exact match pooled over the test examples of all tasks.
-
-    None where the stage's predict_results.json is not there or does not hold it.
-    """
-    try:
-        values = json.loads((stage_folder / "predict_results.json").read_text(encoding="utf-8"))
-        score, examples = float(values["predict_exact_match"]), int(values["predict_samples"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return (
-        f"pooled exact match {score:.1f}  (over {examples} test examples of all tasks, as the release prints)"
-    )
 
 
 def _training_notes(config: Config) -> list[str]:

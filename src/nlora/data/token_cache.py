@@ -32,7 +32,6 @@ from typing import TYPE_CHECKING, Any
 
 from nlora.data.columns import Block, Lists, TokenizedExamples, integers
 from nlora.data.downloads import cache_folder
-from nlora.runs.atomic import TEMPORARY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,6 +49,8 @@ LEAST_CHARACTERS = 100_000
 LIMIT_BYTES = 2 << 30
 """What all files together may take: the tokens of about five million examples."""
 
+_PART = ".tmp-"
+"""What the name of a file begins with that is being written."""
 KEPT_SECONDS = 7 * 86_400
 """No file goes this soon after its last use: on a network folder that would kill a run that still maps it."""
 
@@ -113,7 +114,7 @@ class TokenCache:
         """
         import pyarrow
 
-        part = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+        part = path.with_name(f"{_PART}{secrets.token_hex(8)}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with part.open("x+b") as file:
@@ -143,7 +144,7 @@ class TokenCache:
                 is_old = now - about.st_mtime > KEPT_SECONDS
                 if path.suffix == ".arrow":
                     files.append((about.st_mtime, about.st_size, is_old, path))
-                elif path.name.startswith(TEMPORARY) and is_old:
+                elif path.name.startswith(_PART) and is_old:
                     path.unlink()
         surplus_bytes = sum(size for _, size, _, _ in files) - LIMIT_BYTES
         for _, size, is_old, path in sorted(files):

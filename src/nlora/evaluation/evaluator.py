@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from nlora.data.tokenize import TokenizedExample
+from nlora.evaluation.choices import Decode, decode_of
 from nlora.evaluation.greedy import greedy, greedy_generation, is_plain
 from nlora.evaluation.label_scoring import LabelTree, likeliest_labels
 from nlora.evaluation.prefill import Prefiller
 from nlora.models.paths import Paths, usual_paths
-from nlora.runs.task_facts import Decode, decode_of
 
 if TYPE_CHECKING:
     from nlora.config.schema import EvaluateOptions

@@ -144,13 +144,3 @@ class PreallocatedCache(DynamicCache):
         for layer in self.layers:
             layer.open(layer.get_seq_length())
         return kept
-
-
-def keeps_all_tokens(model: Any) -> bool:
-    """Whether every layer of the model keeps the keys and values of all tokens, and nothing else."""
-    try:
-        layers = DynamicCache(config=model.config).layers
-    except AttributeError:  # of several parts with layers of their own (BLT)
-        return False
-    # Without layers the configuration does not say what they are.
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

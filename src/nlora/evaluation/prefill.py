@@ -26,10 +26,10 @@ from transformers import EncoderDecoderCache
 
 from nlora.data.collate import Collator
 from nlora.data.tokenize import TokenizedExample
-from nlora.evaluation.kv_cache import PreallocatedCache, keeps_all_tokens
+from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.evaluation.prefill_packed import PackedPrefiller
 from nlora.evaluation.prefill_padded import read_padded, with_rows
-from nlora.models.inspection import Batch, decoder_start, is_encoder_decoder
+from nlora.models.inspection import Batch, decoder_start, is_encoder_decoder, keeps_all_tokens
 from nlora.models.logits import causal_forward
 
 _PASS_TOKENS = 48

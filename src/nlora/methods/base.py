@@ -57,6 +57,11 @@ class Method:
     weights: ClassVar[Literal["any", "float"]] = "any"
     """float: the method differentiates the backbone's own weights, which must not be quantized then."""
 
+    @property
+    def needs_float_weights(self) -> bool:
+        """Whether the backbone's own weights are trained or differentiated, which quantized ones do not allow."""
+        return self.trains == "weights" or self.weights == "float"
+
     def __init_subclass__(cls) -> None:
         cls.name = cls.__module__.rpartition(".")[2]
 

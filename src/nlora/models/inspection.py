@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from nlora.errors import ModelError
 
@@ -172,3 +174,13 @@ def logits_tolerance(model: nn.Module) -> float:
 
 def _text_config(config: Any) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def keeps_all_tokens(model: Any) -> bool:
+    """Whether every layer of the model keeps the keys and values of all tokens, and nothing else."""
+    try:
+        layers = DynamicCache(config=model.config).layers
+    except AttributeError:  # of several parts with layers of their own (BLT)
+        return False
+    # Without layers the configuration does not say what they are.
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from nlora.evaluation.kv_cache import keeps_all_tokens
+from nlora.models.inspection import keeps_all_tokens
 from nlora.models.packed_attention import may_pack, packing_is_exact
 
 Rows = Literal["packed", "padded", "single"]

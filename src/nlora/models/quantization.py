@@ -11,44 +11,16 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from nlora.errors import MissingExtraError, Problem, missing
+from nlora.errors import MissingExtraError, missing
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nlora.config.load import LoadedConfig
-    from nlora.methods.base import Method
 
 Quantize = Literal["4bit", "8bit"]
 _NOT_INSTALLED = missing("bitsandbytes")
-
-
-def quantize_problems(loaded: LoadedConfig, methods: Sequence[Method]) -> list[Problem]:
-    """Why this run cannot have a quantized backbone; empty where it can, or wants none."""
-    config = loaded.config
-    if config.quantize is None:
-        return []
-    where = loaded.places.where(("quantize",))
-    problems = []
-    if importlib.util.find_spec("bitsandbytes") is None:
-        problems.append(Problem(where, _NOT_INSTALLED))
-    if config.model.lower().endswith(".gguf"):
-        what = (
-            "a GGUF file cannot be quantized again; leave quantize out, or give a folder or hub id as model"
-        )
-        problems.append(Problem(where, what))
-    if any(needs_floats(method) for method in methods):
-        what = f"{config.method.name} needs the backbone's weights as numbers; leave quantize out"
-        problems.append(Problem(where, what))
-    return problems
-
-
-def needs_floats(method: Method) -> bool:
-    """Whether a method trains or differentiates the backbone's own weights, which codes for numbers do not allow."""
-    return method.trains == "weights" or method.weights == "float"
 
 
 def loading_arguments(quantize: Quantize, dtype: Any, device: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from nlora.evaluation.choices import DECODE_NAMES, METRIC_NAMES, by_task
 from nlora.report.published import order_of
 from nlora.runs.summary import Digests, Summary
-from nlora.runs.task_facts import DECODE_NAMES, METRIC_NAMES, by_task
 
 Labeled = Sequence[tuple[str, Sequence[Summary]]]
 """The rows: each with its label, and the runs that it is made of."""

@@ -24,7 +24,7 @@ from nlora.methods.registry import build
 from nlora.methods.base import Method
 from nlora.runs.folder import RunFolder
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
-from nlora.runs.task_facts import decode_of
+from nlora.evaluation.choices import decode_of
 
 if TYPE_CHECKING:
     from nlora.data.task import Task

@@ -9,24 +9,22 @@ Nothing is trained and no weights are loaded: the model is laid out on the meta 
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nlora.config.protocol import family_problems
 from nlora.config.schema import Config
 from nlora.data.load import load_tasks
 from nlora.data.columns import TokenizedExamples
 from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
-from nlora.errors import InputErrors, NloraError, Problem, missing
+from nlora.errors import InputErrors, NloraError, Problem
 from nlora.methods.registry import build
 from nlora.methods.base import Method
 from nlora.models.positions import Positions, positions_of
-from nlora.models.quantization import quantize_problems
+from nlora.runs.checks import family_problems, missing_extras, quantize_problems
 from nlora.runs.run_yaml import folder_problem
 from nlora.runs.stage_plan import StagePlan, stage_plans
 
@@ -105,7 +103,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         if encoder is not None:
             wrong = family_problems(config, encoder.encoder_decoder)
             problems += [Problem(loaded.places.where((p.where,)), p.what) for p in wrong]
-    problems += _missing_extras(loaded)
+    problems += missing_extras(loaded)
     problems += [] if loaded.doubts("quantize") else quantize_problems(loaded, (methods or [])[:1])
     wrong_folder = None if loaded.doubts("output_dir") else folder_problem(Path(config.output_dir))
     if wrong_folder:
@@ -250,12 +248,3 @@ def _encode(
     if problems:
         raise InputErrors(problems)
     return tuple(encoded)
-
-
-def _missing_extras(loaded: LoadedConfig) -> list[Problem]:
-    return [
-        Problem(loaded.places.where(("train", "report_to")), missing(name))
-        for name in loaded.config.train.report_to
-        if importlib.util.find_spec(name) is None
-        and not (name == "tensorboard" and importlib.util.find_spec("tensorboardX"))
-    ]

@@ -6,6 +6,7 @@ scores = write_stage(folder, plan.tasks, stage, answers, result, facts)   # one 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from nlora.evaluation.text_metrics import as_they_are, exact_match, free_text_sc
 from nlora.runs.released_files import Prediction, predict_results, train_results, write_results
 from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.summary import StageRecord
-from nlora.runs.task_facts import Metric, TaskFacts, changes, facts_of
+from nlora.evaluation.choices import Metric
+from nlora.runs.task_facts import TaskFacts, changes, facts_of
 from nlora.training.trainer import TrainResult
 
 
@@ -172,3 +174,18 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
         )
         for example, text in zip(task.test, answers.texts, strict=True)
     ]
+
+
+def pooled_line(stage_folder: Path) -> str | None:
+    """The released score of a committed stage in words: exact match pooled over the test examples of all tasks.
+
+    None where the stage's predict_results.json is not there or does not hold it.
+    """
+    try:
+        values = json.loads((stage_folder / "predict_results.json").read_text(encoding="utf-8"))
+        score, examples = float(values["predict_exact_match"]), int(values["predict_samples"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (
+        f"pooled exact match {score:.1f}  (over {examples} test examples of all tasks, as the release prints)"
+    )

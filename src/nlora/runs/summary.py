@@ -20,7 +20,8 @@ from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.evaluation.continual_metrics import summarize
-from nlora.runs.task_facts import Decode, ExamplesFacts, Metric, TaskFacts, scoring_words
+from nlora.evaluation.choices import Decode, Metric, scoring_words
+from nlora.runs.task_facts import ExamplesFacts, TaskFacts
 
 SUMMARY_FILE = "summary.json"
 SCHEMA: Literal[1] = 1

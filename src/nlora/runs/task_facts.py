@@ -9,22 +9,14 @@ It is kept in each stage's record and in summary.json, so that a score can be he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
-from nlora.config.schema import Config, EvaluateOptions
+from nlora.config.schema import Config
 from nlora.data.digest import digest, text_digest
 from nlora.data.prompts import TAIL, head
 from nlora.data.task import Example, Task
 from nlora.errors import Problem
-
-Decode = Literal["labels", "generate"]
-Metric = Literal["exact_match", "rougeL"]
-METRIC_NAMES: dict[Metric, str] = {"exact_match": "exact match", "rougeL": "ROUGE-L"}
-DECODE_NAMES: dict[Decode, str] = {"labels": "the likeliest label", "generate": "the generated answer"}
-
+from nlora.evaluation.choices import Decode, Metric, decode_of, metric_of
 
 class ExamplesFacts(BaseModel):
     """Which examples: after splits and sampling, in their order."""
@@ -63,39 +55,6 @@ def facts_of(task: Task, config: Config, metric: Metric | None = None) -> TaskFa
         prompt_sha256=text_digest([head(task), TAIL]),
         decode=decode_of(task, config.evaluate),
         metric=metric or metric_of(task, config),
-    )
-
-
-def metric_of(task: Task, config: Config) -> Metric:
-    """Labels are matched exactly. Free text is compared by ROUGE-L, but under the released protocol, which matches."""
-    return "exact_match" if task.labels or config.protocol == "released" else "rougeL"
-
-
-def decode_of(task: Task, options: EvaluateOptions) -> Decode:
-    """How a task is answered: free text is always generated."""
-    return options.decode if task.labels else "generate"
-
-
-def by_task(values: Mapping[str, str]) -> str:
-    """The value of each task, in words: `a`; where they differ, `a for x, y; b for z`."""
-    tasks: dict[str, list[str]] = {}
-    for task, value in values.items():
-        tasks.setdefault(value, []).append(task)
-    if len(tasks) < 2:
-        return next(iter(tasks), "")
-    return "; ".join(f"{value} for {', '.join(names)}" for value, names in tasks.items())
-
-
-def scoring_words(metrics: Mapping[str, Metric], decode: Mapping[str, Decode]) -> str:
-    """What the scores are: `exact match of the likeliest label`; by task where they differ.
-
-    metrics: of every task. decode: of those where it is known.
-    """
-    return by_task(
-        {
-            task: METRIC_NAMES[metric] + (f" of {DECODE_NAMES[decode[task]]}" if task in decode else "")
-            for task, metric in metrics.items()
-        }
     )
 
 

@@ -23,7 +23,6 @@ from nlora.methods.base import Memory, Method
 from nlora.models.lora_adapter import ADAPTER
 from nlora.models.lora_factors import AdapterState
 from nlora.models.merged_updates import MergedUpdates
-from nlora.models.quantization import needs_floats
 from nlora.models.target_modules import is_quantized, linear_layer, shares_weight, takes_updates
 from nlora.models.unmerged_updates import UnmergedUpdates
 
@@ -67,7 +66,7 @@ class UpdateHistory:
 
         Raises ModelError where the backbone is quantized and the method needs its weights.
         """
-        if needs_floats(method) and self._quantized:
+        if method.needs_float_weights and self._quantized:
             raise ModelError(
                 f"{method.name} needs the backbone's weights as numbers, and they are quantized; "
                 "load the model in float32 or bfloat16"
