@@ -223,10 +223,10 @@ class _Comparison:
         for some in [[i] for i in order] if self._paths.read == "single" else [order]:
             reading = reader.read([self._prompts[i] for i in some])
             for column, label in enumerate(tree.labels):
-                logits = [reading.first[:, None]]
+                logits = [reading.next_logits[:, None]]
                 if len(label) > 1:
-                    logits.append(reading.run(torch.tensor([label[:-1]] * len(some))))
-                    reading.forget(len(label) - 1)
+                    logits.append(reading.extend(torch.tensor([label[:-1]] * len(some))))
+                    reading.rollback(len(label) - 1)
                 log_p = torch.cat(logits, dim=1).float().log_softmax(-1)
                 found = log_p[:, range(len(label)), list(label)].sum(1)
                 off = _off(found, self._expected[some, column], scale=self._expected)

@@ -108,21 +108,21 @@ class _Counted:
 
     def __init__(self, reading: Prefill) -> None:
         self._reading, self.passes = reading, 0
-        self.first = reading.first
+        self.next_logits = reading.next_logits
 
     @property
     def rows(self) -> list[int]:
         return self._reading.rows
 
-    def run(self, tokens: torch.Tensor) -> torch.Tensor:
+    def extend(self, tokens: torch.Tensor) -> torch.Tensor:
         self.passes += 1
-        return self._reading.run(tokens)
+        return self._reading.extend(tokens)
 
-    def forget(self, count: int) -> None:
-        self._reading.forget(count)
+    def rollback(self, count: int) -> None:
+        self._reading.rollback(count)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        self._reading.keep(rows)
+    def select_rows(self, rows: Sequence[int]) -> None:
+        self._reading.select_rows(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

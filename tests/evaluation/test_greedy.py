@@ -77,23 +77,23 @@ class Counting:
     def __init__(self, ends: list[int]) -> None:
         self._ends, self._said = ends, 1
         self.rows = list(range(len(ends)))
-        self.first = self._logits()
+        self.next_logits = self._logits()
         self.sizes: list[int] = []
 
     def _logits(self) -> torch.Tensor:
         said = [1 if self._ends[row] == self._said else 5 for row in self.rows]
         return torch.nn.functional.one_hot(torch.tensor(said), 6).float()
 
-    def run(self, tokens: torch.Tensor) -> torch.Tensor:
+    def extend(self, tokens: torch.Tensor) -> torch.Tensor:
         assert tokens.tolist() == [[5]] * len(self.rows)
         self._said += 1
         self.sizes.append(len(self.rows))
         return self._logits()[:, None]
 
-    def forget(self, count: int) -> None:
+    def rollback(self, count: int) -> None:
         raise AssertionError("nothing is taken back")
 
-    def keep(self, rows: Any) -> None:
+    def select_rows(self, rows: Any) -> None:
         self.rows = [self.rows[place] for place in reversed(rows)]
 
 

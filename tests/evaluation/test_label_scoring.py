@@ -68,7 +68,7 @@ class Distributions:
     def __init__(self, rows: int, vocabulary: int, seed: int) -> None:
         self._vocabulary, self._seed = vocabulary, seed
         self.rows = list(range(rows))
-        self.first = torch.stack([self._logits(row, ()) for row in self.rows])
+        self.next_logits = torch.stack([self._logits(row, ()) for row in self.rows])
         self.passes: list[list[int]] = []
 
     def _logits(self, row: int, path: tuple[int, ...]) -> Tensor:
@@ -79,17 +79,17 @@ class Distributions:
         steps = [self._logits(row, label[:d]).log_softmax(-1)[t] for d, t in enumerate(label)]
         return float(torch.stack(steps).sum())
 
-    def run(self, tokens: Tensor) -> Tensor:
+    def extend(self, tokens: Tensor) -> Tensor:
         self.passes.append(list(self.rows))
         paths = zip(self.rows, map(tuple, tokens.tolist()), strict=True)
         return torch.stack(
             [torch.stack([self._logits(row, p[: d + 1]) for d in range(len(p))]) for row, p in paths]
         )
 
-    def forget(self, count: int) -> None:
+    def rollback(self, count: int) -> None:
         pass
 
-    def keep(self, rows: Any) -> None:
+    def select_rows(self, rows: Any) -> None:
         self.rows = [self.rows[place] for place in reversed(rows)]
 
 
@@ -110,7 +110,9 @@ def test_the_likeliest_label_is_that_of_all_scores(
 def test_only_rows_that_may_prefer_a_longer_label_run_it() -> None:
     tree = LabelTree.build([(2,), (3, 4), (5, 4)], end_id=1)
     reading = Distributions(40, 6, 0)
-    expected = [row for row in range(40) if reading.first[row, [3, 5]].max() > reading.first[row, 2]]
+    expected = [
+        row for row in range(40) if reading.next_logits[row, [3, 5]].max() > reading.next_logits[row, 2]
+    ]
     likeliest_labels(reading, tree)
     assert sorted(reading.passes[0]) == expected
     assert 0 < len(expected) < 40

@@ -78,20 +78,22 @@ def test_logits_equal_each_sequence_alone(
     with torch.inference_mode():
         read = Prefiller(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
         for row, prompt in enumerate(PROMPTS):
-            torch.testing.assert_close(read.first[row], alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                read.next_logits[row], alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4
+            )
         assert read.rows == [0, 1, 2, 3]
         tokens = [[10 + row, 20 + row, 30 + row] for row in range(4)]
-        check(model, read.run(torch.tensor(tokens)), read.rows, [[]] * 4, tokens)
-        read.forget(2)
-        read.keep([3, 1])
+        check(model, read.extend(torch.tensor(tokens)), read.rows, [[]] * 4, tokens)
+        read.rollback(2)
+        read.select_rows([3, 1])
         assert sorted(read.rows) == [1, 3]
         before = [tokens[row][:1] for row in read.rows]
         more = [[50 + row + i for i in range(20)] for row in read.rows]  # more than the cache has room for
-        check(model, read.run(torch.tensor(more)), read.rows, before, more)
-        read.keep([1])
+        check(model, read.extend(torch.tensor(more)), read.rows, before, more)
+        read.select_rows([1])
         [row] = read.rows
         before = [tokens[row][:1] + [50 + row + i for i in range(20)]]
-        check(model, read.run(torch.tensor([[7]])), read.rows, before, [[7]])
+        check(model, read.extend(torch.tensor([[7]])), read.rows, before, [[7]])
 
 
 def test_the_prefix_runs_once_for_all_that_is_read(tiny_model: TinyModel) -> None:
@@ -112,13 +114,13 @@ def test_only_rows_that_something_follows_are_gathered(tiny_model: TinyModel) ->
     model: Any = load_backbone(str(tiny_model("llama"))).model
     with torch.inference_mode():
         read: Any = Prefiller(model, PROMPTS, pad_id=0, packs=True).read(PROMPTS)
-        read.keep([0, 2, 3])
-        read.keep([1])
-        check(model, read.run(torch.tensor([[7]])), [2], [[]], [[7]])
+        read.select_rows([0, 2, 3])
+        read.select_rows([1])
+        check(model, read.extend(torch.tensor([[7]])), [2], [[]], [[7]])
         keys, _ = read._gathered(0)
         assert keys.shape[:2] == (1, len(PREFIX) + len(RESTS[2]) + 1)
         assert read._cache is None
-        check(model, read.run(torch.tensor([[8]])), [2], [[7]], [[8]])
+        check(model, read.extend(torch.tensor([[8]])), [2], [[7]], [[8]])
         assert read._cache is not None
 
 
@@ -137,7 +139,7 @@ def test_each_row_keeps_its_last_prompt_token(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
     same = [TokenizedExample(PREFIX, []), TokenizedExample([*PREFIX, 5], [])]
     with torch.inference_mode():
-        first = Prefiller(model, same, pad_id=0, packs=True).read(same[::-1]).first
+        first = Prefiller(model, same, pad_id=0, packs=True).read(same[::-1]).next_logits
     for found, prompt in zip(first, same[::-1], strict=True):
         torch.testing.assert_close(found, alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4)
 

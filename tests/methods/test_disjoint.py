@@ -145,7 +145,7 @@ def begun(adapter: LoraAdapter, stage: int = 1, **options: Any) -> Disjoint:
     method = build("disjoint", options)
     assert isinstance(method, Disjoint)
     method.check_sequence(3)
-    method.begin(adapter, [adapter.state()] * (stage - 1))
+    method.begin_task(adapter, [adapter.state()] * (stage - 1))
     return method
 
 
@@ -204,7 +204,7 @@ def test_steps_with_weight_decay_keep_the_other_rows_zero(adapter: LoraAdapter) 
 def test_the_next_stage_of_the_same_run_gets_rows_of_its_own(adapter: LoraAdapter) -> None:
     """One method object serves all stages; hooks of the stage before must not narrow the next one's rows."""
     method = begun(adapter)
-    method.begin(adapter, [adapter.state()])
+    method.begin_task(adapter, [adapter.state()])
     loss(adapter.model).backward()
     for name, f in adapter.factors().items():
         assert f.B.grad is not None
@@ -228,9 +228,9 @@ def test_one_task_is_incremental_lora(adapter: LoraAdapter) -> None:
 
 def test_a_stage_without_room_or_without_a_number_of_tasks_does_not_begin(adapter: LoraAdapter) -> None:
     with pytest.raises(InputErrors, match="split among 2 tasks, but this is task 3; use at least 3"):
-        build("disjoint", {"tasks": 2}).begin(adapter, [adapter.state()] * 2)
+        build("disjoint", {"tasks": 2}).begin_task(adapter, [adapter.state()] * 2)
     with pytest.raises(InputErrors, match="the number of tasks is not known here"):
-        build("disjoint", {}).begin(adapter, [])
+        build("disjoint", {}).begin_task(adapter, [])
 
 
 def test_no_two_tasks_of_a_run_change_the_same_entry(tmp_path: Path, tiny_model: TinyModel) -> None:

@@ -35,7 +35,7 @@ def random_state(adapter: LoraAdapter, seed: int) -> AdapterState:
 def begun(adapter: LoraAdapter, earlier: list[AdapterState], **options: Any) -> Ella:
     method = build("ella", options)
     assert isinstance(method, Ella)
-    method.begin(adapter, earlier)
+    method.begin_task(adapter, earlier)
     return method
 
 
@@ -92,10 +92,10 @@ def test_a_first_task_and_weight_zero_keep_nothing_and_cost_nothing(adapter: Lor
 def test_a_stage_forgets_the_sum_of_the_stage_before(adapter: LoraAdapter) -> None:
     """One method object serves all stages of a run."""
     method = begun(adapter, [random_state(adapter, 4), random_state(adapter, 5)])
-    method.begin(adapter, [random_state(adapter, 4)])
+    method.begin_task(adapter, [random_state(adapter, 4)])
     again = begun(adapter, [random_state(adapter, 4)])
     assert torch.equal(method.penalty(adapter), again.penalty(adapter))  # type: ignore[arg-type]
-    method.begin(adapter, [])
+    method.begin_task(adapter, [])
     assert method.penalty(adapter) is None
 
 
@@ -113,4 +113,4 @@ def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: LoraAdapter) -
     name = next(iter(earlier[0]))
     del earlier[0][name]
     with pytest.raises(AdapterError, match=f"stage 1 has no update of {name}"):
-        build("ella", {}).begin(adapter, earlier)
+        build("ella", {}).begin_task(adapter, earlier)

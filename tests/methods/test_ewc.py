@@ -28,8 +28,8 @@ def test_it_is_half_the_weighted_square_of_the_update(adapter: LoraAdapter) -> N
     generator = torch.Generator().manual_seed(4)
     fisher = {name: torch.rand(f.shape, generator=generator) for name, f in adapter.factors().items()}
     method = build("ewc", {"weight": 3.0})
-    method.recall(fisher)
-    method.begin(adapter, [adapter.state()])
+    method.restore(fisher)
+    method.begin_task(adapter, [adapter.state()])
     expected = 1.5 * sum((fisher[n] * f.update() ** 2).sum() for n, f in adapter.factors().items())
     penalty = method.penalty(adapter)
     assert penalty is not None
@@ -43,10 +43,10 @@ def test_it_is_half_the_weighted_square_of_the_update(adapter: LoraAdapter) -> N
 def test_the_tasks_information_adds_up(adapter: LoraAdapter) -> None:
     model, names = adapter.model.get_base_model(), list(adapter.factors())
     method = build("ewc", {"samples": 100})
-    one = method.end(model, names, EXAMPLES[:3], 0)
-    other = method.end(model, names, EXAMPLES[3:], 0)
-    method.recall(one)
-    both = method.end(model, names, EXAMPLES[3:], 0)
+    one = method.end_task(model, names, EXAMPLES[:3], 0)
+    other = method.end_task(model, names, EXAMPLES[3:], 0)
+    method.restore(one)
+    both = method.end_task(model, names, EXAMPLES[3:], 0)
     for name in names:
         torch.testing.assert_close(both[name], one[name] + other[name])
         assert one[name].min() >= 0
@@ -55,21 +55,21 @@ def test_the_tasks_information_adds_up(adapter: LoraAdapter) -> None:
 
 def test_at_most_so_many_samples_are_looked_at(adapter: LoraAdapter) -> None:
     model, names = adapter.model.get_base_model(), list(adapter.factors())
-    two = build("ewc", {"samples": 2}).end(model, names, EXAMPLES, 0)
-    same = build("ewc", {"samples": 100}).end(model, names, [EXAMPLES[0], EXAMPLES[3]], 0)
+    two = build("ewc", {"samples": 2}).end_task(model, names, EXAMPLES, 0)
+    same = build("ewc", {"samples": 100}).end_task(model, names, [EXAMPLES[0], EXAMPLES[3]], 0)
     assert all(torch.equal(two[name], same[name]) for name in names)
 
 
 def test_nothing_at_the_first_stage_and_nothing_for_weight_zero(adapter: LoraAdapter) -> None:
     first = build("ewc", {})
-    first.begin(adapter, [])
+    first.begin_task(adapter, [])
     assert first.penalty(adapter) is None
     zero = build("ewc", {"weight": 0})
-    assert zero.end(adapter.model.get_base_model(), list(adapter.factors()), EXAMPLES, 0) == {}
-    zero.begin(adapter, [adapter.state()])
+    assert zero.end_task(adapter.model.get_base_model(), list(adapter.factors()), EXAMPLES, 0) == {}
+    zero.begin_task(adapter, [adapter.state()])
     assert zero.penalty(adapter) is None
 
 
 def test_lost_information_is_told(adapter: LoraAdapter) -> None:
     with pytest.raises(RunError, match=r"no Fisher information of model\.layers\.0"):
-        build("ewc", {}).begin(adapter, [adapter.state()])
+        build("ewc", {}).begin_task(adapter, [adapter.state()])

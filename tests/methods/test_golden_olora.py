@@ -30,7 +30,7 @@ def attached(shared: Path, arch: str, golden: GoldenCase) -> LoraAdapter:
 
 def begun(adapter: LoraAdapter, golden: GoldenCase, **options: float) -> Method:
     method = build("olora", options)
-    method.begin(adapter, [] if golden.earlier is None else [golden.earlier])
+    method.begin_task(adapter, [] if golden.earlier is None else [golden.earlier])
     return method
 
 

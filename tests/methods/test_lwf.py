@@ -23,14 +23,14 @@ def never() -> torch.Tensor:
 def test_nothing_is_asked_at_the_first_stage_nor_for_weight_zero(tiny_model: Callable[[str], Path]) -> None:
     adapter = LoraAdapter.attach(load(tiny_model("llama")), LORA, seed=1)
     first, zero = build("lwf", {}), build("lwf", {"weight": 0})
-    first.begin(adapter, [])
-    zero.begin(adapter, [adapter.state()])
+    first.begin_task(adapter, [])
+    zero.begin_task(adapter, [adapter.state()])
     assert first.extra_loss(LOGITS, TARGETS, never) is None
     assert zero.extra_loss(LOGITS, TARGETS, never) is None
-    first.begin(adapter, [adapter.state()])
+    first.begin_task(adapter, [adapter.state()])
     assert first.extra_loss(LOGITS, TARGETS, lambda: LOGITS + 1.0) == pytest.approx(0, abs=1e-5)
     double = build("lwf", {"weight": 2.0})
-    double.begin(adapter, [adapter.state()])
+    double.begin_task(adapter, [adapter.state()])
     other = LOGITS.flip(-1)
     one, two = (m.extra_loss(LOGITS, TARGETS, lambda: other) for m in (first, double))
     assert one is not None

@@ -48,8 +48,10 @@ def begin(method: Method, adapter: LoraAdapter, states: Sequence[AdapterState]) 
     """As a run does at a later stage: with the number of tasks, and what the method kept at the stage before."""
     assert method.check_sequence(len(states) + 1) == []
     examples = [TokenizedExample((5, 9, 17), (33, 2)), TokenizedExample((7, 7), (21, 2))]
-    method.recall(method.end(adapter.model.get_base_model(), list(adapter.factors()), examples, pad_id=0))
-    method.begin(adapter, states)
+    method.restore(
+        method.end_task(adapter.model.get_base_model(), list(adapter.factors()), examples, pad_id=0)
+    )
+    method.begin_task(adapter, states)
 
 
 def begun(name: str, adapter: LoraAdapter, **options: Any) -> Method:
@@ -145,7 +147,7 @@ def test_a_first_stage_begins_without_earlier_ones(name: str, adapter: LoraAdapt
     before = adapter.state()
     method = build(name, {})
     assert method.check_sequence(2) == []
-    method.begin(adapter, [])
+    method.begin_task(adapter, [])
     assert all(torch.equal(f.A, before[n].A) for n, f in adapter.state().items())
 
 

@@ -33,7 +33,7 @@ def random_state(adapter: LoraAdapter, seed: int) -> AdapterState:
 
 def penalty(adapter: LoraAdapter, earlier: list[AdapterState], **options: Any) -> torch.Tensor:
     method = build("olora", options)
-    method.begin(adapter, earlier)
+    method.begin_task(adapter, earlier)
     value = method.penalty(adapter)
     assert value is not None
     return value
@@ -74,17 +74,17 @@ def test_the_norms_are_added_unsquared_with_their_own_weight(adapter: LoraAdapte
 
 def test_a_first_task_without_norms_has_no_penalty(adapter: LoraAdapter) -> None:
     method = build("olora", {})
-    method.begin(adapter, [])
+    method.begin_task(adapter, [])
     assert method.penalty(adapter) is None
 
 
 def test_a_stage_forgets_what_the_stage_before_compared_with(adapter: LoraAdapter) -> None:
     """One method object serves all stages of a run."""
     method = build("olora", {})
-    method.begin(adapter, [random_state(adapter, 4), random_state(adapter, 5)])
-    method.begin(adapter, [random_state(adapter, 4)])
+    method.begin_task(adapter, [random_state(adapter, 4), random_state(adapter, 5)])
+    method.begin_task(adapter, [random_state(adapter, 4)])
     assert torch.equal(method.penalty(adapter), penalty(adapter, [random_state(adapter, 4)]))  # type: ignore[arg-type]
-    method.begin(adapter, [])
+    method.begin_task(adapter, [])
     assert method.penalty(adapter) is None
 
 
@@ -116,7 +116,7 @@ def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: LoraAdapter) -
     name = list(earlier[1])[-1]
     del earlier[1][name]
     with pytest.raises(AdapterError, match=f"stage 2 has no update of {name}"):
-        build("olora", {}).begin(adapter, earlier)
+        build("olora", {}).begin_task(adapter, earlier)
 
 
 def test_wrong_options_are_named() -> None:

@@ -25,9 +25,9 @@ def test_a_stage_begins_where_the_last_one_ended(tiny_model: Callable[[str], Pat
         adapter.detach()
     fresh = LoraAdapter.attach(model, LoraOptions(r=4), seed=3)
     untouched = fresh.state()
-    build("inclora", {}).begin(fresh, states)
+    build("inclora", {}).begin_task(fresh, states)
     assert all(torch.equal(f.A, untouched[n].A) and not f.B.any() for n, f in fresh.state().items())
-    build("seqlora", {}).begin(fresh, states)
+    build("seqlora", {}).begin_task(fresh, states)
     for name, f in fresh.state().items():
         assert torch.equal(f.A, states[-1][name].A)
         assert torch.equal(f.B, states[-1][name].B)
@@ -36,7 +36,7 @@ def test_a_stage_begins_where_the_last_one_ended(tiny_model: Callable[[str], Pat
 def test_only_one_of_the_two_adds_updates_up() -> None:
     updates: list[AdapterState] = [{}, {}]
     for name in ("inclora", "nlora"):
-        assert build(name, {}).frozen(updates) == updates
-        assert build(name, {}).serving(updates, 0) == updates
-    assert build("seqlora", {}).frozen(updates) == []
-    assert build("seqlora", {}).serving(updates, 0) == updates[-1:]
+        assert build(name, {}).active_in_training(updates) == updates
+        assert build(name, {}).active_for(updates, 0) == updates
+    assert build("seqlora", {}).active_in_training(updates) == []
+    assert build("seqlora", {}).active_for(updates, 0) == updates[-1:]

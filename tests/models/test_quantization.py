@@ -131,11 +131,11 @@ def test_a_backbone_that_comes_quantized_is_refused_by_what_needs_its_weights(ti
     """No key of the configuration tells of it."""
     model = load(tiny_model("llama"))
     learned = UpdateHistory(model, quantize_targets(model))
-    learned.prepare(build("inclora", {}))
+    learned.activate_for_training(build("inclora", {}))
     with pytest.raises(
         ModelError, match="ewc needs the backbone's weights as numbers, and they are quantized"
     ):
-        learned.prepare(build("ewc", {}))
+        learned.activate_for_training(build("ewc", {}))
     with pytest.raises(ModelError, match=r"q_proj\.weight is quantized and cannot be trained"):
         FullModel.attach(model)
 
@@ -150,7 +150,7 @@ def test_learned_keeps_updates_beside_codes_and_an_adapter_trains_on_top(tiny_mo
     states = [random_state(plain, seed) for seed in (1, 2)]
     learned = UpdateHistory(model, names)
     learned.updates = list(states)
-    learned.prepare(build("inclora", {}))
+    learned.activate_for_training(build("inclora", {}))
     MergedUpdates(plain, names).fold(states)
     torch.testing.assert_close(logits(model), logits(plain), rtol=1e-5, atol=1e-5)
     mine, wanted = gradients(model), gradients(plain)

@@ -123,13 +123,13 @@ def cross_entropy(adapter: LoraAdapter, batch: dict[str, Tensor]) -> Tensor:
 
 def nlora_penalty(run: dict[str, Any], adapter: LoraAdapter, earlier: Sequence[AdapterState]) -> Penalty:
     method = build("nlora", {"penalty": "factor_l1", "weight": run["lamda_1"]})
-    method.begin(adapter, earlier)
+    method.begin_task(adapter, earlier)
     return lambda: method.penalty(adapter)
 
 
 def olora_penalty(run: dict[str, Any], adapter: LoraAdapter, earlier: Sequence[AdapterState]) -> Penalty:
     method = build("olora", {"weight": run["lamda_1"], "norm_weight": run["lamda_2"]})
-    method.begin(adapter, earlier)
+    method.begin_task(adapter, earlier)
     return lambda: method.penalty(adapter)
 
 

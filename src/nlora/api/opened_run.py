@@ -175,7 +175,7 @@ def _index(stage: Checkpoint, task: str | None) -> int:
             raise InputErrors([Problem("task", f"no task of the run is called '{task}'{hint}")])
         return names.index(task)
     updates: list[AdapterState] = [{} for _ in range(stage.stage)]
-    served = {tuple(map(id, stage.method.serving(updates, index))) for index in range(stage.stage)}
+    served = {tuple(map(id, stage.method.active_for(updates, index))) for index in range(stage.stage)}
     if len(served) > 1:
         method = stage.config.method.name
         raise InputErrors(

@@ -178,7 +178,7 @@ def _is_trained_on(folder: Path) -> bool:
         return False
     first: AdapterState = {}
     last: AdapterState = {}
-    return [state is last for state in method.serving([first, last], 0)] == [True]
+    return [state is last for state in method.active_for([first, last], 0)] == [True]
 
 
 def _changes(states: Mapping[str, AdapterState]) -> dict[str, AdapterState]:

@@ -36,7 +36,7 @@ _HARMLESS = _SAMPLING | _SET_HERE | _LENGTHS | _MACHINERY | _OUTPUT
 def greedy(reading: Prefill, *, end_id: int, most_tokens: int) -> list[list[int]]:
     """The tokens of each row's answer: at most `most_tokens`, with the end token where it came to that."""
     answers: list[list[int]] = [[] for _ in reading.rows]
-    tokens = reading.first.argmax(dim=-1)  # (B,)
+    tokens = reading.next_logits.argmax(dim=-1)  # (B,)
     for count in range(1, most_tokens + 1):
         found = tokens.tolist()
         for row, token in zip(reading.rows, found, strict=True):
@@ -46,9 +46,9 @@ def greedy(reading: Prefill, *, end_id: int, most_tokens: int) -> list[list[int]
             break
         if len(going_on) < len(found):
             last = dict(zip(reading.rows, found, strict=True))
-            reading.keep(going_on)
+            reading.select_rows(going_on)
             tokens = tokens.new_tensor([last[row] for row in reading.rows])
-        tokens = reading.run(tokens[:, None])[:, -1].argmax(dim=-1)
+        tokens = reading.extend(tokens[:, None])[:, -1].argmax(dim=-1)
     return answers
 
 

@@ -3,7 +3,7 @@
     cache = PreallocatedCache(rows=64, tokens=180)
     cache.open(0, 16, column=30)        # the next passes run rows 0 to 15; their first token goes to column 30
     cache.open(0, 64)                   # all rows from column 0 on, as far as they are filled
-    cache.keep([0, 5, 63])              # three rows stay: [0, 5, 63], in this order
+    cache.select_rows([0, 5, 63])              # three rows stay: [0, 5, 63], in this order
 
 transformers' own cache is concatenated anew for every token, all of it, and leaving rows out copies the
 others. Here each layer has one tensor, of which a pass writes its own columns, and a leaving row's place is taken
@@ -128,7 +128,7 @@ class PreallocatedCache(DynamicCache):
         for layer in self.layers:
             layer.open(length)
 
-    def keep(self, rows: Sequence[int]) -> list[int]:
+    def select_rows(self, rows: Sequence[int]) -> list[int]:
         """Only these rows of the window stay. Returns which of them is where: they may change their order."""
         stay = set(rows)
         kept = [row if row in stay else -1 for row in range(len(stay))]

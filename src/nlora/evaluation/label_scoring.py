@@ -76,7 +76,7 @@ def _scores(reading: Prefill, tree: LabelTree, *, all_labels: bool) -> Tensor:
     A label's score begins as its first token's, which it can only fall below. In turns, each row runs the path to
     the label that leads and is not exact yet, until an exact one leads.
     """
-    root = reading.first.float().log_softmax(-1)  # (B, V)
+    root = reading.next_logits.float().log_softmax(-1)  # (B, V)
     words, lengths = tree.padded(root.device)  # (L, D), (L,)
     scores = root[:, words[:, 0]]  # (B, L)
     known = torch.ones_like(scores, dtype=torch.long)  # how many of a label's tokens are in its score
@@ -88,12 +88,12 @@ def _scores(reading: Prefill, tree: LabelTree, *, all_labels: bool) -> Tensor:
         if not paths:
             return scores
         if len(paths) < len(reading.rows):
-            reading.keep([place for place, row in enumerate(reading.rows) if row in paths])
+            reading.select_rows([place for place, row in enumerate(reading.rows) if row in paths])
         longest = max(map(len, paths.values()))
         # What fills a shorter path up comes after it, so nothing on it depends on that.
         filled = [[*paths[row], *[0] * (longest - len(paths[row]))] for row in reading.rows]
-        log_p = reading.run(torch.tensor(filled, device=root.device)).float().log_softmax(-1)
-        reading.forget(longest)  # log_p: (B', longest, V)
+        log_p = reading.extend(torch.tensor(filled, device=root.device)).float().log_softmax(-1)
+        reading.rollback(longest)  # log_p: (B', longest, V)
         rows = torch.tensor(reading.rows, device=root.device)
         of_path = {path: _told(words, lengths, path) for path in set(paths.values())}
         told = torch.stack([of_path[paths[row]] for row in reading.rows])  # (B', L)

@@ -2,10 +2,10 @@
 
     reader = Prefiller(model, prompts, pad_id=0, packs=packing_is_exact(model))
     reading = reader.read([prompts[3], prompts[1]])
-    reading.first                                   # (2, V) logits of each prompt's next token
-    reading.run(tokens)                             # (2, n, V): n tokens more of each row, their logits
-    reading.forget(n)                               # as if they had not been run
-    reading.keep([1])                               # the other row is done with
+    reading.next_logits                                   # (2, V) logits of each prompt's next token
+    reading.extend(tokens)                             # (2, n, V): n tokens more of each row, their logits
+    reading.rollback(n)                               # as if they had not been run
+    reading.select_rows([1])                               # the other row is done with
 
 Labels are scored and answers are decoded on this. Prompts of causal models are packed where that is exact
 (`nlora.evaluation.prefill_packed`): what all of them begin with runs once for the task. Others run in passes of rows of nearly
@@ -46,19 +46,19 @@ class Prefill(Protocol):
     first: (B, V) logits of the next token of each row, never changed.
     """
 
-    first: Tensor
+    next_logits: Tensor
 
     @property
     def rows(self) -> list[int]:
         """Which of them are still there."""
 
-    def run(self, tokens: Tensor) -> Tensor:
+    def extend(self, tokens: Tensor) -> Tensor:
         """Runs n more tokens of each row that is still there, (B', n); their logits, (B', n, V)."""
 
-    def forget(self, count: int) -> None:
+    def rollback(self, count: int) -> None:
         """Takes the last tokens back."""
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def select_rows(self, rows: Sequence[int]) -> None:
         """Only these places of `rows` stay; `rows` says in which order."""
 
 
@@ -165,9 +165,9 @@ class _EncoderDecoderPrefill:
         self._caches = PreallocatedCache(count, _ROOM_TOKENS), PreallocatedCache(count, width)
         self._cache = EncoderDecoderCache(*self._caches)
         start = torch.full((count, 1), decoder_start(model), device=mask.device)
-        self.first = self.run(start)[:, -1]
+        self.next_logits = self.extend(start)[:, -1]
 
-    def run(self, tokens: Tensor) -> Tensor:
+    def extend(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self._model(
             encoder_outputs=self._output(last_hidden_state=self._states),
             attention_mask=self._mask,
@@ -177,12 +177,12 @@ class _EncoderDecoderPrefill:
         ).logits
         return logits
 
-    def forget(self, count: int) -> None:
+    def rollback(self, count: int) -> None:
         self._cache.crop(-count)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        places = self._caches[0].keep(rows)
-        self._caches[1].keep(rows)
+    def select_rows(self, rows: Sequence[int]) -> None:
+        places = self._caches[0].select_rows(rows)
+        self._caches[1].select_rows(rows)
         self.rows = [self.rows[place] for place in places]
         self._states, self._mask = self._states[places], self._mask[places]
 
@@ -195,16 +195,16 @@ class _UncachedPrefill:
         self._batch = batch
         self.rows = list(range(len(batch["input_ids"])))
         self._tail = batch["input_ids"].new_empty(len(self.rows), 0)
-        self.first = self._last_logits(1)[:, -1]
+        self.next_logits = self._last_logits(1)[:, -1]
 
-    def run(self, tokens: Tensor) -> Tensor:
+    def extend(self, tokens: Tensor) -> Tensor:
         self._tail = torch.cat([self._tail, tokens], dim=1)
         return self._last_logits(tokens.shape[1])
 
-    def forget(self, count: int) -> None:
+    def rollback(self, count: int) -> None:
         self._tail = self._tail[:, :-count]
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def select_rows(self, rows: Sequence[int]) -> None:
         places = list(rows)
         self.rows = [self.rows[place] for place in places]
         self._tail = self._tail[places]

@@ -85,14 +85,14 @@ class PackedPrefill:
     """See `nlora.evaluation.prefill.Prefill`."""
 
     def __init__(self, model: nn.Module, first: Tensor, beginning: KeysValues, parts: Sequence[Part]) -> None:
-        self.first = first
+        self.next_logits = first
         self.rows = list(range(len(first)))
         self._model, self._beginning, self._parts = model, beginning, parts
         self._followed: KeysValues = []  # of what ran behind the prompts, (B', tokens, heads, D)
         self._cache: PreallocatedCache | None = None
         self._there, self._at = self._find_rows()
 
-    def run(self, tokens: Tensor) -> Tensor:
+    def extend(self, tokens: Tensor) -> Tensor:
         """Runs n more tokens of each row, (B', n); their logits, (B', n, V)."""
         if self._cache is None and self._followed:
             self._put_in_columns()
@@ -105,7 +105,7 @@ class PackedPrefill:
         self._there = torch.cat([self._there, self._there.new_ones(rows, count)], dim=1)
         return logits.view(rows, count, -1)
 
-    def forget(self, count: int) -> None:
+    def rollback(self, count: int) -> None:
         """Takes the last tokens back."""
         self._there = self._there[:, :-count]
         if self._cache is not None:
@@ -114,20 +114,20 @@ class PackedPrefill:
             left = self._followed[0][0].shape[1] - count
             self._followed = [(k[:, :left], v[:, :left]) for k, v in self._followed] if left else []
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def select_rows(self, rows: Sequence[int]) -> None:
         """Only these places of `rows` stay; `rows` says in which order."""
-        places = sorted(rows) if self._cache is None else self._cache.keep(rows)
+        places = sorted(rows) if self._cache is None else self._cache.select_rows(rows)
         self.rows = [self.rows[place] for place in places]
         if self._cache is not None:
             self._there = self._there[places]
             return
-        at = torch.tensor(places, device=self.first.device)
+        at = torch.tensor(places, device=self.next_logits.device)
         self._followed = [(k.index_select(0, at), v.index_select(0, at)) for k, v in self._followed]
         self._there, self._at = self._find_rows()
 
     def _find_rows(self) -> tuple[Tensor, list[Tensor]]:
         """What of the rows' columns is no padding, (B', all), and where the rests of the rows lie in each part."""
-        device = self.first.device
+        device = self.next_logits.device
         lengths = [length for some, _ in self._parts for length in some]
         mine = torch.tensor([lengths[row] for row in self.rows], device=device)[:, None]  # (B', 1)
         columns = torch.arange(int(mine.max()), device=device)  # (W,)

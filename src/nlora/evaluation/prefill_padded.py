@@ -27,10 +27,10 @@ class PaddedPrefill:
     """
 
     def __init__(self, model: nn.Module, first: Tensor, cache: PreallocatedCache, mask: Tensor) -> None:
-        self.rows, self.first = list(range(len(first))), first
+        self.rows, self.next_logits = list(range(len(first))), first
         self._model, self._cache, self._mask = model, cache, mask
 
-    def run(self, tokens: Tensor) -> Tensor:
+    def extend(self, tokens: Tensor) -> Tensor:
         """Runs n more tokens of each row, (B', n); their logits, (B', n, V)."""
         added = torch.ones_like(tokens)
         logits: Tensor = causal_forward(
@@ -44,14 +44,14 @@ class PaddedPrefill:
         self._mask = torch.cat([self._mask, added], dim=1)
         return logits
 
-    def forget(self, count: int) -> None:
+    def rollback(self, count: int) -> None:
         """Takes the last tokens back."""
         self._cache.crop(-count)
         self._mask = self._mask[:, :-count]
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def select_rows(self, rows: Sequence[int]) -> None:
         """Only these places of `rows` stay."""
-        places = self._cache.keep(rows)
+        places = self._cache.select_rows(rows)
         self.rows = [self.rows[place] for place in places]
         self._mask = self._mask[places]
 

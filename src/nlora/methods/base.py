@@ -1,8 +1,8 @@
 """What a method is asked, and the few answers that most methods share.
 
-A method decides what a stage trains on (`examples`) and where it starts (`begin`), what is added to the loss of an
-optimizer step (`penalty`) or of a micro-batch (`extra_loss`), what is kept after a task (`end`), and which updates
-make up the model (`frozen`, `serving`). Nothing else in the program knows which method runs. A new method is one new
+A method decides what a stage trains on (`examples`) and where it starts (`begin_task`), what is added to the loss of an
+optimizer step (`penalty`) or of a micro-batch (`extra_loss`), what is kept after a task (`end_task`), and which updates
+make up the model (`active_in_training`, `active_for`). Nothing else in the program knows which method runs. A new method is one new
 file in this folder: a module with one subclass of `Method`, known by the file's name.
 
     class Mine(Method):
@@ -87,11 +87,11 @@ class Method:
 
     # Which updates make up the model
 
-    def frozen(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
+    def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         """Those of the earlier stages' updates that are in the backbone while the next stage trains."""
         return updates
 
-    def serving(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
+    def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         """Those of the updates learned so far that answer `tasks[index]`: all, so that no task id is needed."""
         return updates
 
@@ -112,10 +112,10 @@ class Method:
 
         return load_factors(folder / ADAPTER)
 
-    def recall(self, memory: Memory) -> None:
-        """Take what `end` kept at the stage before; called before `begin`, but not at the first stage."""
+    def restore(self, memory: Memory) -> None:
+        """Take what `end_task` kept at the stage before; called before `begin_task`, but not at the first stage."""
 
-    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+    def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         """Prepare a stage: called once, with its fresh adapter attached, before its first step.
 
         earlier: the factors that the stages before ended with, in order; empty at the first one. A resumed
@@ -125,7 +125,7 @@ class Method:
     def penalty(self, adapter: Trainable) -> Tensor | None:
         """What an optimizer step adds to the loss: a scalar with gradients, weight included, or None.
 
-        A pure function of the adapter (and of what `begin` kept): no random numbers, no change to `.grad`.
+        A pure function of the adapter (and of what `begin_task` kept): no random numbers, no change to `.grad`.
         Called once per optimizer step, whatever the gradient accumulation.
         """
         return None
@@ -139,7 +139,7 @@ class Method:
         """
         return None
 
-    def end(
+    def end_task(
         self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
     ) -> Memory:
         """What to keep of a stage for the next one; saved with the stage.

@@ -108,7 +108,7 @@ class Disjoint(Method):
         too_many = [] if self._has_room(tasks) else [self._full(f"the sequence has {tasks}", tasks)]
         return too_many if was_known else too_many + self._too_narrow()
 
-    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+    def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

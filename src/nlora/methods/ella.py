@@ -63,7 +63,7 @@ class Ella(Method):
         self._weight = options.weight
         self._squares: dict[str, Tensor] = {}
 
-    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+    def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self._squares = {}  # first, so that the sums of two stages are never there together
         if not earlier or self._weight == 0:
             return

@@ -62,10 +62,10 @@ class Ewc(Method):
         self._fisher: Memory = {}
         self._is_first = True
 
-    def recall(self, memory: Memory) -> None:
+    def restore(self, memory: Memory) -> None:
         self._fisher = memory
 
-    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+    def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self._is_first = not earlier
         names = adapter.factors().keys()
         if not self._is_first and self._weight and (missing := sorted(names - self._fisher.keys())):
@@ -84,7 +84,7 @@ class Ewc(Method):
             [self._fisher[name].to(f.A.device) for name, f in factors.items()],
         )
 
-    def end(
+    def end_task(
         self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
     ) -> Memory:
         assert isinstance(self.options, EwcOptions)

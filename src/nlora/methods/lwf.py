@@ -52,7 +52,7 @@ class Lwf(Method):
     Options: ClassVar[type[MethodOptions]] = LwfOptions
     _is_first = True
 
-    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+    def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self._is_first = not earlier
 
     def extra_loss(self, logits: Tensor, targets: Tensor, before: Callable[[], Tensor]) -> Tensor | None:

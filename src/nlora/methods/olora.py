@@ -74,7 +74,7 @@ class Olora(Method):
         self._weight, self._norm, self._norm_weight = options.weight, options.norm, options.norm_weight
         self._old: dict[str, Tensor] = {}
 
-    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+    def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self._old = {}
         if not earlier or self._weight == 0:
             return

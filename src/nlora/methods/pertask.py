@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Pertask(Method):
     """Each stage starts from the bare backbone, and each task is answered with its own update."""
 
-    def frozen(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
+    def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         return []
 
-    def serving(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
+    def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         return updates[index : index + 1]

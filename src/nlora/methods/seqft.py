@@ -49,8 +49,8 @@ class Seqft(Method):
             FullModel.load(model, folder)
         return {}
 
-    def frozen(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
+    def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         return []  # nothing is folded: the weights themselves move
 
-    def serving(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
+    def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         return []

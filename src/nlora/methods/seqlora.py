@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class Seqlora(Method):
     """Sequential LoRA: a stage begins with the factors that the one before ended with."""
 
-    def frozen(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
+    def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         return []
 
-    def serving(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
+    def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         return updates[-1:]
 
-    def begin(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+    def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         if earlier:
             adapter.load_state(earlier[-1])

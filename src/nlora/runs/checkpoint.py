@@ -108,7 +108,7 @@ def merged(stage: Checkpoint, index: int) -> Backbone:
     if stage.method.trains == "adapter" and not getattr(backbone.model, "is_quantized", False):
         backbone.model.float()
     learned = _recalled(stage, backbone)
-    learned.serve(stage.method, index)
+    learned.activate_for_task(stage.method, index)
     if any(learned.updates) and not learned.is_in_weights:
         raise ModelError(
             f"model {stage.config.model}: its weights are quantized or shared by layers, so that updates cannot be "
@@ -136,7 +136,7 @@ def _recalled(stage: Checkpoint, backbone: Backbone) -> UpdateHistory:
     modules = [module.name for module in target_modules(backbone.model, stage.config.lora)]
     learned = UpdateHistory(backbone.model, modules)
     for k in range(1, stage.stage + 1):
-        learned.recall(
+        learned.reload_stage(
             stage.run.stage_folder(k),
             stage.methods[k - 1],
             passed_over=stage.run.stage_record(k).is_passed_over,
@@ -174,10 +174,10 @@ class ServedModel:
         index: the task's place in the run, from 0, for methods that answer each task differently; for a task
         that is none of the run's, the number of its tasks.
         """
-        self._learned.serve(self._method, index)
+        self._learned.activate_for_task(self._method, index)
         return self._evaluator.answer(task, on_answered)
 
     def is_bare(self, index: int) -> bool:
         """Whether none of what was learned answers the task at that place, but the backbone as it came."""
         updates = self._learned.updates
-        return any(updates) and not any(self._method.serving(updates, index))
+        return any(updates) and not any(self._method.active_for(updates, index))

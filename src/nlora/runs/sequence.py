@@ -52,13 +52,13 @@ def learn_sequence(
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):
             passed_over = run.stage_record(stage).is_passed_over
-            learned.recall(run.stage_folder(stage), method, passed_over=passed_over, last=stage == done)
+            learned.reload_stage(run.stage_folder(stage), method, passed_over=passed_over, last=stage == done)
             continue
         with run.stage(stage, task.name) as folder:
             if plan.encoded[stage - 1]:
                 if kept := trained(folder):
                     log.info("stage %d: %s was trained before; only scored now", stage, task.name)
-                    learned.recall(folder, method, last=True)
+                    learned.reload_stage(folder, method, last=True)
                     result = TrainResult(**kept)
                 else:
                     result = _learn(plan, backbone, learned, stage, folder, progress, paths)
@@ -102,13 +102,13 @@ def _learn(
     examples = plan.encoded[stage - 1]
     seed = stage_seed(config.seed, stage)
     log.info("stage %d: %s, %d examples", stage, task.name, len(examples))
-    learned.prepare(method)
+    learned.activate_for_training(method)
     model: Any = backbone.model
     learner = method.attach(model, config.lora, stage=stage, seed=seed)
     try:
         if stage > 1:
-            method.recall(learned.memory)
-        method.begin(learner, learned.updates)
+            method.restore(learned.memory)
+        method.begin_task(learner, learned.updates)
         result = train(
             backbone,
             learner,
@@ -129,9 +129,9 @@ def _learn(
             progress.say(f"stage {stage}: the update of {still[0]}{more} stayed 0; it learned nothing")
     finally:
         learner.detach()
-    learned.serve(method, stage - 1)
+    learned.activate_for_task(method, stage - 1)
     names = [module.name for module in plan.modules]
-    learned.keep(folder, method.end(model, names, examples, backbone.tokenizer.pad_token_id))
+    learned.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
     return result
 
 
@@ -147,7 +147,7 @@ def _answer(
     method = plan.methods[max(stage - 1, 0)]
     answers = {}
     for index, task in enumerate(tasks):
-        learned.serve(method, index)
+        learned.activate_for_task(method, index)
         answers[task.name] = evaluator.answer(task, progress.scoring(stage, task.name, len(task.test)))
         log.info("stage %d: %s answered in %.1f s", stage, task.name, answers[task.name].seconds)
     return answers

@@ -155,15 +155,15 @@ class _Trial:
                 count = max(min(_FOLLOWING, *(len(examples[i].answer_ids) - unscored for i in some)) - 1, 0)
                 reading = reader.read([prompts[i] for i in some])
                 tokens = torch.tensor([examples[i].answer_ids[:count] for i in some], device=self._device)
-                logits = [reading.first[:, None]]
+                logits = [reading.next_logits[:, None]]
                 if count:  # as labels are scored
-                    logits.append(reading.run(tokens))
+                    logits.append(reading.extend(tokens))
                 wanted = torch.stack([expected[i][: count + 1] for i in some])
                 if wrong := self._plain.differs(torch.cat(logits, dim=1), wanted):
                     return wrong
                 if count and number == 0 and self._generates:  # taken back, then as answers are generated
-                    reading.forget(count)
-                    logits[1:] = [reading.run(tokens[:, d : d + 1]) for d in range(count)]
+                    reading.rollback(count)
+                    logits[1:] = [reading.extend(tokens[:, d : d + 1]) for d in range(count)]
                     if wrong := self._plain.differs(torch.cat(logits, dim=1), wanted):
                         return wrong
         return None

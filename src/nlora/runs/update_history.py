@@ -1,11 +1,11 @@
 """What a model has learned so far: the update of every stage, and which of them are in the backbone now.
 
     learned = UpdateHistory(backbone.model, ["model.layers.0.self_attn.q_proj"])
-    learned.recall(folder, method, last=True)     # from the folder of a committed stage
-    learned.prepare(method)                       # the backbone as the next stage's training finds it
-    learned.serve(method, index=0)                # the backbone that answers the first task
+    learned.reload_stage(folder, method, last=True)     # from the folder of a committed stage
+    learned.activate_for_training(method)                       # the backbone as the next stage's training finds it
+    learned.activate_for_task(method, index=0)                # the backbone that answers the first task
 
-A method may keep more than its updates from stage to stage (`Method.end`): that is `memory`, saved with the stage.
+A method may keep more than its updates from stage to stage (`Method.end_task`): that is `memory`, saved with the stage.
 Only the last stage's is ever needed, so that of the stage before is removed once the next is committed.
 """
 
@@ -45,7 +45,7 @@ class UpdateHistory:
         """Whether updates are put into the backbone's own weights, not beside them."""
         return isinstance(self._folded, MergedUpdates)
 
-    def recall(self, folder: Path, method: Method, *, last: bool, passed_over: bool = False) -> None:
+    def reload_stage(self, folder: Path, method: Method, *, last: bool, passed_over: bool = False) -> None:
         """Take back what a stage trained, from its folder. last: whether nothing is trained after it.
 
         Raises AdapterError for an adapter that lacks a layer.
@@ -61,7 +61,7 @@ class UpdateHistory:
         if last:
             self.memory = load_memory(folder)
 
-    def prepare(self, method: Method) -> None:
+    def activate_for_training(self, method: Method) -> None:
         """Put those updates into the backbone that are in it while the next stage trains.
 
         Raises ModelError where the backbone is quantized and the method needs its weights.
@@ -71,13 +71,13 @@ class UpdateHistory:
                 f"{method.name} needs the backbone's weights as numbers, and they are quantized; "
                 "load the model in float32 or bfloat16"
             )
-        self._fold(method.frozen(self.updates))
+        self._fold(method.active_in_training(self.updates))
 
-    def serve(self, method: Method, index: int) -> None:
+    def activate_for_task(self, method: Method, index: int) -> None:
         """Put those updates into the backbone that answer task `index`, from 0."""
-        self._fold(method.serving(self.updates, index))
+        self._fold(method.active_for(self.updates, index))
 
-    def keep(self, folder: Path, memory: Memory) -> None:
+    def save_memory(self, folder: Path, memory: Memory) -> None:
         """Keep the method's memory, and save it into its stage's folder."""
         self.memory = memory
         if memory:
