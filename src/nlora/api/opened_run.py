@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nlora.cli.evaluate import Report
-    from nlora.models.lora_factors import AdapterState
     from nlora.report.run_files import StageFiles
     from nlora.runs.checkpoint import Checkpoint
 
@@ -174,9 +173,7 @@ def _index(stage: Checkpoint, task: str | None) -> int:
             hint = did_you_mean(task, names) or f"; the tasks are {', '.join(names)}"
             raise InputErrors([Problem("task", f"no task of the run is called '{task}'{hint}")])
         return names.index(task)
-    updates: list[AdapterState] = [{} for _ in range(stage.stage)]
-    served = {tuple(map(id, stage.method.active_for(updates, index))) for index in range(stage.stage)}
-    if len(served) > 1:
+    if stage.method.needs_task_id and stage.stage > 1:
         method = stage.config.method.name
         raise InputErrors(
             [Problem("task", f"{method} has a model for each task; say which, as task='{names[0]}'")]

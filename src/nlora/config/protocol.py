@@ -3,8 +3,8 @@
     for line in protocol_notes(config):
         print(line)          # answers are generated freely and ... (evaluate.decode: generate)
 
-`protocol: released` is a set of defaults (`nlora.config.schema.RELEASED_CHOICES`) and two choices of its own. Single keys
-may say otherwise under either protocol, so the words are made from the values in force, never from the
+`protocol: released` is a set of defaults (`nlora.config.schema.RELEASED_CHOICES`) and two choices of its own. Single
+keys may say otherwise under either protocol, so the words are made from the values in force, never from the
 protocol's name alone.
 """
 

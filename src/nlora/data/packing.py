@@ -5,8 +5,8 @@
     tokens:     instruction and options | rest 1 | answer 1 | rest 2 | answer 2 | ...
                         P                     L_1                  L_2
 
-Each rest continues the common beginning, as if the others were not there (`nlora.models.packed_attention`). For causal models. An
-answer's last token does not run: nothing is predicted from it.
+Each rest continues the common beginning, as if the others were not there (`nlora.models.packed_attention`). For
+causal models. An answer's last token does not run: nothing is predicted from it.
 
     input_ids       (1, S)    the beginning, then each example's rest and answer; S = P + Σ L_b
     position_ids    (1, S)    of each token in its own example

@@ -8,8 +8,8 @@
     reading.select_rows([1])                               # the other row is done with
 
 Labels are scored and answers are decoded on this. Prompts of causal models are packed where that is exact
-(`nlora.evaluation.prefill_packed`): what all of them begin with runs once for the task. Others run in passes of rows of nearly
-the same length, but into one cache (`PreallocatedCache`), so that what follows runs on all rows at once.
+(`nlora.evaluation.prefill_packed`): what all of them begin with runs once for the task. Others run in passes of rows
+of nearly the same length, but into one cache (`PreallocatedCache`), so that what follows runs on all rows at once.
 
 A model that does not keep all tokens (sliding windows, state spaces) cannot take anything back: its whole
 prompts run again with whatever follows.
@@ -65,7 +65,8 @@ class Prefill(Protocol):
 class Prefiller:
     """Reads the prompts of one task with weights that do not change meanwhile.
 
-    prompts: all of them. packs: whether the model takes packed batches (`nlora.models.packed_attention.packing_is_exact`).
+    prompts: all of them. packs: whether the model takes packed batches
+    (`nlora.models.packed_attention.packing_is_exact`).
     continues: False reads a prompt again, whole, with whatever follows it.
     """
 

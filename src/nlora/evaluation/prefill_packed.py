@@ -1,4 +1,4 @@
-"""Prompts that a causal model has read packed, and what can follow them: every token once (`nlora.models.packed_attention`).
+"""Prompts that a causal model has read packed, and what can follow them: every token once.
 
     reading = PackedPrefiller(model, prompts).read(prompts[:64])
 

@@ -2,8 +2,8 @@
 
 A method decides what a stage trains on (`examples`) and where it starts (`begin_task`), what is added to the loss of an
 optimizer step (`penalty`) or of a micro-batch (`extra_loss`), what is kept after a task (`end_task`), and which updates
-make up the model (`active_in_training`, `active_for`). Nothing else in the program knows which method runs. A new method is one new
-file in this folder: a module with one subclass of `Method`, known by the file's name.
+make up the model (`active_in_training`, `active_for`). Nothing else in the program knows which method runs. A new
+method is one new file in this folder: a module with one subclass of `Method`, known by the file's name.
 
     class Mine(Method):
         Options = MyOptions                      # typed; their descriptions are their documentation
@@ -56,6 +56,11 @@ class Method:
 
     weights: ClassVar[Literal["any", "float"]] = "any"
     """float: the method differentiates the backbone's own weights, which must not be quantized then."""
+
+    continues_adapter: ClassVar[bool] = False
+    """Whether each stage trains the previous stage's update further, so that the last one answers for all tasks."""
+    needs_task_id: ClassVar[bool] = False
+    """Whether each task has a model of its own, so that an answer needs to know its task."""
 
     @property
     def needs_float_weights(self) -> bool:

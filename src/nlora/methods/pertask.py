@@ -13,7 +13,7 @@ from another: later tasks may well do worse than in a sequence. A task not learn
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nlora.methods.base import Method
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 class Pertask(Method):
     """Each stage starts from the bare backbone, and each task is answered with its own update."""
+
+    needs_task_id: ClassVar[bool] = True
 
     def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         return []

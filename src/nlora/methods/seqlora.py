@@ -12,7 +12,7 @@ Pitfall: the rank is shared by all tasks; with a long sequence the last task ove
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nlora.methods.base import Method
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 class Seqlora(Method):
     """Sequential LoRA: a stage begins with the factors that the one before ended with."""
+
+    continues_adapter: ClassVar[bool] = True
 
     def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
         return []

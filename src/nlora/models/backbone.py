@@ -62,7 +62,8 @@ def load_backbone(
 ) -> Backbone:
     """Model and tokenizer, ready to be taught, on the device that accelerate picks (a GPU where there is one).
 
-    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16". quantize: see `nlora.models.quantization`.
+    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16". quantize: see
+    `nlora.models.quantization`.
     Raises ModelError when it is not there, is no language model, cannot be quantized, or its tokenizer has no end
     token.
     """

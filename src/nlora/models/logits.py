@@ -3,8 +3,8 @@
     logits, targets = answer_logits(model, batch)        # (B, K, V), (B, K)
 
 A plain forward pass computes the head on every prompt token, and runs the instruction that all prompts of a
-task begin with once per row. Here the head runs on the answer positions, and a batch comes packed (`nlora.models.packed_attention`)
-where the model's attention allows it: the common beginning once, and no padding.
+task begin with once per row. Here the head runs on the answer positions, and a batch comes packed
+(`nlora.models.packed_attention`) where the model's attention allows it: the common beginning once, and no padding.
 """
 
 from __future__ import annotations

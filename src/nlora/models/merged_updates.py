@@ -91,7 +91,7 @@ def _plain_linear(model: nn.Module, name: str) -> nn.Module:
     if is_quantized(module):
         raise ModelError(
             f"{name} is quantized ({type(module).__name__}, {_weight(module).dtype}); updates cannot be folded "
-            "into quantized weights, keep them beside (nlora.models.unmerged_updates) or load the model in float32 or bfloat16"
+            "into quantized weights; keep them unmerged, or load the model in float32 or bfloat16"
         )
     return module
 

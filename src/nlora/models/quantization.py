@@ -4,7 +4,8 @@
 
 4bit is QLoRA's format (arXiv 2305.14314): NF4 codes in blocks of 64, whose scales are themselves quantized. 8bit is
 LLM.int8() (arXiv 2208.07339). Both by bitsandbytes, the extra `nlora[quant]`. The head and the embedding stay as
-they are. The updates are float32 as ever, and earlier ones are kept beside the weights (`nlora.models.unmerged_updates`).
+they are. The updates are float32 as ever, and earlier ones are kept beside the weights
+(`nlora.models.unmerged_updates`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What trains at a stage: a low-rank adapter, or weights of the backbone itself.
 
-`nlora.models.lora_adapter.LoraAdapter`, `nlora.models.full_model.FullModel` and `nlora.models.osf_layers.OsfLayers` are learners; the sequence and the
-training know no more of them than this.
+`nlora.models.lora_adapter.LoraAdapter`, `nlora.models.full_model.FullModel` and `nlora.models.osf_layers.OsfLayers`
+are learners; the sequence and the training know no more of them than this.
 """
 
 from __future__ import annotations

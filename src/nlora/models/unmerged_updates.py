@@ -5,9 +5,9 @@
     beside.fold([state_1])                 # ... W0 + ΔW_1, whatever was there before
     beside.restore()                       # W0: nothing is left on the model
 
-The interface of `nlora.models.merged_updates.MergedUpdates`. Where that changes weights, this adds (x·Aᵀ)·Bᵀ to what each
-layer computes, with A and B of all updates concatenated: one update of rank Σ r_i per layer, however many tasks there
-were; once the one matrix B·A is cheaper, x·(B·A)ᵀ. So a layer never costs more than twice as much.
+The interface of `nlora.models.merged_updates.MergedUpdates`. Where that changes weights, this adds (x·Aᵀ)·Bᵀ to what
+each layer computes, with A and B of all updates concatenated: one update of rank Σ r_i per layer, however many tasks
+there were; once the one matrix B·A is cheaper, x·(B·A)ᵀ. So a layer never costs more than twice as much.
 
 A weight that several layers share (Zamba2's blocks) cannot take in the updates that each of them has of its own.
 Quantized weights would have to be quantized again, which changes them by more than an update is large. A bfloat16

@@ -2,8 +2,8 @@
 
     trainer = PenalizedTrainer(model=model, args=arguments, ..., penalty=lambda: method.penalty(adapter))
 
-The loss looks at the answer tokens only (`nlora.models.logits`). The method's penalty is added once per optimizer step, to the
-gradient that is clipped, whatever the number of micro-batches or processes.
+The loss looks at the answer tokens only (`nlora.models.logits`). The method's penalty is added once per optimizer
+step, to the gradient that is clipped, whatever the number of micro-batches or processes.
 """
 
 from __future__ import annotations

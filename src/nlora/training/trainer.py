@@ -2,8 +2,9 @@
 
     result = train(backbone, adapter, encoded, options, penalty=lambda: method.penalty(adapter), seed=1, folder=f)
 
-What differs from a plain Trainer: its loss (`nlora.training.penalized_trainer`), and batches that are packed where that is exact
-(`nlora.models.packed_attention`). Everything else (optimizer, schedule, accumulation, logging, distribution) is the Trainer's.
+What differs from a plain Trainer: its loss (`nlora.training.penalized_trainer`), and batches that are packed where
+that is exact (`nlora.models.packed_attention`). Everything else (optimizer, schedule, accumulation, logging,
+distribution) is the Trainer's.
 """
 
 from __future__ import annotations
