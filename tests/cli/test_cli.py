@@ -186,7 +186,7 @@ def test_a_prompt_without_room_is_told_beside_other_mistakes(
         ({"train": {"epohcs": 1}}, "did you mean 'epochs'"),
         ({"train": {"epochs": "many"}}, "train.epochs"),
         ({"lora": {"targets": ["no_such_module"]}}, "no_such_module"),
-        ({"stages": {"colors": {"train": {}}}}, "did you mean 'colors'"),
+        ({"stages": {"colours": {"train": {}}}}, "did you mean 'colors'"),
         ({"stages": {"colors": {"train": {"max_source_tokens": 64}}}}, "holds for the whole run"),
         ({"train": {"report_to": ["wandb"]}}, "wandb is not installed; pip install wandb"),
     ],

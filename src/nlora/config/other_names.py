@@ -19,7 +19,7 @@ _OURS = {
     "trust_remote_code": ("remote_code",),
     _FORMAT: ("bf16", "fp16", "mixed_precision", "precision", "torch_dtype"),
     "quantize: 4bit or 8bit": (
-        "bnb_4bit_quant_type", "load_in_4bit", "load_in_8bit", "quantization", "quantization_config", "quantize"
+        "bnb_4bit_quant_type", "load_in_4bit", "load_in_8bit", "quantization", "quantization_config", "quantise"
     ),
     "method.weight": ("l1_weight", "lambda", "lambda_1", "lamda_1", "reg_weight"),
     "lora.r": ("lora_r", "lora_rank", "rank"),
