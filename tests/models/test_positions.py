@@ -131,7 +131,7 @@ def test_prompts_and_answers_stay_within_the_table(
     if decode == "generate":  # an answer may take 8 tokens
         assert max(len(e.prompt_ids) for rows in plan.encoded for e in rows) == POSITIONS - 8
     else:
-        assert longest[0] == POSITIONS
+        assert longest[0] in (POSITIONS - 1, POSITIONS)  # a cut text may tokenize one shorter
     assert learn(config, *overrides).status == "complete"
     # A new text may be longer than any before.
     settings = [f"decode={decode}"]
