@@ -11,8 +11,8 @@ from rich.console import Console
 from helpers import write_config
 from nlora.cli.run import check_command, run_sequence
 from nlora.config.load import load_config
-from nlora.runs.task_notes import task_notes
 from nlora.data.task import Example, Task
+from nlora.runs.task_notes import task_notes
 
 
 def task(

@@ -173,9 +173,9 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
     progress: what is told of it; left out: bars and lines on the console.
     """
     from nlora.models.backbone import load_backbone
+    from nlora.runs.preflight import preflight, probes
     from nlora.runs.sequence import learn_sequence
     from nlora.runs.stage_results import task_records
-    from nlora.runs.tryout import probes, try_out
     from nlora.training.trackers import one_wandb_run
 
     config = loaded.config
@@ -198,7 +198,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
             quantize=config.quantize,
             trust_remote_code=config.trust_remote_code,
         )
-        paths = try_out(
+        paths = preflight(
             backbone,
             [probes(task, plan.encoder) for task in plan.tasks],
             lora=config.lora,

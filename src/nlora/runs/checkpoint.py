@@ -16,17 +16,17 @@ from nlora.config.base_folder import located
 from nlora.config.load import LoadedConfig, load_config
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, ModelError, Problem
-from nlora.methods.registry import build
+from nlora.evaluation.choices import decode_of
 from nlora.methods.base import Method
+from nlora.methods.registry import build
 from nlora.runs.folder import RunFolder
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
-from nlora.evaluation.choices import decode_of
 
 if TYPE_CHECKING:
     from nlora.data.task import Task
     from nlora.evaluation.evaluator import Answers
-    from nlora.runs.update_history import UpdateHistory
     from nlora.models.backbone import Backbone
+    from nlora.runs.update_history import UpdateHistory
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,8 @@ def _backbone(config: Config) -> Backbone:
 
 def _history(stage: Checkpoint, backbone: Backbone) -> UpdateHistory:
     """The updates up to the stage, over a freshly loaded backbone."""
-    from nlora.runs.update_history import UpdateHistory
     from nlora.models.lora_adapter import target_modules
+    from nlora.runs.update_history import UpdateHistory
 
     modules = [module.name for module in target_modules(backbone.model, stage.config.lora)]
     history = UpdateHistory(backbone.model, modules)
@@ -149,12 +149,12 @@ class ServedModel:
         from nlora.evaluation.evaluator import Evaluator
         from nlora.models.positions import positions_of
         from nlora.runs.plan import make_encoder
-        from nlora.runs.tryout import probes, try_out
+        from nlora.runs.preflight import preflight, probes
 
         config = stage.config
         backbone = _backbone(config)
         encoder = make_encoder(config, positions_of(backbone.model))
-        paths = try_out(
+        paths = preflight(
             backbone,
             [probes(task, encoder) for task in tasks],
             generates=any(decode_of(task, config.evaluate) == "generate" for task in tasks),
