@@ -1,0 +1,111 @@
+"""Which answers changed between two models, and whether a task lost more than chance explains.
+
+Both models answered the same test examples, so the test is paired: of the examples whose score changed, how many got
+worse? Without a real change, getting worse and getting better are equally likely. For right and wrong answers this is
+the exact McNemar test (McNemar 1947, with binomial tails); for scores in between (ROUGE-L) it is the sign test, of which
+McNemar's is the special case. Several tasks are several tests, so p-values are corrected by Holm (1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nlora.runs.answers import Answer, ExampleKey
+
+Answers = Mapping[ExampleKey, Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes between two models' answers to the same examples.
+
+    count: examples that both answered. worse, better: how many of them lost or gained score.
+    """
+
+    count: int
+    worse: int
+    better: int
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided exact p-value of the hypothesis that worse and better are equally likely."""
+        return sign_test(self.worse, self.better)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChanges:
+    """One task under two models. before, after: the scores in percent, by its metric. labels: the changes by label."""
+
+    task: str
+    metric: str
+    before: float
+    after: float
+    changes: Changes
+    labels: Mapping[str, Changes]
+
+    @property
+    def drop(self) -> float:
+        """How many percentage points the score fell; negative if it rose."""
+        return self.before - self.after
+
+
+def task_changes(task: str, metric: str, before: Answers, after: Answers) -> TaskChanges:
+    """Compare the answers of two models on the examples that both answered. metric: `exact_match` or `rougeL`.
+
+    >>> right, wrong = Answer("a fox", "animal", "animal"), Answer("a fox", "animal", "plant")
+    >>> keys = [(str(i), "a fox", "animal", 0) for i in range(4)]
+    >>> found = task_changes("t", "exact_match", dict.fromkeys(keys, right), {**dict.fromkeys(keys, right), keys[0]: wrong})
+    >>> found.drop, found.changes.worse, found.changes.p_value
+    (25.0, 1, 1.0)
+    """
+    common = [key for key in before if key in after]
+    if not common:
+        raise ValueError(f"task {task}: no example was answered by both")
+    scores = [(before[key].score(metric), after[key].score(metric), before[key].label) for key in common]
+    labels: dict[str, list[tuple[float, float]]] = {}
+    for one, other, label in scores:
+        labels.setdefault(label, []).append((one, other))
+    return TaskChanges(
+        task=task,
+        metric=metric,
+        before=100 * sum(one for one, _, _ in scores) / len(scores),
+        after=100 * sum(other for _, other, _ in scores) / len(scores),
+        changes=_changes([(one, other) for one, other, _ in scores]),
+        labels={label: _changes(pairs) for label, pairs in labels.items()} if metric == "exact_match" else {},
+    )
+
+
+def _changes(pairs: Sequence[tuple[float, float]]) -> Changes:
+    worse = sum(other < one for one, other in pairs)
+    better = sum(other > one for one, other in pairs)
+    return Changes(len(pairs), worse, better)
+
+
+def sign_test(worse: int, better: int) -> float:
+    """The two-sided exact p-value that two counts come from a fair coin; 1 if both are 0.
+
+    >>> sign_test(9, 1)
+    0.021484375
+    """
+    n = worse + better
+    ways = tail = 1  # of drawing no head; then of k heads, from those of k - 1
+    for k in range(1, min(worse, better) + 1):
+        ways = ways * (n - k + 1) // k
+        tail += ways
+    return min(1.0, 2 * tail / 2**n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number by Holm's step-down method, in the given order.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected

@@ -1,0 +1,78 @@
+"""The answers that a committed stage gave, read from its predict_eval_predictions.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlora.errors import RunError
+from nlora.evaluation.text_metrics import exact_match, free_text_score
+
+PREDICTIONS_FILE = "predict_eval_predictions.jsonl"
+ExampleKey = tuple[str, str, str, int]
+"""Id, text and label of an example, and how many equal ones come before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model answered to one example. exact: compare with the label without normalization."""
+
+    text: str
+    label: str
+    prediction: str
+    exact: bool = False
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it matches the label."""
+        if self.exact:
+            return self.prediction == self.label
+        return exact_match(self.prediction, self.label)
+
+    def score(self, metric: str) -> float:
+        """0 to 1 by `exact_match` or `rougeL`."""
+        if metric == "exact_match":
+            return float(self.is_right)
+        return free_text_score([self.prediction], [self.label]) / 100
+
+
+def read_answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[ExampleKey, Answer]]:
+    """The answers to these tasks, by task and example. Raises RunError for a broken line, with its number."""
+    found: dict[str, dict[ExampleKey, Answer]] = {task: {} for task in tasks}
+    seen: dict[tuple[str, str, str, str], int] = {}
+    for row in prediction_lines(path, tasks):
+        task, instance = row["Dataset"], row["Instance"]
+        example = (str(instance["id"]), str(instance["sentence"]), str(instance["label"]))
+        before = seen.get((task, *example), 0)
+        seen[(task, *example)] = before + 1
+        found[task][(*example, before)] = Answer(
+            example[1], example[2], str(row["Prediction"]), exact=bool(row.get("Exact"))
+        )
+    return found
+
+
+def prediction_lines(path: Path, tasks: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """The lines of these tasks, parsed and checked.
+
+    A stage scores all tasks before it, so most lines are skipped without parsing them. Raises RunError as `read_answers`.
+    """
+    wanted = set(tasks)
+    quoted = {json.dumps(task) for task in tasks} | {json.dumps(task, ensure_ascii=False) for task in tasks}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not any(name in line for name in quoted):
+                    continue
+                try:
+                    row = json.loads(line)
+                    if row["Dataset"] in wanted:
+                        _ = row["Instance"]["id"], row["Instance"]["sentence"], row["Instance"]["label"]
+                        _ = row["Prediction"]
+                        yield row
+                except (ValueError, KeyError, TypeError) as error:
+                    raise RunError(f"{path}:{number}: not a prediction of this run") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
