@@ -2,8 +2,8 @@
 
 Both models answered the same test examples, so the test is paired: of the examples whose score changed, how many got
 worse? Without a real change, getting worse and getting better are equally likely. For right and wrong answers this is
-the exact McNemar test (McNemar 1947, with binomial tails); for scores in between (ROUGE-L) it is the sign test, of which
-McNemar's is the special case. Several tasks are several tests, so p-values are corrected by Holm (1979).
+the exact McNemar test (McNemar 1947, with binomial tails). For scores in between (ROUGE-L) it is the sign test, of
+which McNemar's is a special case. Several tasks are several tests, so p-values are corrected by Holm (1979).
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def task_changes(task: str, metric: str, before: Answers, after: Answers) -> Tas
     """Compare the answers of two models on the examples that both answered. metric: `exact_match` or `rougeL`.
 
     >>> right, wrong = Answer("a fox", "animal", "animal"), Answer("a fox", "animal", "plant")
-    >>> keys = [(str(i), "a fox", "animal", 0) for i in range(4)]
-    >>> found = task_changes("t", "exact_match", dict.fromkeys(keys, right), {**dict.fromkeys(keys, right), keys[0]: wrong})
+    >>> before = {(str(i), "a fox", "animal", 0): right for i in range(4)}
+    >>> after = {**before, ("0", "a fox", "animal", 0): wrong}
+    >>> found = task_changes("tickets", "exact_match", before, after)
     >>> found.drop, found.changes.worse, found.changes.p_value
     (25.0, 1, 1.0)
     """
@@ -93,7 +94,7 @@ def sign_test(worse: int, better: int) -> float:
     for k in range(1, min(worse, better) + 1):
         ways = ways * (n - k + 1) // k
         tail += ways
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -57,7 +57,7 @@ def read_answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[ExampleKey,
 def prediction_lines(path: Path, tasks: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """The lines of these tasks, parsed and checked.
 
-    A stage scores all tasks before it, so most lines are skipped without parsing them. Raises RunError as `read_answers`.
+    A stage scores all tasks before it, so most lines are skipped unparsed. Raises RunError as `read_answers`.
     """
     wanted = set(tasks)
     quoted = {json.dumps(task) for task in tasks} | {json.dumps(task, ensure_ascii=False) for task in tasks}
