@@ -82,6 +82,11 @@ def desk_values(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def scores_of(tasks: Sequence[str], row: Sequence[float | None]) -> dict[str, float]:
+    """A row of R by task, without the tasks that have no score."""
+    return {task: score for task, score in zip(tasks, row, strict=True) if score is not None}
+
+
 def learn(config: Path | str, *overrides: str) -> Summary:
     """The whole run, silently."""
     return run_sequence(load_config(str(config), overrides), Console(quiet=True))

@@ -31,7 +31,7 @@ def asked_model(run: nlora.Run, stage: int) -> Any:
     """The model that gives the run's answers, with whatever nlora puts around it."""
     chosen = read_stage(run.folder, stage)
     served = ServedModel(chosen, [one.task for one in tasks_to_ask(chosen)])
-    served._learned.activate_for_task(served._method, 0)
+    served._history.activate_for_task(served._method, 0)
     return served._evaluator._backbone.model
 
 

@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from helpers import scores_of
 from nlora.config.schema import Config
 from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.released_files import Prediction, predict_results, train_results, write_results
@@ -90,7 +91,7 @@ def make_run(
                     StageRecord(
                         stage=stage,
                         task=tasks[stage - 1],
-                        row=tuple(R[stage - 1]),
+                        scores=scores_of(tasks, R[stage - 1]),
                         train_seconds=30.0 + stage,
                         evaluate_seconds=2.0 * stage,
                         train_samples_per_second=5.0,

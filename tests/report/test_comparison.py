@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from helpers import scores_of
 from nlora.cli import app
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, NloraError
@@ -44,7 +45,7 @@ def run(
         StageRecord(
             stage=k + 1,
             task=tasks[k],
-            row=rows[k],
+            scores=scores_of(tasks, rows[k]),
             train_seconds=30 * seed,
             evaluate_seconds=1,
             train_samples_per_second=1,
@@ -413,7 +414,7 @@ def test_paths_that_are_no_runs_are_told_at_once(tmp_path: Path) -> None:
     assert len(lines) == 3
     assert lines[0] == f"{tmp_path / 'nowhere'}: no such folder; give the output_dir of a run"
     assert lines[1].startswith(f"{tmp_path / 'empty'}: no summary.json in it")
-    assert "is broken: status" in lines[2]
+    assert "broken: status" in lines[2]
 
 
 def test_out_writes_the_format_of_its_suffix(tmp_path: Path) -> None:

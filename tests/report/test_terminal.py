@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from helpers import scores_of
 from nlora.config.schema import Config
 from nlora.report.terminal import accuracy_table, comparison_table, duration, paths
 from nlora.runs.summary import StageRecord, Summary, summary_of
@@ -22,14 +23,18 @@ def summary(
         StageRecord(
             stage=k,
             task=tasks[k - 1],
-            row=tuple(row),
+            scores=scores_of(tasks, row),
             train_seconds=90,
             evaluate_seconds=1,
             train_samples_per_second=1,
         )
         for k, row in enumerate(rows, start=1)
     ]
-    return summary_of(Config.model_validate({"tasks": tasks, **config}), records, zero_shot=zero_shot)
+    return summary_of(
+        Config.model_validate({"tasks": tasks, **config}),
+        records,
+        zero_shot=None if zero_shot is None else scores_of(tasks, zero_shot),
+    )
 
 
 def rendered(renderable: RenderableType, width: int = 80) -> str:

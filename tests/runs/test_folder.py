@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helpers import scores_of
 from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.runs.folder import RunFolder, stage_name, write_stage_record
@@ -27,7 +28,7 @@ def record_of(stage: int, task: str) -> StageRecord:
     return StageRecord(
         stage=stage,
         task=task,
-        row=ROWS[stage - 1],
+        scores=scores_of(("agnews", "amazon"), ROWS[stage - 1]),
         train_seconds=10.0 * stage,
         evaluate_seconds=stage,
         train_samples_per_second=3.5,
@@ -78,11 +79,11 @@ def test_a_run_from_the_first_stage_to_the_summary(tmp_path: Path) -> None:
 def test_zero_shot_scores_outlive_the_process(tmp_path: Path) -> None:
     with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         assert run.zero_shot() is None
-        run.write_zero_shot([10.0, 20.0])
-        with pytest.raises(ValueError, match="column 1: 101"):
-            run.write_zero_shot([101.0, 20.0])
+        run.write_zero_shot({"agnews": 10.0, "amazon": 20.0}, {})
+        with pytest.raises(ValueError, match="scores.agnews"):
+            run.write_zero_shot({"agnews": 101.0, "amazon": 20.0}, {})
     with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
-        assert run.zero_shot() == [10.0, 20.0]
+        assert run.zero_shot() == {"agnews": 10.0, "amazon": 20.0}
         assert run.write_summary().zero_shot == (10.0, 20.0)
 
 
@@ -100,8 +101,11 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
             (folder / "all_results.json").write_text("{}")
         with pytest.raises(ValueError, match="is the record of stage 2, amazon"), run.stage(1) as folder:
             write_stage_record(folder, record_of(2, "amazon"))
-        short = record_of(1, "agnews").model_copy(update={"row": (90.0,)})
-        with pytest.raises(ValueError, match="has 1 scores for 2 tasks"), run.stage(1) as folder:
+        short = record_of(1, "agnews").model_copy(update={"scores": {"yahoo": 90.0}})
+        with (
+            pytest.raises(ValueError, match="has scores of yahoo, which the run does not learn"),
+            run.stage(1) as folder,
+        ):
             write_stage_record(folder, short)
         assert run.committed_stages() == []
 

@@ -37,7 +37,7 @@ KILLED = textwrap.dedent(
                 with run.stage(stage, task.name) as temporary:
                     (temporary / "adapter").mkdir()
                     (temporary / "adapter" / "weights").write_text("w" * 9)
-                    write_stage_record(temporary, StageRecord(stage=stage, task=task.name, row=(50, 50),
+                    write_stage_record(temporary, StageRecord(stage=stage, task=task.name, scores={"a": 50, "b": 50},
                         train_seconds=1, evaluate_seconds=1, train_samples_per_second=1))
                     (temporary / "last").write_text("l")
                 run.write_summary()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from helpers import scores_of
 from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.runs.summary import StageRecord, read_summary, summary_of, write_summary
@@ -25,7 +26,7 @@ def record(stage: int, row: tuple[float | None, ...]) -> StageRecord:
     return StageRecord(
         stage=stage,
         task="ab"[stage - 1],
-        row=row,
+        scores=scores_of("ab", row),
         train_seconds=1,
         evaluate_seconds=2,
         train_samples_per_second=3,
@@ -33,7 +34,7 @@ def record(stage: int, row: tuple[float | None, ...]) -> StageRecord:
 
 
 def write(folder: Path, **changes: Any) -> None:
-    summary = summary_of(CONFIG, [record(1, (90, 30)), record(2, (70, 80))], zero_shot=[10, 20])
+    summary = summary_of(CONFIG, [record(1, (90, 30)), record(2, (70, 80))], zero_shot={"a": 10, "b": 20})
     write_summary(folder, summary)
     path = folder / "summary.json"
     values = json.loads(path.read_text(encoding="utf-8"))
@@ -42,7 +43,9 @@ def write(folder: Path, **changes: Any) -> None:
 
 def test_the_keys_and_values_are_those_of_schema_1(tmp_path: Path) -> None:
     records = [record(1, (90, 30)), record(2, (70, 80))]
-    write_summary(tmp_path, summary_of(CONFIG, records, zero_shot=[10, 20], versions={"torch": "2"}))
+    write_summary(
+        tmp_path, summary_of(CONFIG, records, zero_shot={"a": 10, "b": 20}, versions={"torch": "2"})
+    )
     values = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert list(values) == KEYS
     assert values == {

@@ -5,7 +5,7 @@ nlora.run("my.yaml", on_event=print)          # stage 1: agnews, step 5 of 50
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
@@ -78,6 +78,5 @@ class EventProgress(RunProgress):
 
         return more
 
-    def stage_done(self, stage: int, task: str, names: Sequence[str], scores: Sequence[float | None]) -> None:
-        known = {name: score for name, score in zip(names, scores, strict=True) if score is not None}
-        self._tell(Event("stage_done", stage, task, scores=known))
+    def stage_done(self, stage: int, task: str, scores: Mapping[str, float]) -> None:
+        self._tell(Event("stage_done", stage, task, scores=scores))

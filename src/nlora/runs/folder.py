@@ -16,7 +16,7 @@ write to a run: it holds a lock of the operating system, which is released when 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +40,6 @@ from nlora.runs.run_yaml import RUN_FILE, write_or_compare
 from nlora.runs.stage_files import TRAINED_FILE, read_zero_shot, trained, trained_task, write_zero_shot
 from nlora.runs.summary import (
     Collision,
-    Score,
     StageRecord,
     Summary,
     read_summary,
@@ -188,12 +187,12 @@ class RunFolder:
             if not trained(temporary):
                 remove(temporary)
 
-    def write_zero_shot(self, row: Sequence[Score], records: Mapping[str, TaskRecord] | None = None) -> None:
-        """Save the scores before any training, a percentage for each task. records: of the tasks."""
-        write_zero_shot(self.folder, row, records or {})
+    def write_zero_shot(self, scores: Mapping[str, float], records: Mapping[str, TaskRecord]) -> None:
+        """Save the scores before any training, in percent, and the records of the tasks, both by task."""
+        write_zero_shot(self.folder, scores, records)
 
-    def zero_shot(self) -> list[Score] | None:
-        """The scores before any training; None if they were not written (yet)."""
+    def zero_shot(self) -> dict[str, float] | None:
+        """The scores before any training, by task; None if they were not written (yet)."""
         found = read_zero_shot(self.folder)
         return None if found is None else found[0]
 
@@ -267,8 +266,10 @@ class RunFolder:
         record = StageRecord.model_validate_json(path.read_text(encoding="utf-8"))
         if (record.stage, record.task) != (stage, self._task(stage)):
             raise ValueError(f"{path}: this is the record of stage {record.stage}, {record.task}")
-        if len(record.row) != len(self.config.tasks):
-            raise ValueError(f"{path}: has {len(record.row)} scores for {len(self.config.tasks)} tasks")
+        if others := record.scores.keys() - {task.name for task in self.config.tasks}:
+            raise ValueError(
+                f"{path}: has scores of {', '.join(sorted(others))}, which the run does not learn"
+            )
         return record
 
     def _task(self, stage: int) -> str:

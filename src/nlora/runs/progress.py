@@ -10,7 +10,7 @@ On a terminal the bars move; elsewhere (a log file, CI) only the finished lines 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -76,9 +76,9 @@ class RunProgress:
 
         return more
 
-    def stage_done(self, stage: int, task: str, names: Sequence[str], scores: Sequence[float | None]) -> None:
+    def stage_done(self, stage: int, task: str, scores: Mapping[str, float]) -> None:
         """One line: what the stage learned and every score so far, in percent."""
-        shown = "  ".join(f"{n} {s:.1f}" for n, s in zip(names, scores, strict=True) if s is not None)
+        shown = "  ".join(f"{name} {score:.1f}" for name, score in scores.items())
         minutes, seconds = divmod(int(time.perf_counter() - self._begin), 60)
         self.say(f"{self._position(stage)} {task} learned after {minutes}:{seconds:02d}   {shown}")
 

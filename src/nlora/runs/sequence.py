@@ -26,7 +26,7 @@ from nlora.runs.folder import RunFolder
 from nlora.runs.plan import Plan
 from nlora.runs.progress import RunProgress
 from nlora.runs.stage_files import keep_trained, trained
-from nlora.runs.stage_results import score_row, task_records, write_skipped, write_stage
+from nlora.runs.stage_results import scores_of, task_records, write_skipped, write_stage
 from nlora.runs.update_history import MEMORY_FILE, UpdateHistory
 from nlora.training.trackers import trackers
 from nlora.training.trainer import TrainResult, train
@@ -49,7 +49,7 @@ def learn_sequence(
     done = len(run.committed_stages())
     if plan.config.evaluate.zero_shot and run.zero_shot() is None:
         answers = _answer(plan, evaluator, history, tasks, 0, progress)
-        run.write_zero_shot(score_row(tasks, answers, records), records)
+        run.write_zero_shot(scores_of(tasks, answers, records), records)
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):
             if run.stage_record(stage).is_skipped:
@@ -72,8 +72,8 @@ def learn_sequence(
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 with _said_what_is_kept(progress, stage):
                     answers = _answer(plan, evaluator, history, seen, stage, progress)
-                    row = write_stage(folder, tasks, stage, answers, result, records)
-                progress.stage_done(stage, task.name, [t.name for t in tasks], row)
+                    scores = write_stage(folder, tasks, stage, answers, result, records)
+                progress.stage_done(stage, task.name, scores)
         if stage > 1:  # the new stage has a memory of its own
             (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
         run.write_summary()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from nlora.errors import RunError
-from nlora.evaluation.continual_metrics import summarize
 from nlora.runs.atomic import disk_errors, flush_folder, write_json
-from nlora.runs.summary import Score
 from nlora.runs.task_records import TaskRecord
 
 TRAINED_FILE = "trained.json"
@@ -41,26 +41,29 @@ def trained_task(folder: Path) -> TaskRecord | None:
     return None if known is None else TaskRecord.model_validate(known)
 
 
-def write_zero_shot(folder: Path, row: Sequence[Score], records: Mapping[str, TaskRecord]) -> None:
-    """Save the scores before any training in the run's folder. Raises ValueError for a row that is not percentages."""
-    summarize([row], zero_shot=row)
-    tasks = {name: task.model_dump(mode="json") for name, task in records.items()}
-    write_json(folder / ZERO_SHOT_FILE, {"zero_shot": list(row), "tasks": tasks})
+class _ZeroShot(BaseModel):
+    """The contents of zero_shot.json."""
+
+    scores: dict[str, Annotated[float, Field(ge=0, le=100)]]
+    tasks: dict[str, TaskRecord] = {}
 
 
-def read_zero_shot(folder: Path) -> tuple[list[Score], dict[str, TaskRecord]] | None:
+def write_zero_shot(folder: Path, scores: Mapping[str, float], records: Mapping[str, TaskRecord]) -> None:
+    """Save the scores before any training in the run's folder, in percent. Raises ValueError if they are not."""
+    values = _ZeroShot(scores=dict(scores), tasks=dict(records))
+    write_json(folder / ZERO_SHOT_FILE, values.model_dump(mode="json"))
+
+
+def read_zero_shot(folder: Path) -> tuple[dict[str, float], dict[str, TaskRecord]] | None:
     """The zero-shot scores and the records of the tasks; None if not written (yet). Raises RunError if broken."""
     path = folder / ZERO_SHOT_FILE
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        row: list[Score] = values["zero_shot"]
-        summarize([row], zero_shot=row)
-        records = {name: TaskRecord.model_validate(task) for name, task in values.get("tasks", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        values = _ZeroShot.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise RunError(f"{path}: broken; delete it to score the tasks again") from error
-    return row, records
+    return values.scores, values.tasks
 
 
 def _trained(folder: Path) -> dict[str, Any]:

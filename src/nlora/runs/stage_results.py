@@ -74,14 +74,15 @@ def score(task: Task, answers: Answers, metric: Metric) -> float:
     return free_text_score(answers.texts, [example.label for example in task.test])
 
 
-def score_row(
+def scores_of(
     tasks: Sequence[Task], answers: Mapping[str, Answers], records: Mapping[str, TaskRecord]
-) -> list[float | None]:
-    """A row of R: the score on every task of the run, None if it was not scored. records: by task name."""
-    return [
-        score(task, answers[task.name], records[task.name].metric) if task.name in answers else None
+) -> dict[str, float]:
+    """A row of R: the score on every answered task, by name. records: by task name."""
+    return {
+        task.name: score(task, answers[task.name], records[task.name].metric)
         for task in tasks
-    ]
+        if task.name in answers
+    }
 
 
 def write_stage(
@@ -91,8 +92,8 @@ def write_stage(
     answers: Mapping[str, Answers],
     result: TrainResult,
     records: Mapping[str, TaskRecord],
-) -> list[float | None]:
-    """Write a stage's result files and its record into its folder; returns its row of R.
+) -> dict[str, float]:
+    """Write a stage's result files and its record into its folder; returns its scores by task.
 
     answers, records: by task name. Tasks may be decoded differently (free text is always generated); the files
     list every kind, joined by '+'.
@@ -122,13 +123,13 @@ def write_stage(
         padding_share=result.padding_share,
     )
     write_results(folder, train, predict, predictions)
-    row = score_row(tasks, answers, records)
+    scores = scores_of(tasks, answers, records)
     write_stage_record(
         folder,
         StageRecord(
             stage=stage,
             task=tasks[stage - 1].name,
-            row=tuple(row),
+            scores=scores,
             train_seconds=result.seconds,
             evaluate_seconds=seconds,
             train_samples_per_second=result.samples_per_second,
@@ -137,7 +138,7 @@ def write_stage(
             tasks={name: records[name] for name in answers},
         ),
     )
-    return row
+    return scores
 
 
 def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
@@ -145,7 +146,7 @@ def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
     record = StageRecord(
         stage=stage,
         task=tasks[stage - 1].name,
-        row=(None,) * len(tasks),
+        scores={},
         train_seconds=0.0,
         evaluate_seconds=0.0,
         train_samples_per_second=0.0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -123,7 +123,9 @@ class StageRecord(BaseModel):
 
     stage: int = Field(ge=1, description="From 1.")
     task: str
-    row: tuple[Score, ...] = Field(description="The row of R: a percentage or null for each task of the run.")
+    scores: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
+        description="The row of R: a percentage for each scored task."
+    )
     train_seconds: float = Field(ge=0)
     evaluate_seconds: float = Field(ge=0)
     train_samples_per_second: float = Field(ge=0)
@@ -139,21 +141,22 @@ def summary_of(
     config: Config,
     records: Sequence[StageRecord],
     *,
-    zero_shot: Sequence[Score] | None = None,
+    zero_shot: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
     collision: Collision | None = None,
 ) -> Summary:
     """The summary of the stages committed so far. The averages are None until all stages are.
 
-    records: of stages 1, 2, ... in order. Raises ValueError if a row does not fit the tasks.
+    records: of stages 1, 2, ... in order. zero_shot: the scores before any training, by task.
     """
     tasks = tuple(task.name for task in config.tasks)
     complete = len(records) == len(tasks)
-    nothing: tuple[Score, ...] = (None,) * len(tasks)
-    R = tuple(record.row for record in records) + (nothing,) * (len(tasks) - len(records))
+    scores = [record.scores for record in records] + [{}] * (len(tasks) - len(records))
+    R = tuple(tuple(map(row.get, tasks)) for row in scores)
+    before = None if zero_shot is None else tuple(map(zero_shot.get, tasks))
     memory = [record.peak_memory_bytes for record in records if record.peak_memory_bytes is not None]
     trained = [record.trained_parameters for record in records if record.trained_parameters is not None]
-    averages: dict[str, Any] = summarize(R, zero_shot=zero_shot) if complete else {}
+    averages: dict[str, Any] = summarize(R, zero_shot=before) if complete else {}
     known = {name: task for record in records for name, task in record.tasks.items()}
     known_tasks = {name: known[name] for name in tasks if name in known}
     return Summary(
@@ -164,7 +167,7 @@ def summary_of(
         seed=config.seed,
         tasks=tasks,
         R=R,
-        zero_shot=None if zero_shot is None else tuple(zero_shot),
+        zero_shot=before,
         **averages,
         collision=collision,
         train_seconds=tuple(record.train_seconds for record in records),
