@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 
 class NloraError(Exception):
@@ -104,3 +105,10 @@ class MissingExtraError(NloraError, ImportError):
 def missing(package: str) -> str:
     """`ray is not installed; pip install ray`: the package itself, as nlora's extras work from its checkout only."""
     return f"{package} is not installed; pip install {package}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'epochs'?`, or nothing when no known word is close."""
+    by_lower = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), by_lower, n=1)
+    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlora.config.load import load_config
-from nlora.config.messages import did_you_mean
 from nlora.config.schema import Config
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, did_you_mean
 from nlora.report.accuracy_matrix import AccuracyMatrix
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
 from nlora.runs.summary import Summary, read_summary

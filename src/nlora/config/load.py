@@ -30,7 +30,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nlora.config import base_folder as base_folders
-from nlora.config.messages import did_you_mean, number_problems, problems_of
+from nlora.config.messages import number_problems, problems_of
 from nlora.config.overrides import apply_override
 from nlora.config.python_values import as_document, as_overrides
 from nlora.config.recover import drop_invalid
@@ -38,7 +38,7 @@ from nlora.config.schema import Config
 from nlora.config.stage_overrides import adjust_stages
 from nlora.config.stage_problems import stage_problems
 from nlora.config.yaml_positions import Document, Key, SourceMap, dotted, read_yaml, to_yaml
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, did_you_mean
 
 RUN_FILE_KEYS = frozenset({"config", "versions"})
 """Top-level keys of the run.yaml that a run writes; such a file is read as the configuration in it."""

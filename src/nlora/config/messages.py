@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -20,14 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from nlora.config.other_names import named_elsewhere
 from nlora.config.yaml_positions import Key, SourceMap
-from nlora.errors import Problem
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'epochs'?`, or nothing when no known word is close."""
-    by_lower = {name.lower(): name for name in known}
-    close = get_close_matches(word.lower(), by_lower, n=1)
-    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+from nlora.errors import Problem, did_you_mean
 
 
 def problems_of(

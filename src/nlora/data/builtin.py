@@ -33,10 +33,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from nlora.config.messages import did_you_mean
 from nlora.data import downloads
 from nlora.data.task import Example, Task
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, did_you_mean
 
 # Decides which texts are taken; part of what the tasks are, so no option.
 _SEED = "nlora embedded tasks 1"

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nlora.config.characters import half_problem
-from nlora.config.messages import did_you_mean
 from nlora.data.files import read_examples
 from nlora.data.readers import read_json
 from nlora.data.rows import ProblemList
 from nlora.data.task import Example, Task
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, did_you_mean
 
 UNLABELED = "-"
 

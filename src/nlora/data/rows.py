@@ -14,9 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nlora.config.characters import half_problem, look_alike, told_apart
-from nlora.config.messages import did_you_mean
 from nlora.data.task import Example
-from nlora.errors import Problem
+from nlora.errors import Problem, did_you_mean
 
 TEXT_FIELDS = ("sentence", "input", "text")
 LABEL_FIELDS = ("label", "output")

@@ -16,13 +16,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nlora.config.messages import did_you_mean, problems_of
+from nlora.config.messages import problems_of
 from nlora.config.schema import Config, TaskSource
 from nlora.config.yaml_positions import Key, read_yaml
 from nlora.data import builtin, cl_benchmark
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, did_you_mean
 
 _EMBEDDED = "embedded"
 

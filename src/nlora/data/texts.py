@@ -13,10 +13,9 @@ import re
 from pathlib import Path
 from typing import IO, Any
 
-from nlora.config.messages import did_you_mean
 from nlora.data.readers import FORMATS, READERS, Form, unknown_format
 from nlora.data.rows import TEXT_FIELDS, ProblemList, to_texts
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, did_you_mean
 
 STDIN = "standard input"
 _SUFFIXES = {**FORMATS, ".txt": "text"}

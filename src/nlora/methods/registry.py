@@ -23,9 +23,9 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from nlora import methods
-from nlora.config.messages import did_you_mean, number_problems, problems_of
+from nlora.config.messages import number_problems, problems_of
 from nlora.config.yaml_positions import Key, SourceMap, dotted
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, did_you_mean
 from nlora.methods.base import Method
 
 

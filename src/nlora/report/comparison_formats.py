@@ -16,8 +16,7 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
-from nlora.config.messages import did_you_mean
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, did_you_mean
 from nlora.report.comparison import MEASURES, Comparison, Row, compare, read_runs
 from nlora.report.comparison_table import (
     AVERAGE,
