@@ -175,7 +175,7 @@ def test_a_file_or_folder_of_another_kind_is_told_where_it_belongs(
     run, sweep = tmp_path / "run", tmp_path / "sweep.yaml"
     sweep.write_text("base: demo\nseeds: [1, 2]\n")
     for arguments, said in (
-        (("run", run), f"is the folder of a run, which goes on by: nlora run {run / 'run.yaml'}"),
+        (("run", run), f"is the folder of a run; to resume it: nlora run {run / 'run.yaml'}"),
         (("run", sweep), f"is the file of a sweep: nlora sweep {sweep}"),
         (("sweep", config), "is the file of a run; name it as `base`"),
         (("eval", tmp_path / "nowhere"), "no such folder; give the output_dir of a run"),

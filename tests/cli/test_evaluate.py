@@ -293,7 +293,7 @@ def test_mistakes_in_a_file_of_tasks_have_their_lines(runs: Runs, tmp_path: Path
     with pytest.raises(InputErrors) as told:
         ask(run, tasks_file=str(file))
     first, second = map(str, told.value.problems)
-    assert first.startswith("task a.test: no such file: gone.jsonl (looked in ")
+    assert first.startswith("task a: test: no such file: gone.jsonl (looked in ")
     assert second.startswith(f"{file}:3: 2: unknown task 'nobody'")
     file.write_text("name: x\n")
     with pytest.raises(InputErrors, match=r"tasks\.yaml: should be a list of tasks"):

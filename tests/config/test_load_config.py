@@ -105,7 +105,11 @@ stages:
         ("tasks: agnews", "my.yaml:1: tasks: must be a list that is not empty, not 'agnews'; write [agnews]"),
         ("tasks:\n- 3", "my.yaml:2: tasks.0: must be a name or a mapping of keys, not 3"),
         ("tasks:\n- type: TC", "my.yaml:2: tasks.0.name: the key is missing: unique within the run"),
-        ("tasks: [a, b, a]", "my.yaml:1: tasks.2: a second task is called 'a'; each needs a name of its own"),
+        ("tasks: [a, b, a]", "my.yaml:1: tasks.2: 'a' is also the name of tasks.0; rename one"),
+        (
+            "tasks: [a, {name: A}]",
+            "my.yaml:1: tasks.1.name: 'A' differs only by case from the name of tasks.0; rename one",
+        ),
         (
             "tasks: [{name: a/b}]",
             "my.yaml:1: tasks.0.name: must be usable in a folder's name, without / or \\, not 'a/b'",
@@ -142,7 +146,7 @@ stages:
         ("tasks: [a]\nseed: 1.5", "my.yaml:2: seed: must be a whole number >= 0 and < 4294967296, not 1.5"),
         (
             "tasks: [a]\nseed: 1\nseed: 2",
-            "my.yaml:3: seed: the key is there twice, first in line 2; keep one of them",
+            "my.yaml:3: seed: duplicate key, first used on line 2; keep one of them",
         ),
         (
             "tasks: [a]\ntrain:\n  batch_size: 8\n  micro_batch_size: 3",

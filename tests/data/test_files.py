@@ -135,9 +135,9 @@ def test_parquet_with_class_numbers_and_without_a_label_column(tmp_path: Path) -
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
     folders = (tmp_path / "here", tmp_path / "there")
-    _, (problem,) = read_examples("a.jsonl", labels=None, folders=folders, key="tasks[2].train")
+    _, (problem,) = read_examples("a.jsonl", labels=None, folders=folders, key=("tasks", 2, "train"))
     looked = f"looked in {tmp_path}/here and {tmp_path}/there"
-    assert str(problem) == f"tasks[2].train: no such file: a.jsonl ({looked})"
+    assert str(problem) == f"tasks.2.train: no such file: a.jsonl ({looked})"
 
 
 def test_the_first_folder_that_has_the_file_counts(tmp_path: Path) -> None:
@@ -162,5 +162,5 @@ def test_a_cell_may_be_as_long_as_it_is(tmp_path: Path, suffix: str) -> None:
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "tickets").mkdir()
-    _, (problem,) = read_examples("tickets", labels=None, folders=(tmp_path,), key="tasks[0].train")
-    assert str(problem) == "tasks[0].train: tickets is a folder; name a file in it"
+    _, (problem,) = read_examples("tickets", labels=None, folders=(tmp_path,), key=("tasks", 0, "train"))
+    assert str(problem) == "tasks.0.train: tickets is a folder; name a file in it"

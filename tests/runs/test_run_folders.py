@@ -14,7 +14,7 @@ from helpers import learn, write_config
 from nlora.cli import run
 from nlora.cli.run import demo_command
 from nlora.report.comparison import read_runs
-from nlora.config.load import read_config, recipe_text
+from nlora.config.load import load_config, recipe_text
 from nlora.errors import InputErrors, RunError
 from nlora.cli.ls import copy_command
 from nlora.cli.sweep import sweep_command
@@ -74,7 +74,7 @@ def test_a_copied_recipe_is_called_after_its_file(tmp_path: Path) -> None:
     for recipe in ("demo", "order_1"):
         target = tmp_path / f"{recipe} of 1: mine.yaml"
         copy_command(recipe, str(target), QUIET)
-        config = read_config(str(target)).config
+        config = load_config(str(target)).config
         assert (config.name, config.output_dir) == (target.stem, f"runs/{target.stem}")
         theirs, ours = yaml.safe_load(recipe_text(recipe)), yaml.safe_load(target.read_text())
         for values in (theirs, ours):

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from nlora.config.load import differences, load_config
+from nlora.config.load import load_config
 from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.runs.folder import RunFolder
-from nlora.runs.run_yaml import read_run_file
+from nlora.runs.run_yaml import differences, read_run_file
 
 VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
 

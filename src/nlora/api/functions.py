@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.api.opened_run import Run
-from nlora.config.load import LoadedConfig, Source, read_config
+from nlora.config.load import LoadedConfig, Source, load_config
 from nlora.runs.events import Event
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(config: Source | LoadedConfig, *, on_event: Callable[[Event], None] | No
     from nlora.cli.run import run_sequence
     from nlora.runs.events import EventProgress
 
-    loaded = config if isinstance(config, LoadedConfig) else read_config(config)
+    loaded = config if isinstance(config, LoadedConfig) else load_config(config)
     run_sequence(loaded, Console(quiet=True), EventProgress(on_event))
     return Run(loaded.config.output_dir)
 

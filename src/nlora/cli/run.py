@@ -20,7 +20,7 @@ from rich.table import Table
 
 from nlora import __version__
 from nlora.api.outcome import write_outcome
-from nlora.config.load import LoadedConfig, read_config
+from nlora.config.load import LoadedConfig, load_config
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.data import downloads, load
@@ -56,11 +56,7 @@ def announce_downloads(loaded: LoadedConfig, progress: RunProgress) -> None:
     """Says what is about to be fetched, so that nobody wonders at the silence."""
     config = loaded.config
     wanted = []
-    if (
-        config.model == EMBEDDED
-        and not loaded.doubts("model")
-        and not downloads.is_fetched(downloads.SMOLLM2)
-    ):
+    if config.model == EMBEDDED and not downloads.is_fetched(downloads.SMOLLM2):
         wanted.append("the embedded model (93 MB)")
     if config.data == load.EMBEDDED and not downloads.is_fetched(downloads.TEXTS):
         wanted.append("the embedded texts (38 MB)")
@@ -71,7 +67,7 @@ def announce_downloads(loaded: LoadedConfig, progress: RunProgress) -> None:
 
 def run_command(source: str, overrides: Sequence[str], console: Console) -> Summary:
     """`nlora run`: learn the sequence, or go on with it, or say that it is done; then the table and the paths."""
-    loaded = read_config(source, overrides)
+    loaded = load_config(source, overrides)
     summary = run_sequence(loaded, console)
     console.print()
     console.print(terminal.accuracy_table(summary))
@@ -94,14 +90,14 @@ def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
         raise InputErrors(
             [Problem(own, f"nlora demo runs {both}; for one of your own: nlora run demo {own}")]
         )
-    folder = Path(read_config(DEMO, ["output_dir=runs/demo", *overrides]).config.output_dir)
+    folder = Path(load_config(DEMO, ["output_dir=runs/demo", *overrides]).config.output_dir)
     kept = [text for key, text in by_key.items() if key != "output_dir"]
     runs = [
         [f"method={method}", f"name={method}", *kept, f"output_dir={json.dumps(str(folder / method))}"]
         for method in DEMO_METHODS
     ]
     for run in runs[1:]:
-        _plan(read_config(DEMO, run), RunProgress(console))
+        _plan(load_config(DEMO, run), RunProgress(console))
     summaries = []
     for run in runs:
         summaries.append(run_command(DEMO, run, console))
@@ -112,7 +108,7 @@ def demo_command(overrides: Sequence[str], console: Console) -> list[Summary]:
 
 def check_command(source: str, overrides: Sequence[str], console: Console) -> Plan:
     """`nlora check`: read everything, train nothing, print the plan."""
-    loaded = read_config(source, overrides)
+    loaded = load_config(source, overrides)
     announce_downloads(loaded, RunProgress(console))
     plan = make_plan(loaded)
     console.print(_plan_table(plan))
@@ -231,12 +227,12 @@ def _telling_what_is_kept(run: RunFolder) -> Iterator[None]:
 def _plan(loaded: LoadedConfig, progress: RunProgress) -> Plan | None:
     """The plan of a run that can begin, or go on; None where nothing is left to do."""
     # A folder that is a run already says first whether it is this run, and whether anything is left to do.
-    if not loaded.problems and (Path(loaded.config.output_dir) / RUN_FILE).is_file():
+    if (Path(loaded.config.output_dir) / RUN_FILE).is_file():
         with RunFolder.open(loaded.config, versions(), loaded.base_folder) as run:
             if run.is_complete():
                 return None
     announce_downloads(loaded, progress)
-    return make_plan(loaded)  # raises where the configuration has mistakes, with all others beside them
+    return make_plan(loaded)
 
 
 def _written(config: Config) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -18,43 +19,40 @@ import annotated_types as at
 from pydantic import BaseModel, ValidationError
 
 from nlora.config.other_names import named_elsewhere
-from nlora.config.yaml_positions import Key, SourceMap
-from nlora.errors import Problem, did_you_mean
+from nlora.config.yaml_positions import SourceMap
+from nlora.errors import Key, Problem, did_you_mean
 
 
-def problems_of(
-    error: ValidationError,
+def problems_in(
+    values: Any,
     model: type[BaseModel],
     places: SourceMap,
-    locate: Callable[[Key], Key | None] = lambda path: path,
+    at: Key = (),
+    counts: Callable[[Key], bool] = lambda path: True,
 ) -> list[Problem]:
-    """Every mistake of a failed `model.model_validate` as a Problem.
+    """Every mistake in values that should make up a model; empty if `model.model_validate(values)` succeeds.
 
-    locate: from a key of the validated values to the same key in the file; None: leave this mistake out.
+    at: the key of the values in the file, ("train",) for those of `train`. counts: which paths in the values to report.
     """
     found: list[Problem] = []
-    for detail in error.errors(include_url=False):
-        path: Key = detail["loc"]
-        full = locate(path)
-        if full is not None and not _reported_elsewhere(detail):
-            found.append(Problem(places.where(full), _what(detail, model, places.written.get(full))))
-    return found
 
+    def report(path: Key, what: Callable[[str | None], str]) -> None:
+        if counts(path):
+            key = (*at, *path)
+            found.append(places.problem(key, what(places.written.get(key))))
 
-def number_problems(
-    values: Any, model: type[BaseModel], places: SourceMap, at_key: Key = ()
-) -> list[Problem]:
-    """Numbers that Python accepts and we do not: true for 1, and infinity.
-
-    at_key: where the values are in the file, ("train",) for those of `train`.
-    """
-    found: list[Problem] = []
     for path, value in _leaves(values):
         spec = _spec(model, path)
+        # Numbers that Python accepts and we do not: true for 1, and infinity.
         if _plain(spec.annotation) in (int, float) and (isinstance(value, bool) or _is_infinite(value)):
-            full = (*at_key, *path)
-            found.append(Problem(places.where(full), _must_be(spec, value, places.written.get(full))))
-    return found
+            report(path, partial(_must_be, spec, value))
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            if not _reported_elsewhere(detail):
+                report(detail["loc"], partial(_what, detail, model))
+    return list(dict.fromkeys(found))
 
 
 def _is_infinite(value: Any) -> bool:
@@ -209,6 +207,8 @@ def _shown(value: Any, written: str | None) -> str:
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return "a list" if value else "an empty list"
+    if isinstance(value, bool) and written is None:
+        return str(value).lower()
     text = written if written is not None else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -35,7 +35,7 @@ from pathlib import Path
 
 from nlora.data import downloads
 from nlora.data.task import Example, Task
-from nlora.errors import InputErrors, Problem, did_you_mean
+from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
 # Decides which texts are taken; part of what the tasks are, so no option.
 _SEED = "nlora embedded tasks 1"
@@ -150,7 +150,7 @@ def names() -> tuple[str, ...]:
     return tuple(TASKS)
 
 
-def read(name: str, key: str = "") -> Task:
+def read(name: str, key: Key = ()) -> Task:
     """One embedded task; its texts are fetched on the first use.
 
     key: the configuration's key that names the task, for the message where there is no such task.
@@ -160,7 +160,7 @@ def read(name: str, key: str = "") -> Task:
     """
     if name not in TASKS:
         what = f"no embedded task '{name}'; there are {', '.join(TASKS)}{did_you_mean(name, TASKS)}"
-        raise InputErrors([Problem(key or name, what)])
+        raise InputErrors([Problem("" if key else name, what, key=key)])
     return _read(name)
 
 

@@ -19,7 +19,7 @@ from nlora.data.files import read_examples
 from nlora.data.readers import read_json
 from nlora.data.rows import ProblemList
 from nlora.data.task import Example, Task
-from nlora.errors import InputErrors, Problem, did_you_mean
+from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
 UNLABELED = "-"
 
@@ -71,7 +71,7 @@ def read(
     instruction: str | None = None,
     labels: Sequence[str] | None = None,
     keep_unlabeled: bool = False,
-    key: str = "",
+    key: Key = (),
 ) -> Task:
     """One data set of the benchmark as a task.
 
@@ -109,7 +109,7 @@ def read(
     )
 
 
-def _find(folder: Path, name: str, kind: str | None, key: str) -> Path:
+def _find(folder: Path, name: str, kind: str | None, key: Key) -> Path:
     there, wanted = datasets(folder), _wanted(name, kind)
     found = _matches(there, wanted)
     if len(found) == 1:
@@ -127,7 +127,7 @@ def _find(folder: Path, name: str, kind: str | None, key: str) -> Path:
     else:
         layout = "<type>/<dataset>/train.json, test.json and labels.json"
         what = f"no data set in {folder}; expected {layout}; {ORIGIN}"
-    raise InputErrors([Problem(key or name, what)])
+    raise InputErrors([Problem("" if key else name, what, key=key)])
 
 
 def _wanted(name: str, kind: str | None) -> str:
@@ -142,7 +142,10 @@ def _read_split(
     path: Path, labels: tuple[str, ...] | None, problems: list[Problem], *, unlabeled: bool = False
 ) -> tuple[Example, ...]:
     allowed = None if labels is None else (*labels, UNLABELED) if unlabeled else labels
-    examples, found = read_examples(str(path), labels=allowed, key=str(path.parent))
+    if not path.is_file():
+        problems.append(Problem(str(path), "no such file"))
+        return ()
+    examples, found = read_examples(str(path), labels=allowed)
     problems += found
     return examples
 

@@ -17,7 +17,7 @@ from nlora.data import hub
 from nlora.data.readers import FORMATS, READERS, Form, unknown_format
 from nlora.data.rows import ProblemList, to_examples
 from nlora.data.task import Example
-from nlora.errors import Problem
+from nlora.errors import Key, Problem
 
 
 def read_examples(
@@ -27,7 +27,7 @@ def read_examples(
     folders: Sequence[Path] = (Path(),),
     split: str = "train",
     quoting: bool | None = None,
-    key: str = "",
+    key: Key = (),
 ) -> tuple[tuple[Example, ...], list[Problem]]:
     """The examples of a file or hub data set, and what is wrong with it: at most five problems and a count.
 
@@ -43,12 +43,11 @@ def read_examples(
         return to_examples(hub.read_rows(source, split, problems), labels, problems), problems.report()
     path = find(source, folders)
     if path is None:
-        return (), [Problem(key or source, _not_found(source, folders))]
+        return (), [Problem("" if key else source, _not_found(source, folders), key=key)]
     problems = ProblemList(str(path))
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        problems.add(key or str(path), unknown_format(path, FORMATS))
-        return (), problems.report()
+        return (), [Problem("" if key else str(path), unknown_format(path, FORMATS), key=key)]
     try:
         with path.open("rb") as file:
             rows = READERS[kind](file, Form(quoting=quoting), problems)

@@ -21,7 +21,7 @@ from nlora.data.digest import digest
 from nlora.data.files import read_examples
 from nlora.data.splits import hold_out, sample
 from nlora.data.task import Example, Task
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Key, Problem
 
 EMBEDDED = "embedded"
 
@@ -30,14 +30,12 @@ def load_tasks(
     config: Config,
     *,
     base_folder: Path | None = None,
-    skip: frozenset[int] = frozenset(),
     test_only: bool = False,
 ) -> list[Task]:
     """The tasks of a run, in the order in which they are learned.
 
     base_folder: where the configuration file lies; relative paths are looked for in the current folder,
         then there.
-    skip: tasks, counted from 0, that are left out, their mistakes being known already.
     test_only: nothing will be trained: training files are not looked at, unless test examples come from them.
 
     Raises InputErrors with the problems of all tasks, each with its key (`tasks.2.train`, counted from 0)
@@ -45,16 +43,14 @@ def load_tasks(
     source needs a package that is not installed.
     """
     folders = [Path(), *([base_folder] if base_folder is not None else [])]
-    problems = _check_names(config.tasks, skip)
+    problems: list[Problem] = []
     benchmark = _benchmark_folder(config, folders, problems)
     absent = _absent(config.tasks, benchmark)
     splits = ("test",) if test_only and config.evaluate.split == "test" else ("train", "test")
     tasks = []
     for i, source in enumerate(config.tasks):
-        if i in skip:
-            continue
-        key = f"tasks.{i}"
-        problems += _check_labels(source.labels, f"{key}.labels")
+        key: Key = ("tasks", i)
+        problems += _check_labels(source.labels, (*key, "labels"))
         try:
             if source.train is not None:
                 task = _from_files(source, splits, folders, key)
@@ -65,14 +61,14 @@ def load_tasks(
             else:
                 if config.data is None:
                     what = f"'{source.name}' has no 'train' and 'test' files, and 'data' names no benchmark"
-                    problems.append(Problem(key, f"{what}; set one of the two"))
+                    problems.append(Problem.at(key, f"{what}; set one of the two"))
                 continue  # a folder that is not there is told once, not for every task
             if not test_only and config.evaluate.split == "test" and _same_examples(task):
                 problems.append(_scored_on_train(source, key))
             tasks.append(_limit(task, config))
         except InputErrors as error:
             way_out = _without(config.tasks, absent) if i in absent else ""
-            problems += [Problem(p.where, p.what + way_out) for p in error.problems]
+            problems += [replace(p, what=p.what + way_out) for p in error.problems]
     if problems:
         raise InputErrors(problems)
     return tasks
@@ -99,39 +95,26 @@ def _without(sources: Sequence[TaskSource], absent: frozenset[int]) -> str:
     return f" (or leave it out: 'tasks=[{', '.join(source.name for source in left)}]')"
 
 
-def _check_names(sources: Sequence[TaskSource], skip: frozenset[int]) -> list[Problem]:
-    """Two tasks may not share a name, not even up to case: a folder of the run is named by it."""
-    problems = []
-    first: dict[str, int] = {}
-    for i, source in enumerate(sources):
-        j = first.setdefault(source.name.casefold(), i)
-        if j == i or i in skip:
-            continue
-        same = "is also the name" if sources[j].name == source.name else "differs only by case from the name"
-        problems.append(Problem(f"tasks.{i}.name", f"'{source.name}' {same} of tasks.{j}; rename one"))
-    return problems
-
-
-def _check_labels(labels: Sequence[str] | None, where: str) -> list[Problem]:
+def _check_labels(labels: Sequence[str] | None, key: Key) -> list[Problem]:
     """What is wrong with a label set. Scoring ignores case, so labels must differ by more than case."""
     if labels is None:
         return []
     if len(labels) < 2:
-        return [Problem(where, f"{len(labels)} labels; a choice needs two, and free text has no 'labels'")]
+        return [Problem.at(key, f"{len(labels)} labels; a choice needs two, and free text has no 'labels'")]
     problems = []
     for word in labels:
         if word != word.strip() or not word:
             what = "begins or ends with a space" if word.strip() else "is empty"
-            problems.append(Problem(where, f"label '{word}' {what}"))
+            problems.append(Problem.at(key, f"label '{word}' {what}"))
     seen: dict[str, int] = {}
     seen_alike: dict[str, int] = {}
     for i, word in enumerate(labels):
         alike = seen_alike.setdefault(looks(word).casefold(), i)
         if seen.setdefault(word.strip().casefold(), i) != i:
-            problems.append(Problem(where, f"label '{word}' is there twice; scoring ignores case"))
+            problems.append(Problem.at(key, f"label '{word}' is there twice; scoring ignores case"))
         elif alike != i:
             what = f"label '{word}' only looks like '{labels[alike]}': {told_apart(word, labels[alike])}"
-            problems.append(Problem(where, f"{what}; keep one of them"))
+            problems.append(Problem.at(key, f"{what}; keep one of them"))
     return problems
 
 
@@ -145,7 +128,7 @@ def _benchmark_folder(config: Config, folders: Sequence[Path], problems: list[Pr
         places = " and ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
         looked = "" if path.is_absolute() else f" (looked in {places})"
         what = f"no such folder: {config.data}{looked}; use a folder in the released layout, or '{EMBEDDED}'"
-        problems.append(Problem("data", f"{what}; {cl_benchmark.ORIGIN}"))
+        problems.append(Problem.at(("data",), f"{what}; {cl_benchmark.ORIGIN}"))
     return found
 
 
@@ -155,12 +138,12 @@ def _same_examples(task: Task) -> bool:
     return len(train) == len(test) and (train == test or sorted(train) == sorted(test))
 
 
-def _scored_on_train(source: TaskSource, key: str) -> Problem:
+def _scored_on_train(source: TaskSource, key: Key) -> Problem:
     what = f"task '{source.name}' has the same examples to test on as to train on, so that its score means nothing"
-    return Problem(f"{key}.test", f"{what}; give others, or split some off: evaluate.split=validation")
+    return Problem.at((*key, "test"), f"{what}; give others, or split some off: evaluate.split=validation")
 
 
-def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Path], key: str) -> Task:
+def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Path], key: Key) -> Task:
     examples: dict[str, tuple[Example, ...]] = {"train": (), "test": ()}
     problems: list[Problem] = []
     for split in splits:
@@ -170,7 +153,7 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
             folders=folders,
             split=split,
             quoting=source.quoting,
-            key=f"{key}.{split}",
+            key=(*key, split),
         )
         problems += found
     if problems:
@@ -185,7 +168,7 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
     )
 
 
-def _from_benchmark(source: TaskSource, folder: Path, key: str, *, keep_unlabeled: bool) -> Task:
+def _from_benchmark(source: TaskSource, folder: Path, key: Key, *, keep_unlabeled: bool) -> Task:
     task = cl_benchmark.read(
         folder,
         source.name,
@@ -200,9 +183,11 @@ def _from_benchmark(source: TaskSource, folder: Path, key: str, *, keep_unlabele
     return task
 
 
-def _from_embedded(source: TaskSource, key: str) -> Task:
+def _from_embedded(source: TaskSource, key: Key) -> Task:
     if source.labels is not None:
-        raise InputErrors([Problem(f"{key}.labels", "the embedded tasks have fixed labels; leave it out")])
+        raise InputErrors(
+            [Problem.at((*key, "labels"), "the embedded tasks have fixed labels; leave it out")]
+        )
     task = builtin.read(source.name, key)
     return replace(
         task,

@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from nlora.config.messages import problems_of
+from nlora.config.messages import problems_in
 from nlora.config.schema import Config, TaskSource
-from nlora.config.yaml_positions import Key, read_yaml
+from nlora.config.yaml_positions import Place, read_yaml
 from nlora.data import builtin, cl_benchmark
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
-from nlora.errors import InputErrors, Problem, did_you_mean
+from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
 _EMBEDDED = "embedded"
 
@@ -37,10 +35,10 @@ class SelectedTask:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A task as it was asked for. where: what to say of a mistake in it. fields: those that a file sets."""
+    """A task as it was asked for. place: where it was asked for. fields: those that a file sets."""
 
     name: str
-    where: str
+    place: Place
     base_folder: Path
     fields: dict[str, Any]
 
@@ -61,11 +59,11 @@ def select_tasks(
 
     Raises InputErrors with every mistake found.
     """
-    entries = [_Entry(name, "--tasks", base_folder, {}) for name in names]
+    entries = [_Entry(name, Place("--tasks"), base_folder, {}) for name in names]
     if file is not None:
         entries += _read_entries(file)
     if not entries:
-        entries = [_Entry(name, "", base_folder, {}) for name in default]
+        entries = [_Entry(name, Place(""), base_folder, {}) for name in default]
     problems: list[Problem] = []
     seen: set[str] = set()
     found = []
@@ -76,7 +74,7 @@ def select_tasks(
             problems += error.problems
             continue
         if task.name in seen:
-            problems.append(Problem(entry.where, f"task '{task.name}' is there twice"))
+            problems.append(entry.place.problem(f"task '{task.name}' is there twice"))
         seen.add(task.name)
         own = [t.name for t in config.tasks]
         found.append(
@@ -95,7 +93,7 @@ def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
             what = (
                 f"task '{entry.name}' has no 'train' file to split validation examples off; leave --split out"
             )
-            raise InputErrors([Problem(entry.where, what)])
+            raise InputErrors([entry.place.problem(what)])
         source = TaskSource(**{"train": fields["test"], **fields, "name": entry.name})
     else:
         found, data = _source(config, base_folder, entry)
@@ -106,7 +104,8 @@ def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
         (task,) = load_tasks(one, base_folder=folder, test_only=True)
     except InputErrors as error:
         raise InputErrors(
-            Problem(p.where.replace("tasks.0", f"task {entry.name}", 1), p.what) for p in error.problems
+            replace(p, source=f"task {entry.name}", key=p.key[2:]) if p.key[:1] == ("tasks",) else p
+            for p in error.problems
         ) from error
     return task
 
@@ -126,7 +125,7 @@ def _source(config: Config, base_folder: Path, entry: _Entry) -> tuple[TaskSourc
     # Only names that would be found; nobody should have to guess where they were looked for.
     known = [*own, *(full.split("/")[1] for full in there), *builtin.names()]
     hint = did_you_mean(name, known) or f"; there are {', '.join(dict.fromkeys(known))}"
-    raise InputErrors([Problem(entry.where, f"unknown task '{name}'{hint}")])
+    raise InputErrors([entry.place.problem(f"unknown task '{name}'{hint}")])
 
 
 def _data_sets(data: str | None, base_folder: Path) -> list[str]:
@@ -163,21 +162,14 @@ def _read_entries(file: Path) -> list[_Entry]:
     for i, item in enumerate(data):
         fields = {"name": item} if isinstance(item, str) else item
         key = (*prefix, i)
-        try:
-            # `train` may be missing here: checked as if it were the test file.
-            filled = (
-                {"train": fields["test"], **fields}
-                if isinstance(fields, dict) and "test" in fields
-                else fields
-            )
-            checked = TaskSource.model_validate(filled)
-        except ValidationError as error:
-
-            def locate(path: Key, key: Key = key) -> Key:
-                return (*key, *path)
-
-            problems += problems_of(error, TaskSource, document.places, locate)
+        # `train` may be missing here: checked as if it were the test file.
+        filled = (
+            {"train": fields["test"], **fields} if isinstance(fields, dict) and "test" in fields else fields
+        )
+        if found := problems_in(filled, TaskSource, document.places, key):
+            problems += found
             continue
+        checked = TaskSource.model_validate(filled)
         own = {k: getattr(checked, k) for k in fields if k != "name"}
         entries.append(_Entry(checked.name, document.places.where(key), file.parent, own))
     if problems:

@@ -115,7 +115,11 @@ class Disjoint(Method):
         stage, share = len(earlier) + 1, self._share
         if share is None:
             raise InputErrors(
-                [Problem("method.tasks", "the number of tasks is not known here; give it, or a share")]
+                [
+                    Problem.at(
+                        ("method", "tasks"), "the number of tasks is not known here; give it, or a share"
+                    )
+                ]
             )
         if not self._has_room(stage):
             raise InputErrors([self._full(f"this is task {stage}", stage)])
@@ -150,13 +154,13 @@ class Disjoint(Method):
         assert share is not None
         places = f"{room(share)} task" + ("s" if room(share) > 1 else "")
         if self._given_share is not None:
-            return Problem(
-                "method.share",
+            return Problem.at(
+                ("method", "share"),
                 f"share {float(share):g} gives room for {places}, but {what}; use at most 1/{tasks}, "
                 f"or tasks: {tasks} in its place",
             )
-        return Problem(
-            "method.tasks",
+        return Problem.at(
+            ("method", "tasks"),
             f"the rows are split among {places}, but {what}; use at least {tasks}, or null for as many as there are",
         )
 
@@ -166,8 +170,8 @@ class Disjoint(Method):
         if narrow is None or share is None or share * narrow.out_features >= 1:
             return []
         return [
-            Problem(
-                "method.share" if self._given_share is not None else "method.tasks",
+            Problem.at(
+                ("method", "share" if self._given_share is not None else "tasks"),
                 f"{narrow.name} has {narrow.out_features} output rows, of which a task's share of {share} is less than "
                 "one; split among fewer tasks, or leave the layer out of lora.targets",
             )

@@ -95,8 +95,8 @@ class Nlora(Method):
                 part = m.name.rpartition(".")[2]
                 alike.setdefault((part, m.in_features, m.out_features), []).append(m.name)
         return [
-            Problem(
-                "method.penalty",
+            Problem.at(
+                ("method", "penalty"),
                 f"factor_l1 needs layers with in = out, but {names[0]} maps {n_in} to {n_out}"
                 + (f" (and {len(names) - 1} more like it)" if len(names) > 1 else "")
                 + "; use update_l1, which is defined for any layer, or leave the layer out of lora.targets",

@@ -9,20 +9,19 @@ Nothing is trained and no weights are loaded: the model is laid out on the meta 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nlora.config.schema import Config
-from nlora.data.load import load_tasks
 from nlora.data.columns import TokenizedExamples
+from nlora.data.load import load_tasks
 from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import InputErrors, NloraError, Problem
-from nlora.methods.registry import build
 from nlora.methods.base import Method
+from nlora.methods.registry import build
 from nlora.models.positions import Positions, positions_of
 from nlora.runs.checks import family_problems, missing_extras, quantize_problems
 from nlora.runs.run_yaml import folder_problem
@@ -85,68 +84,33 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     """
     config = loaded.config
     problems: list[Problem] = []
-    tasks = _collect(
-        problems, lambda: load_tasks(config, base_folder=loaded.base_folder, skip=_doubtful_tasks(loaded))
-    )
-    problems = [*loaded.problems, *(_placed(problem, loaded) for problem in problems)]
-    methods = None if loaded.doubts("method", "name") else _collect(problems, lambda: _methods(loaded))
-    modules: list[ModuleShape] | None = None
-    encoder: ExampleTokenizer | None = None
-    parameters = 0
-    positions = Positions(None, None)
-    skeleton = None if loaded.doubts("model") else _collect(problems, lambda: _skeleton(config))
+    tasks = _collect(problems, lambda: load_tasks(config, base_folder=loaded.base_folder))
+    methods = _methods(config)
+    skeleton = _collect(problems, lambda: _skeleton(config))
+    layout = encoder = None
     if skeleton is not None:
         positions = positions_of(skeleton)
-        if not loaded.doubts("lora"):
-            modules, parameters = _collect(problems, lambda: _layout(skeleton, config)) or (None, 0)
+        layout = _collect(problems, lambda: _layout(skeleton, config))
         encoder = _collect(problems, lambda: make_encoder(config, positions))
-        if encoder is not None:
-            wrong = family_problems(config, encoder.encoder_decoder)
-            problems += [Problem(loaded.places.where((p.where,)), p.what) for p in wrong]
-    problems += missing_extras(loaded)
-    problems += [] if loaded.doubts("quantize") else quantize_problems(loaded, (methods or [])[:1])
-    wrong_folder = None if loaded.doubts("output_dir") else folder_problem(Path(config.output_dir))
-    if wrong_folder:
-        problems.append(Problem(loaded.places.where(("output_dir",)), wrong_folder))
-    if modules:
-        # Stages may differ in their options: the same complaint is made once.
-        complaints = [
-            p
-            for method in methods or ()
-            for p in (*method.check(modules), *method.check_sequence(len(config.tasks)))
-        ]
-        problems += list(dict.fromkeys(complaints))
-    if (
-        tasks is None
-        or methods is None
-        or encoder is None
-        or loaded.doubts("tasks")
-        or loaded.doubts("train")
-    ):
-        raise InputErrors(problems)
-    encoded = _collect(problems, lambda: _encode(tasks, methods, encoder, config.seed))
-    if encoded is not None:  # else the same complaints would be made twice
-        cut = _collect(problems, lambda: [encoder.encode(task, task.test).cut_examples for task in tasks])
-    if problems or modules is None or encoded is None or cut is None:
-        raise InputErrors(problems)
+    if encoder is not None:
+        problems += family_problems(config, encoder.encoder_decoder)
+    problems += [*missing_extras(config), *quantize_problems(config, methods)]
+    if wrong_folder := folder_problem(Path(config.output_dir)):
+        problems.append(Problem.at(("output_dir",), wrong_folder))
+    if layout is not None:
+        for method in methods:
+            problems += [*method.check(layout[0]), *method.check_sequence(len(config.tasks))]
+    encoded = cut = None
+    if tasks is not None and encoder is not None:
+        encoded = _collect(problems, lambda: _encode(tasks, methods, encoder, config.seed))
+        if encoded is not None:  # else the same mistakes would be reported twice
+            cut = _collect(problems, lambda: [encoder.encode(task, task.test).cut_examples for task in tasks])
+    if problems or tasks is None or layout is None or encoder is None or encoded is None or cut is None:
+        # Stages may differ in their options: what holds for several is reported once.
+        raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
+    modules, parameters = layout
     stages = stage_plans(config, tasks, encoder, encoded, cut, parameters)
     return Plan(config, tuple(tasks), tuple(methods), tuple(modules), positions, encoder, encoded, stages)
-
-
-def _placed(problem: Problem, loaded: LoadedConfig) -> Problem:
-    """A problem of a task with the line, or the override, in which its key stands."""
-    key = re.fullmatch(r"tasks\.(\d+)(?:\.(\w+))?", problem.where)
-    if key is None:
-        return problem
-    path = ("tasks", int(key[1]), *(() if key[2] is None else (key[2],)))
-    return Problem(loaded.places.where(path), problem.what)
-
-
-def _doubtful_tasks(loaded: LoadedConfig) -> frozenset[int]:
-    """The tasks that cannot be looked at because of a mistake in the configuration."""
-    tasks = enumerate(loaded.config.tasks)
-    no_data = loaded.doubts("data")
-    return frozenset(i for i, t in tasks if loaded.doubts("tasks", i) or (no_data and t.train is None))
 
 
 def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
@@ -160,37 +124,15 @@ def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
     return None
 
 
-def _methods(loaded: LoadedConfig) -> list[Method]:
-    """One method per stage: options may differ from task to task."""
-    config = loaded.config
-    problems: list[Problem] = []
-    common = _method(loaded, config.method.options, ("method",), problems)
-    methods = []
-    for task in config.tasks:
-        stage = config.stages.get(task.name)
-        if common is not None and stage is not None and stage.method:
-            where = ("stages", task.name, "method")
-            methods.append(_method(loaded, config.method_options(task.name), where, problems))
-        else:
-            methods.append(common)
-    if problems:
-        raise InputErrors(problems)
-    return [method for method in methods if method is not None]
-
-
-def _method(
-    loaded: LoadedConfig, options: dict[str, Any], where: tuple[str, ...], problems: list[Problem]
-) -> Method | None:
-    """The method with these options; each mistake is added with the file and line that it stands on."""
-    prefix = ".".join(where)
-    try:
-        return build(loaded.config.method.name, options, where=prefix)
-    except InputErrors as error:
-        for problem in error.problems:
-            rest = problem.where.removeprefix(prefix).strip(".")
-            path = (*where, *rest.split(".")) if rest else where
-            problems.append(Problem(loaded.places.where(path), problem.what))
-    return None
+def _methods(config: Config) -> list[Method]:
+    """The method of each stage: one for all of them, but for stages with options of their own."""
+    common = build(config.method.name, config.method.options)
+    return [
+        build(config.method.name, config.method_options(task.name))
+        if task.name in config.stages and config.stages[task.name].method
+        else common
+        for task in config.tasks
+    ]
 
 
 def _skeleton(config: Config) -> nn.Module:

@@ -9,6 +9,7 @@ repeats a run.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -18,12 +19,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nlora.runs.atomic import write_text
 from nlora.config.base_folder import recorded
-from nlora.config.load import differences
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import read_yaml, to_yaml
-from nlora.errors import RunError
+from nlora.errors import Key, RunError, dotted
+from nlora.runs.atomic import write_text
 from nlora.runs.summary import SUMMARY_FILE
 
 RUN_FILE = "run.yaml"
@@ -76,6 +76,19 @@ def what_differs(record: Mapping[str, Any], config: Config) -> list[str]:
     """
     new = config.model_dump(mode="json")
     return differences({**_with_new_keys(record["config"]), "output_dir": new["output_dir"]}, new)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between a folder's configuration and the one at hand, one line for each key.
+
+    old, new: `Config.model_dump(mode="json")`. Example: "train.epochs: 1 in the folder, 2 now".
+    """
+    before, now = _flat(old), _flat(new)
+    return [
+        f"{dotted(key)}: {_value(before, key)} in the folder, {_value(now, key)} now"
+        for key in dict.fromkeys([*before, *now])
+        if key not in before or key not in now or before[key] != now[key]
+    ]
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:
@@ -144,6 +157,21 @@ def folder_problem(folder: Path) -> str | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         return f"{folder} cannot be written; choose another folder"
     return None
+
+
+def _flat(value: Any, path: Key = ()) -> dict[Key, Any]:
+    """Nested values by their dotted keys; lists of plain values stay whole."""
+    if isinstance(value, dict) and (value or not path):
+        return {
+            key: leaf for name, inner in value.items() for key, leaf in _flat(inner, (*path, name)).items()
+        }
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return {key: leaf for i, inner in enumerate(value) for key, leaf in _flat(inner, (*path, i)).items()}
+    return {path: value}
+
+
+def _value(values: dict[Key, Any], key: Key) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else "absent"
 
 
 def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nlora.config.yaml_positions import Key, SourceMap
-from nlora.errors import Problem
-from nlora.sweeps.file import LoadedSweep, RayOptions, Setting, read_file, setting, settings, shown
+from nlora.config.overrides import Override, shown
+from nlora.config.yaml_positions import Place, SourceMap
+from nlora.errors import InputErrors, Key, Problem
+from nlora.sweeps.file import LoadedSweep, RayOptions, read_file, setting, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +48,20 @@ class SweepRun:
     name: str
     seed: int
     base: Base
-    settings: tuple[Setting, ...]
+    settings: tuple[Override, ...]
     folder: Path
 
     @property
     def overrides(self) -> list[str]:
         """All of them, as `nlora run` takes them."""
-        return [setting.text for setting in self.settings]
+        return [override.text for override in self.settings]
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """A sweep's file, read and spread out into runs.
 
-    path: the file. places: where its keys are written. problems: the mistakes found; with any, nothing may run.
+    path: the file. places: where its keys are written.
     """
 
     name: str
@@ -70,13 +71,12 @@ class Sweep:
     runs: tuple[SweepRun, ...]
     runner: Literal["local", "ray"]
     ray: RayOptions
-    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
     name: str
-    settings: tuple[Setting, ...]
+    settings: tuple[Override, ...]
     seeds: tuple[int, ...]
 
 
@@ -91,18 +91,17 @@ _LONGEST_LABEL = 60
 
 
 def read_sweep(file: str, overrides: Sequence[str] = ()) -> Sweep:
-    """The sweep of a file. overrides: as `sweep_file.read_file` takes them.
+    """The sweep of a file. overrides: as `nlora.sweeps.file.read_file` takes them.
 
-    Mistakes come with the sweep, so that the runs can be checked too. Raises InputErrors where nothing is left.
+    Raises InputErrors with every mistake of the file itself; those of its runs are found by `nlora.sweeps.check`.
     """
     loaded = read_file(file, overrides)
     reader = _Reader(loaded)
     runs = tuple(reader.runs())
-    problems = tuple(dict.fromkeys([*loaded.problems, *reader.problems]))
+    if reader.problems:
+        raise InputErrors(dict.fromkeys(reader.problems))
     values = loaded.values
-    return Sweep(
-        values.name, loaded.path, loaded.places, reader.output_dir, runs, values.runner, values.ray, problems
-    )
+    return Sweep(values.name, loaded.path, loaded.places, reader.output_dir, runs, values.runner, values.ray)
 
 
 class _Reader:
@@ -137,11 +136,11 @@ class _Reader:
         self._check_folders(runs)
         return runs
 
-    def _run(self, name: str, base: Base, seed: int, given: Sequence[Setting]) -> SweepRun:
+    def _run(self, name: str, base: Base, seed: int, given: Sequence[Override]) -> SweepRun:
         folder = self.output_dir / f"{name}-seed{seed}"
-        place = self.places.source
+        place = Place(self.places.source)
         own = [
-            setting(key, value, place)
+            Override((key,), value, place)
             for key, value in (("name", name), ("seed", seed), ("output_dir", str(folder)))
         ]
         # Of a key that is set twice only the last counts.
@@ -152,12 +151,12 @@ class _Reader:
     def _bases(self) -> list[Base]:
         given = self.file.base
         if isinstance(given, dict) and given:
-            self._check_keys([setting(k, v, self.places.where(("base", k))) for k, v in given.items()])
+            self._check_keys([setting(k, v, self.places, ("base", k)) for k, v in given.items()])
             return [Base(self.file.name, None, given)]
         sources = [given] if isinstance(given, str) else given
         if not isinstance(sources, list) or not sources or not all(s and isinstance(s, str) for s in sources):
             what = "must be a recipe, a file, a list of them, or the keys of a run"
-            self.problems.append(Problem(self.places.where(("base",)), what))
+            self.problems.append(self.places.problem(("base",), what))
             return []
         bases = []
         for source in sources:
@@ -175,7 +174,7 @@ class _Reader:
             given = {name: name for name in given}
         if not isinstance(given, dict) or not given:
             what = "must be a mapping of names to what they set, or a list of methods"
-            self.problems.append(Problem(self.places.where(("variants",)), what))
+            self.problems.append(self.places.problem(("variants",), what))
             return []
         return [variant for name, values in given.items() if (variant := self._variant(name, values))]
 
@@ -183,18 +182,16 @@ class _Reader:
         at: Key = ("variants", name)
         if not _NAME.fullmatch(name):
             what = f"the name '{name}' becomes a folder's; use letters, digits and + = . , @ - _"
-            self.problems.append(Problem(self.places.where(at), what))
+            self.problems.append(self.places.problem(at, what))
             return None
         if isinstance(values, str):
             return _Variant(
                 name,
-                (setting("method", values, self.places.where(at)),),
+                (setting("method", values, self.places, at),),
                 self._seeds(self.file.seeds, ("seeds",)),
             )
         if values is not None and not isinstance(values, dict):
-            self.problems.append(
-                Problem(self.places.where(at), "must be a mapping of keys, or a method's name")
-            )
+            self.problems.append(self.places.problem(at, "must be a mapping of keys, or a method's name"))
             return None
         own = dict(values or {})
         at_seeds = (*at, "seeds") if "seeds" in own else ("seeds",)
@@ -206,38 +203,39 @@ class _Reader:
         if not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
             what = "must be a list of different whole numbers from 0 on, as [1, 2, 3]"
         elif len(set(seeds)) < len(seeds):
-            what = "a seed is there twice; keep one of them"
+            what = "duplicate seed; keep one of them"
         else:
             return tuple(seeds)
-        self.problems.append(Problem(self.places.where(at), what))
+        self.problems.append(self.places.problem(at, what))
         return ()
 
-    def _grid_points(self, variants: Sequence[_Variant]) -> list[tuple[list[Setting], list[str]]]:
+    def _grid_points(self, variants: Sequence[_Variant]) -> list[tuple[list[Override], list[str]]]:
         """Every combination of the grid's values: the overrides, and how they are called in names."""
         axes = []
         keys = list(self.file.grid)
         short = [key.rpartition(".")[2] for key in keys]
         set_by_variants = {one.key for variant in variants for one in variant.settings}
         for key, last in zip(keys, short, strict=True):
-            place = self.places.where(("grid", key))
+            at: Key = ("grid", key)
             if not self.file.grid[key]:
-                self.problems.append(Problem(place, "must be a list of values that is not empty"))
+                self.problems.append(self.places.problem(at, "must be a list of values that is not empty"))
             if key in set_by_variants:
-                self.problems.append(
-                    Problem(place, "a variant sets this key as well; leave it out in one place")
-                )
+                what = "a variant sets this key as well; leave it out in one place"
+                self.problems.append(self.places.problem(at, what))
             called = key if short.count(last) > 1 else last
-            values = [setting(key, value, place) for value in self.file.grid[key]]
-            self._check_keys(values)
+            values = [
+                setting(key, value, self.places, (*at, i)) for i, value in enumerate(self.file.grid[key])
+            ]
+            self._check_keys([setting(key, None, self.places, at)])
             labels = [_label(called, value) for value in self.file.grid[key]]
             axes.append(list(zip(values, labels, strict=True)))
         return [([s for s, _ in point], [label for _, label in point]) for point in itertools.product(*axes)]
 
-    def _check_keys(self, given: Iterable[Setting]) -> None:
+    def _check_keys(self, given: Iterable[Override]) -> None:
         for one in given:
             if one.key in _SETS_ITSELF:
                 what = f"the sweep sets '{one.key}' of each run; {_SETS_ITSELF[one.key]}"
-                self.problems.append(Problem(one.place, what))
+                self.problems.append(one.place.problem(what))
 
     def _check_folders(self, runs: Sequence[SweepRun]) -> None:
         seen: set[str] = set()
