@@ -152,7 +152,7 @@ def test_then_all_mistakes_of_data_model_method_and_folder(
     values = yaml.safe_load(config.read_text())
     values["tasks"][1]["test"] = str(tmp_path / "gone.jsonl")
     (tmp_path / "file").write_text("")
-    values |= {"method": {"name": "disjoint", "tasks": 1}, "output_dir": str(tmp_path / "file")}
+    values |= {"method": {"name": "disjoint", "share": 0.9}, "output_dir": str(tmp_path / "file")}
     change(config, **values)
     (tmp_path / "colors-train.jsonl").write_text(
         '{"sentence": "a", "label": "red"}\n{"sentence": "b", "label": "rde"}\n'
@@ -163,7 +163,7 @@ def test_then_all_mistakes_of_data_model_method_and_folder(
     for pattern in (
         r"config\.yaml:\d+: tasks\.1\.test: no such file: .*gone\.jsonl",
         r"colors-train\.jsonl:2.*'rde'.*did you mean 'red'",
-        r"config\.yaml:\d+: method\.tasks: .* use at least \d",
+        r"config\.yaml:\d+: method\.share: share 0\.9 gives room for 1 task",
         r"config\.yaml:\d+: output_dir: .*file is a file; choose another folder",
     ):
         assert re.search(pattern, told.err), f"{pattern} is not in\n{told.err}"
