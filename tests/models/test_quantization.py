@@ -118,7 +118,9 @@ def test_methods_that_need_the_weights_say_so_before_training(
 
 def test_a_gguf_file_is_not_quantized_again(tmp_path: Path) -> None:
     loaded = load_config(str(write_config(tmp_path, "model.gguf", quantize="4bit")))
-    assert "a GGUF file cannot be quantized again" in "\n".join(map(str, quantize_problems(loaded.config, [])))
+    assert "a GGUF file cannot be quantized again" in "\n".join(
+        map(str, quantize_problems(loaded.config, []))
+    )
 
 
 def test_other_methods_need_no_weights() -> None:
