@@ -70,7 +70,10 @@ def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -
     moved = f"output_dir={json.dumps(str(folder))}"  # the folder may have been another one then
     loaded = load_config(str(folder / RUN_FILE), [*overrides, moved])
     config = located(loaded.config, loaded.base_folder)
-    methods = tuple(build(config.method.name, config.method_options(task.name)) for task in config.tasks)
+    methods = tuple(
+        build(config.method.name, config.method_options(task.name), base_folder=loaded.base_folder)
+        for task in config.tasks
+    )
     for method in methods:
         method.check_sequence(len(config.tasks))
     run = RunFolder.read(config)
@@ -94,7 +97,7 @@ def _checked(run: RunFolder, stage: int | None) -> int:
             return stage
         trained = [k for k in committed if not run.stage_record(k).is_passed_over]
         hint = f"ask stage {trained[-1]}" if trained else "let the run go on first"
-        problem = f"{run.config.method.name} trains nothing at stage {stage}; {hint}"
+        problem = f"{run.config.method.label} trains nothing at stage {stage}; {hint}"
     raise InputErrors([Problem("--stage", problem)])
 
 

@@ -184,7 +184,7 @@ def _method(
     """The method with these options; each mistake is added with the file and line that it stands on."""
     prefix = ".".join(where)
     try:
-        return build(loaded.config.method.name, options, where=prefix)
+        return build(loaded.config.method.name, options, prefix, loaded.base_folder)
     except InputErrors as error:
         for problem in error.problems:
             rest = problem.where.removeprefix(prefix).strip(".")

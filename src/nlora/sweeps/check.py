@@ -108,7 +108,7 @@ def _method_problems(loaded: LoadedConfig) -> Iterator[Problem]:
         options = config.method.options if len(where) == 1 else config.method_options(where[1])
         prefix = dotted(where)
         try:
-            build(config.method.name, options, where=prefix)
+            build(config.method.name, options, prefix, loaded.base_folder)
         except InputErrors as error:
             for problem in error.problems:
                 rest = problem.where.removeprefix(prefix).strip(".")
