@@ -172,8 +172,8 @@ def _index(stage: Checkpoint, task: str | None) -> int:
             hint = did_you_mean(task, names) or f"; the tasks are {', '.join(names)}"
             raise InputErrors([Problem("task", f"no task of the run is called '{task}'{hint}")])
         return names.index(task)
-    if stage.method.needs_task_id and stage.stage > 1:
-        method = stage.config.method.name
+    if stage.method.updates == "per_task" and stage.stage > 1:
+        method = stage.config.method.label
         raise InputErrors(
             [Problem("task", f"{method} has a model for each task; say which, as task='{names[0]}'")]
         )

@@ -23,6 +23,7 @@ from nlora.analysis.forgetting import against_forgetting
 from nlora.analysis.interference import compare_states
 from nlora.analysis.result import Comparison
 from nlora.analysis.tables import comparison_tables, csv_rows
+from nlora.config import base_folder as base_folders
 from nlora.config.yaml_positions import read_yaml
 from nlora.errors import AdapterError, InputErrors, Problem, RunError
 from nlora.methods.registry import build
@@ -173,7 +174,8 @@ def _is_trained_on(folder: Path) -> bool:
     document = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
     try:
         options = dict(document.data["config"]["method"]) if document else {}
-        return build(options.pop("name"), options).continues_adapter
+        base_folder = base_folders.read(document.data, folder) if document else Path()
+        return build(options.pop("name"), options, base_folder=base_folder).updates == "continued"
     except (InputErrors, KeyError, TypeError):  # of a method that this nlora does not know
         return False
 

@@ -79,7 +79,7 @@ class Report:
             "schema": SCHEMA,
             "run": config.output_dir,
             "name": config.name,
-            "method": config.method.name,
+            "method": config.method.label,
             "model": config.model,
             "stage": self.stage.stage,
             "split": config.evaluate.split,
@@ -196,9 +196,7 @@ def score_table(report: Report) -> Table:
         rows.add_row(Text("mean over tasks"), "", *means, "", "", style="bold")
     table = Table.grid()
     table.add_column(overflow="fold")
-    title = (
-        f"{config.name}: {config.method.name} on {config.model}, {report.stage.name}, {config.evaluate.split}"
-    )
+    title = f"{config.name}: {config.method.label} on {config.model}, {report.stage.name}, {config.evaluate.split}"
     table.add_row(Text(title, style="bold"))
     table.add_row(rows)
     table.add_row("* the task's score, in percent, as in the accuracy matrix")
@@ -214,7 +212,7 @@ def score_table(report: Report) -> Table:
     if not all(s.is_of_run for s in report.scores):
         table.add_row("+ not a task of this run")
     if any(s.is_bare for s in report.scores):
-        table.add_row(f"- {config.method.name} has no update for it here: the backbone as it came answers")
+        table.add_row(f"- {config.method.label} has no update for it here: the backbone as it came answers")
     return table
 
 

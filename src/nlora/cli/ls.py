@@ -73,7 +73,11 @@ def _recipes() -> Table:
 def _methods() -> Table:
     table = _table()
     for name in method_names():
-        info = describe(name)
+        try:
+            info = describe(name)
+        except InputErrors as error:  # a broken package should not hide the other methods
+            table.add_row(name, escape(error.problems[0].what))
+            continue
         table.add_row(name, escape(info.summary))
         for option in info.options:
             table.add_row(

@@ -26,6 +26,7 @@ from nlora.config.schema import Config
 from nlora.data import downloads, load
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation.choices import decode_of
+from nlora.methods.registry import version_of
 from nlora.models.backbone import EMBEDDED
 from nlora.report import terminal
 from nlora.report.write import REPORT_FILE
@@ -46,10 +47,15 @@ _CLEARLY_FASTER = 1.5
 """How many times as fast its products must be before another number format is pointed out."""
 
 
-def versions() -> dict[str, str]:
-    """What decides a run's numbers beside its configuration."""
+def versions(loaded: LoadedConfig) -> dict[str, str]:
+    """What a run's numbers depend on in addition to its configuration."""
     packages = ("torch", "transformers", "peft", "accelerate", "tokenizers")
-    return {"nlora": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}}
+    return {
+        "nlora": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        **version_of(loaded.config.method.name, loaded.base_folder),
+    }
 
 
 def announce_downloads(loaded: LoadedConfig, progress: RunProgress) -> None:
@@ -114,7 +120,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
     console.print(_plan_table(plan))
     config = plan.config
     for line in (
-        f"{config.method.name} on {config.model}: {len(plan.modules)} modules, "
+        f"{config.method.label} on {config.model}: {len(plan.modules)} modules, "
         + (
             "weights of the model itself are trained"
             if plan.methods[0].trains == "weights"
@@ -181,7 +187,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
     if plan is None:
         progress.say(f"{folder}: complete, nothing to do")
         return read_summary(folder)
-    with RunFolder.open(config, versions(), loaded.base_folder) as run, _telling_what_is_kept(run):
+    with RunFolder.open(config, versions(loaded), loaded.base_folder) as run, _telling_what_is_kept(run):
         # Before the model is loaded: what was scored on other examples stops here.
         task_records(run, plan.tasks)
         run.attach_log()
@@ -202,7 +208,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
             generates=any(decode_of(task, config.evaluate) == "generate" for task in plan.tasks),
         )
         progress.say(
-            f"{config.name}: {config.method.name} learns {len(plan.tasks)} tasks on {config.model}, "
+            f"{config.name}: {config.method.label} learns {len(plan.tasks)} tasks on {config.model}, "
             f"about {terminal.duration(plan.seconds)}"
         )
         for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
@@ -228,7 +234,7 @@ def _plan(loaded: LoadedConfig, progress: RunProgress) -> Plan | None:
     """The plan of a run that can begin, or go on; None where nothing is left to do."""
     # A folder that is a run already says first whether it is this run, and whether anything is left to do.
     if (Path(loaded.config.output_dir) / RUN_FILE).is_file():
-        with RunFolder.open(loaded.config, versions(), loaded.base_folder) as run:
+        with RunFolder.open(loaded.config, versions(loaded), loaded.base_folder) as run:
             if run.is_complete():
                 return None
     announce_downloads(loaded, progress)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.config.schema import Config
+from nlora.config.schema import Config, is_method_file
 
 HERE, THEN = "base_folder", "base_folder_then"
 
@@ -39,7 +39,7 @@ def read(record: Mapping[str, Any], run_folder: Path) -> Path:
 
 
 def located(config: Config, base: Path) -> Config:
-    """The configuration with relative paths of its data that are there below `base` made absolute.
+    """The configuration with those relative paths made absolute that exist below `base`.
 
     A stage of a run that is asked again reads the run's own files first, whatever the current folder holds.
     """
@@ -50,14 +50,21 @@ def located(config: Config, base: Path) -> Config:
         )
 
     tasks = (t.model_copy(update={"train": found(t.train), "test": found(t.test)}) for t in config.tasks)
-    return config.model_copy(update={"data": found(config.data), "tasks": tuple(tasks)})
+    method = config.method
+    if is_method_file(method.name):
+        method = method.model_copy(update={"name": found(method.name)})
+    return config.model_copy(update={"data": found(config.data), "tasks": tuple(tasks), "method": method})
 
 
 def _relative_paths(config: Mapping[str, Any]) -> list[str]:
-    """Of the data; config: as a mapping, checked or not."""
+    """Of the data and the method; config: as a mapping, checked or not."""
     tasks = config.get("tasks")
     entries = [entry for entry in tasks if isinstance(entry, dict)] if isinstance(tasks, list | tuple) else []
     paths = [config.get("data"), *(entry.get(split) for entry in entries for split in ("train", "test"))]
+    method = config.get("method")
+    name = method.get("name") if isinstance(method, dict) else method
+    if isinstance(name, str) and is_method_file(name):
+        paths.append(name)
     return [path for path in paths if isinstance(path, str) and _is_relative(path)]
 
 

@@ -9,16 +9,16 @@ my.yaml: stages.b: no task is called 'b'; the tasks are a
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from pydantic import BaseModel
 
 from nlora.config.messages import problems_in
-from nlora.config.method_options import method_problem, options_of
 from nlora.config.overrides import task_names
-from nlora.config.schema import Config, TrainOptions
+from nlora.config.schema import Config, TrainOptions, is_method_file
 from nlora.config.yaml_positions import SourceMap
-from nlora.errors import Key, Problem, did_you_mean
+from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
 
 def mistakes(data: dict[str, Any], places: SourceMap) -> list[Problem]:
@@ -36,11 +36,12 @@ def _method_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     name = method.get("name", Config.model_fields["method"].default.name)
     options: type[BaseModel] | None = None
     problems: list[Problem] = []
-    if isinstance(name, str):
-        if wrong := method_problem(name):
-            problems = [places.problem(("method", "name") if given is method else ("method",), wrong)]
-        else:
-            options = options_of(name)
+    if isinstance(name, str) and not is_method_file(name):  # reading a configuration does not run a file
+        try:
+            options = _options_of(name)
+        except InputErrors as error:
+            key = ("method", "name") if given is method else ("method",)
+            problems = [places.problem(key, problem.what) for problem in error.problems]
     own = {key: value for key, value in method.items() if key != "name"}
     if options is not None:
         problems += problems_in(own, options, places, ("method",))
@@ -55,6 +56,15 @@ def _method_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
         if options is not None:
             problems += _stage_problems(own, stage.get("method"), options, places, (*at, "method"))
     return problems
+
+
+def _options_of(name: str) -> type[BaseModel]:
+    """The model of a method's own options. Raises InputErrors.
+
+    Methods are plug-ins, found by name at run time: the room that knows them is above this one.
+    """
+    options: type[BaseModel] = importlib.import_module("nlora.methods.registry").find(name).Options
+    return options
 
 
 def _stage_problems(

@@ -9,6 +9,8 @@ A field's description is its help text and its documentation. Reading and checki
 
 from __future__ import annotations
 
+import math
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -88,6 +90,14 @@ class TrainOptions(Frozen):
         "its logs/tensorboard. Each needs its package, as pip install tensorboard.",
     )
 
+    def steps(self, examples: int) -> int:
+        """Optimizer steps of one task: batches per epoch (the last one may be smaller) times epochs, rounded up.
+
+        >>> TrainOptions(epochs=1.5, batch_size=32).steps(100)
+        6
+        """
+        return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
+
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainOptions:
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
@@ -123,12 +133,24 @@ class EvaluateOptions(Frozen):
     )
 
 
+def is_method_file(name: str) -> bool:
+    """Whether a method's name is the path of a Python file."""
+    return name.endswith(".py") or "/" in name
+
+
 class MethodChoice(BaseModel):
     """Which method, and its own options; `nlora ls` names both."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str = Field("nlora", description="Name of the method.")
+    name: str = Field(
+        "nlora", description="Name of the method, or the path of a Python file that defines one."
+    )
+
+    @property
+    def label(self) -> str:
+        """What tables call the method: its name, or its file's name without `.py`."""
+        return PurePath(self.name).stem if is_method_file(self.name) else self.name
 
     @property
     def options(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from nlora.config.schema import Config
 from nlora.errors import InputErrors, ModelError, Problem
 from nlora.evaluation.choices import decode_of
 from nlora.methods.base import Method
-from nlora.methods.registry import build
+from nlora.methods.registry import methods_of
 from nlora.runs.folder import RunFolder
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
 
@@ -69,7 +69,7 @@ def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -
     moved = f"output_dir={json.dumps(str(folder))}"  # the folder may have been moved since
     loaded = load_config(str(folder / RUN_FILE), [*overrides, moved])
     config = located(loaded.config, loaded.base_folder)
-    methods = tuple(build(config.method.name, config.method_options(task.name)) for task in config.tasks)
+    methods = tuple(methods_of(config, loaded.base_folder))
     for method in methods:
         method.check_sequence(len(config.tasks))
     run = RunFolder.read(config)
@@ -93,7 +93,7 @@ def _checked(run: RunFolder, stage: int | None) -> int:
             return stage
         trained = [k for k in committed if not run.stage_record(k).is_skipped]
         hint = f"use stage {trained[-1]}" if trained else "let the run continue first"
-        problem = f"{run.config.method.name} trains nothing at stage {stage}; {hint}"
+        problem = f"{run.config.method.label} trains nothing at stage {stage}; {hint}"
     raise InputErrors([Problem("--stage", problem)])
 
 

@@ -21,7 +21,7 @@ from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import InputErrors, NloraError, Problem
 from nlora.methods.base import Method
-from nlora.methods.registry import build
+from nlora.methods.registry import methods_of
 from nlora.models.positions import Positions, positions_of
 from nlora.runs.checks import family_problems, missing_extras, quantize_problems
 from nlora.runs.run_yaml import folder_problem
@@ -85,7 +85,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     config = loaded.config
     problems: list[Problem] = []
     tasks = _collect(problems, lambda: load_tasks(config, base_folder=loaded.base_folder))
-    methods = _methods(config)
+    methods = _collect(problems, lambda: methods_of(config, loaded.base_folder)) or []
     skeleton = _collect(problems, lambda: _skeleton(config))
     layout = encoder = None
     if skeleton is not None:
@@ -101,7 +101,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         for method in methods:
             problems += [*method.check(layout[0]), *method.check_sequence(len(config.tasks))]
     encoded = cut = None
-    if tasks is not None and encoder is not None:
+    if tasks is not None and methods and encoder is not None:
         encoded = _collect(problems, lambda: _encode(tasks, methods, encoder, config.seed))
         if encoded is not None:  # else the same mistakes would be reported twice
             cut = _collect(problems, lambda: [encoder.encode(task, task.test).cut_examples for task in tasks])
@@ -122,17 +122,6 @@ def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
     except NloraError as error:
         problems.append(Problem("", str(error)))
     return None
-
-
-def _methods(config: Config) -> list[Method]:
-    """The method of each stage: one for all of them, but for stages with options of their own."""
-    common = build(config.method.name, config.method.options)
-    return [
-        build(config.method.name, config.method_options(task.name))
-        if task.name in config.stages and config.stages[task.name].method
-        else common
-        for task in config.tasks
-    ]
 
 
 def _skeleton(config: Config) -> nn.Module:

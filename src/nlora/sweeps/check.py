@@ -17,6 +17,7 @@ from nlora.config.load import load_config
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import Document, to_yaml
 from nlora.errors import InputErrors, Key, Problem, RunError
+from nlora.methods.registry import methods_of
 from nlora.runs.atomic import disk_errors, write_text
 from nlora.runs.lock import is_held
 from nlora.runs.run_yaml import RUN_FILE, folder_problem, or_delete, read_run_file, what_differs
@@ -37,11 +38,16 @@ def check_sweep(sweep: Sweep) -> dict[Path, Config]:
     configs: dict[Path, Config] = {}
     for run in sweep.runs:
         try:
-            config = load_config(_base(sweep, run), run.settings).config
+            loaded = load_config(_base(sweep, run), run.settings)
         except InputErrors as error:
             problems += error.problems
             continue
-        configs[run.folder] = config
+        config = configs[run.folder] = loaded.config
+        base_folder = loaded.base_folder if run.base.source else sweep.path.parent
+        try:
+            methods_of(config, base_folder)
+        except InputErrors as error:  # in a method from a file, which load_config does not run
+            problems += map(loaded.places.located, error.problems)
         problems += _folder_problems(run.folder, config)
     if problems:
         raise InputErrors(dict.fromkeys(problems))

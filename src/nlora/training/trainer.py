@@ -10,7 +10,6 @@ distribution) is the Trainer's.
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -99,11 +98,6 @@ class _Counting:
     @property
     def padding_share(self) -> float:
         return 1 - self._tokens / self._positions if self._positions else 0.0
-
-
-def optimizer_steps(examples: int, options: TrainOptions) -> int:
-    """Optimizer steps of one task: batches per epoch (the last one may be smaller) times epochs, rounded up."""
-    return math.ceil(options.epochs * math.ceil(examples / options.batch_size))
 
 
 def train(
