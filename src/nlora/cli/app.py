@@ -79,6 +79,9 @@ def demo(overrides: Overrides = None) -> None:
 @app.command()
 def check(source: Source, overrides: Overrides = None) -> None:
     """Read and check everything, train nothing, print the plan."""
+    from nlora.config.load import load_config
+
+    load_config(source, overrides or [])  # before anything heavy is imported
     from nlora.cli.run import check_command
 
     check_command(source, overrides or [], Console())
