@@ -102,6 +102,26 @@ stages:
         ("epochs: 3\ntasks: [a]", "my.yaml:1: epochs: unknown key; did you mean 'train.epochs'?"),
         ("name: x", "my.yaml: tasks: the key is missing: the tasks, in the order of learning"),
         ("tasks: []", "my.yaml:1: tasks: must be a list that is not empty, not an empty list"),
+        (
+            "tasks: [a]\nquantise: 4bit",
+            "my.yaml:2: quantise: unknown key; here it is quantize: 4bit or 8bit",
+        ),
+        (
+            "tasks: [a]\nkeep_unlabelled: true",
+            "my.yaml:2: keep_unlabelled: unknown key; here it is protocol: released, which keeps them",
+        ),
+        (
+            "tasks: [a]\nmethod: {name: ewc, sampels: 3}",
+            "my.yaml:2: method.sampels: unknown key; did you mean 'samples'?",
+        ),
+        (
+            "tasks: [a]\nmethod: ewcc",
+            "my.yaml:2: method: unknown method 'ewcc'; did you mean 'ewc'?",
+        ),
+        (
+            "tasks: [a]\nstages:\n  a: {method: {wieght: 1}}",
+            "my.yaml:3: stages.a.method.wieght: unknown key; did you mean 'weight'?",
+        ),
         ("tasks: agnews", "my.yaml:1: tasks: must be a list that is not empty, not 'agnews'; write [agnews]"),
         ("tasks:\n- 3", "my.yaml:2: tasks.0: must be a name or a mapping of keys, not 3"),
         ("tasks:\n- type: TC", "my.yaml:2: tasks.0.name: the key is missing: unique within the run"),

@@ -70,7 +70,7 @@ def test_a_pair_of_escapes_is_one_character_and_half_of_one_is_a_mistake() -> No
     assert document.data == {"labels": ["\U0001f600", "plain"], "\U0001f600": 1}
     assert document.problems == ()
     text = 'tasks:\n- labels: [a, "b \\ud83d"]\n  instruction: "\\ude00"\n"\\ud83d": 1\n'
-    half = "which is half of a character; mend the text, or leave the character out"
+    half = "which is half of a character; correct the text, or leave the character out"
     assert [str(p) for p in read_yaml(text, "my.yaml").problems] == [
         f"my.yaml:2: tasks.0.labels.1: holds \\ud83d, {half}",
         f"my.yaml:3: tasks.0.instruction: holds \\ude00, {half}",

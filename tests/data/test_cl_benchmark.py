@@ -158,6 +158,6 @@ def test_a_row_that_python_would_choke_on_is_named(tmp_path: Path) -> None:
     place = tmp_path / "TC" / "news"
     assert problems_of(tmp_path, "news") == [
         f"{place}/train.json[0]: sentence holds \\ud83d, which is half of a character; "
-        "mend the text, or leave the character out",
+        "correct the text, or leave the character out",
         f"{place}/test.json: lists or objects nested too deeply to be read",
     ]

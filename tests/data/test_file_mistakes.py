@@ -143,7 +143,8 @@ def test_half_of_a_character_is_found_by_the_reader(
     """A lone surrogate cannot be tokenized; the whole emoji, in two escapes, can."""
     (problem,) = problems_in(tmp_path, name, content)
     assert (
-        problem == f"{said} {HALF}, which is half of a character; mend the text, or leave the character out"
+        problem
+        == f"{said} {HALF}, which is half of a character; correct the text, or leave the character out"
     )
     path = tmp_path / name
     path.write_text(content.replace(HALF, HALF + "\\ude00"))

@@ -1,9 +1,12 @@
-"""What pydantic finds wrong with a configuration, said in plain words that name the key and its line.
+"""Pydantic's errors in plain words, with the key and its line.
 
-    my.yaml:7: train.epochs: must be a number > 0, not 'ten'
-    my.yaml:8: train.epoch: unknown key; did you mean 'epochs'?
+>>> from nlora.config.schema import TrainOptions
+>>> for problem in problems_in({"epochs": "ten", "epoch": 1}, TrainOptions, SourceMap("my.yaml"), ("train",)):
+...     print(problem)
+my.yaml: train.epochs: must be a number > 0, not 'ten'
+my.yaml: train.epoch: unknown key; did you mean 'epochs'?
 
-The words come from the fields themselves (type, bounds, description), so a method's own options get them too.
+The words are made from the fields themselves (type, bounds, description), so they cover a method's own options too.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ def problems_in(
 
 
 def _is_infinite(value: Any) -> bool:
-    """Whether a number, or a text that is read as one, is infinite or none."""
+    """Whether a number, or a text that pydantic would read as one, is infinite or not a number."""
     try:
         return isinstance(value, float | str) and not math.isfinite(float(value))
     except ValueError:
@@ -64,14 +67,14 @@ def _is_infinite(value: Any) -> bool:
 
 
 def _reported_elsewhere(detail: Any) -> bool:
-    """Whether another problem already says it: a key that is not text, a list short of its wrong items."""
+    """Whether another problem covers this one: a key that is not text, a list that lacks its wrong items."""
     if detail["type"] == "too_short":
         return len(detail["input"]) >= int(detail["ctx"]["min_length"])
     return detail["type"] == "invalid_key" or "[key]" in detail["loc"]
 
 
 class _Spec(NamedTuple):
-    """What a field says of itself."""
+    """What a field declares about itself."""
 
     annotation: Any = Any
     bounds: tuple[Any, ...] = ()
@@ -80,7 +83,7 @@ class _Spec(NamedTuple):
 
 
 def _spec(model: type[BaseModel], path: Key) -> _Spec:
-    """What is known of the value at `path` in `model`; an empty _Spec where nothing is."""
+    """What the model declares about the value at `path`; an empty _Spec if nothing."""
     spec = _Spec(model)
     for part in path:
         plain = _plain(spec.annotation)

@@ -1,12 +1,14 @@
-"""YAML as plain values, remembering where each one was written, so that a mistake can name its line.
+"""YAML as plain values, with the line of each one, so that a mistake can be reported with its line.
 
-    document = read_yaml("train:\n  epochs: ten\n", "my.yaml")
-    document.data                                # {"train": {"epochs": "ten"}}
-    document.places.where(("train", "epochs"))   # "my.yaml:2: train.epochs"
+>>> document = read_yaml("train:\\n  epochs: ten\\n", "my.yaml")
+>>> document.data
+{'train': {'epochs': 'ten'}}
+>>> document.places.where(("train", "epochs"))
+Place(source='my.yaml', line=2, key=('train', 'epochs'))
 
-What `yaml.safe_load` reads, with two differences. `1e-5` is a number (YAML 1.1 wants a point and a sign,
-1.0e-5, and takes anything else for text), and a key that is there twice is a mistake (PyYAML silently keeps
-the last). Texts that other readers take for something else are written in quotes by `to_yaml`.
+This reads what `yaml.safe_load` reads, with two differences. `1e-5` is a number (in YAML 1.1, only 1.0e-5 is), and a
+duplicate key is a mistake (PyYAML silently uses the last one). `to_yaml` quotes texts that other readers would take for
+something else.
 """
 
 from __future__ import annotations
@@ -28,17 +30,17 @@ _TEXT_TAG = "tag:yaml.org,2002:str"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader whose every error has a line."""
+    """A SafeLoader whose errors all have a line."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep=deep)
-        except (ValueError, TypeError, OverflowError) as error:  # as of the date 2024-99-99
+        except (ValueError, TypeError, OverflowError) as error:  # such as the date 2024-99-99
             raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what `_Loader` would read as a number, and repeats rather than refers back."""
+    """A SafeDumper that quotes what `_Loader` would read as a number, and writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -49,7 +51,7 @@ for _class in (_Loader, _Dumper):
 
 
 def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # Outside double quotes PyYAML writes these three line ends as they are, and reads them back as spaces.
+    # Outside double quotes, PyYAML writes these three line breaks as they are and reads them back as spaces.
     style = '"' if any(character in text for character in "\x85\u2028\u2029") else None
     return dumper.represent_scalar(_TEXT_TAG, text, style=style)
 
@@ -58,7 +60,7 @@ _Dumper.add_representer(str, _text_node)
 
 
 class Place(NamedTuple):
-    """Where a value was written: a file with a line, or an override; key: what the value is called there."""
+    """Where a value was written: a line of a file, or an override. key: the value's name there."""
 
     source: str
     line: int | None = None
@@ -134,7 +136,7 @@ class SourceMap:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a text says. data is None when it is empty, or cannot be read (then problems tells why)."""
+    """The contents of a YAML text. data: None if it is empty or cannot be read; in that case `problems` says why."""
 
     data: Any
     places: SourceMap
@@ -164,7 +166,7 @@ def read_yaml(text: str, source: str) -> Document:
 
 
 def to_yaml(values: Any) -> str:
-    """Plain values as YAML that `read_yaml` reads back unchanged, keys in their order."""
+    """Plain values as YAML that `read_yaml` reads back unchanged. Keys stay in order."""
     text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 
@@ -175,11 +177,11 @@ _RECURSIVE = "refers to itself"
 def _walk(
     node: yaml.Node, path: Key, places: SourceMap, *, active: set[int], done: set[int]
 ) -> Iterator[Problem]:
-    """Fill `places` with the lines of everything below `node`; yield what construction would not notice."""
+    """Fill `places` with the lines of everything below `node`; yield mistakes that PyYAML would not notice."""
     if id(node) in active:
         yield places.problem(path, f"{_RECURSIVE} through an alias; write the value out")
         return
-    if id(node) in done:  # an alias: its lines are known, and aliases of aliases would take forever
+    if id(node) in done:  # an alias, whose lines are known; following aliases of aliases could take forever
         return
     active.add(id(node))
     if isinstance(node, yaml.MappingNode):
@@ -222,14 +224,14 @@ def _walk_mapping(
         first.setdefault(key.value, line)
         places.lines[(*path, key.value)] = line
         yield from _walk(value, (*path, key.value), places, active=active, done=done)
-    for value in merged:  # `<<: *defaults`; keys of the mapping's own came first and stay
+    for value in merged:  # `<<: *defaults`; the mapping's own keys come first and win
         yield from _walk(value, path, places, active=active, done=done)
 
 
 def _joined(node: yaml.Node) -> str | None:
-    """Makes one character of each pair of escapes that JSON writes for it ("\\ud83d\\ude00"), in place.
+    """Joins each pair of escapes that JSON writes for one character ("\\ud83d\\ude00"), in place.
 
-    What is wrong comes back: a half that is left over.
+    Returns what is wrong: a half that is left over.
     """
     if not isinstance(node.value, str) or half_problem(node.value) is None:
         return None

@@ -1,10 +1,10 @@
-"""Everything that can be checked and counted before training: what a run will do, and all that is wrong with it.
+"""Everything that can be checked and counted before training.
 
-    plan = make_plan(load_config("my-run.yaml"))       # InputErrors lists every mistake at once
-    for stage in plan.stages:
-        print(stage.task, stage.steps, stage.prompt_tokens)
+>>> plan = make_plan(nlora.load_config("support.yaml"))
+>>> [(stage.task, stage.train_examples) for stage in plan.stages]
+[('tickets', 12), ('urgency', 12)]
 
-Nothing is trained and no weights are loaded: the model is laid out on the meta device, which takes about a second.
+Nothing is trained and no weights are loaded: the model is built on the meta device, which takes about a second.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked run: all that the sequence needs, but for the model's weights."""
+    """A checked run: everything it needs except the model's weights."""
 
     config: Config
     tasks: tuple[Task, ...]
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def limits(self) -> list[str]:
-        """What is shorter than the configuration allows, because the model has no positions for more."""
+        """Limits below those of the configuration, because the model has fewer positions."""
         train, encoder, positions = self.config.train, self.encoder, self.positions
         prompts = sorted({encoder.longest_prompt(task) for task in self.tasks})
         notes = []
@@ -73,12 +73,12 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Rough guess of the whole run's time on this machine."""
+        """Rough estimate of the run's time on this machine."""
         return sum(stage.seconds for stage in self.stages)
 
 
 def make_plan(loaded: LoadedConfig) -> Plan:
-    """Checks a configuration against its data, its model and the output folder, and counts the work.
+    """Check a configuration against its data, model, method and output folder, and count the work.
 
     Raises InputErrors with every mistake found.
     """
@@ -103,10 +103,10 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     encoded = cut = None
     if tasks is not None and methods and encoder is not None:
         encoded = _collect(problems, lambda: _encode(tasks, methods, encoder, config.seed))
-        if encoded is not None:  # else the same mistakes would be reported twice
+        if encoded is not None:  # otherwise the same mistakes would be reported twice
             cut = _collect(problems, lambda: [encoder.encode(task, task.test).cut_examples for task in tasks])
     if problems or tasks is None or layout is None or encoder is None or encoded is None or cut is None:
-        # Stages may differ in their options: what holds for several is reported once.
+        # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
     modules, parameters = layout
     stages = stage_plans(config, tasks, encoder, encoded, cut, parameters)
@@ -114,7 +114,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
 
 
 def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
-    """The step's result, or None with its mistakes added to the list."""
+    """The step's result, or None, with its mistakes added to the list."""
     try:
         return step()
     except InputErrors as error:
@@ -131,19 +131,19 @@ def _skeleton(config: Config) -> nn.Module:
 
 
 def _layout(model: nn.Module, config: Config) -> tuple[list[ModuleShape], int]:
-    """The modules to update, and the number of parameters that every token meets (embeddings left out)."""
+    """The modules to update, and the number of the model's parameters without embeddings."""
     from nlora.models.lora_adapter import LoraAdapter, target_modules
 
     modules = target_modules(model, config.lora)
-    LoraAdapter.attach(model, config.lora, seed=config.seed).detach()  # some layers PEFT refuses to adapt
+    LoraAdapter.attach(model, config.lora, seed=config.seed).detach()  # PEFT refuses some layers
     embeddings = {id(p) for m in model.modules() if type(m).__name__ == "Embedding" for p in m.parameters()}
     return modules, sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
 
 
 def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:
-    """The encoder of a run: its tokenizer, its limits, and the cache of token ids.
+    """The run's tokenizer with its limits and its cache of token ids.
 
-    positions: those of the model, beyond which no prompt and no answer may go.
+    positions: those of the model, which limit the length of prompts and answers.
     """
     from nlora.data.token_cache import TokenCache
     from nlora.models.backbone import embedding_rows, load_config, load_tokenizer
@@ -167,7 +167,7 @@ def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:
 def _encode(
     tasks: Sequence[Task], methods: Sequence[Method], encoder: ExampleTokenizer, seed: int
 ) -> tuple[TokenizedExamples, ...]:
-    """Every stage's training examples as tokens; finds prompts without room and labels of the same tokens."""
+    """Every stage's training examples as tokens; finds prompts that do not fit and labels with the same tokens."""
     problems: list[Problem] = []
     encoded = []
     for index, method in enumerate(methods):

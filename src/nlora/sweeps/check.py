@@ -1,10 +1,14 @@
-"""Checks every run of a sweep before the first one starts, so that a typo in the seventh variant is told at once.
+"""Checks every run of a sweep before the first one starts, so that a typo in the seventh variant is found right away.
 
-    configs = check_sweep(read_sweep("five-tasks.yaml"))        # InputErrors lists every mistake of every run
-    states = [state_of(run.folder) for run in sweep.runs]       # "complete", "unfinished", "new", ...
+>>> from nlora.sweeps.expand import read_sweep
+>>> _ = Path("sweep.yaml").write_text("base: demo\\nvariants: [nlora, olora]\\nseeds: [1]\\n")
+>>> for folder, config in check_sweep(read_sweep("sweep.yaml")).items():
+...     print(folder, config.method.name, state_of(folder))
+runs/sweep/nlora-seed1 nlora new
+runs/sweep/olora-seed1 olora new
 
-Configurations, methods and folders are checked, which takes milliseconds a run. Data and models are not looked at here:
-each run does that itself when it starts.
+Configurations, methods and folders are checked, which takes milliseconds per run. Each run checks its data and model
+itself when it starts.
 """
 
 from __future__ import annotations
@@ -61,13 +65,13 @@ def _base(sweep: Sweep, run: SweepRun) -> str | Document:
 
 
 def base_source(sweep: Sweep, run: SweepRun, folder: Path) -> str:
-    """What `nlora run` is given: the recipe, the file, or the file in `folder` that `write_base` writes."""
+    """What `nlora run` starts from: the recipe, the file, or the file that `write_base` writes to `folder`."""
     return run.base.source if run.base.source is not None else str(folder / _base_file(sweep, run.base)[0])
 
 
 def write_base(sweep: Sweep, folder: Path) -> None:
-    """Write a base that stands in the sweep's file itself as a file of its own; nothing where there is none such."""
-    for run in sweep.runs[:1]:  # such a base is the only one
+    """Write a base given in the sweep's file as a file of its own, for the commands of its runs."""
+    for run in sweep.runs[:1]:  # a base in the sweep's file is the only one
         if run.base.source is None:
             name, text = _base_file(sweep, run.base)
             with disk_errors(folder):
@@ -77,9 +81,9 @@ def write_base(sweep: Sweep, folder: Path) -> None:
 
 
 def _base_file(sweep: Sweep, base: Base) -> tuple[str, str]:
-    """Name and content. In the form of a run's run.yaml, so that relative paths refer to where the sweep's file lies.
+    """Name and content, in the form of a run.yaml, so that relative paths refer to the folder of the sweep's file.
 
-    The name is made from the content: a sweep that was changed does not write over what another one still reads.
+    The name is made from the content, so that a changed sweep does not overwrite what an earlier one still reads.
     """
     here = str(sweep.path.parent.absolute())
     text = to_yaml({"config": base.values, "versions": {}, "base_folder": here})
@@ -87,7 +91,7 @@ def _base_file(sweep: Sweep, base: Base) -> tuple[str, str]:
 
 
 def state_of(folder: Path) -> RunState:
-    """How far the run of a folder is. elsewhere: another process is writing there now."""
+    """The progress of the run in a folder. elsewhere: another process is working on it."""
     if not (folder / RUN_FILE).is_file():
         return "new"
     if is_held(folder):
@@ -99,7 +103,7 @@ def state_of(folder: Path) -> RunState:
 
 
 def _folder_problems(folder: Path, config: Config) -> list[Problem]:
-    """Why a folder that is there already cannot be this run's."""
+    """Why an existing folder cannot be this run's."""
     if not (folder / RUN_FILE).is_file():
         return []
     try:

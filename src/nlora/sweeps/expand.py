@@ -1,20 +1,24 @@
-"""What a sweep's file stands for: every run with its base, its overrides and its folder.
+"""The runs that a sweep's file describes, each with its base, its overrides and its folder.
 
-    sweep = read_sweep("five-tasks.yaml", ["seeds=[1]"])
-    for run in sweep.runs:
-        print(run.name, run.seed, run.overrides)
+>>> _ = Path("sweep.yaml").write_text("base: demo\\nvariants: [nlora, olora]\\nseeds: [1]\\n")
+>>> for run in read_sweep("sweep.yaml").runs:
+...     print(run.folder, run.overrides[0])
+runs/sweep/nlora-seed1 method=nlora
+runs/sweep/olora-seed1 method=olora
+
+A file in full:
 
     name: five-tasks
-    base: demo                             # a recipe, a file, a list of them, or the keys of a run themselves
+    base: demo                             # a recipe, a file, a list of them, or the keys of a run
     set: {train.epochs: 2}                 # for all runs
-    variants:                              # a name and what it sets; a text alone is a method
+    variants:                              # names and what they set; a text alone is a method
       inclora: inclora
       olora: {method: olora, method.weight: 0.5, seeds: [1]}
     grid: {lora.r: [4, 8]}                 # every combination
     seeds: [1, 2, 3]
 
-Values reach a run as overrides in this order: set, the variant, the grid, the command line. The runs come in the order
-of the seeds, so that a sweep that is stopped early has something of every variant.
+A run's values are overridden in this order: set, the variant, the grid, the command line. Runs are ordered by seed, so
+that a sweep that is stopped early has runs of every variant.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from nlora.sweeps.file import LoadedSweep, RayOptions, read_file, setting, setti
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a run starts from. source: a recipe or a file; None: `values`, which stand in the sweep's file."""
+    """What a run starts from. source: a recipe or a file; None: `values`, the keys in the sweep's file."""
 
     label: str
     source: str | None
@@ -43,7 +47,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """One run: its name without the seed, and everything that it sets over its base."""
+    """One run. name: without the seed. settings: everything that differs from the base."""
 
     name: str
     seed: int
@@ -53,13 +57,13 @@ class SweepRun:
 
     @property
     def overrides(self) -> list[str]:
-        """All of them, as `nlora run` takes them."""
+        """The settings as texts for `nlora run`."""
         return [override.text for override in self.settings]
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep's file, read and spread out into runs.
+    """A sweep's file and its runs.
 
     path: the file. places: where its keys are written.
     """
@@ -85,7 +89,7 @@ _SETS_ITSELF = {
     "seed": "give seeds: [1, 2, 3] at the top level",
     "output_dir": "give output_dir at the top level",
 }
-"""Keys of a run that the sweep itself sets, and what to do instead."""
+"""Keys that the sweep sets itself, and what to do instead."""
 _NAME = re.compile(r"[\w+=.,@-]+")
 _LONGEST_LABEL = 60
 
@@ -105,7 +109,7 @@ def read_sweep(file: str, overrides: Sequence[str] = ()) -> Sweep:
 
 
 class _Reader:
-    """Spreads the checked file out into runs; adds what is wrong to `problems`."""
+    """Makes the runs of a checked file; mistakes are added to `problems`."""
 
     def __init__(self, loaded: LoadedSweep) -> None:
         self.file, self.places, self.path = loaded.values, loaded.places, loaded.path
@@ -114,7 +118,7 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def runs(self) -> list[SweepRun]:
-        """All runs, first those of each variant's first seed."""
+        """All runs, beginning with each variant's first seed."""
         bases, variants = self._bases(), self._variants()
         common = settings(self.file.set, self.places, ("set",))
         points = self._grid_points(variants)
@@ -143,7 +147,7 @@ class _Reader:
             Override((key,), value, place)
             for key, value in (("name", name), ("seed", seed), ("output_dir", str(folder)))
         ]
-        # Of a key that is set twice only the last counts.
+        # The last value of a key wins.
         last = {one.key: one for one in given}
         kept = [one for one in given if last[one.key] is one]
         return SweepRun(name, seed, base, (*kept, *own), folder)
@@ -160,9 +164,9 @@ class _Reader:
             return []
         bases = []
         for source in sources:
-            beside = self.path.parent / source
-            # As data files: in the current folder, then beside the sweep's file.
-            found = str(beside) if not Path(source).is_file() and beside.is_file() else source
+            neighbor = self.path.parent / source
+            # Like data files: in the current folder, then next to the sweep's file.
+            found = str(neighbor) if not Path(source).is_file() and neighbor.is_file() else source
             bases.append(Base(Path(source).stem if Path(found).is_file() else source, found))
         return bases
 
@@ -181,7 +185,7 @@ class _Reader:
     def _variant(self, name: str, values: Any) -> _Variant | None:
         at: Key = ("variants", name)
         if not _NAME.fullmatch(name):
-            what = f"the name '{name}' becomes a folder's; use letters, digits and + = . , @ - _"
+            what = f"the name '{name}' becomes part of a folder's; use letters, digits and + = . , @ - _"
             self.problems.append(self.places.problem(at, what))
             return None
         if isinstance(values, str):
@@ -201,7 +205,7 @@ class _Reader:
     def _seeds(self, given: Any, at: Key) -> tuple[int, ...]:
         seeds = given if isinstance(given, list | tuple) else None
         if not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
-            what = "must be a list of different whole numbers from 0 on, as [1, 2, 3]"
+            what = "must be a list of different whole numbers >= 0, such as [1, 2, 3]"
         elif len(set(seeds)) < len(seeds):
             what = "duplicate seed; keep one of them"
         else:
@@ -210,7 +214,7 @@ class _Reader:
         return ()
 
     def _grid_points(self, variants: Sequence[_Variant]) -> list[tuple[list[Override], list[str]]]:
-        """Every combination of the grid's values: the overrides, and how they are called in names."""
+        """Every combination of the grid's values: its overrides, and their part of the run's name."""
         axes = []
         keys = list(self.file.grid)
         short = [key.rpartition(".")[2] for key in keys]
@@ -220,7 +224,7 @@ class _Reader:
             if not self.file.grid[key]:
                 self.problems.append(self.places.problem(at, "must be a list of values that is not empty"))
             if key in set_by_variants:
-                what = "a variant sets this key as well; leave it out in one place"
+                what = "a variant sets this key too; remove it from one of the two"
                 self.problems.append(self.places.problem(at, what))
             called = key if short.count(last) > 1 else last
             values = [
@@ -242,13 +246,13 @@ class _Reader:
         for run in runs:
             folder = str(run.folder).casefold()
             if folder in seen:
-                what = f"two runs would be called {run.folder.name}; rename a variant or a base"
+                what = f"two runs would have the name {run.folder.name}; rename a variant or a base"
                 self.problems.append(Problem(self.places.source, what))
             seen.add(folder)
 
 
 def _label(key: str, value: Any) -> str:
-    """`weight=1e-05`, `targets=q,v`: fit for a folder's name."""
+    """`weight=1e-05`, `targets=q,v`: usable in a folder's name."""
     texts = [
         one if isinstance(one, str) else shown(one) for one in (value if isinstance(value, list) else [value])
     ]

@@ -29,17 +29,17 @@ class RayOptions(Frozen):
 class SweepFile(Frozen):
     """The keys of a sweep's file."""
 
-    name: str = Field("sweep", min_length=1, description="What the sweep is called.")
-    base: Any = Field(description="A recipe, a file, a list of them, or the keys of a run themselves.")
+    name: str = Field("sweep", min_length=1, description="Name of the sweep.")
+    base: Any = Field(description="A recipe, a file, a list of them, or the keys of a run.")
     set: dict[str, Any] = Field(default_factory=dict, description="Keys of every run.")
-    variants: Any = Field(None, description="By name, the keys of each variant; a text alone is a method.")
+    variants: Any = Field(None, description="The keys of each variant, by name; a text alone is a method.")
     grid: dict[str, list[Any]] = Field(
-        default_factory=dict, description="By dotted key, the values to combine."
+        default_factory=dict, description="The values to combine, by dotted key."
     )
     seeds: tuple[int, ...] = Field(
         (Config.model_fields["seed"].default,), min_length=1, description="One run for each."
     )
-    output_dir: str | None = Field(None, min_length=1, description="Where the runs lie; null: runs/<name>.")
+    output_dir: str | None = Field(None, min_length=1, description="Folder of the runs; null: runs/<name>.")
     runner: Literal["local", "ray"] = Field("local", description="Where the runs run.")
     ray: RayOptions = RayOptions()
 
@@ -79,10 +79,10 @@ def read_file(file: str, overrides: Sequence[str] = ()) -> LoadedSweep:
 
 
 def settings(values: dict[str, Any], places: SourceMap, at: Key) -> list[Override]:
-    """The overrides that a mapping of a run's keys stands for, outer keys first: `method: x` before `method.weight`.
+    """A mapping of a run's keys as overrides, outer keys first: `method: x` before `method.weight`.
 
-    at: where the mapping is in the file. Nested mappings are taken apart, so that a run keeps what they do not name;
-    `method: {name: ...}` stays whole, because the options of another method mean nothing to this one.
+    at: the mapping's key in the file. Nested mappings become an override for each key, so that a run keeps the keys
+    they do not name; `method: {name: ...}` stays whole, because the options of one method mean nothing to another.
     """
     found = [s for key, value in values.items() for s in _flat(str(key), value, places, (*at, key))]
     return sorted(found, key=lambda override: len(override.path))
@@ -112,7 +112,7 @@ def _document(path: Path, shown: str) -> tuple[dict[str, Any], SourceMap]:
     if document.problems:
         raise InputErrors(document.problems)
     if not isinstance(document.data, dict):
-        raise InputErrors([Problem(shown, "must hold the keys of a sweep, such as base, variants and seeds")])
+        raise InputErrors([Problem(shown, "must have the keys of a sweep, such as base, variants and seeds")])
     if "tasks" in document.data and "base" not in document.data:
         what = "is the file of a run; name it as `base` in a sweep's own file (docs/sweeps.md)"
         raise InputErrors([Problem(shown, what)])
