@@ -100,15 +100,15 @@ stages:
     ("text", "expected"),
     [
         ("epochs: 3\ntasks: [a]", "my.yaml:1: epochs: unknown key; did you mean 'train.epochs'?"),
-        ("name: x", "my.yaml: tasks: the key is missing: the tasks, in the order of learning"),
+        ("name: x", "my.yaml: tasks: the key is missing: the tasks, in learning order"),
         ("tasks: []", "my.yaml:1: tasks: must be a list that is not empty, not an empty list"),
         (
             "tasks: [a]\nquantise: 4bit",
-            "my.yaml:2: quantise: unknown key; here it is quantize: 4bit or 8bit",
+            "my.yaml:2: quantise: unknown key; use quantize: 4bit or 8bit",
         ),
         (
             "tasks: [a]\nkeep_unlabelled: true",
-            "my.yaml:2: keep_unlabelled: unknown key; here it is protocol: released, which keeps them",
+            "my.yaml:2: keep_unlabelled: unknown key; use protocol: released, which keeps them",
         ),
         (
             "tasks: [a]\nmethod: {name: ewc, sampels: 3}",
@@ -136,7 +136,7 @@ stages:
         ),
         (
             "tasks:\n- {name: t, train: a}",
-            "my.yaml:2: tasks.0: task 't' has no 'test' file; a task of one's own needs both",
+            "my.yaml:2: tasks.0: task 't' has no 'test' file; a task with files of its own needs both",
         ),
         (
             "tasks:\n- name: t\n  labels: [yes, other]",

@@ -131,7 +131,7 @@ def test_single_keys_speak_under_the_repaired_protocol(values: dict[str, Any], n
         ({"evaluate": {"decode": "labels"}}, "generated freely", "evaluate.decode is labels, the release has generate"),
         ({"train": {"truncate": "text"}}, "lose their end", "train.truncate is text, the release has released"),
         ({"train": {"batches": "by_length"}}, "drawn at random", "train.batches is by_length, the release has random"),
-        ({"evaluate": {"split": "validation"}}, "dev files", "scored on examples split off from train"),
+        ({"evaluate": {"split": "validation"}}, "dev files", "scored on examples held out from train"),
     ],
 )  # fmt: skip
 def test_what_is_called_released_and_is_not(values: dict[str, Any], gone: str, note: str) -> None:

@@ -94,7 +94,7 @@ def test_what_another_process_runs_is_left_alone(tmp_path: Path) -> None:
 def test_a_dry_run_prints_the_commands_and_writes_nothing(tmp_path: Path) -> None:
     console = Console(width=20, force_terminal=False)
     file = write_sweep(tmp_path, base="demo", variants={"it's": {}})
-    with pytest.raises(InputErrors, match="becomes a folder's"):
+    with pytest.raises(InputErrors, match="becomes part of a folder's"):
         sweep_command(file, [], jobs=None, dry_run=True, console=console)
     file = write_sweep(tmp_path, base="demo", set={"lora.targets": ["q", "v"], "data": "a folder"})
     with console.capture() as captured:

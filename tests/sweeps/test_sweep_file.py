@@ -141,7 +141,7 @@ def test_every_mistake_in_what_the_sweep_describes_has_its_key(tmp_path: Path) -
     variants = {"c/d": "ewc", "e": {"train": {"lr": 1}, "seed": 3}, "f": {"seeds": [1, 1]}, "g": 5}
     file = write_sweep(tmp_path, variants=variants)
     expect(mistakes(file), file, {
-        "variants.c/d": ("c/d:", "becomes a folder's"),
+        "variants.c/d": ("c/d:", "becomes part of a folder's"),
         "variants.e.seed": ("seed:", "give seeds: [1, 2, 3] at the top level"),
         "variants.f.seeds": ("    seeds:", "duplicate seed"),
         "variants.g": ("g:", "must be a mapping of keys"),
@@ -183,11 +183,11 @@ def test_every_mistake_of_every_run_has_its_key_in_the_sweeps_file(tmp_path: Pat
         ({"set": {"output_dir": "x"}}, "set.output_dir: the sweep sets 'output_dir'"),
         ({"grid": {"seed": [1]}}, "grid.seed: the sweep sets 'seed'"),
         ({"grid": {"lora.r": []}}, "grid.lora.r: must be a list of values that is not empty"),
-        ({"grid": {"method.weight": [1]}}, "grid.method.weight: a variant sets this key as well"),
+        ({"grid": {"method.weight": [1]}}, "grid.method.weight: a variant sets this key too"),
         ({"variants": "inclora"}, "variants: must be a mapping of names to what they set"),
         ({"seeds": [-1]}, "seeds: must be a list of different whole numbers"),
         ({"seeds": []}, "seeds: must be a list"),
-        ({"grid": {"data": ["a b", "a_b"]}}, "two runs would be called plain-data=a_b-seed1"),
+        ({"grid": {"data": ["a b", "a_b"]}}, "two runs would have the name plain-data=a_b-seed1"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -201,7 +201,7 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, changes: dict[str, Any],
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     for content, said in (
         (None, "no such file"),
-        ("- a", "must hold the keys of a sweep"),
+        ("- a", "must have the keys of a sweep"),
         ("a: [", "not YAML"),
     ):
         path = tmp_path / "x.yaml"

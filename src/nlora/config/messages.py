@@ -139,7 +139,7 @@ def _unknown_key(model: type[BaseModel], path: Key) -> str:
     if len(path) > 1 and key in model.model_fields:
         return f"unknown key; did you mean '{key}' at the top level?"
     if theirs := named_elsewhere(key):
-        return f"unknown key; here it is {theirs}"
+        return f"unknown key; use {theirs}"
     for section, field in model.model_fields.items():
         inner = _model_in(field.annotation)
         if inner and key in inner.model_fields:
