@@ -1,4 +1,4 @@
-"""The examples in docstrings run, from a folder with support.yaml, its data, the run runs/support and the model tiny/."""
+"""The examples in docstrings run, in a folder with support.yaml, its data, the run runs/support and the model tiny/."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from blocks import REASONS, ROOT, docstrings, unmarked_examples
-from expected_failing import EXPECTED_FAILING
 
 import nlora
 
 SOURCE = ROOT / "src"
+# Modules whose examples do not run yet: remove a name once they do, and add none.
+EXPECTED_FAILING = set((Path(__file__).parent / "expected_failing.txt").read_text().split())
 SKIPPED = {doctest.register_optionflag(word.upper()): word for word in REASONS}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
