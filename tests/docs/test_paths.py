@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import importlib
 import re
+import tomllib
 from functools import cache
 from typing import Any
 
 import pytest
+import yaml
 from blocks import PAGES, ROOT
+
+import nlora
 
 REPOSITORY = "https://github.com/nlora/nlora/blob/main/"
 RAW = "https://raw.githubusercontent.com/nlora/nlora/main/"
+NOT_WRAPPED = {
+    f"docs/{name}.md" for name in ("analysis", "api", "configuration", "data", "methods", "report")
+}
 
 
 @cache
@@ -68,3 +75,29 @@ def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}, target
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load(_text("CITATION.cff"))
+    assert citation["version"] == nlora.__version__
+    assert citation["repository-code"] + "/blob/main/" == REPOSITORY
+    assert {i["value"] for r in citation["references"] for i in r["identifiers"]} == {
+        "arXiv:2410.10179",
+        "arXiv:2310.14152",
+    }
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in NOT_WRAPPED])
+def test_the_lines_of_a_page_are_short(page: str) -> None:
+    """Under 100 characters, but for tables and for lines with a link or code that cannot be broken."""
+    for number, line in enumerate(_text(page).splitlines(), start=1):
+        whole = line.startswith(("|", "    ")) or "](http" in line or "https://" in line
+        assert whole or len(line) < 100, f"{page}:{number}: {len(line)} characters"
+
+
+def test_the_rooms_are_listed_in_the_order_of_the_import_contract() -> None:
+    contract = tomllib.loads(_text("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", _text("docs/architecture.md"), re.MULTILINE)
+    assert [row.replace("`", "").split(", ") for row in rows] == [
+        layer.split(" | ") for layer in contract["layers"]
+    ]
