@@ -47,13 +47,15 @@ python benchmarks/families.py > docs/models.md
 - equal: loss, gradients of every adapted layer, label scores, answers, and the sum of two updates
   are the same; the largest difference is under "off by", as a share of the largest number.
 - refused: `nlora check` or `nlora run` says so before anything is trained, in the line shown here.
-- not made: no such tiny model that reads text alone could be made; the reason is transformers' own.
+- not made: no tiny model that reads text alone could be made; the reason is transformers' own.
 
 The query and value projections are adapted, found by the ends of their names: this is what
 `lora.targets: null` means. A batch's examples are packed into one row of tokens, padded, or run as
 single rows. "again" means that the whole prompt is read again with what follows it, because the
 model keeps too little of it. A name with "(decoder)" is the decoder alone of a model with an
-encoder. Random weights say nothing about how well a model learns. {versions}.
+encoder. Random weights say nothing about how well a model learns.
+
+Made with {versions}.
 
 | family | | adapted | trained, scored | off by | why |
 | --- | --- | --- | --- | --- | --- |"""
