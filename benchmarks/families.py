@@ -33,12 +33,13 @@ TIMEOUT_SECONDS = 120
 _PAGE = """# Models
 
 nlora has no list of model families. It looks at a model's own layers and, before anything is
-trained, tries every way through the model on the run's own texts (`nlora.runs.preflight`). This page
-shows whether that comes out right for every family of language models that transformers lists:
-causal, encoder-decoder, and those that also read images or sounds, with text alone. Each family's
-model, tiny and random, goes through the parts of a run. The same model in plain transformers, with
-the saved adapters in stock PEFT, gets one pass per example without padding, packing or cache. This
-page is printed by the following command (eight minutes; with names, only these families):
+trained, checks every way through the model on the run's own texts (`nlora.runs.preflight`). This
+page shows whether that comes out right for every family of language models that transformers
+lists: causal, encoder-decoder, and those that also read images or sounds, with text alone. Each
+family's model, tiny and random, goes through the parts of a run. The same model in plain
+transformers, with the saved adapters in stock PEFT, gets one pass per example without padding,
+packing or cache. This page is printed by the following command (eight minutes; with names, only
+these families):
 
 ```sh
 python benchmarks/families.py > docs/models.md
