@@ -2,7 +2,7 @@
 
 >>> plan = make_plan(nlora.load_config("support.yaml"))
 >>> [(stage.task, stage.train_examples) for stage in plan.stages]
-[('tickets', 12), ('urgency', 12)]
+[('tickets', 16), ('urgency', 16)]
 
 Nothing is trained and no weights are loaded: the model is built on the meta device, which takes about a second.
 """

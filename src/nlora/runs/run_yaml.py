@@ -2,7 +2,7 @@
 
 >>> config = nlora.load_config("runs/support/run.yaml").config
 >>> what_differs(read_run_file(Path("runs/support")), config.model_copy(update={"seed": 7}))
-['seed: 42 in the folder, 7 now']
+['seed: 3 in the folder, 7 now']
 
 A folder belongs to one configuration. Every key counts except output_dir, so that a folder can be moved. `load_config`
 reads run.yaml as the configuration in it, so `nlora run runs/a/run.yaml output_dir=runs/b` repeats a run.
