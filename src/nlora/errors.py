@@ -86,7 +86,7 @@ class RunError(NloraError, RuntimeError):
 
 
 class FetchError(NloraError, OSError):
-    """The embedded default could not be fetched, or what came is not what was expected.
+    """The built-in default could not be fetched, or what came is not what was expected.
 
     >>> issubclass(nlora.FetchError, nlora.NloraError) and issubclass(nlora.FetchError, OSError)
     True

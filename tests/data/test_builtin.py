@@ -1,4 +1,4 @@
-"""The embedded tasks: what the table says, made of small files here and of the real ones if slow."""
+"""The built-in tasks: what the table says, made of small files here and of the real ones if slow."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_labels_of_a_task_are_distinct_and_its_source_is_there() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(InputErrors, match=r"no embedded task 'twets'; there are .* did you mean 'tweets'"):
+    with pytest.raises(InputErrors, match=r"no built-in task 'twets'; there are .* did you mean 'tweets'"):
         builtin.read("twets")
 
 

@@ -208,7 +208,7 @@ def test_samples_depend_on_the_seed_and_not_on_the_place(own: dict[str, Any]) ->
     assert load_tasks(config([own], seed=1, **limits))[0].train != forward["tickets"].train
 
 
-def test_embedded_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builtin_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("reuters", "TC", "Topic?", ("a", "b"), (Example("0", "x", "a"),), (Example("1", "y", "b"),))
 
     def read(name: str, key: str = "") -> Task:
@@ -216,16 +216,22 @@ def test_embedded_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         return task
 
     monkeypatch.setattr(builtin, "read", read)
-    assert load_tasks(config(["reuters"], data="embedded")) == [task]
-    (changed,) = load_tasks(config([{"name": "reuters", "instruction": "Which?"}], data="embedded"))
+    assert load_tasks(config(["reuters"], data="builtin")) == [task]
+    (changed,) = load_tasks(config([{"name": "reuters", "instruction": "Which?"}], data="builtin"))
     assert changed.instruction == "Which?"
-    found = problems_of(config([{"name": "reuters", "labels": ["x", "y"]}], data="embedded"))
-    assert found == ["tasks.0.labels: the embedded tasks have fixed labels; leave it out"]
+    found = problems_of(config([{"name": "reuters", "labels": ["x", "y"]}], data="builtin"))
+    assert found == ["tasks.0.labels: the built-in tasks have fixed labels; leave it out"]
 
 
-def test_an_unknown_embedded_task_lists_the_known_ones() -> None:
-    (problem,) = problems_of(config(["reuter"], data="embedded"))
-    assert problem.startswith(f"tasks.0: no embedded task 'reuter'; there are {', '.join(builtin.names())}")
+@pytest.mark.parametrize("data", ["embedded", "built-in", "Builtin"])
+def test_other_words_for_the_builtin_tasks_are_corrected(data: str) -> None:
+    (problem,) = problems_of(config(["reuters"], data=data))
+    assert problem == f"data: no such folder: {data} (looked in {Path.cwd()}); did you mean 'builtin'?"
+
+
+def test_an_unknown_builtin_task_lists_the_known_ones() -> None:
+    (problem,) = problems_of(config(["reuter"], data="builtin"))
+    assert problem.startswith(f"tasks.0: no built-in task 'reuter'; there are {', '.join(builtin.names())}")
     assert problem.endswith("did you mean 'reuters'?")
 
 

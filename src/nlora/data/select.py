@@ -1,4 +1,4 @@
-"""Which tasks a stage of a run is asked: the run's own, other data sets beside them, embedded ones, or new files.
+"""Which tasks a stage of a run is asked: the run's own, other data sets beside them, built-in ones, or new files.
 
     asked = select_tasks(config, base_folder, names=["agnews", "yelp"])
     asked = select_tasks(config, base_folder, file=Path("unseen.yaml"))    # a list as `tasks` of a configuration
@@ -17,14 +17,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from nlora.config.messages import did_you_mean, problems_of
-from nlora.config.schema import Config, TaskSource
+from nlora.config.schema import BUILTIN, Config, TaskSource
 from nlora.config.yaml_positions import Key, read_yaml
 from nlora.data import builtin, cl_benchmark
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
-
-_EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def select_tasks(
     """The tasks, loaded, in the order in which they were asked for.
 
     base_folder: what relative paths of the configuration refer to beside the current folder.
-    names: of the run's tasks, of data sets of `config.data` (also TYPE/name), or of embedded tasks.
+    names: of the run's tasks, of data sets of `config.data` (also TYPE/name), or of built-in tasks.
     file: a YAML list as `tasks` of a configuration. default: names, where neither is given.
 
     Raises InputErrors with every mistake found.
@@ -112,7 +110,7 @@ def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
 
 
 def _source(config: Config, base_folder: Path, entry: _Entry) -> tuple[TaskSource, str | None]:
-    """What a bare name means, and the `data` that it is found in: the run's own task, a data set, an embedded task."""
+    """What a bare name means, and the `data` that it is found in: the run's own task, a data set, a built-in task."""
     name = entry.name
     own = {task.name: task for task in config.tasks}
     if name in own:
@@ -122,7 +120,7 @@ def _source(config: Config, base_folder: Path, entry: _Entry) -> tuple[TaskSourc
         kind, _, dataset = name.rpartition("/")
         return TaskSource(name=dataset, type=kind or None), config.data
     if name in builtin.names():
-        return TaskSource(name=name), _EMBEDDED
+        return TaskSource(name=name), BUILTIN
     # Only names that would be found; nobody should have to guess where they were looked for.
     known = [*own, *(full.split("/")[1] for full in there), *builtin.names()]
     hint = did_you_mean(name, known) or f"; there are {', '.join(dict.fromkeys(known))}"
@@ -131,7 +129,7 @@ def _source(config: Config, base_folder: Path, entry: _Entry) -> tuple[TaskSourc
 
 def _data_sets(data: str | None, base_folder: Path) -> list[str]:
     """`TYPE/name` of every data set in the folder that `data` names; none where there is no such folder."""
-    if data is None or data == _EMBEDDED:
+    if data is None or data == BUILTIN:
         return []
     path = Path(data).expanduser()
     found = next((folder / path for folder in (Path(), base_folder) if (folder / path).is_dir()), None)
