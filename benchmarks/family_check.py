@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from nlora.config.schema import EvaluateOptions, LoraOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.task import Example, Task
-from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
+from nlora.data.task import Example, Task, TokenizedExample
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import NloraError
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.greedy import is_plain

@@ -31,8 +31,8 @@ import transformers
 from torch import Tensor
 
 from nlora.data import builtin, cl_benchmark
-from nlora.data.task import Task
-from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
+from nlora.data.task import Task, TokenizedExample
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.models.backbone import Backbone, load_backbone, load_tokenizer
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ import torch
 import measure
 from measure import Spread
 from nlora.config.load import load_config
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.label_scoring import LabelTree, _scores
 from nlora.evaluation.prefill import Prefill, Prefiller
 from nlora.models.backbone import load_backbone, load_tokenizer

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kept_tokens import TASK, keep_everything, make
 
-from nlora.data.columns import TokenizedExample, TokenizedExamples, block_of, shared_prefix
-from nlora.data.task import Example, Task
+from nlora.data.columns import TokenizedExamples, block_of, shared_prefix
+from nlora.data.task import Example, Task, TokenizedExample
 
 some_ids = st.lists(st.integers(0, 2), max_size=6)
 examples_of = st.lists(st.builds(TokenizedExample, some_ids, some_ids), min_size=1, max_size=5)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nlora.data.collate import IGNORED
 from nlora.data.packing import pack, pack_rests
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 
 TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 

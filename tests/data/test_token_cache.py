@@ -13,8 +13,9 @@ from kept_tokens import EXAMPLES, FEW, TASK, files, keep_everything, lock_up, ma
 from torch.utils.data import DataLoader
 
 from nlora.data import prompts, token_cache
+from nlora.data.columns import shared_prefix
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import ExampleTokenizer, shared_prefix
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import InputErrors
 
 

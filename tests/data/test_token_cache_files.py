@@ -14,7 +14,7 @@ import pytest
 from kept_tokens import EXAMPLES, FEW, TASK, files, keep_everything, lock_up, make
 
 from nlora.data import token_cache
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.runs.atomic import TEMPORARY
 
 WEEK_SECONDS = 7 * 86_400

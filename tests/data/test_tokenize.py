@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nlora.data import cl_benchmark
+from nlora.data.columns import shared_prefix
 from nlora.data.prompts import TAIL, head, prompt
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import ExampleTokenizer, shared_prefix
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import InputErrors, ModelError
 
 LABELS = ("World", "Sports", "Science or Technology")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation import prefill
 from nlora.evaluation.greedy import greedy, is_plain
 from nlora.evaluation.prefill import Prefiller

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nlora.data.collate import Collator
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.label_scoring import LabelTree, label_scores, likeliest_labels
 from nlora.evaluation.prefill import Prefiller
 from nlora.models.backbone import load_backbone

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation import prefill, prefill_packed
 from nlora.evaluation.prefill import Prefiller, pass_sizes
 from nlora.models.backbone import load_backbone

@@ -11,8 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nlora.config.schema import LoraOptions
-from nlora.data.task import Example, Task
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import Example, Task, TokenizedExample
 from nlora.methods.base import Method
 from nlora.methods.registry import build, describe, method_names
 from nlora.models.lora_adapter import AdapterState, LoraAdapter, target_modules

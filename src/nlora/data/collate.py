@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 
 IGNORED = -100
 """Label of a position that takes no part in the loss (the number that transformers uses)."""

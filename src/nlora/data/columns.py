@@ -21,13 +21,7 @@ from typing import Any, overload
 
 import numpy as np
 
-
-@dataclass(frozen=True, slots=True)
-class TokenizedExample:
-    """One example as the model sees it; the answer's ids end with the end token."""
-
-    prompt_ids: list[int]
-    answer_ids: list[int]
+from nlora.data.task import TokenizedExample
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from nlora.data.collate import IGNORED
-from nlora.data.tokenize import TokenizedExample, shared_prefix
+from nlora.data.columns import shared_prefix
+from nlora.data.task import TokenizedExample
 
 
 def pack(examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:

@@ -24,6 +24,14 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizedExample:
+    """One example as the model sees it; the answer's ids end with the end token."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One task of a sequence.
 

@@ -25,18 +25,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
 from nlora.data.backend import backend_of, ids_of
-from nlora.data.columns import Block, TokenizedExample, TokenizedExamples, block_of, shared_prefix
+from nlora.data.columns import Block, TokenizedExamples, block_of
 from nlora.data.head_split import split_head
 from nlora.data.shorten import fit, fit_by_search
-from nlora.data.task import Example, Task
+from nlora.data.task import Example, Task, TokenizedExample
 from nlora.errors import InputErrors, ModelError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from nlora.data.token_cache import TokenCache
-
-__all__ = ["ExampleTokenizer", "TokenizedExample", "shared_prefix"]
 
 # Longer lists gain no speed and hold the offsets of every prompt in memory at once.
 _BATCH = 1024

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderCache
 
 from nlora.data.collate import Collator
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.evaluation.prefill_packed import PackedPrefiller
 from nlora.evaluation.prefill_padded import read_padded, with_rows

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nlora.data.packing import common_tokens, pack_rests
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.models.packed_attention import packed_attention, packed_logits
 from nlora.models.packed_layout import Continuation, KeysValues, Layout, Memory

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.tokenize import TokenizedExample, ExampleTokenizer
+from nlora.data.tokenize import ExampleTokenizer
+from nlora.data.task import TokenizedExample
 from nlora.errors import ModelError
 from nlora.evaluation.greedy import greedy_generation, is_plain
 from nlora.evaluation.prefill import Prefiller
