@@ -12,7 +12,6 @@ import torch
 from transformers import GenerationConfig
 
 from nlora.data.task import TokenizedExample
-from nlora.evaluation import prefill
 from nlora.evaluation.greedy import greedy, is_plain
 from nlora.evaluation.prefill import Prefiller
 from nlora.models.backbone import load_backbone
@@ -63,10 +62,10 @@ def test_answers_are_those_of_generate(
     end_id = telling_end(model)
     expected = by_transformers(model, end_id, PROMPTS)
     if single_passes:
-        monkeypatch.setattr(prefill, "_PASS_TOKENS", 0)
+        monkeypatch.setattr("nlora.evaluation.prefill._PASS_OVERHEAD_TOKENS", 0)
     with torch.inference_mode():
-        read = Prefiller(model, PROMPTS, pad_id=0, packs=packing_is_exact(model)).read(PROMPTS)
-        assert greedy(read, end_id=end_id, most_tokens=MOST_TOKENS) == expected
+        prefill = Prefiller(model, PROMPTS, pad_id=0, packs=packing_is_exact(model)).run(PROMPTS)
+        assert greedy(prefill, end_id=end_id, most_tokens=MOST_TOKENS) == expected
     # The rows do end at different times, or the test would show little.
     assert len({len(answer) for answer in expected}) >= 3
 

@@ -58,8 +58,8 @@ def test_scores_equal_one_label_at_a_time(
     packs = packing_is_exact(model)
     batch = Collator(0, family == "t5")(PROMPTS)
     torch.testing.assert_close(label_scores(model, batch, tree), expected, rtol=1e-4, atol=1e-4)
-    reading = Prefiller(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
-    assert likeliest_labels(reading, tree).tolist() == expected.argmax(1).tolist()
+    prefill = Prefiller(model, PROMPTS, pad_id=0, packs=packs).run(PROMPTS)
+    assert likeliest_labels(prefill, tree).tolist() == expected.argmax(1).tolist()
 
 
 class Distributions:
@@ -102,32 +102,32 @@ def test_the_likeliest_label_is_that_of_all_scores(
     labels: list[tuple[int, ...]], rows: int, seed: int
 ) -> None:
     tree = LabelTree.build(labels, end_id=1)
-    reading = Distributions(rows, 6, seed)
-    scores = torch.tensor([[reading.score(row, label) for label in tree.labels] for row in range(rows)])
-    assert likeliest_labels(reading, tree).tolist() == scores.argmax(1).tolist()
+    prefill = Distributions(rows, 6, seed)
+    scores = torch.tensor([[prefill.score(row, label) for label in tree.labels] for row in range(rows)])
+    assert likeliest_labels(prefill, tree).tolist() == scores.argmax(1).tolist()
 
 
 def test_only_rows_that_may_prefer_a_longer_label_run_it() -> None:
     tree = LabelTree.build([(2,), (3, 4), (5, 4)], end_id=1)
-    reading = Distributions(40, 6, 0)
+    prefill = Distributions(40, 6, 0)
     expected = [
-        row for row in range(40) if reading.next_logits[row, [3, 5]].max() > reading.next_logits[row, 2]
+        row for row in range(40) if prefill.next_logits[row, [3, 5]].max() > prefill.next_logits[row, 2]
     ]
-    likeliest_labels(reading, tree)
-    assert sorted(reading.passes[0]) == expected
+    likeliest_labels(prefill, tree)
+    assert sorted(prefill.passes[0]) == expected
     assert 0 < len(expected) < 40
     # A row runs its other path only where the first came out lower than what the other can still reach.
-    assert all(set(later) <= set(earlier) for earlier, later in pairwise(reading.passes))
-    assert len(reading.passes) == 2
+    assert all(set(later) <= set(earlier) for earlier, later in pairwise(prefill.passes))
+    assert len(prefill.passes) == 2
 
 
 def test_a_path_lowers_the_bounds_of_all_labels_that_begin_like_it() -> None:
     """Of 81 labels with one beginning, a row runs at most one path for each of their 27 last parents, mostly few."""
     tree = LabelTree.build([(2, 3, *rest) for rest in product((2, 3, 4), repeat=4)], end_id=1)
-    reading = Distributions(20, 6, 0)
-    scores = torch.tensor([[reading.score(row, label) for label in tree.labels] for row in range(20)])
-    assert likeliest_labels(reading, tree).tolist() == scores.argmax(1).tolist()
-    runs = [sum(row in rows for rows in reading.passes) for row in range(20)]
+    prefill = Distributions(20, 6, 0)
+    scores = torch.tensor([[prefill.score(row, label) for label in tree.labels] for row in range(20)])
+    assert likeliest_labels(prefill, tree).tolist() == scores.argmax(1).tolist()
+    runs = [sum(row in rows for rows in prefill.passes) for row in range(20)]
     assert max(runs) <= 27
     assert sum(runs) / 20 < 9  # a search from the likeliest part on sees few of them
 

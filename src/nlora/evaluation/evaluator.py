@@ -91,7 +91,7 @@ class Evaluator:
             lengths.append(len(example.prompt_ids))
         # The longest first, so that memory that will not do fails at once.
         groups = sorted(same.values(), key=lambda group: -lengths[group[0]])
-        reader = Prefiller(
+        prefiller = Prefiller(
             self._backbone.model,
             encoded,
             pad_id=self._backbone.tokenizer.pad_token_id,
@@ -103,7 +103,7 @@ class Evaluator:
         size = self._options.batch_size if self._paths.read != "single" else 1
         for start in range(0, len(groups), size):
             some = groups[start : start + size]
-            found = respond(reader, [TokenizedExample(encoded[group[0]].prompt_ids, []) for group in some])
+            found = respond(prefiller, [TokenizedExample(encoded[group[0]].prompt_ids, []) for group in some])
             for group, (text, length) in zip(some, found, strict=True):
                 tokens += [length] * len(group)
                 for index in group:
@@ -125,21 +125,21 @@ class Evaluator:
         labels = task.labels or ()
         tree = LabelTree.build(self._encoder.label_ids(labels), self._backbone.tokenizer.eos_token_id)
 
-        def respond(reader: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
-            return [(labels[i], 0) for i in likeliest_labels(reader.read(prompts), tree).tolist()]
+        def respond(prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
+            return [(labels[i], 0) for i in likeliest_labels(prefiller.run(prompts), tree).tolist()]
 
         return respond
 
-    def _generated(self, reader: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
+    def _generated(self, prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
         """Each prompt's greedy answer and its tokens, the end token counted."""
         tokenizer: Any = self._backbone.tokenizer
         end_id, most = int(tokenizer.eos_token_id), self._encoder.max_target_tokens
-        if reader.can_continue and self._plain:
-            answers = greedy(reader.read(prompts), end_id=end_id, most_tokens=most)
+        if prefiller.can_continue and self._plain:
+            answers = greedy(prefiller.run(prompts), end_id=end_id, most_tokens=most)
         else:
             together = len(prompts) if self._paths.generate == "padded" else 1
             parts = [prompts[start : start + together] for start in range(0, len(prompts), together)]
-            answers = [ids for part in parts for ids in self._generate(reader.batch(part))]
+            answers = [ids for part in parts for ids in self._generate(prefiller.batch(part))]
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [(text.strip(), _length(ids, end_id)) for text, ids in zip(texts, answers, strict=True)]
 

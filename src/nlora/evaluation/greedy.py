@@ -1,6 +1,6 @@
 """Greedy answers: the likeliest token after the likeliest token, until the end token.
 
-    greedy(reader.read(prompts), end_id=2, most_tokens=50)      # [[344, 2], [1088, 17, 2]]
+    greedy(prefiller.run(prompts), end_id=2, most_tokens=50)      # [[344, 2], [1088, 17, 2]]
 
 The tokens are those of transformers' `generate` with one beam and without sampling. Spared are its work between
 tokens and the rows that have ended: they leave the batch.
@@ -33,22 +33,22 @@ _HARMLESS = _SAMPLING | _SET_HERE | _LENGTHS | _MACHINERY | _OUTPUT
 """Generation settings that change nothing here."""
 
 
-def greedy(reading: Prefill, *, end_id: int, most_tokens: int) -> list[list[int]]:
+def greedy(prefill: Prefill, *, end_id: int, most_tokens: int) -> list[list[int]]:
     """The tokens of each row's answer: at most `most_tokens`, with the end token where it came to that."""
-    answers: list[list[int]] = [[] for _ in reading.rows]
-    tokens = reading.next_logits.argmax(dim=-1)  # (B,)
+    answers: list[list[int]] = [[] for _ in prefill.rows]
+    tokens = prefill.next_logits.argmax(dim=-1)  # (B,)
     for count in range(1, most_tokens + 1):
         found = tokens.tolist()
-        for row, token in zip(reading.rows, found, strict=True):
+        for row, token in zip(prefill.rows, found, strict=True):
             answers[row].append(token)
         going_on = [place for place, token in enumerate(found) if token != end_id]
         if count == most_tokens or not going_on:
             break
         if len(going_on) < len(found):
-            last = dict(zip(reading.rows, found, strict=True))
-            reading.select_rows(going_on)
-            tokens = tokens.new_tensor([last[row] for row in reading.rows])
-        tokens = reading.extend(tokens[:, None])[:, -1].argmax(dim=-1)
+            last = dict(zip(prefill.rows, found, strict=True))
+            prefill.select_rows(going_on)
+            tokens = tokens.new_tensor([last[row] for row in prefill.rows])
+        tokens = prefill.extend(tokens[:, None])[:, -1].argmax(dim=-1)
     return answers
 
 

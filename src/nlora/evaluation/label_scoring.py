@@ -1,7 +1,7 @@
 """The likeliest label of a set, found on the tree of the labels' tokens in one pass over the prompt.
 
     tree = LabelTree.build(encoder.label_ids(labels), end_id=tokenizer.eos_token_id)
-    best = likeliest_labels(reader.read(prompts), tree)          # (B,) index of the label
+    best = likeliest_labels(prefiller.run(prompts), tree)          # (B,) index of the label
 
 A label's score is log P(its tokens | prompt) = Σ_d log p(token_d | prompt, tokens before it). The prompt's
 pass gives all first tokens, and with them a bound of every score, since a score only falls along a path. Each row
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nlora.evaluation.prefill import Prefill, read_batch
+from nlora.evaluation.prefill import Prefill, prefill_batch
 from nlora.models.inspection import Batch
 
 Path = tuple[int, ...]
@@ -61,22 +61,22 @@ class LabelTree:
 @torch.no_grad()
 def label_scores(model: nn.Module, batch: Batch, tree: LabelTree) -> Tensor:
     """log P(label | prompt), shape (B, number of labels), float32. batch: prompts without answers."""
-    return _scores(read_batch(model, batch), tree, all_labels=True)
+    return _scores(prefill_batch(model, batch), tree, all_labels=True)
 
 
 @torch.no_grad()
-def likeliest_labels(reading: Prefill, tree: LabelTree) -> Tensor:
+def likeliest_labels(prefill: Prefill, tree: LabelTree) -> Tensor:
     """Index of the likeliest label per row, shape (B,). Afterwards the reading has lost rows."""
-    return _scores(reading, tree, all_labels=False).argmax(1)
+    return _scores(prefill, tree, all_labels=False).argmax(1)
 
 
-def _scores(reading: Prefill, tree: LabelTree, *, all_labels: bool) -> Tensor:
+def _scores(prefill: Prefill, tree: LabelTree, *, all_labels: bool) -> Tensor:
     """The labels' scores (B, L); unless all_labels, only the largest of a row is exact, the others are bounds.
 
     A label's score begins as its first token's, which it can only fall below. In turns, each row runs the path to
     the label that leads and is not exact yet, until an exact one leads.
     """
-    root = reading.next_logits.float().log_softmax(-1)  # (B, V)
+    root = prefill.next_logits.float().log_softmax(-1)  # (B, V)
     words, lengths = tree.padded(root.device)  # (L, D), (L,)
     scores = root[:, words[:, 0]]  # (B, L)
     known = torch.ones_like(scores, dtype=torch.long)  # how many of a label's tokens are in its score
@@ -87,16 +87,16 @@ def _scores(reading: Prefill, tree: LabelTree, *, all_labels: bool) -> Tensor:
         paths = {row: tree.labels[label][:-1] for row, label in enumerate(chosen.tolist()) if asks[row]}
         if not paths:
             return scores
-        if len(paths) < len(reading.rows):
-            reading.select_rows([place for place, row in enumerate(reading.rows) if row in paths])
+        if len(paths) < len(prefill.rows):
+            prefill.select_rows([place for place, row in enumerate(prefill.rows) if row in paths])
         longest = max(map(len, paths.values()))
         # What fills a shorter path up comes after it, so nothing on it depends on that.
-        filled = [[*paths[row], *[0] * (longest - len(paths[row]))] for row in reading.rows]
-        log_p = reading.extend(torch.tensor(filled, device=root.device)).float().log_softmax(-1)
-        reading.rollback(longest)  # log_p: (B', longest, V)
-        rows = torch.tensor(reading.rows, device=root.device)
+        filled = [[*paths[row], *[0] * (longest - len(paths[row]))] for row in prefill.rows]
+        log_p = prefill.extend(torch.tensor(filled, device=root.device)).float().log_softmax(-1)
+        prefill.rollback(longest)  # log_p: (B', longest, V)
+        rows = torch.tensor(prefill.rows, device=root.device)
         of_path = {path: _told(words, lengths, path) for path in set(paths.values())}
-        told = torch.stack([of_path[paths[row]] for row in reading.rows])  # (B', L)
+        told = torch.stack([of_path[paths[row]] for row in prefill.rows])  # (B', L)
         before = known[rows]
         for depth in range(1, longest + 1):
             new = (before <= depth) & (depth < told)

@@ -1,11 +1,11 @@
 """Prompts that a model has read, and what can follow them: every prompt token is computed once.
 
-    reader = Prefiller(model, prompts, pad_id=0, packs=packing_is_exact(model))
-    reading = reader.read([prompts[3], prompts[1]])
-    reading.next_logits                                   # (2, V) logits of each prompt's next token
-    reading.extend(tokens)                             # (2, n, V): n tokens more of each row, their logits
-    reading.rollback(n)                               # as if they had not been run
-    reading.select_rows([1])                               # the other row is done with
+    prefiller = Prefiller(model, prompts, pad_id=0, packs=packing_is_exact(model))
+    prefill = prefiller.run([prompts[3], prompts[1]])
+    prefill.next_logits                                   # (2, V) logits of each prompt's next token
+    prefill.extend(tokens)                             # (2, n, V): n tokens more of each row, their logits
+    prefill.rollback(n)                               # as if they had not been run
+    prefill.select_rows([1])                               # the other row is done with
 
 Labels are scored and answers are decoded on this. Prompts of causal models are packed where that is exact
 (`nlora.evaluation.prefill_packed`): what all of them begin with runs once for the task. Others run in passes of rows
@@ -28,13 +28,13 @@ from nlora.data.collate import Collator
 from nlora.data.task import TokenizedExample
 from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.evaluation.prefill_packed import PackedPrefiller
-from nlora.evaluation.prefill_padded import read_padded, with_rows
+from nlora.evaluation.prefill_padded import prefill_padded, with_rows
 from nlora.models.inspection import Batch, decoder_start, is_encoder_decoder, keeps_all_tokens
 from nlora.models.logits import causal_forward
 
-_PASS_TOKENS = 48
+_PASS_OVERHEAD_TOKENS = 48
 """A pass costs a CPU about as much as so many tokens more, since it reads the weights (SmolLM2, two cores)."""
-_MOST_TOKENS = 4096
+_MOST_PASS_TOKENS = 4096
 """On a CPU, passes over more tokens than these are slower: what they compute falls out of its caches."""
 _ROOM_TOKENS = 8
 """Columns for what follows the prompts; the cache grows where they do not do."""
@@ -94,12 +94,12 @@ class Prefiller:
         """The whole prompts as one batch, in their order."""
         return {key: value.to(self._device) for key, value in self._collate(prompts).items()}
 
-    def read(self, prompts: Sequence[TokenizedExample]) -> Prefill:
+    def run(self, prompts: Sequence[TokenizedExample]) -> Prefill:
         """Reads prompts, the longest of them first."""
         if not self._keeps_all:
             return _UncachedPrefill(self._model, self.batch(prompts))
         if self._packed is not None:
-            return self._packed.read(prompts)
+            return self._packed.run(prompts)
         sizes = [len(prompts)]
         if self._device.type == "cpu":
             sizes = pass_sizes([len(e.prompt_ids) for e in prompts])
@@ -107,22 +107,22 @@ class Prefiller:
         passes = [self.batch(prompts[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
         if is_encoder_decoder(self._model):
             return _EncoderDecoderPrefill(self._model, passes)
-        return read_padded(self._model, passes)
+        return prefill_padded(self._model, passes)
 
 
 def pass_sizes(lengths: Sequence[int]) -> list[int]:
     """How many rows each pass takes, so that passes and padding together cost the least.
 
-    lengths: tokens of each row, the longest first. A pass of n rows as long as l costs _PASS_TOKENS + n·l.
+    lengths: tokens of each row, the longest first. A pass of n rows as long as l costs _PASS_OVERHEAD_TOKENS + n·l.
     """
     costs = [0.0]  # of the first j rows
     sizes = [0]  # rows of the last pass of these
     for j in range(1, len(lengths) + 1):
-        most_rows = max(_MOST_TOKENS // lengths[j - 1], 1)
+        most_rows = max(_MOST_PASS_TOKENS // lengths[j - 1], 1)
         cost, size = min(
-            (costs[i] + _PASS_TOKENS + (j - i) * lengths[i], j - i)
+            (costs[i] + _PASS_OVERHEAD_TOKENS + (j - i) * lengths[i], j - i)
             for i in range(max(j - most_rows, 0), j)
-            if i == j - 1 or (j - i) * lengths[i] <= _MOST_TOKENS
+            if i == j - 1 or (j - i) * lengths[i] <= _MOST_PASS_TOKENS
         )
         costs.append(cost)
         sizes.append(size)
@@ -134,13 +134,13 @@ def pass_sizes(lengths: Sequence[int]) -> list[int]:
     return found[::-1]
 
 
-def read_batch(model: nn.Module, batch: Batch) -> Prefill:
+def prefill_batch(model: nn.Module, batch: Batch) -> Prefill:
     """Reads one batch as `Collator` makes it."""
     if not keeps_all_tokens(model):
         return _UncachedPrefill(model, batch)
     if is_encoder_decoder(model):
         return _EncoderDecoderPrefill(model, [batch])
-    return read_padded(model, [batch])
+    return prefill_padded(model, [batch])
 
 
 class _EncoderDecoderPrefill:

@@ -1,6 +1,6 @@
 """Prompts that a causal model has read packed, and what can follow them: every token once.
 
-    reading = PackedPrefiller(model, prompts).read(prompts[:64])
+    prefill = PackedPrefiller(model, prompts).run(prompts[:64])
 
 Keys and values stay where the prompts' passes left them, one row behind the other. What follows first gathers those
 of the rows that are still there, layer by layer: most labels are decided by the prompt's own pass, or by one more. Only
@@ -21,7 +21,7 @@ from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.models.packed_attention import packed_attention, packed_logits
 from nlora.models.packed_layout import Continuation, KeysValues, Layout, Memory
 
-_PASS_TOKENS = 1024
+_TOKENS_PER_PASS = 1024
 """Tokens of a pass on a CPU: enough for fast matrix products, few enough for its caches (SmolLM2: 600 to 1200 are as
 fast, 4096 take 1.5 times as long)."""
 
@@ -43,7 +43,7 @@ class PackedPrefiller:
         self._shared = common_tokens(prompts) if len(prompts) > 1 else 0
         self._beginning: KeysValues = []
 
-    def read(self, prompts: Sequence[TokenizedExample]) -> PackedPrefill:
+    def run(self, prompts: Sequence[TokenizedExample]) -> PackedPrefill:
         """Reads some of the prompts; fastest where neighbors are of about one length."""
         device = next(self._model.parameters()).device
         lengths = [len(e.prompt_ids) - self._shared for e in prompts]
@@ -51,7 +51,7 @@ class PackedPrefiller:
         parts: list[Part] = []
         begin = 0
         with packed_attention(self._model):
-            for count in _passes(lengths, _PASS_TOKENS if device.type == "cpu" else sum(lengths)):
+            for count in _passes(lengths, _TOKENS_PER_PASS if device.type == "cpu" else sum(lengths)):
                 some = slice(begin, begin + count)
                 batch = pack_rests(prompts[some], self._shared, with_beginning=not self._beginning)
                 batch = {key: value.to(device) for key, value in batch.items()}

@@ -1,6 +1,6 @@
 """Prompts that a causal model has read in padded rows, and what can follow them.
 
-    reading = read_padded(model, passes)
+    prefill = prefill_padded(model, passes)
 
 For models that take no packed batches; see `nlora.evaluation.prefill_packed`.
 """
@@ -56,7 +56,7 @@ class PaddedPrefill:
         self._mask = self._mask[places]
 
 
-def read_padded(model: nn.Module, passes: Sequence[Batch]) -> PaddedPrefill:
+def prefill_padded(model: nn.Module, passes: Sequence[Batch]) -> PaddedPrefill:
     """Reads padded batches, one after another, into one cache."""
     count = sum(len(batch["input_ids"]) for batch in passes)
     width = max(batch["input_ids"].shape[1] for batch in passes)
