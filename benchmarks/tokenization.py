@@ -146,7 +146,7 @@ def check(run: Path, kept: Path) -> dict[str, Any]:
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "kept_bytes": sum(file.stat().st_size for file in (kept / "encoded").iterdir()),
+        "kept_bytes": sum(file.stat().st_size for file in (kept / "tokens").iterdir()),
     }
 
 

@@ -24,7 +24,7 @@ def keep_everything(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep even the smallest set, below `cache`; returns the folder in which the files will lie."""
     monkeypatch.setenv("NLORA_CACHE", str(cache))
     monkeypatch.setattr(token_cache, "LEAST_CHARACTERS", 1)
-    return cache / "encoded"
+    return cache / "tokens"
 
 
 def make(tokenizer: Any, *, cached: bool = True, **options: Any) -> ExampleTokenizer:

@@ -154,16 +154,6 @@ def test_other_programs_do_not_share_files(
     assert len(files(folder)) == 2
 
 
-def test_a_changed_comment_throws_nothing_away(
-    bpe: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make(bpe).encode(TASK, FEW)
-    (tmp_path / "encode.py").write_text("# a comment more\n")
-    monkeypatch.setattr("nlora.data.tokenize.__file__", str(tmp_path / "encode.py"))
-    make(bpe).encode(TASK, FEW)
-    assert len(files(folder)) == 1
-
-
 def test_padding_set_meanwhile_changes_no_key(bpe: Any, folder: Path) -> None:
     make(bpe).encode(TASK, FEW)
     bpe(["a", "a b c"], padding=True, truncation=True, max_length=9)

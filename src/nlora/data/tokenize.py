@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
 from nlora.data.backend import backend_of, ids_of
-from nlora.data.columns import Block, TokenizedExamples, block_of
+from nlora.data.columns import Columns, TokenizedExamples
 from nlora.data.head_split import split_head
 from nlora.data.shorten import fit, fit_by_search
 from nlora.data.task import Example, Task, TokenizedExample
@@ -91,11 +91,15 @@ class ExampleTokenizer:
         not fit into max_target_tokens, where two of them are the same tokens, or where the model lacks a token.
         """
         self._check_labels(task)
-        blocks = self._blocks(task, examples)
+
+        def tokenize() -> Columns:
+            return Columns.of(self._rows(task, examples))
+
         if self._cache is None:
-            rows = TokenizedExamples(blocks)
+            columns = tokenize()
         else:
-            rows = self._cache.rows(self._settings(task), prompts.head(task), examples, blocks)
+            columns = self._cache.columns(self._settings(task), prompts.head(task), examples, tokenize)
+        rows = TokenizedExamples([columns])
         self._check_known(task, rows)
         return rows
 
@@ -110,13 +114,11 @@ class ExampleTokenizer:
             )
             raise InputErrors([Problem(f"task {task.name}", what)])
 
-    def _blocks(self, task: Task, examples: Sequence[Example]) -> Iterator[Block]:
-        first: list[int] | None = None
+    def _rows(self, task: Task, examples: Sequence[Example]) -> Iterator[tuple[TokenizedExample, bool]]:
+        """Each example, and whether its text was shortened."""
         for some in _batches(examples, len(self._head(task)[1])):
-            ids, cut = self._prompts(task, some)
-            first = ids[0] if first is None else first
-            rows = zip(ids, some, strict=True)
-            yield block_of(first, [TokenizedExample(i, self.answer_ids(e.label)) for i, e in rows], cut)
+            for ids, is_cut, example in zip(*self._prompts(task, some), some, strict=True):
+                yield TokenizedExample(ids, self.answer_ids(example.label)), is_cut
 
     def _settings(self, task: Task) -> dict[str, Any]:
         """What decides the ids of a task's examples, beside the tokenizer, the prompt's head and the examples."""
@@ -156,15 +158,16 @@ class ExampleTokenizer:
         """The ids of each label word as the model would answer it, without the end token."""
         return [list(self._answer(label)) for label in labels]
 
-    def _prompts(self, task: Task, examples: Sequence[Example]) -> tuple[list[list[int]], list[int]]:
-        """The ids of each prompt, and 1 for each whose text was shortened, else 0."""
+    def _prompts(self, task: Task, examples: Sequence[Example]) -> tuple[list[list[int]], list[bool]]:
+        """The ids of each prompt, and whether its text was shortened."""
         begin, head = self._head(task)
         texts = [example.sentence for example in examples]
         rests = self._tokenize([head + text + prompts.TAIL for text in texts])["input_ids"]
         plain: list[list[int]] = [begin + ids for ids in rests]
         most = self.longest_prompt(task)
         room = most - len(self._before) - len(self._after)
-        long = [i for i, ids in enumerate(plain) if len(ids) > room]
+        is_cut = [len(ids) > room for ids in plain]
+        long = [i for i, is_long in enumerate(is_cut) if is_long]
         if long and self._truncate == "released":
             cut = [self._before + plain[i][: most - len(self._before)] for i in long]
             decoded = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in cut]
@@ -175,9 +178,6 @@ class ExampleTokenizer:
             fitting = self._fit(head, [texts[i] for i in long], room - len(begin))
             for i, ids in zip(long, fitting, strict=True):
                 plain[i] = begin + ids
-        is_cut = [0] * len(plain)
-        for i in long:
-            is_cut[i] = 1
         return [[*self._before, *ids, *self._after] for ids in plain], is_cut
 
     def _head(self, task: Task) -> tuple[list[int], str]:
