@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from nlora.data.collate import IGNORED
-from nlora.data.columns import shared_prefix
+from nlora.data.columns import TokenizedExamples, shared_prefix
 from nlora.data.task import TokenizedExample
 
 
@@ -70,12 +70,8 @@ def pack_rests(
 
 
 def common_tokens(examples: Sequence[TokenizedExample]) -> int:
-    """Tokens that all prompts begin with. The last one of each stays its own: something is predicted from it."""
-    first = examples[0].prompt_ids
-    shared = len(first)
-    for example in examples:  # one at a time: a task may have more prompts than there is room for their lists
-        ids = example.prompt_ids
-        shared = min(shared, len(ids) - 1)
-        if first[:shared] != ids[:shared]:
-            shared = shared_prefix([first[:shared], ids[:shared]])
-    return shared
+    """Number of tokens that all prompts begin with, but at least one less than any has: each predicts from its last."""
+    if isinstance(examples, TokenizedExamples):
+        return min(examples.shared_tokens, min(examples.prompt_lengths) - 1)
+    prompts = [example.prompt_ids for example in examples]
+    return min(shared_prefix(prompts), min(map(len, prompts)) - 1)
