@@ -86,7 +86,7 @@ class PackedPrefill:
     """See `nlora.evaluation.prefill.Prefill`."""
 
     def __init__(self, model: nn.Module, first: Tensor, beginning: KeysValues, parts: Sequence[Part]) -> None:
-        """first: (B, V) logits of the next tokens. beginning: of the tokens that all rows share. parts: of each pass."""
+        """first: (B, V) logits of the next tokens. beginning: what all rows share. parts: of each pass"""
         self.next_logits = first
         self.rows = list(range(len(first)))
         self._model, self._beginning, self._parts = model, beginning, parts
