@@ -74,7 +74,7 @@ class _Prompts:
 class Evaluator:
     """Answers tasks with one backbone; the prompts of a task are tokenized once per run.
 
-    paths: how batches go through the model, as found by `nlora.runs.tryout.try_out`; None: `usual_paths`.
+    paths: how batches go through the model, as found by `nlora.runs.preflight.preflight`; None: `usual_paths`.
     """
 
     def __init__(
