@@ -67,7 +67,7 @@ def test_problems_beyond_the_first_few_are_counted(tmp_path: Path) -> None:
     [("d.jsonl", ""), ("d.jsonl", "\n \n"), ("d.json", "[]"), ("d.csv", "sentence,label\n")],
 )
 def test_files_without_examples(tmp_path: Path, name: str, content: str) -> None:
-    assert problems_in(tmp_path, name, content) == [f"{name}: no examples in it"]
+    assert problems_in(tmp_path, name, content) == [f"{name}: has no examples"]
 
 
 def test_latin1_is_named_with_its_line(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_latin1_is_named_with_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("d.csv", "sentence,label,sentence\nx,billing,y\n", "d.csv:1: the header names 'sentence' twice"),
+        ("d.csv", "sentence,label,sentence\nx,billing,y\n", "d.csv:1: duplicate column 'sentence'"),
         ("d.csv", "sentence;label\nx;billing\n", "are the columns separated by commas?"),
         ("d.tsv", "sentence,label\nx,billing\n", "are the columns separated by tabs?"),
         ("d.csv", 'sentence,label\n"a\nb",billing\nx,billing,y\n', "d.csv:4: 3 cells, but the header has 2"),
@@ -98,8 +98,16 @@ def test_latin1_is_named_with_its_line(tmp_path: Path) -> None:
             "x",
             "d.jsonl.gz is compressed, which is not supported; unpack it first: gunzip d.jsonl.gz",
         ),
-        ("d.jsonl", '[{"sentence": "x", "label": "billing"}]', "d.jsonl:1: a list where one object per line"),
-        ("d.jsonl", '\n[\n{"sentence": "x"},\n{"sentence": "y"}\n]\n', "a file of one list is JSON: .json"),
+        (
+            "d.jsonl",
+            '[{"sentence": "x", "label": "billing"}]',
+            "d.jsonl:1: a list instead of one object per line",
+        ),
+        (
+            "d.jsonl",
+            '\n[\n{"sentence": "x"},\n{"sentence": "y"}\n]\n',
+            "if the file is one list, it is JSON: name it .json",
+        ),
         (
             "d.jsonl",
             '{"messages": [1]}\n{"messages": [2]}\n',
@@ -110,9 +118,9 @@ def test_latin1_is_named_with_its_line(tmp_path: Path) -> None:
         (
             "d.jsonl",
             '\n{"sentence": "x", "label": "a", "label": "b"}',
-            "d.jsonl:2: the key 'label' is there twice",
+            "d.jsonl:2: duplicate key 'label'",
         ),
-        ("d.json", '[{"text": "x", "text": "y", "label": "b"}]', "d.json[0]: the key 'text' is there twice"),
+        ("d.json", '[{"text": "x", "text": "y", "label": "b"}]', "d.json[0]: duplicate key 'text'"),
         (
             "d.jsonl",
             f'{{"sentence": "x", "id": {"7" * 5000}}}',
@@ -159,9 +167,7 @@ def test_text_that_parquet_holds_and_is_none(tmp_path: Path) -> None:
     bad = pyarrow.array([b"fine", b"\xff"], pyarrow.binary()).view(pyarrow.string())
     table = pyarrow.table({"sentence": bad, "label": ["billing", "network"]})
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
-    assert problems_of(tmp_path / "d.parquet") == [
-        "d.parquet[0]: here or in a later row is text that is not UTF-8"
-    ]
+    assert problems_of(tmp_path / "d.parquet") == ["d.parquet[0]: not UTF-8, in this row or a later one"]
 
 
 @pytest.mark.parametrize(

@@ -101,13 +101,10 @@ def test_quotes_of_a_tsv_file_are_the_texts_own_unless_the_task_says_otherwise(t
     (example,), problems = read_examples(str(path), labels=("pos", "neg"), quoting=True)
     assert (example.sentence, problems) == ('He said "no",\ntwice', [])
     _, (first,) = read_examples(str(path), labels=("pos", "neg"))
-    assert (
-        str(first)
-        == f"{path}:2: 1 cells, but the header has 2; if the file puts cells in quotes, set quoting: true"
-    )
+    assert str(first) == f"{path}:2: 1 cells, but the header has 2; if cells are quoted, set quoting: true"
     path.write_text('"sentence"\t"label"\n"fine"\t"pos"\n')
     _, (problem,) = read_examples(str(path), labels=("pos", "neg"))
-    assert str(problem).endswith("if the file puts cells in quotes, set quoting: true")
+    assert str(problem).endswith("if cells are quoted, set quoting: true")
     csv_file = tmp_path / "data.csv"
     csv_file.write_text('sentence,label\n"fine",pos\n')
     (example,), _ = read_examples(str(csv_file), labels=None, quoting=False)

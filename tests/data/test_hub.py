@@ -78,7 +78,9 @@ def test_a_data_set_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     examples, (problem,) = read_examples("hub:org/nothing", labels=None)
     assert examples == ()
-    assert str(problem).endswith("could not be loaded: Dataset 'org/nothing' doesn't exist on the Hub")
+    assert str(problem).endswith(
+        "could not be loaded from the hub: Dataset 'org/nothing' doesn't exist on the Hub"
+    )
 
 
 def test_without_the_package_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_all_problems_of_all_tasks_at_once(tmp_path: Path, own: dict[str, Any], 
         f"{own['train']}:2: label 'b' is not one of the task's labels: a",
         f"{bad}:3: label 'c' is not one of the task's labels: a, b",
         f"tasks.2: no data set 'agnew' in {folder}, which has ",
-        "tasks.3.labels: label 'A' is there twice; scoring ignores case",
+        "tasks.3.labels: duplicate label 'A' (scoring ignores case)",
         "tasks.3.test: no such file: nowhere.jsonl (looked in ",
     ]
     for line in expected:
@@ -115,7 +115,7 @@ def test_labels_that_are_empty_or_have_spaces_around_them(own: dict[str, Any]) -
 def test_labels_that_only_look_different_or_only_look_alike(own: dict[str, Any]) -> None:
     found = problems_of(config([{**own, "labels": ["a", "b", "b", "caf\u00e9", "cafe\u0301", "A\u200b"]}]))
     assert found == [
-        "tasks.0.labels: label 'b' is there twice; scoring ignores case",
+        "tasks.0.labels: duplicate label 'b' (scoring ignores case)",
         "tasks.0.labels: label 'cafe\u0301' only looks like 'caf\u00e9': it has U+0065 (latin small letter e) "
         "U+0301 (combining acute accent) where the other has U+00E9 (latin small letter e with acute); "
         "keep one of them",
@@ -132,8 +132,8 @@ def test_what_was_trained_on_is_not_scored_on(tmp_path: Path, own: dict[str, Any
     for test in (own["train"], copy, str(table)):
         (problem,) = problems_of(config([{**own, "test": test}], train={"max_samples": 7}))
         assert problem == (
-            "tasks.0.test: task 'tickets' has the same examples to test on as to train on, so that its score means "
-            "nothing; give others, or split some off: evaluate.split=validation"
+            "tasks.0.test: the test examples of task 'tickets' are its training examples, so its score would mean "
+            "nothing; use others, or hold some out with evaluate.split=validation"
         )
     held = config([{**own, "test": own["train"]}], evaluate={"split": "validation"})
     assert not set(load_tasks(held)[0].train) & set(load_tasks(held)[0].test)
@@ -162,7 +162,7 @@ def test_missing_data_sets_name_their_folder_and_what_would_be_left(
     assert [t.name for t in load_tasks(config(["agnews", "MNLI"], data=str(folder)))] == ["agnews", "MNLI"]
     # What an override could not repeat is only named; a misspelt name gets its hint as well.
     (problem,) = problems_of(config([own, "agnew"], data=str(folder)))
-    assert problem.endswith("did you mean 'agnews'? (or leave it out; tickets would be left)")
+    assert problem.endswith("did you mean 'agnews'? (or leave it out; tickets would remain)")
     (problem,) = problems_of(config(["yahoo"], data=str(folder)))
     assert problem.endswith(files)
 

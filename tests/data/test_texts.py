@@ -63,7 +63,7 @@ def test_the_header_of_a_table_is_never_answered(header: str) -> None:
     (problem,) = problems_of(None, io.BytesIO(f"\n{header}\nfine,good\n".encode()))
     assert problem == (
         f"standard input: '{header}' looks like the header of a table; "
-        "say --format csv or tsv, or --format text for plain text"
+        "use --format csv or tsv, or --format text for plain text"
     )
     assert piped(f"{header}\n", kind="text") == [{"sentence": header}]
 
@@ -86,7 +86,7 @@ def test_what_was_recognized_wrongly_says_the_way_out() -> None:
     first, second = problems_of(None, io.BytesIO(b'{"a": "b"}'))
     assert first == "standard input:1: no field 'sentence' (or input or text); the fields are: a"
     assert second.startswith(
-        "--format: standard input begins as JSON does and was read as that; --format text"
+        "--format: standard input begins like JSON and was read as JSON; use --format text"
     )
 
 
@@ -106,7 +106,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (unknown := tmp_path / "texts.dat").write_text("x")
     assert problems_of(unknown, NOTHING) == [
         "--file: texts.dat has an unknown format '.dat'; known: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .txt; "
-        "or say by --format what it is"
+        "or give its format with --format"
     ]
     (packed := tmp_path / "texts.txt.gz").write_text("x")
     assert problems_of(packed, NOTHING) == [

@@ -142,7 +142,7 @@ def test_the_order_of_the_last_row_does_not_matter_to_the_average(
     [
         ([], "empty"),
         ([[]], "empty"),
-        ([[1.0, 2.0], [3.0]], "row 2: 1 columns where row 1 has 2"),
+        ([[1.0, 2.0], [3.0]], "row 2 has 1 columns, but row 1 has 2"),
         ([[1.0], [2.0]], "row 2: there are only 1 tasks"),
         ([[1.0, 2.0], [3.0, math.nan]], "row 2, column 2: nan"),
         ([[1.0, -0.5], [3.0, 4.0]], r"row 1, column 2: -0\.5"),

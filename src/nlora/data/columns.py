@@ -1,8 +1,9 @@
 """Tokenized examples in columns of integers; the beginning that all prompts share is stored once.
 
-    rows = TokenizedExamples([Columns.of([(example, False), ...])])
-    rows[1]                   # TokenizedExample(prompt_ids=[1, 894, ...], answer_ids=[344, 2]), fresh lists
-    rows.shared_tokens        # number of tokens that all prompts begin with
+>>> examples = [TokenizedExample([1, 8, 9], [2]), TokenizedExample([1, 8, 7, 6], [3, 2])]
+>>> rows = TokenizedExamples([Columns.of((example, False) for example in examples)])
+>>> rows[1], rows.shared_tokens
+(TokenizedExample(prompt_ids=[1, 8, 7, 6], answer_ids=[3, 2]), 2)
 
 A prompt is stored as the number of tokens that it shares with the first prompt, and the tokens that follow. So the
 instruction and the options are stored with the first prompt only, and the smallest of these numbers is the length of

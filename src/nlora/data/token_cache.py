@@ -1,12 +1,8 @@
 """Token ids on disk: what one run has tokenized, every later run reads.
 
-    encoder = ExampleTokenizer(tokenizer, ..., cache=TokenCache(tokenizer))
-    encoder.encode(task, task.train)       # tokenizes, and writes ~/.cache/nlora/tokens/<key>.npz
-    encoder.encode(task, task.train)       # reads that file, in this process or in any later one
-
-The key is a SHA-256 of everything that determines the ids: the tokenizer, the settings of the ExampleTokenizer, the
-wording of the prompt, each text and answer in order, and `FORMAT`. So a run with another seed or method finds the
-file, and a run that would get other ids does not.
+Files are in ~/.cache/nlora/tokens, and named by a key, which is a SHA-256 of everything that determines the ids:
+the tokenizer, the settings of the ExampleTokenizer, the wording of the prompt, each text and answer in order, and
+`FORMAT`. So a run with another seed or method finds the file, and a run that would get other ids does not.
 
 A file holds the arrays of `nlora.data.columns.Columns`, with NumPy's checksums; a damaged one is replaced. Files may
 be deleted at any time. When their total size exceeds LIMIT_BYTES, the least recently used ones are removed. A folder

@@ -1,8 +1,5 @@
 """A model's answers to a task: the likeliest label of each prompt, or the text that the model generates.
 
-    evaluator = Evaluator(backbone, encoder, config.evaluate)
-    answers = evaluator.answer(task)            # Answers(texts, decode="labels", seconds=...)
-
 `labels` scores the task's label set (`nlora.evaluation.label_scoring`); `generate` decodes greedily until the end
 token (`nlora.evaluation.greedy`). Free-text tasks (no label set) are always generated. Every result says which of the
 two it is, because their scores are not comparable.

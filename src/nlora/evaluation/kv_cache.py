@@ -1,9 +1,10 @@
 """A key-value cache with space for further tokens, from which rows can be removed without copying all others.
 
-    cache = PreallocatedCache(rows=64, tokens=180)
-    cache.open(0, 16, column=30)        # the next passes run rows 0 to 15; their first token goes to column 30
-    cache.open(0, 64, length=150)       # all rows, of which 150 columns are filled
-    cache.select_rows([0, 5, 63])       # three rows stay, here in the order [0, 63, 5]
+>>> cache = PreallocatedCache(rows=64, tokens=180)
+>>> cache.open(0, 16, column=30)  # the next passes run rows 0 to 15, and their first token goes to column 30
+>>> cache.open(0, 64, length=150)  # the next passes run all rows, of which 150 columns are filled
+>>> cache.select_rows([0, 2, 63])  # only these stay, in this order
+[0, 63, 2]
 
 transformers' own cache is concatenated as a whole for every new token, and removing rows copies all others. Here each
 layer has one tensor, into which a pass writes its columns, and the last rows fill the gaps of removed ones. Parts of

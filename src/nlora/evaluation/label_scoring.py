@@ -1,8 +1,5 @@
 """The likeliest label of a set, found in one pass over the prompt and, for most prompts, at most one short pass more.
 
-    tree = LabelTree.build(encoder.label_ids(labels), end_id=tokenizer.eos_token_id)
-    best = likeliest_labels(prefiller.run(prompts), tree)        # (B,) index of the label
-
 A label's score is log P(its tokens | prompt) = Σ_d log p(token_d | prompt, tokens before it). The pass over the
 prompt gives the probabilities of all first tokens. They are upper bounds of the scores, since each further token can
 only lower a score. Each row then runs, on its prompt's cache, the remaining tokens of the label with the largest
@@ -11,6 +8,9 @@ bound is scored completely, it is the likeliest.
 
 If one label's tokens begin another's ("B" and "Bad"), all labels are scored with the end token; otherwise the
 shorter one would always win.
+
+>>> LabelTree.build([[5], [5, 7]], end_id=1).labels
+((5, 1), (5, 7, 1))
 """
 
 from __future__ import annotations

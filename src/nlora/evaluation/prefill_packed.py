@@ -1,7 +1,5 @@
 """Prefill of a causal model in packed batches: each prompt token runs once, the task's common beginning once in all.
 
-    prefill = PackedPrefiller(model, prompts).run(prompts[:64])
-
 The keys and values stay in the buffers of the passes that computed them. `extend` gathers those of the remaining rows
 layer by layer: for labels, the prompt's pass and one more usually suffice. If more follows, as for generated answers,
 the remaining rows move to a cache with space for new tokens.
