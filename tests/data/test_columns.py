@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cached_tokens import TASK, keep_everything, make
 from hypothesis import given
 from hypothesis import strategies as st
-from kept_tokens import TASK, keep_everything, make
 
 from nlora.data.columns import Columns, TokenizedExamples, shared_prefix
 from nlora.data.task import Example, Task, TokenizedExample

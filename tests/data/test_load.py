@@ -1,4 +1,4 @@
-"""A configuration becomes its tasks, or one list of everything that is wrong with them."""
+"""A configuration becomes its tasks, or one list of all their mistakes."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def test_labels_that_only_look_different_or_only_look_alike(own: dict[str, Any])
     ]
 
 
-def test_what_was_trained_on_is_not_scored_on(tmp_path: Path, own: dict[str, Any]) -> None:
-    """The same file, a copy, a link, another format or order: a score on them would show what was memorized."""
+def test_training_examples_are_not_test_examples(tmp_path: Path, own: dict[str, Any]) -> None:
+    """The same file, a copy, another format or order: a score on them would measure memorization."""
     copy = write(tmp_path / "copy.jsonl", rows(40)[::-1])
     table = tmp_path / "copy.csv"
     table.write_text("text,label\n" + "".join(f"{r['sentence']},{r['label']}\n" for r in rows(40)))
@@ -140,7 +140,7 @@ def test_what_was_trained_on_is_not_scored_on(tmp_path: Path, own: dict[str, Any
     assert len(load_tasks(config([{**own, "test": write(tmp_path / "part.jsonl", rows(39))}]))) == 1
 
 
-def test_training_files_are_not_looked_at_where_nothing_is_trained(own: dict[str, Any]) -> None:
+def test_training_files_are_not_read_if_nothing_is_trained(own: dict[str, Any]) -> None:
     Path(own["train"]).unlink()
     (task,) = load_tasks(config([own]), test_only=True)
     assert (len(task.train), len(task.test)) == (0, 10)
@@ -148,7 +148,7 @@ def test_training_files_are_not_looked_at_where_nothing_is_trained(own: dict[str
     assert problem.startswith("tasks.0.train: no such file")
 
 
-def test_missing_data_sets_name_their_folder_and_what_would_be_left(
+def test_missing_data_sets_name_their_folder_and_what_would_remain(
     tmp_path: Path, own: dict[str, Any]
 ) -> None:
     folder = write_benchmark(tmp_path / "CL", leave_out=("yahoo", "CB"))
@@ -160,14 +160,14 @@ def test_missing_data_sets_name_their_folder_and_what_would_be_left(
         for i, name, place in ((1, "yahoo", "TC/yahoo"), (2, "CB", "NLI/CB"))
     ]
     assert [t.name for t in load_tasks(config(["agnews", "MNLI"], data=str(folder)))] == ["agnews", "MNLI"]
-    # What an override could not repeat is only named; a misspelt name gets its hint as well.
+    # Tasks with more fields than a name are only named, as an override would drop the fields. A typo gets a hint, too.
     (problem,) = problems_of(config([own, "agnew"], data=str(folder)))
     assert problem.endswith("did you mean 'agnews'? (or leave it out; tickets would remain)")
     (problem,) = problems_of(config(["yahoo"], data=str(folder)))
     assert problem.endswith(files)
 
 
-def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]) -> None:
+def test_a_missing_data_folder_is_reported_once(tmp_path: Path, own: dict[str, Any]) -> None:
     (problem,) = problems_of(config(["agnews", own, "amazon"], data=str(tmp_path / "nowhere")))
     assert problem.startswith(
         f"data: no such folder: {tmp_path}/nowhere; use a folder in the released layout"
@@ -179,7 +179,7 @@ def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]
     )
 
 
-def test_validation_never_holds_a_test_example(own: dict[str, Any]) -> None:
+def test_validation_has_no_test_example(own: dict[str, Any]) -> None:
     whole = load_tasks(config([own]))[0]
     held = load_tasks(config([own], evaluate={"split": "validation", "validation_share": 0.25}))[0]
     assert set(held.train) | set(held.test) == set(whole.train)
@@ -198,7 +198,7 @@ def test_max_samples_for_one_task_and_for_all(own: dict[str, Any]) -> None:
     assert (len(other.train), len(other.test)) == (12, 4)
 
 
-def test_samples_depend_on_the_seed_and_not_on_the_place(own: dict[str, Any]) -> None:
+def test_samples_depend_on_the_seed_and_not_on_the_position(own: dict[str, Any]) -> None:
     other = {**own, "name": "other"}
     limits: dict[str, Any] = {"train": {"max_samples": 10}}
     forward = {t.name: t for t in load_tasks(config([own, other], **limits))}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kept_tokens import EXAMPLES, FEW, TASK, files, keep_everything, lock_up, make
+from cached_tokens import EXAMPLES, FEW, TASK, files, keep_everything, lock_up, make
 
 from nlora.data import token_cache
 from nlora.data.task import TokenizedExample

@@ -1,8 +1,8 @@
-"""Label words and the end token in the tokenizers of the families, and the space before an answer.
+"""Label words, the space before an answer, and the end token, in the tokenizers of the model families.
 
-The tokenizers are trained here on a few words, with the parts of the real ones: GPT-2 and Llama 3 (byte-level BPE that
-splits differently before merging), Llama 2, Mistral and Gemma (BPE on sentencepiece's "▁", with bytes for what it does
-not know), T5 (unigram on "▁").
+The tokenizers are built like the published ones, and trained on a few words: GPT-2 and Llama 3 (byte-level BPE with
+different pre-tokenizers), Llama 2, Mistral and Gemma (BPE with sentencepiece's "▁" and byte fallback), and T5 (unigram
+with "▁").
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def encoder_of(tokenizer: Any, *, encoder_decoder: bool = False) -> ExampleToken
 
 @causal
 def test_prompt_and_answer_are_the_tokens_of_one_text(make: Callable[[], Any]) -> None:
-    """What the model met in pretraining, where nobody cut the text before the answer."""
+    """As in pretraining, where texts are not split before the answer."""
     tokenizer = make()
     encoder = encoder_of(tokenizer)
     for label in LABELS:
@@ -52,11 +52,11 @@ def test_the_space_belongs_to_the_answer_and_only_once(make: Callable[[], Any]) 
         assert not pieces[0].startswith(mark * 2), (label, pieces)
         assert "".join(pieces).count(mark) == 1 + label.count(" "), (label, pieces)
     (world,) = encoder_of(tokenizer).label_ids(["World"])
-    assert tokenizer.convert_ids_to_tokens(world) == [f"{mark}World"]  # the piece that texts are made of
+    assert tokenizer.convert_ids_to_tokens(world) == [f"{mark}World"]  # the token that texts consist of
 
 
 @every
-def test_the_answer_reads_as_the_label_when_it_was_generated(make: Callable[[], Any]) -> None:
+def test_a_generated_answer_decodes_to_the_label(make: Callable[[], Any]) -> None:
     tokenizer = make()
     encoder = encoder_of(tokenizer, encoder_decoder=make is t5)
     answers = [encoder.answer_ids(label) for label in LABELS]
@@ -65,7 +65,7 @@ def test_the_answer_reads_as_the_label_when_it_was_generated(make: Callable[[], 
 
 
 @every
-def test_one_end_token_after_the_answer_and_none_that_stops_the_prompt(make: Callable[[], Any]) -> None:
+def test_the_answer_has_one_end_token_and_a_causal_prompt_none(make: Callable[[], Any]) -> None:
     tokenizer = make()
     encoder = encoder_of(tokenizer, encoder_decoder=make is t5)
     end = tokenizer.eos_token_id
@@ -81,8 +81,8 @@ def test_one_end_token_after_the_answer_and_none_that_stops_the_prompt(make: Cal
 
 
 @every
-def test_the_end_token_is_learned_even_where_it_also_pads(make: Callable[[], Any]) -> None:
-    """Masking padding by its id would teach such a model never to stop."""
+def test_the_end_token_is_learned_even_if_it_is_the_padding_token(make: Callable[[], Any]) -> None:
+    """If padding were masked by its id, the model would never learn to stop."""
     tokenizer = make()
     encoder = encoder_of(tokenizer, encoder_decoder=make is t5)
     encoded = encoder.encode(TASK, EXAMPLES)

@@ -1,4 +1,4 @@
-"""Whatever is read in passes, taken back and left out: the logits are those of each sequence run alone."""
+"""After any passes, rollbacks and selections, the logits equal those of each sequence alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 
 @pytest.fixture
 def dirty_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New memory holds what was there before; here NaN, which no mask hides."""
+    """New tensors contain old memory; here NaN, which no mask hides."""
     new_empty = torch.Tensor.new_empty
 
     def filled(self: Tensor, *size: Any, **kwargs: Any) -> Tensor:
@@ -40,7 +40,7 @@ def dirty_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def alone(model: Any, prompt: TokenizedExample, tokens: Sequence[int]) -> Tensor:
-    """Logits (len(tokens) + 1, V) behind the prompt and behind each of the tokens, without cache and padding."""
+    """Logits (len(tokens) + 1, V) after the prompt and after each token, without cache and padding."""
     with torch.no_grad():
         if model.config.is_encoder_decoder:
             start = [model.config.decoder_start_token_id]
@@ -96,7 +96,7 @@ def test_logits_equal_each_sequence_alone(
         check(model, prefill.extend(torch.tensor([[7]])), prefill.rows, before, [[7]])
 
 
-def test_the_prefix_runs_once_for_all_that_is_read(tiny_model: TinyModel) -> None:
+def test_the_common_beginning_runs_once(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
     shapes = []
     hook = model.get_input_embeddings().register_forward_hook(lambda m, ids, out: shapes.append(ids[0].shape))
@@ -110,7 +110,7 @@ def test_the_prefix_runs_once_for_all_that_is_read(tiny_model: TinyModel) -> Non
     assert [tuple(shape) for shape in shapes] == [(1, count) for count in tokens]
 
 
-def test_only_rows_that_something_follows_are_gathered(tiny_model: TinyModel) -> None:
+def test_only_remaining_rows_are_gathered(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
     with torch.inference_mode():
         prefill: Any = Prefiller(model, PROMPTS, pad_id=0, packs=True).run(PROMPTS)
@@ -125,7 +125,7 @@ def test_only_rows_that_something_follows_are_gathered(tiny_model: TinyModel) ->
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 1000))
-def test_packed_passes_are_few_and_of_about_one_size(lengths: list[int], most: int) -> None:
+def test_packed_passes_are_few_and_of_similar_size(lengths: list[int], most: int) -> None:
     sizes = prefill_packed._passes(lengths, most)
     assert sum(sizes) == len(lengths)
     assert min(sizes) > 0
@@ -145,7 +145,7 @@ def test_each_row_keeps_its_last_prompt_token(tiny_model: TinyModel) -> None:
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.integers(0, 120))
-def test_passes_cost_the_least_of_all_ways_to_cut_the_rows(lengths: list[int], pass_tokens: int) -> None:
+def test_passes_have_the_least_cost_of_all_divisions(lengths: list[int], pass_tokens: int) -> None:
     lengths.sort(reverse=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nlora.evaluation.prefill._PASS_OVERHEAD_TOKENS", pass_tokens)

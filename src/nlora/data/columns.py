@@ -70,7 +70,7 @@ class Columns:
         return len(self.shared)
 
     def row(self, i: int) -> TokenizedExample:
-        """Example i, in lists of its own."""
+        """Example i, as new lists."""
         rest = self.rest_ids[self.rest_starts[i] : self.rest_starts[i + 1]]
         answer = self.answer_ids[self.answer_starts[i] : self.answer_starts[i + 1]]
         return TokenizedExample([*self.first[: self.shared[i]].tolist(), *rest.tolist()], answer.tolist())
