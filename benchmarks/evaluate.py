@@ -37,8 +37,8 @@ import measure
 from measure import Spread
 from nlora.config.schema import EvaluateOptions, LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
-from nlora.data.task import Task
-from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
+from nlora.data.task import Task, TokenizedExample
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.text_metrics import exact_match
 from nlora.models.backbone import Backbone

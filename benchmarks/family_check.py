@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from nlora.config.schema import EvaluateOptions, LoraOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.task import Example, Task
-from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
+from nlora.data.task import Example, Task, TokenizedExample
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import NloraError
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.greedy import is_plain
@@ -212,7 +212,7 @@ class _Comparison:
         """Of each label, one after another behind the prompts that were read once."""
         tree = self._tree = LabelTree.build(self._encoder.label_ids(_LABELS), self._encoder.end_id)
         self._expected = plain_scores(self._plain, self._prompts, tree, self._encoder.end_id)
-        reader = Prefiller(
+        prefiller = Prefiller(
             self._backbone.model,
             self._prompts,
             pad_id=self._backbone.tokenizer.pad_token_id,
@@ -221,12 +221,12 @@ class _Comparison:
         )
         order = sorted(range(len(self._prompts)), key=lambda i: -len(self._prompts[i].prompt_ids))
         for some in [[i] for i in order] if self._paths.read == "single" else [order]:
-            reading = reader.read([self._prompts[i] for i in some])
+            prefill = prefiller.run([self._prompts[i] for i in some])
             for column, label in enumerate(tree.labels):
-                logits = [reading.next_logits[:, None]]
+                logits = [prefill.next_logits[:, None]]
                 if len(label) > 1:
-                    logits.append(reading.extend(torch.tensor([label[:-1]] * len(some))))
-                    reading.rollback(len(label) - 1)
+                    logits.append(prefill.extend(torch.tensor([label[:-1]] * len(some))))
+                    prefill.rollback(len(label) - 1)
                 log_p = torch.cat(logits, dim=1).float().log_softmax(-1)
                 found = log_p[:, range(len(label)), list(label)].sum(1)
                 off = _off(found, self._expected[some, column], scale=self._expected)

@@ -107,7 +107,7 @@ class RunError(NloraError, RuntimeError):
 
 
 class FetchError(NloraError, OSError):
-    """A download of the embedded model or texts failed, or brought something unexpected.
+    """A download of the built-in model or texts failed, or brought something unexpected.
 
     >>> issubclass(nlora.FetchError, nlora.NloraError) and issubclass(nlora.FetchError, OSError)
     True

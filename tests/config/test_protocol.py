@@ -143,7 +143,7 @@ def test_what_is_called_released_and_is_not(values: dict[str, Any], gone: str, n
 def test_tasks_of_ones_own_have_no_unlabeled_examples() -> None:
     own = [{"name": "tickets", "train": "a.jsonl", "test": "b.jsonl"}]
     assert not any("'-'" in line for line in protocol_notes(config(protocol="released", tasks=own)))
-    assert not any("'-'" in line for line in protocol_notes(config(protocol="released", data="embedded")))
+    assert not any("'-'" in line for line in protocol_notes(config(protocol="released", data="builtin")))
 
 
 def test_a_run_prints_its_notes_once_and_keeps_them(tmp_path: Path, tiny_model: TinyModel) -> None:

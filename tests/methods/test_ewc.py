@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import RunError
 from nlora.methods.registry import build
 from nlora.models.lora_adapter import LoraAdapter

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nlora.config.schema import LoraOptions
 from nlora.data.packing import pack
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_factors import LoraFactors
 from nlora.models.packed_attention import packed_attention, packed_logits, packing_is_exact

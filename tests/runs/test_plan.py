@@ -14,7 +14,7 @@ from rich.console import Console
 from helpers import write_config, write_task
 from nlora.cli.run import check_command
 from nlora.config.load import load_config
-from nlora.data.tokenize import shared_prefix
+from nlora.data.columns import shared_prefix
 from nlora.errors import InputErrors
 from nlora.models.backbone import load_tokenizer
 from nlora.runs.plan import make_plan

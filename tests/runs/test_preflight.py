@@ -20,7 +20,7 @@ from nlora.cli.run import run_sequence
 from nlora.config.load import load_config
 from nlora.config.schema import LoraOptions
 from nlora.data.select import select_tasks
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import AdapterError, ModelError
 from nlora.kernels import elementwise
 from nlora.models.backbone import Backbone, load_backbone

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from helpers import learn, same_outcome, write_config
 from nlora.config.load import load_config
 from nlora.data.collate import Collator
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.label_scoring import LabelTree, label_scores
 from nlora.models.backbone import load_backbone

@@ -90,7 +90,7 @@ def test_several_bases_are_in_the_names(tmp_path: Path, monkeypatch: pytest.Monk
     sweep = read_sweep(write_sweep(tmp_path, base=["short.yaml", "long.yaml", "demo"], variants=["inclora"]))
     assert names(sweep)[:3] == ["short-inclora-seed1", "long-inclora-seed1", "demo-inclora-seed1"]
     configs = check_sweep(sweep)
-    assert configs[tmp_path / "out" / "demo-inclora-seed2"].data == "embedded"
+    assert configs[tmp_path / "out" / "demo-inclora-seed2"].data == "builtin"
     assert configs[tmp_path / "out" / "long-inclora-seed2"].name == "long-inclora"
 
 

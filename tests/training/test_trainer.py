@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import RunError
 from nlora.methods.registry import build
 from nlora.models.backbone import load_backbone

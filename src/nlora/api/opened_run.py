@@ -133,7 +133,7 @@ class Run:
     def evaluate(self, tasks: Sequence[str] | None = None, *, stage: int | None = None) -> Report:
         """Scores of a stage on any tasks, with every answer; as `nlora eval`.
 
-        tasks: names of the run's tasks, of data sets beside them, or of embedded ones; None: those that the run scored
+        tasks: names of the run's tasks, of data sets beside them, or of built-in ones; None: those that the run scored
             at the stage. stage: as of `model`. Raises InputErrors for tasks or a stage that are not there.
 
         >>> report = run.evaluate(["tickets"], stage=1)

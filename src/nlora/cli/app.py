@@ -70,7 +70,7 @@ def run(source: Source, overrides: Overrides = None) -> None:
 
 @app.command()
 def demo(overrides: Overrides = None) -> None:
-    """N-LoRA beside plain incremental LoRA on the embedded model and tasks, then a table of both."""
+    """N-LoRA beside plain incremental LoRA on the built-in model and tasks, then a table of both."""
     from nlora.cli.run import demo_command
 
     demo_command(overrides or [], Console())

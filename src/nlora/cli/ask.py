@@ -42,7 +42,7 @@ def eval_(
         typer.Option(
             "--tasks",
             metavar="A,B",
-            help="Tasks of the run, data sets of its data folder, or embedded tasks.",
+            help="Tasks of the run, data sets of its data folder, or built-in tasks.",
             show_default="those that the run scored then",
         ),
     ] = None,

@@ -93,7 +93,7 @@ def _data() -> Table:
     for name, task in builtin.TASKS.items():
         words = ", ".join(task.words.values())
         train, test = (count * len(task.words) for count in (task.train_per_label, task.test_per_label))
-        table.add_row(name, escape(f"{words} ({train} train, {test} test examples); data: embedded"))
+        table.add_row(name, escape(f"{words} ({train} train, {test} test examples); data: builtin"))
     table.add_row(
         "a folder", "in the released layout <type>/<dataset>/{train,dev,test,labels}.json; data: FOLDER"
     )

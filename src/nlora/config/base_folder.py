@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.config.schema import Config, is_method_file
+from nlora.config.schema import BUILTIN, Config, is_method_file
 
 HERE, THEN = "base_folder", "base_folder_then"
 
@@ -73,4 +73,4 @@ def _holds(folder: Path, paths: Sequence[str]) -> bool:
 
 
 def _is_relative(path: str) -> bool:
-    return path != "embedded" and not path.startswith("hub:") and not Path(path).expanduser().is_absolute()
+    return path != BUILTIN and not path.startswith("hub:") and not Path(path).expanduser().is_absolute()

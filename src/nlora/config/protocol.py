@@ -10,9 +10,7 @@ keys can override these under either protocol, so the notes describe the values 
 
 from __future__ import annotations
 
-from nlora.config.schema import RELEASED_CHOICES, Config
-
-_EMBEDDED = "embedded"
+from nlora.config.schema import BUILTIN, RELEASED_CHOICES, Config
 
 
 def protocol_notes(config: Config) -> list[str]:
@@ -50,7 +48,7 @@ def _scoring_notes(config: Config) -> list[str]:
         )
     if config.protocol == "repaired":
         return notes
-    from_folder = config.data not in (None, _EMBEDDED) and any(task.train is None for task in config.tasks)
+    from_folder = config.data not in (None, BUILTIN) and any(task.train is None for task in config.tasks)
     if from_folder and config.evaluate.split == "test":
         notes += [
             "test examples that the release labels '-' (some of MNLI's) are kept and count as wrong",

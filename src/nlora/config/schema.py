@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+BUILTIN = "builtin"
+"""The value of `data` that means the built-in tasks."""
+
 
 class Frozen(BaseModel):
     """A value that cannot change; unknown keys are errors."""
@@ -243,7 +246,7 @@ class Config(Frozen):
         "evaluate.decode: generate, test examples labeled '-' kept and counted as wrong, the score pooled over "
         "examples shown next to the mean over tasks); repaired: the defaults of this table. A key that is set wins.",
     )
-    model: str = Field("smollm2", description="Hub id, folder, GGUF file, or smollm2 (the embedded default).")
+    model: str = Field("smollm2", description="Hub id, folder, GGUF file, or smollm2 (the built-in default).")
     family: Literal["encoder-decoder", "causal"] | None = Field(
         None, description="Kind of model the settings are meant for; another kind is refused; null: any."
     )
@@ -259,7 +262,7 @@ class Config(Frozen):
     )
     trust_remote_code: bool = Field(False, description="Run Python code that is part of the model.")
     data: str | None = Field(
-        None, description="Folder in the released layout, or embedded (the default tasks), or left out."
+        None, description="Folder in the released layout, or builtin (the built-in tasks), or left out."
     )
     tasks: tuple[TaskSource, ...] = Field(min_length=1, description="The tasks, in learning order.")
     method: MethodChoice = MethodChoice(name="nlora")

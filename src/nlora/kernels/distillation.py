@@ -8,9 +8,6 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100
-"""Target where there is nothing to predict, as cross-entropy has it."""
-
 
 def distillation(logits: Tensor, before: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Sum over the answer tokens of T² times the Kullback-Leibler divergence from the old to the new prediction.
@@ -18,7 +15,7 @@ def distillation(logits: Tensor, before: Tensor, targets: Tensor, temperature: f
     logits, before: (B, K, V); gradients flow into `logits` only. targets: (B, K), -100 where nothing is predicted.
     T² keeps the gradient's size whatever the temperature (arXiv 1503.02531, section 2).
     """
-    answers = targets != IGNORED
+    answers = targets >= 0
     new = F.log_softmax(logits[answers].float() / temperature, dim=-1)  # (N, V)
     old = F.log_softmax(before.detach()[answers].float() / temperature, dim=-1)
     return temperature**2 * F.kl_div(new, old, reduction="sum", log_target=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.models.inspection import is_encoder_decoder
 from nlora.models.logits import answer_logits
 

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nlora.config.schema import LoraOptions
-    from nlora.data.task import Example, Task
-    from nlora.data.tokenize import TokenizedExample
+    from nlora.data.task import Example, Task, TokenizedExample
     from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nlora.config.schema import LoraOptions
-from nlora.data.task import Example, Task
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import Example, Task, TokenizedExample
 from nlora.methods.base import Method, MethodOptions
 from nlora.methods.registry import find, info_of
 from nlora.models.lora_adapter import AdapterState, target_modules

@@ -32,7 +32,7 @@ from nlora.methods.base import Memory, Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nlora.data.tokenize import TokenizedExample
+    from nlora.data.task import TokenizedExample
     from nlora.models.lora_adapter import AdapterState
     from nlora.models.trainable import Trainable
 

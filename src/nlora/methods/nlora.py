@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nlora.models.lora_adapter import ModuleShape
     from nlora.models.trainable import Trainable
 
-# By penalty and reduction. factor_l1: the released orders 1 to 3. update_l1: measured on the embedded tasks
+# By penalty and reduction. factor_l1: the released orders 1 to 3. update_l1: measured on the built-in tasks
 # (docs/weight.md), 60 modules with 13.3 million entries, where the weight of the mean has the same effect.
 DEFAULT_WEIGHTS = {("update_l1", "sum"): 3e-5, ("update_l1", "mean"): 400.0, ("factor_l1", "sum"): 0.4}
 

@@ -1,9 +1,9 @@
-"""Loads the model that all tasks are taught to: a hub id, a folder, a GGUF file, or the embedded default.
+"""Loads the model that all tasks are taught to: a hub id, a folder, a GGUF file, or the built-in default.
 
     backbone = load_backbone("smollm2", dtype="float32")
     backbone.model, backbone.tokenizer, backbone.encoder_decoder
 
-The embedded default is SmolLM2-135M-Instruct, which a package index carries as a 4-bit GGUF file. It is
+The built-in default is SmolLM2-135M-Instruct, which a package index carries as a 4-bit GGUF file. It is
 dequantized once into the cache folder, and loaded from there like any other folder.
 """
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-EMBEDDED = "smollm2"
-"""The name of the embedded default model."""
+BUILTIN_MODEL = "smollm2"
+"""The name of the built-in default model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +174,8 @@ def embedding_rows(config: Any) -> float:
 
 def _locate(name: str) -> _Source:
     """Where the files of a model lie."""
-    if name == EMBEDDED:
-        return _Source(str(embedded_folder()))
+    if name == BUILTIN_MODEL:
+        return _Source(str(builtin_model_folder()))
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
@@ -210,7 +210,7 @@ def _one_clear_line(name: str) -> Iterator[None]:
         elif isinstance(error, OSError) and not Path(name).exists():
             first = (
                 "neither a folder here nor reachable on the hub; "
-                "give a folder, a GGUF file, a hub id, or smollm2 (the embedded default)"
+                "give a folder, a GGUF file, a hub id, or smollm2 (the built-in default)"
             )
         raise ModelError(f"model {name}: {first}") from error
 
@@ -229,8 +229,8 @@ def quiet_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def embedded_folder() -> Path:
-    """Folder of the embedded default as safetensors, made on first use (about half a minute)."""
+def builtin_model_folder() -> Path:
+    """Folder of the built-in default as safetensors, made on first use (about half a minute)."""
     from filelock import FileLock
 
     from nlora.data.downloads import cache_folder, smollm2_gguf
@@ -258,7 +258,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
             model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
             _forget_quantization(model)
-            model.config._name_or_path = EMBEDDED
+            model.config._name_or_path = BUILTIN_MODEL
             model.save_pretrained(temporary)
             transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
         # The configuration marks the folder as whole: it must be readable before the name exists.

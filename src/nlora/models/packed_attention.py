@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
 
 from nlora.data.packing import pack
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.models.inspection import (
     Batch,
     first_position,

@@ -173,7 +173,7 @@ def _encode(
     for index, method in enumerate(methods):
         try:
             portions = [encoder.encode(*portion) for portion in method.examples(tasks, index, seed)]
-            encoded.append(TokenizedExamples(block for portion in portions for block in portion.blocks))
+            encoded.append(TokenizedExamples(part for portion in portions for part in portion.parts))
         except InputErrors as error:
             problems.extend(error.problems)
     if problems:

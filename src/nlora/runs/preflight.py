@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
+from nlora.data.task import TokenizedExample
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import ModelError
 from nlora.evaluation.greedy import greedy_generation, is_plain
 from nlora.evaluation.prefill import Prefiller
@@ -144,7 +145,7 @@ class _Comparison:
             unscored = int(number > 0 and not self._generates)
             expected = self._reference.by_example(number)
             prompts = [TokenizedExample(e.prompt_ids, []) for e in examples]
-            reader = Prefiller(
+            prefiller = Prefiller(
                 self._backbone.model,
                 prompts,
                 pad_id=self._collate.pad_id,
@@ -154,19 +155,19 @@ class _Comparison:
             order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].prompt_ids))
             for some in [[i] for i in order] if way == "single" else [order]:
                 count = max(min(_FOLLOWING, *(len(examples[i].answer_ids) - unscored for i in some)) - 1, 0)
-                reading = reader.read([prompts[i] for i in some])
+                prefill = prefiller.run([prompts[i] for i in some])
                 tokens = torch.tensor([examples[i].answer_ids[:count] for i in some], device=self._device)
-                logits = [reading.next_logits[:, None]]
+                logits = [prefill.next_logits[:, None]]
                 if count:  # as labels are scored
-                    logits.append(reading.extend(tokens))
+                    logits.append(prefill.extend(tokens))
                 wanted = torch.stack([expected[i][: count + 1] for i in some])
                 if wrong := self._reference.differs(torch.cat(logits, dim=1), wanted):
                     return wrong
                 if (
                     count and number == 0 and self._generates
                 ):  # rolled back, then token by token, as answers are generated
-                    reading.rollback(count)
-                    logits[1:] = [reading.extend(tokens[:, d : d + 1]) for d in range(count)]
+                    prefill.rollback(count)
+                    logits[1:] = [prefill.extend(tokens[:, d : d + 1]) for d in range(count)]
                     if wrong := self._reference.differs(torch.cat(logits, dim=1), wanted):
                         return wrong
         return None

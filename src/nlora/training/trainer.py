@@ -35,7 +35,7 @@ from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalt
 
 if TYPE_CHECKING:
     from nlora.config.schema import TrainOptions
-    from nlora.data.tokenize import TokenizedExample
+    from nlora.data.task import TokenizedExample
     from nlora.models.backbone import Backbone
     from nlora.models.trainable import Trainable
 
