@@ -1,7 +1,7 @@
 """A try-out before training: which ways through this model give what one plain pass gives, on the run's own texts.
 
     paths = try_out(backbone, [probes(task, encoder) for task in tasks], lora=config.lora)
-    train(backbone, learner, examples, options, paths=paths, ...)
+    train(backbone, trainable, examples, options, paths=paths, ...)
     Evaluator(backbone, encoder, config.evaluate, paths)
 
 Batches are packed or padded, modules are exchanged for leaner ones, and what follows a prompt runs on its kept keys and
@@ -14,8 +14,8 @@ every adapted layer. One that does not is left out, and said. What cannot be tra
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, Rows, usual_paths
 from nlora.runs.plain_passes import PlainPasses, first_line
-from nlora.training.cpu_modules import lean
+from nlora.training.cpu_modules import cpu_modules
 
 if TYPE_CHECKING:
     from nlora.config.schema import LoraOptions
@@ -223,10 +223,12 @@ class _Trial:
         self._plain.refuse_what_sees_ahead()  # a usual reason
         raise ModelError(f"model {self._backbone.name}: cannot be trained: {notes[-1]}")
 
-    def _training_off(self, way: Rows, leans: bool, batches: Sequence[Sequence[TokenizedExample]]) -> str | None:
+    def _training_off(
+        self, way: Rows, leans: bool, batches: Sequence[Sequence[TokenizedExample]]
+    ) -> str | None:
         packed = packed_attention(self._backbone.model) if way == "packed" else nullcontext()
         plain = self._plain
-        with _leaner(plain.model if leans else None), packed:
+        with cpu_modules(plain.model) if leans else nullcontext(), packed:
             for i, examples in enumerate(batches):
                 with plain.gradients_of_batch(i):
                     logits = self._batched_logits(examples, way)
@@ -239,7 +241,9 @@ class _Trial:
 
     def _batched_logits(self, examples: Sequence[TokenizedExample], way: Rows) -> Tensor:
         groups = [[e] for e in examples] if way == "single" else [examples]
-        make: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]] = pack if way == "packed" else self._collate
+        make: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]] = (
+            pack if way == "packed" else self._collate
+        )
         found = []
         for group in groups:
             batch = {key: value.to(self._device) for key, value in make(group).items()}
@@ -253,12 +257,3 @@ class _Trial:
             return attempt()
         except MODEL_RAISES as error:
             return f"fails ({first_line(error)})"
-
-
-@contextmanager
-def _leaner(model: nn.Module | None) -> Iterator[None]:
-    undo = lean(model) if model is not None else lambda: None
-    try:
-        yield
-    finally:
-        undo()

@@ -87,7 +87,7 @@ class UpdateHistory:
     def _fold(self, states: Sequence[AdapterState]) -> None:
         full = [state for state in states if state]
         if [id(state) for state in full] != [id(state) for state in self._inside]:
-            self._folded.fold(full)
+            self._folded.activate(full)
             self._inside = full
 
 
