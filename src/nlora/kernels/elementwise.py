@@ -17,7 +17,7 @@ from torch.nn import functional as F
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """weight·x/√(mean(x²) + eps) over the last dimension, rounded once. x: (..., n); weight: (n), frozen.
 
-    >>> rms_norm(torch.tensor([3.0, -3.0]), torch.ones(2), eps=0.0)
+    >>> rms_norm(torch.tensor([3.0, -3.0]), torch.ones(2), eps=0.0).round(decimals=3)
     tensor([ 1., -1.])
     """
     return cast(Tensor, _RmsNorm.apply(x, weight, eps))  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
 """The two L1 penalties of N-LoRA (arXiv 2410.10179) on low-rank updates ΔW = s·B·A.
 
-    update_l1(A, B, s)           # Σ|s·B·A|  as in the paper: over the entries of the (out, in) update
-    update_l1_sum(As, Bs, ss)    # Σ_m Σ|s_m·B_m·A_m|  over all modules of a model at once
-    factor_l1(A, B)              # Σ|A·B|    as in the released code: of an (r, r) matrix, only if in = out
+- `update_l1`: Σ|s·B·A|, as in the paper, over the entries of the (out, in) update.
+- `update_l1_sum`: Σ_m Σ|s_m·B_m·A_m|, over all modules of a model at once.
+- `factor_l1`: Σ|A·B|, as in the released code, of an (r, r) matrix; only if in = out.
 
 A is (r, in) and B is (out, r), as PEFT stores them. For every adapted module, plain autograd would hold D = B·A, |D|
 and sign(D), each as large as the frozen weight. But with S = sign(D), the gradients are dB = s·S·Aᵀ and dA = s·Bᵀ·S. So

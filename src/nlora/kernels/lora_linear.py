@@ -1,7 +1,5 @@
 """A frozen linear layer plus a low-rank update, in as few passes over memory as possible.
 
-    y = lora_linear(x, weight, bias, a, b, scaling=4.0, dropout=0.1)       # Wx + bias + s·B·A·dropout(x)
-
 PEFT uses seven operations. Autograd then stores the input after dropout separately for each layer, though layers with
 the same input could share it, and every sum is another tensor. Here the input itself is stored, plus one byte per entry
 for the mask, and sums happen inside the matrix products.
@@ -37,6 +35,10 @@ def lora_linear(
     dropout: the share of x's entries that are dropped for the update; see `nlora.kernels.dropout`.
     added: frozen matrices of x's dtype, such as (k, in) and (out, k); x is multiplied with each in turn, and the result
         is added.
+
+    >>> one = torch.ones(1, 1)
+    >>> lora_linear(3 * one, 2 * one, None, one, one, scaling=4.0, dropout=0.0)
+    tensor([[18.]])
     """
     return cast(Tensor, _LoraLinear.apply(x, weight, bias, a, b, scaling, dropout, *added))  # type: ignore[no-untyped-call]
 

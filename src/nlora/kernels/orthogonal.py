@@ -1,8 +1,8 @@
 """O-LoRA's penalties (arXiv 2310.14152): how much new rows of A point along the rows of earlier tasks.
 
-    row_overlap_l1(A_old, A)              # Σ|A_old·Aᵀ|    as in the released code
-    row_overlap_l2_squared(A_old, A)      # Σ(A_old·Aᵀ)²   as in the paper
-    frobenius_norm(B)                     # ‖B‖_F, whose gradient at B = 0 is 0
+- `row_overlap_l1`: Σ|A_old·Aᵀ|, as in the released code.
+- `row_overlap_l2_squared`: Σ(A_old·Aᵀ)², as in the paper.
+- `frobenius_norm`: ‖B‖_F, whose gradient at B = 0 is 0.
 
 A is (r, in), as PEFT stores it, and A_old stacks the rows of all earlier tasks: (Σ r_i, in). The product P = A_old·Aᵀ
 is (Σ r_i, r): only the factors A are compared, without scaling and B. Nothing as large as the update is computed, and

@@ -1,7 +1,5 @@
 """Σ F∘ΔW² over low-rank updates ΔW = s·B·A: squared entries, each with its own weight.
 
-    weighted_square_sum(As, Bs, scalings, weights)      # Σ_m Σ F_m ∘ (s_m·B_m·A_m)²
-
 Two methods use this sum. In ELLA, F is the square of the sum of the earlier updates; in elastic weight consolidation,
 it is the Fisher information of the earlier tasks.
 

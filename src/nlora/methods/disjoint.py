@@ -71,7 +71,7 @@ def own_rows(module: str, out: int, share: Fraction, stage: int, seed: int) -> l
     Depends only on the arguments and on no library's random numbers, so a resumed run gets the same split.
 
     >>> [own_rows("q_proj", 6, Fraction(1, 3), stage, seed=0) for stage in (1, 2, 3)]
-    [[0, 4], [2, 3], [1, 5]]
+    [[1, 4], [2, 5], [0, 3]]
     """
     order = sorted(range(out), key=lambda row: _draw(f"{seed}/{module}/{row}"))
     slot = (stage - 1 + _draw(f"{seed}/{module}")) % room(share)

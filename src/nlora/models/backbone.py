@@ -1,8 +1,5 @@
 """Loads the model that learns the tasks: from the hub, a folder, a GGUF file, or the embedded default.
 
-    backbone = load_backbone("smollm2", dtype="float32")
-    backbone.model, backbone.tokenizer, backbone.encoder_decoder
-
 The embedded default is SmolLM2-135M-Instruct, which is available on the package index as a 4-bit GGUF file. It is
 dequantized once into the cache folder and then loaded like any other folder.
 """

@@ -1,7 +1,5 @@
 """The model's logits at the answer tokens only.
 
-    logits, targets = answer_logits(model, batch)        # (B, K, V), (B, K)
-
 A plain forward pass computes the head for every prompt token, and the instruction that all prompts of a task begin with
 once per row. Here the head runs at the answer positions only, and a batch is packed (`nlora.models.packed_attention`)
 if the model's attention allows it: the shared prefix is computed once, and there is no padding.

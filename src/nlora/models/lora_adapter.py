@@ -1,11 +1,5 @@
 """One task's trainable LoRA adapter on a frozen backbone, using PEFT.
 
-    adapter = LoraAdapter.attach(model, LoraOptions(r=8), seed=42)
-    train(adapter.model)                                   # a stock PeftModel
-    adapter.save("outputs/1-r8/adapter", base_model="google-t5/t5-large")
-    state = adapter.state()                                # {module name: LoraFactors}
-    model = adapter.detach()                               # the backbone as it was, bit for bit
-
 There is always just one adapter. Earlier tasks' updates are merged into the backbone (`nlora.models.merged_updates`),
 so that a step at task 15 costs as much as one at task 1.
 """

@@ -1,11 +1,8 @@
 """An adapter without its model: the factors A and B of every adapted module.
 
-    state = load_factors("runs/demo/outputs/1-r8/adapter")      # any stock PEFT LoRA folder
-    f = state["model.layers.0.self_attn.q_proj"]
-    f.update()                                                  # ΔW = scaling·B·A, (out, in)
-
-Reading needs only safetensors, no model and no PEFT. Features that change the meaning of B·A (DoRA, a trained bias, an
-initialization that changes the frozen weights, ...) are refused, and the message names them.
+They can be read from any stock PEFT LoRA folder with safetensors alone, without the model and PEFT. Features that
+change the meaning of B·A (DoRA, a trained bias, an initialization that changes the frozen weights, ...) are refused,
+and the message names them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,5 @@
 """Earlier updates merged into the frozen weights: W = round(W0 + Σ_i s_i·B_i·A_i), rounded once.
 
-    updates = MergedUpdates(model, [shape.name for shape in target_modules(model, lora)])
-    updates.activate([state_1, state_2])     # the model is now W0 + ΔW_1 + ΔW_2
-    updates.activate([state_1])              # ... W0 + ΔW_1, whatever was active before
-    updates.deactivate()                     # W0, bit for bit
-
 The sum is always computed from the original weights, in full precision. Merging one task after another would round
 every time.
 """
@@ -27,6 +22,17 @@ class MergedUpdates:
     Works on the modules themselves, so the active updates may change while an adapter is attached. Raises ModelError
     for a module that is not a linear layer, is quantized, or shares its weight with another; for these, use
     `nlora.models.unmerged_updates`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2))
+    >>> original = model[0].weight.clone()
+    >>> update = {"0": LoraFactors(torch.ones(1, 2), torch.ones(2, 1), 1.0)}
+    >>> merged = MergedUpdates(model, ["0"])
+    >>> merged.activate([update, update])
+    >>> torch.equal(model[0].weight, original + 2)
+    True
+    >>> merged.deactivate()
+    >>> torch.equal(model[0].weight, original)
+    True
     """
 
     def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:

@@ -1,8 +1,5 @@
 """A causal model on a packed batch (`nlora.data.packing`): every token is computed once, without padding.
 
-    with packed_attention(model):                       # only if packing_is_exact(model)
-        logits = packed_logits(model, pack(examples))   # (1, N, V): those that predict an answer token
-
 All examples of a batch form one row of tokens. Norms, projections and feed-forward layers treat each token separately;
 only attention must know which example a token belongs to. It is registered as an attention function of transformers and
 receives the batch's layout: the prefix that all examples share attends to itself, and the rest of each example to the

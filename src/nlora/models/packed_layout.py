@@ -1,8 +1,5 @@
 """Which tokens attend to which in one row of tokens: a packed batch, and further tokens for its examples.
 
-    Layout.of(pack(examples))                   # the shared prefix once, then the rest of each example
-    Continuation(extend, valid, count=2)        # two more tokens for each of several rows with stored keys and values
-
 A layout's `attend` takes the states (S, heads, D) of the tokens in this pass. Each token attends to those before it in
 its own sequence. `nlora.models.packed_attention` passes the layout to every attention layer of a model.
 """

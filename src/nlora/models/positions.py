@@ -1,8 +1,5 @@
 """How many tokens a model has positions for, if it looks them up in a table.
 
-    positions = positions_of(load_skeleton("gpt2"))
-    positions.text              # 1024: prompt and answer together; None: no such limit
-
 Beyond the end of its table, a model stops with an IndexError. Rotary, relative and most ALiBi positions are computed.
 In such a model, max_position_embeddings is only the length that it was trained for, and not a limit. So this looks for
 the tables themselves, by the names that transformers gives them; the model may be on the meta device. Tables that grow
@@ -37,7 +34,12 @@ class Positions:
 
 
 def positions_of(model: nn.Module) -> Positions:
-    """The sizes of the smallest tables. model: a transformers language model, with or without its weights."""
+    """The sizes of the smallest tables. model: a transformers language model, with or without its weights.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> positions_of(GPT2LMHeadModel(GPT2Config(n_positions=1024, n_embd=8, n_layer=1, n_head=1)))
+    Positions(text=1024, answer=None)
+    """
     config: Any = model.config
     text: list[int] = []
     answer: list[int] = []

@@ -1,7 +1,5 @@
 """How a backbone is loaded in 4 or 8 bits.
 
-    load_backbone("meta-llama/Llama-3.1-8B", dtype="bfloat16", quantize="4bit")
-
 4bit is QLoRA's format (arXiv 2305.14314): NF4 codes in blocks of 64, whose scales are quantized, too. 8bit is
 LLM.int8() (arXiv 2208.07339). Both need bitsandbytes. The head and the embedding are not quantized. Updates are float32
 as always, and earlier ones stay unmerged (`nlora.models.unmerged_updates`).

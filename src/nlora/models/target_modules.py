@@ -1,7 +1,5 @@
 """Which layers of a backbone are adapted: the query and value projections, unless the user names others.
 
-    target_modules(model, LoraOptions())     # [ModuleShape("model.layers.0.self_attn.q_proj", 576, 576), ...]
-
 Model families name these layers differently. They are recognized by the names of the model's own linear layers, so a
 family need not be known in advance. Only layers that process text are adapted; an adapter in a tower for images or
 sounds would never train.
@@ -72,6 +70,10 @@ def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
     layers, if a target is unknown, is not a linear layer, does not process text, shares its weight with the embedding
     (merging an update would change the embedding, too), or has two names in the model (PEFT would adapt it under only
     one of them).
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> target_modules(GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1)), LoraOptions())
+    [ModuleShape(name='transformer.h.0.attn.c_attn', in_features=8, out_features=24)]
     """
     embedding = cast(Any, model).get_input_embeddings()
     text = text_layers(model)

@@ -1,10 +1,5 @@
 """Earlier updates added to what layers compute, for weights that cannot hold them: quantized, shared or 16-bit.
 
-    updates = UnmergedUpdates(model, [shape.name for shape in target_modules(model, lora)])
-    updates.activate([state_1, state_2])     # the model now computes with W0 + ΔW_1 + ΔW_2
-    updates.activate([state_1])              # ... W0 + ΔW_1, whatever was active before
-    updates.deactivate()                     # W0: nothing is left on the model
-
 The interface is that of `nlora.models.merged_updates.MergedUpdates`, which changes weights. This class adds (x·Aᵀ)·Bᵀ
 to the output of each layer, where A and B concatenate all updates: one update of rank Σ r_i per layer, however many
 tasks there were. Once the single matrix B·A is cheaper, it adds x·(B·A)ᵀ, so a layer never costs more than twice as
@@ -37,6 +32,16 @@ class UnmergedUpdates:
 
     Works on the modules themselves, so the active updates may change while an adapter is attached. The adapter's own
     update is added on top. Raises ModelError for a module that is not a linear layer.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2))
+    >>> before = model(torch.ones(2))
+    >>> unmerged = UnmergedUpdates(model, ["0"])
+    >>> unmerged.activate([{"0": LoraFactors(torch.ones(1, 2), torch.ones(2, 1), 0.5)}])
+    >>> torch.equal(model(torch.ones(2)), before + 1)
+    True
+    >>> unmerged.deactivate()
+    >>> torch.equal(model(torch.ones(2)), before)
+    True
     """
 
     def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:

@@ -1,9 +1,5 @@
 """Faster modules for a frozen backbone while an adapter trains on it, on a CPU.
 
-    with cpu_modules(model):
-        train(model)
-    # every module is as it was
-
 On a CPU, a fifth of a training step goes into dropout masks, norms and gated layers, and a third of its memory into
 what these store for the backward pass (docs/performance.md). The replacements hold the same parameters under the same
 names. A norm or a gated layer is replaced only if a trial on small and large random numbers gives the original's
@@ -67,7 +63,15 @@ class GatedLayer(nn.Module):
 
 @contextmanager
 def cpu_modules(model: nn.Module) -> Iterator[None]:
-    """Within the block, the model computes the same numbers, up to rounding, with less work."""
+    """A block in which the model computes the same numbers, up to rounding, with less work.
+
+    >>> model = nn.Sequential(nn.Dropout(0.1))
+    >>> with cpu_modules(model):
+    ...     type(model[0]) is Dropout
+    True
+    >>> type(model[0]) is nn.Dropout
+    True
+    """
     with ExitStack() as undo:
         if all(p.device.type == "cpu" for p in model.parameters()):
             for parent in list(model.modules()):
