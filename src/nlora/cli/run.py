@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nlora import __version__
-from nlora.api.outcome import write_outcome
+from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig, read_config
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
@@ -213,7 +213,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
             progress.say(f"- {note}")
         with progress, one_wandb_run():
             learn_sequence(plan, backbone, run, progress, paths)
-        return write_outcome(run)
+        return finish_run(run)
 
 
 @contextmanager
