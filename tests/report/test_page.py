@@ -129,7 +129,7 @@ def test_losses_and_times_are_those_of_the_files(folders: dict[str, Path], tmp_p
     assert row[:2] == ["2 animals", "12"]
     assert float(row[2]) == pytest.approx(history[0]["loss"], rel=1e-3)
     assert float(row[3]) == pytest.approx(history[11]["loss"], rel=1e-3)
-    assert table_of(root, "Each stage")[0] == ["1 colors", "31 s", "2.0 s", "5", "1.90 GB"]
+    assert table_of(root, "Each stage")[0] == ["1 colors", "31 s", "2.0 s", "5", "1.77 GiB"]
 
 
 def test_collisions_are_shown_or_the_way_to_them(folders: dict[str, Path], tmp_path: Path) -> None:

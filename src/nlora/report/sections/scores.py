@@ -9,9 +9,10 @@ from nlora.report.charts.heatmap import heat_map, share
 from nlora.report.charts.palette import heat_role
 from nlora.report.charts.scene import Scene
 from nlora.report.comparison_notes import scoring_notes
+from nlora.report.formatting import duration
 from nlora.report.page_blocks import Block, Cell, Facts, Figure, Section, Table, Text, side_by_side, words
 from nlora.report.run_files import RunFiles
-from nlora.report.wording import change, duration, memory, score
+from nlora.report.wording import change, memory, score
 from nlora.report.wording import share as percent
 from nlora.runs.summary import Summary
 
