@@ -1,6 +1,8 @@
 """Do tasks whose updates interfere more also forget more? Measures of the updates against points lost.
 
-against_forgetting(["r8", "tweets"], [[90.0, None], [70.0, 80.0]], pairs).pairs[0].drop    # 20.0
+>>> pairs = {"r8|tweets": PairValues(collision_rate=0.4)}
+>>> against_forgetting(["r8", "tweets"], [[90.0, None], [70.0, 80.0]], pairs).pairs[0].drop
+20.0
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
 """All measures of some adapters and of every pair of them.
 
-    measured = compare_states({"agnews": first, "amazon": second})
+>>> import torch
+>>> from nlora.models.lora_factors import LoraFactors
+>>> a = {"q_proj": LoraFactors(torch.ones(1, 4), torch.ones(4, 1), 1.0)}
+>>> b = {"q_proj": LoraFactors(torch.ones(1, 4), torch.eye(4)[:, :1], 1.0)}
+>>> compare_states({"a": a, "b": b}).interference().pairs["a|b"].collision_rate
+0.25
 
 The cost is one pass over the entries of each adapter, however many pairs there are, and small products for the rest.
 Torch's threads take the modules in turn.

@@ -1,8 +1,5 @@
 """analysis.json: how much the updates of different tasks interfere, schema 1. `nlora analyze` writes it.
 
-    found = read_interference(folder, read_summary(folder))
-    found.pairs["reuters|tweets"].collision_rate
-
 The measures are defined in docs/analysis.md. None means undefined or not known.
 """
 
