@@ -152,7 +152,7 @@ def test_examples_are_searched_filtered_and_shown_bit_by_bit(browser: Any, pages
         assert page.locator("#count").inner_text() == f"1 of 1 shown, of {sum(lost)} in the list."
         page.fill("#search", "nowhere to be found")
         assert opened.visible("li.example") == 0
-        assert page.locator("#count").inner_text() == "No example fits."
+        assert page.locator("#count").inner_text() == "No example matches."
 
 
 @pytest.mark.parametrize(("system", "other"), [("light", "dark"), ("dark", "light")])

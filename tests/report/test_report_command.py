@@ -55,7 +55,7 @@ def test_a_folder_of_runs_stands_for_them(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (["nowhere"], "nowhere: no such folder; give the output_dir of a run"),
         (["empty"], "empty: no summary.json in it"),
-        (["a", "a"], "a: is named twice"),
+        (["a", "a"], "a: is given twice"),
         (["a", "--out", "b/c.html"], "there is no folder b"),
         (["a", "--out", "a"], "a: is a folder"),
         (["a", "--figures", "a/run.yaml"], "run.yaml: is a file"),
