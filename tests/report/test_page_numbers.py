@@ -46,7 +46,7 @@ def test_the_header_describes_the_run(folders: dict[str, Path], tmp_path: Path) 
         "nlora, penalty update_l1, weight 1e-05, reduction sum",
         "colors, animals, plants",
         "160 examples per task, 1 epoch in batches of 32, learning rate 0.001",
-        "the likeliest label of the task's set, on the test examples",
+        "the most likely of the task's labels, on the test examples",
     ):
         assert part in text
 

@@ -12,7 +12,7 @@ from nlora.report.run_files import RunFiles
 from nlora.runs.run_yaml import RUN_FILE
 
 _DECODE = {
-    "labels": "the likeliest label of the task's set",
+    "labels": "the most likely of the task's labels",
     "generate": "greedy decoding and exact match after the released normalization",
 }
 
