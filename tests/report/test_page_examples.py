@@ -55,7 +55,7 @@ def test_examples_are_matched_by_text_not_by_position(folders: dict[str, Path], 
 
 def test_whole_prompts_are_shown(folders: dict[str, Path], tmp_path: Path) -> None:
     root = page_of(tmp_path, folders["one"])
-    block = root.one("details", id="asked")
+    block = root.one("details", id="prompts")
     assert [dt.text for dt in block.all("dt")] == list(TASKS)  # the last task's too
     prompt = "Task:TC\nDataset:colors\nWhich color is it?\n…\nAnswer:"
     assert block.all("pre")[0].pieces == [prompt]

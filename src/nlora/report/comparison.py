@@ -122,7 +122,7 @@ def compare(
         T5-large, and for LLaMA-7B if a run's model is a LLaMA. all: all of them.
     """
     groups = _groups(runs)
-    rows = _told_apart([(_row(group), group[0][0]) for group in groups])
+    rows = _with_unique_labels([(_row(group), group[0][0]) for group in groups])
     added = _published(rows, everything=published == "all")
     labeled = [(row.label, [s for _, s in group]) for row, group in zip(rows, groups, strict=True)]
     differences, compares = notes_on(labeled)
@@ -183,7 +183,7 @@ def _status(folder: Path, summary: Summary) -> Status:
     return "stopped" if is_held(folder) is False else "running"
 
 
-def _told_apart(rows: Sequence[tuple[Row, Path]]) -> list[Row]:
+def _with_unique_labels(rows: Sequence[tuple[Row, Path]]) -> list[Row]:
     """The rows, with the folder added to the labels of finished ones that would be the same."""
     labels = [row.label for row, _ in rows if row.status == "complete"]
     return [

@@ -52,7 +52,7 @@ def compare_command(
 ) -> Comparison:
     """`nlora compare RUN...`: read, group, print or write.
 
-    chosen: the format; None: what the suffix of `out` says, else a terminal table.
+    chosen: the format; None: by the suffix of `out`, else a terminal table.
     """
     format_ = _format(chosen, out)
     comparison = compare(read_runs(runs), published="all" if everything else "methods")

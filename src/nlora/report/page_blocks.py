@@ -140,7 +140,7 @@ class Examples:
 class Prompts:
     """Each task with its prompt, verbatim."""
 
-    asked: tuple[tuple[str, str], ...]
+    prompts: tuple[tuple[str, str], ...]
     kind: str = "prompts"
 
 

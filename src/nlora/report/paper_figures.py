@@ -113,8 +113,8 @@ def _bars(
     axis = linear_axis(unit, [bar.total for bar in bars], zero=True)
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{bar.name}: {bar.says}" for bar in bars)
-        return bar_chart(title, told, bars, axis=axis, width=min(width, 420.0), keys=False)
+        description = "; ".join(f"{bar.name}: {bar.text}" for bar in bars)
+        return bar_chart(title, description, bars, axis=axis, width=min(width, 420.0), keys=False)
 
     return Figure(key, title, "", draw)
 

@@ -14,11 +14,11 @@ _ROW = 26.0
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row. parts: name, length in the axis' unit, color role; drawn one after another. says: text at its end."""
+    """One row. parts: name, length in the axis' unit, color role; drawn one after another. text: at its end."""
 
     name: str
     parts: tuple[tuple[str, float, str], ...]
-    says: str = ""
+    text: str = ""
 
     @property
     def total(self) -> float:
@@ -27,11 +27,11 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A point of a scatter plot. says: text shown on hover."""
+    """A point of a scatter plot. title: shown on hover."""
 
     x: float
     y: float
-    says: str
+    title: str
     role: str
 
 
@@ -41,7 +41,7 @@ def bar_chart(
     """Horizontal bars with names on the left and values at their ends. keys: add a legend of the parts."""
     longest = min(max(text_width(bar.name) for bar in bars), width * 0.34)
     fits = max(4, int(longest / (12 * 0.56)))
-    written = [bar.says or number(bar.total) for bar in bars]
+    written = [bar.text or number(bar.total) for bar in bars]
     left, right = longest + 14, max(map(text_width, written)) + 12
     span = width - left - right
     shapes: list[Shape] = []
@@ -88,7 +88,7 @@ def scatter_chart(
         shapes.append(Line(((frame.x, zero), (frame.x + frame.width, zero)), "rule", 1.0))
     for spot in spots:
         place = frame.at(x, y, (spot.x, spot.y))
-        shapes.append(Dot(*place, 4.2, spot.role, spot.says))
+        shapes.append(Dot(*place, 4.2, spot.role, spot.title))
     bottom = height
     if len(names) > 1:
         keys, bottom = legend(

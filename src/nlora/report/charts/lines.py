@@ -174,8 +174,8 @@ def drawn(s: Series, frame: Frame, x: Axis, y: Axis, *, r: float = 3.2) -> tuple
         if s.dots or len(places) == 1:
             for (value_x, value_y), (place_x, place_y) in zip(points, places, strict=True):
                 across = next((text for value, text in x.ticks if value == value_x), f"{value_x:.4g}")
-                says = f"{s.name}: {value_y:.4g} at {across}"
-                shapes.append(Dot(place_x, place_y, r, s.role, says))
+                title = f"{s.name}: {value_y:.4g} at {across}"
+                shapes.append(Dot(place_x, place_y, r, s.role, title))
     return tuple(shapes)
 
 

@@ -20,9 +20,9 @@ def file_style() -> str:
 def to_svg(scene: Scene) -> Markup:
     """For a page. All text is escaped; to a screen reader it is an image with title and description."""
     return Markup(
-        '<svg class="figure" width="{w}" viewBox="0 0 {w} {h}" role="img" aria-label="{says}">{body}</svg>'
+        '<svg class="figure" width="{w}" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">{body}</svg>'
     ).format(
-        w=_n(scene.width), h=_n(scene.height), says=f"{scene.title}. {scene.description}", body=_body(scene)
+        w=_n(scene.width), h=_n(scene.height), label=f"{scene.title}. {scene.description}", body=_body(scene)
     )
 
 

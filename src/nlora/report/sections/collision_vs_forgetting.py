@@ -44,8 +44,8 @@ def _scatter(known: Known, name: str, axis: str, scale: float) -> Figure | None:
             value: float | None = getattr(drop, name)
             if value is not None and drop.drop is not None:
                 who = f"{run.label}: " if len(known) > 1 else ""
-                says = f"{who}learning {drop.later} cost {drop.earlier} {drop.drop:.1f} points"
-                spots.append(Spot(scale * value, drop.drop, says, role))
+                on_hover = f"{who}learning {drop.later} cost {drop.earlier} {drop.drop:.1f} points"
+                spots.append(Spot(scale * value, drop.drop, on_hover, role))
     if not spots:
         return None
     x = linear_axis(axis, [spot.x for spot in spots])
@@ -54,10 +54,12 @@ def _scatter(known: Known, name: str, axis: str, scale: float) -> Figure | None:
     names = [(run.label, series_role(run.order)) for run, _ in known]
 
     def draw(width: float) -> Scene:
-        told = f"{len(spots)} pairs of tasks; horizontal: {axis}; vertical: points lost on the earlier task."
+        description = (
+            f"{len(spots)} pairs of tasks; horizontal: {axis}; vertical: points lost on the earlier task."
+        )
         # On a wide page two of these are side by side.
         title = f"Forgetting against {plain}"
-        return scatter_chart(title, told, spots, x=x, y=y, width=min(width, 420.0), names=names)
+        return scatter_chart(title, description, spots, x=x, y=y, width=min(width, 420.0), names=names)
 
     caption = (
         "Each point is a pair of tasks: the points that the earlier one lost while the later one was learned."

@@ -101,8 +101,10 @@ def _one(run: RunFiles, curve: _Curves) -> Figure:
             for stage in run.stages
             if stage.losses
         )
-        told = f"The loss over {curve.steps} steps, from each task's first logged step to its last: {ends}."
-        return line_chart("Training loss", told, series, x=x, y=y, width=width, marks=curve.begins)
+        description = (
+            f"The loss over {curve.steps} steps, from each task's first logged step to its last: {ends}."
+        )
+        return line_chart("Training loss", description, series, x=x, y=y, width=width, marks=curve.begins)
 
     caption = "One line per task. Dotted lines mark where a new task begins."
     return Figure(
@@ -130,9 +132,9 @@ def _overlaid(runs: Sequence[RunFiles], curves: dict[str, _Curves], which: str, 
     marks = {curve.begins for curve in curves.values()}
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
+        description = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
         begins = next(iter(marks)) if len(marks) == 1 else ()
-        return line_chart(title, told, series, x=x, y=y, width=width, marks=begins)
+        return line_chart(title, description, series, x=x, y=y, width=width, marks=begins)
 
     caption = (
         "Penalty included."
@@ -194,17 +196,17 @@ def _time(runs: Sequence[RunFiles]) -> Figure:
     else:
         bars = [_bar(f"{stage.number} {stage.task}", [stage]) for stage in trained(runs[0])]
     longest = max(bar.total for bar in bars)
-    unit, divisor = ("minutes", 60.0) if longest > 180 else ("seconds", 1.0)
+    unit, divisor = ("minutes", 60.0) if longest >= 99.5 else ("seconds", 1.0)
     bars = [
-        Bar(bar.name, tuple((name, length / divisor, role) for name, length, role in bar.parts), bar.says)
+        Bar(bar.name, tuple((name, length / divisor, role) for name, length, role in bar.parts), bar.text)
         for bar in bars
     ]
     axis = linear_axis(unit, [bar.total for bar in bars], zero=True)
     what = "of each run" if len(runs) > 1 else "of each stage"
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{bar.name}: {bar.says}" for bar in bars)
-        return bar_chart(f"Time {what}", told, bars, axis=axis, width=width)
+        description = "; ".join(f"{bar.name}: {bar.text}" for bar in bars)
+        return bar_chart(f"Time {what}", description, bars, axis=axis, width=width)
 
     return Figure(
         "time", f"Time {what}", "Scoring takes longer at later stages, where more tasks have been seen.", draw

@@ -93,7 +93,7 @@ def repeat(runs: Sequence[RunFiles]) -> Section:
     blocks: list[Block] = []
     for run in runs:
         who = f"{run.label}: " if len(runs) > 1 else ""
-        when = f" Created {_day(run.created)}." if run.created else ""
+        when = f" The run was created on {_day(run.created)}." if run.created else ""
         text = f"{who}This command repeats the run in another folder.{when}"
         if (run.folder / RUN_FILE).is_file():
             blocks.append(Text(text, code=command(run)))

@@ -58,8 +58,10 @@ def kind_figures(runs: Analyzed) -> list[Figure]:
     )
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{bar.name}: {bar.says}" for bar in bars)
-        return bar_chart("Collision rate by kind of module", told, bars, axis=axis, width=width, keys=False)
+        description = "; ".join(f"{bar.name}: {bar.text}" for bar in bars)
+        return bar_chart(
+            "Collision rate by kind of module", description, bars, axis=axis, width=width, keys=False
+        )
 
     return [
         Figure(
@@ -79,8 +81,8 @@ def _layer_figure(key: str, title: str, unit: str, text: str, lines: Sequence[Se
     series = [replace(line, dots=dots, width=2.0 if dots else 1.6) for line in lines]
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
-        return line_chart(title, told, series, x=x, y=y, width=width)
+        description = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
+        return line_chart(title, description, series, x=x, y=y, width=width)
 
     rows = tuple(
         words(int(layer), *(measured(dict(line.points).get(layer)) for line in lines)) for layer in layers

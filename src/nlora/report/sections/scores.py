@@ -192,7 +192,7 @@ def _matrix(run: RunFiles, index: int, low: float, high: float, *, many: bool) -
     def draw(width: float) -> Scene:
         return heat_map(
             title,
-            _told(run),
+            _description(run),
             rows=names,
             columns=tasks,
             cells=cells,
@@ -221,7 +221,7 @@ def _row(
     return tuple(cells)
 
 
-def _told(run: RunFiles) -> str:
+def _description(run: RunFiles) -> str:
     """The matrix in a sentence, for screen readers."""
     lost = [
         (R_last - R_then, task)

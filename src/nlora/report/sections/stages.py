@@ -44,13 +44,13 @@ def task_scores(runs: Sequence[RunFiles]) -> Figure:
 
     def draw(width: float) -> Scene:
         title = "Score of each task by stage"
-        told = "Each line begins at the stage where its task is learned." + order
+        description = "Each line begins at the stage where its task is learned." + order
         if not many:
             series = _lines(scores[runs[0].label])
-            return line_chart(title, told, series, x=stage_axis(stages, width), y=y, width=width)
+            return line_chart(title, description, series, x=stage_axis(stages, width), y=y, width=width)
         x = index_axis("stage", across)
         return small_multiples(
-            title, told, _panels(runs, scores), x=x, y=y, width=width, names=_run_keys(runs)
+            title, description, _panels(runs, scores), x=x, y=y, width=width, names=_run_keys(runs)
         )
 
     numbers = Table(
@@ -130,11 +130,13 @@ def seen_average(runs: Sequence[RunFiles]) -> Figure:
             for i, (label, line) in enumerate(lines.items())
             if line
         ]
-        told = "; ".join(
+        description = "; ".join(
             f"{s.name}: {s.points[0][1]:.1f} after stage 1, {s.points[-1][1]:.1f} at the end" for s in series
         )
         x = stage_axis(names, width)
-        return line_chart("Average accuracy over seen tasks", told, series, x=x, y=y, width=width, height=300)
+        return line_chart(
+            "Average accuracy over seen tasks", description, series, x=x, y=y, width=width, height=300
+        )
 
     by_stage = {label: dict(line) for label, line in lines.items()}
     numbers = Table(

@@ -93,11 +93,11 @@ def _figure(
     inside = [mark for mark in marks if x.low <= mark.x <= x.high]
 
     def draw(width: float) -> Scene:
-        told = "; ".join(
+        description = "; ".join(
             f"{s.name}: {first[1]:.3g} % at {first[0]:.2g}, {last[1]:.3g} % at {last[0]:.2g}"
             for s in series
             for first, last in [(s.points[0], s.points[-1])]
         )
-        return line_chart(title, told, series, x=x, y=y, width=width, marks=inside)
+        return line_chart(title, description, series, x=x, y=y, width=width, marks=inside)
 
     return Figure(key, title, caption, draw)
