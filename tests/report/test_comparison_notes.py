@@ -1,4 +1,4 @@
-"""`nlora compare` says which runs do not compare, and why."""
+"""`nlora compare` notes why runs are not comparable."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_the_command_repeats_the_run(folders: dict[str, Path], tmp_path: Path) -
     assert code == f"nlora run {folders['bare']}/run.yaml output_dir={folders['bare']}-again"
 
 
-def test_the_kinds_of_scores_are_named_of(tmp_path: Path) -> None:
+def test_the_kinds_of_scores_are_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", name="free", tasks=("replies", "colors"))
     decode = {"replies": "generate", "colors": "labels"}
     changed_summary(run, decode=decode, metrics={"replies": "rougeL", "colors": "exact_match"})

@@ -25,9 +25,9 @@ from nlora.report.run_files import RunFiles
 from nlora.report.sections.collisions import collisions
 from nlora.report.sections.costs import cost, training
 from nlora.report.sections.examples import forgotten, repeat
-from nlora.report.sections.header import title_of, what_was_run
+from nlora.report.sections.header import facts_and_differences, title_of
 from nlora.report.sections.scores import matrices, results
-from nlora.report.sections.stages import through_stages
+from nlora.report.sections.stages import scores_by_stage
 from nlora.runs.interference_file import Interference
 from nlora.runs.summary import Summary
 
@@ -42,14 +42,14 @@ def render(runs: Sequence[RunFiles]) -> str:
     sections = [
         results(runs),
         matrices(runs),
-        through_stages(runs),
+        scores_by_stage(runs),
         training(runs),
         collisions(runs),
         forgotten(runs),
         cost(runs),
         repeat(runs),
     ]
-    facts, differences = what_was_run(runs)
+    facts, differences = facts_and_differences(runs)
     kicker = "One run" if len(runs) == 1 else f"{len(runs)} runs side by side"
     unfinished = [run for run in runs if not run.is_complete]
     return _laid_out(title_of(runs), kicker, facts, differences, sections, unfinished)

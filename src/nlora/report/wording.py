@@ -52,7 +52,7 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def command(run: RunFiles) -> str:
+def repeat_command(run: RunFiles) -> str:
     """The shell command that repeats a run in another folder."""
     again = run.folder.with_name(f"{run.folder.resolve().name}-again")
     return f"nlora run {shlex.quote(str(run.folder / RUN_FILE))} {shlex.quote(f'output_dir={again}')}"
@@ -84,7 +84,7 @@ def method_words(run: RunFiles) -> str:
     return ", ".join([run.summary.method, *(f"{name} {value}" for name, value in options.items())])
 
 
-def run_sentences(run: RunFiles) -> list[tuple[str, str]]:
+def run_facts(run: RunFiles) -> list[tuple[str, str]]:
     """The run as named facts."""
     summary, config = run.summary, run.config
     facts = [

@@ -10,7 +10,7 @@ from nlora.report.charts.scene import Label, Rect, Scene, Shape, clipped, text_w
 Cells = Sequence[Sequence[float | None]]
 
 
-def share(value: float, low: float, high: float) -> float:
+def scale_position(value: float, low: float, high: float) -> float:
     """The position of a value on a color scale, 0 to 1; the middle if the ends are equal."""
     return min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.5
 
@@ -57,7 +57,7 @@ def heat_map(
         for column, value in enumerate(cells[row]):
             if value is None:
                 continue
-            role = heat_role(share(value, low, high))
+            role = heat_role(scale_position(value, low, high))
             x = left + column * cell
             inset = 1.0
             if framed(row, column):  # a frame with a gap stands out on dark cells too

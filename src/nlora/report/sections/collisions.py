@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nlora.report.charts.axes import number
-from nlora.report.charts.heatmap import heat_map
-from nlora.report.charts.heatmap import share as place
+from nlora.report.charts.heatmap import heat_map, scale_position
 from nlora.report.charts.palette import heat_role
 from nlora.report.charts.scene import Scene
 from nlora.report.page_blocks import (
@@ -156,7 +155,9 @@ def _pair_matrix(run: RunFiles, found: Interference, index: int, high: float, *,
             *(
                 Cell("")
                 if rate is None
-                else Cell(text(rate), heat=heat_role(place(rate, 0, high)), title=f"{100 * rate:.4g} %")
+                else Cell(
+                    text(rate), heat=heat_role(scale_position(rate, 0, high)), title=f"{100 * rate:.4g} %"
+                )
                 for rate in row
             ),
         )

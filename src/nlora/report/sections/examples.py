@@ -8,7 +8,7 @@ from itertools import zip_longest
 from nlora.report.forgotten_examples import TaskAnswers, find_forgotten, prompts_of
 from nlora.report.page_blocks import Block, Example, Examples, Prompts, Section, Table, Text, words
 from nlora.report.run_files import RunFiles
-from nlora.report.wording import command
+from nlora.report.wording import repeat_command
 from nlora.runs.run_yaml import RUN_FILE
 
 MOST_EXAMPLES = 600
@@ -96,7 +96,7 @@ def repeat(runs: Sequence[RunFiles]) -> Section:
         when = f" The run was created on {_day(run.created)}." if run.created else ""
         text = f"{who}This command repeats the run in another folder.{when}"
         if (run.folder / RUN_FILE).is_file():
-            blocks.append(Text(text, code=command(run)))
+            blocks.append(Text(text, code=repeat_command(run)))
         else:
             blocks.append(
                 Text(f"{who}{RUN_FILE} is not in the folder, so the run cannot be repeated.", tone="note")

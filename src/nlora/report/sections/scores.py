@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nlora.report.charts.heatmap import heat_map, share
+from nlora.report.charts.heatmap import heat_map, scale_position
 from nlora.report.charts.palette import heat_role
 from nlora.report.charts.scene import Scene
 from nlora.report.comparison_notes import scoring_notes
 from nlora.report.formatting import duration
 from nlora.report.page_blocks import Block, Cell, Facts, Figure, Section, Table, Text, side_by_side, words
 from nlora.report.run_files import RunFiles
-from nlora.report.wording import change, memory, score
-from nlora.report.wording import share as percent
+from nlora.report.wording import change, memory, score, share
 from nlora.runs.summary import Summary
 
 
@@ -65,7 +64,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str, str]]:
         ),
     ]
     if run.interference is not None and run.interference.average_collision_rate is not None:
-        rate = percent(run.interference.average_collision_rate)
+        rate = share(run.interference.average_collision_rate)
         facts.append(
             (
                 rate,
@@ -96,7 +95,7 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
         cells += words(change(s.backward_transfer), score(s.forgetting))
         cells += words(change(s.forward_transfer)) if with_forward else ()
         if with_rate:
-            cells += words(percent(run.interference.average_collision_rate if run.interference else None))
+            cells += words(share(run.interference.average_collision_rate if run.interference else None))
         cells += words(
             _count(s.trained_parameters), duration(sum(s.train_seconds)), memory(s.peak_memory_bytes)
         )
@@ -216,7 +215,7 @@ def _row(
             cells.append(Cell(""))
         else:
             marked = column == diagonal
-            role = heat_role(share(value, low, high))
+            role = heat_role(scale_position(value, low, high))
             cells.append(Cell(f"{value:.{digits}f}", heat=role, marked=marked, title=f"{value:.2f}"))
     return tuple(cells)
 

@@ -17,7 +17,7 @@ MOST_LINES = 6
 """Up to this many tasks share one chart; beyond it, each gets a small one."""
 
 
-def through_stages(runs: Sequence[RunFiles]) -> Section:
+def scores_by_stage(runs: Sequence[RunFiles]) -> Section:
     """Each task's score and the average over the seen tasks, by stage."""
     about = (
         "The score of every task while the others are learned, and the average over the tasks seen so far."
