@@ -33,7 +33,7 @@ TIMEOUT_SECONDS = 120
 _PAGE = """# Models
 
 nlora knows no families of models: it looks at a model's own layers, and before anything is trained it tries every way
-through the model on the run's own texts (`nlora.runs.tryout`). Whether that comes out right is looked up here for every
+through the model on the run's own texts (`nlora.runs.preflight`). Here that is checked for every
 family of language models that transformers lists: the causal ones, the encoder-decoder ones, and those that also read
 images or sounds, with text alone. Each of them, tiny and random, goes through the parts of a run; the same model in
 plain transformers, with the saved adapters in stock PEFT, gets one pass per example without padding, packing or cache.

@@ -73,7 +73,7 @@ def test_a_stage_without_training_is_not_listed(tmp_path: Path) -> None:
         if file.name != "stage.json":
             file.unlink()
     record = json.loads((stage / "stage.json").read_text())
-    record |= {"row": [None] * 3, "train_seconds": 0.0, "evaluate_seconds": 0.0, "is_passed_over": True}
+    record |= {"row": [None] * 3, "train_seconds": 0.0, "evaluate_seconds": 0.0, "is_skipped": True}
     (stage / "stage.json").write_text(json.dumps(record))
     summary = json.loads((run / "summary.json").read_text())
     summary["R"][0] = [None] * 3

@@ -143,7 +143,7 @@ def _written_where(plan: Plan) -> str:
 
     Raises InputErrors, as it would, where the tasks of that run have changed.
     """
-    from nlora.runs.stage_results import facts_of_run
+    from nlora.runs.stage_results import task_records
 
     config = plan.config
     folder = Path(config.output_dir)
@@ -154,7 +154,7 @@ def _written_where(plan: Plan) -> str:
     run = RunFolder.read(config)
     done = len(run.committed_stages())
     if done < len(config.tasks):
-        facts_of_run(run, plan.tasks)
+        task_records(run, plan.tasks)
     return f"would go on in {folder}, which has {done} of {len(config.tasks)} stages"
 
 
@@ -174,9 +174,9 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
     progress: what is told of it; left out: bars and lines on the console.
     """
     from nlora.models.backbone import load_backbone
+    from nlora.runs.preflight import preflight, probes
     from nlora.runs.sequence import learn_sequence
-    from nlora.runs.stage_results import facts_of_run
-    from nlora.runs.tryout import probes, try_out
+    from nlora.runs.stage_results import task_records
     from nlora.training.trackers import one_wandb_run
 
     config = loaded.config
@@ -188,7 +188,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
         return read_summary(folder)
     with RunFolder.open(config, versions(), loaded.base_folder) as run, _telling_what_is_kept(run):
         # Before the model is loaded: what was scored on other examples stops here.
-        facts_of_run(run, plan.tasks)
+        task_records(run, plan.tasks)
         run.attach_log()
         done = len(run.committed_stages())
         if done:
@@ -199,7 +199,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
             quantize=config.quantize,
             trust_remote_code=config.trust_remote_code,
         )
-        paths = try_out(
+        paths = preflight(
             backbone,
             [probes(task, plan.encoder) for task in plan.tasks],
             lora=config.lora,
