@@ -139,7 +139,7 @@ def test_all_paths_that_are_not_runs_are_reported_together(tmp_path: Path) -> No
     assert len(lines) == 3
     assert lines[0] == f"{tmp_path / 'nowhere'}: no such folder; give the output_dir of a run"
     assert lines[1].startswith(f"{tmp_path / 'empty'}: no summary.json in it")
-    assert "is broken: status" in lines[2]
+    assert "broken: status" in lines[2]
 
 
 def test_a_summary_without_a_parameter_count_is_read(tmp_path: Path) -> None:

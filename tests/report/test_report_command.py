@@ -112,14 +112,14 @@ def test_without_matplotlib_the_svg_files_are_written_and_the_command_is_named(
     ("file", "content", "said"),
     [
         ("summary.json", "{", "summary.json: cannot be read"),
-        ("analysis.json", "{}", "analysis.json: is broken: threshold"),
+        ("analysis.json", "{}", "analysis.json: broken: threshold"),
         (
             "analysis.json",
             '{"threshold": 1, "modules": ["a"], "kinds": ["q", "v"]}',
             "kinds has 2 entries; 1 expected",
         ),
         ("outputs/1-colors/stage.json", "[]", "stage.json: is not a mapping"),
-        ("outputs/1-colors/stage.json", '{"stage": 1}', "stage.json: is broken: task"),
+        ("outputs/1-colors/stage.json", '{"stage": 1}', "stage.json: broken: task"),
         ("outputs/2-animals/trainer_state.json", "nothing", "trainer_state.json: cannot be read"),
         (
             "outputs/1-colors/predict_eval_predictions.jsonl",

@@ -161,7 +161,7 @@ def _stage(place: Path, number: int, task: str) -> StageFiles:
     except ValidationError as error:
         what = error.errors(include_url=False)[0]
         raise RunError(
-            f"{place / STAGE_FILE}: is broken: {'.'.join(map(str, what['loc']))}: {what['msg']}; delete {place} "
+            f"{place / STAGE_FILE}: broken: {'.'.join(map(str, what['loc']))}: {what['msg']}; delete {place} "
             "to run the stage again"
         ) from error
     results = read_json(place / "all_results.json") if (place / "all_results.json").is_file() else {}
