@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from nlora.runs.task_notes import task_notes
 from nlora.data.task import Example, Task
 from nlora.evaluation.evaluator import Answers
-from nlora.runs.stage_results import accuracy, predictions_of
 from nlora.runs.released_files import (
     Prediction,
     exact_match_by_dataset,
@@ -18,6 +16,8 @@ from nlora.runs.released_files import (
     train_results,
     write_results,
 )
+from nlora.runs.stage_results import accuracy, predictions_of
+from nlora.runs.task_notes import task_notes
 
 OF_PREDICT = {"predict_exact_match_macro", "decode"}
 OF_TRAIN = {"train_padding_share"}
@@ -139,7 +139,7 @@ def test_labels_that_differ_in_punctuation_only_are_compared_as_they_are(tmp_pat
     assert set(percentages.values()) == {50.0}
     assert [line["Exact"] for line in (p.line() for p in predictions)] == [True] * 8
     assert task_notes([task])[0] == (
-        "signs: labels '-1' and '1' are the same without punctuation, so answers are compared as they are"
+        "signs: labels '-1' and '1' differ only in punctuation, so answers are compared unnormalized"
     )
 
 

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from helpers import learn, write_config
 from nlora.cli import run
+from nlora.cli.ls import copy_command
 from nlora.cli.run import demo_command
-from nlora.report.comparison import read_runs
+from nlora.cli.sweep import sweep_command
 from nlora.config.load import read_config, recipe_text
 from nlora.errors import InputErrors, RunError
-from nlora.cli.ls import copy_command
-from nlora.cli.sweep import sweep_command
+from nlora.report.comparison import read_runs
 
 TinyModel = Callable[[str], Path]
 QUIET = Console(quiet=True)

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nlora import __version__
-from nlora.api.outcome import write_outcome
+from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig, read_config
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
@@ -29,6 +29,7 @@ from nlora.evaluation.choices import decode_of
 from nlora.methods.registry import version_of
 from nlora.models.backbone import EMBEDDED
 from nlora.report import terminal
+from nlora.report.formatting import duration
 from nlora.report.write import REPORT_FILE
 from nlora.runs import time_estimate
 from nlora.runs.folder import RunFolder, stage_name
@@ -132,7 +133,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
         ),
         f"scored on {config.evaluate.split} examples, "
         + ", ".join(sorted({decode_of(task, config.evaluate) for task in plan.tasks})),
-        f"about {terminal.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
+        f"about {duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
         _written_where(plan),
         *plan.limits,
         *_faster_format(config),
@@ -148,7 +149,7 @@ def _written_where(plan: Plan) -> str:
 
     Raises InputErrors, as it would, where the tasks of that run have changed.
     """
-    from nlora.runs.stage_results import facts_of_run
+    from nlora.runs.stage_results import task_records
 
     config = plan.config
     folder = Path(config.output_dir)
@@ -159,7 +160,7 @@ def _written_where(plan: Plan) -> str:
     run = RunFolder.read(config)
     done = len(run.committed_stages())
     if done < len(config.tasks):
-        facts_of_run(run, plan.tasks)
+        task_records(run, plan.tasks)
     return f"would go on in {folder}, which has {done} of {len(config.tasks)} stages"
 
 
@@ -179,9 +180,9 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
     progress: what is told of it; left out: bars and lines on the console.
     """
     from nlora.models.backbone import load_backbone
+    from nlora.runs.preflight import preflight, probes
     from nlora.runs.sequence import learn_sequence
-    from nlora.runs.stage_results import facts_of_run
-    from nlora.runs.tryout import probes, try_out
+    from nlora.runs.stage_results import task_records
     from nlora.training.trackers import one_wandb_run
 
     config = loaded.config
@@ -193,7 +194,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
         return read_summary(folder)
     with RunFolder.open(config, versions(loaded), loaded.base_folder) as run, _telling_what_is_kept(run):
         # Before the model is loaded: what was scored on other examples stops here.
-        facts_of_run(run, plan.tasks)
+        task_records(run, plan.tasks)
         run.attach_log()
         done = len(run.committed_stages())
         if done:
@@ -204,7 +205,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
             quantize=config.quantize,
             trust_remote_code=config.trust_remote_code,
         )
-        paths = try_out(
+        paths = preflight(
             backbone,
             [probes(task, plan.encoder) for task in plan.tasks],
             lora=config.lora,
@@ -213,13 +214,13 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
         )
         progress.say(
             f"{config.name}: {config.method.label} learns {len(plan.tasks)} tasks on {config.model}, "
-            f"about {terminal.duration(plan.seconds)}"
+            f"about {duration(plan.seconds)}"
         )
         for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
             progress.say(f"- {note}")
         with progress, one_wandb_run():
             learn_sequence(plan, backbone, run, progress, paths)
-        return write_outcome(run)
+        return finish_run(run)
 
 
 @contextmanager
@@ -278,7 +279,7 @@ def _plan_table(plan: Plan) -> Table:
             f"{stage.cut_examples}+{stage.cut_test_examples}"
             if stage.cut_test_examples
             else str(stage.cut_examples),
-            terminal.duration(stage.seconds),
+            duration(stage.seconds),
         )
     table.caption = (
         "tokens: mean per example; shared: tokens that all prompts begin with; "

@@ -1,4 +1,4 @@
-"""How a run's batches go through its model; `nlora.runs.tryout` finds out what is right for a model."""
+"""How a run's batches go through its model; `nlora.runs.preflight` finds out what is right for a model."""
 
 from __future__ import annotations
 

@@ -116,8 +116,7 @@ def train(
 
     penalty: called once per optimizer step. extra_loss: see `Method.extra_loss`.
     folder: where trainer_state.json is written.
-    paths: how batches go through the model, as found by `nlora.runs.tryout.try_out`; None: as the model's properties
-        allow.
+    paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
     Raises RunError if the loss or a trained weight is not finite.
     """
