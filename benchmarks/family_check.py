@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths
 from nlora.runs.preflight import preflight, probes
 from nlora.runs.update_history import keep_updates
-from nlora.training.cpu_modules import lean
+from nlora.training.cpu_modules import cpu_modules
 from one_pass import generated, plain_answer, plain_logits, plain_loss, plain_scores
 from tiny_families import tiny_folder
 
@@ -173,14 +174,13 @@ class _Comparison:
         self._adapter.model.train()
         wanted = plain_loss(self._plain, self._examples)
         wanted.backward()  # type: ignore[no-untyped-call]
-        undo = lean(self._adapter.model) if self._paths.leans else lambda: None
         single = self._paths.train == "single"
-        losses = [
-            self._loss(some) for some in ([[e] for e in self._examples] if single else [self._examples])
-        ]
-        found = torch.stack(losses).sum()
-        found.backward()  # type: ignore[no-untyped-call]
-        undo()
+        with cpu_modules(self._adapter.model) if self._paths.leans else nullcontext():
+            losses = [
+                self._loss(some) for some in ([[e] for e in self._examples] if single else [self._examples])
+            ]
+            found = torch.stack(losses).sum()
+            found.backward()  # type: ignore[no-untyped-call]
         self._row.off["loss"] = _off(found.detach(), wanted.detach())
         self._row.off["gradient"] = max(self._gradients_off())
 
@@ -264,7 +264,7 @@ class _Comparison:
         states.append(self._adapter.state())
         model: Any = self._adapter.detach()
         before = torch.cat([plain_logits(model, e) for e in self._examples])
-        keep_updates(model, list(states[0])).fold(states)
+        keep_updates(model, list(states[0])).activate(states)
         found = torch.cat([plain_logits(model, e) for e in self._examples])
         self._plain.load_adapter(str(self._folder / "second"), "second")
         self._must_be_loaded("second")

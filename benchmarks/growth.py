@@ -84,11 +84,11 @@ def at_stage(model: nn.Module, kind: str, stage: int) -> Iterator[None]:
     earlier = random_states(modules, stage - 1)
     if kind == "nlora":
         kept = keep_updates(model, [m.name for m in modules])
-        kept.fold(earlier)
+        kept.activate(earlier)
         try:
             yield
         finally:
-            kept.restore()
+            kept.deactivate()
         return
     layers: dict[str, Any] = {m.name: model.get_submodule(m.name) for m in modules} if earlier else {}
     for name, layer in layers.items():

@@ -4,13 +4,6 @@ A method chooses what a stage trains on (`examples`), adds to the loss of an opt
 micro-batch (`extra_loss`), remembers things after a task (`end_task`), and says how the updates of the stages make up
 the model (`updates`). Nothing else in the program knows which method is running. docs/methods.md shows how to write
 one, in this folder, in a file next to a configuration, or in a package of your own.
-
-    class DecayOptions(MethodOptions):           # typed; the descriptions are the documentation
-        weight: float = Field(1e-3, ge=0, description="Weight of the penalty.")
-
-    class Decay(Method[DecayOptions]):
-        def penalty(self, adapter: Trainable) -> Tensor | None:
-            return self.options.weight * sum((f.update() ** 2).sum() for f in adapter.factors().values())
 """
 
 from __future__ import annotations
@@ -49,7 +42,15 @@ OptionsT = TypeVar("OptionsT", bound=MethodOptions, default=MethodOptions, covar
 class Method(Generic[OptionsT]):
     """Base of all methods: trains a fresh adapter per task and adds nothing to the loss.
 
-    options: the method's own, checked. `Method[MyOptions]` says of which type they are.
+    options: the method's own, checked. `Method[MyOptions]` sets their type.
+
+    >>> class DecayOptions(MethodOptions):
+    ...     weight: float = 0.1
+    >>> class Decay(Method[DecayOptions]):
+    ...     def penalty(self, adapter):
+    ...         return self.options.weight * sum((f.update() ** 2).sum() for f in adapter.factors().values())
+    >>> Decay.Options().weight
+    0.1
     """
 
     name: ClassVar[str] = "base"

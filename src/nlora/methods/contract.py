@@ -1,13 +1,6 @@
 """The contract that every method must keep, as checks for its author's own test suite.
 
-    from nlora.methods.contract import parametrize_with_checks
-
-    @parametrize_with_checks(["./decay.py"])
-    def test_decay_keeps_the_contract(check):
-        check()
-
-`check_method` runs the same checks in a row, without pytest. They use a random model with two layers and need no
-network. As in scikit-learn, a method that passes is ready to be used, but may still not be any good.
+docs/methods.md shows how to use them. They need no network: they run on a random model with two layers.
 """
 
 from __future__ import annotations
@@ -65,9 +58,9 @@ def check_method(method: MethodLike, options: Mapping[str, Any] | None = None) -
 def parametrize_with_checks(
     methods: Iterable[MethodLike], options: Mapping[str, Any] | None = None
 ) -> Callable[[Any], Any]:
-    """A pytest decorator: calls the test with each check of each method, as `check`.
+    """A pytest decorator that runs a test once for each check of each method, with the argument `check`.
 
-    options: as for `check_method`.
+    The test calls `check()`. options: as for `check_method`.
     """
     import pytest
 

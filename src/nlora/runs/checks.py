@@ -46,7 +46,7 @@ def quantize_problems(config: Config, methods: Sequence[Method]) -> list[Problem
             "a GGUF file cannot be quantized again; leave quantize out, or give a folder or hub id as model"
         )
     if any(method.needs_float_weights for method in methods):
-        found.append(f"{config.method.name} needs the backbone's weights as numbers; leave quantize out")
+        found.append(f"{config.method.label} needs the backbone's weights as numbers; leave quantize out")
     return [Problem.at(("quantize",), what) for what in found]
 
 

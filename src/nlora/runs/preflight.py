@@ -10,8 +10,8 @@ layer. A path that does not is not used, and the run says so. A model that no pa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, Rows, usual_paths
 from nlora.runs.reference_passes import ReferencePasses, first_line
-from nlora.training.cpu_modules import lean
+from nlora.training.cpu_modules import cpu_modules
 
 if TYPE_CHECKING:
     from nlora.config.schema import LoraOptions
@@ -230,7 +230,7 @@ class _Comparison:
     ) -> str | None:
         packed = packed_attention(self._backbone.model) if way == "packed" else nullcontext()
         reference = self._reference
-        with _leaner(reference.model if leans else None), packed:
+        with cpu_modules(reference.model) if leans else nullcontext(), packed:
             for i, examples in enumerate(batches):
                 with reference.gradients_of_batch(i):
                     logits = self._batched_logits(examples, way)
@@ -259,12 +259,3 @@ class _Comparison:
             return attempt()
         except MODEL_RAISES as error:
             return f"fails ({first_line(error)})"
-
-
-@contextmanager
-def _leaner(model: nn.Module | None) -> Iterator[None]:
-    undo = lean(model) if model is not None else lambda: None
-    try:
-        yield
-    finally:
-        undo()
