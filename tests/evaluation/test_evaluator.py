@@ -18,7 +18,7 @@ from nlora.data.tokenize import ExampleTokenizer
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.backbone import Backbone, load_backbone
 from nlora.runs.stage_results import accuracy, score_row
-from nlora.runs.task_facts import facts_of
+from nlora.runs.task_records import task_record
 
 TinyModel = Callable[[str], Path]
 LABELS = ("World", "Sports", "Business", "Science or Technology")
@@ -144,5 +144,5 @@ def test_accuracy_is_exact_match_after_the_released_normalization() -> None:
     # Case, punctuation and spaces do not count; a hyphen joins words, so the fourth is wrong.
     assert accuracy(task(), right) == pytest.approx(60.0)
     other = Task("other", "TC", "", LABELS, task().train, task().test)
-    facts = {"news": facts_of(task(), Config.model_validate({"tasks": ["news", "other"]}))}
+    facts = {"news": task_record(task(), Config.model_validate({"tasks": ["news", "other"]}))}
     assert score_row([task(), other], {"news": right}, facts) == [pytest.approx(60.0), None]

@@ -176,7 +176,7 @@ def test_a_stage_at_which_nothing_was_trained_costs_nothing(tmp_path: Path) -> N
         if file.name != "stage.json":
             file.unlink()
     record = json.loads((stage / "stage.json").read_text())
-    record |= {"row": [None] * 3, "train_seconds": 0.0, "evaluate_seconds": 0.0, "is_passed_over": True}
+    record |= {"row": [None] * 3, "train_seconds": 0.0, "evaluate_seconds": 0.0, "is_skipped": True}
     (stage / "stage.json").write_text(json.dumps(record))
     summary = json.loads((run / "summary.json").read_text())
     summary["R"][0] = [None] * 3

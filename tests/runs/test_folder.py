@@ -96,7 +96,7 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt), run.stage(1, "agnews") as folder:
             interrupt(folder)
         assert names(tmp_path / "outputs") == set()
-        with pytest.raises(ValueError, match="without its record"), run.stage(1, "agnews") as folder:
+        with pytest.raises(ValueError, match="stage 1 has no record"), run.stage(1, "agnews") as folder:
             (folder / "all_results.json").write_text("{}")
         with pytest.raises(ValueError, match="is the record of stage 2, amazon"), run.stage(1) as folder:
             write_stage_record(folder, record_of(2, "amazon"))
@@ -108,22 +108,22 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_stages_are_committed_once_and_in_order(tmp_path: Path) -> None:
     with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
-        with pytest.raises(RunError, match="stage 1 has to be committed first"):
+        with pytest.raises(RunError, match="stage 1 must be committed first"):
             commit(run, 2)
         commit(run, 1)
-        with pytest.raises(RunError, match="1-agnews: is committed already"):
+        with pytest.raises(RunError, match="1-agnews: already committed"):
             commit(run, 1)
         with pytest.raises(ValueError, match="stage 3 of a run of 2 tasks"):
             run.is_committed(3)
         commit(run, 2)
     (tmp_path / "outputs" / "1-agnews").rename(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="1-agnews: is missing though later stages are there"):
+    with pytest.raises(RunError, match="1-agnews: missing, but later stages exist"):
         RunFolder.open(config_of(tmp_path), VERSIONS)
 
 
 def test_outputs_of_something_else_are_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "outputs" / "1-agnews").mkdir(parents=True)
-    with pytest.raises(RunError, match=r"holds outputs but no run\.yaml"):
+    with pytest.raises(RunError, match=r"has outputs but no run\.yaml"):
         RunFolder.open(config_of(tmp_path), VERSIONS)
 
 
@@ -143,7 +143,7 @@ def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(
         before = (tmp_path / "summary.json").read_bytes()
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(
-            RunError, match=r"summary\.json: cannot be written: No space left on device; make room"
+            RunError, match=r"summary\.json: cannot be written: No space left on device; free some space"
         ):
             run.write_summary()
         with pytest.raises(RunError, match="No space left on device"):
@@ -170,7 +170,7 @@ def test_a_broken_stage_record_is_one_clear_line(tmp_path: Path) -> None:
         commit(run, 1)
         (run.stage_folder(1) / "stage.json").write_text("{}")
         with pytest.raises(
-            RunError, match=r"stage\.json: cannot be used; delete .*1-agnews and later stages"
+            RunError, match=r"stage\.json: missing or broken; delete .*1-agnews and all later stages"
         ):
             run.write_summary()
 

@@ -139,7 +139,7 @@ def test_labels_that_differ_in_punctuation_only_are_compared_as_they_are(tmp_pat
     assert set(percentages.values()) == {50.0}
     assert [line["Exact"] for line in (p.line() for p in predictions)] == [True] * 8
     assert task_notes([task])[0] == (
-        "signs: labels '-1' and '1' are the same without punctuation, so answers are compared as they are"
+        "signs: labels '-1' and '1' differ only in punctuation, so answers are compared unnormalized"
     )
 
 

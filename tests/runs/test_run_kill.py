@@ -116,8 +116,8 @@ def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path: Path) -> 
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     with RunFolder.open(config_of(tmp_path), {}):
-        assert second().startswith(f"RunError {tmp_path}: another run is writing there now")
-        with pytest.raises(RunError, match="another run is writing"):
+        assert second().startswith(f"RunError {tmp_path}: in use by another run")
+        with pytest.raises(RunError, match="in use by another run"):
             RunFolder.open(config_of(tmp_path), {})
     assert second() == ""
 

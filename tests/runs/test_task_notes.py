@@ -37,15 +37,15 @@ PLAIN = [("one", "a"), ("two", "b"), ("three", "c")]
             task(PLAIN[:2], [("four", "c"), ("five", "a"), ("six", "c"), ("seven", "-")]),
             ["t: 2 of 4 test examples have a label that no training example has: 'c'"],
         ),
-        (task(PLAIN, [*PLAIN, ("four", "a")]), ["t: 3 of 4 test texts are training texts too"]),
+        (task(PLAIN, [*PLAIN, ("four", "a")]), ["t: 3 of 4 test texts also occur in the training data"]),
         (
             task(
                 [*PLAIN, ('"so ""called"""', "a"), ('"a quote"', "a"), ('"one" and "two"', "a")],
                 [("four", "a")],
             ),
             [
-                't: 1 of 7 texts look like cells of a table in quotes, "...""..."; if a TSV file was written so, '
-                "set quoting: true"
+                't: 1 of 7 texts look like quoted table cells, "...""..."; if that is how a TSV file was '
+                "written, set quoting: true"
             ],
         ),
     ],
@@ -62,7 +62,7 @@ def test_check_and_run_print_them(
     test.write_text(test.read_text().replace("of test", "of train"))
     console = Console(width=200)
     check_command(str(file), [], console)
-    note = "colors: 9 of 9 test texts are training texts too\n"
+    note = "colors: 9 of 9 test texts also occur in the training data\n"
     assert f"\n{note}" in capsys.readouterr().out
     run_sequence(load_config(str(file)), console)
     assert f"\n- {note}" in capsys.readouterr().out

@@ -194,7 +194,7 @@ def test_an_adapter_that_lacks_a_layer_is_refused_by_name(tmp_path: Path, tiny_m
     with (
         RunProgress(Console(quiet=True)) as progress,
         pytest.raises(
-            AdapterError, match=r"1-colors/adapter: lacks the update of .*layers\.1\.self_attn\.v_proj; put"
+            AdapterError, match=r"1-colors/adapter: lacks the update of .*layers\.1\.self_attn\.v_proj; restore"
         ),
     ):
         evaluate(stage, asked, progress)
@@ -206,7 +206,7 @@ def test_an_update_that_stayed_0_is_said(tmp_path: Path, tiny_model: TinyModel) 
     console = Console(record=True, width=200, file=io.StringIO())
     run_sequence(load_config(str(config)), console)
     said = console.export_text()
-    assert "stage 1: the update of model.layers.0.self_attn.q_proj and of 3 more layers stayed 0" in said
+    assert "stage 1: the update of model.layers.0.self_attn.q_proj and of 3 more layers is still 0" in said
 
 
 @pytest.mark.parametrize(("family", "changes"), [("bert", {"is_decoder": False}), ("xlm", {"causal": False})])

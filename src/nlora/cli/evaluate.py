@@ -26,7 +26,7 @@ from nlora.evaluation.choices import Metric
 from nlora.runs.atomic import write_text
 from nlora.runs.checkpoint import Checkpoint, ServedModel, read_stage
 from nlora.runs.progress import RunProgress
-from nlora.runs.task_facts import differences
+from nlora.runs.task_records import differences
 
 if TYPE_CHECKING:
     from nlora.runs.released_files import Prediction
@@ -146,7 +146,7 @@ def tasks_to_ask(
 def evaluate(stage: Checkpoint, asked: Sequence[SelectedTask], progress: RunProgress) -> Report:
     """Loads the model and asks it the tasks, one after another."""
     from nlora.evaluation.text_metrics import free_text_score
-    from nlora.runs.stage_results import accuracy, asked_facts, predictions_of
+    from nlora.runs.stage_results import accuracy, predictions_of, task_records_then_and_now
 
     served = ServedModel(stage, [one.task for one in asked])
     scores, predictions = [], []
@@ -155,7 +155,7 @@ def evaluate(stage: Checkpoint, asked: Sequence[SelectedTask], progress: RunProg
         index = len(stage.config.tasks) if one.index is None else one.index
         answers = served.answer(task, index, progress.scoring(stage.stage, task.name, len(task.test)))
         given = predictions_of(task, answers)
-        then, now = asked_facts(stage.run, task)
+        then, now = task_records_then_and_now(stage.run, task)
         scores.append(
             TaskScore(
                 task=task.name,

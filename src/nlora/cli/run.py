@@ -142,7 +142,7 @@ def _written_where(plan: Plan) -> str:
 
     Raises InputErrors, as it would, where the tasks of that run have changed.
     """
-    from nlora.runs.stage_results import facts_of_run
+    from nlora.runs.stage_results import task_records
 
     config = plan.config
     folder = Path(config.output_dir)
@@ -153,7 +153,7 @@ def _written_where(plan: Plan) -> str:
     run = RunFolder.read(config)
     done = len(run.committed_stages())
     if done < len(config.tasks):
-        facts_of_run(run, plan.tasks)
+        task_records(run, plan.tasks)
     return f"would go on in {folder}, which has {done} of {len(config.tasks)} stages"
 
 
@@ -174,7 +174,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
     """
     from nlora.models.backbone import load_backbone
     from nlora.runs.sequence import learn_sequence
-    from nlora.runs.stage_results import facts_of_run
+    from nlora.runs.stage_results import task_records
     from nlora.runs.tryout import probes, try_out
     from nlora.training.trackers import one_wandb_run
 
@@ -187,7 +187,7 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
         return read_summary(folder)
     with RunFolder.open(config, versions(), loaded.base_folder) as run, _telling_what_is_kept(run):
         # Before the model is loaded: what was scored on other examples stops here.
-        facts_of_run(run, plan.tasks)
+        task_records(run, plan.tasks)
         run.attach_log()
         done = len(run.committed_stages())
         if done:

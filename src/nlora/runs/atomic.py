@@ -1,10 +1,8 @@
-"""Files that are there whole or not at all, whatever kills the process.
+"""Atomic writes: a file or folder is complete or absent, whatever kills the process.
 
-    write_json(folder / "summary.json", {"schema": 1})
-
-A file is written under a temporary name beside its own, flushed to the disk and renamed, which the file
-system does in one step. A whole folder is published in the same way. What a killed process left has a name
-that begins with `.tmp-`, and `sweep` removes it.
+A file is written under a temporary name in the same folder, flushed to the disk and renamed, which file systems do in
+one step. A folder is published the same way. Temporary names begin with `.tmp-`; `sweep` removes the leftovers of a
+killed process.
 """
 
 from __future__ import annotations
@@ -21,46 +19,45 @@ from typing import Any
 from nlora.errors import RunError
 
 TEMPORARY = ".tmp-"
-"""What temporary names begin with."""
+"""The beginning of temporary names."""
 
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-"""What only a disk says, whatever was being done."""
+"""Errors that only a disk raises, whatever the process was doing."""
 
 
 @contextmanager
 def disk_errors(path: Path, only: Collection[int] | None = None) -> Iterator[None]:
-    """Turn what the operating system refuses (no space, no permission, ...) into one line that names `path`.
+    """Turn an error of the operating system (no space, no permission, ...) into a RunError that names `path`.
 
-    only: the error numbers that are meant; None: all of them.
+    only: the error numbers to convert; None: all.
     """
     try:
         yield
     except OSError as error:
-        # Without a number it is not of the operating system, but an exception of ours or of a library's.
+        # An OSError without a number was raised by a library or by nlora, not by the system.
         if error.errno is None or (only is not None and error.errno not in only):
             raise
         way_out = (
-            "make room there, or give another place" if error.errno in DISK_FULL else "give another place"
+            "free some space, or choose another place" if error.errno in DISK_FULL else "choose another place"
         )
         raise RunError(f"{path}: cannot be written: {refusal(path, error)}; {way_out}") from error
 
 
 def refusal(path: Path, error: OSError) -> str:
-    """What the operating system says; in plainer words where a folder is missing or a link points to nothing."""
+    """The reason of an OSError, in plain words for a missing folder or a broken link."""
     if path.is_symlink() and not path.exists():
-        return f"it points to {path.readlink()}, which is not there"
+        return f"it is a link to {path.readlink()}, which does not exist"
     if error.errno == errno.ENOENT and not path.parent.exists():
         return f"there is no folder {path.parent}"
     return error.strerror or str(error)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in UTF-8: readers see the old file or the new one, never a part.
+    """Replace the contents of `path` with `text` in UTF-8. Readers see the old file or the new one, never a part.
 
-    A link stays one: what it points to is replaced.
-
-    Raises RunError when it cannot be written; the old file is then still there.
+    If `path` is a link, the file it points to is replaced. Raises RunError if it cannot be written, and then the old
+    file is unchanged.
     """
     path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
@@ -77,17 +74,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """`write_text` of `values` as JSON, keys in their order, indented by four as released."""
+    """`write_text` of `values` as JSON, in the order of the keys, indented by four as in the released files."""
     write_text(path, json.dumps(values, indent=4, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def publish_folder(temporary: Path, final: Path) -> None:
-    """Give a finished folder its name, in one step, after everything in it has reached the disk.
+    """Rename a finished folder in one step, after everything in it has reached the disk.
 
-    Raises RunError when `final` is there already or the disk refuses.
+    Raises RunError if `final` exists already or the disk refuses.
     """
     if final.exists():
-        raise RunError(f"{final}: is there already; delete it to write it again")
+        raise RunError(f"{final}: exists already; delete it to write it again")
     with disk_errors(final):
         flush_folder(temporary)
         temporary.rename(final)
@@ -103,7 +100,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path, keep: Path | None = None) -> None:
-    """Remove what killed processes left under temporary names in `folder` (not below it); all but `keep`."""
+    """Remove the leftovers of killed processes directly in `folder`, except `keep`."""
     if not folder.is_dir():
         return
     with disk_errors(folder):
@@ -113,7 +110,7 @@ def sweep(folder: Path, keep: Path | None = None) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with everything in it, if it is there."""
+    """Remove a file, or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -121,7 +118,7 @@ def remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, has reached the disk."""
+    """Wait until a file, or the entries of a folder, have reached the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot open folders, and renames there are durable without it
     descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)

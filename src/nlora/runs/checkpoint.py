@@ -1,11 +1,7 @@
-"""Any committed stage of a run, to be asked again: the model as it was then, of a finished or an unfinished run.
+"""The model of a run as it was after any committed stage. The run may be finished or not.
 
-    stage = read_stage(Path("runs/demo/nlora"), stage=2)      # checks; no weights yet
-    served = ServedModel(stage, [task])                            # the backbone, with the updates of stages 1 and 2
-    served.answer(task, index=0)                              # the answers that the run itself got then
-
-Nothing of the run is locked or changed: committed stages stay as they are, so another process may be training later
-ones.
+Nothing in the run's folder is locked or changed. Committed stages never change, so another process may be training
+later ones at the same time.
 """
 
 from __future__ import annotations
@@ -35,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A stage that can be asked. stage: from 1; 0 is the backbone before any training. method: the stage's own."""
+    """A committed stage of a run. stage: from 1; 0 is the backbone before any training."""
 
     loaded: LoadedConfig
     run: RunFolder
@@ -44,12 +40,12 @@ class Checkpoint:
 
     @property
     def config(self) -> Config:
-        """The run's configuration, with what was asked to differ in scoring."""
+        """The run's configuration, with any overrides for scoring."""
         return self.loaded.config
 
     @property
     def method(self) -> Method:
-        """The method with the options of this stage."""
+        """The method, with this stage's options."""
         return self.methods[max(self.stage - 1, 0)]
 
     @property
@@ -61,13 +57,16 @@ class Checkpoint:
 
 
 def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -> Checkpoint:
-    """The stage of the run in a folder. stage: from 1, 0 for before any training; None: the last committed one.
+    """A stage of the run in a folder; no weights are loaded yet.
 
-    overrides: `evaluate.*` and `data` keys that differ from the run's. Raises RunError where the folder is no run,
-    InputErrors where there is no such stage (yet), or the method trained nothing at it.
+    stage: from 1; 0 is the backbone before any training; None is the last committed stage.
+    overrides: `evaluate.*` and `data` keys that differ from the run's.
+
+    Raises RunError if the folder is no run, InputErrors if there is no such stage (yet) or the method trained nothing
+    at it.
     """
-    read_run_file(folder)  # says best what is wrong with a folder
-    moved = f"output_dir={json.dumps(str(folder))}"  # the folder may have been another one then
+    read_run_file(folder)  # has the clearest message for a folder that is no run
+    moved = f"output_dir={json.dumps(str(folder))}"  # the folder may have been moved since
     loaded = load_config(str(folder / RUN_FILE), [*overrides, moved])
     config = located(loaded.config, loaded.base_folder)
     methods = tuple(build(config.method.name, config.method_options(task.name)) for task in config.tasks)
@@ -78,7 +77,7 @@ def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -
 
 
 def _checked(run: RunFolder, stage: int | None) -> int:
-    """The stage that is meant, which is there and has learned something."""
+    """The number of the stage, which exists and has trained something."""
     committed, tasks = run.committed_stages(), len(run.config.tasks)
     before = "0 is the backbone before any training"
     if stage is None and not committed:
@@ -87,32 +86,32 @@ def _checked(run: RunFolder, stage: int | None) -> int:
         problem = f"there is no stage {stage}; the run has {tasks}, counted from 1, and {before}"
     elif stage and stage not in committed:
         last = f"the last committed one is {committed[-1]}" if committed else "none is committed"
-        problem = f"stage {stage} is not there yet; {last}"
+        problem = f"stage {stage} does not exist yet; {last}"
     else:
         stage = committed[-1] if stage is None else stage
-        if not stage or not run.stage_record(stage).is_passed_over:
+        if not stage or not run.stage_record(stage).is_skipped:
             return stage
-        trained = [k for k in committed if not run.stage_record(k).is_passed_over]
-        hint = f"ask stage {trained[-1]}" if trained else "let the run go on first"
+        trained = [k for k in committed if not run.stage_record(k).is_skipped]
+        hint = f"use stage {trained[-1]}" if trained else "let the run continue first"
         problem = f"{run.config.method.name} trains nothing at stage {stage}; {hint}"
     raise InputErrors([Problem("--stage", problem)])
 
 
 def merged(stage: Checkpoint, index: int) -> Backbone:
-    """The stage's model as a plain one of transformers, with the updates that answer a task in its weights.
+    """The stage's model as a plain transformers model, with the updates that answer a task merged into its weights.
 
-    index: as of `ServedModel.answer`. A backbone of 16 bits comes in float32: its own numbers have no room for the updates.
-    Raises ModelError where its weights cannot take updates in: they are quantized, or shared by several layers.
+    index: see `ServedModel.answer`. A 16-bit backbone is converted to float32, because 16 bits would round most of an
+    update away. Raises ModelError if the weights cannot hold an update: they are quantized or shared by several layers.
     """
     backbone = _backbone(stage.config)
     if stage.method.trains == "adapter" and not getattr(backbone.model, "is_quantized", False):
         backbone.model.float()
-    learned = _recalled(stage, backbone)
-    learned.activate_for_task(stage.method, index)
-    if any(learned.updates) and not learned.is_in_weights:
+    history = _history(stage, backbone)
+    history.activate_for_task(stage.method, index)
+    if any(history.updates) and not history.is_merged:
         raise ModelError(
-            f"model {stage.config.model}: its weights are quantized or shared by layers, so that updates cannot be "
-            "merged into them; load the adapters of the stages with PEFT, or ask the run itself"
+            f"model {stage.config.model}: its weights are quantized or shared by several layers, so updates cannot be "
+            "merged into them; load the adapters of the stages with PEFT, or use the run itself"
         )
     return backbone
 
@@ -128,25 +127,23 @@ def _backbone(config: Config) -> Backbone:
     )
 
 
-def _recalled(stage: Checkpoint, backbone: Backbone) -> UpdateHistory:
-    """What the stage had learned, over a backbone just loaded."""
+def _history(stage: Checkpoint, backbone: Backbone) -> UpdateHistory:
+    """The updates up to the stage, over a freshly loaded backbone."""
     from nlora.runs.update_history import UpdateHistory
     from nlora.models.lora_adapter import target_modules
 
     modules = [module.name for module in target_modules(backbone.model, stage.config.lora)]
-    learned = UpdateHistory(backbone.model, modules)
+    history = UpdateHistory(backbone.model, modules)
     for k in range(1, stage.stage + 1):
-        learned.reload_stage(
-            stage.run.stage_folder(k),
-            stage.methods[k - 1],
-            passed_over=stage.run.stage_record(k).is_passed_over,
-            last=k == stage.stage,
-        )
-    return learned
+        if stage.run.stage_record(k).is_skipped:
+            history.skip()
+        else:
+            history.reload_stage(stage.run.stage_folder(k), stage.methods[k - 1], is_last=k == stage.stage)
+    return history
 
 
 class ServedModel:
-    """The model of a stage, loaded. tasks: those that will be asked; it is tried out on their texts."""
+    """A stage's model, loaded. tasks: those it will answer; the way it runs is checked on their texts first."""
 
     def __init__(self, stage: Checkpoint, tasks: Sequence[Task]) -> None:
         from nlora.evaluation.evaluator import Evaluator
@@ -163,7 +160,7 @@ class ServedModel:
             generates=any(decode_of(task, config.evaluate) == "generate" for task in tasks),
         )
         self._method = stage.method
-        self._learned = _recalled(stage, backbone)
+        self._history = _history(stage, backbone)
         self._evaluator = Evaluator(backbone, encoder, config.evaluate, paths)
 
     def answer(
@@ -171,13 +168,13 @@ class ServedModel:
     ) -> Answers:
         """The model's answers to `task.test`.
 
-        index: the task's place in the run, from 0, for methods that answer each task differently; for a task
-        that is none of the run's, the number of its tasks.
+        index: the task's position in the run, from 0, for methods with a model for each task. For a task that is not
+        in the run, the number of the run's tasks.
         """
-        self._learned.activate_for_task(self._method, index)
+        self._history.activate_for_task(self._method, index)
         return self._evaluator.answer(task, on_answered)
 
     def is_bare(self, index: int) -> bool:
-        """Whether none of what was learned answers the task at that place, but the backbone as it came."""
-        updates = self._learned.updates
+        """Whether the task at that position is answered by the untrained backbone although something was trained."""
+        updates = self._history.updates
         return any(updates) and not any(self._method.active_for(updates, index))

@@ -1,26 +1,17 @@
-"""A run's folder: what lies where, who may write, what is done already, and how a stage is committed.
+"""A run's folder: its layout, who may write to it, which stages are done, and how a stage is committed.
 
-    with RunFolder.open(config, versions) as run:
-        for stage, task in enumerate(config.tasks, start=1):
-            if run.is_committed(stage):
-                continue
-            with run.stage(stage, task.name) as folder:       # a temporary folder, renamed when all went well
-                adapter.save(folder / "adapter")
-                write_results(folder, train, predict, predictions)
-                write_stage_record(folder, StageRecord(stage=stage, task=task.name, row=row, ...))
-            run.write_summary()
-
-The layout is the released code's:
+The layout is that of the released code:
 
     run.yaml                        the resolved configuration, versions, and when it was created
     logs/train_and_infer.log
-    outputs/<k>-<task>/             one folder for each committed stage
+    outputs/<k>-<task>/             one folder per committed stage
         adapter/  all_results.json  train_results.json  predict_results.json  predict_eval_predictions.jsonl
         stage.json                  the stage's row of R and its timings
-    zero_shot.json                  scores before any training, where asked for
+    zero_shot.json                  scores before any training, if wanted
     summary.json
 
-One process at a time writes; a lock of the operating system, which dies with its process, sees to that.
+A stage is written to a temporary folder, which is renamed once everything in it is on the disk. Only one process may
+write to a run: it holds a lock of the operating system, which is released when the process ends.
 """
 
 from __future__ import annotations
@@ -56,7 +47,7 @@ from nlora.runs.summary import (
     summary_of,
     write_summary,
 )
-from nlora.runs.task_facts import TaskFacts
+from nlora.runs.task_records import TaskRecord
 
 LOG_FILE = Path("logs", "train_and_infer.log")
 OUTPUTS = "outputs"
@@ -64,16 +55,16 @@ ADAPTER = "adapter"
 STAGE_FILE = "stage.json"
 
 _UNSAFE = '<>:"|?*%'
-_LONGEST_BYTES = 80  # of a task's name; file systems allow 255 for the whole, and %XX triples a character
+_LONGEST_BYTES = 80  # of a task's name. File systems allow 255 for the whole name, and %XX triples a character.
 
 
 def write_stage_record(folder: Path, record: StageRecord) -> None:
-    """Write a stage's record into its folder, before the stage is committed."""
+    """Write a stage's record to its folder, before the stage is committed."""
     write_json(folder / STAGE_FILE, record.model_dump(mode="json"))
 
 
 class RunFolder:
-    """The folder of one run, locked while open. Made by `RunFolder.open`; a context manager."""
+    """The folder of one run, locked while open. Open it with `RunFolder.open`; it is a context manager."""
 
     def __init__(self, folder: Path, config: Config, versions: Mapping[str, str], lock: FileLock) -> None:
         self.folder = folder
@@ -86,13 +77,13 @@ class RunFolder:
     def open(cls, config: Config, versions: Mapping[str, str], base_folder: Path | None = None) -> RunFolder:
         """Create or resume the run of `config.output_dir`.
 
-        versions: of the packages that decide the outcome, for run.yaml and the summary. Others than the
-            folder's are recorded beside them and logged; they do not stop a run.
-        base_folder: what relative paths in the configuration refer to beside the current folder; recorded.
+        versions: of the packages that affect the outcome, for run.yaml and the summary. If they differ from the
+            folder's, they are recorded too and logged; they do not stop a run.
+        base_folder: where relative paths in the configuration are looked up after the current folder; recorded.
 
-        Raises RunError when another process has the folder, when the folder belongs to another configuration
-        (every key counts but output_dir), when a stage before a committed one is missing, or when it cannot
-        be written.
+        Raises RunError if another process uses the folder, if the folder belongs to another configuration
+        (every key but output_dir counts), if a stage before a committed one is missing, or if the folder cannot be
+        written.
         """
         folder = Path(config.output_dir)
         with disk_errors(folder):
@@ -108,9 +99,9 @@ class RunFolder:
 
     @classmethod
     def read(cls, config: Config) -> RunFolder:
-        """The run in `config.output_dir`, only to be read: nothing is locked, made or swept away.
+        """The run in `config.output_dir`, for reading only: nothing is locked, created or removed.
 
-        Another process may be writing meanwhile; what is committed does not change.
+        Another process may be writing at the same time; committed stages do not change.
         """
         folder = Path(config.output_dir)
         return cls(folder, config, {}, free_lock(folder))
@@ -124,62 +115,62 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Detach the log and give the folder free."""
+        """Close the log and release the lock."""
         if self._log is not None:
             self._log.close()
             self._log = None
         self._lock.release()
 
-    # What lies where
+    # Layout
 
     def stage_folder(self, stage: int, task_name: str | None = None) -> Path:
-        """The folder of a committed stage. stage: from 1; task_name: None for the stage's own task."""
+        """The folder of a stage once committed. stage: from 1. task_name: None for the stage's own task."""
         return self.folder / OUTPUTS / stage_name(stage, task_name or self._task(stage))
 
     def adapter_folder(self, stage: int, task_name: str | None = None) -> Path:
-        """Where a committed stage's adapter lies, in PEFT's format."""
+        """A committed stage's adapter, in PEFT's format."""
         return self.stage_folder(stage, task_name) / ADAPTER
 
-    # What is done
+    # Progress
 
     def is_committed(self, stage: int) -> bool:
-        """Whether a stage (from 1) is there, whole."""
+        """Whether a stage (from 1) is complete."""
         return self.stage_folder(stage).is_dir()
 
     def committed_stages(self) -> list[int]:
-        """The committed stages, from 1, in order: always the first ones of the sequence."""
+        """The committed stages, from 1, in order. They are always the first ones of the sequence."""
         return [stage for stage in range(1, len(self.config.tasks) + 1) if self.is_committed(stage)]
 
     def is_complete(self) -> bool:
-        """Whether all stages are committed and the summary says so: nothing is left to do."""
-        return len(self.committed_stages()) == len(self.config.tasks) and not self._summary_is_behind()
+        """Whether all stages are committed and the summary includes them, so that nothing is left to do."""
+        return len(self.committed_stages()) == len(self.config.tasks) and not self._summary_is_outdated()
 
     def stage_record(self, stage: int) -> StageRecord:
-        """What a committed stage wrote of itself. Raises RunError when it is missing or broken."""
+        """The record of a committed stage. Raises RunError if it is missing or broken."""
         folder = self.stage_folder(stage)
         try:
             return self._record_in(folder, stage)
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{folder / STAGE_FILE}: cannot be used; delete {folder} and later stages to run them again"
+                f"{folder / STAGE_FILE}: missing or broken; delete {folder} and all later stages to run them again"
             ) from error
 
     # Writing
 
     @contextmanager
     def stage(self, stage: int, task_name: str | None = None) -> Iterator[Path]:
-        """A temporary folder that becomes the stage's when the block ends well, and is removed when not.
+        """A temporary folder that becomes the stage's folder if the block succeeds, and is removed if it fails.
 
-        But what is trained is kept: once `keep_trained` has been called, the folder stays, also for later processes,
-        and the next block for this stage finds it as it was. The block must have written the stage's record
-        (`write_stage_record`): ValueError when it has not, or not this stage's. RunError when the stage is committed
-        already, when an earlier one is not, or when the disk refuses.
+        What has been trained is kept: after `keep_trained` the folder stays even if the block fails or the process is
+        killed, and the next block for this stage finds it again. The block must write the stage's record
+        (`write_stage_record`); ValueError if it did not, or wrote another stage's. RunError if the stage is already
+        committed, if an earlier one is not, or if the disk refuses.
         """
         final = self.stage_folder(stage, task_name)
         if self.is_committed(stage):
-            raise RunError(f"{final}: is committed already; delete it and all later stages to run it again")
+            raise RunError(f"{final}: already committed; delete it and all later stages to run it again")
         if missing := [k for k in range(1, stage) if not self.is_committed(k)]:
-            raise RunError(f"{final}: stage {missing[0]} has to be committed first")
+            raise RunError(f"{final}: stage {missing[0]} must be committed first")
         temporary = _unfinished(final)
         with disk_errors(temporary):
             if not trained(temporary):
@@ -195,33 +186,33 @@ class RunFolder:
             if not trained(temporary):
                 remove(temporary)
 
-    def write_zero_shot(self, row: Sequence[Score], facts: Mapping[str, TaskFacts] | None = None) -> None:
-        """Keep the scores before any training, a percentage for each task. facts: what the tasks were then."""
-        write_zero_shot(self.folder, row, facts or {})
+    def write_zero_shot(self, row: Sequence[Score], records: Mapping[str, TaskRecord] | None = None) -> None:
+        """Save the scores before any training, a percentage for each task. records: of the tasks."""
+        write_zero_shot(self.folder, row, records or {})
 
     def zero_shot(self) -> list[Score] | None:
-        """The scores before any training; None when they were not written (yet)."""
+        """The scores before any training; None if they were not written (yet)."""
         found = read_zero_shot(self.folder)
         return None if found is None else found[0]
 
-    def scored_facts(self) -> list[tuple[int, dict[str, TaskFacts]]]:
-        """By stage that scored (0: before any training): its tasks as they were then; {} of an older version."""
+    def scored_records(self) -> list[tuple[int, dict[str, TaskRecord]]]:
+        """For each stage that scored (0: before any training), the records of its tasks; {} from an older version."""
         before = read_zero_shot(self.folder)
         records = [self.stage_record(stage) for stage in self.committed_stages()]
-        scored = [(record.stage, record.tasks) for record in records if not record.is_passed_over]
+        scored = [(record.stage, record.tasks) for record in records if not record.is_skipped]
         return scored if before is None else [(0, before[1]), *scored]
 
-    def trained_facts(self) -> dict[int, TaskFacts]:
-        """By stage that trained, also one that is not scored yet: its task as it was then, where that is known."""
-        tasks = {stage: facts.get(self._task(stage)) for stage, facts in self.scored_facts() if stage}
+    def trained_records(self) -> dict[int, TaskRecord]:
+        """For each stage that trained, even if it is not scored yet, the record of its task, if known."""
+        tasks = {stage: records.get(self._task(stage)) for stage, records in self.scored_records() if stage}
         if (stage := len(self.committed_stages()) + 1) <= len(self.config.tasks):
             tasks[stage] = trained_task(_unfinished(self.stage_folder(stage)))
         return {stage: task for stage, task in tasks.items() if task is not None}
 
     def write_summary(self, collision: Collision | None = None) -> Summary:
-        """Write summary.json from what is committed, and return it.
+        """Write summary.json from the committed stages, and return it.
 
-        collision: None keeps what the file says.
+        collision: None keeps the file's.
         """
         before = self._summary()
         if collision is None and before is not None:
@@ -234,15 +225,15 @@ class RunFolder:
         return summary
 
     def attach_log(self) -> None:
-        """Write what nlora and transformers log to logs/train_and_infer.log too, until closed."""
+        """Copy the log messages of nlora and transformers to logs/train_and_infer.log until the folder is closed."""
         if self._log is None:
             self._log = RunLog(self.folder / LOG_FILE)
 
     def _prepare(self, base_folder: Path | None) -> None:
-        """Remove what a killed run left, and see that the folder is this configuration's."""
+        """Remove the leftovers of a killed run, and check that the folder belongs to this configuration."""
         outputs = self.folder / OUTPUTS
         if not (self.folder / RUN_FILE).exists() and outputs.is_dir() and any(outputs.iterdir()):
-            raise RunError(f"{self.folder}: holds outputs but no {RUN_FILE}; give another output_dir")
+            raise RunError(f"{self.folder}: has outputs but no {RUN_FILE}; choose another output_dir")
         sweep(self.folder)
         following = min(len(self.committed_stages()) + 1, len(self.config.tasks))
         unfinished = _unfinished(self.stage_folder(following))
@@ -252,30 +243,30 @@ class RunFolder:
         if missing := [k for k in range(1, max(committed, default=0)) if k not in committed]:
             gone = self.stage_folder(missing[0])
             raise RunError(
-                f"{gone}: is missing though later stages are there; put it back, or delete those too"
+                f"{gone}: missing, but later stages exist; restore it, or delete those too"
             )
-        if self._summary_is_behind():  # a new folder, or killed between a commit and its summary
+        if self._summary_is_outdated():  # a new folder, or killed between a commit and its summary
             self.write_summary()
 
     def _summary(self) -> Summary | None:
-        """The summary as it is; None where it is missing or broken: the stages can tell it again."""
+        """The summary on the disk; None if it is missing or broken, since it can be made again from the stages."""
         try:
             return read_summary(self.folder)
         except RunError:
             return None
 
-    def _summary_is_behind(self) -> bool:
+    def _summary_is_outdated(self) -> bool:
         summary = self._summary()
         return summary is None or len(summary.train_seconds) != len(self.committed_stages())
 
     def _record_in(self, folder: Path, stage: int) -> StageRecord:
-        """The record that `folder` holds. Raises ValueError when it is missing, broken or not of `stage`."""
+        """The record in `folder`. Raises ValueError if it is missing, broken or of another stage."""
         path = folder / STAGE_FILE
         if not path.is_file():
-            raise ValueError(f"stage {stage} is without its record; write_stage_record writes it")
+            raise ValueError(f"stage {stage} has no record; write_stage_record writes it")
         record = StageRecord.model_validate_json(path.read_text(encoding="utf-8"))
         if (record.stage, record.task) != (stage, self._task(stage)):
-            raise ValueError(f"{path}: is the record of stage {record.stage}, {record.task}")
+            raise ValueError(f"{path}: this is the record of stage {record.stage}, {record.task}")
         if len(record.row) != len(self.config.tasks):
             raise ValueError(f"{path}: has {len(record.row)} scores for {len(self.config.tasks)} tasks")
         return record
@@ -287,12 +278,12 @@ class RunFolder:
 
 
 def _unfinished(final: Path) -> Path:
-    """Where a stage is written before it is committed."""
+    """The folder of a stage before it is committed."""
     return final.with_name(f"{TEMPORARY}{final.name}")
 
 
 def stage_name(stage: int, task_name: str) -> str:
-    """`2-amazon`; what some system cannot have in a folder's name is written as %XX: `1-what%3F`."""
+    """`2-amazon`. Characters that some system forbids in folder names are written as %XX: `1-what%3F`."""
     shortened = task_name.encode()[:_LONGEST_BYTES].decode(errors="ignore")
     safe = "".join(f"%{ord(c):02X}" if c in _UNSAFE else c for c in shortened)
     kept = safe.rstrip(". ")  # Windows drops these at the end of a name

@@ -1,8 +1,4 @@
-"""Who writes into a run's folder: a lock of the operating system, which dies with the process that has it.
-
-lock = held_lock(folder)         # RunError where another process has it
-is_held(folder)                  # True until lock.release(), or the end of the process
-"""
+"""The lock of a run's folder. It belongs to the operating system, which releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -14,28 +10,28 @@ from nlora.errors import RunError
 
 LOCK_FILE = ".lock"
 _PATIENCE_SECONDS = 0.2
-"""Longer than anybody takes who only asks whether the lock is held, and has it for that time."""
+"""Longer than `is_held` of another process, which holds the lock for a moment to find out whether it is free."""
 
 
 def free_lock(folder: Path) -> FileLock:
-    """The folder's lock, not taken."""
+    """The folder's lock, not acquired."""
     return FileLock(folder / LOCK_FILE, thread_local=False)
 
 
 def held_lock(folder: Path) -> FileLock:
-    """The folder's lock, taken. Raises RunError where another run has it."""
+    """The folder's lock, acquired. Raises RunError if another process has it."""
     lock = free_lock(folder)
     try:
         lock.acquire(timeout=_PATIENCE_SECONDS, poll_interval=_PATIENCE_SECONDS / 10)
     except Timeout as error:
         raise RunError(
-            f"{folder}: another run is writing there now; wait for it, or give another output_dir"
+            f"{folder}: in use by another run; wait for it, or choose another output_dir"
         ) from error
     return lock
 
 
 def is_held(folder: Path) -> bool | None:
-    """Whether a process writes there now; None where that cannot be tried, as in a folder that is somebody else's."""
+    """Whether a process is writing there now; None if that cannot be tested, as in somebody else's folder."""
     if not (folder / LOCK_FILE).exists():
         return False
     lock = free_lock(folder)

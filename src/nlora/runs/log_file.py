@@ -1,9 +1,4 @@
-"""The log file of a run: what nlora and transformers log while it is open.
-
-log = RunLog(Path("runs/a/logs/train_and_infer.log"))
-...
-log.close()
-"""
+"""The log file of a run: the messages of nlora and transformers while the run is open."""
 
 from __future__ import annotations
 
@@ -16,7 +11,7 @@ _LOGGERS = ("nlora", "transformers")
 
 
 class RunLog:
-    """Appends to `path` what is logged, from INFO on, until closed. RunError when it cannot be written."""
+    """Appends log messages from INFO up to `path` until closed. Raises RunError if it cannot be written."""
 
     def __init__(self, path: Path) -> None:
         with disk_errors(path):
@@ -33,7 +28,7 @@ class RunLog:
             ours.setLevel(logging.INFO)
 
     def close(self) -> None:
-        """Take the file off the loggers, which are then as they were."""
+        """Detach the file and restore the loggers."""
         for name in _LOGGERS:
             logging.getLogger(name).removeHandler(self._handler)
         logging.getLogger(_LOGGERS[0]).setLevel(self._level_before)

@@ -1,13 +1,8 @@
 """The result files of one stage, with the released code's names, keys, rounding and line format.
 
-    predictions = [Prediction("TC", "agnews", "0", "Wall St. bears ...", "Business", instruction, "Business")]
-    train = train_results(epochs=1, loss=0.7, runtime_seconds=12.3, samples=64, steps=8)
-    predict = predict_results(predictions, decode="generate", runtime_seconds=3.2, steps=1)
-    write_results(folder, train, predict, predictions)
-
-`train_results.json`, `predict_results.json`, `all_results.json` (both together) and
-`predict_eval_predictions.jsonl`. Beside the released keys: `predict_exact_match_macro`, the mean over data
-sets, where the released `predict_exact_match` is pooled over examples, and `decode`, how answers were made.
+These are `train_results.json`, `predict_results.json`, `all_results.json` (both together) and
+`predict_eval_predictions.jsonl`. Two keys are added to the released ones: `predict_exact_match_macro`, the mean over data
+sets (the released `predict_exact_match` is pooled over examples), and `decode`, how answers were made.
 """
 
 from __future__ import annotations
@@ -30,9 +25,9 @@ class Prediction:
     """One answer of the model.
 
     type, dataset: kind and name of the task.
-    instruction: the released field: the prompt with `{0}` where the sentence goes, but without its first two lines.
-    prompt: the whole text that the model was asked; None where it is not known.
-    exact: whether answers are compared as they are, since normalization would take two of the task's labels for one.
+    instruction: the released field: the prompt without its first two lines, with `{0}` in place of the sentence.
+    prompt: the whole input text; None if unknown.
+    exact: compare answers unnormalized, because normalization would make two of the task's labels equal.
     """
 
     type: str
@@ -47,11 +42,11 @@ class Prediction:
 
     @property
     def scored(self) -> tuple[str, str]:
-        """Answer and label as the scorers take them."""
+        """Answer and label, as the scoring functions take them."""
         return as_they_are(self.prediction, self.label) if self.exact else (self.prediction, self.label)
 
     def line(self) -> dict[str, Any]:
-        """The released line of `predict_eval_predictions.jsonl`, which has the label twice, and `Prompt` behind it."""
+        """A line of `predict_eval_predictions.jsonl`. The released line has the label twice; `Prompt` is added."""
         instance = {
             "id": self.id,
             "sentence": self.sentence,
@@ -72,10 +67,10 @@ class Prediction:
 def train_results(
     *, epochs: float, loss: float, runtime_seconds: float, samples: int, steps: int, padding_share: float
 ) -> Results:
-    """The released keys of a training, and `train_padding_share`: of the computed positions, those without a token.
+    """The released keys of a training, and `train_padding_share`, the share of computed positions that is padding.
 
     loss: mean over the steps, penalty included (as released).
-    samples: examples of the task, of which each of the `epochs` sees all; the rate counts every pass.
+    samples: examples of the task. Each epoch sees all of them, and the rate counts every pass.
     """
     return {
         "epoch": float(epochs),
@@ -97,12 +92,12 @@ def predict_results(
     loss: float | None = None,
     mean_tokens: float | None = None,
 ) -> Results:
-    """The released keys of an evaluation, and ours, in percent. Raises ValueError without predictions.
+    """The released keys of an evaluation and the added ones, in percent. Raises ValueError without predictions.
 
     decode: `labels` or `generate`.
     steps: forward batches.
     epochs, global_step: how long the evaluated model was trained on its last task.
-    loss, mean_tokens: over the answers, where the evaluation knows them; left out where it does not.
+    loss, mean_tokens: over the answers; left out if None.
     """
     texts, labels = zip(*(p.scored for p in predictions), strict=True) if predictions else ((), ())
     scores = released_scores(texts, labels, [p.type for p in predictions], [p.dataset for p in predictions])
@@ -152,6 +147,6 @@ def _speed(split: str, seconds: float, samples: float, steps: int) -> Results:
 
 
 def _json(results: Results) -> str:
-    """As the Trainer saves metrics: sorted, indented by four. JSON has no NaN, so that is null."""
+    """The Trainer's format for metrics: sorted, indented by four. JSON has no NaN, so NaN becomes null."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in results.items()}
     return json.dumps(finite, indent=4, sort_keys=True, allow_nan=False)

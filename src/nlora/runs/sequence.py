@@ -1,9 +1,9 @@
-"""The heart: one model learns one task after another.
+"""The loop: one model learns one task after another.
 
-    for each task: train a fresh update over the backbone with all earlier updates folded in
-                   -> keep the update as a stock PEFT adapter
-                   -> score every task seen so far with what the model is now
-                   -> commit the stage, whole or not at all
+    for each task: train a fresh update on top of the backbone with all earlier updates merged
+                   -> save the update as a stock PEFT adapter
+                   -> score the model on every task seen so far
+                   -> commit the stage, all of it or nothing
 
 After stage k the model is W + Σ_{i<=k} ΔW_i, for every task and without a task id.
 """
@@ -20,14 +20,14 @@ from typing import Any
 
 from nlora.data.task import Task
 from nlora.evaluation.evaluator import Answers, Evaluator
-from nlora.runs.update_history import MEMORY_FILE, UpdateHistory
 from nlora.models.backbone import Backbone
 from nlora.models.paths import Paths
+from nlora.runs.folder import RunFolder
 from nlora.runs.plan import Plan
 from nlora.runs.progress import RunProgress
-from nlora.runs.stage_results import facts_of_run, score_row, write_passed_over, write_stage
-from nlora.runs.folder import RunFolder
 from nlora.runs.stage_files import keep_trained, trained
+from nlora.runs.stage_results import score_row, task_records, write_skipped, write_stage
+from nlora.runs.update_history import MEMORY_FILE, UpdateHistory
 from nlora.training.trackers import trackers
 from nlora.training.trainer import TrainResult, train
 
@@ -37,84 +37,87 @@ log = logging.getLogger("nlora")
 def learn_sequence(
     plan: Plan, backbone: Backbone, run: RunFolder, progress: RunProgress, paths: Paths | None = None
 ) -> None:
-    """Teaches the backbone the plan's tasks in order; stages that the folder holds already are not repeated.
+    """Teach the backbone the plan's tasks in order.
 
-    Nor is the training of a stage whose scoring failed. paths: as `nlora.runs.tryout.try_out` found.
+    A stage that the folder already holds is not repeated, nor is the training of a stage whose scoring failed.
+    paths: as found by `nlora.runs.tryout.try_out`.
     """
     tasks = plan.tasks
-    facts = facts_of_run(run, tasks)
-    learned = UpdateHistory(backbone.model, [module.name for module in plan.modules])
+    records = task_records(run, tasks)
+    history = UpdateHistory(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate, paths)
     done = len(run.committed_stages())
     if plan.config.evaluate.zero_shot and run.zero_shot() is None:
-        answers = _answer(plan, evaluator, learned, tasks, 0, progress)
-        run.write_zero_shot(score_row(tasks, answers, facts), facts)
+        answers = _answer(plan, evaluator, history, tasks, 0, progress)
+        run.write_zero_shot(score_row(tasks, answers, records), records)
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):
-            passed_over = run.stage_record(stage).is_passed_over
-            learned.reload_stage(run.stage_folder(stage), method, passed_over=passed_over, last=stage == done)
+            if run.stage_record(stage).is_skipped:
+                history.skip()
+            else:
+                history.reload_stage(run.stage_folder(stage), method, is_last=stage == done)
             continue
         with run.stage(stage, task.name) as folder:
-            if plan.encoded[stage - 1]:
+            if not plan.encoded[stage - 1]:  # the method trains nothing here
+                history.skip()
+                write_skipped(folder, tasks, stage)
+            else:
                 if kept := trained(folder):
-                    log.info("stage %d: %s was trained before; only scored now", stage, task.name)
-                    learned.reload_stage(folder, method, last=True)
+                    log.info("stage %d: %s is trained already and only needs scoring", stage, task.name)
+                    history.reload_stage(folder, method, is_last=True)
                     result = TrainResult(**kept)
                 else:
-                    result = _learn(plan, backbone, learned, stage, folder, progress, paths)
-                    keep_trained(folder, asdict(result), facts[task.name])
+                    result = _train(plan, backbone, history, stage, folder, progress, paths)
+                    keep_trained(folder, asdict(result), records[task.name])
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
-                with _told_what_is_kept(progress, stage):
-                    answers = _answer(plan, evaluator, learned, seen, stage, progress)
-                    row = write_stage(folder, tasks, stage, answers, result, facts)
+                with _said_what_is_kept(progress, stage):
+                    answers = _answer(plan, evaluator, history, seen, stage, progress)
+                    row = write_stage(folder, tasks, stage, answers, result, records)
                 progress.stage_done(stage, task.name, [t.name for t in tasks], row)
-            else:  # the method trains nothing here
-                learned.updates.append({})
-                write_passed_over(folder, tasks, stage)
-        if stage > 1:  # the new stage has its own
+        if stage > 1:  # the new stage has a memory of its own
             (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
         run.write_summary()
 
 
 @contextmanager
-def _told_what_is_kept(progress: RunProgress, stage: int) -> Iterator[None]:
-    """Says, where scoring does not come to its end, that the training is not lost."""
+def _said_what_is_kept(progress: RunProgress, stage: int) -> Iterator[None]:
+    """If scoring does not finish, say that the training is not lost."""
     try:
         yield
     except BaseException:
-        progress.say(f"stage {stage} is trained and kept; the same command goes on with its scoring")
+        progress.say(f"stage {stage} is trained and saved; the same command resumes with its scoring")
         raise
 
 
-def _learn(
+def _train(
     plan: Plan,
     backbone: Backbone,
-    learned: UpdateHistory,
+    history: UpdateHistory,
     stage: int,
     folder: Path,
     progress: RunProgress,
     paths: Paths | None,
 ) -> TrainResult:
-    """Trains one stage over the backbone as the method wants it, and saves what it trained."""
+    """Train one stage as the method wants it, and save what was trained."""
     config, task, method = plan.config, plan.tasks[stage - 1], plan.methods[stage - 1]
     options = config.train_options(task.name)
     steps_before = sum(earlier.steps for earlier in plan.stages[: stage - 1])
     examples = plan.encoded[stage - 1]
     seed = stage_seed(config.seed, stage)
     log.info("stage %d: %s, %d examples", stage, task.name, len(examples))
-    learned.activate_for_training(method)
+    history.activate_for_training(method)
     model: Any = backbone.model
-    learner = method.attach(model, config.lora, stage=stage, seed=seed)
+    trainable = method.attach(model, config.lora, stage=stage, seed=seed)
     try:
         if stage > 1:
-            method.restore(learned.memory)
-        method.begin_task(learner, learned.updates)
+            method.restore(history.memory)
+        method.begin_task(trainable, history.updates)
         result = train(
             backbone,
-            learner,
+            trainable,
             examples,
             options,
-            penalty=lambda: method.penalty(learner),
+            penalty=lambda: method.penalty(trainable),
             extra_loss=method.extra_loss,
             seed=seed,
             folder=folder,
@@ -122,39 +125,38 @@ def _learn(
             on_step=progress.training(stage, task.name, plan.stages[stage - 1].steps),
             callbacks=trackers(options.report_to, Path(config.output_dir), steps_before=steps_before),
         )
-        learner.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
-        learned.updates.append(learner.state())
-        if still := [name for name, f in learned.updates[-1].items() if not f.B.any()]:
-            more = f" and of {len(still) - 1} more layers" if len(still) > 1 else ""
-            progress.say(f"stage {stage}: the update of {still[0]}{more} stayed 0; it learned nothing")
+        trainable.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
+        if zeros := history.add(trainable.state()):
+            more = f" and of {len(zeros) - 1} more layers" if len(zeros) > 1 else ""
+            progress.say(f"stage {stage}: the update of {zeros[0]}{more} is still 0; it learned nothing")
     finally:
-        learner.detach()
-    learned.activate_for_task(method, stage - 1)
+        trainable.detach()
+    history.activate_for_task(method, stage - 1)
     names = [module.name for module in plan.modules]
-    learned.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
+    history.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
     return result
 
 
 def _answer(
     plan: Plan,
     evaluator: Evaluator,
-    learned: UpdateHistory,
+    history: UpdateHistory,
     tasks: Sequence[Task],
     stage: int,
     progress: RunProgress,
 ) -> dict[str, Answers]:
-    """Answers of the model as it is after a stage, to some of the plan's tasks."""
+    """The answers of the model after a stage to the test examples of some of the plan's tasks."""
     method = plan.methods[max(stage - 1, 0)]
     answers = {}
     for index, task in enumerate(tasks):
-        learned.activate_for_task(method, index)
+        history.activate_for_task(method, index)
         answers[task.name] = evaluator.answer(task, progress.scoring(stage, task.name, len(task.test)))
         log.info("stage %d: %s answered in %.1f s", stage, task.name, answers[task.name].seconds)
     return answers
 
 
 def stage_seed(seed: int, stage: int) -> int:
-    """The seed of one stage: depends on both numbers alone, so that a resumed run draws what it would have drawn.
+    """The seed of one stage. It depends on these two numbers only, so a resumed run draws the same random numbers.
 
     The released code starts every stage with the same seed, so that all its adapters begin with the same A.
     """

@@ -1,8 +1,4 @@
-"""What each stage of a run will do: its examples, steps, tokens, and a rough guess of its time.
-
-for stage in stage_plans(config, tasks, encoder, encoded, cut_test, parameters):
-    print(stage.task, stage.steps, stage.prompt_tokens)
-"""
+"""What each stage of a run will do: its examples, steps and tokens, and a rough guess of its time."""
 
 from __future__ import annotations
 
@@ -18,9 +14,10 @@ from nlora.data.tokenize import ExampleTokenizer
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What one stage will do. Tokens are means per example, the answer included; seconds are a rough guess.
+    """What one stage will do.
 
-    cut_examples, cut_test_examples: prompts whose text is shortened, of those trained on and of the task's test.
+    prompt_tokens: mean per example, answer included. seconds: a rough guess.
+    cut_examples, cut_test_examples: how many training and test prompts have to be shortened.
     """
 
     task: str
@@ -45,8 +42,8 @@ def stage_plans(
 ) -> tuple[StagePlan, ...]:
     """One plan per task.
 
-    encoded: what each stage trains on. cut_test: how many prompts of each task's test are shortened.
-    parameters: how many every token meets.
+    encoded: the training examples of each stage. cut_test: how many test prompts of each task are shortened.
+    parameters: how many each token passes through.
     """
     from nlora.training.trainer import optimizer_steps  # imports torch
 

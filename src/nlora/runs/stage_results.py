@@ -1,8 +1,4 @@
-"""Turns what a stage produced into its files: the released result files, and the stage's row of R.
-
-facts = facts_of_run(run, plan.tasks)                                     # refuses what changed under the run
-scores = write_stage(folder, plan.tasks, stage, answers, result, facts)   # one score per answered task
-"""
+"""From the answers of a stage to its files: the released result files, and the stage's row of R."""
 
 from __future__ import annotations
 
@@ -19,14 +15,14 @@ from nlora.runs.released_files import Prediction, predict_results, train_results
 from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.summary import StageRecord
 from nlora.evaluation.choices import Metric
-from nlora.runs.task_facts import TaskFacts, changes, facts_of
+from nlora.runs.task_records import TaskRecord, changes, task_record
 from nlora.training.trainer import TrainResult
 
 
 def accuracy(task: Task, answers: Answers) -> float:
-    """Exact match in percent of the task's test examples, after the released normalization.
+    """Exact match on the task's test examples, in percent, after the released normalization.
 
-    Labels that this would make one are compared as they are.
+    Labels that normalization would make equal are compared unnormalized.
     """
     apart = told_apart(task.labels or ())
     pairs = zip(answers.texts, (example.label for example in task.test), strict=True)
@@ -34,54 +30,54 @@ def accuracy(task: Task, answers: Answers) -> float:
     return 100.0 * hits / len(task.test)
 
 
-def facts_of_run(run: RunFolder, tasks: Sequence[Task]) -> dict[str, TaskFacts]:
-    """The tasks of a run as they are now, by name.
+def task_records(run: RunFolder, tasks: Sequence[Task]) -> dict[str, TaskRecord]:
+    """The records of a run's tasks as they are now, by name.
 
-    A run that an older nlora began goes on with that version's metric, exact match, so that a column of R is of one.
+    A run that an older nlora started keeps that version's metric, exact match, so that a column of R has one metric.
 
-    Raises InputErrors where a stage that is there was trained or scored on others, or asked with another prompt.
+    Raises InputErrors if a committed stage was trained or scored on other examples, or with another prompt.
     """
-    scored, trained = run.scored_facts(), run.trained_facts()
-    now = {task.name: facts_of(task, run.config, _metric_so_far(scored)) for task in tasks}
+    scored, trained = run.scored_records(), run.trained_records()
+    now = {task.name: task_record(task, run.config, _metric_so_far(scored)) for task in tasks}
     problems: list[Problem] = []
     for number, name in enumerate(now, start=1):
-        first = next(((_who(stage), facts[name]) for stage, facts in scored if name in facts), None)
-        own = (_who(number), trained[number]) if number in trained else None
+        first = next(((_stage_in_words(stage), records[name]) for stage, records in scored if name in records), None)
+        own = (_stage_in_words(number), trained[number]) if number in trained else None
         problems += changes(name, first, own, now[name])
     if problems:
         raise InputErrors(problems)
     return now
 
 
-def asked_facts(run: RunFolder, task: Task) -> tuple[TaskFacts | None, TaskFacts]:
-    """A task of the run as it was when it was first scored (None: not known), and as it is now."""
-    scored = run.scored_facts()
-    then = next((facts[task.name] for _, facts in scored if task.name in facts), None)
-    return then, facts_of(task, run.config, _metric_so_far(scored))
+def task_records_then_and_now(run: RunFolder, task: Task) -> tuple[TaskRecord | None, TaskRecord]:
+    """The record of a task from when the run first scored it (None if unknown), and its record now."""
+    scored = run.scored_records()
+    then = next((records[task.name] for _, records in scored if task.name in records), None)
+    return then, task_record(task, run.config, _metric_so_far(scored))
 
 
-def _metric_so_far(scored: Sequence[tuple[int, Mapping[str, TaskFacts]]]) -> Metric | None:
-    """The metric of every task in a run that an older version began; None: each has its own."""
-    return None if all(facts for _, facts in scored) else "exact_match"
+def _metric_so_far(scored: Sequence[tuple[int, Mapping[str, TaskRecord]]]) -> Metric | None:
+    """The metric of all tasks in a run that an older version started; None if each task has its own."""
+    return None if all(records for _, records in scored) else "exact_match"
 
 
-def _who(stage: int) -> str:
+def _stage_in_words(stage: int) -> str:
     return f"stage {stage}" if stage else "the untrained model"
 
 
 def score(task: Task, answers: Answers, metric: Metric) -> float:
-    """An entry of R, in percent: by what the task is scored."""
+    """An entry of R, in percent, by the given metric."""
     if metric == "exact_match":
         return accuracy(task, answers)
     return free_text_score(answers.texts, [example.label for example in task.test])
 
 
 def score_row(
-    tasks: Sequence[Task], answers: Mapping[str, Answers], facts: Mapping[str, TaskFacts]
+    tasks: Sequence[Task], answers: Mapping[str, Answers], records: Mapping[str, TaskRecord]
 ) -> list[float | None]:
-    """A row of R: the score on every task of the run, None where it was not asked. facts: by task name."""
+    """A row of R: the score on every task of the run, None if it was not scored. records: by task name."""
     return [
-        score(task, answers[task.name], facts[task.name].metric) if task.name in answers else None
+        score(task, answers[task.name], records[task.name].metric) if task.name in answers else None
         for task in tasks
     ]
 
@@ -92,12 +88,12 @@ def write_stage(
     stage: int,
     answers: Mapping[str, Answers],
     result: TrainResult,
-    facts: Mapping[str, TaskFacts],
+    records: Mapping[str, TaskRecord],
 ) -> list[float | None]:
-    """Writes a stage's result files and its record into its folder; returns its row of R.
+    """Write a stage's result files and its record into its folder; returns its row of R.
 
-    answers, facts: by task name. The decodes of the tasks may differ (free text is always generated); the files
-    say which, joined by '+'.
+    answers, records: by task name. Tasks may be decoded differently (free text is always generated); the files
+    list every kind, joined by '+'.
     """
     predictions = [
         p for task in tasks if task.name in answers for p in predictions_of(task, answers[task.name])
@@ -124,7 +120,7 @@ def write_stage(
         padding_share=result.padding_share,
     )
     write_results(folder, train, predict, predictions)
-    row = score_row(tasks, answers, facts)
+    row = score_row(tasks, answers, records)
     write_stage_record(
         folder,
         StageRecord(
@@ -136,14 +132,14 @@ def write_stage(
             train_samples_per_second=result.samples_per_second,
             peak_memory_bytes=result.peak_memory_bytes,
             trained_parameters=result.trained_parameters,
-            tasks={name: facts[name] for name in answers},
+            tasks={name: records[name] for name in answers},
         ),
     )
     return row
 
 
-def write_passed_over(folder: Path, tasks: Sequence[Task], stage: int) -> None:
-    """Writes the record of a stage at which the method trained nothing: its row of R is empty."""
+def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
+    """Write the record of a stage at which the method trained nothing. Its row of R is empty."""
     record = StageRecord(
         stage=stage,
         task=tasks[stage - 1].name,
@@ -151,15 +147,15 @@ def write_passed_over(folder: Path, tasks: Sequence[Task], stage: int) -> None:
         train_seconds=0.0,
         evaluate_seconds=0.0,
         train_samples_per_second=0.0,
-        is_passed_over=True,
+        is_skipped=True,
     )
     write_stage_record(folder, record)
 
 
 def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
-    """Each answer with its example, as the released files have them, and with the prompt that was asked."""
+    """Each answer with its example, as in the released files, plus the whole prompt."""
     exact = not told_apart(task.labels or ())
-    instruction = f"{head(task).removeprefix(names(task))}{{0}}{TAIL}"  # as the released files have it
+    instruction = f"{head(task).removeprefix(names(task))}{{0}}{TAIL}"  # the released field
     return [
         Prediction(
             type=task.type,
@@ -179,7 +175,7 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
 def pooled_line(stage_folder: Path) -> str | None:
     """The released score of a committed stage in words: exact match pooled over the test examples of all tasks.
 
-    None where the stage's predict_results.json is not there or does not hold it.
+    None if the stage's predict_results.json is missing or does not contain it.
     """
     try:
         values = json.loads((stage_folder / "predict_results.json").read_text(encoding="utf-8"))
@@ -187,5 +183,5 @@ def pooled_line(stage_folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return (
-        f"pooled exact match {score:.1f}  (over {examples} test examples of all tasks, as the release prints)"
+        f"pooled exact match {score:.1f}  (over {examples} test examples of all tasks, as the released code prints)"
     )

@@ -1,9 +1,6 @@
-"""summary.json: the whole outcome of a run in one small file, schema 1, and its reader.
+"""summary.json: the outcome of a run in one small file, and its reader.
 
-    summary = read_summary("runs/demo/nlora")
-    summary.average_accuracy, summary.R[-1]
-
-Every command that shows or compares runs reads this file and nothing else of a run.
+Commands that compare runs read only this file.
 """
 
 from __future__ import annotations
@@ -21,21 +18,21 @@ from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.evaluation.continual_metrics import summarize
 from nlora.evaluation.choices import Decode, Metric, scoring_words
-from nlora.runs.task_facts import ExamplesFacts, TaskFacts
+from nlora.runs.task_records import ExamplesRecord, TaskRecord
 
 SUMMARY_FILE = "summary.json"
 SCHEMA: Literal[1] = 1
 
 Score = float | None
-"""Percentage, or None where not evaluated."""
+"""A percentage; None if not evaluated."""
 
 
 class Collision(BaseModel):
     """How often the updates of two tasks change the same weights.
 
-    threshold: absolute; an entry counts when it is larger than this in both updates.
-    average_rate: mean over the pairs of tasks, as a share.
-    pairs: rate by `a|b`.
+    threshold: absolute; an entry counts if it is larger than this in both updates.
+    average_rate: mean over the pairs of tasks, a share from 0 to 1.
+    pairs: the rate of each pair, by `a|b`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,17 +43,17 @@ class Collision(BaseModel):
 
 
 class Digests(BaseModel):
-    """Which examples and which prompt a task had: runs whose digests differ were not asked the same."""
+    """Which examples and prompt a task had. Scores of runs with different digests do not compare."""
 
     model_config = ConfigDict(frozen=True)
 
-    train: ExamplesFacts
-    test: ExamplesFacts
+    train: ExamplesRecord
+    test: ExamplesRecord
     prompt_sha256: str
 
 
 class Summary(BaseModel):
-    """What summary.json says; attributes are its keys, except `schema`, which is `schema_version` here."""
+    """The contents of summary.json. Attributes are its keys, except that `schema` is called `schema_version`."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, protected_namespaces=())
 
@@ -67,7 +64,7 @@ class Summary(BaseModel):
     model: str
     seed: int
     tasks: tuple[str, ...] = Field(min_length=1, description="Names, in the order of learning.")
-    R: tuple[tuple[Score, ...], ...] = Field(description="Row k-1 is stage k; T rows of T scores in percent.")
+    R: tuple[tuple[Score, ...], ...] = Field(description="T rows of T scores in percent; row k-1 is stage k.")
     zero_shot: tuple[Score, ...] | None = Field(None, description="Scores before any training, R[0].")
     average_accuracy: Score = Field(None, description="Mean over the T tasks of the last row.")
     backward_transfer: Score = Field(
@@ -76,38 +73,38 @@ class Summary(BaseModel):
     forgetting: Score = Field(None, description="Mean over the T-1 earlier tasks: best score - last row.")
     forward_transfer: Score = Field(None, description="Mean over the T-1 later tasks: just before - R[0].")
     collision: Collision | None = None
-    train_seconds: tuple[float, ...] = Field((), description="One for each committed stage.")
-    evaluate_seconds: tuple[float, ...] = Field((), description="One for each committed stage.")
-    train_samples_per_second: tuple[float, ...] = Field((), description="One for each committed stage.")
-    peak_memory_bytes: int | None = Field(None, description="Largest of all stages; null where not measured.")
+    train_seconds: tuple[float, ...] = Field((), description="One per committed stage.")
+    evaluate_seconds: tuple[float, ...] = Field((), description="One per committed stage.")
+    train_samples_per_second: tuple[float, ...] = Field((), description="One per committed stage.")
+    peak_memory_bytes: int | None = Field(None, description="Maximum over the stages; null if not measured.")
     trained_parameters: int | None = Field(
-        None, description="Largest of all stages; null in files of before it was counted."
+        None, description="Maximum over the stages; null in files of older versions."
     )
     versions: dict[str, str] = Field(default_factory=dict)
     protocol: Literal["released", "repaired"] | None = Field(
-        None, description="Null where an older nlora wrote the file."
+        None, description="Null in files of older versions."
     )
-    protocol_notes: tuple[str, ...] = Field((), description="In what the run differs from the repaired one.")
+    protocol_notes: tuple[str, ...] = Field((), description="How the run differs from the repaired protocol.")
 
     metrics: dict[str, Metric] = Field(
         default_factory=dict,
-        description="What the scores of each task are, by its name; one that is not there (yet) is exact_match.",
+        description="The metric of each task, by name; a task that is missing has exact_match.",
     )
     decode: dict[str, Decode] = Field(
         default_factory=dict,
-        description="How each task's answers were made; empty in files of older versions.",
+        description="How each task was answered; empty in files of older versions.",
     )
     digests: dict[str, Digests] = Field(
-        default_factory=dict, description="Of each task asked so far; empty in files of older versions."
+        default_factory=dict, description="Of each task scored so far; empty in files of older versions."
     )
 
     def metric_of(self, task: str) -> Metric:
-        """What the scores of a task are."""
+        """The metric of a task's scores."""
         return self.metrics.get(task, "exact_match")
 
     @property
     def scoring(self) -> str:
-        """What the scores are, in words; of the tasks asked so far. Empty where the file does not say it."""
+        """What the scores so far are, in words; empty if the file does not say."""
         words = scoring_words({task: self.metric_of(task) for task in self.decode}, self.decode)
         return words + ("; averages are over both kinds" if len(set(self.metrics.values())) > 1 else "")
 
@@ -115,26 +112,26 @@ class Summary(BaseModel):
     def _fits(self) -> Summary:
         if len(self.R) != len(self.tasks):
             raise ValueError(f"R has {len(self.R)} rows for {len(self.tasks)} tasks")
-        summarize(self.R, zero_shot=self.zero_shot)  # refuses what is no matrix of percentages
+        summarize(self.R, zero_shot=self.zero_shot)  # raises ValueError if it is no matrix of percentages
         return self
 
 
 class StageRecord(BaseModel):
-    """What a committed stage says of itself."""
+    """The contents of stage.json."""
 
     model_config = ConfigDict(frozen=True)
 
     stage: int = Field(ge=1, description="From 1.")
     task: str
-    row: tuple[Score, ...] = Field(description="Row of R: a percentage for each task of the run, or null.")
+    row: tuple[Score, ...] = Field(description="The row of R: a percentage or null for each task of the run.")
     train_seconds: float = Field(ge=0)
     evaluate_seconds: float = Field(ge=0)
     train_samples_per_second: float = Field(ge=0)
-    peak_memory_bytes: int | None = Field(None, ge=0, description="Null where it is not measured.")
+    peak_memory_bytes: int | None = Field(None, ge=0, description="Null if not measured.")
     trained_parameters: int | None = Field(None, ge=0, description="Parameters that this stage trained.")
-    is_passed_over: bool = Field(False, description="Whether the method trained nothing at this stage.")
-    tasks: dict[str, TaskFacts] = Field(
-        default_factory=dict, description="The scored tasks as they were; empty in files of older versions."
+    is_skipped: bool = Field(False, description="True if the method trained nothing at this stage.")
+    tasks: dict[str, TaskRecord] = Field(
+        default_factory=dict, description="Records of the scored tasks; empty in files of older versions."
     )
 
 
@@ -146,9 +143,9 @@ def summary_of(
     versions: Mapping[str, str] | None = None,
     collision: Collision | None = None,
 ) -> Summary:
-    """The summary of the stages committed so far; the averages are None until all are.
+    """The summary of the stages committed so far. The averages are None until all stages are.
 
-    records: of stage 1, 2, ... in order. Raises ValueError when a row does not fit the tasks.
+    records: of stages 1, 2, ... in order. Raises ValueError if a row does not fit the tasks.
     """
     tasks = tuple(task.name for task in config.tasks)
     complete = len(records) == len(tasks)
@@ -157,8 +154,8 @@ def summary_of(
     memory = [record.peak_memory_bytes for record in records if record.peak_memory_bytes is not None]
     trained = [record.trained_parameters for record in records if record.trained_parameters is not None]
     averages: dict[str, Any] = summarize(R, zero_shot=zero_shot) if complete else {}
-    known = {name: facts for record in records for name, facts in record.tasks.items()}
-    facts = {name: known[name] for name in tasks if name in known}
+    known = {name: task for record in records for name, task in record.tasks.items()}
+    known_tasks = {name: known[name] for name in tasks if name in known}
     return Summary(
         status="complete" if complete else "running",
         name=config.name,
@@ -178,22 +175,22 @@ def summary_of(
         versions=dict(versions or {}),
         protocol=config.protocol,
         protocol_notes=tuple(protocol_notes(config)),
-        metrics={name: task.metric for name, task in facts.items()},
-        decode={name: task.decode for name, task in facts.items()},
+        metrics={name: task.metric for name, task in known_tasks.items()},
+        decode={name: task.decode for name, task in known_tasks.items()},
         digests={
             name: Digests(**task.model_dump(include=set(Digests.model_fields)))
-            for name, task in facts.items()
+            for name, task in known_tasks.items()
         },
     )
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
-    """Replace `folder`/summary.json in one step. Raises RunError when it cannot be written."""
+    """Replace `folder`/summary.json atomically. Raises RunError if it cannot be written."""
     write_json(folder / SUMMARY_FILE, summary.model_dump(mode="json", by_alias=True))
 
 
 def run_folders(paths: Iterable[str | Path]) -> list[Path]:
-    """The folders themselves and the runs that lie in them; one that is no run and holds runs stands for these."""
+    """The given folders and the runs inside them. A folder that is no run itself but contains runs is left out."""
     found: list[Path] = []
     for path in map(Path, paths):
         held = [file.parent for file in sorted(path.glob(f"*/{SUMMARY_FILE}"))]
@@ -202,9 +199,7 @@ def run_folders(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_summary(folder: str | Path) -> Summary:
-    """The summary of a run's folder.
-
-    Raises RunError, in one line, when it is missing, broken or of another schema.
+    """The summary of the run in a folder. Raises RunError if it is missing, broken or of another schema.
     """
     path = Path(folder) / SUMMARY_FILE
     try:
@@ -215,11 +210,11 @@ def read_summary(folder: str | Path) -> Summary:
     except NotADirectoryError as error:
         raise RunError(f"{folder}: is a file; give the output_dir of a run") from error
     except (ValueError, OSError) as error:
-        raise RunError(f"{path}: cannot be read: {error}; `nlora run` writes it again") from error
+        raise RunError(f"{path}: cannot be read: {error}; nlora run writes it again") from error
     if not isinstance(values, dict) or "schema" not in values:
-        raise RunError(f"{path}: is not the summary of a run; it has no key 'schema'")
+        raise RunError(f"{path}: not the summary of a run; it has no key 'schema'")
     if values["schema"] != SCHEMA:
-        raise RunError(f"{path}: has schema {values['schema']!r}, this nlora reads {SCHEMA}; update nlora")
+        raise RunError(f"{path}: has schema {values['schema']!r}, but this version of nlora reads {SCHEMA}; update nlora")
     try:
         return Summary.model_validate(values)
     except ValidationError as error:
@@ -227,4 +222,4 @@ def read_summary(folder: str | Path) -> Summary:
         key = ".".join(map(str, first["loc"]))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         what = first["msg"].removeprefix("Value error, ")
-        raise RunError(f"{path}: is broken: {key + ': ' if key else ''}{what}{more}") from error
+        raise RunError(f"{path}: broken: {key + ': ' if key else ''}{what}{more}") from error

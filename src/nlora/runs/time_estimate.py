@@ -1,9 +1,6 @@
-"""A rough guess of how long a run takes, from its tokens and from what this machine's matrix products reach.
+"""A rough guess of a run's time, from its tokens and this machine's rate of matrix products.
 
-    rate = flops_per_second("float32")
-    train_seconds(parameters=106e6, tokens=75, shared=42, rows=8, passes=48, rate=rate)
-
-Left out: everything but the matrix products, which get about half of a training step's time on a CPU (`SHARE`).
+Only matrix products are counted. They take about half of a training step on a CPU (`SHARE`).
 """
 
 from __future__ import annotations
@@ -13,11 +10,11 @@ import time
 SHARE = 0.5
 """Share of the machine's matrix rate that a step reaches; 0.4 to 0.6 on two CPU cores with SmolLM2."""
 LEAST_TOKENS = 100
-"""A pass over fewer tokens takes hardly less time: it is bound by reading the weights."""
+"""A pass over fewer tokens is hardly faster, because reading the weights takes the time."""
 
 
 def pass_tokens(tokens: float, shared: int, rows: float) -> float:
-    """Tokens that a forward pass over some rows computes, their shared beginning counted once."""
+    """Tokens computed by a forward pass over some rows, the shared prefix counted once."""
     return max(shared + rows * (tokens - shared), LEAST_TOKENS)
 
 
@@ -36,12 +33,12 @@ def score_seconds(
 
 
 def bfloat16_gain() -> float:
-    """How many times as fast matrix products in bfloat16 are on this machine's first device as in float32."""
+    """How many times faster matrix products are in bfloat16 than in float32, on this machine's first device."""
     return flops_per_second("bfloat16") / flops_per_second("float32")
 
 
 def flops_per_second(dtype: str, size: int = 768, repeats: int = 5) -> float:
-    """What a step may count on: the matrix rate of this machine's first device in a number format, times SHARE."""
+    """The rate that a step can expect: the matrix rate of this machine's first device in a dtype, times SHARE."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,12 +1,7 @@
-"""What a model has learned so far: the update of every stage, and which of them are in the backbone now.
+"""The update of every stage so far, and which of them are active in the backbone right now.
 
-    learned = UpdateHistory(backbone.model, ["model.layers.0.self_attn.q_proj"])
-    learned.reload_stage(folder, method, last=True)     # from the folder of a committed stage
-    learned.activate_for_training(method)                       # the backbone as the next stage's training finds it
-    learned.activate_for_task(method, index=0)                # the backbone that answers the first task
-
-A method may keep more than its updates from stage to stage (`Method.end_task`): that is `memory`, saved with the stage.
-Only the last stage's is ever needed, so that of the stage before is removed once the next is committed.
+A method may keep more than updates from one stage to the next (`Method.end_task`). That is its memory, which is saved
+with the stage. Only the latest memory is ever needed, so a stage's file is deleted once the next stage is committed.
 """
 
 from __future__ import annotations
@@ -30,76 +25,93 @@ MEMORY_FILE = "memory.safetensors"
 
 
 class UpdateHistory:
-    """The updates so far, in order; `memory`: what the method kept at the last stage."""
+    """The updates over one backbone.
+
+    updates: of each stage, in order; empty for a stage that trained no adapter.
+    memory: what the method kept at the latest stage.
+    """
 
     def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
         self.updates: list[AdapterState] = []
         self.memory: Memory = {}
         self._model, self._names = model, list(module_names)
-        self._folded = keep_updates(model, module_names)
         self._quantized = any(is_quantized(linear_layer(model, name)) for name in module_names)
-        self._inside: list[AdapterState] = []
+        self._holder = keep_updates(model, module_names)
+        self._active: list[AdapterState] = []
 
     @property
-    def is_in_weights(self) -> bool:
-        """Whether updates are put into the backbone's own weights, not beside them."""
-        return isinstance(self._folded, MergedUpdates)
+    def is_merged(self) -> bool:
+        """Whether active updates are merged into the backbone's weights, rather than added to what layers compute."""
+        return isinstance(self._holder, MergedUpdates)
 
-    def reload_stage(self, folder: Path, method: Method, *, last: bool, passed_over: bool = False) -> None:
-        """Take back what a stage trained, from its folder. last: whether nothing is trained after it.
+    # A stage joins the history
 
-        Raises AdapterError for an adapter that lacks a layer.
+    def add(self, update: AdapterState) -> list[str]:
+        """Append what a stage has trained. Returns the layers whose update is still zero."""
+        self.updates.append(update)
+        return [name for name, factors in update.items() if not factors.B.any()]
+
+    def skip(self) -> None:
+        """Append a stage at which the method trains nothing."""
+        self.updates.append({})
+
+    def reload_stage(self, folder: Path, method: Method, *, is_last: bool) -> None:
+        """Append what a stage trained earlier, read from its folder. is_last: whether no later stage exists.
+
+        Raises AdapterError for an adapter that lacks a layer, RunError for a damaged memory.
         """
-        state = {} if passed_over else method.reload(self._model, folder, is_last=last)
-        if state and (lost := [name for name in self._names if name not in state]):
+        update = method.reload(self._model, folder, is_last=is_last)
+        if update and (lost := [name for name in self._names if name not in update]):
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise AdapterError(
-                f"{folder / ADAPTER}: lacks the update of {lost[0]}{more}; put the file back, or delete {folder} and "
-                "later stages to train them again"
+                f"{folder / ADAPTER}: lacks the update of {lost[0]}{more}; restore the file, or delete {folder} and "
+                "all later stages to train them again"
             )
-        self.updates.append(state)
-        if last:
+        self.updates.append(update)
+        if is_last:
             self.memory = load_memory(folder)
 
-    def activate_for_training(self, method: Method) -> None:
-        """Put those updates into the backbone that are in it while the next stage trains.
-
-        Raises ModelError where the backbone is quantized and the method needs its weights.
-        """
-        if method.needs_float_weights and self._quantized:
-            raise ModelError(
-                f"{method.name} needs the backbone's weights as numbers, and they are quantized; "
-                "load the model in float32 or bfloat16"
-            )
-        self._fold(method.active_in_training(self.updates))
-
-    def activate_for_task(self, method: Method, index: int) -> None:
-        """Put those updates into the backbone that answer task `index`, from 0."""
-        self._fold(method.active_for(self.updates, index))
-
     def save_memory(self, folder: Path, memory: Memory) -> None:
-        """Keep the method's memory, and save it into its stage's folder."""
+        """Keep the method's memory, and save it in the folder of its stage."""
         self.memory = memory
         if memory:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in memory.items()}
             (folder / MEMORY_FILE).write_bytes(safetensors.torch.save(tensors))
 
-    def _fold(self, states: Sequence[AdapterState]) -> None:
-        full = [state for state in states if state]
-        if [id(state) for state in full] != [id(state) for state in self._inside]:
-            self._folded.fold(full)
-            self._inside = full
+    # Which updates are active
+
+    def activate_for_training(self, method: Method) -> None:
+        """Activate the updates that the next stage trains on top of.
+
+        Raises ModelError if the backbone is quantized and the method needs its weights.
+        """
+        if method.needs_float_weights and self._quantized:
+            raise ModelError(
+                f"{method.name} needs the backbone's weights as numbers, but they are quantized; "
+                "load the model in float32 or bfloat16"
+            )
+        self._activate(method.active_in_training(self.updates))
+
+    def activate_for_task(self, method: Method, index: int) -> None:
+        """Activate the updates that answer task `index` (from 0)."""
+        self._activate(method.active_for(self.updates, index))
+
+    def _activate(self, updates: Sequence[AdapterState]) -> None:
+        trained = [update for update in updates if update]
+        if [id(update) for update in trained] != [id(update) for update in self._active]:
+            self._holder.fold(trained)
+            self._active = trained
 
 
 def keep_updates(model: nn.Module, module_names: Sequence[str]) -> MergedUpdates | UnmergedUpdates:
-    """Folds updates into the weights where these can hold them; else beside the weights: see `nlora.models.unmerged_updates`."""
+    """Updates merged into the weights of these layers; if any of them cannot hold an update exactly, unmerged ones."""
     layers = [linear_layer(model, name) for name in module_names]
-    folds = all(takes_updates(layer) and not shares_weight(model, layer) for layer in layers)
-    return (MergedUpdates if folds else UnmergedUpdates)(model, module_names)
+    can_merge = all(takes_updates(layer) and not shares_weight(model, layer) for layer in layers)
+    return (MergedUpdates if can_merge else UnmergedUpdates)(model, module_names)
 
 
 def load_memory(folder: Path) -> Memory:
-    """What a method kept at a stage; nothing where there is no file. Raises RunError where it is damaged."""
+    """What a method kept at a stage; empty if there is no file. Raises RunError if the file is damaged."""
     path = folder / MEMORY_FILE
     if not path.is_file():
         return {}

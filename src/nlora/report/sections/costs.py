@@ -182,7 +182,7 @@ def cost(runs: Sequence[RunFiles]) -> Section:
 
 def trained(run: RunFiles) -> list[StageFiles]:
     """The stages at which the method trained something (mtl, for one, trains at the last one only)."""
-    return [stage for stage in run.stages if not stage.record.is_passed_over]
+    return [stage for stage in run.stages if not stage.record.is_skipped]
 
 
 def _time(runs: Sequence[RunFiles]) -> Figure:

@@ -18,7 +18,7 @@ from nlora.data.task import Task
 from nlora.errors import InputErrors
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.runs.summary import StageRecord, read_summary
-from nlora.runs.task_facts import facts_of
+from nlora.runs.task_records import task_record
 
 TinyModel = Callable[[str], Path]
 FREE = "tell what is in the text"
@@ -74,20 +74,20 @@ CHANGES: list[tuple[str, Callable[[list[str]], list[str]], str]] = [
     (
         "colors-test",
         lambda lines: lines[:3],
-        "task colors: its test examples are others than those stage 1 was scored on: 9 then, 3 now; put the file "
-        "back, or give another output_dir",
+        "task colors: its test examples are not the ones stage 1 was scored on (9 then, 3 now); "
+        "restore the file, or choose another output_dir",
     ),
     (
         "colors-train",
         lambda lines: [line.replace('"label": "red"', '"label": "blue"') for line in lines],
-        "task colors: its train examples are others than those stage 1 was trained on: 16 then, 16 now; put the file "
-        "back, or give another output_dir",
+        "task colors: its train examples are not the ones stage 1 was trained on (16 then, 16 now); "
+        "restore the file, or choose another output_dir",
     ),
     (
         "colors-test",
         lambda lines: lines[::-1],
-        "task colors: its test examples are others than those stage 1 was scored on: 9 then, 9 now; put the file "
-        "back, or give another output_dir",
+        "task colors: its test examples are not the ones stage 1 was scored on (9 then, 9 now); "
+        "restore the file, or choose another output_dir",
     ),
 ]
 
@@ -144,8 +144,8 @@ def test_scores_before_any_training_and_of_unseen_tasks_hold_their_examples_too(
     with pytest.raises(InputErrors) as told:
         learn(config)
     assert list(map(str, told.value.problems)) == [
-        "task animals: its test examples are others than those the untrained model was scored on: 9 then, 5 now; put "
-        "the file back, or give another output_dir"
+        "task animals: its test examples are not the ones the untrained model was scored on (9 then, 5 now); "
+        "restore the file, or choose another output_dir"
     ]
 
 
@@ -167,8 +167,8 @@ def test_what_is_trained_and_not_scored_yet_holds_its_train_examples(
     with pytest.raises(InputErrors) as told:
         learn(config)
     assert list(map(str, told.value.problems)) == [
-        "task colors: its train examples are others than those stage 1 was trained on: 16 then, 12 now; put the file "
-        "back, or give another output_dir"
+        "task colors: its train examples are not the ones stage 1 was trained on (16 then, 12 now); "
+        "restore the file, or choose another output_dir"
     ]
     (tmp_path / "colors-train.jsonl").write_text(kept)
     assert learn(config).digests["colors"].test.count == 3
@@ -196,7 +196,7 @@ def test_a_prompt_that_comes_from_the_data_folder_may_not_change(
     shutil.rmtree(tmp_path / "run/outputs/2-animals")
     (folder / "TC/colors/labels.json").write_text('["red", "blue", "green"]')
     with pytest.raises(
-        InputErrors, match="task colors: its prompt is another than the one stage 1 was asked with"
+        InputErrors, match="task colors: its prompt is not the one stage 1 used"
     ):
         learn(config)
 
@@ -261,7 +261,7 @@ def test_a_sample_knows_what_it_was_drawn_from(tmp_path: Path) -> None:
     def facts(seed: int, **evaluate: Any) -> Any:
         values = {"tasks": [entry], "seed": seed, "evaluate": evaluate, "train": {"max_samples": 7}}
         config = Config.model_validate(values)
-        return facts_of(load_tasks(config)[0], config)
+        return task_record(load_tasks(config)[0], config)
 
     one, two = facts(1, max_samples=5), facts(2, max_samples=5)
     assert one.test.sha256 != two.test.sha256
@@ -290,4 +290,4 @@ def test_the_whole_command_line_says_it_and_stops_with_2(
         app.main()
     assert stop.value.code == 2
     told = "".join(capsys.readouterr().err.split())
-    assert "testexamplesareothersthanthosestage1wasscoredon:9then,3now" in told
+    assert "testexamplesarenottheonesstage1wasscoredon(9then,3now)" in told
