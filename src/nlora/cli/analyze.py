@@ -15,8 +15,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
 from nlora.analysis.forgetting import against_forgetting
@@ -277,3 +278,36 @@ def _write_csv(file: Path, rows: Sequence[Sequence[Any]]) -> None:
             csv.writer(stream).writerows(rows)
     except OSError as error:
         raise InputErrors([Problem(str(file), f"cannot be written: {refusal(file, error)}")]) from error
+
+
+def analyze(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER ADAPTER... | RUN",
+            help="PEFT LoRA folders or hub ids, two or more; or the output_dir of one run.",
+        ),
+    ],
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Absolute: an entry counts when it is larger. Default: 0.1 of the root mean square of all entries.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    csv_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv", help="Write every pair, overall and by module, to this file.", show_default=False
+        ),
+    ] = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write the figures and tables as one HTML page.", show_default=False),
+    ] = None,
+) -> None:
+    """Where the updates of different tasks meet: collisions, overlap, orthogonality, spectra."""
+    analyze_command(
+        sources, Console(), threshold=threshold, as_json=as_json, csv_file=csv_file, html_file=html_file
+    )
