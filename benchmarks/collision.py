@@ -89,8 +89,8 @@ def random_states(shape: Shape, adapters: int, r: int) -> dict[str, AdapterState
 
 def nlora(states: Mapping[str, AdapterState], threshold: float) -> Rates:
     """Everything that `nlora analyze` prints."""
-    values = compare_states(states, threshold).to_json()
-    return {pair: own["collision_rate"] for pair, own in values["pairs"].items()}
+    found = compare_states(states, threshold).interference().to_json()
+    return {pair: own["collision_rate"] for pair, own in found["pairs"].items()}
 
 
 def entries(states: Mapping[str, AdapterState], threshold: float) -> Rates:

@@ -38,7 +38,7 @@ def of_matrix(matrix: Tensor) -> LoraFactors:
 
 
 def plain_measures(one: AdapterState, other: AdapterState, threshold: float) -> dict[str, float]:
-    """What `Comparison.pair_measures` gives for a pair, from whole updates in float64."""
+    """What `Measurements.pair_measures` gives for a pair, from whole updates in float64."""
     pairs = [(one[name], other[name]) for name in one if name in other]
     updates = [
         (f.scaling * f.B.double() @ f.A.double(), g.scaling * g.B.double() @ g.A.double()) for f, g in pairs

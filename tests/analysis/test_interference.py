@@ -33,7 +33,7 @@ def states() -> dict[str, AdapterState]:
 
 def test_every_pair_is_what_whole_updates_show(states: dict[str, AdapterState]) -> None:
     comparison = compare_states(states, threshold=1.0)
-    pairs = comparison.to_json()["pairs"]
+    pairs = comparison.interference().to_json()["pairs"]
     assert list(pairs) == ["a|b", "a|c", "b|c"]
     for pair, made in pairs.items():
         one, other = pair.split("|")
@@ -51,7 +51,7 @@ def test_one_module_alone_is_a_comparison_of_that_module(states: dict[str, Adapt
 
 
 def test_the_average_is_over_pairs_and_rates_are_over_entries(states: dict[str, AdapterState]) -> None:
-    values = compare_states(states, threshold=1.0).to_json()
+    values = compare_states(states, threshold=1.0).interference().to_json()
     rates = [own["collision_rate"] for own in values["pairs"].values()]
     assert values["average_collision_rate"] == pytest.approx(sum(rates) / 3)
     for pair, own in values["pairs"].items():
@@ -63,7 +63,7 @@ def test_the_average_is_over_pairs_and_rates_are_over_entries(states: dict[str, 
 
 
 def test_layers_and_kinds_are_rates_over_their_modules(states: dict[str, AdapterState]) -> None:
-    values = compare_states({"a": states["a"], "b": states["b"]}, threshold=1.0).to_json()
+    values = compare_states({"a": states["a"], "b": states["b"]}, threshold=1.0).interference().to_json()
     assert values["layers"] == [0, 0, 1, 1]
     assert values["kinds"] == ["q_proj", "v_proj", "q_proj", "v_proj"]
     assert values["by_kind"]["kinds"] == ["q_proj", "v_proj"]
@@ -77,7 +77,7 @@ def test_layers_and_kinds_are_rates_over_their_modules(states: dict[str, Adapter
 
 
 def test_adapters_are_described_over_their_own_modules(states: dict[str, AdapterState]) -> None:
-    values = compare_states(states, threshold=1.0).to_json()
+    values = compare_states(states, threshold=1.0).interference().to_json()
     for name, state in states.items():
         updates = [f.update().double() for f in state.values()]
         everything = torch.cat([u.flatten() for u in updates])
@@ -141,11 +141,11 @@ def test_curves_fall_and_pass_through_the_exact_rate(states: dict[str, AdapterSt
 def test_threads_do_not_change_the_numbers(
     states: dict[str, AdapterState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = compare_states(states).to_json()
+    alone = compare_states(states).interference().to_json()
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        shared = compare_states(states).to_json()
+        shared = compare_states(states).interference().to_json()
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -155,7 +155,7 @@ def test_threads_do_not_change_the_numbers(
 def test_a_zero_update_meets_nobody(states: dict[str, AdapterState]) -> None:
     zero = {module: LoraFactors(f.A, torch.zeros_like(f.B), f.scaling) for module, f in states["a"].items()}
     comparison = compare_states({"a": states["a"], "zero": zero})
-    values = comparison.to_json()
+    values = comparison.interference().to_json()
     json.dumps(values, allow_nan=False)
     pair = values["pairs"]["a|zero"]
     assert (pair["collision_rate"], pair["overlap_energy"], pair["cosine"]) == (0.0, 0.0, 0.0)
@@ -163,11 +163,13 @@ def test_a_zero_update_meets_nobody(states: dict[str, AdapterState]) -> None:
     assert pair["row_angle_degrees"] is None
     assert values["adapters"]["zero"]["effective_rank"] == 0.0
     assert "The update of zero is zero." in values["notes"]
-    assert compare_states({"one": zero, "two": zero}).to_json()["average_collision_rate"] == 0.0
+    assert (
+        compare_states({"one": zero, "two": zero}).interference().to_json()["average_collision_rate"] == 0.0
+    )
 
 
 def test_one_adapter_alone_has_no_pairs(states: dict[str, AdapterState]) -> None:
-    values = compare_states({"a": states["a"]}).to_json()
+    values = compare_states({"a": states["a"]}).interference().to_json()
     assert values["pairs"] == {}
     assert values["average_collision_rate"] is None
     assert values["adapters"]["a"]["density"] > 0.5

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from states import SHAPES, plain_measures, random_state, write_adapter, write_run
 
-from nlora.cli.analyze import analyze_run, collision_of
+from nlora.analysis.of_run import analyze_run
 from nlora.models.lora_factors import load_factors
 from tiny import load
 
@@ -125,7 +125,7 @@ def test_a_run_is_compared_by_task_and_keeps_its_analysis(tmp_path: Path, nlora:
     assert (
         json.loads((tmp_path / "run" / "analysis.json").read_text())
         == values
-        == analyze_run(tmp_path / "run")
+        == analyze_run(tmp_path / "run").to_json()
     )
     assert list(values["pairs"]) == ["r8|news", "r8|tweets", "news|tweets"]
     expected = plain_measures(states[0], states[2], values["threshold"])
@@ -135,7 +135,7 @@ def test_a_run_is_compared_by_task_and_keeps_its_analysis(tmp_path: Path, nlora:
     assert [pair["drop"] for pair in values["forgetting"]["pairs"]] == [20.0, -5.0, 20.0]
     assert values["forgetting"]["correlation"]["collision_rate"] is None
     assert values["run"]["method"] == "inclora"
-    collision = collision_of(values)
+    collision = analyze_run(tmp_path / "run").collision()
     assert collision is not None
     assert collision.average_rate == values["average_collision_rate"]
     assert collision.pairs["news|tweets"] == values["pairs"]["news|tweets"]["collision_rate"]
@@ -144,24 +144,24 @@ def test_a_run_is_compared_by_task_and_keeps_its_analysis(tmp_path: Path, nlora:
 
 def test_an_unfinished_run_shows_what_there_is(tmp_path: Path, nlora: Call) -> None:
     write_run(tmp_path / "two", stages=2)
-    values = analyze_run(tmp_path / "two")
-    assert list(values["pairs"]) == ["r8|news"]
-    assert values["notes"] == ["2 of 3 stages have an update."]
+    found = analyze_run(tmp_path / "two")
+    assert list(found.pairs) == ["r8|news"]
+    assert found.notes == ["2 of 3 stages have an update."]
     write_run(tmp_path / "one", stages=1)
-    values = analyze_run(tmp_path / "one")
-    assert collision_of(values) is None
-    assert values["adapters"]["r8"]["nuclear_norm"] > 0
+    found = analyze_run(tmp_path / "one")
+    assert found.collision() is None
+    assert (found.adapters["r8"].nuclear_norm or 0) > 0
     assert nlora("analyze", tmp_path / "one")[0] == 0
 
 
 def test_of_an_adapter_that_is_trained_on_each_stage_is_its_change(tmp_path: Path) -> None:
     states = write_run(tmp_path / "run", method="seqlora")
-    values = analyze_run(tmp_path / "run", threshold=0.5)
+    values = analyze_run(tmp_path / "run", threshold=0.5).to_json()
     first, second = (torch.cat([f.update().flatten() for f in s.values()]) for s in states[:2])
     assert values["adapters"]["r8"]["frobenius"] == pytest.approx(float(first.norm()), rel=1e-4)
     assert values["adapters"]["news"]["frobenius"] == pytest.approx(float((second - first).norm()), rel=1e-4)
     assert values["pairs"]["r8|news"]["orthogonality"] is None
-    assert "trains one adapter on" in values["notes"][0]
+    assert "trains one adapter through all tasks" in values["notes"][0]
 
 
 def test_hub_ids_are_fetched_two_files_each(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from states import SHAPES, random_factors, random_state, write_adapter, write_run
 
-from nlora.cli.analyze import analyze_run
+from nlora.analysis.of_run import analyze_run
 from nlora.errors import RunError
 
 Call = Callable[..., tuple[int, str, str]]
@@ -84,7 +84,7 @@ def test_nothing_to_compare_is_one_clear_line(tmp_path: Path, two: list[Path], n
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.yaml").touch()
     for arguments, said in (
-        ([two[0]], "is one adapter alone; give two or more"),
+        ([two[0]], "is a single adapter; give two or more"),
         ([tmp_path / "none"], "none of its 3 stages is finished"),
         ([tmp_path / "whole"], "its stages hold no adapters (seqft)"),
         ([tmp_path / "broken"], "no summary.json in it"),

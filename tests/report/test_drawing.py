@@ -15,7 +15,7 @@ from nlora.report.charts.lines import Mark, Panel, Series, line_chart, small_mul
 from nlora.report.charts.scene import Dot, Label, Line, Rect, Scene, clipped
 from nlora.report.charts.svg import to_svg, to_svg_file
 from nlora.report.sections.costs import thinned
-from nlora.report.wording import change, duration, listed, memory, share
+from nlora.report.wording import change, listed, memory, share
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -60,14 +60,8 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_phrases() -> None:
-    assert (duration(3.21), duration(42.4), duration(62), duration(3660)) == (
-        "3.2 s",
-        "42 s",
-        "1 min 2 s",
-        "1 h 1 min",
-    )
-    assert (memory(1_900_000_000), memory(25_000_000), memory(None)) == ("1.90 GB", "25 MB", "–")
+def test_numbers_on_a_page() -> None:
+    assert (memory(3 * 2**30), memory(None)) == ("3.00 GiB", "–")
     assert (change(-4.04), change(0.04), change(-0.0), change(None)) == ("−4.0", "+0.0", "+0.0", "–")
     assert (share(0.123), share(0.0), share(1e-5)) == ("12.3\u00a0%", "0.0\u00a0%", "0.001\u00a0%")
     assert listed(["a", "b", "c"]) == "a, b and c"

@@ -116,7 +116,7 @@ def test_without_matplotlib_the_drawings_are_there_and_the_command_is_named(
         (
             "analysis.json",
             '{"threshold": 1, "modules": ["a"], "kinds": ["q", "v"]}',
-            "kinds has 2 entries for 1",
+            "kinds has 2 entries; 1 expected",
         ),
         ("outputs/1-colors/stage.json", "[]", "stage.json: is not a mapping"),
         ("outputs/1-colors/stage.json", '{"stage": 1}', "stage.json: is broken: task"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,22 +10,17 @@ from pathlib import Path
 
 from nlora import __version__
 from nlora.api.downloads import announce_downloads
-from nlora.cli.analyze import ANALYSIS_FILE, analyze_run, collision_of
+from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig
 from nlora.config.protocol import protocol_notes
-from nlora.errors import AdapterError, NloraError, RunError
 from nlora.evaluation.choices import decode_of
-from nlora.report.terminal import duration
-from nlora.report.write import REPORT_FILE, write_report
-from nlora.runs.atomic import write_json
+from nlora.report.formatting import duration
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.run_yaml import RUN_FILE
 from nlora.runs.summary import Summary, read_summary
 from nlora.runs.task_notes import task_notes
-
-log = logging.getLogger("nlora")
 
 
 def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
@@ -72,7 +66,7 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
             progress.say(f"- {note}")
         with one_wandb_run():
             learn_sequence(plan, backbone, run, progress, paths)
-        return write_results(run)
+        return finish_run(run)
 
 
 def unfinished_plan(loaded: LoadedConfig, progress: Progress) -> Plan | None:
@@ -84,27 +78,6 @@ def unfinished_plan(loaded: LoadedConfig, progress: Progress) -> Plan | None:
                 return None
     announce_downloads(loaded.config, progress)
     return make_plan(loaded)
-
-
-def write_results(run: RunFolder) -> Summary:
-    """Write analysis.json, the collisions in summary.json, and report.html; returns the summary.
-
-    A failure here is logged and does no harm: the stages are committed, and `nlora analyze` and `nlora report` repeat
-    these steps. A run whose stages have no adapters has no collisions.
-    """
-    collision = None
-    try:
-        values = analyze_run(run.folder)
-        write_json(run.folder / ANALYSIS_FILE, values)
-        collision = collision_of(values)
-    except (AdapterError, RunError) as error:
-        log.info("no analysis: %s", error)
-    summary = run.write_summary(collision)
-    try:
-        write_report([run.folder], run.folder / REPORT_FILE)
-    except NloraError as error:
-        log.warning("no report: %s", error)
-    return summary
 
 
 def versions() -> dict[str, str]:

@@ -39,7 +39,7 @@ def check(source: Source, overrides: Overrides = None) -> None:
 def _lines(plan: Plan) -> list[str]:
     from nlora.config.protocol import protocol_notes
     from nlora.evaluation.choices import decode_of
-    from nlora.report.terminal import duration
+    from nlora.report.formatting import duration
     from nlora.runs.task_notes import task_notes
 
     config = plan.config
@@ -95,7 +95,7 @@ def _faster_format(config: Config) -> list[str]:
 
 
 def _table(plan: Plan) -> Table:
-    from nlora.report.terminal import duration
+    from nlora.report.formatting import duration
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("stage", justify="right")

@@ -154,7 +154,7 @@ class _Progress:
 
     def ended(self, outcome: Outcome) -> None:
         """Print how a run ended."""
-        from nlora.report.terminal import duration
+        from nlora.report.formatting import duration
 
         self._left -= 1
         name = outcome.job.name

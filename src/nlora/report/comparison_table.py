@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nlora.report.comparison import Comparison, Row, Spread
-from nlora.report.terminal import duration
+from nlora.report.formatting import change, duration, memory, score
 
 AVERAGE = "average_accuracy"
 """The measure of which the best is marked."""
@@ -39,20 +39,16 @@ class Column:
 
 
 def _score(spread: Spread) -> str:
-    return f"{spread.mean:.1f}{_deviation(spread)}"
+    return score(spread.mean) + _deviation(spread)
 
 
 def _change(spread: Spread) -> str:
-    return f"{round(spread.mean, 1) + 0.0:+.1f}{_deviation(spread)}"  # + 0.0: no -0.0
+    return change(spread.mean) + _deviation(spread)
 
 
 def _deviation(spread: Spread) -> str:
     # No space before the number: a narrow column folds between mean and deviation.
     return "" if spread.deviation is None else f" ±{spread.deviation:.1f}"
-
-
-def _memory(spread: Spread) -> str:
-    return f"{spread.mean / 2**30:.1f} GiB" if spread.mean >= 2**30 else f"{spread.mean / 2**20:.0f} MiB"
 
 
 COLUMNS = (
@@ -67,7 +63,7 @@ COLUMNS = (
     Column("trained_parameters", "trained", lambda s: f"{s.mean:,.0f}", "trained: parameters, per task."),
     Column("train_seconds", "training", lambda s: duration(s.mean),
            "training: time of all tasks, without scoring, mean over seeds."),
-    Column("peak_memory_bytes", "memory", _memory, "memory: peak while training, mean over seeds."),
+    Column("peak_memory_bytes", "memory", lambda s: memory(s.mean), "memory: peak while training, mean over seeds."),
 )  # fmt: skip
 
 

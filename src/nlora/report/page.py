@@ -11,16 +11,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from nlora import __version__
-from nlora.report.analysis_file import Microscope
 from nlora.report.charts import palette
 from nlora.report.charts.svg import file_style, to_svg
 from nlora.report.page_blocks import NARROW, WIDE, Section, Table
@@ -31,6 +30,7 @@ from nlora.report.sections.examples import forgotten, repeat
 from nlora.report.sections.header import title_of, what_was_run
 from nlora.report.sections.scores import matrices, outcome
 from nlora.report.sections.stages import through_stages
+from nlora.runs.interference_file import Interference
 from nlora.runs.summary import Summary
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ def render(runs: Sequence[RunFiles]) -> str:
     return _laid_out(title_of(runs), kicker, facts, differences, sections, unfinished)
 
 
-def render_analysis(values: Mapping[str, Any]) -> str:
-    """The page of adapters that `nlora analyze` compared, of a run or not. values: its JSON."""
-    found = Microscope.model_validate(values)
+def render_interference(found: Interference) -> str:
+    """The page about adapters that `nlora analyze` compared, from a run or not."""
     names = tuple(found.adapters)
     nothing = (None,) * len(names)
     summary = Summary(

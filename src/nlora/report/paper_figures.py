@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nlora.errors import MissingExtraError
-from nlora.report.analysis_file import Microscope
 from nlora.report.charts.axes import linear_axis
 from nlora.report.charts.bars import Bar, bar_chart
 from nlora.report.charts.palette import series_role
@@ -21,7 +20,7 @@ from nlora.report.charts.pdf import check_pdf, write_pdf
 from nlora.report.charts.scene import Scene
 from nlora.report.charts.svg import to_svg_file
 from nlora.report.page_blocks import Figure
-from nlora.report.run_files import RunFiles
+from nlora.report.run_files import Analyzed, RunFiles, analyzed
 from nlora.report.sections.modules import nuclear_norms
 from nlora.report.sections.scores import matrices_figures
 from nlora.report.sections.stages import seen_average, task_scores
@@ -29,7 +28,6 @@ from nlora.report.wording import measured, share
 from nlora.runs.atomic import disk_errors, write_text
 
 _WIDTH = 560.0
-Looked = Sequence[tuple[RunFiles, Microscope]]
 
 
 def write_figures(runs: Sequence[RunFiles], folder: Path) -> list[Path]:
@@ -55,14 +53,19 @@ def write_figures(runs: Sequence[RunFiles], folder: Path) -> list[Path]:
     return written
 
 
-def averages_figure(looked: Looked) -> list[Figure]:
+def averages_figure(runs: Analyzed) -> list[Figure]:
     """Collision rate and orthogonality of each run as bars, as the paper's figure 1."""
     rates = [
-        (run.label, run.order, None if m.average_collision_rate is None else 100 * m.average_collision_rate)
-        for run, m in looked
+        (
+            run.label,
+            run.order,
+            None if found.average_collision_rate is None else 100 * found.average_collision_rate,
+        )
+        for run, found in runs
     ]
     products = [
-        (run.label, run.order, _mean([pair.orthogonality for pair in m.pairs.values()])) for run, m in looked
+        (run.label, run.order, _mean([pair.orthogonality for pair in found.pairs.values()]))
+        for run, found in runs
     ]
     figures = [
         _bars(
@@ -84,11 +87,11 @@ def averages_figure(looked: Looked) -> list[Figure]:
 
 
 def _figures(runs: Sequence[RunFiles]) -> list[tuple[str, Scene]]:
-    looked = [(run, run.microscope) for run in runs if run.microscope is not None]
+    compared = analyzed(runs)
     figures: list[tuple[str, Scene]] = []
-    if looked:
-        figures += [(figure.key, figure.draw(_WIDTH)) for figure in averages_figure(looked)]
-        norms = nuclear_norms(looked)
+    if compared:
+        figures += [(figure.key, figure.draw(_WIDTH)) for figure in averages_figure(compared)]
+        norms = nuclear_norms(compared)
         if norms is not None:
             figures.append(("nuclear_norm", norms.draw(_WIDTH)))
     if any(run.stages for run in runs):

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, RunError
-from nlora.report.analysis_file import Microscope, read_microscope
 from nlora.runs.folder import OUTPUTS, STAGE_FILE, stage_name
+from nlora.runs.interference_file import Interference, read_interference
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
 from nlora.runs.summary import StageRecord, Summary, read_summary
 
@@ -69,7 +69,7 @@ class RunFiles:
     versions: dict[str, str]
     created: str | None
     stages: tuple[StageFiles, ...]
-    microscope: Microscope | None
+    interference: Interference | None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -78,6 +78,15 @@ class RunFiles:
     @property
     def is_complete(self) -> bool:
         return self.summary.status == "complete"
+
+
+Analyzed = Sequence[tuple[RunFiles, Interference]]
+"""Runs with the interference of their updates."""
+
+
+def analyzed(runs: Sequence[RunFiles]) -> list[tuple[RunFiles, Interference]]:
+    """The runs whose updates have been compared."""
+    return [(run, run.interference) for run in runs if run.interference is not None]
 
 
 def load_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
@@ -102,7 +111,7 @@ def load_run(folder: Path) -> RunFiles:
         versions={str(name): str(value) for name, value in record.get("versions", summary.versions).items()},
         created=None if record.get("created") is None else str(record["created"]),
         stages=tuple(_stages(folder, summary)),
-        microscope=read_microscope(folder, summary),
+        interference=read_interference(folder, summary),
     )
 
 

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 
 from nlora.errors import InputErrors
+from nlora.report import formatting
 from nlora.report.charts.axes import number
 from nlora.report.run_files import RunFiles
 from nlora.runs.run_yaml import RUN_FILE
@@ -20,13 +21,13 @@ _DECODE = {
 
 
 def score(value: float | None) -> str:
-    """A percentage with one digit, or a dash."""
-    return "–" if value is None else f"{value:.1f}"
+    """A percentage with one decimal, or a dash."""
+    return formatting.score(value) or "–"
 
 
 def change(value: float | None) -> str:
-    """The same with its sign; no -0.0."""
-    return "–" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
+    """A difference of percentages with its sign, or a dash."""
+    return formatting.change(value).replace("-", "−") or "–"
 
 
 def share(value: float | None, digits: int = 1) -> str:
@@ -44,19 +45,9 @@ def measured(value: float | None) -> str:
     return "–" if value is None else number(float(f"{value:.3g}"))
 
 
-def duration(seconds: float) -> str:
-    """`3.2 s`, `12 min 5 s`, `3 h 24 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def memory(size_bytes: int | None) -> str:
-    """In GB (10^9 bytes), or MB where that is less than one."""
-    if size_bytes is None:
-        return "–"
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
+    """In GiB or MiB, or a dash."""
+    return formatting.memory(size_bytes) or "–"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from nlora.report.analysis_file import Drop, Forgetting, Microscope
 from nlora.report.charts.axes import linear_axis
 from nlora.report.charts.bars import Spot, scatter_chart
 from nlora.report.charts.palette import series_role
 from nlora.report.charts.scene import Scene
 from nlora.report.page_blocks import MOST_LISTED, Block, Figure, Pair, Table, Text, words
-from nlora.report.run_files import RunFiles
+from nlora.report.run_files import Analyzed, RunFiles
 from nlora.report.wording import change, measured, share
+from nlora.runs.interference_file import Correlation, Drop, Forgetting
 
 Known = Sequence[tuple[RunFiles, Forgetting]]
-Looked = Sequence[tuple[RunFiles, Microscope]]
 
 _MEASURES = (("collision_rate", "collision rate, %", 100.0), ("overlap_energy", "overlap energy", 1.0))
 
 
-def drop_blocks(looked: Looked, *, many: bool) -> list[Block]:
+def drop_blocks(runs: Analyzed, *, many: bool) -> list[Block]:
     """Scatter plots, what the correlation says, and the numbers."""
-    known = [(run, found.forgetting) for run, found in looked if found.forgetting is not None]
+    known = [(run, found.forgetting) for run, found in runs if found.forgetting is not None]
     if not any(forgetting.pairs for _, forgetting in known):
         return []
     figures = [f for name, axis, scale in _MEASURES if (f := _scatter(known, name, axis, scale)) is not None]
@@ -71,21 +69,13 @@ def _scatter(known: Known, name: str, axis: str, scale: float) -> Figure | None:
 
 
 def _correlations(known: Known, *, many: bool) -> Table:
-    """One row for each run and measure; what the file does not say is a dash."""
+    """One row for each run and measure."""
     rows = []
     for run, forgetting in known:
         for name, axis, _ in _MEASURES:
-            found = forgetting.correlation.get(name) or {}
             plain = axis.removesuffix(", %")
-            rows.append(
-                words(
-                    f"{run.label}, {plain}" if many else plain,
-                    *(measured(_number(found.get(key))) for key in ("pearson", "spearman")),
-                    _interval(found.get("pearson_interval_95")),
-                    measured(_number(found.get("p_permutation"))),
-                    measured(_number(found.get("n"))),
-                )
-            )
+            label = f"{run.label}, {plain}" if many else plain
+            rows.append(words(label, *_correlation(forgetting.correlation.get(name))))
     columns = (
         "forgetting against",
         "Pearson",
@@ -101,10 +91,17 @@ def _correlations(known: Known, *, many: bool) -> Table:
     return Table("Does more collision go with more forgetting?", columns, tuple(rows), note)
 
 
-def _interval(ends: Any) -> str:
-    low, high = ends if isinstance(ends, list) and len(ends) == 2 else (None, None)
-    known = _number(low), _number(high)
-    return "–" if None in known else f"{measured(known[0])} to {measured(known[1])}"
+def _correlation(found: Correlation | None) -> tuple[str, ...]:
+    if found is None:
+        return ("–",) * 5
+    ends = found.pearson_interval_95
+    return (
+        measured(found.pearson),
+        measured(found.spearman),
+        "–" if ends is None else f"{measured(ends[0])} to {measured(ends[1])}",
+        measured(found.p_permutation),
+        measured(found.n),
+    )
 
 
 def _numbers(known: Known, *, many: bool) -> Table:
@@ -125,7 +122,3 @@ def _numbers(known: Known, *, many: bool) -> Table:
 
 def _worst_first(drops: Sequence[Drop]) -> list[Drop]:
     return sorted(drops, key=lambda drop: -(drop.drop if drop.drop is not None else float("-inf")))
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

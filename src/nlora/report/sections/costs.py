@@ -10,9 +10,10 @@ from nlora.report.charts.bars import Bar, bar_chart
 from nlora.report.charts.lines import Mark, Series, line_chart
 from nlora.report.charts.palette import series_dash, series_role
 from nlora.report.charts.scene import Point, Scene
+from nlora.report.formatting import duration
 from nlora.report.page_blocks import Block, Cell, Figure, Section, Table, Text, words
 from nlora.report.run_files import RunFiles, StageFiles, Step
-from nlora.report.wording import duration, measured, memory
+from nlora.report.wording import measured, memory
 
 _MOST_POINTS = 2400
 """All curves of a page together keep about so many points, a curve at most 600: more are not seen."""

@@ -9,31 +9,29 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nlora.report.analysis_file import Microscope, Number
 from nlora.report.charts.axes import Axis, linear_axis, number
 from nlora.report.charts.bars import Bar, bar_chart
 from nlora.report.charts.lines import Series, line_chart
 from nlora.report.charts.palette import DASHES, series_role
 from nlora.report.charts.scene import Scene
 from nlora.report.page_blocks import Figure, Table, words
-from nlora.report.run_files import RunFiles
+from nlora.report.run_files import Analyzed
 from nlora.report.wording import measured, share
+from nlora.runs.interference_file import Number
 
-Looked = Sequence[tuple[RunFiles, Microscope]]
 
-
-def layer_figures(looked: Looked) -> list[Figure]:
+def layer_figures(runs: Analyzed) -> list[Figure]:
     """Collision rate by layer, a line for each kind of module, or for each run."""
-    lines = _by_layer(looked, "collision_rate", scale=100.0)
+    lines = _by_layer(runs, "collision_rate", scale=100.0)
     if not lines:
         return []
     text = "Mean over all pairs."
     return [_layer_figure("collision-layers", "Collision rate by layer", "rate, %", text, lines)]
 
 
-def nuclear_norms(looked: Looked) -> Figure | None:
+def nuclear_norms(runs: Analyzed) -> Figure | None:
     """Nuclear norm by layer, averaged over the updates: how much room the updates take up."""
-    lines = _by_layer(looked, "nuclear_norm")
+    lines = _by_layer(runs, "nuclear_norm")
     if not lines:
         return None
     text = (
@@ -42,19 +40,19 @@ def nuclear_norms(looked: Looked) -> Figure | None:
     return _layer_figure("nuclear-norm", "Nuclear norm by layer", "nuclear norm", text, lines)
 
 
-def kind_figures(looked: Looked) -> list[Figure]:
+def kind_figures(runs: Analyzed) -> list[Figure]:
     """Collision rate by kind of module."""
     rows: list[tuple[str, str, float]] = []
-    for run, found in looked:
+    for run, found in runs:
         for kind in dict.fromkeys(found.kinds):
             places = [i for i, k in enumerate(found.kinds) if k == kind]
             value = _mean_at(found.by_module.collision_rate, places)
             if value is not None:
-                name = f"{kind}, {run.label}" if len(looked) > 1 else kind
-                rows.append((name, series_role(run.order) if len(looked) > 1 else "accent", 100 * value))
+                name = f"{kind}, {run.label}" if len(runs) > 1 else kind
+                rows.append((name, series_role(run.order) if len(runs) > 1 else "accent", 100 * value))
     if not rows:
         return []
-    if len(looked) > 1:  # the runs of one kind beside each other
+    if len(runs) > 1:  # the runs of one kind beside each other
         rows.sort(key=lambda row: row[0].partition(",")[0])
     bars = [Bar(name, (("collision rate", value, role),), share(value / 100)) for name, role, value in rows]
     axis = linear_axis(
@@ -101,12 +99,12 @@ def _layers_axis(layers: Sequence[float]) -> Axis:
     return Axis("layer", first, last if last > first else first + 1, ticks)
 
 
-def _by_layer(looked: Looked, measure: str, scale: float = 1.0) -> list[Series]:
+def _by_layer(runs: Analyzed, measure: str, scale: float = 1.0) -> list[Series]:
     """A line for each kind of module of each run; modules outside any layer are left out."""
     lines = []
-    many = len(looked) > 1
-    kinds = list(dict.fromkeys(kind for _, found in looked for kind in found.kinds))
-    for run, found in looked:
+    many = len(runs) > 1
+    kinds = list(dict.fromkeys(kind for _, found in runs for kind in found.kinds))
+    for run, found in runs:
         values: Mapping[str, Sequence[Number]] = getattr(found.by_module, measure)
         for which, kind in enumerate(kinds):
             places: dict[int, list[int]] = {}

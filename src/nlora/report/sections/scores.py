@@ -9,9 +9,10 @@ from nlora.report.charts.heatmap import heat_map, share
 from nlora.report.charts.palette import heat_role
 from nlora.report.charts.scene import Scene
 from nlora.report.comparison_notes import scoring_notes
+from nlora.report.formatting import duration
 from nlora.report.page_blocks import Block, Cell, Facts, Figure, Section, Table, Text, side_by_side, words
 from nlora.report.run_files import RunFiles
-from nlora.report.wording import change, duration, memory, score
+from nlora.report.wording import change, memory, score
 from nlora.report.wording import share as percent
 from nlora.runs.summary import Summary
 
@@ -63,8 +64,8 @@ def _facts(run: RunFiles) -> list[tuple[str, str, str]]:
             f"mean over the {tasks - 1} later tasks: score just before learning − score before any training",
         ),
     ]
-    if run.microscope is not None and run.microscope.average_collision_rate is not None:
-        rate = percent(run.microscope.average_collision_rate)
+    if run.interference is not None and run.interference.average_collision_rate is not None:
+        rate = percent(run.interference.average_collision_rate)
         facts.append(
             (
                 rate,
@@ -80,7 +81,7 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
     _, alike = scoring_notes(_labeled(runs))
     comparable = bool(averages) and len({frozenset(run.tasks) for run in runs}) == 1 and alike
     best = score(max(averages, default=None))  # as it is shown, so that equal numbers are marked alike
-    with_rate = any(run.microscope for run in runs)
+    with_rate = any(run.interference for run in runs)
     with_forward = any(run.summary.forward_transfer is not None for run in runs)
     columns = ["run", "method", "seed", "average accuracy", "backward transfer", "forgetting"]
     columns += ["forward transfer"] * with_forward + ["collision rate"] * with_rate
@@ -95,7 +96,7 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
         cells += words(change(s.backward_transfer), score(s.forgetting))
         cells += words(change(s.forward_transfer)) if with_forward else ()
         if with_rate:
-            cells += words(percent(run.microscope.average_collision_rate if run.microscope else None))
+            cells += words(percent(run.interference.average_collision_rate if run.interference else None))
         cells += words(
             _count(s.trained_parameters), duration(sum(s.train_seconds)), memory(s.peak_memory_bytes)
         )

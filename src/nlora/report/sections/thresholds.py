@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nlora.report.analysis_file import Microscope
 from nlora.report.charts.axes import linear_axis, log_axis
 from nlora.report.charts.lines import Mark, Series, line_chart
 from nlora.report.charts.palette import series_dash, series_role
 from nlora.report.charts.scene import Point, Scene
 from nlora.report.page_blocks import Figure
-from nlora.report.run_files import RunFiles
+from nlora.report.run_files import Analyzed
+from nlora.runs.interference_file import Interference
 
-Looked = Sequence[tuple[RunFiles, Microscope]]
 Lines = Sequence[tuple[str, int, tuple[Point, ...]]]  # name, place of its color, points
 Values = Sequence[float | None]
 _OWN_SCALE = "threshold, in units of each update's own root mean square"
 
 
-def threshold_figures(looked: Looked) -> list[Figure]:
+def threshold_figures(runs: Analyzed) -> list[Figure]:
     """Collision rates over thresholds, absolute and relative, and the density of the updates."""
-    many = len(looked) > 1
-    marks = () if many else (Mark(looked[0][1].threshold, "used here"),)
+    many = len(runs) > 1
+    marks = () if many else (Mark(runs[0][1].threshold, "used here"),)
     absolute, relative = [], []
-    for run, found in looked:
+    for run, found in runs:
         absolute.append(
             (run.label, run.order, _points(found.curve.thresholds, found.curve.average_collision_rate))
         )
@@ -41,7 +40,7 @@ def threshold_figures(looked: Looked) -> list[Figure]:
             "density",
             "Share of entries above the threshold",
             steep,
-            _densities(looked),
+            _densities(runs),
             marks,
             unit="density, %",
         ),
@@ -49,13 +48,13 @@ def threshold_figures(looked: Looked) -> list[Figure]:
     return [figure for figure in figures if figure is not None]
 
 
-def _densities(looked: Looked) -> Lines:
-    if len(looked) == 1:
-        curve = looked[0][1].curve
+def _densities(runs: Analyzed) -> Lines:
+    if len(runs) == 1:
+        curve = runs[0][1].curve
         return [
             (name, i, _points(curve.thresholds, own)) for i, (name, own) in enumerate(curve.density.items())
         ]
-    return [(run.label, run.order, _points(found.curve.thresholds, _mean(found))) for run, found in looked]
+    return [(run.label, run.order, _points(found.curve.thresholds, _mean(found))) for run, found in runs]
 
 
 def _points(thresholds: Sequence[float], values: Values) -> tuple[Point, ...]:
@@ -64,7 +63,7 @@ def _points(thresholds: Sequence[float], values: Values) -> tuple[Point, ...]:
     return tuple(sorted((t, 100 * value) for t, value in pairs if value is not None and t > 0))
 
 
-def _mean(found: Microscope) -> list[float | None]:
+def _mean(found: Interference) -> list[float | None]:
     columns = zip(*found.curve.density.values(), strict=True)
     return [
         None if None in column else math.fsum(v for v in column if v is not None) / len(column)
