@@ -29,6 +29,11 @@ def update_l1(A: Tensor, B: Tensor, scaling: float = 1.0) -> Tensor:
     gradients are zero. Autocast does not lower the precision. Second derivatives are refused.
 
     Raises ValueError where the shapes do not fit. Source: arXiv 2410.10179.
+
+    >>> import torch
+    >>> A, B = torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0], [0.5]])
+    >>> nlora.update_l1(A, B, scaling=2.0)  # |2·B·A| = [[6, 12], [1, 2]]
+    tensor(21.)
     """
     _check("update_l1", A, B)
     return _update_l1([A], [B], [scaling])
@@ -60,6 +65,10 @@ def factor_l1(A: Tensor, B: Tensor) -> Tensor:
     product the other way round: the two may differ by orders of magnitude, and so do their weights.
 
     Raises ValueError where in != out. Source: the released code of arXiv 2410.10179.
+
+    >>> import torch
+    >>> nlora.factor_l1(torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0], [0.5]]))  # |A·B| = [[2]]
+    tensor(2.)
     """
     if A.dim() != 2 or B.dim() != 2 or A.shape != B.shape[::-1]:
         raise ValueError(
