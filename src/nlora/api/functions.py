@@ -39,9 +39,11 @@ def run(config: Source | LoadedConfig, *, on_event: OnEvent | None = None) -> Ru
     from nlora.api.learn import learn
     from nlora.api.notebook import notebook_bar
     from nlora.runs.events import Progress
+    from nlora.runs.quiet import quiet
 
     loaded = config if isinstance(config, LoadedConfig) else load_config(config)
-    learn(loaded, Progress(on_event or notebook_bar()))
+    with quiet():
+        learn(loaded, Progress(on_event or notebook_bar()))
     return Run(loaded.config.output_dir)
 
 

@@ -98,7 +98,7 @@ class Run:
         """
         from nlora.runs.checkpoint import merged
 
-        with _named_as_in_python():
+        with _quiet_python():
             chosen = self._checkpoint(stage)
             backbone = merged(chosen, _index(chosen, task))
         model: PreTrainedModel = backbone.model.requires_grad_(True)  # type: ignore[assignment]
@@ -126,7 +126,7 @@ class Run:
         rows = to_texts([(f"texts[{i}]", text) for i, text in enumerate(texts)], problems)
         if found := problems.report():
             raise InputErrors(found)
-        with _named_as_in_python():
+        with _quiet_python():
             checkpoint = self._checkpoint(stage, settings)
             asked, index = task_to_answer(checkpoint, task)
             if not rows:
@@ -153,7 +153,7 @@ class Run:
         from nlora.api.evaluation import evaluate, tasks_of
 
         names = [tasks] if isinstance(tasks, str) else list(tasks or ())
-        with _named_as_in_python():
+        with _quiet_python():
             checkpoint = self._checkpoint(stage, settings)
             selected = tasks_of(checkpoint, names)
             return evaluate(self._model(checkpoint), checkpoint, selected, _progress())
@@ -234,9 +234,12 @@ def _index(stage: Checkpoint, task: str | None) -> int:
 
 
 @contextmanager
-def _named_as_in_python() -> Iterator[None]:
-    """Report mistakes in command-line options (`--stage`) as mistakes in arguments (`stage`)."""
+def _quiet_python() -> Iterator[None]:
+    """Silence other libraries, and report mistakes in options (`--stage`) as mistakes in arguments (`stage`)."""
+    from nlora.runs.quiet import quiet
+
     try:
-        yield
+        with quiet():
+            yield
     except InputErrors as error:
         raise InputErrors(Problem(p.where.removeprefix("--"), p.what) for p in error.problems) from None

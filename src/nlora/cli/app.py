@@ -5,6 +5,7 @@ Exit status: 0 done, 2 wrong input or usage, 1 any other failure, 130 stopped fr
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from typing import Annotated
@@ -27,6 +28,7 @@ from nlora.cli.run import demo, run
 from nlora.cli.signals import stopped_like_ctrl_c
 from nlora.cli.sweep import sweep
 from nlora.errors import InputErrors, NloraError
+from nlora.runs.quiet import quiet
 
 app = typer.Typer(
     name="nlora",
@@ -70,7 +72,7 @@ def main() -> None:
         sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a != "--debug")]
     errors = Console(stderr=True)
     try:
-        with stopped_like_ctrl_c():
+        with stopped_like_ctrl_c(), contextlib.nullcontext() if debug else quiet():
             app()
     except NloraError as error:
         if debug:

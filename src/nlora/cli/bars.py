@@ -76,7 +76,8 @@ class Bars:
             self._current = None
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        wraps = self._console.is_terminal  # lines of a log file stay whole
+        self._console.print(line, markup=False, highlight=False, soft_wrap=not wraps)
 
     def _position(self, event: Event) -> str:
         return f"[{event.stage}/{self._stages}]"

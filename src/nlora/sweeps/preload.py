@@ -11,9 +11,12 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 import torch
 
+from nlora.runs.quiet import quiet
+
 SAFE = ["transformers", "accelerate", "nlora.config.load", "nlora.runs.folder"]
 WITHOUT_GPU = ["nlora.api.learn", "nlora.runs.sequence", "nlora.runs.tryout", "nlora.report.page"]
 """These import PEFT, which imports bitsandbytes, which initializes CUDA."""
 
-for name in [*SAFE, *([] if torch.cuda.is_available() else WITHOUT_GPU)]:
-    importlib.import_module(name)
+with quiet():
+    for name in [*SAFE, *([] if torch.cuda.is_available() else WITHOUT_GPU)]:
+        importlib.import_module(name)
