@@ -32,7 +32,7 @@ from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter, target_modules
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths
-from nlora.runs.tryout import probes, try_out
+from nlora.runs.preflight import preflight, probes
 from nlora.runs.update_history import keep_updates
 from nlora.training.cpu_modules import lean
 from one_pass import generated, plain_answer, plain_logits, plain_loss, plain_scores
@@ -105,7 +105,7 @@ def _check(row: Row, folder: Path) -> None:
             max_source_tokens=200,
             max_target_tokens=MOST_TOKENS,
         )
-        paths = try_out(backbone, [probes(task(), encoder)], lora=LORA, generates=True)
+        paths = preflight(backbone, [probes(task(), encoder)], lora=LORA, generates=True)
         row.path = f"{paths.train}{'' if paths.leans else ', as it is'}, " + (
             paths.read if paths.continues else f"{paths.read} again"
         )

@@ -311,13 +311,13 @@ def test_floor_runs(
     assert made["profile_seconds"]["matrix products"] > 0
 
 
-def test_the_try_out_and_the_search_of_labels_are_timed(
+def test_the_preflight_check_and_the_search_of_labels_are_timed(
     script: Callable[[str], Any], tiny_model: Callable[[str], Path], tmp_path: Path, capsys: Any
 ) -> None:
-    tryout = script("tryout")
-    tryout.main([str(write_config(tmp_path, tiny_model("llama"))), "--rounds", "1"])
-    assert "try-out seconds" in capsys.readouterr().out
-    tryout.main(["--labels", "30", "--prompts", "3", "--model", str(tiny_model("llama")), "--rounds", "1"])
+    preflight = script("preflight")
+    preflight.main([str(write_config(tmp_path, tiny_model("llama"))), "--rounds", "1"])
+    assert "preflight seconds" in capsys.readouterr().out
+    preflight.main(["--labels", "30", "--prompts", "3", "--model", str(tiny_model("llama")), "--rounds", "1"])
     found = dict(line.rsplit("  ", 1) for line in capsys.readouterr().out.splitlines()[1:])
     assert float(next(v for k, v in found.items() if k.startswith("passes")).split()[0]) < 30
 

@@ -87,10 +87,10 @@ def test_encoder_decoder_loss_equals_one_example_at_a_time(tiny_model: Callable[
     assert found.item() == pytest.approx(total / count, rel=1e-5)
 
 
-def test_the_try_out_leaves_the_first_tokens_of_the_vocabulary_alone(
+def test_the_preflight_check_leaves_the_first_tokens_of_the_vocabulary_alone(
     tiny_model: Callable[[str], Path],
 ) -> None:
-    """They may be control tokens that were never trained, on which rounding alone decided the try-out."""
+    """They may be control tokens that were never trained, on which rounding alone decided the check."""
     model: Any = load_backbone(str(tiny_model("llama"))).model
     seen: list[torch.Tensor] = []
     model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

@@ -85,7 +85,7 @@ def test_a_folder_counts_once_and_a_repeated_seed_gets_its_own_row(tmp_path: Pat
     assert (first.seeds, second.seeds) == ((1, 2), (1,))
     assert first.label == f"plain (inclora) in {one}"
     assert second.values["average_accuracy"].mean == 70
-    assert any("seed 1 is in another row too" in note for note in comparison.notes)
+    assert any("seed 1 is also in another row" in note for note in comparison.notes)
 
 
 def test_published_numbers_are_listed_with_runs_of_a_published_order(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_all_paths_that_are_not_runs_are_reported_together(tmp_path: Path) -> No
     assert len(lines) == 3
     assert lines[0] == f"{tmp_path / 'nowhere'}: no such folder; give the output_dir of a run"
     assert lines[1].startswith(f"{tmp_path / 'empty'}: no summary.json in it")
-    assert "is broken: status" in lines[2]
+    assert "broken: status" in lines[2]
 
 
 def test_a_summary_without_a_parameter_count_is_read(tmp_path: Path) -> None:

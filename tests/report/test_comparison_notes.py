@@ -1,4 +1,4 @@
-"""`nlora compare` says which runs do not compare, and why."""
+"""`nlora compare` notes why runs are not comparable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nlora.report.comparison_formats import written
 def test_other_tasks_models_and_thresholds_are_noted(tmp_path: Path) -> None:
     one, two = run(tmp_path / "1", name="one", rate=0.1), run(tmp_path / "2", name="two", tasks=("b", "a"))
     text = shown(compared(one, two), 200)
-    assert "These runs learned different tasks or orders; averages do not compare:" in text
+    assert "These runs learned different tasks or orders; averages are not comparable:" in text
     assert "b, a: two (inclora)" in text
     assert "*" not in text  # no best row among runs that do not compare
     assert "more than 0.0001" in text
@@ -50,7 +50,7 @@ def test_runs_scored_on_different_files_are_noted_and_not_averaged(tmp_path: Pat
     comparison = compared(one, two, same)
     assert [row.seeds for row in comparison.rows] == [(1, 3), (2,)]
     assert comparison.notes[:3] == (
-        "These runs were scored on different test examples; averages do not compare:",
+        "These runs were scored on different test examples; averages are not comparable:",
         f"a, 9 test examples: plain (inclora) in {one}",
         f"a, 3 other test examples: plain (inclora) in {two}",
     )
@@ -71,7 +71,7 @@ def test_samples_that_the_seed_draws_are_averaged_and_noted_once(tmp_path: Path)
     assert [row.seeds for row in comparison.rows] == [(1, 2), (1, 2)]
     assert comparison.compares
     (note,) = comparison.notes
-    assert note.startswith("Each seed is scored on a sample of its own")
+    assert note.startswith("Each seed is scored on its own sample")
     other = changed(
         run(tmp_path / "x", "one", seed=3, **ONE_TASK), digests=digests("s", count=5, drawn_from="other file")
     )
@@ -89,7 +89,7 @@ def test_different_train_examples_and_prompts_are_noted(tmp_path: Path) -> None:
         "These runs were trained on different examples:",
         "a, 20 train examples: one (inclora)",
         "a, 20 other train examples: two (inclora)",
-        "These runs were asked with different prompts:",
+        "These runs used different prompts:",
         "a, prompts: one (inclora)",
         "a, other prompts: two (inclora)",
     )
@@ -104,18 +104,18 @@ def test_different_decoding_and_metrics_are_noted(tmp_path: Path) -> None:
     )
     comparison = compared(labels, free)
     assert comparison.notes == (
-        "These runs' answers were made in different ways, which do not compare:",
+        "These runs' answers were produced in different ways, which are not comparable:",
         "the likeliest label: one (inclora)",
         "the generated answer: two (inclora)",
     )
     assert not comparison.compares
     for format_ in ("markdown", "latex", "csv"):
-        assert "made in different ways" in written(comparison, format_)  # type: ignore[arg-type]
+        assert "produced in different ways" in written(comparison, format_)  # type: ignore[arg-type]
     rouge = changed(
         run(tmp_path / "3", "three", **ONE_TASK), decode={"a": "generate"}, metrics={"a": "rougeL"}
     )
     assert compared(free, rouge).notes == (
-        "These runs' scores are of different kinds; averages do not compare:",
+        "These runs have different kinds of scores; averages are not comparable:",
         "exact match: two (inclora)",
         "ROUGE-L: three (inclora)",
     )

@@ -1,4 +1,4 @@
-"""Scales, colors and shapes: places computed by hand, contrasts by the rule, markup that stays text."""
+"""Axes, colors and shapes: positions computed by hand, contrasts by WCAG, markup as text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_axes_are_round_and_hold_all_values() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [5.0], [0.0], [-2.0, -2.0], [1e-12, 3e-12], [float("nan"), 1.0]])
-def test_axes_of_hardly_any_values_have_a_length(values: list[float]) -> None:
+def test_axes_of_few_values_are_not_empty(values: list[float]) -> None:
     for axis in (linear_axis("x", values), linear_axis("x", values, zero=True), log_axis("x", values)):
         assert axis.high > axis.low
         assert axis.ticks
@@ -45,7 +45,7 @@ def test_a_logarithmic_axis_has_powers_of_ten() -> None:
     assert axis.place(0) == 0
 
 
-def test_stages_go_by_their_names_only_where_there_is_room() -> None:
+def test_stages_are_named_only_if_the_names_fit() -> None:
     tasks = ["agnews", "dbpedia", "amazon"]
     assert [text for _, text in stage_axis(tasks, 800).ticks] == tasks
     assert [text for _, text in stage_axis(["a very long name of a task"] * 3, 360).ticks] == ["1", "2", "3"]
@@ -69,7 +69,7 @@ def test_numbers_on_a_page() -> None:
 
 
 @pytest.mark.parametrize("theme", [palette.LIGHT, palette.DARK], ids=["light", "dark"])
-def test_text_and_lines_stand_out_in_both_themes(theme: dict[str, str]) -> None:
+def test_text_and_lines_have_contrast_in_both_themes(theme: dict[str, str]) -> None:
     for role in ("ink", "muted", "accent", "warn"):
         assert palette.contrast(theme[role], theme["paper"]) >= 4.5, role
     for role in (role for role in theme if role.startswith("series")):
@@ -87,7 +87,7 @@ def test_the_heat_scale_is_monotone_in_luminance(theme: dict[str, str], sign: in
     assert palette.heat_role(2) == "heat15"
 
 
-def test_contrast_is_that_of_wcag() -> None:
+def test_contrast_follows_wcag() -> None:
     assert palette.contrast("#000000", "#ffffff") == pytest.approx(21)
     assert palette.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
 
@@ -113,7 +113,7 @@ def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
 
 
 @pytest.mark.parametrize("width", [360.0, 800.0])
-def test_everything_lies_within_the_scene(width: float) -> None:
+def test_everything_is_within_the_scene(width: float) -> None:
     names = [f"task {i}" for i in range(15)]
     x, y = stage_axis(names, width), linear_axis("score", [0.0, 100.0])
     series = [Series(n, ((1, 10.0), (15, 90.0 - i)), palette.series_role(i)) for i, n in enumerate(names)]
@@ -159,7 +159,7 @@ def test_a_long_curve_keeps_its_ends_and_its_spikes() -> None:
     assert thinned(points[:100], 600) == tuple(points[:100])
 
 
-def test_svg_escapes_and_stands_alone() -> None:
+def test_svg_files_are_escaped_and_standalone() -> None:
     evil = '<script>alert("&")</script>'
     scene = Scene(50, 20, evil, evil, (Label(1, 10, evil), Dot(5, 5, 2, "accent", evil)))
     root = ET.fromstring(to_svg_file(scene))

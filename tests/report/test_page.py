@@ -27,11 +27,11 @@ def test_an_unfinished_run_has_every_section(folders: dict[str, Path], tmp_path:
 def test_several_runs_are_compared_on_one_page(folders: dict[str, Path], tmp_path: Path) -> None:
     root = page_of(tmp_path, folders["one"], folders["order"], folders["half"])
     assert [row[0] for row in table_of(root, "The runs side by side")] == ["made", "order", "half"]
-    assert "the same tasks in different orders" in root.one("section", id="outcome").text
+    assert "the same tasks in different orders" in root.one("section", id="results").text
     assert len(root.one("section", id="matrix").all("table")) == 3
     assert [row[0] for row in table_of(root, "Where the runs differ")] == ["made", "order", "half"]
     different = page_of(tmp_path, folders["one"], folders["other"])
-    assert "These runs learned different tasks" in different.one("section", id="outcome").text
+    assert "These runs learned different tasks" in different.one("section", id="results").text
     assert not different.all("td", class_="strong")
 
 
@@ -40,7 +40,7 @@ def test_runs_of_one_name_get_distinct_labels(tmp_path: Path) -> None:
     assert [run.label for run in load_runs(runs)] == ["made, seed 1", "made, seed 2"]
     twins = [make_run(tmp_path / name) for name in ("a", "b")]
     assert [run.label for run in load_runs(twins)] == ["a", "b"]
-    with pytest.raises(RunError, match="is named twice"):
+    with pytest.raises(RunError, match="is given twice"):
         load_runs([twins[0], twins[0]])
 
 
@@ -85,7 +85,7 @@ def test_pages_of_many_runs_leave_out_the_lists_of_pairs(tmp_path: Path) -> None
     many = [make_run(tmp_path / f"r{k}", seed=k, tasks=("a", "b"), analyzed=True) for k in range(9)]
     root = page_of(tmp_path, *many)
     assert not any("All measures" in caption.text for caption in root.all("caption"))
-    assert "stands in their analysis.json only" in root.one("section", id="collisions").text
+    assert "run's analysis.json has it" in root.one("section", id="collisions").text
     assert any("All measures" in caption.text for caption in page_of(tmp_path, *many[:8]).all("caption"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from made_runs import TESTS, make_run, right_answers
 from page_reader import page_of, table_of
 
-from nlora.report.forgotten_examples import asked, find_forgotten, shortened
+from nlora.report.forgotten_examples import find_forgotten, prompts_of, shortened
 from nlora.report.run_files import load_run
 
 TASKS = ("colors", "animals", "plants")
@@ -18,7 +18,7 @@ def test_forgotten_examples_are_those_right_then_and_wrong_now(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     root = page_of(tmp_path, folders["one"])
-    rows = table_of(root, "Answers when just learned and at the end")
+    rows = table_of(root, "Correct answers when just learned and at the end")
     then = [right_answers(i, i, 3) for i in (1, 2)]
     now = [right_answers(i, 3, 3) for i in (1, 2)]
     lost = [a - b for a, b in zip(then, now, strict=True)]
@@ -55,7 +55,7 @@ def test_examples_are_matched_by_text_not_by_position(folders: dict[str, Path], 
 
 def test_whole_prompts_are_shown(folders: dict[str, Path], tmp_path: Path) -> None:
     root = page_of(tmp_path, folders["one"])
-    block = root.one("details", id="asked")
+    block = root.one("details", id="prompts")
     assert [dt.text for dt in block.all("dt")] == list(TASKS)  # the last task's too
     prompt = "Task:TC\nDataset:colors\nWhich color is it?\n…\nAnswer:"
     assert block.all("pre")[0].pieces == [prompt]
@@ -65,7 +65,7 @@ def test_a_very_long_prompt_is_visibly_shortened(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tasks=("colors",))
     (file,) = run.glob("outputs/*/predict_eval_predictions.jsonl")
     file.write_text(file.read_text().replace("Which color is it?", "Option: " + "label, " * 1000))
-    (shown,) = asked(load_run(run)).values()
+    (shown,) = prompts_of(load_run(run)).values()
     assert len(shown) < 4100
     assert re.search(r"\n… [\d,]+ characters left out …\n", shown)
     assert shown.startswith("Task:TC\nDataset:colors\nOption: label, ")

@@ -46,7 +46,7 @@ def test_the_header_describes_the_run(folders: dict[str, Path], tmp_path: Path) 
         "nlora, penalty update_l1, weight 1e-05, reduction sum",
         "colors, animals, plants",
         "160 examples per task, 1 epoch in batches of 32, learning rate 0.001",
-        "the likeliest label of the task's set, on the test examples",
+        "the most likely of the task's labels, on the test examples",
     ):
         assert part in text
 
@@ -59,7 +59,7 @@ def test_the_header_shows_a_default_weight(tmp_path: Path) -> None:
 def test_losses_and_times_come_from_the_files(folders: dict[str, Path], tmp_path: Path) -> None:
     root = page_of(tmp_path, folders["one"])
     history = json.loads((folders["one"] / "outputs/2-animals/trainer_state.json").read_text())["log_history"]
-    row = table_of(root, "Loss by stage, as first and last logged")[1]
+    row = table_of(root, "First and last logged loss of each stage")[1]
     assert row[:2] == ["2 animals", "12"]
     assert float(row[2]) == pytest.approx(history[0]["loss"], rel=1e-3)
     assert float(row[3]) == pytest.approx(history[11]["loss"], rel=1e-3)
@@ -80,7 +80,9 @@ def test_a_stage_without_training_is_not_listed(tmp_path: Path) -> None:
     (run / "summary.json").write_text(json.dumps(summary))
     root = page_of(tmp_path, run)
     assert [row[0] for row in table_of(root, "Each stage")] == ["2 animals", "3 plants"]
-    assert [row[0] for row in table_of(root, "Answers when just learned and at the end")] == ["animals"]
+    assert [row[0] for row in table_of(root, "Correct answers when just learned and at the end")] == [
+        "animals"
+    ]
 
 
 def test_collisions_are_shown_or_the_command_that_computes_them(
@@ -96,7 +98,7 @@ def test_collisions_are_shown_or_the_command_that_computes_them(
     wanted = {"collision-layers", "collision-kinds", "nuclear-norm", "collision-thresholds", "density",
               "forgetting-collision-rate"}  # fmt: skip
     assert wanted <= keys
-    assert "0.61" in table_of(root, "Does more collision go with more forgetting?")[0]
+    assert "0.61" in table_of(root, "Is more collision associated with more forgetting?")[0]
     bare = page_of(tmp_path, folders["bare"]).one("section", id="collisions")
     assert bare.one("code").text == f"nlora analyze {folders['bare']}"
 
@@ -114,7 +116,7 @@ def test_the_command_repeats_the_run(folders: dict[str, Path], tmp_path: Path) -
     assert code == f"nlora run {folders['bare']}/run.yaml output_dir={folders['bare']}-again"
 
 
-def test_the_kinds_of_scores_are_named_of(tmp_path: Path) -> None:
+def test_the_kinds_of_scores_are_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", name="free", tasks=("replies", "colors"))
     decode = {"replies": "generate", "colors": "labels"}
     changed_summary(run, decode=decode, metrics={"replies": "rougeL", "colors": "exact_match"})
@@ -122,10 +124,10 @@ def test_the_kinds_of_scores_are_named_of(tmp_path: Path) -> None:
     kinds = "ROUGE-L of the generated answer for replies; exact match of the likeliest label for colors"
     assert f"Scores are in percent: {kinds}; averages are over both kinds." in text
     assert f"on the test examples: {kinds}; averages are over both kinds" in text
-    assert "also of tasks whose score is ROUGE-L" in text
+    assert "also in tasks scored by ROUGE-L" in text
     plain = make_run(tmp_path / "plain", name="plain", tasks=("replies", "colors"))
     text = page_of(tmp_path, run, plain).text
-    assert "These runs' scores are of different kinds; averages do not compare:" in text
+    assert "These runs have different kinds of scores; averages are not comparable:" in text
     assert "Bold: the best" not in text
 
 
@@ -144,7 +146,7 @@ def test_different_test_examples_are_noted_and_all_ties_are_marked(tmp_path: Pat
     assert "different test examples" not in root.text
     text = page_of(tmp_path, one, two, other).text
     assert (
-        "scored on different test examples; averages do not compare: colors, 20 test examples: one, two; "
+        "scored on different test examples; averages are not comparable: colors, 20 test examples: one, two; "
         in text
     )
     assert "colors, 20 other test examples: other." in text

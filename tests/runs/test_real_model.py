@@ -49,7 +49,9 @@ def test_loss_and_gradients_of_a_packed_batch_equal_the_plain_step() -> None:
     backbone: Any = load_backbone("smollm2")
     assert packing_is_exact(backbone.model)
     backbone.model.double()  # in float32 rounding alone moves gradients by 1e-5 or 2e-5, by the processor
-    encoder = ExampleTokenizer(backbone.tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
+    encoder = ExampleTokenizer(
+        backbone.tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50
+    )
     task = builtin.read("reuters")
     examples = encoder.encode(task, task.train[:4])
     adapter = LoraAdapter.attach(backbone.model, LoraOptions(dropout=0.0), seed=1)

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from nlora.runs.task_notes import task_notes
 from nlora.data.task import Example, Task
 from nlora.evaluation.evaluator import Answers
-from nlora.runs.stage_results import accuracy, predictions_of
 from nlora.runs.released_files import (
     Prediction,
     exact_match_by_dataset,
@@ -18,6 +16,8 @@ from nlora.runs.released_files import (
     train_results,
     write_results,
 )
+from nlora.runs.stage_results import accuracy, predictions_of
+from nlora.runs.task_notes import task_notes
 
 OF_PREDICT = {"predict_exact_match_macro", "decode"}
 OF_TRAIN = {"train_padding_share"}

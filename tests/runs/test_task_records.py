@@ -195,9 +195,7 @@ def test_a_prompt_that_comes_from_the_data_folder_may_not_change(
     learn(config)
     shutil.rmtree(tmp_path / "run/outputs/2-animals")
     (folder / "TC/colors/labels.json").write_text('["red", "blue", "green"]')
-    with pytest.raises(
-        InputErrors, match="task colors: its prompt is not the one stage 1 used"
-    ):
+    with pytest.raises(InputErrors, match="task colors: its prompt is not the one stage 1 used"):
         learn(config)
 
 

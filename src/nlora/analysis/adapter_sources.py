@@ -1,7 +1,4 @@
-"""The interference of stock PEFT LoRA adapters: folders, or hub ids (only the two files of an adapter are fetched).
-
-compare_adapters(["runs/a/outputs/1-r8/adapter", "some/hub-adapter"]).average_collision_rate
-"""
+"""The interference of stock PEFT LoRA adapters: folders, or hub ids (only the two files of an adapter are fetched)."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ def compare_states(states: Mapping[str, AdapterState], threshold: float | None =
     work = _Work(list(states.values()), modules, chosen, absolute, relative)
     results = each(range(len(modules)), work.measure)
     for module in results:
-        absolute.add(module.absolute, module.who, module.entries)
-        relative.add(module.relative, module.who, module.entries)
+        absolute.add(module.absolute, module.present, module.entries)
+        relative.add(module.relative, module.present, module.entries)
     return Measurements(
         names=tuple(states),
         modules=tuple(modules),
@@ -87,9 +87,9 @@ def compare_states(states: Mapping[str, AdapterState], threshold: float | None =
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Module:
-    """The measures at one module. who: indices of the adapters that have it; S: their singular values (T', k)."""
+    """The measures at one module. present: indices of the adapters that have it; S: their singular values (T', k)."""
 
-    who: list[int]
+    present: list[int]
     entries: int
     S: Tensor
     entrywise: Entrywise
@@ -113,19 +113,19 @@ class _Work:
     def measure(self, index: int) -> _Module:
         """All measures at one module; thread-safe."""
         module = self.modules[index]
-        who = [t for t, state in enumerate(self.states) if module in state]
-        factors = [self.states[t][module] for t in who]
+        present = [t for t, state in enumerate(self.states) if module in state]
+        factors = [self.states[t][module] for t in present]
         spectra = reduced_svds(factors, self.scratch)
         share = threshold_curves.SAMPLED_ENTRIES // len(self.modules)
         sampled = threshold_curves.sample(factors, share, threshold_curves.SEED + index, self.scratch)
         return _Module(
-            who=who,
+            present=present,
             entries=factors[0].entries,
             S=spectra.S,
             entrywise=entrywise(factors, self.threshold, self.scratch),
             pairs=pair_measures(factors, spectra, self.scratch),
-            absolute=self.absolute.shares(sampled, who, self.scratch),
-            relative=self.relative.shares(sampled, who, self.scratch),
+            absolute=self.absolute.shares(sampled, present, self.scratch),
+            relative=self.relative.shares(sampled, present, self.scratch),
             sampled=sampled.shape[1],
         )
 
@@ -145,7 +145,7 @@ def _of_adapters(count: int, results: Sequence[_Module]) -> dict[str, Floats]:
             "effective_rank": effective_rank(S).numpy(),
         }
         for measure, column in values.items():
-            table[measure][module.who, m] = column
+            table[measure][module.present, m] = column
     return table
 
 
@@ -155,8 +155,8 @@ def _of_pairs(count: int, results: Sequence[_Module]) -> dict[str, Floats]:
     counted, related = ("both", "unlike", "energy"), PairMeasures.__slots__
     table = {measure: np.full((len(index), len(results)), np.nan) for measure in (*counted, *related)}
     for m, module in enumerate(results):
-        first, second = pairs_of(len(module.who))
-        rows = [index[module.who[i], module.who[j]] for i, j in zip(first, second, strict=True)]
+        first, second = pairs_of(len(module.present))
+        rows = [index[module.present[i], module.present[j]] for i, j in zip(first, second, strict=True)]
         for measure in counted:
             table[measure][rows, m] = getattr(module.entrywise, measure)
         for measure in related:

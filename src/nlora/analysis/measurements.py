@@ -1,9 +1,4 @@
-"""The measures of some adapters module by module, their sums and means over modules, and their JSON.
-
-measured = compare_states(states)
-measured.collision_rate()                     # (P,): for each pair, over all entries that both have
-measured.interference().to_json()             # the content of analysis.json
-"""
+"""The measures of adapters at each module, and their sums and means over modules: the content of analysis.json."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The interference of a run's finished stages, under their tasks' names, in the order of learning.
-
-found = analyze_run("runs/demo/nlora")
-found.average_collision_rate, found.forgetting.correlation["collision_rate"]
-"""
+"""The interference of a run's finished stages, under their tasks' names, in the order of learning."""
 
 from __future__ import annotations
 

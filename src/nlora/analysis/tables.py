@@ -1,7 +1,4 @@
-"""The interference of adapters as tables for a terminal of 80 columns, and as rows for a CSV file.
-
-Console().print(interference_tables(compare_states(states).interference()))
-"""
+"""The interference of adapters as tables for a terminal of 80 columns, and as rows for a CSV file."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def sample(
 class CurveSums:
     """Sums over modules of the shares of entries that exceed each threshold.
 
-    thresholds: (T, K), row t for update t. `who` lists the updates that have a module, in order.
+    thresholds: (T, K), row t for update t. `present` lists the updates that have a module, in order.
     """
 
     def __init__(self, thresholds: Floats) -> None:
@@ -72,10 +72,10 @@ class CurveSums:
         self._both = np.zeros((len(self._pair_index), points))
         self._pair_entries = np.zeros(len(self._pair_index))
 
-    def add(self, shares: tuple[Floats, Floats], who: Sequence[int], weight: int) -> None:
+    def add(self, shares: tuple[Floats, Floats], present: Sequence[int], weight: int) -> None:
         """shares: the result of `shares` for a module of `weight` entries."""
         large, both = shares
-        here = list(who)
+        here = list(present)
         first, second = pairs_of(len(here))
         pairs = [self._pair_index[here[i], here[j]] for i, j in zip(first, second, strict=True)]
         self._large[here] += weight * large
@@ -84,11 +84,11 @@ class CurveSums:
         self._pair_entries[pairs] += weight
 
     def shares(
-        self, magnitudes: NDArray[np.float32], who: Sequence[int], scratch: Scratch | None = None
+        self, magnitudes: NDArray[np.float32], present: Sequence[int], scratch: Scratch | None = None
     ) -> tuple[Floats, Floats]:
         """Shares of a module's sample (T', n) above each threshold: by update (T', K) and by pair (P', K)."""
         scratch = scratch or Scratch()
-        thresholds = self._thresholds[list(who)]  # (T', K)
+        thresholds = self._thresholds[list(present)]  # (T', K)
         entries = magnitudes.shape[1]
         flags = scratch.array("curve flags", (*thresholds.shape, entries), np.bool_)
         np.greater(magnitudes[:, None], thresholds[:, :, None], out=flags)

@@ -29,9 +29,9 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
     Raises InputErrors with all mistakes in data, model and method before anything is written.
     """
     from nlora.models.backbone import load_backbone
+    from nlora.runs.preflight import preflight, probes
     from nlora.runs.sequence import learn_sequence
     from nlora.runs.stage_results import task_records
-    from nlora.runs.tryout import probes, try_out
     from nlora.training.trackers import one_wandb_run
 
     config = loaded.config
@@ -51,7 +51,7 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
             quantize=config.quantize,
             trust_remote_code=config.trust_remote_code,
         )
-        paths = try_out(
+        paths = preflight(
             backbone,
             [probes(task, plan.encoder) for task in plan.tasks],
             lora=config.lora,

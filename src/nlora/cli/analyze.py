@@ -25,14 +25,10 @@ def analyze(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     csv_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--csv", help="Write every pair, overall and by module, to this file.", show_default=False
-        ),
+        Path | None, typer.Option("--csv", help="Write all pairs, overall and by module.", show_default=False)
     ] = None,
     html_file: Annotated[
-        Path | None,
-        typer.Option("--html", help="Write the figures and tables as one HTML page.", show_default=False),
+        Path | None, typer.Option("--html", help="Write figures and tables as one page.", show_default=False)
     ] = None,
 ) -> None:
     """Where the updates of different tasks interfere: collisions, overlap, orthogonality, spectra."""

@@ -54,7 +54,7 @@ class Answers:
 class Evaluator:
     """Answers tasks with one backbone; the prompts of a task are tokenized once per run.
 
-    paths: how batches go through the model, as `nlora.runs.tryout.try_out` found; None: as its own facts allow.
+    paths: how batches go through the model, as `nlora.runs.preflight.preflight` found; None: as its own facts allow.
     """
 
     def __init__(

@@ -33,8 +33,7 @@ def offline_without_hub() -> Iterator[None]:
 @functools.lru_cache(maxsize=1)
 def _hub_answers(period: int) -> bool:
     """Whether the hub answers at all. period: the answer is remembered for one."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     answered = False
 

@@ -1,4 +1,4 @@
-"""How a run's batches go through its model; which of it is right for a model, `nlora.runs.tryout` finds out.
+"""How a run's batches go through its model; which of it is right for a model, `nlora.runs.preflight` finds out.
 
 paths = usual_paths(model)          # Paths(train="packed", leans=True, read="packed", continues=True, ...)
 """

@@ -1,9 +1,7 @@
-"""The figures of the paper for one's own runs, as files for a publication.
+"""The figures of the paper for any runs, as SVG and PDF files for a publication.
 
-    written = write_figures(runs, Path("figures"))      # collision.svg, collision.pdf, accuracy.svg, ...
-
-Collision rate and orthogonality as bars, accuracy through the stages, nuclear norm by layer, and each run's
-accuracy matrix (figures 1 to 3 of arXiv 2410.10179, and the matrix they rest on).
+Collision rate and orthogonality as bars, nuclear norm by layer, accuracy by stage, and each run's accuracy matrix
+(figures 1 to 3 of arXiv 2410.10179, and the matrix that they are based on).
 """
 
 from __future__ import annotations
@@ -31,10 +29,9 @@ _WIDTH = 560.0
 
 
 def write_figures(runs: Sequence[RunFiles], folder: Path) -> list[Path]:
-    """Writes each figure as SVG, and as PDF where matplotlib is; returns the files.
+    """Writes each figure as SVG and PDF, and returns the files.
 
-    Raises MissingExtraError after the SVG files are written when matplotlib is missing, and RunError when the
-    folder cannot be written.
+    Raises MissingExtraError, after writing the SVG files, without matplotlib; RunError if the folder cannot be written.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +51,7 @@ def write_figures(runs: Sequence[RunFiles], folder: Path) -> list[Path]:
 
 
 def averages_figure(runs: Analyzed) -> list[Figure]:
-    """Collision rate and orthogonality of each run as bars, as the paper's figure 1."""
+    """Collision rate and orthogonality of each run as bars, as in the paper's figure 1."""
     rates = [
         (
             run.label,
@@ -116,8 +113,8 @@ def _bars(
     axis = linear_axis(unit, [bar.total for bar in bars], zero=True)
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{bar.name}: {bar.says}" for bar in bars)
-        return bar_chart(title, told, bars, axis=axis, width=min(width, 420.0), keys=False)
+        description = "; ".join(f"{bar.name}: {bar.text}" for bar in bars)
+        return bar_chart(title, description, bars, axis=axis, width=min(width, 420.0), keys=False)
 
     return Figure(key, title, "", draw)
 

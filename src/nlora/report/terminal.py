@@ -1,8 +1,6 @@
 """Runs as tables for a terminal of 80 columns, readable as plain text too.
 
-    rich.get_console().print(accuracy_table(read_summary("runs/demo/nlora")))
-
-Every average says over what it is the mean. Nothing here computes a score.
+Every average says what it is the mean of. No score is computed here.
 """
 
 from __future__ import annotations
@@ -18,16 +16,16 @@ from nlora.report.formatting import change, duration, score
 from nlora.runs.summary import Score, Summary
 
 MOST_NAMED_COLUMNS = 6
-"""Up to so many tasks the columns carry names; with more, numbers that the rows explain."""
+"""Up to this many tasks the columns carry names; beyond it, the numbers of the rows."""
 _NAME_WIDTH = 19
-"""Characters at the head of a row."""
+"""Longest name of a row, in characters."""
 
 
 def accuracy_table(summary: Summary) -> Table:
     """The accuracy matrix and its averages.
 
-    A row is what the model scored after learning its task, a column is a task; scores are percentages. The
-    score on the task just learned is bold and marked *; what was not evaluated is left empty.
+    A row holds the scores in percent after learning its task; a column is a task. The score on the task just learned
+    is bold and marked *. Cells without a score are empty.
     """
     table = Table.grid()
     table.add_column()
@@ -41,9 +39,9 @@ def accuracy_table(summary: Summary) -> Table:
 
 
 def comparison_table(summaries: Sequence[Summary]) -> Table:
-    """One row for each run: its averages and its training time; the best average accuracy is marked *."""
+    """One row per run: its averages and its training time. The best average accuracy is marked *."""
     known = [s.average_accuracy for s in summaries if s.average_accuracy is not None]
-    best = score(max(known, default=None))  # as it is shown, so that equal numbers are marked alike
+    best = score(max(known, default=None))  # as shown: equal numbers are marked alike
     runs = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False)
     runs.add_column("run", overflow="fold")
     runs.add_column("method", overflow="fold")
@@ -70,13 +68,13 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
     table.add_row("FWT: forward transfer, mean gain on the later tasks before each was learned.")
     if len({summary.tasks for summary in summaries}) > 1:
         table.add_row(
-            Text("These runs learned different tasks or orders; averages do not compare.", style="bold")
+            Text("These runs learned different tasks or orders; averages are not comparable.", style="bold")
         )
     return table
 
 
 def paths(written: Mapping[str, Path]) -> Table:
-    """What was written where, one line each; long paths are folded, never cut."""
+    """The written files, one line each. Long paths are folded, never truncated."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -89,7 +87,7 @@ def _matrix(summary: Summary) -> Table:
     named = len(summary.tasks) <= MOST_NAMED_COLUMNS
     digits = 1 if named else 0
     matrix = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
-    # Short of room the numbers stay whole: many columns shorten the names of rows, few fold their own names.
+    # In a narrow terminal numbers stay whole: row names are shortened, or, if columns carry names, these are folded.
     matrix.add_column(Text("after learning", no_wrap=True, overflow="ellipsis"), no_wrap=named)
     for number, task in enumerate(summary.tasks, start=1):
         heading = Text(task) if named else Text(f"{number:>2}")
@@ -104,7 +102,7 @@ def _matrix(summary: Summary) -> Table:
 
 
 def _cell(value: Score, *, is_new: bool, digits: int) -> Text:
-    """A score aligned by hand: digits stand below digits whether or not a marker follows."""
+    """A score, padded so that digits align with or without a marker after them."""
     if value is None:
         return Text("")
     text = f"{value:>{digits + 4}.{digits}f}" if digits else f"{value:>2.0f}"
@@ -117,7 +115,7 @@ def _row_name(text: str) -> Text:
 
 
 def _averages(summary: Summary) -> list[str]:
-    """Each average that there is, with what it is the mean of."""
+    """The known averages, each with what it is the mean of."""
     tasks = len(summary.tasks)
     kinds = ["* just learned", *([f"scores in percent: {summary.scoring}"] if summary.scoring else [])]
     if summary.status == "running":

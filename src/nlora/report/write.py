@@ -63,7 +63,7 @@ def check_figures_folder(out: str | Path) -> None:
     for path in (Path(out), *Path(out).absolute().parents):
         if path.exists() or path.is_symlink():
             if not path.is_dir():
-                raise RunError(f"{path}: is not a folder; give a folder for the figures")
+                raise RunError(f"{path}: is a file; give a folder for the figures")
             break
 
 

@@ -158,13 +158,13 @@ class StageModel:
         from nlora.evaluation.evaluator import Evaluator
         from nlora.models.positions import positions_of
         from nlora.runs.plan import make_encoder
-        from nlora.runs.tryout import probes, try_out
+        from nlora.runs.preflight import preflight, probes
 
         options = stage.config.evaluate
         encoder = make_encoder(stage.config, positions_of(self._backbone.model))
         if self._history is not None:
             self._history.deactivate()
-        paths = try_out(
+        paths = preflight(
             self._backbone,
             [probes(task, encoder) for task in tasks],
             generates=any(decode_of(task, options) == "generate" for task in tasks),

@@ -1,6 +1,6 @@
 """What a run's own options rule out, told before anything is loaded or written.
 
-    problems = [*family_problems(config, encoder_decoder), *quantize_problems(loaded, methods), *missing_extras(loaded)]
+problems = [*family_problems(config, encoder_decoder), *quantize_problems(loaded, methods), *missing_extras(loaded)]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from nlora.config.load import LoadedConfig
 from nlora.config.schema import Config
 from nlora.errors import Problem, missing
 from nlora.methods.base import Method
+
 
 def family_problems(config: Config, encoder_decoder: bool) -> list[Problem]:
     """Why the model is of the wrong kind for these settings; empty when it fits or any kind may come.

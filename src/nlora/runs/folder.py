@@ -23,6 +23,8 @@ from types import TracebackType
 
 from filelock import FileLock
 
+from nlora.config.schema import Config
+from nlora.errors import RunError
 from nlora.runs.atomic import (
     DISK_FULL,
     TEMPORARY,
@@ -32,11 +34,9 @@ from nlora.runs.atomic import (
     sweep,
     write_json,
 )
-from nlora.config.schema import Config
-from nlora.errors import RunError
-from nlora.runs.run_yaml import RUN_FILE, write_or_compare
 from nlora.runs.lock import free_lock, held_lock
 from nlora.runs.log_file import RunLog
+from nlora.runs.run_yaml import RUN_FILE, write_or_compare
 from nlora.runs.stage_files import TRAINED_FILE, read_zero_shot, trained, trained_task, write_zero_shot
 from nlora.runs.summary import (
     Collision,
@@ -55,7 +55,9 @@ ADAPTER = "adapter"
 STAGE_FILE = "stage.json"
 
 _UNSAFE = '<>:"|?*%'
-_LONGEST_BYTES = 80  # of a task's name. File systems allow 255 for the whole name, and %XX triples a character.
+_LONGEST_BYTES = (
+    80  # of a task's name. File systems allow 255 for the whole name, and %XX triples a character.
+)
 
 
 def write_stage_record(folder: Path, record: StageRecord) -> None:
@@ -242,9 +244,7 @@ class RunFolder:
         committed = self.committed_stages()
         if missing := [k for k in range(1, max(committed, default=0)) if k not in committed]:
             gone = self.stage_folder(missing[0])
-            raise RunError(
-                f"{gone}: missing, but later stages exist; restore it, or delete those too"
-            )
+            raise RunError(f"{gone}: missing, but later stages exist; restore it, or delete those too")
         if self._summary_is_outdated():  # a new folder, or killed between a commit and its summary
             self.write_summary()
 

@@ -169,7 +169,7 @@ class Interference(_Part):
 def read_interference(folder: Path, summary: Summary) -> Interference | None:
     """A run's analysis.json; without the file, what its summary says about collisions; without either, None.
 
-    Raises RunError, in one line, when the file is broken.
+    Raises RunError, in one line, if the file is broken.
     """
     path = folder / ANALYSIS_FILE
     if path.is_file():
@@ -178,7 +178,7 @@ def read_interference(folder: Path, summary: Summary) -> Interference | None:
         except (OSError, ValidationError) as error:
             raise RunError(f"{path}: {_why(error)}; write it again with `nlora analyze {folder}`") from error
         if wrong := _wrong_length(found):
-            raise RunError(f"{path}: is broken: {wrong}; write it again with `nlora analyze {folder}`")
+            raise RunError(f"{path}: broken: {wrong}; write it again with `nlora analyze {folder}`")
         return found
     if summary.collision is None:
         return None
@@ -195,7 +195,7 @@ def _why(error: OSError | ValidationError) -> str:
         return f"cannot be read: {error.strerror}"
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, first["loc"]))
-    return f"is broken: {key + ': ' if key else ''}{first['msg']}"
+    return f"broken: {key + ': ' if key else ''}{first['msg']}"
 
 
 def _wrong_length(found: Interference) -> str:

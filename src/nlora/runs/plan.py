@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nlora.config.schema import Config
-from nlora.data.load import load_tasks
 from nlora.data.columns import TokenizedExamples
+from nlora.data.load import load_tasks
 from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import InputErrors, NloraError, Problem
-from nlora.methods.registry import build
 from nlora.methods.base import Method
+from nlora.methods.registry import build
 from nlora.models.positions import Positions, positions_of
 from nlora.runs.checks import family_problems, missing_extras, quantize_problems
 from nlora.runs.run_yaml import folder_problem

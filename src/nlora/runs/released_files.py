@@ -1,8 +1,8 @@
 """The result files of one stage, with the released code's names, keys, rounding and line format.
 
 These are `train_results.json`, `predict_results.json`, `all_results.json` (both together) and
-`predict_eval_predictions.jsonl`. Two keys are added to the released ones: `predict_exact_match_macro`, the mean over data
-sets (the released `predict_exact_match` is pooled over examples), and `decode`, how answers were made.
+`predict_eval_predictions.jsonl`. Two keys are added to the released ones: `predict_exact_match_macro`, the mean over
+data sets (the released `predict_exact_match` is pooled over examples), and `decode`, how answers were made.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlora.runs.atomic import write_text
 from nlora.evaluation.text_metrics import DIGITS, as_they_are, exact_match, released_scores
+from nlora.runs.atomic import write_text
 
 Results = dict[str, float | int | str | None]
 

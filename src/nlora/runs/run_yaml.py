@@ -18,12 +18,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nlora.runs.atomic import write_text
 from nlora.config.base_folder import recorded
 from nlora.config.load import differences
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import read_yaml, to_yaml
 from nlora.errors import RunError
+from nlora.runs.atomic import write_text
 from nlora.runs.summary import SUMMARY_FILE
 
 RUN_FILE = "run.yaml"

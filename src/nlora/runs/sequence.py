@@ -39,7 +39,7 @@ def learn_sequence(
     """Teach the backbone the plan's tasks in order.
 
     A stage that the folder already holds is not repeated, nor is the training of a stage whose scoring failed.
-    paths: as found by `nlora.runs.tryout.try_out`.
+    paths: as found by `nlora.runs.preflight.preflight`.
     """
     tasks = plan.tasks
     records = task_records(run, tasks)

@@ -1,4 +1,4 @@
-"""Two small internal files of a run: the mark of a stage that is trained but not scored yet, and the zero-shot scores."""
+"""Two internal files of a run: the mark of a stage that is trained but not scored yet, and the zero-shot scores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.runs.atomic import disk_errors, flush_folder, write_json
 from nlora.errors import RunError
 from nlora.evaluation.continual_metrics import summarize
+from nlora.runs.atomic import disk_errors, flush_folder, write_json
 from nlora.runs.summary import Score
 from nlora.runs.task_records import TaskRecord
 

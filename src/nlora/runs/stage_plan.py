@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nlora.runs import time_estimate
 from nlora.config.schema import Config
 from nlora.data.columns import TokenizedExamples
 from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
+from nlora.runs import time_estimate
 
 
 @dataclass(frozen=True, slots=True)

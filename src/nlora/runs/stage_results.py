@@ -9,12 +9,12 @@ from pathlib import Path
 from nlora.data.prompts import TAIL, head, names, prompt
 from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
+from nlora.evaluation.choices import Metric
 from nlora.evaluation.evaluator import Answers
 from nlora.evaluation.text_metrics import as_they_are, exact_match, free_text_score, told_apart
-from nlora.runs.released_files import Prediction, predict_results, train_results, write_results
 from nlora.runs.folder import RunFolder, write_stage_record
+from nlora.runs.released_files import Prediction, predict_results, train_results, write_results
 from nlora.runs.summary import StageRecord
-from nlora.evaluation.choices import Metric
 from nlora.runs.task_records import TaskRecord, changes, task_record
 from nlora.training.trainer import TrainResult
 
@@ -41,7 +41,9 @@ def task_records(run: RunFolder, tasks: Sequence[Task]) -> dict[str, TaskRecord]
     now = {task.name: task_record(task, run.config, _metric_so_far(scored)) for task in tasks}
     problems: list[Problem] = []
     for number, name in enumerate(now, start=1):
-        first = next(((_stage_in_words(stage), records[name]) for stage, records in scored if name in records), None)
+        first = next(
+            ((_stage_in_words(stage), records[name]) for stage, records in scored if name in records), None
+        )
         own = (_stage_in_words(number), trained[number]) if number in trained else None
         problems += changes(name, first, own, now[name])
     if problems:
@@ -182,6 +184,4 @@ def pooled_line(stage_folder: Path) -> str | None:
         score, examples = float(values["predict_exact_match"]), int(values["predict_samples"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return (
-        f"pooled exact match {score:.1f}  (over {examples} test examples of all tasks, as the released code prints)"
-    )
+    return f"pooled exact match {score:.1f}  (over {examples} test examples of all tasks, as the released code prints)"

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nlora.runs.atomic import write_json
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.evaluation.continual_metrics import summarize
 from nlora.evaluation.choices import Decode, Metric, scoring_words
+from nlora.evaluation.continual_metrics import summarize
+from nlora.runs.atomic import write_json
 from nlora.runs.task_records import ExamplesRecord, TaskRecord
 
 SUMMARY_FILE = "summary.json"
@@ -199,8 +199,7 @@ def run_folders(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_summary(folder: str | Path) -> Summary:
-    """The summary of the run in a folder. Raises RunError if it is missing, broken or of another schema.
-    """
+    """The summary of the run in a folder. Raises RunError if it is missing, broken or of another schema."""
     path = Path(folder) / SUMMARY_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -214,7 +213,9 @@ def read_summary(folder: str | Path) -> Summary:
     if not isinstance(values, dict) or "schema" not in values:
         raise RunError(f"{path}: not the summary of a run; it has no key 'schema'")
     if values["schema"] != SCHEMA:
-        raise RunError(f"{path}: has schema {values['schema']!r}, but this version of nlora reads {SCHEMA}; update nlora")
+        raise RunError(
+            f"{path}: has schema {values['schema']!r}, but this version of nlora reads {SCHEMA}; update nlora"
+        )
     try:
         return Summary.model_validate(values)
     except ValidationError as error:

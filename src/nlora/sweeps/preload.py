@@ -14,7 +14,7 @@ import torch
 from nlora.runs.quiet import quiet
 
 SAFE = ["transformers", "accelerate", "nlora.config.load", "nlora.runs.folder"]
-WITHOUT_GPU = ["nlora.api.learn", "nlora.runs.sequence", "nlora.runs.tryout", "nlora.report.page"]
+WITHOUT_GPU = ["nlora.api.learn", "nlora.runs.sequence", "nlora.runs.preflight", "nlora.report.page"]
 """These import PEFT, which imports bitsandbytes, which initializes CUDA."""
 
 with quiet():

@@ -123,7 +123,7 @@ def train(
     """Trains the adapter in place, over a backbone that stays as it is; or the whole backbone.
 
     examples: each with its answer. extra_loss: see `Method.extra_loss`.
-    paths: how batches go through the model, as `nlora.runs.tryout.try_out` found; None: as its own facts allow.
+    paths: how batches go through the model, as `nlora.runs.preflight.preflight` found; None: as its own facts allow.
     folder: gets trainer_state.json.
     on_step: called with the number of optimizer steps done. callbacks: of the Trainer, as those of `report_to`.
     Raises RunError when the loss is no number.

@@ -1,7 +1,6 @@
-"""The section about the updates themselves: where they meet, how large they are, and what that has to do with
-what was forgotten.
+"""The section about the updates: where they collide, how large they are, and how that relates to forgetting.
 
-All numbers are those of analysis.json (`nlora analyze`); means over pairs, layers and adapters are formed here.
+All numbers come from analysis.json (`nlora analyze`); only means over pairs, layers and adapters are computed here.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nlora.report.charts.axes import number
-from nlora.report.charts.heatmap import heat_map
-from nlora.report.charts.heatmap import share as place
+from nlora.report.charts.heatmap import heat_map, scale_position
 from nlora.report.charts.palette import heat_role
 from nlora.report.charts.scene import Scene
 from nlora.report.page_blocks import (
@@ -39,15 +37,15 @@ from nlora.runs.interference_file import Interference
 def collisions(runs: Sequence[RunFiles]) -> Section:
     """Collisions by pair, layer, kind and threshold; nuclear norms; collision against forgetting."""
     about = (
-        "Two updates collide at a weight when both change it by more than the threshold. The collision rate of two "
-        "updates is the share of all weights at which they do."
+        "Two updates collide at a weight if both change it by more than the threshold. Their collision rate is the "
+        "share of weights where they collide."
     )
     compared = analyzed(runs)
     missing = [run for run in runs if run.interference is None]
     blocks: list[Block] = []
     for run in missing:
         what = f"{run.label}: t" if len(runs) > 1 else "T"
-        text = f"{what}he updates have not been compared yet. This does it; then write the report again:"
+        text = f"{what}he updates have not been compared yet. Run this command, then write the report again:"
         blocks.append(Text(text, tone="note", code=analyze_command(run)))
     if compared:
         blocks += _thresholds(compared, many=len(runs) > 1)
@@ -76,7 +74,7 @@ def _threshold_table(compared: Analyzed) -> Table:
         for run, found in compared
     )
     rules = [found.threshold_rule for _, found in compared if found.threshold_rule]
-    said = dict.fromkeys(
+    texts = dict.fromkeys(
         [
             *(f"Threshold: {rule}" for rule in rules),
             *(f"{r.label}: {note}" for r, m in compared for note in m.notes),
@@ -84,10 +82,8 @@ def _threshold_table(compared: Analyzed) -> Table:
     )
     columns = ("run", "average collision rate", "threshold")
     if len({found.threshold for _, found in compared}) > 1:
-        said[
-            "Each run has a threshold of its own; the view by threshold compares the runs at the same ones"
-        ] = None
-    return Table("Average over all pairs", columns, rows, " ".join(map(_sentence, said)))
+        texts["Each run has its own threshold; the tab Threshold compares the runs at common ones"] = None
+    return Table("Average over all pairs", columns, rows, " ".join(map(_sentence, texts)))
 
 
 def _sentence(text: str) -> str:
@@ -159,7 +155,9 @@ def _pair_matrix(run: RunFiles, found: Interference, index: int, high: float, *,
             *(
                 Cell("")
                 if rate is None
-                else Cell(text(rate), heat=heat_role(place(rate, 0, high)), title=f"{100 * rate:.4g} %")
+                else Cell(
+                    text(rate), heat=heat_role(scale_position(rate, 0, high)), title=f"{100 * rate:.4g} %"
+                )
                 for rate in row
             ),
         )
@@ -170,7 +168,7 @@ def _pair_matrix(run: RunFiles, found: Interference, index: int, high: float, *,
 
 
 def _names(run: RunFiles, found: Interference) -> list[str]:
-    """The tasks that were compared, in the order of learning; others after them."""
+    """The compared tasks in the order of learning, then any other adapters."""
     if found.adapters:
         known = list(found.adapters)
     else:
@@ -185,7 +183,7 @@ def _rate(found: Interference, a: str, b: str) -> float | None:
 
 
 def _measures(run: RunFiles, found: Interference, many: bool) -> Table | None:
-    """Every measure of every pair, for those who look for one number."""
+    """Every measure of every pair."""
     columns = (
         "collision rate",
         "opposite signs",
@@ -218,9 +216,9 @@ def _measures(run: RunFiles, found: Interference, many: bool) -> Table | None:
     if not rows or not any(pair.overlap_energy is not None for pair in found.pairs.values()):
         return None
     note = (
-        "Opposite signs: of the colliding entries, the share at which the updates pull apart. Overlap energy: "
-        "Σ|ΔWᵢ||ΔWⱼ| / (‖ΔWᵢ‖‖ΔWⱼ‖), which needs no threshold. Σ‖A·Aᵀ‖²: O-LoRA's orthogonality, 0 when the rows of A "
-        "are orthogonal. Angles: the smallest principal angle between row and column spaces."
+        "Opposite signs: the share of colliding entries where the two updates have opposite signs. Overlap energy: "
+        "Σ|ΔWᵢ||ΔWⱼ| / (‖ΔWᵢ‖‖ΔWⱼ‖), which needs no threshold. Σ‖A·Aᵀ‖²: O-LoRA's orthogonality, 0 if the rows of the "
+        "factors A are orthogonal. Angles: the smallest principal angle between the row or column spaces."
     )
     caption = f"All measures of each pair of {run.label}" if many else "All measures of each pair"
     return Table(caption, ("pair", *columns), tuple(rows), note, is_aside=many)
@@ -251,7 +249,7 @@ def _adapters(run: RunFiles, found: Interference, many: bool) -> Table | None:
         "Frobenius norm",
     )
     note = "Density: the share of entries above the threshold. Nuclear norm and ranks are means over the modules."
-    caption = f"Each update of {run.label}" if many else "Each update alone"
+    caption = f"Each update of {run.label}" if many else "Each update"
     return Table(caption, columns, rows, note, is_aside=many)
 
 

@@ -1,4 +1,4 @@
-"""How the collision rate and the density of the updates depend on the threshold."""
+"""Figures of the collision rate and the density of the updates by threshold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nlora.report.page_blocks import Figure
 from nlora.report.run_files import Analyzed
 from nlora.runs.interference_file import Interference
 
-Lines = Sequence[tuple[str, int, tuple[Point, ...]]]  # name, place of its color, points
+Lines = Sequence[tuple[str, int, tuple[Point, ...]]]  # name, index of its color, points
 Values = Sequence[float | None]
 _OWN_SCALE = "threshold, in units of each update's own root mean square"
 
@@ -29,9 +29,9 @@ def threshold_figures(runs: Analyzed) -> list[Figure]:
         )
         own = found.relative_curve
         relative.append((run.label, run.order, _points(own.factors, own.average_collision_rate)))
-    why = "No float is exactly zero, so every rate belongs to a threshold; this is how much it matters."
-    scale = "A threshold for each update by its own size: do they meet where each is largest, however small it is?"
-    steep = "Mean over the updates of each run." if many else "For each task's update."
+    why = "No entry is exactly zero, so every rate depends on a threshold. This shows how much."
+    scale = "Thresholds relative to each update's size: do updates collide where each is largest, however small it is?"
+    density = "Mean over the updates of each run." if many else "One line per update."
     title = "Average collision rate by threshold"
     figures = [
         _figure("collision-thresholds", title, why, absolute, marks),
@@ -39,7 +39,7 @@ def threshold_figures(runs: Analyzed) -> list[Figure]:
         _figure(
             "density",
             "Share of entries above the threshold",
-            steep,
+            density,
             _densities(runs),
             marks,
             unit="density, %",
@@ -58,7 +58,7 @@ def _densities(runs: Analyzed) -> Lines:
 
 
 def _points(thresholds: Sequence[float], values: Values) -> tuple[Point, ...]:
-    """In percent; thresholds of 0 have no place on a logarithmic axis."""
+    """In percent, without a threshold of 0, which a logarithmic axis cannot show."""
     pairs = zip(thresholds, values, strict=False)
     return tuple(sorted((t, 100 * value) for t, value in pairs if value is not None and t > 0))
 
@@ -93,11 +93,11 @@ def _figure(
     inside = [mark for mark in marks if x.low <= mark.x <= x.high]
 
     def draw(width: float) -> Scene:
-        told = "; ".join(
+        description = "; ".join(
             f"{s.name}: {first[1]:.3g} % at {first[0]:.2g}, {last[1]:.3g} % at {last[0]:.2g}"
             for s in series
             for first, last in [(s.points[0], s.points[-1])]
         )
-        return line_chart(title, told, series, x=x, y=y, width=width, marks=inside)
+        return line_chart(title, description, series, x=x, y=y, width=width, marks=inside)
 
     return Figure(key, title, caption, draw)

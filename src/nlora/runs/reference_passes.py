@@ -1,10 +1,6 @@
-"""What a model gives for a run's texts in plain passes: each example alone, through transformers and PEFT as they are.
+"""Reference passes: each example alone through unmodified transformers and PEFT, without padding, mask or cache.
 
-    plain = PlainPasses(backbone, batches, adapter)
-    plain.logits[0]                              # (N, V), those that predict the answers of the first batch
-    plain.differs(found, plain.logits[0])        # None; or "moves the logits by 0.12 of the largest"
-
-No padding, no mask, no cache. `nlora.runs.tryout` holds every other way through the model against this.
+`nlora.runs.preflight` compares every fast path through the model with these.
 """
 
 from __future__ import annotations
@@ -32,18 +28,19 @@ if TYPE_CHECKING:
     from nlora.models.lora_adapter import LoraAdapter
 
 _GRADIENT_OFF, _SHORT_GRADIENT_OFF = 1e-2, 2e-1
-"""Of the norm of a layer's gradient; the second one for models of 16 bits."""
+"""Tolerances, relative to the norm of a layer's gradient; the second one for 16-bit models."""
 
 
-class PlainPasses:
-    """Logits and gradients of plain passes.
+class ReferencePasses:
+    """Logits and gradients of reference passes.
 
-    batches: examples that share a batch in other ways; those of the first are of one task. adapter: attached to the
-    backbone; None: only the model's answers matter.
-    logits: of each batch, (N, V). gradients: of each adapted layer, one vector, on the first batch; they cost twice a
-    pass, and the layers are the same.
+    batches: examples that share a batch on the fast paths; the first batch is of one task.
+    adapter: attached to the backbone; None if only the model's answers matter.
+    logits: (N, V) for each batch, those that predict the answer tokens.
+    gradients: one vector for each adapted layer, for the first batch only, because they cost two more passes and the
+        layers are the same for all batches.
 
-    Raises ModelError for a model that cannot answer or gives no finite numbers.
+    Raises ModelError for a model that cannot answer, or whose logits are not finite.
     """
 
     def __init__(
@@ -68,13 +65,13 @@ class PlainPasses:
                 f"of these tasks: {first_line(error)}"
             ) from error
         if not all(torch.isfinite(logits).all() for logits in self.logits):
-            raise ModelError(f"model {backbone.name}: its logits are no finite numbers; try dtype: float32")
+            raise ModelError(f"model {backbone.name}: its logits are not finite; try dtype: float32")
 
     def logits_of(self, examples: Sequence[TokenizedExample], *, whole: int = 1) -> Tensor:
         """(N, V) logits that predict the answers' tokens, each example alone and without padding.
 
-        whole: of how many examples, from the last on, the prompts' logits are computed, too. Where the model knows how
-        to leave them out, this spares a fifth of a pass of SmolLM2; that it does so rightly, the others show.
+        whole: for how many examples at the end the prompt's logits are computed too. Leaving them out, if the model
+        can, saves a fifth of a SmolLM2 pass; the whole ones show that the model does that correctly.
         """
         logits = []
         knows = "logits_to_keep" in forward_parameters(self.backbone.model)
@@ -94,15 +91,15 @@ class PlainPasses:
         return torch.cat(logits)
 
     def by_example(self, batch: int) -> tuple[Tensor, ...]:
-        """A batch's logits, (answer tokens, V) for each of its examples."""
+        """The logits of a batch, (answer tokens, V) for each of its examples."""
         return torch.split(self.logits[batch], [len(e.answer_ids) for e in self.batches[batch]])
 
     def gradients_of_batch(self, batch: int) -> Any:
-        """A block in which gradients are recorded, if those of this batch are compared."""
+        """A context that records gradients if this batch's gradients are compared."""
         return torch.enable_grad() if batch == 0 and self._factors else torch.no_grad()
 
     def gradients_at(self, logits: Tensor) -> dict[str, Tensor]:
-        """Of the summed cross-entropy of the first batch's answers, one vector for each adapted layer."""
+        """Gradients of the summed cross-entropy of the first batch's answers, one vector for each adapted layer."""
         targets = [token for e in self.batches[0] for token in e.answer_ids]
         loss = F.cross_entropy(logits.float(), torch.tensor(targets, device=self.device), reduction="sum")
         flat = [factor for pair in self._factors.values() for factor in pair]
@@ -114,29 +111,29 @@ class PlainPasses:
             for i, (name, pair) in enumerate(self._factors.items())
         }
 
-    # What another way gives
+    # Comparing a fast path
 
     def differs(self, found: Tensor, expected: Tensor, at_most: float = 0.0) -> str | None:
-        """How far logits are off, in words; None: no further than rounding. at_most: what else is rounding here."""
+        """How far logits are off, in words; None if within the tolerance. at_most: a larger tolerance."""
         off = logits_off(found, expected)
         if off <= max(logits_tolerance(self.backbone.model), at_most):
             return None
         return f"moves the logits by {off:.2g} of the largest"
 
     def gradients_differ(self, found: dict[str, Tensor]) -> str | None:
-        """The same of the gradients."""
+        """How far gradients are off, in words; None if within the tolerance."""
         short = logits_tolerance(self.backbone.model) > 1e-2
         limit = _SHORT_GRADIENT_OFF if short else _GRADIENT_OFF
         norms = {name: float(gradient.norm()) for name, gradient in self.gradients.items()}
-        least = 1e-3 * max(norms.values())  # rounding is all there is of smaller ones
+        least = 1e-3 * max(norms.values())  # smaller ones are all rounding
         off = {n: float((g - self.gradients[n]).norm()) / max(norms[n], least) for n, g in found.items()}
         worst = max(off, key=off.__getitem__)
         return f"moves the gradient of {worst} by {off[worst]:.2g} of it" if not off[worst] <= limit else None
 
-    # What no way can mend
+    # What no path can fix
 
     def refuse_targets_without_gradient(self) -> None:
-        """Raises ModelError for layers that no text reaches; not for one of many experts, if others are reached."""
+        """Raise ModelError for layers that no text reaches, except for some of many experts if others are reached."""
         reached = {kind(name) for name, gradient in self.gradients.items() if gradient.any()}
         lost = [name for name in self.gradients if kind(name) not in reached]
         if lost:
@@ -149,18 +146,18 @@ class PlainPasses:
 
     @torch.no_grad()
     def refuse_what_sees_ahead(self) -> None:
-        """Raises ModelError for a model that looks at the answer before it gives it: BERT as an encoder, for one."""
+        """Raise ModelError for a model that sees the answer before giving it, such as BERT as an encoder."""
         for e, logits in zip(self.batches[0], self.by_example(0), strict=True):
             if len(e.answer_ids) < 2:
                 continue
-            # Of the same length, so that rounding is the same for all tokens before the one that is exchanged.
+            # The same length, so that all tokens before the exchanged one round equally.
             *same, old, end = e.answer_ids
             new = next((token for token in e.prompt_ids if token != old), end)
             changed = self.logits_of([TokenizedExample(e.prompt_ids, [*same, new, end])])
             if self.differs(changed[:-1], logits[:-1]):
                 raise ModelError(
-                    f"model {self.backbone.name}: what {type(self.backbone.model).__name__} predicts changes with "
-                    "the tokens that follow, the answer itself among them; take a causal language model (a BERT's "
+                    f"model {self.backbone.name}: the predictions of {type(self.backbone.model).__name__} depend "
+                    "on the tokens that follow, including the answer itself; use a causal language model (a BERT's "
                     "config.json must say is_decoder: true)"
                 )
             return
@@ -171,11 +168,11 @@ def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
 
 
 def kind(name: str) -> str:
-    """A layer's name without its numbers: those of a block, and of an expert in it."""
+    """A layer's name without its numbers (of the block, and of the expert in it)."""
     return re.sub(r"\d+", "*", name)
 
 
 def first_line(error: Exception) -> str:
-    """What an exception is and says, in one line."""
+    """An exception's type and first line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

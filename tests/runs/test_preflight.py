@@ -23,14 +23,17 @@ from nlora.kernels import elementwise
 from nlora.models.backbone import Backbone, load_backbone
 from nlora.models.paths import Paths
 from nlora.runs.events import Progress
-from nlora.runs.plain_passes import kind
-from nlora.runs.tryout import try_out
+from nlora.runs.preflight import preflight
+from nlora.runs.reference_passes import kind
 from nlora.training import cpu_forwards
 
 TinyModel = Callable[[str], Path]
 BEGINNING = list(range(100, 130))
 TASKS = [
-    [TokenizedExample([*BEGINNING, 40, 41], [50, 60, 1]), TokenizedExample([*BEGINNING, 42, 43, 44, 45], [51, 1])],
+    [
+        TokenizedExample([*BEGINNING, 40, 41], [50, 60, 1]),
+        TokenizedExample([*BEGINNING, 42, 43, 44, 45], [51, 1]),
+    ],
     [TokenizedExample([7, 8, 9], [52, 1]), TokenizedExample([7, 8, 10, 11], [53, 61, 62, 1])],
 ]
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
@@ -57,7 +60,7 @@ def test_the_known_families_take_their_fastest_way(tiny_model: TinyModel, family
     backbone = tiny(tiny_model, family)
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     state = torch.random.get_rng_state()
-    paths = try_out(backbone, TASKS, lora=LORA, generates=True)
+    paths = preflight(backbone, TASKS, lora=LORA, generates=True)
     packs = family not in {"mistral", "t5"}  # a sliding window; an encoder
     assert paths.notes == ()
     assert (paths.train, paths.leans, paths.read == "packed") == (
@@ -83,7 +86,7 @@ def test_a_model_that_padding_changes_trains_and_scores_one_row_at_a_time(tiny_m
 
     forward_replaced(backbone, change)
     backbone.model._can_set_attn_implementation = lambda: False  # type: ignore[assignment] # no packing
-    paths = try_out(backbone, TASKS, lora=LORA)
+    paths = preflight(backbone, TASKS, lora=LORA)
     assert (paths.train, paths.read) == ("single", "single")
     assert any(note.startswith("training in padded rows") for note in paths.notes)
     assert any(note.startswith("scoring in padded rows") for note in paths.notes)
@@ -95,9 +98,9 @@ def test_a_leaner_module_that_computes_something_else_is_left_out(
     monkeypatch.setattr("nlora.training.cpu_modules._if_equal", lambda kind, original, width: kind(original))
     real = elementwise.silu_mul
     monkeypatch.setattr("nlora.training.cpu_modules.silu_mul", lambda gate, up: real(gate, up).clamp(max=0.1))
-    paths = try_out(tiny(tiny_model, "llama"), TASKS, lora=LORA)
+    paths = preflight(tiny(tiny_model, "llama"), TASKS, lora=LORA)
     assert (paths.train, paths.leans) == ("packed", False)
-    assert "with leaner modules" in paths.notes[0]
+    assert "with faster modules" in paths.notes[0]
 
 
 def test_a_wrong_gradient_alone_is_found(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +120,7 @@ def test_a_wrong_gradient_alone_is_found(tiny_model: TinyModel, monkeypatch: pyt
         return real(x, weight, bias, Half.apply(a), b, **more)
 
     monkeypatch.setattr("nlora.training.cpu_forwards.lora_linear", wrong)
-    paths = try_out(tiny(tiny_model, "llama"), TASKS, lora=LORA)
+    paths = preflight(tiny(tiny_model, "llama"), TASKS, lora=LORA)
     assert (paths.train, paths.leans) == ("packed", False)
     assert "moves the gradient of" in paths.notes[0]
 
@@ -127,8 +130,8 @@ def test_targets_that_no_text_reaches_are_named(tiny_model: TinyModel) -> None:
     backbone.model.tower = torch.nn.ModuleList(torch.nn.Linear(32, 32) for _ in range(3))
     lora = LORA.model_copy(update={"targets": ("q_proj", "tower.0", "tower.2")})
     with pytest.raises(ModelError, match=r"tower\.0 and 1 more layers get no gradient .* would stay 0"):
-        try_out(backbone, TASKS, lora=lora)
-    assert try_out(backbone, TASKS, lora=lora, needs_gradients=False).train == "packed"
+        preflight(backbone, TASKS, lora=lora)
+    assert preflight(backbone, TASKS, lora=lora, needs_gradients=False).train == "packed"
 
 
 def test_an_expert_that_two_texts_do_not_reach_is_no_mistake(tiny_model: TinyModel) -> None:
@@ -156,8 +159,8 @@ def test_numbers_that_are_none_are_refused(tiny_model: TinyModel) -> None:
     backbone = tiny(tiny_model, "llama")
     with torch.no_grad():
         backbone.model.model.layers[1].mlp.down_proj.weight.fill_(float("nan"))
-    with pytest.raises(ModelError, match="no finite numbers"):
-        try_out(backbone, TASKS)
+    with pytest.raises(ModelError, match="not finite"):
+        preflight(backbone, TASKS)
 
 
 def test_a_run_whose_model_takes_no_batches_learns_what_one_that_does_learns(
@@ -168,7 +171,7 @@ def test_a_run_whose_model_takes_no_batches_learns_what_one_that_does_learns(
     alone = Paths("single", False, "single", False, "single")
     for name in ("together", "alone"):
         if name == "alone":
-            monkeypatch.setattr("nlora.runs.tryout.try_out", lambda *args, **kwargs: alone)
+            monkeypatch.setattr("nlora.runs.preflight.preflight", lambda *args, **kwargs: alone)
         learn(load_config(config, [f"output_dir={tmp_path / name}"]), Progress())
     for stage in ("1-colors", "2-animals"):
         file = Path("outputs", stage, "adapter", "adapter_model.safetensors")
@@ -197,7 +200,9 @@ def test_an_update_that_stayed_0_is_said(tmp_path: Path, tiny_model: TinyModel) 
     events: list[nlora.Event] = []
     learn(load_config(config), Progress(events.append))
     said = [event.text for event in events]
-    assert any("the update of model.layers.0.self_attn.q_proj and of 3 more layers is still 0" in s for s in said)
+    assert any(
+        "the update of model.layers.0.self_attn.q_proj and of 3 more layers is still 0" in s for s in said
+    )
 
 
 @pytest.mark.parametrize(("family", "changes"), [("bert", {"is_decoder": False}), ("xlm", {"causal": False})])
@@ -206,8 +211,8 @@ def test_a_model_that_sees_the_answer_is_refused(
 ) -> None:
     model = tiny_family(family, **changes)
     backbone = Backbone(model, tiny(tiny_model, "llama").tokenizer, False, family)
-    with pytest.raises(ModelError, match=r"predicts changes with the tokens that follow.*is_decoder"):
-        try_out(backbone, TASKS, lora=LORA)
+    with pytest.raises(ModelError, match=r"depend on the tokens that follow.*is_decoder"):
+        preflight(backbone, TASKS, lora=LORA)
 
 
 def test_a_cache_that_the_model_itself_gets_wrong_is_found(tiny_model: TinyModel) -> None:
@@ -221,6 +226,6 @@ def test_a_cache_that_the_model_itself_gets_wrong_is_found(tiny_model: TinyModel
         return output
 
     forward_replaced(backbone, change)
-    try_out(backbone, TASKS, lora=LORA)
+    preflight(backbone, TASKS, lora=LORA)
     with pytest.raises(ModelError, match=r"answers cannot be generated: moves the logits"):
-        try_out(backbone, TASKS, lora=LORA, generates=True)
+        preflight(backbone, TASKS, lora=LORA, generates=True)

@@ -1,14 +1,10 @@
-"""A try-out before training: which ways through this model give what one plain pass gives, on the run's own texts.
+"""The preflight check: which fast paths through the model give the numbers of a plain pass, on the run's own texts.
 
-    paths = try_out(backbone, [probes(task, encoder) for task in tasks], lora=config.lora)
-    train(backbone, learner, examples, options, paths=paths, ...)
-    Evaluator(backbone, encoder, config.evaluate, paths)
-
-Batches are packed or padded, modules are exchanged for leaner ones, and what follows a prompt runs on its kept keys and
-values. Each of these is right for the models that it was made for, and some family of models always has a part that
-nobody thought of. So, before anything is trained, two real examples of each task run alone, without padding, mask or
-cache, through transformers and PEFT as they are. Every other way has to give the same logits, and the same gradient of
-every adapted layer. One that does not is left out, and said. What cannot be trained or scored at all is refused.
+Batches are packed or padded, modules are swapped for faster ones, and keys and values are cached. Each of these is
+exact for the models it was written for, but there is always some family of models with a part that nobody anticipated.
+So before anything is trained, two real examples of each task run alone, without padding, mask or cache, through
+unmodified transformers and PEFT. Every fast path must give the same logits, and the same gradient of every adapted
+layer. A path that does not is not used, and the run says so. A model that no path can train or score is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from torch import Tensor, nn
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.tokenize import TokenizedExample, ExampleTokenizer
+from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
 from nlora.errors import ModelError
 from nlora.evaluation.greedy import greedy_generation, is_plain
 from nlora.evaluation.prefill import Prefiller
@@ -33,7 +29,7 @@ from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, Rows, usual_paths
-from nlora.runs.plain_passes import PlainPasses, first_line
+from nlora.runs.reference_passes import ReferencePasses, first_line
 from nlora.training.cpu_modules import lean
 
 if TYPE_CHECKING:
@@ -42,27 +38,27 @@ if TYPE_CHECKING:
     from nlora.models.backbone import Backbone
 
 _LOOKED_AT = 256
-"""Examples of a task among which the two short ones are chosen."""
+"""The two short examples of a task are chosen among this many."""
 _TOGETHER = 8
-"""Examples of a batch: as many as fit any machine that trains the model."""
+"""Examples per batch: as many as fit on any machine that can train the model."""
 _FOLLOWING = 3
-"""Answer tokens that are run on a prompt's kept keys and values."""
+"""Answer tokens that run on a prompt's cached keys and values."""
 _GENERATED_OFF = 4e-2
-"""Of the largest logit: state spaces compute one token in another way than many, which rounds otherwise; a wrong cache
-moves the logits by several tenths."""
+"""Tolerance, relative to the largest logit. State-space models compute a single token in another way than a sequence,
+which rounds differently; a wrong cache moves the logits by several tenths."""
 _SPREAD = 0.02
-"""Deviation of the throw-away adapter's B: with the zeros of a fresh one, A would have no gradient."""
+"""Standard deviation of the temporary adapter's B. With a fresh adapter's B = 0, A would have no gradient."""
 _log = logging.getLogger(__name__)
 
 
 def probes(task: Task, encoder: ExampleTokenizer) -> list[TokenizedExample]:
-    """Two short examples of a task, of two lengths where there are such; of a task with one example, that one."""
+    """Two short examples of a task, of different lengths if possible; if the task has only one example, that one."""
     looked_at = sorted((task.train or task.test)[:_LOOKED_AT], key=lambda example: len(example.sentence))
     longer = [e for e in looked_at if len(e.sentence) > 1.2 * len(looked_at[0].sentence)]
     return list(encoder.encode(task, [looked_at[0], *(longer or looked_at[1:])[:1]]))
 
 
-def try_out(
+def preflight(
     backbone: Backbone,
     tasks: Sequence[Sequence[TokenizedExample]],
     *,
@@ -70,23 +66,26 @@ def try_out(
     needs_gradients: bool = True,
     generates: bool = False,
 ) -> Paths:
-    """The paths of a run. Leaves the model as it was, and draws none of its random numbers.
+    """The paths that a run may use. The model and the global random state are left unchanged.
 
-    tasks: of each task, examples as `probes` gives them. lora: what will be trained; None: the model only answers.
-    needs_gradients: whether a target that the texts do not reach is a mistake. generates: whether answers are.
+    tasks: for each task, its examples from `probes`. lora: what will be trained; None if the model only answers.
+    needs_gradients: whether a target module that gets no gradient is an error. generates: whether answers
+        are generated.
 
-    Raises ModelError where the model cannot be trained or scored in any way, or a target gets no gradient.
+    Raises ModelError if no path can train or score the model, or a target module gets no gradient.
     """
-    adapter = None if lora is None else _throw_away_adapter(backbone.model, lora)
+    adapter = None if lora is None else _temporary_adapter(backbone.model, lora)
     training = backbone.model.training
     backbone.model.eval()
     try:
-        plain = PlainPasses(backbone, _batches(tasks), adapter)
+        reference = ReferencePasses(backbone, _batches(tasks), adapter)
         if adapter is not None and needs_gradients:
-            plain.refuse_targets_without_gradient()
-        trial = _Trial(plain, generates)
-        found = trial.generating_paths(trial.reading_paths(usual_paths(backbone.model, untried=True)))
-        return found if adapter is None else trial.training_paths(found)
+            reference.refuse_targets_without_gradient()
+        comparison = _Comparison(reference, generates)
+        found = comparison.generating_paths(
+            comparison.reading_paths(usual_paths(backbone.model, untried=True))
+        )
+        return found if adapter is None else comparison.training_paths(found)
     finally:
         if adapter is not None:
             adapter.detach()
@@ -94,13 +93,13 @@ def try_out(
 
 
 def _batches(tasks: Sequence[Sequence[TokenizedExample]]) -> list[list[TokenizedExample]]:
-    """The first task's examples, then those of all others: a pass costs little more for a few of them than for two."""
+    """The first task's examples, then those of all others together: a slightly larger batch costs little more."""
     first, *others = [list(task) for task in tasks if task]
     rest = [example for task in others for example in task]
     return [first, *(rest[i : i + _TOGETHER] for i in range(0, len(rest), _TOGETHER))]
 
 
-def _throw_away_adapter(model: nn.Module, lora: LoraOptions) -> LoraAdapter:
+def _temporary_adapter(model: nn.Module, lora: LoraOptions) -> LoraAdapter:
     adapter = LoraAdapter.attach(model, lora, seed=0)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -110,18 +109,20 @@ def _throw_away_adapter(model: nn.Module, lora: LoraOptions) -> LoraAdapter:
     return adapter
 
 
-class _Trial:
-    """How far other ways through a model are off its plain passes."""
+class _Comparison:
+    """How far fast paths are off the reference passes."""
 
-    def __init__(self, plain: PlainPasses, generates: bool) -> None:
-        self._plain, self._backbone, self._batches = plain, plain.backbone, plain.batches
-        self._device, self._generates = plain.device, generates
-        self._collate = Collator(plain.backbone.tokenizer.pad_token_id, plain.backbone.encoder_decoder)
+    def __init__(self, reference: ReferencePasses, generates: bool) -> None:
+        self._reference, self._backbone, self._batches = reference, reference.backbone, reference.batches
+        self._device, self._generates = reference.device, generates
+        self._collate = Collator(
+            reference.backbone.tokenizer.pad_token_id, reference.backbone.encoder_decoder
+        )
 
     # Scoring
 
     def reading_paths(self, paths: Paths) -> Paths:
-        """The first way of scoring that gives the plain logits; notes on those before it."""
+        """The first way of scoring with the reference logits, and notes on the ways before it."""
         rows: list[Rows] = ["packed", "padded", "single"]
         ways = [(way, True) for way in rows[rows.index(paths.read) :] if paths.continues]
         ways += [("padded", False), ("single", False)]
@@ -130,18 +131,18 @@ class _Trial:
             wrong = self._wrong(lambda w=way, c=continues: self._reading_off(w, c))  # type: ignore[misc]
             if wrong is None:
                 return replace(paths, read=way, continues=continues, notes=(*paths.notes, *notes))
-            again = "" if continues else ", whole prompts again,"
-            notes.append(f"scoring in {way} rows{again} {wrong}: not taken")
+            again = "" if continues else " without a cache"
+            notes.append(f"scoring in {way} rows{again} {wrong}; not used")
             _log.warning("%s", notes[-1])
-        self._plain.refuse_what_sees_ahead()  # a usual reason
+        self._reference.refuse_what_sees_ahead()  # the most common reason
         raise ModelError(f"model {self._backbone.name}: its answers cannot be scored: {notes[-1]}")
 
     @torch.no_grad()
     def _reading_off(self, way: Rows, continues: bool) -> str | None:
         for number, examples in enumerate(self._batches):
-            # The end token takes no part in a label's score; the first batch runs up to it all the same.
+            # The end token does not count in a label's score, but the first batch includes it.
             unscored = int(number > 0 and not self._generates)
-            expected = self._plain.by_example(number)
+            expected = self._reference.by_example(number)
             prompts = [TokenizedExample(e.prompt_ids, []) for e in examples]
             reader = Prefiller(
                 self._backbone.model,
@@ -159,17 +160,19 @@ class _Trial:
                 if count:  # as labels are scored
                     logits.append(reading.extend(tokens))
                 wanted = torch.stack([expected[i][: count + 1] for i in some])
-                if wrong := self._plain.differs(torch.cat(logits, dim=1), wanted):
+                if wrong := self._reference.differs(torch.cat(logits, dim=1), wanted):
                     return wrong
-                if count and number == 0 and self._generates:  # taken back, then as answers are generated
+                if (
+                    count and number == 0 and self._generates
+                ):  # rolled back, then token by token, as answers are generated
                     reading.rollback(count)
                     logits[1:] = [reading.extend(tokens[:, d : d + 1]) for d in range(count)]
-                    if wrong := self._plain.differs(torch.cat(logits, dim=1), wanted):
+                    if wrong := self._reference.differs(torch.cat(logits, dim=1), wanted):
                         return wrong
         return None
 
     def generating_paths(self, paths: Paths) -> Paths:
-        """How prompts share a batch of `generate`, where answers are not decoded here (`nlora.evaluation.greedy`)."""
+        """How prompts share a batch of `generate`, if answers are not decoded by `nlora.evaluation.greedy`."""
         if not self._generates or (paths.continues and is_plain(self._backbone.model)):
             return paths
         ways: tuple[Rows, Rows] = ("padded", "single")
@@ -177,12 +180,12 @@ class _Trial:
             wrong = self._wrong(lambda way=way: self._generating_off(way))  # type: ignore[misc]
             if wrong is None:
                 return replace(paths, generate=way)
-            _log.warning("generating in %s rows %s: not taken", way, wrong)
+            _log.warning("generating in %s rows %s; not used", way, wrong)
         raise ModelError(f"model {self._backbone.name}: its answers cannot be generated: {wrong}")
 
     @torch.no_grad()
     def _generating_off(self, way: Rows) -> str | None:
-        """`generate` has the logits of plain passes over what it answers; its rules beyond that are the model's."""
+        """Whether `generate` has the reference logits along its own answer. Its further rules are the model's."""
         model: Any = self._backbone.model
         end = self._backbone.tokenizer.eos_token_id
         examples = self._batches[0]
@@ -198,57 +201,59 @@ class _Trial:
             found = torch.stack(output.logits, dim=1)  # (B, tokens, V)
             for e, answer, logits in zip(some, output.sequences[:, begin:].tolist(), found, strict=True):
                 count = answer.index(end) + 1 if end in answer else len(answer)
-                plain = self._plain.logits_of([TokenizedExample(e.prompt_ids, answer[:count])])
-                if wrong := self._plain.differs(logits[:count], plain, _GENERATED_OFF):
+                plain = self._reference.logits_of([TokenizedExample(e.prompt_ids, answer[:count])])
+                if wrong := self._reference.differs(logits[:count], plain, _GENERATED_OFF):
                     return wrong
         return None
 
     # Training
 
     def training_paths(self, usual: Paths) -> Paths:
-        """The first way of training that gives the plain logits and gradients; notes on those before it."""
+        """The first way of training with the reference logits and gradients, and notes on the ways before it."""
         rows: list[Rows] = ["packed", "padded", "single"]
         ways = [(way, leans) for way in rows[rows.index(usual.train) :] for leans in (True, False)]
         notes: list[str] = []
         for way, leans in ways:
-            # Where scoring has read all batches packed, the first shows that its layers and leaner modules are right.
+            # If scoring has checked all batches packed, the first is enough to check layers and swapped modules.
             batches = self._batches[:1] if way == usual.read == "packed" else self._batches
             wrong = self._wrong(lambda w=way, m=leans, b=batches: self._training_off(w, m, b))  # type: ignore[misc]
             if wrong is None:
                 return replace(usual, train=way, leans=leans, notes=(*usual.notes, *notes))
-            notes.append(
-                f"training in {way} rows{' with leaner modules' if leans else ''} {wrong}: not taken"
-            )
+            notes.append(f"training in {way} rows{' with faster modules' if leans else ''} {wrong}; not used")
             _log.warning("%s", notes[-1])
-        self._plain.refuse_what_sees_ahead()  # a usual reason
+        self._reference.refuse_what_sees_ahead()  # the most common reason
         raise ModelError(f"model {self._backbone.name}: cannot be trained: {notes[-1]}")
 
-    def _training_off(self, way: Rows, leans: bool, batches: Sequence[Sequence[TokenizedExample]]) -> str | None:
+    def _training_off(
+        self, way: Rows, leans: bool, batches: Sequence[Sequence[TokenizedExample]]
+    ) -> str | None:
         packed = packed_attention(self._backbone.model) if way == "packed" else nullcontext()
-        plain = self._plain
-        with _leaner(plain.model if leans else None), packed:
+        reference = self._reference
+        with _leaner(reference.model if leans else None), packed:
             for i, examples in enumerate(batches):
-                with plain.gradients_of_batch(i):
+                with reference.gradients_of_batch(i):
                     logits = self._batched_logits(examples, way)
-                    wrong = plain.differs(logits.detach(), plain.logits[i])
+                    wrong = reference.differs(logits.detach(), reference.logits[i])
                     if wrong is None and i == 0:
-                        wrong = plain.gradients_differ(plain.gradients_at(logits))
+                        wrong = reference.gradients_differ(reference.gradients_at(logits))
                     if wrong is not None:
                         return wrong
         return None
 
     def _batched_logits(self, examples: Sequence[TokenizedExample], way: Rows) -> Tensor:
         groups = [[e] for e in examples] if way == "single" else [examples]
-        make: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]] = pack if way == "packed" else self._collate
+        make: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]] = (
+            pack if way == "packed" else self._collate
+        )
         found = []
         for group in groups:
             batch = {key: value.to(self._device) for key, value in make(group).items()}
-            logits, targets = answer_logits(self._plain.model, batch)
+            logits, targets = answer_logits(self._reference.model, batch)
             found.append(logits[targets != IGNORED])
         return torch.cat(found)
 
     def _wrong(self, attempt: Callable[[], str | None]) -> str | None:
-        """What is wrong with a way; None: nothing."""
+        """What is wrong with a path; None if nothing."""
         try:
             return attempt()
         except MODEL_RAISES as error:

@@ -1,11 +1,11 @@
-"""What the try-out before a run costs, and what labels that begin alike do.
+"""The cost of the preflight check before a run, and of labels that begin alike.
 
-    python benchmarks/tryout.py demo
-    python benchmarks/tryout.py --labels 1000 --model smollm2
+    python benchmarks/preflight.py demo
+    python benchmarks/preflight.py --labels 1000 --model smollm2
 
-The first: seconds of the try-out of a recipe or file on its own texts, and how many of its optimizer steps take as
-long. The second: random prompts over so many labels of one beginning, c000 c001 ...; the search of the likeliest one
-against scoring every label, and whether both name the same.
+The first: seconds of the preflight check of a recipe or file on its own texts, and how many of its optimizer steps
+take as long. The second: random prompts over so many labels of one beginning, c000 c001 ...; the search of the
+likeliest one against scoring every label, and whether both name the same.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from nlora.models.backbone import load_backbone, load_tokenizer
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packing_is_exact
 from nlora.runs.plan import make_plan
-from nlora.runs.tryout import probes, try_out
+from nlora.runs.preflight import preflight, probes
 from nlora.training.trainer import train
 
 
 def of_recipe(source: str, overrides: Sequence[str], rounds: int) -> dict[str, Spread]:
-    """Seconds of the try-out, and of an optimizer step of the first task, in turn."""
+    """Seconds of the preflight check, and of an optimizer step of the first task, in turn."""
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(load_config(source, [*overrides, f"output_dir={folder}/run"]))
         config, examples = plan.config, plan.encoded[0]
@@ -44,7 +44,7 @@ def of_recipe(source: str, overrides: Sequence[str], rounds: int) -> dict[str, S
 
         def tried(seed: int) -> float:
             begin = time.perf_counter()
-            try_out(backbone, [probes(task, plan.encoder) for task in plan.tasks], lora=config.lora)
+            preflight(backbone, [probes(task, plan.encoder) for task in plan.tasks], lora=config.lora)
             return time.perf_counter() - begin
 
         def trained(seed: int) -> float:
@@ -54,11 +54,11 @@ def of_recipe(source: str, overrides: Sequence[str], rounds: int) -> dict[str, S
             adapter.detach()
             return result.seconds / result.steps
 
-        found = measure.interleave({"try-out": tried, "step": trained}, rounds)
+        found = measure.interleave({"preflight": tried, "step": trained}, rounds)
     return {
-        "try-out seconds": Spread.of(found["try-out"]),
+        "preflight seconds": Spread.of(found["preflight"]),
         "step seconds": Spread.of(found["step"]),
-        "steps": measure.ratios(found["try-out"], found["step"]),
+        "steps": measure.ratios(found["preflight"], found["step"]),
     }
 
 
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("source", nargs="?", default="demo", help="recipe or file (default: demo)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument(
-        "--labels", type=int, default=0, help="labels that begin alike; 0: the try-out instead"
+        "--labels", type=int, default=0, help="labels that begin alike; 0: the preflight check instead"
     )
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--model", default="smollm2", help="of --labels")
