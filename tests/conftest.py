@@ -181,7 +181,7 @@ def tiny_family(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def desk(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> Path:
-    """A folder with support.yaml, its data, and what `nlora run` made of it: runs/support, and its output, screen.txt."""
+    """A folder with support.yaml, its data, and the run that `nlora run` made of it; screen.txt has its output."""
     from helpers import desk_values
 
     folder = tmp_path_factory.mktemp("desk")
