@@ -106,7 +106,7 @@ def turns(options: argparse.Namespace, count: int) -> dict[str, list[dict[str, A
 
 def write_run(folder: Path, options: argparse.Namespace, count: int, labels: tuple[str, ...]) -> Path:
     """A run over one task of so many examples, and the file that describes it."""
-    from nlora.models.backbone import EMBEDDED, embedded_folder
+    from nlora.models.backbone import BUILTIN_MODEL, builtin_model_folder
 
     examples = many(measure.read_task(options.data, options.dataset), count)
     for split, rows in (("train", examples), ("test", examples[:1000])):
@@ -119,7 +119,7 @@ def write_run(folder: Path, options: argparse.Namespace, count: int, labels: tup
         "instruction": "Which label fits? Choose one from the option.", "labels": list(labels),
     }  # fmt: skip
     # The model's folder, since tokens are to be kept in another one than its own.
-    model = str(embedded_folder()) if options.model == EMBEDDED else options.model
+    model = str(builtin_model_folder()) if options.model == BUILTIN_MODEL else options.model
     run = {
         "name": "texts",
         "model": model,
@@ -146,7 +146,7 @@ def check(run: Path, kept: Path) -> dict[str, Any]:
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "kept_bytes": sum(file.stat().st_size for file in (kept / "encoded").iterdir()),
+        "kept_bytes": sum(file.stat().st_size for file in (kept / "tokens").iterdir()),
     }
 
 
@@ -179,7 +179,7 @@ def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--model", default="smollm2", help="whose tokenizer (default: smollm2)")
     parser.add_argument("--data", default=measure.default_data(), help="folder in the released layout")
-    parser.add_argument("--dataset", help="one data set of it (default: agnews; embedded: reuters)")
+    parser.add_argument("--dataset", help="one data set of it (default: agnews; builtin: reuters)")
     parser.add_argument("--examples", type=int, nargs="+", default=[300, 1000, 10_000, 100_000])
     parser.add_argument("--check", action="store_true", help="time `nlora check` on large sets instead")
     parser.add_argument("--alone", action="store_true", help="one turn, in this process")

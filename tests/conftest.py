@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-# Nothing in the tests may reach a hub; the one fetch of the embedded default goes to the package index.
+# Nothing in the tests may reach a hub; the one fetch of the built-in default goes to the package index.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 TEXT = (

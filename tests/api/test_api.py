@@ -256,7 +256,6 @@ def test_imports_in_any_order_leave_the_functions_in_place() -> None:
 def test_all_mistakes_are_told_at_once_by_their_keys(here: Path) -> None:
     values = yaml.safe_load((here / "support.yaml").read_text())
     values["train"] |= {"epoch": 1, "batch_size": "ten", "learning_rate": object()}
-    values["tasks"][1]["test"] = "urgency/no.jsonl"
     values["seeds"] = 1
     with pytest.raises(nlora.InputErrors) as told:
         nlora.run(values | {"output_dir": "runs/wrong"})
@@ -268,8 +267,7 @@ def test_all_mistakes_are_told_at_once_by_their_keys(here: Path) -> None:
         "config: seeds: unknown key; did you mean 'seed'?",
     ):
         assert expected in lines
-    assert any("no.jsonl" in line for line in lines)
-    assert len(lines) == 5
+    assert len(lines) == 4
     assert not Path("runs/wrong").exists()
     for source, overrides, expected in (
         ({1: 2}, (), "the key 1 must be text"),

@@ -89,7 +89,7 @@ def test_an_unseen_task_needs_no_training_examples(runs: Runs, tmp_path: Path) -
     (score,) = ask(run, tasks_file=str(tmp_path / "tasks.yaml")).scores
     assert (score.task, score.examples) == ("other", 9)
     with pytest.raises(
-        InputErrors, match="task 'other' has no 'train' file to split validation examples off"
+        InputErrors, match="task 'other' has no 'train' file to hold out validation examples from"
     ):
         ask(run, tasks_file=str(tmp_path / "tasks.yaml"), split="validation")
 

@@ -15,11 +15,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stage": -1}, "--stage: there is no stage -1"),
     ({"tasks": "animal"}, "--tasks: unknown task 'animal'; did you mean 'animals'?"),
     ({"tasks": "zzz"}, "--tasks: unknown task 'zzz'; there are colors, animals, reuters"),
-    ({"tasks": "colors,colors"}, "--tasks: task 'colors' is there twice"),
+    ({"tasks": "colors,colors"}, "--tasks: duplicate task 'colors'"),
     ({"split": "dev"}, "evaluate.split=dev: must be test or validation, not 'dev'"),
     ({"settings": ["batch_sise=3"]}, "unknown key; did you mean 'batch_size'?"),
     ({"settings": ["decode"]}, "evaluate.decode: an override is a dotted key, '=' and a value"),
-    ({"data": "nowhere", "tasks": "yelp"}, "data: no such folder: nowhere; give --data"),
+    (
+        {"data": "nowhere", "tasks": "yelp"},
+        "data: no such folder: nowhere; give its current path with --data",
+    ),
     ({"tasks_file": "nowhere.yaml"}, "--tasks-file: no such file: nowhere.yaml"),
     ({"out": "nowhere/answers.jsonl"}, "--out: nowhere/answers.jsonl: there is no folder"),
 ]
@@ -47,10 +50,10 @@ def test_mistakes_in_a_file_of_tasks_have_their_lines(runs: Runs, tmp_path: Path
     with pytest.raises(InputErrors) as told:
         ask(run, tasks_file=str(file))
     first, second = map(str, told.value.problems)
-    assert first.startswith("task a.test: no such file: gone.jsonl (looked in ")
+    assert first.startswith("task a: test: no such file: gone.jsonl (looked in ")
     assert second.startswith(f"{file}:3: 2: unknown task 'nobody'")
     file.write_text("name: x\n")
-    with pytest.raises(InputErrors, match=r"tasks\.yaml: should be a list of tasks"):
+    with pytest.raises(InputErrors, match=r"tasks\.yaml: must be a list of tasks"):
         ask(run, tasks_file=str(file))
 
 

@@ -129,11 +129,11 @@ def test_a_link_to_another_disk_is_followed(tmp_path: Path) -> None:
 def test_only_relative_paths_that_are_there_are_made_absolute(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train.jsonl").touch()
-    (tmp_path / "embedded").touch()
-    found = located(config_of(data="embedded"), tmp_path)
+    (tmp_path / "builtin").touch()
+    found = located(config_of(data="builtin"), tmp_path)
     (task,) = found.tasks
     assert (found.data, task.train, task.test) == (
-        "embedded",
+        "builtin",
         str(tmp_path / "data/train.jsonl"),
         "data/test.jsonl",
     )

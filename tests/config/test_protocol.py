@@ -129,7 +129,7 @@ def test_single_keys_speak_under_the_repaired_protocol(values: dict[str, Any], n
         ({"evaluate": {"decode": "labels"}}, "generated freely", "evaluate.decode is labels, the release has generate"),
         ({"train": {"truncate": "text"}}, "lose their end", "train.truncate is text, the release has released"),
         ({"train": {"batches": "by_length"}}, "drawn at random", "train.batches is by_length, the release has random"),
-        ({"evaluate": {"split": "validation"}}, "dev files", "scored on examples split off from train"),
+        ({"evaluate": {"split": "validation"}}, "dev files", "scored on examples held out from train"),
     ],
 )  # fmt: skip
 def test_what_is_called_released_and_is_not(values: dict[str, Any], gone: str, note: str) -> None:
@@ -141,7 +141,7 @@ def test_what_is_called_released_and_is_not(values: dict[str, Any], gone: str, n
 def test_tasks_of_ones_own_have_no_unlabeled_examples() -> None:
     own = [{"name": "tickets", "train": "a.jsonl", "test": "b.jsonl"}]
     assert not any("'-'" in line for line in protocol_notes(config(protocol="released", tasks=own)))
-    assert not any("'-'" in line for line in protocol_notes(config(protocol="released", data="embedded")))
+    assert not any("'-'" in line for line in protocol_notes(config(protocol="released", data="builtin")))
 
 
 def test_a_run_prints_its_notes_once_and_keeps_them(

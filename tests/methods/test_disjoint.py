@@ -80,12 +80,12 @@ def test_more_tasks_than_there_is_room_for_are_refused_before_training() -> None
     assert problems(build("disjoint", {"share": 0.3}), 3) == []
     assert problems(build("disjoint", {"share": 0.3}), 5) == [
         "method.share: share 0.3 gives room for 3 tasks, but the sequence has 5; use at most 1/5, "
-        "or tasks: 5 in its place"
+        "or tasks: 5 instead"
     ]
     assert problems(build("disjoint", {"tasks": 4}), 4) == []
     assert problems(build("disjoint", {"tasks": 4}), 5) == [
         "method.tasks: the rows are split among 4 tasks, but the sequence has 5; use at least 5, or null for "
-        "as many as there are"
+        "the number of tasks"
     ]
     assert problems(build("disjoint", {}), 100) == []
     assert problems(build("disjoint", {"tasks": 1}), 100) == []
@@ -107,7 +107,7 @@ def test_a_layer_with_fewer_rows_than_tasks_is_named_once(modules_first: bool) -
     found = [p for call in (calls if modules_first else calls[::-1]) for p in call()]
     assert [p.where for p in found] == ["method.tasks"]
     assert found[0].what.startswith(
-        "a.head has 3 output rows, of which a task's share of 1/4 is less than one"
+        "a.head has 3 output rows, and a share of 1/4 of them is less than one row"
     )
     assert method.check_sequence(3) == method.check(modules) == []
 
@@ -115,12 +115,12 @@ def test_a_layer_with_fewer_rows_than_tasks_is_named_once(modules_first: bool) -
 def test_a_layer_with_fewer_rows_than_a_share_needs_is_named() -> None:
     [problem] = build("disjoint", {"share": 0.2}).check([ModuleShape("a.head", 64, 4)])
     assert problem.where == "method.share"
-    assert "a.head has 4 output rows, of which a task's share of 1/5 is less than one" in problem.what
+    assert "a.head has 4 output rows, and a share of 1/5 of them is less than one row" in problem.what
 
 
 def test_wrong_options_are_named() -> None:
     for options, where, what in (
-        ({"tasks": 3, "share": 0.2}, "method", "tasks and share both say how the rows are split"),
+        ({"tasks": 3, "share": 0.2}, "method", "tasks and share both set the split"),
         ({"tasks": 0}, "method.tasks", "must be a whole number >= 1, or null, not 0"),
         ({"share": 1}, "method.share", "must be a number > 0 and < 1, or null, not 1"),
         ({"share": float("nan")}, "method.share", "must be a finite number"),

@@ -112,5 +112,5 @@ def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: LoraAdapter) -
     earlier = [random_state(adapter, 4)]
     name = next(iter(earlier[0]))
     del earlier[0][name]
-    with pytest.raises(AdapterError, match=f"stage 1 has no update of {name}"):
+    with pytest.raises(AdapterError, match=f"stage 1 has no update for {name}"):
         build("ella", {}).begin_task(adapter, earlier)

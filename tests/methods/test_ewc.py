@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import RunError
 from nlora.methods.registry import build
 from nlora.models.lora_adapter import LoraAdapter
@@ -71,5 +71,5 @@ def test_nothing_at_the_first_stage_and_nothing_for_weight_zero(adapter: LoraAda
 
 
 def test_lost_information_is_told(adapter: LoraAdapter) -> None:
-    with pytest.raises(RunError, match=r"no Fisher information of model\.layers\.0"):
+    with pytest.raises(RunError, match=r"no Fisher information for model\.layers\.0"):
         build("ewc", {}).begin_task(adapter, [adapter.state()])

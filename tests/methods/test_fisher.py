@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nlora.config.schema import LoraOptions
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.methods._fisher import fisher_information
 from nlora.models.target_modules import target_modules
 from tiny import assert_bitwise, load, weights

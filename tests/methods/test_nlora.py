@@ -127,7 +127,7 @@ def attached(shared: Path, arch: str, golden: GoldenCase) -> LoraAdapter:
     """The golden model with earlier factors folded in and the new ones attached."""
     model = load_model(shared, arch)
     if golden.earlier is not None:
-        MergedUpdates(model, list(golden.earlier)).fold([golden.earlier])
+        MergedUpdates(model, list(golden.earlier)).activate([golden.earlier])
     adapter = LoraAdapter.attach(model, LoraOptions(r=8, alpha=32, dropout=0.0), seed=0)
     assert adapter.factors().keys() == golden.new.keys()
     adapter.load_state(golden.new)

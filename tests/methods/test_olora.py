@@ -115,7 +115,7 @@ def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: LoraAdapter) -
     earlier = [random_state(adapter, 4), random_state(adapter, 5)]
     name = list(earlier[1])[-1]
     del earlier[1][name]
-    with pytest.raises(AdapterError, match=f"stage 2 has no update of {name}"):
+    with pytest.raises(AdapterError, match=f"stage 2 has no update for {name}"):
         build("olora", {}).begin_task(adapter, earlier)
 
 

@@ -41,7 +41,7 @@ def test_a_skeleton_has_the_shapes_and_no_weights(tiny_model: TinyModel) -> None
     [
         ("./nowhere", "no such folder"),
         ("model.gguf", "no such GGUF file"),
-        ("someone/some-model", "neither a folder here nor reachable on the hub"),
+        ("someone/some-model", "neither a folder nor available on the hub"),
     ],
 )
 def test_a_model_that_is_not_there(name: str, said: str) -> None:
@@ -53,7 +53,7 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json"):
         load_skeleton(str(tmp_path))
     (tmp_path / "weights.gguf").touch()
-    with pytest.raises(ModelError, match=r"weights\.gguf is there: name that file"):
+    with pytest.raises(ModelError, match=r"name the file in it: .*weights\.gguf"):
         load_skeleton(str(tmp_path))
     (tmp_path / "config.json").write_text("{ not json")
     with pytest.raises(ModelError) as error:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import ModelError
 from nlora.models.backbone import load_backbone
 from nlora.models.inspection import first_position

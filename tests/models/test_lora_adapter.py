@@ -43,7 +43,7 @@ def test_attach_and_detach_leave_the_backbone_as_it_was(family: str, make: Calla
     assert torch.equal(logits(model), before)
 
 
-def test_a_second_adapter_beside_the_first_is_refused(make: Callable[..., Any]) -> None:
+def test_a_second_adapter_on_the_same_model_is_refused(make: Callable[..., Any]) -> None:
     model = make("llama")
     LoraAdapter.attach(model, LoraOptions(targets=("q_proj",)), seed=1)
     for target in ("q_proj", "o_proj"):
@@ -134,9 +134,9 @@ def test_load_state_names_what_does_not_fit(make: Callable[..., Any]) -> None:
     with pytest.raises(AdapterError, match="the model does not adapt module x"):
         adapter.load_state({**state, "x": state[name]})
     wrong = LoraFactors(torch.ones(3, 32), torch.ones(32, 3), 2.0)
-    with pytest.raises(AdapterError, match=rf"{name} do not fit: given are rank 3 .*the model has rank 4"):
+    with pytest.raises(AdapterError, match=rf"{name} do not fit: they are rank 3 .*but the model has rank 4"):
         adapter.load_state({**state, name: wrong})
-    with pytest.raises(AdapterError, match=r"scaling 3, the model has .*scaling 2"):
+    with pytest.raises(AdapterError, match=r"scaling 3, but the model has .*scaling 2"):
         adapter.load_state({**state, name: LoraFactors(state[name].A, state[name].B, 3.0)})
     assert_same(adapter.state(), before)
 

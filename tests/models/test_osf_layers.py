@@ -19,28 +19,28 @@ TinyModel = Callable[[str], Path]
 
 def trained(model: torch.nn.Module, preserved: float = 0.5) -> OsfLayers:
     """A few plain gradient steps."""
-    learner = OsfLayers.attach(model, LoraOptions(), preserved=preserved)
-    parameters = [p for p in learner.model.parameters() if p.requires_grad]
+    trainable = OsfLayers.attach(model, LoraOptions(), preserved=preserved)
+    parameters = [p for p in trainable.model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.5)
     for _ in range(3):
         optimizer.zero_grad()
-        loss(learner.model).backward()
+        loss(trainable.model).backward()
         optimizer.step()
-    return learner
+    return trainable
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_a_saved_stage_put_back_is_the_trained_model(
     tiny_model: TinyModel, tmp_path: Path, family: str
 ) -> None:
-    learner = trained(load(tiny_model(family)))
-    learner.commit(tmp_path, base_model="tiny", tokenizer=None)
-    learner.model.eval()
-    expected = logits(learner.model)
+    trainable = trained(load(tiny_model(family)))
+    trainable.commit(tmp_path, base_model="tiny", tokenizer=None)
+    trainable.model.eval()
+    expected = logits(trainable.model)
     again = load(tiny_model(family))
     OsfLayers.load(again, tmp_path)
     torch.testing.assert_close(logits(again), expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(logits(learner.detach()), logits(again))
+    assert torch.equal(logits(trainable.detach()), logits(again))
 
 
 def test_what_the_leading_directions_do_stays(tiny_model: TinyModel) -> None:
@@ -71,9 +71,9 @@ def test_only_the_target_layers_move_and_nothing_requires_a_gradient_after(tiny_
 def test_without_is_the_model_before(tiny_model: TinyModel) -> None:
     model = load(tiny_model("llama"))
     expected = logits(model)
-    learner = trained(model)
-    with learner.without():
-        torch.testing.assert_close(logits(learner.model), expected)
+    trainable = trained(model)
+    with trainable.without():
+        torch.testing.assert_close(logits(trainable.model), expected)
 
 
 def test_layers_that_are_not_plain_are_named(tiny_model: TinyModel) -> None:
@@ -95,6 +95,6 @@ def test_more_is_frozen_the_more_tasks_there_were(tiny_model: TinyModel) -> None
     assert method.check_sequence(3) == []
     counts = []
     for stage in (1, 2, 3):
-        learner = method.attach(load(tiny_model("llama")), LoraOptions(), stage=stage, seed=1)
-        counts.append(sum(p.numel() for p in learner.model.parameters() if p.requires_grad))
+        trainable = method.attach(load(tiny_model("llama")), LoraOptions(), stage=stage, seed=1)
+        counts.append(sum(p.numel() for p in trainable.model.parameters() if p.requires_grad))
     assert counts[0] > counts[1] > counts[2] > 0

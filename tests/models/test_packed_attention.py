@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nlora.config.schema import LoraOptions
 from nlora.data.packing import pack
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_factors import LoraFactors
 from nlora.models.packed_attention import packed_attention, packed_logits, packing_is_exact
@@ -113,17 +113,17 @@ def test_a_try_that_goes_wrong_is_refused_and_logged(
 
     monkeypatch.setattr(Layout, "_masks_for", blind)
     assert not packing_is_exact(model)
-    assert "not taken" in caplog.text
+    assert "it is not used" in caplog.text
 
 
 @pytest.mark.slow
-def test_updates_beside_a_real_model_of_16_bits_do_not_keep_it_from_packing() -> None:
+def test_unmerged_updates_of_a_real_16_bit_model_allow_packing() -> None:
     """With them its products round otherwise in a long row than in short ones."""
     model: Any = load_backbone("smollm2", dtype="bfloat16").model
     names = [m.name for m in target_modules(model, LoraOptions())]
     draw = torch.Generator().manual_seed(1)
     for rank in (16, 32, 80):
-        beside = UnmergedUpdates(model, names)
+        unmerged = UnmergedUpdates(model, names)
         state = {}
         for name in names:
             out_features, in_features = model.get_submodule(name).weight.shape
@@ -132,9 +132,9 @@ def test_updates_beside_a_real_model_of_16_bits_do_not_keep_it_from_packing() ->
                 torch.randn(out_features, rank, generator=draw),
             )
             state[name] = LoraFactors(a * 1e-3, b * 1e-3, 4.0)
-        beside.fold([state])
+        unmerged.activate([state])
         assert packing_is_exact(model)
-        beside.restore()
+        unmerged.deactivate()
 
 
 def test_in_16_bits_gradients_come_as_near_to_the_truth_as_without_packing(tiny_model: TinyModel) -> None:

@@ -175,8 +175,8 @@ def test_an_instruction_that_leaves_no_position_for_a_text(
     with pytest.raises(InputErrors) as caught:
         make_plan(load_config(str(config), overrides))
     assert re.fullmatch(
-        r"its instruction and options alone take \d+ tokens, the model has 64 positions, 40 of them for the answer; "
-        "shorten them, or lower train.max_target_tokens",
+        r"its instruction and options alone take \d+ tokens, but the model has 64 positions, 40 of them for the "
+        "answer; shorten them, or lower train.max_target_tokens",
         caught.value.problems[0].what,
     )
     assert len(caught.value.problems) == 2

@@ -118,7 +118,9 @@ def test_methods_that_need_the_weights_say_so_before_training(
 
 def test_a_gguf_file_is_not_quantized_again(tmp_path: Path) -> None:
     loaded = load_config(str(write_config(tmp_path, "model.gguf", quantize="4bit")))
-    assert "a GGUF file cannot be quantized again" in "\n".join(map(str, quantize_problems(loaded, [])))
+    assert "a GGUF file cannot be quantized again" in "\n".join(
+        map(str, quantize_problems(loaded.config, []))
+    )
 
 
 def test_other_methods_need_no_weights() -> None:
@@ -140,7 +142,7 @@ def test_a_backbone_that_comes_quantized_is_refused_by_what_needs_its_weights(ti
         FullModel.attach(model)
 
 
-def test_learned_keeps_updates_beside_codes_and_an_adapter_trains_on_top(tiny_model: TinyModel) -> None:
+def test_updates_of_quantized_layers_are_unmerged_and_an_adapter_trains_on_top(tiny_model: TinyModel) -> None:
     model, plain = load(tiny_model("llama")), load(tiny_model("llama"))
     names = quantize_targets(model)
     with torch.no_grad():
@@ -151,7 +153,7 @@ def test_learned_keeps_updates_beside_codes_and_an_adapter_trains_on_top(tiny_mo
     learned = UpdateHistory(model, names)
     learned.updates = list(states)
     learned.activate_for_training(build("inclora", {}))
-    MergedUpdates(plain, names).fold(states)
+    MergedUpdates(plain, names).activate(states)
     torch.testing.assert_close(logits(model), logits(plain), rtol=1e-5, atol=1e-5)
     mine, wanted = gradients(model), gradients(plain)
     for name, gradient in wanted.items():
@@ -211,8 +213,8 @@ def test_a_quantized_backbone_trains_as_its_numbers_in_float_do(wide_llama: Path
     error = (logits(plain) - logits(original)).abs().max()
     assert 1e-3 < error < 1.0, "the numbers of the codes are near the original's, and not the same"
     states = [random_state(plain, seed) for seed in (1, 2)]
-    UnmergedUpdates(model, [m.name for m in modules]).fold(states)
-    MergedUpdates(plain, [m.name for m in modules]).fold(states)
+    UnmergedUpdates(model, [m.name for m in modules]).activate(states)
+    MergedUpdates(plain, [m.name for m in modules]).activate(states)
     # While 8bit evaluates, it rounds the activations to eight bits as well.
     tolerance = 1e-4 if quantize == "4bit" else 0.1
     torch.testing.assert_close(logits(model), logits(plain), rtol=tolerance, atol=tolerance)

@@ -12,7 +12,7 @@ import pytest
 from helpers import write_config, write_task
 from nlora.cli.check import check
 from nlora.config.load import load_config
-from nlora.data.tokenize import shared_prefix
+from nlora.data.columns import shared_prefix
 from nlora.errors import InputErrors
 from nlora.models.backbone import load_tokenizer
 from nlora.runs.plan import make_plan
@@ -82,6 +82,6 @@ def test_a_token_that_the_model_has_no_row_for_is_found_before_training(
     file = tmp_path / f"animals-{split}.jsonl"
     file.write_text(file.read_text() + json.dumps({"sentence": "a gnu ox", "label": "ox"}) + "\n")
     with pytest.raises(
-        InputErrors, match=r"task animals: .* holds 'gnu', .* token 400, .* ends with 399; leave it out"
+        InputErrors, match=r"task animals: .* contains 'gnu', token 400 .* ends at 399; remove it"
     ):
         make_plan(load_config(str(config)))

@@ -17,7 +17,7 @@ from helpers import write_config
 from nlora.api.learn import learn
 from nlora.config.load import load_config
 from nlora.config.schema import LoraOptions
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import AdapterError, ModelError
 from nlora.kernels import elementwise
 from nlora.models.backbone import Backbone, load_backbone

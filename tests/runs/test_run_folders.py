@@ -91,7 +91,7 @@ def test_no_run_begins_around_others_or_inside_of_one(tmp_path: Path, tiny_model
             f"{tmp_path / 'runs'} holds other runs ({tmp_path / 'runs/a'}, {tmp_path / 'runs/b'})",
         ),
         (tmp_path, f"{tmp_path} holds other runs ({tmp_path / 'runs/a'}, "),
-        (inside, f"{inside} lies in the folder of the run {tmp_path / 'runs/a'}; choose another folder"),
+        (inside, f"{inside} is inside the run {tmp_path / 'runs/a'}; choose another folder"),
     ):
         with pytest.raises(InputErrors) as caught:
             learn(config, f"output_dir={folder}")
@@ -131,4 +131,4 @@ def test_a_sweep_inside_of_a_run_is_refused_before_it_starts(tmp_path: Path, tin
         check_sweep(read_sweep(str(sweep), []))
     (problem,) = caught.value.problems
     assert problem.where == f"{sweep}:3: output_dir"
-    assert "lies in the folder of the run" in problem.what
+    assert "is inside the run" in problem.what

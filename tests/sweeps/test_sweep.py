@@ -85,7 +85,7 @@ def test_what_another_process_runs_is_left_alone(tmp_path: Path) -> None:
 def test_a_dry_run_prints_the_commands_and_writes_nothing(tmp_path: Path) -> None:
     console = Console(width=20, force_terminal=False)
     file = write_sweep(tmp_path, base="demo", variants={"it's": {}})
-    with pytest.raises(InputErrors, match="becomes a folder's"):
+    with pytest.raises(InputErrors, match="becomes part of a folder's"):
         check_sweep(read_sweep(file))
     file = write_sweep(tmp_path, base="demo", set={"lora.targets": ["q", "v"], "data": "a folder"})
     with console.capture() as captured:

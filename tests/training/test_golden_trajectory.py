@@ -186,7 +186,7 @@ def trajectory(
 def begun(model: Any, golden: Golden, task: str, earlier: Sequence[AdapterState]) -> LoraAdapter:
     """The released code's fresh factors of a task, over the backbone with the earlier updates folded in."""
     start = golden.initial(task)
-    MergedUpdates(model, list(start)).fold(earlier)
+    MergedUpdates(model, list(start)).activate(earlier)
     adapter = LoraAdapter.attach(model, LORA, seed=0)
     adapter.load_state(start)
     adapter.model.eval()

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import RunError
 from nlora.methods.registry import build
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import AdapterState, LoraAdapter
 from nlora.training import trainer
-from nlora.training.trainer import optimizer_steps, train
+from nlora.training.trainer import train
 
 PREFIX = tuple(range(20, 34))
 EXAMPLES = [
@@ -103,7 +103,7 @@ def test_the_penalty_is_asked_once_per_optimizer_step(
 
     options = TrainOptions(batch_size=8, epochs=2, micro_batch_size=micro)
     result = train(backbone, adapter, EXAMPLES, options, penalty=penalty, seed=5, folder=tmp_path)
-    assert len(asked) == result.steps == optimizer_steps(len(EXAMPLES), options) == 6
+    assert len(asked) == result.steps == options.steps(len(EXAMPLES)) == 6
 
 
 def test_a_stronger_penalty_leaves_a_smaller_update(

@@ -11,12 +11,14 @@ import numpy as np
 from nlora.analysis.forgetting import against_forgetting
 from nlora.analysis.interference import compare_states
 from nlora.analysis.measurements import Measurements
+from nlora.config import base_folder
+from nlora.config.schema import is_method_file
 from nlora.errors import InputErrors, RunError
-from nlora.methods.registry import build
+from nlora.methods.registry import find
 from nlora.models.lora_factors import AdapterState, LoraFactors, load_factors, stack
 from nlora.runs.folder import ADAPTER, OUTPUTS, stage_name
 from nlora.runs.interference_file import Interference, RunFacts
-from nlora.runs.run_yaml import RUN_FILE
+from nlora.runs.run_yaml import RUN_FILE, read_run_file
 from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
 
 
@@ -41,7 +43,7 @@ def measure_run(folder: Path, threshold: float | None) -> tuple[Measurements, In
     notes = []
     if len(states) < len(summary.tasks):
         notes.append(f"{len(states)} of {len(summary.tasks)} stages have an update.")
-    continues = _continues_adapter(summary.method)
+    continues = _continues_adapter(folder, summary.method)
     measured = compare_states(_changes(states) if continues else states, threshold)
     if continues:
         notes.append(
@@ -81,11 +83,20 @@ def _stages(folder: Path, summary: Summary) -> dict[str, AdapterState]:
     return states
 
 
-def _continues_adapter(method: str) -> bool:
-    """Whether the method trains one adapter through all tasks; no for a method this version does not have."""
+def _continues_adapter(folder: Path, method: str) -> bool:
+    """Whether the run's method trains one adapter through all tasks; no for a method this version does not have.
+
+    method: its name in the summary. If it is a file, run.yaml has its path. Raises InputErrors if that cannot
+    be loaded.
+    """
+    record = read_run_file(folder) if (folder / RUN_FILE).is_file() else {}
+    choice = record.get("config", {}).get("method")
+    name = choice.get("name", method) if isinstance(choice, dict) else method
     try:
-        return build(method, {}).continues_adapter
+        return find(name, base_folder=base_folder.read(record, folder)).updates == "continued"
     except InputErrors:
+        if is_method_file(name):
+            raise
         return False
 
 

@@ -68,7 +68,7 @@ class Evaluation:
             "schema": SCHEMA,
             "run": config.output_dir,
             "name": config.name,
-            "method": config.method.name,
+            "method": config.method.label,
             "model": config.model,
             "stage": self.stage.stage,
             "split": config.evaluate.split,

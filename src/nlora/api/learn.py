@@ -14,6 +14,7 @@ from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig
 from nlora.config.protocol import protocol_notes
 from nlora.evaluation.choices import decode_of
+from nlora.methods.registry import version_of
 from nlora.report.formatting import duration
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
@@ -40,7 +41,10 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
     if plan is None:
         progress.say(f"{folder}: complete, nothing to do")
         return read_summary(folder)
-    with RunFolder.open(config, versions(), loaded.base_folder) as run, _saying_what_is_kept(run, progress):
+    with (
+        RunFolder.open(config, versions(loaded), loaded.base_folder) as run,
+        _saying_what_is_kept(run, progress),
+    ):
         task_records(run, plan.tasks)  # refuses changed examples before the model is loaded
         run.attach_log()
         if done := len(run.committed_stages()):
@@ -59,7 +63,7 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
             generates=any(decode_of(task, config.evaluate) == "generate" for task in plan.tasks),
         )
         progress.say(
-            f"{config.name}: {config.method.name} learns {len(plan.tasks)} tasks on {config.model}, "
+            f"{config.name}: {config.method.label} learns {len(plan.tasks)} tasks on {config.model}, "
             f"about {duration(plan.seconds)}"
         )
         for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
@@ -73,17 +77,22 @@ def unfinished_plan(loaded: LoadedConfig, progress: Progress) -> Plan | None:
     """The plan of a run that can start or resume; None if the run is complete."""
     # An existing run first says whether it belongs to this configuration and whether anything is left to do.
     if (Path(loaded.config.output_dir) / RUN_FILE).is_file():
-        with RunFolder.open(loaded.config, versions(), loaded.base_folder) as run:
+        with RunFolder.open(loaded.config, versions(loaded), loaded.base_folder) as run:
             if run.is_complete():
                 return None
     announce_downloads(loaded.config, progress)
     return make_plan(loaded)
 
 
-def versions() -> dict[str, str]:
-    """The versions that decide a run's numbers, next to its configuration."""
+def versions(loaded: LoadedConfig) -> dict[str, str]:
+    """What a run's numbers depend on in addition to its configuration."""
     packages = ("torch", "transformers", "peft", "accelerate", "tokenizers")
-    return {"nlora": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}}
+    return {
+        "nlora": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        **version_of(loaded.config.method.name, loaded.base_folder),
+    }
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.config.load import load_config
-from nlora.config.messages import did_you_mean
 from nlora.config.schema import Config
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, did_you_mean
 from nlora.report.accuracy_matrix import AccuracyMatrix
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
 from nlora.runs.summary import Summary, read_summary
@@ -139,7 +138,7 @@ class Run:
     ) -> Evaluation:
         """Scores of a stage on any tasks, with every answer, as `nlora eval`.
 
-        tasks: names of the run's tasks, of other data sets in its data folder, or of embedded tasks; None: those that
+        tasks: names of the run's tasks, of other data sets in its data folder, or of built-in tasks; None: those that
             the run scored at the stage. stage: as for `model`.
         settings: keys of `evaluate` that differ from the run's: batch_size, decode, max_samples, split.
 
@@ -225,8 +224,8 @@ def _index(stage: Checkpoint, task: str | None) -> int:
             hint = did_you_mean(task, names) or f"; the tasks are {', '.join(names)}"
             raise InputErrors([Problem("task", f"no task of the run is called '{task}'{hint}")])
         return names.index(task)
-    if stage.method.needs_task_id and stage.stage > 1:
-        method = stage.config.method.name
+    if stage.method.updates == "per_task" and stage.stage > 1:
+        method = stage.config.method.label
         raise InputErrors(
             [Problem("task", f"{method} has a model for each task; say which, as task='{names[0]}'")]
         )

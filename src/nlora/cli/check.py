@@ -21,13 +21,14 @@ _CLEARLY_FASTER = 1.5
 
 def check(source: Source, overrides: Overrides = None) -> None:
     """Read and check everything, train nothing, print the plan."""
-    from nlora.api.downloads import announce_downloads
     from nlora.config.load import load_config
+
+    loaded = load_config(source, overrides or [])  # mistakes are reported before anything heavy is imported
+    from nlora.api.downloads import announce_downloads
     from nlora.runs.events import Progress
     from nlora.runs.plan import make_plan
 
     console = Console()
-    loaded = load_config(source, overrides or [])
     progress = Progress(lambda event: console.print(event, markup=False, highlight=False))
     announce_downloads(loaded.config, progress)
     plan = make_plan(loaded)
@@ -49,7 +50,7 @@ def _lines(plan: Plan) -> list[str]:
         trained = f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})"
     decodes = ", ".join(sorted({decode_of(task, config.evaluate) for task in plan.tasks}))
     return [
-        f"{config.method.name} on {config.model}: {len(plan.modules)} modules, {trained}",
+        f"{config.method.label} on {config.model}: {len(plan.modules)} modules, {trained}",
         f"scored on {config.evaluate.split} examples, {decodes}",
         f"about {duration(plan.seconds)} on this machine, by the speed of its matrix products (a rough guess)",
         _folder_line(plan),

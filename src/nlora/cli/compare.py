@@ -56,7 +56,7 @@ def compare(
 def _format(chosen: str | None, out: str | None) -> Format:
     from pathlib import Path
 
-    from nlora.config.messages import did_you_mean
+    from nlora.errors import did_you_mean
     from nlora.report.comparison_formats import SUFFIXES, Format
 
     if chosen is None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from nlora.config.schema import Config, StageOptions, TaskSource
-from nlora.methods.registry import describe, method_names
+from nlora.methods.registry import builtin_names, describe
 
 _LIST_OF = {"tasks": TaskSource}
 _PER_TASK = {"stages": StageOptions}
@@ -73,7 +73,7 @@ def markdown() -> str:
         "",
         *_table(configuration_keys()),
     ]
-    for name in method_names():
+    for name in builtin_names():
         info = describe(name)
         lines += ["", f"## method: {name}", "", info.summary]
         if info.options:

@@ -24,7 +24,7 @@ def evaluate(
         typer.Option(
             "--tasks",
             metavar="A,B",
-            help="Tasks of the run, data sets of its data folder, or embedded tasks.",
+            help="Tasks of the run, data sets of its data folder, or built-in tasks.",
             show_default="those that the run scored at the stage",
         ),
     ] = None,
@@ -93,7 +93,7 @@ def score_table(found: Evaluation) -> Table:
     table = Table.grid()
     table.add_column(overflow="fold")
     title = (
-        f"{config.name}: {config.method.name} on {config.model}, {found.stage.name}, {config.evaluate.split}"
+        f"{config.name}: {config.method.label} on {config.model}, {found.stage.name}, {config.evaluate.split}"
     )
     table.add_row(Text(title, style="bold"))
     table.add_row(_rows(found))
@@ -108,7 +108,7 @@ def score_table(found: Evaluation) -> Table:
     if not all(s.is_of_run for s in scores):
         table.add_row("+ not a task of this run")
     if any(s.is_bare for s in scores):
-        table.add_row(f"- {config.method.name} has no update for it here; the untrained backbone answers")
+        table.add_row(f"- {config.method.label} has no update for it here; the untrained backbone answers")
     return table
 
 

@@ -54,7 +54,11 @@ def _methods() -> Table:
 
     table = _table()
     for name in method_names():
-        info = describe(name)
+        try:
+            info = describe(name)
+        except InputErrors as error:  # a broken package should not hide the other methods
+            table.add_row(name, escape(error.problems[0].what))
+            continue
         table.add_row(name, escape(info.summary))
         for option in info.options:
             text = f"{option.name}: {option.type} = {option.default}  {option.help}"
@@ -69,7 +73,7 @@ def _data() -> Table:
     for name, task in builtin.TASKS.items():
         words = ", ".join(task.words.values())
         train, test = (count * len(task.words) for count in (task.train_per_label, task.test_per_label))
-        table.add_row(name, escape(f"{words} ({train} train, {test} test examples); data: embedded"))
+        table.add_row(name, escape(f"{words} ({train} train, {test} test examples); data: builtin"))
     table.add_row(
         "a folder", "in the released layout <type>/<dataset>/{train,dev,test,labels}.json; data: FOLDER"
     )

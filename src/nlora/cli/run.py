@@ -29,7 +29,7 @@ def run(source: Source, overrides: Overrides = None) -> None:
 
 
 def demo(overrides: Overrides = None) -> None:
-    """Compare N-LoRA with plain incremental LoRA on the embedded model and tasks."""
+    """Compare N-LoRA with plain incremental LoRA on the built-in model and tasks."""
     from nlora.api.learn import unfinished_plan
     from nlora.config.load import load_config
     from nlora.report.terminal import comparison_table

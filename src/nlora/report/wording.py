@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from nlora.config.base_folder import read
 from nlora.errors import InputErrors
 from nlora.report import formatting
 from nlora.report.charts.axes import number
 from nlora.report.run_files import RunFiles
-from nlora.runs.run_yaml import RUN_FILE
+from nlora.runs.run_yaml import RUN_FILE, read_run_file
 
 _DECODE = {
     "labels": "the most likely of the task's labels",
@@ -70,7 +71,8 @@ def method_options(run: RunFiles) -> dict[str, str]:
     try:
         from nlora.methods.registry import build
 
-        method = build(run.config.method.name, given)
+        base_folder = read(read_run_file(run.folder), run.folder)
+        method = build(run.config.method.name, given, base_folder=base_folder)
         given = {**method.options.model_dump(), **given}
         if given.get("weight", 0) is None:  # null means the method's own default
             given["weight"] = getattr(method, "weight", None)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlora.config.base_folder import located
-from nlora.config.load import LoadedConfig, Overrides, load_config
+from nlora.config.load import LoadedConfig, load_config
+from nlora.config.overrides import Overrides
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, ModelError, Problem
 from nlora.evaluation.choices import decode_of
 from nlora.methods.base import Method
-from nlora.methods.registry import build
+from nlora.methods.registry import methods_of
 from nlora.runs.folder import RunFolder
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
 
@@ -66,11 +67,10 @@ def read_stage(folder: Path, stage: int | None, overrides: Overrides = ()) -> Ch
     """
     read_run_file(folder)  # has the clearest message for a folder that is no run
     loaded = load_config(folder / RUN_FILE, overrides)
-    here = loaded.config.model_copy(
-        update={"output_dir": str(folder)}
-    )  # the folder may have been moved since
+    # The folder may have been moved since.
+    here = loaded.config.model_copy(update={"output_dir": str(folder)})
     config = located(here, loaded.base_folder)
-    methods = tuple(build(config.method.name, config.method_options(task.name)) for task in config.tasks)
+    methods = tuple(methods_of(config, loaded.base_folder))
     for method in methods:
         method.check_sequence(len(config.tasks))
     run = RunFolder.read(config)
@@ -94,7 +94,7 @@ def _checked(run: RunFolder, stage: int | None) -> int:
             return stage
         trained = [k for k in committed if not run.stage_record(k).is_skipped]
         hint = f"use stage {trained[-1]}" if trained else "let the run continue first"
-        problem = f"{run.config.method.name} trains nothing at stage {stage}; {hint}"
+        problem = f"{run.config.method.label} trains nothing at stage {stage}; {hint}"
     raise InputErrors([Problem("--stage", problem)])
 
 

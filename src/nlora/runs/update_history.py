@@ -103,7 +103,7 @@ class UpdateHistory:
     def _activate(self, updates: Sequence[AdapterState]) -> None:
         trained = [update for update in updates if update]
         if [id(update) for update in trained] != [id(update) for update in self._active]:
-            self._holder.fold(trained)
+            self._holder.activate(trained)
             self._active = trained
 
 
