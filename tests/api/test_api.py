@@ -20,8 +20,8 @@ from transformers.utils import logging
 
 import nlora
 from helpers import DESK_TASKS, desk_values
-from nlora.cli.evaluate import tasks_to_ask
-from nlora.runs.checkpoint import ServedModel, read_stage
+from nlora.api.evaluation import tasks_of
+from nlora.runs.checkpoint import StageModel, read_stage
 from tiny import IDS, logits
 
 TinyModel = Callable[[str], Path]
@@ -30,9 +30,9 @@ TinyModel = Callable[[str], Path]
 def asked_model(run: nlora.Run, stage: int) -> Any:
     """The model that gives the run's answers, with whatever nlora puts around it."""
     chosen = read_stage(run.folder, stage)
-    served = ServedModel(chosen, [one.task for one in tasks_to_ask(chosen)])
-    served._learned.activate_for_task(served._method, 0)
-    return served._evaluator._backbone.model
+    served = StageModel(chosen).serve(chosen, [selected.task for selected in tasks_of(chosen)])
+    served.history.activate_for_task(served.method, 0)
+    return served.evaluator._backbone.model
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_wrong_questions_are_told_in_the_words_of_python(here: Path) -> None:
         run.predict(["x"], task="ticket")
     with pytest.raises(nlora.InputErrors, match=r"^tasks: "):
         run.evaluate(["nothing"])
-    with pytest.raises(nlora.InputErrors, match=r"^texts: is one text; give a list"):
+    with pytest.raises(nlora.InputErrors, match=r"^texts: is a single text; give a list"):
         run.predict("x", task="tickets")
     with pytest.raises(nlora.InputErrors) as told:
         run.predict(["", 3], task="tickets")  # type: ignore[list-item]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import nlora
 def test_every_public_name_has_an_example_that_runs(name: str, here: Path) -> None:
     """And so has every public method and property of Run."""
     thing = getattr(nlora, name)
-    names = {"nlora": nlora, "run": nlora.open_run("runs/support")}
+    module = vars(importlib.import_module(thing.__module__))
+    names = {**module, "nlora": nlora, "run": nlora.open_run("runs/support")}
     tests = doctest.DocTestFinder().find(thing, name, module=False, globs=names)
     examples = {test.name: test.examples for test in tests}
     assert examples[name], f"{name} has no example"

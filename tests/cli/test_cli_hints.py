@@ -113,7 +113,7 @@ def test_a_run_that_is_stopped_says_what_it_keeps(
     assert told.status == 130
     folder = tmp_path / "run"
     assert told.err.splitlines() == [
-        f"stopped; {folder} keeps 1 of 2 stages; the same command goes on with stage 2, animals"
+        f"stopped; {folder} keeps 1 of 2 stages; the same command resumes with stage 2, animals"
     ]
     assert [path.name for path in (folder / "outputs").iterdir()] == ["1-colors"]
     assert nlora("run", config).status == 0
@@ -214,7 +214,7 @@ def test_check_says_what_is_in_the_folder_already(
     config, run = write_config(tmp_path, tiny_model("llama")), tmp_path / "run"
     assert f"would be written to {run}" in nlora("check", config).out
     assert nlora("run", config).status == 0
-    assert f"would go on in {run}, which has 2 of 2 stages" in nlora("check", config).out
+    assert f"would resume in {run}, which has 2 of 2 stages" in nlora("check", config).out
     told = nlora("check", config, "seed=9").out
     assert (
         f"{run} belongs to another configuration (seed: 3 in the folder, 9 now); give another output_dir"

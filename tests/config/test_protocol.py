@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from rich.console import Console
 
 from helpers import write_config
-from nlora.cli.run import run_command
+from nlora.cli.run import run
 from nlora.config.load import dump, load_config
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config, EvaluateOptions
@@ -146,13 +144,15 @@ def test_tasks_of_ones_own_have_no_unlabeled_examples() -> None:
     assert not any("'-'" in line for line in protocol_notes(config(protocol="released", data="builtin")))
 
 
-def test_a_run_prints_its_notes_once_and_keeps_them(tmp_path: Path, tiny_model: TinyModel) -> None:
+def test_a_run_prints_its_notes_once_and_keeps_them(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write_config(tmp_path, tiny_model("t5"), protocol="released", train={"batch_size": 8})
     quick = ["train.max_samples=8", "evaluate.max_samples=3", "train.max_target_tokens=8"]
     notes = protocol_notes(load_config(str(file), quick).config)
-    out = StringIO()
-    run_command(str(file), quick, Console(file=out, width=200))
-    printed = out.getvalue()
+    monkeypatch.setenv("COLUMNS", "200")
+    run(str(file), quick)
+    printed = capsys.readouterr().out
     assert [printed.count(f"- {note}\n") for note in notes] == [1] * len(notes) == [1, 1, 1, 1]
     summary = read_summary(tmp_path / "run")
     assert (summary.protocol, list(summary.protocol_notes)) == ("released", notes)

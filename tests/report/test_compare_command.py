@@ -8,28 +8,26 @@ from pathlib import Path
 
 import pytest
 from compared_runs import run
-from rich.console import Console
 
 from nlora.cli import app
+from nlora.cli.compare import compare
 from nlora.errors import InputErrors, NloraError
-from nlora.report.comparison_formats import compare_command
 
 
 def test_out_writes_the_format_of_its_suffix(tmp_path: Path) -> None:
     folder = str(run(tmp_path / "1"))
-    console = Console(quiet=True)
     heads = {"md": "| run |", "tex": "% needs", "csv": "run,method", "txt": " run "}
     for suffix, head in heads.items():
         out = tmp_path / f"table.{suffix}"
-        compare_command([folder], None, str(out), False, console)
+        compare([folder], out=str(out))
         assert out.read_text(encoding="utf-8").startswith(head)
-    compare_command([folder], "csv", str(tmp_path / "table.md"), False, console)
+    compare([folder], "csv", str(tmp_path / "table.md"))
     assert (tmp_path / "table.md").read_text().startswith("run,method")
     for out in (tmp_path, tmp_path / "no" / "table.md"):
-        with pytest.raises(NloraError, match=r"--out .*(is a folder|no folder)"):
-            compare_command([folder], None, str(out), False, console)
+        with pytest.raises(NloraError, match=r"--out: .*(is a folder|no folder)"):
+            compare([folder], out=str(out))
     with pytest.raises(InputErrors, match="did you mean 'markdown'"):
-        compare_command([folder], "markdwn", None, False, console)
+        compare([folder], "markdwn")
 
 
 def test_exit_status_and_output_of_the_command(

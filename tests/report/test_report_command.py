@@ -76,6 +76,7 @@ def test_wrong_input_is_one_line_and_exit_status_2(
     told = capsys.readouterr().err
     assert said in told
     assert len(told.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("report.html")), "complaints come before anything is written"
 
 
 def test_the_papers_figures_are_drawings_with_their_numbers(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from nlora.analysis.interference import compare_states
 from nlora.analysis.measurements import Measurements
 from nlora.analysis.of_run import is_run
 from nlora.errors import AdapterError, InputErrors, Problem
+from nlora.models.hub import offline_without_hub
 from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, AdapterState, load_factors
 from nlora.runs.interference_file import Interference
 
@@ -72,7 +73,8 @@ def _located(source: str) -> Path:
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        with offline_without_hub():
+            return Path(huggingface_hub.snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except (OSError, ValueError) as error:  # the hub's client raises nothing else
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AdapterError(

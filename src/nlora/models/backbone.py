@@ -14,12 +14,13 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.errors import ModelError
+from nlora.models.hub import offline_without_hub
 from nlora.models.quantization import Quantize, keep_trainable, loading_arguments
 
 if TYPE_CHECKING:
@@ -197,8 +198,10 @@ def _one_clear_line(name: str) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be loaded into one line."""
     from safetensors import SafetensorError
 
+    is_local = name == BUILTIN_MODEL or Path(name).expanduser().exists()
     try:
-        yield
+        with nullcontext() if is_local else offline_without_hub():
+            yield
     except SafetensorError as error:
         raise ModelError(f"model {name}: a weight file is damaged ({error}); download it again") from error
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""A comparison of runs as Markdown, LaTeX or CSV, and the command `nlora compare`.
+"""A comparison of runs as Markdown, LaTeX or CSV.
 
 Every format has the same rows and notes. CSV always has the same columns; the other formats leave out measures that no
 row has.
@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from rich.console import Console
 
-from nlora.errors import InputErrors, Problem, did_you_mean
-from nlora.report.comparison import MEASURES, Comparison, Row, compare, read_runs
+from nlora.report.comparison import MEASURES, Comparison, Row
 from nlora.report.comparison_table import (
     AVERAGE,
     Column,
@@ -27,7 +24,6 @@ from nlora.report.comparison_table import (
     seeds_of,
     shown_columns,
 )
-from nlora.runs.atomic import write_text
 
 Format = Literal["table", "markdown", "latex", "csv"]
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -44,44 +40,6 @@ def written(comparison: Comparison, format: Format) -> str:  # noqa: A002 - what
             console.print(ComparisonView(comparison))
         return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
     return {"markdown": _markdown, "latex": _latex, "csv": _csv}[format](comparison)
-
-
-def compare_command(
-    runs: Sequence[str], chosen: str | None, out: str | None, everything: bool, console: Console
-) -> Comparison:
-    """`nlora compare RUN...`: read, group, print or write.
-
-    chosen: the format; None: by the suffix of `out`, else a terminal table.
-    """
-    format_ = _format(chosen, out)
-    comparison = compare(read_runs(runs), published="all" if everything else "methods")
-    if out is not None:
-        target = Path(out)
-        if target.is_dir() or not target.parent.is_dir():
-            what = (
-                "is a folder; name a file" if target.is_dir() else f"no folder {target.parent}; make it first"
-            )
-            raise InputErrors([Problem(f"--out {out}", what)])
-        write_text(target, written(comparison, format_))
-        console.print(out, markup=False, highlight=False, soft_wrap=True)
-    elif format_ == "table":
-        console.print(ComparisonView(comparison))
-    else:
-        console.out(written(comparison, format_), highlight=False, end="")
-    return comparison
-
-
-def _format(chosen: str | None, out: str | None) -> Format:
-    if chosen is None:
-        return SUFFIXES.get(Path(out).suffix, "table") if out is not None else "table"
-    known: tuple[Format, ...] = get_args(Format)
-    for format_ in known:
-        if format_ == chosen:
-            return format_
-    hint = did_you_mean(chosen, known)
-    raise InputErrors(
-        [Problem(f"--format {chosen}", f"there is no such format; choose {', '.join(known)}{hint}")]
-    )
 
 
 def _markdown(comparison: Comparison) -> str:

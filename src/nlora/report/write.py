@@ -54,10 +54,17 @@ def write_figures(folders: Sequence[str | Path], out: str | Path) -> list[Path]:
     from nlora.report import paper_figures
     from nlora.report.run_files import load_runs
 
-    path = Path(out)
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file; give a folder for the figures")
-    return paper_figures.write_figures(load_runs(folders), path)
+    check_figures_folder(out)
+    return paper_figures.write_figures(load_runs(folders), Path(out))
+
+
+def check_figures_folder(out: str | Path) -> None:
+    """Raises RunError if `out` cannot be a folder for figures."""
+    for path in (Path(out), *Path(out).absolute().parents):
+        if path.exists() or path.is_symlink():
+            if not path.is_dir():
+                raise RunError(f"{path}: is a file; give a folder for the figures")
+            break
 
 
 def _checked(path: Path) -> Path:
