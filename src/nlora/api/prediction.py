@@ -9,7 +9,6 @@ from typing import Any
 from nlora.data.rows import text_of
 from nlora.data.select import select_tasks
 from nlora.data.task import Example, Task
-from nlora.errors import InputErrors, Problem
 from nlora.runs.checkpoint import Checkpoint, StageModel
 from nlora.runs.events import Progress
 
@@ -27,12 +26,7 @@ def task_to_answer(stage: Checkpoint, name: str) -> tuple[Task, int]:
         if source.name == name and source.test is not None:
             kind, instruction = source.type or name, (source.instruction or "").strip()
             return Task(name, kind, instruction, source.labels, (), ()), index
-    try:
-        (found,) = select_tasks(config, stage.loaded.base_folder, names=[name])
-    except InputErrors as error:
-        raise InputErrors(
-            Problem(p.where.replace("--tasks", "--task"), p.what) for p in error.problems
-        ) from error
+    (found,) = select_tasks(config, stage.loaded.base_folder, names=[name], option="--task")
     return found.task, len(config.tasks) if found.index is None else found.index
 
 

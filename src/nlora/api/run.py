@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,4 +242,4 @@ def _quiet_python() -> Iterator[None]:
         with quiet():
             yield
     except InputErrors as error:
-        raise InputErrors(Problem(p.where.removeprefix("--"), p.what) for p in error.problems) from None
+        raise InputErrors(replace(p, source=p.source.removeprefix("--")) for p in error.problems) from None

@@ -45,16 +45,18 @@ def select_tasks(
     names: Sequence[str] = (),
     file: Path | None = None,
     default: Sequence[str] = (),
+    option: str = "--tasks",
 ) -> list[SelectedTask]:
     """Loads the tasks, in the order in which the user named them.
 
     base_folder: where relative paths of the configuration are looked up, apart from the current folder.
     names: of the run's tasks, of data sets of `config.data` (also TYPE/name), or of built-in tasks.
     file: a YAML list like `tasks` of a configuration. default: names, if neither is given.
+    option: the command line option of the names, for messages.
 
     Raises InputErrors with all mistakes.
     """
-    entries = [_Entry(name, Place("--tasks"), base_folder, {}) for name in names]
+    entries = [_Entry(name, Place(option), base_folder, {}) for name in names]
     if file is not None:
         entries += _read_entries(file)
     if not entries:
