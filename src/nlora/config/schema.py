@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nlora.config.task_source import TaskSource
+
 BUILTIN = "builtin"
 """The value of `data` that means the built-in tasks."""
 
@@ -159,46 +161,6 @@ class MethodChoice(BaseModel):
     def options(self) -> dict[str, Any]:
         """The method's own options; `load_config` checks them."""
         return dict(self.__pydantic_extra__ or {})
-
-
-_SOURCE = (
-    "a JSONL, JSON, CSV, TSV or Parquet file with the fields sentence (or input, or text) and label (or output), or "
-    "hub:<data set>[:configuration][/split]."
-)
-
-
-class TaskSource(Frozen):
-    """A task with files of its own, or a data set of the benchmark by its name."""
-
-    name: str = Field(min_length=1, pattern=r"^[^/\\\x00-\x1f]+$", description="Unique within the run.")
-    type: str | None = Field(None, description="Kind of task as the prompt names it; null: the task's name.")
-    train: str | None = Field(None, description=f"Training examples: {_SOURCE}")
-    test: str | None = Field(None, description=f"Test examples: {_SOURCE}")
-    quoting: bool | None = Field(
-        None,
-        description="Whether cells of the task's CSV and TSV files may be quoted; null: in CSV they may, in TSV "
-        "a quote is a character as any other (as in GLUE's files).",
-    )
-    instruction: str | None = Field(None, description="What the model should do with each text.")
-    labels: tuple[str, ...] | None = Field(
-        None, description="The label words; without them, answers are free text, scored by ROUGE-L."
-    )
-
-    @model_validator(mode="after")
-    def _both_files_or_none(self) -> TaskSource:
-        if (self.train is None) != (self.test is None):
-            missing = "test" if self.test is None else "train"
-            raise ValueError(
-                f"task '{self.name}' has no '{missing}' file; a task with files of its own needs both"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _quoting_of_a_table(self) -> TaskSource:
-        files = (self.train or "", self.test or "")
-        if self.quoting is not None and not any(f.lower().endswith((".csv", ".tsv")) for f in files):
-            raise ValueError(f"task '{self.name}' sets quoting, but has no CSV or TSV file; leave it out")
-        return self
 
 
 WHOLE_RUN = frozenset({"max_source_tokens", "max_target_tokens", "truncate"})

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nlora.config.characters import looks, told_apart
-from nlora.config.schema import BUILTIN, Config, TaskSource
+from nlora.config.schema import BUILTIN, Config
+from nlora.config.task_source import TaskSource
 from nlora.data import builtin, cl_benchmark
 from nlora.data.digest import digest
 from nlora.data.files import read_examples

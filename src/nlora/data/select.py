@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nlora.config.messages import problems_in
-from nlora.config.schema import BUILTIN, Config, TaskSource
+from nlora.config.schema import BUILTIN, Config
+from nlora.config.task_source import TaskSource
 from nlora.config.yaml_positions import Place, read_yaml
 from nlora.data import builtin, cl_benchmark
 from nlora.data.load import load_tasks
