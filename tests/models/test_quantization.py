@@ -133,7 +133,7 @@ def test_a_backbone_that_comes_quantized_is_refused_by_what_needs_its_weights(ti
     learned = UpdateHistory(model, quantize_targets(model))
     learned.activate_for_training(build("inclora", {}))
     with pytest.raises(
-        ModelError, match="ewc needs the backbone's weights as numbers, and they are quantized"
+        ModelError, match="ewc needs the backbone's weights as numbers, but they are quantized"
     ):
         learned.activate_for_training(build("ewc", {}))
     with pytest.raises(ModelError, match=r"q_proj\.weight is quantized and cannot be trained"):
