@@ -51,7 +51,7 @@ def test_a_weight_is_a_finite_number(weight: Any) -> None:
     assert "number >= 0, or null, not " in problem.what
 
 
-def test_a_mistake_of_the_options_together_stands_at_the_method() -> None:
+def test_a_mistake_in_a_combination_of_options_is_reported_at_the_method() -> None:
     assert problems("nlora", {"penalty": "factor_l1", "reduction": "mean"}) == [
         Problem.at(
             ("method",), "penalty factor_l1 is the released formula, a sum; reduction mean needs update_l1"

@@ -161,6 +161,10 @@ def test_a_missing_file_says_where_it_was_looked_for(
             "{file}:2: ModuleNotFoundError: No module named 'no_such_package'",
         ),
         ("def f():\n    return 1 / 0\n\n\nf()\n", "{file}:2: ZeroDivisionError: division by zero"),
+        (
+            METHOD.replace("Method[DecayOptions]", "Method[dict]"),
+            "{file}:12: TypeError: the options of Decay must be a subclass of MethodOptions",
+        ),
         ("x = 1\n", "{file}: defines no subclass of nlora.methods.base.Method"),
         (
             METHOD + "\n\nclass Other(Method):\n    pass\n",

@@ -1,4 +1,4 @@
-"""Folded weights against stock PEFT with all adapters active, and against float64 arithmetic."""
+"""Merged weights compared with stock PEFT with all adapters active, and with float64 arithmetic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nlora.models.merged_updates import MergedUpdates
 from nlora.runs.update_history import keep_updates
 from tiny import LORA, assert_bitwise, load, logits, spread, weights
 
-# Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.
+# Stock PEFT uses a property that newer transformers deprecates; nothing here depends on it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -44,7 +44,7 @@ def merged(model: Any) -> MergedUpdates:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "t5"])
-def test_folding_two_equals_stock_peft_with_both_active(
+def test_merging_two_equals_stock_peft_with_both_active(
     family: str, make: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = make(
@@ -68,7 +68,7 @@ def test_folding_two_equals_stock_peft_with_both_active(
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_restore_is_bit_exact(family: str, dtype: torch.dtype, make: Callable[..., Any]) -> None:
+def test_deactivating_is_bit_exact(family: str, dtype: torch.dtype, make: Callable[..., Any]) -> None:
     model = make(family, dtype)
     before = weights(model)
     backbone = merged(model)
@@ -79,7 +79,7 @@ def test_restore_is_bit_exact(family: str, dtype: torch.dtype, make: Callable[..
     assert_bitwise(model, before)
 
 
-def test_what_was_merged_before_does_not_matter(make: Callable[..., Any]) -> None:
+def test_the_result_does_not_depend_on_earlier_merges(make: Callable[..., Any]) -> None:
     model = make("llama", torch.bfloat16)
     a, b, c = (random_state(model, seed) for seed in (1, 2, 3))
     fresh = make("llama", torch.bfloat16)
@@ -94,7 +94,7 @@ def test_what_was_merged_before_does_not_matter(make: Callable[..., Any]) -> Non
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_sum_is_rounded_once(family: str, dtype: torch.dtype, make: Callable[..., Any]) -> None:
-    """Against a float64 sum rounded once: adding task after task would be off by some last bits."""
+    """Compared with a float64 sum rounded once; adding task after task would change some last bits."""
     model = make(family, dtype)
     states = [random_state(model, seed, size=0.03) for seed in range(12)]
     originals = weights(model)
@@ -107,7 +107,7 @@ def test_the_sum_is_rounded_once(family: str, dtype: torch.dtype, make: Callable
             updates = [u.T for u in updates]
         wanted = (original.double() + sum(updates)).to(dtype)
         got = model.get_submodule(name).weight
-        # float32 sums round differently from float64 where the value lies halfway between two neighbors.
+        # float32 sums round differently from float64 if the value is halfway between two neighbors.
         assert (got != wanted).float().mean() < 0.002
         torch.testing.assert_close(got.float(), wanted.float(), rtol=torch.finfo(dtype).eps, atol=1e-6)
         steps = original.clone()
@@ -117,8 +117,8 @@ def test_the_sum_is_rounded_once(family: str, dtype: torch.dtype, make: Callable
     assert step_by_step_differs, "the test must tell the two apart"
 
 
-def test_folding_under_an_attached_adapter(make: Callable[..., Any]) -> None:
-    """The same modules are meant, whether the adapter wraps them or not, and the adapter itself stays."""
+def test_merging_under_an_attached_adapter(make: Callable[..., Any]) -> None:
+    """The same modules are changed, whether or not the adapter wraps them, and the adapter itself stays."""
     model = make("llama")
     state, earlier = random_state(model, 1), random_state(model, 2)
     reference = make("llama")
@@ -145,7 +145,7 @@ def test_a_state_may_cover_only_some_modules(make: Callable[..., Any]) -> None:
         assert torch.equal(tensor, before[key]) == (key != f"{name}.weight")
 
 
-def test_folding_leaves_no_gradient_behind(make: Callable[..., Any]) -> None:
+def test_merging_leaves_no_gradient(make: Callable[..., Any]) -> None:
     model = make("llama")
     adapter = LoraAdapter.attach(model, LORA, seed=0)
     live = adapter.factors()
@@ -185,7 +185,7 @@ def test_quantized_and_other_modules_are_refused() -> None:
 def test_layers_that_share_a_weight_keep_their_own_updates(
     family: str, tiny_family: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    """Folded one after the other into the one weight, the last one's updates would serve all."""
+    """Merged into their one weight, every layer would get all of the updates."""
     targets = {"zamba": ("q_proj", "v_proj", "o_proj", "down_proj"),
                "zamba2": ("q_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")}[family]  # fmt: skip
     lora = LORA.model_copy(update={"targets": targets})

@@ -1,4 +1,4 @@
-"""OSF on PEFT's tuner: what stays frozen, and that what is saved is what the model is."""
+"""OSF on PEFT's tuner: what stays frozen, and that a saved stage is the trained model."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def trained(model: torch.nn.Module, preserved: float = 0.5) -> OsfLayers:
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_a_saved_stage_put_back_is_the_trained_model(
-    tiny_model: TinyModel, tmp_path: Path, family: str
-) -> None:
+def test_a_reloaded_stage_is_the_trained_model(tiny_model: TinyModel, tmp_path: Path, family: str) -> None:
     trainable = trained(load(tiny_model(family)))
     trainable.commit(tmp_path, base_model="tiny", tokenizer=None)
     trainable.model.eval()
@@ -43,7 +41,7 @@ def test_a_saved_stage_put_back_is_the_trained_model(
     assert torch.equal(logits(trainable.detach()), logits(again))
 
 
-def test_what_the_leading_directions_do_stays(tiny_model: TinyModel) -> None:
+def test_the_leading_directions_are_preserved(tiny_model: TinyModel) -> None:
     """Inputs along frozen right directions come out along frozen left directions as before."""
     model = load(tiny_model("llama"))
     name = "model.layers.0.self_attn.q_proj"
@@ -81,7 +79,7 @@ def test_layers_that_are_not_plain_are_named(tiny_model: TinyModel) -> None:
         OsfLayers.attach(load(tiny_model("gpt2")), LoraOptions(), preserved=0.5)
 
 
-def test_a_lost_or_foreign_file_is_told(tiny_model: TinyModel, tmp_path: Path) -> None:
+def test_a_missing_or_foreign_file_is_an_error(tiny_model: TinyModel, tmp_path: Path) -> None:
     model = load(tiny_model("llama"))
     with pytest.raises(RunError, match="missing or damaged"):
         OsfLayers.load(model, tmp_path)
@@ -90,7 +88,7 @@ def test_a_lost_or_foreign_file_is_told(tiny_model: TinyModel, tmp_path: Path) -
         OsfLayers.load(model, tmp_path)
 
 
-def test_more_is_frozen_the_more_tasks_there_were(tiny_model: TinyModel) -> None:
+def test_more_is_frozen_with_every_task(tiny_model: TinyModel) -> None:
     method = build("osf", {})
     assert method.check_sequence(3) == []
     counts = []

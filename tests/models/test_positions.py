@@ -38,7 +38,7 @@ LIMITED: dict[str, tuple[dict[str, Any], Positions]] = {
     "CTRL": ({**GPT, "dff": 32}, Positions(64, None)),
     "OPT": ({**BERT, "ffn_dim": 32, "word_embed_proj_dim": 32}, Positions(64, None)),
     "BioGpt": (BERT, Positions(64, None)),
-    # Their positions begin behind that of padding, which is 0 here.
+    # Their positions start after that of padding, which is 0 here.
     "Camembert": ({**BERT, "is_decoder": True}, Positions(63, None)),
     "Bert": ({**BERT, "is_decoder": True}, Positions(64, None)),
     "Mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 1, "max_seq_len": POSITIONS}, Positions(64, None)),
@@ -89,7 +89,7 @@ def test_the_limit_is_where_the_model_stops(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", UNLIMITED)
-def test_positions_that_are_computed_are_no_limit(family: str) -> None:
+def test_computed_positions_are_no_limit(family: str) -> None:
     model = model_of(family, UNLIMITED[family])
     assert positions_of(model) == Positions(None, None)
     reads(model, POSITIONS + 8, POSITIONS + 8)
@@ -136,7 +136,7 @@ def test_prompts_and_answers_stay_within_the_table(
     assert answer is not None
 
 
-def test_an_encoder_and_its_decoder_have_a_limit_each(
+def test_an_encoder_and_its_decoder_have_separate_limits(
     tmp_path: Path, tiny_tokenizer: Callable[[bool], Any]
 ) -> None:
     config = write_run(tmp_path, tiny_tokenizer, "Bart")

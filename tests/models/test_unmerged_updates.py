@@ -90,7 +90,7 @@ def test_one_hook_of_summed_rank_per_module_whatever_came_before(make: Make) -> 
         assert [len(matrix) for matrix in hook.matrices(torch.ones(1))] == [8, len(states[0][name].B)]
 
 
-def test_restore_leaves_no_hook_and_no_changed_weight(make: Make) -> None:
+def test_deactivating_leaves_no_hook_and_no_changed_weight(make: Make) -> None:
     model = make("llama")
     before, wanted = weights(model), logits(model)
     unmerged = UnmergedUpdates(model, names(model))
@@ -128,7 +128,7 @@ def test_under_an_attached_adapter_and_with_it_switched_off(make: Make) -> None:
         torch.testing.assert_close(logits(adapter.model), before, rtol=1e-5, atol=1e-5)
     while_attached = UnmergedUpdates(
         adapter.model.get_base_model(), list(earlier)
-    )  # finds the layers under the adapter
+    )  # finds the layers inside the adapter
     while_attached.deactivate()
     adapter.detach()
     torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
@@ -155,7 +155,7 @@ def test_replaced_modules_still_add_the_updates(make: Make) -> None:
 
 
 def test_scoring_first_leaves_updates_that_training_can_use(make: Make) -> None:
-    """In bfloat16 the factors are cast at their first use, which is in inference mode when a task is scored."""
+    """In bfloat16, the factors are cast at their first use, which may be in inference mode during scoring."""
     model = make("llama", torch.bfloat16)
     UnmergedUpdates(model, names(model)).activate([random_state(model, 1)])
     with torch.inference_mode():
@@ -164,7 +164,7 @@ def test_scoring_first_leaves_updates_that_training_can_use(make: Make) -> None:
     assert all(gradient.isfinite().all() for gradient in found.values())
 
 
-def test_live_factors_leave_no_gradient_behind(make: Make) -> None:
+def test_live_factors_leave_no_gradient(make: Make) -> None:
     model = make("llama").requires_grad_(False)
     adapter = LoraAdapter.attach(model, LORA, seed=0)
     live = adapter.factors()
@@ -224,7 +224,7 @@ def test_a_bfloat16_backbone_keeps_updates_that_its_weights_would_round_away(mak
     assert (layer(eye).T.float() - wanted).norm() < 0.01 * wanted.norm()
 
 
-def test_updates_go_where_nothing_of_them_is_lost() -> None:
+def test_updates_are_merged_only_if_the_weights_can_hold_them() -> None:
     model = nn.ModuleDict({"a": nn.Linear(4, 6), "b": nn.Linear(4, 6)})
     assert type(keep_updates(model, ["a", "b"])) is MergedUpdates
     model["b"].to(torch.float64)

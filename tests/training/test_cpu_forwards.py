@@ -60,7 +60,7 @@ def test_loss_and_gradients_are_the_same(tiny_model: TinyModel, family: str) -> 
 
 
 def test_a_bfloat16_layer_has_its_update_in_float32(tiny_model: TinyModel) -> None:
-    """As PEFT has it: so nearly everything is equal to the last bit, and what is not has been rounded once less."""
+    """As in PEFT: nearly everything is equal to the last bit, and the rest is rounded once less."""
     model = with_lora(tiny_model("llama"), dtype="bfloat16").eval()
     layer: Any = next(m for m in model.modules() if hasattr(m, "base_layer"))
     x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(2)).bfloat16()
@@ -172,7 +172,7 @@ def test_other_kinds_of_layers_keep_their_forward(tiny_model: TinyModel) -> None
 
 
 def apply_rotary_pos_emb(q: torch.Tensor, k: torch.Tensor, cos: Any, sin: Any) -> Any:
-    """Under the known name, another formula: neighbors are pairs."""
+    """The known name with another formula: neighbors are pairs."""
     return q * cos.unsqueeze(1), k * sin.unsqueeze(1)
 
 
@@ -181,17 +181,17 @@ class OddAttention(nn.Module):
         return apply_rotary_pos_emb(q, k, cos, sin)
 
 
-def test_another_rotation_under_the_same_name_stays() -> None:
+def test_another_rotation_of_the_same_name_stays() -> None:
     original = apply_rotary_pos_emb
     assert fast_rotation(original) is None
     with cpu_modules(OddAttention()):
         assert apply_rotary_pos_emb is original
 
 
-def test_attention_that_calls_the_rotation_in_another_way_gets_the_original(
+def test_attention_that_calls_the_rotation_differently_gets_the_original(
     tiny_family: Callable[[str], Any],
 ) -> None:
-    """Qwen4's indexer turns its queries alone, by the same function's name."""
+    """Qwen4's indexer rotates only its queries, with a function of the same name."""
     model = tiny_family("qwen4_exp_text").requires_grad_(False)
     ids = torch.arange(5, 40)[None]
     with torch.no_grad():

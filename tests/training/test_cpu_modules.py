@@ -18,7 +18,7 @@ TinyModel = Callable[[str], Path]
 
 
 def logits_and_gradient(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a fixed batch: logits, and the gradient for the embedding's weight."""
+    """The logits of a fixed batch, and the gradient for the embedding's weight."""
     ids = torch.arange(2, 22).view(2, 10)
     model.eval()
     weight = model.get_input_embeddings().weight
@@ -67,7 +67,7 @@ def test_every_dropout_is_replaced_and_put_back() -> None:
 
 
 class OddRMSNorm(nn.Module):
-    """Under a known name, another formula."""
+    """A known name with another formula."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def test_other_precisions_are_left_to_the_original() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_bfloat16_is_replaced_too(tiny_model: TinyModel, family: str) -> None:
-    """How it rounds: tests/kernels/test_bfloat16.py; here, that it comes as near to float32 as the original does."""
+    """It is as close to float32 as the original; tests/kernels/test_bfloat16.py compares the rounding itself."""
     exact: Any = load_backbone(str(tiny_model(family))).model.requires_grad_(False)
     short: Any = load_backbone(str(tiny_model(family)), dtype="bfloat16").model.requires_grad_(False)
     exact.load_state_dict(short.state_dict())
@@ -172,7 +172,7 @@ class NoEpsilonRMSNorm(OddRMSNorm):
 
 
 @pytest.mark.parametrize("odd", [ClampedGatedLayer, NoEpsilonRMSNorm])
-def test_what_differs_only_on_large_or_small_numbers_stays(odd: type[nn.Module]) -> None:
+def test_a_module_that_differs_only_on_large_or_small_numbers_stays(odd: type[nn.Module]) -> None:
     model = nn.ModuleList([odd()]).requires_grad_(False)
     before = list(model)
     with cpu_modules(model):

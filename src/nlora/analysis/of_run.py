@@ -89,8 +89,11 @@ def _continues_adapter(folder: Path, method: str) -> bool:
     method: its name in the summary. If it is a file, run.yaml has its path. Raises InputErrors if that cannot
     be loaded.
     """
-    record = read_run_file(folder) if (folder / RUN_FILE).is_file() else {}
-    choice = record.get("config", {}).get("method")
+    try:
+        record = read_run_file(folder)
+    except RunError:  # the summary is enough for everything else here
+        record = {"config": {}}
+    choice = record["config"].get("method")
     name = choice.get("name", method) if isinstance(choice, dict) else method
     try:
         return find(name, base_folder=base_folder.read(record, folder)).updates == "continued"

@@ -29,13 +29,11 @@ class UnusableMethodError(Exception):
 
 def installed() -> dict[str, list[EntryPoint]]:
     """The methods of installed packages by name; several under one name if their packages clash."""
+    # By name and value, because a package can be on the path more than once.
+    distinct = {(entry.name, entry.value): entry for entry in entry_points(group=GROUP)}
     found: dict[str, list[EntryPoint]] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
-        others = found.setdefault(entry.name, [])
-        if entry.value not in [
-            other.value for other in others
-        ]:  # a package can be on the path more than once
-            others.append(entry)
+    for (name, _), entry in sorted(distinct.items()):
+        found.setdefault(name, []).append(entry)
     return found
 
 
@@ -85,8 +83,10 @@ def load_file(path: Path) -> type[Method]:
         sys.modules[module.__name__] = module  # pydantic looks up the types of annotations there
         try:
             exec(code, module.__dict__)
-        except Exception as error:
+        except BaseException as error:
             del sys.modules[module.__name__]
+            if not isinstance(error, Exception):
+                raise
             lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
             raise UnusableMethodError(
                 f"{path}:{lines[-1] if lines else 1}: {type(error).__name__}: {_one_line(error)}"

@@ -72,8 +72,10 @@ class Method(Generic[OptionsT]):
     def __init_subclass__(cls) -> None:
         cls.name = cls.__module__.rpartition(".")[2]
         for base in cls.__dict__.get("__orig_bases__", ()):
-            if get_origin(base) is Method and isinstance(get_args(base)[0], type):
-                cls.Options = get_args(base)[0]
+            if get_origin(base) is Method and isinstance(options := get_args(base)[0], type):
+                if not issubclass(options, MethodOptions):
+                    raise TypeError(f"the options of {cls.__name__} must be a subclass of MethodOptions")
+                cls.Options = options
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options
