@@ -3,8 +3,10 @@
     nlora demo                       # N-LoRA and plain incremental LoRA on a small real model
     nlora run my.yaml seed=1         # your model, your tasks
 
-    run = nlora.run("my.yaml")       # the same from Python: docs/api.md
-    model, tokenizer = run.model()
+The same from Python (docs/api.md):
+
+>>> run = nlora.run("support.yaml")
+>>> model, tokenizer = run.model()
 
 `__all__` lists the public names. torch and transformers are imported on first use, so `import nlora` is fast.
 """

@@ -1,7 +1,7 @@
 """One run, or several side by side, as one HTML file: scores, forgetting, training, and the updates.
 
-    write_report(["runs/demo/nlora"], "runs/demo/nlora/report.html")
-    write_report(["runs/demo/nlora", "runs/demo/inclora"], "report.html")
+>>> write_report(["runs/support"], "report.html").name
+'report.html'
 
 Everything comes from the runs' files; torch is never imported. The page works offline. For an unfinished run it shows
 the finished stages.

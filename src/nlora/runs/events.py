@@ -1,6 +1,8 @@
 """What happens in a run, as events: progress bars, notebooks and programs receive them as a function.
 
-nlora.run("my.yaml", on_event=print)          # stage 1: agnews, step 5 of 50
+>>> nlora.run("support.yaml", on_event=print)
+runs/support: complete, nothing to do
+Run('runs/support')
 """
 
 from __future__ import annotations
