@@ -89,14 +89,15 @@ def interference(
     >>> list(values["pairs"])
     ['tickets|urgency']
     """
-    from nlora.cli.analyze import analyze_run, compare_adapters
+    from nlora.analysis.adapter_sources import compare_adapters
+    from nlora.analysis.of_run import analyze_run
 
     if isinstance(adapters, Mapping):
         named = {name: _text(adapter) for name, adapter in adapters.items()}
-        return compare_adapters(named, threshold)
+        return compare_adapters(named, threshold).to_json()
     if isinstance(adapters, Run | str | os.PathLike):
-        return analyze_run(_path(adapters), threshold)
-    return compare_adapters([os.fspath(adapter) for adapter in adapters], threshold)
+        return analyze_run(_path(adapters), threshold).to_json()
+    return compare_adapters([os.fspath(adapter) for adapter in adapters], threshold).to_json()
 
 
 def _path(run: Run | Folder) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import traceback
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nlora import __version__
+from nlora.cli.analyze import analyze
 from nlora.cli.ask import asking
 from nlora.cli.group import Commands, Stopped
 from nlora.cli.signals import ended_like_ctrl_c
@@ -159,40 +159,7 @@ def sweep(
         raise typer.Exit(1)
 
 
-@app.command()
-def analyze(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ADAPTER ADAPTER... | RUN",
-            help="PEFT LoRA folders or hub ids, two or more; or the output_dir of one run.",
-        ),
-    ],
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Absolute: an entry counts when it is larger. Default: 0.1 of the root mean square of all entries.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    csv_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--csv", help="Write every pair, overall and by module, to this file.", show_default=False
-        ),
-    ] = None,
-    html_file: Annotated[
-        Path | None,
-        typer.Option("--html", help="Write the figures and tables as one HTML page.", show_default=False),
-    ] = None,
-) -> None:
-    """Where the updates of different tasks meet: collisions, overlap, orthogonality, spectra."""
-    from nlora.cli.analyze import analyze_command
-
-    analyze_command(
-        sources, Console(), threshold=threshold, as_json=as_json, csv_file=csv_file, html_file=html_file
-    )
+app.command()(analyze)
 
 
 @app.command()

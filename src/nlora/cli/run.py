@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nlora import __version__
-from nlora.api.outcome import write_outcome
+from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig, read_config
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import BUILTIN, Config
@@ -28,6 +28,7 @@ from nlora.errors import InputErrors, Problem
 from nlora.evaluation.choices import decode_of
 from nlora.models.backbone import BUILTIN_MODEL
 from nlora.report import terminal
+from nlora.report.formatting import duration
 from nlora.report.write import REPORT_FILE
 from nlora.runs import time_estimate
 from nlora.runs.folder import RunFolder, stage_name
@@ -126,7 +127,7 @@ def check_command(source: str, overrides: Sequence[str], console: Console) -> Pl
         ),
         f"scored on {config.evaluate.split} examples, "
         + ", ".join(sorted({decode_of(task, config.evaluate) for task in plan.tasks})),
-        f"about {terminal.duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
+        f"about {duration(plan.seconds)} on this machine, by its matrix products (a rough guess)",
         _written_where(plan),
         *plan.limits,
         *_faster_format(config),
@@ -207,13 +208,13 @@ def run_sequence(loaded: LoadedConfig, console: Console, progress: RunProgress |
         )
         progress.say(
             f"{config.name}: {config.method.name} learns {len(plan.tasks)} tasks on {config.model}, "
-            f"about {terminal.duration(plan.seconds)}"
+            f"about {duration(plan.seconds)}"
         )
         for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
             progress.say(f"- {note}")
         with progress, one_wandb_run():
             learn_sequence(plan, backbone, run, progress, paths)
-        return write_outcome(run)
+        return finish_run(run)
 
 
 @contextmanager
@@ -272,7 +273,7 @@ def _plan_table(plan: Plan) -> Table:
             f"{stage.cut_examples}+{stage.cut_test_examples}"
             if stage.cut_test_examples
             else str(stage.cut_examples),
-            terminal.duration(stage.seconds),
+            duration(stage.seconds),
         )
     table.caption = (
         "tokens: mean per example; shared: tokens that all prompts begin with; "

@@ -23,7 +23,7 @@ from nlora.errors import InputErrors, Problem, RunError
 from nlora.report.comparison import Comparison, compare
 from nlora.report.comparison_formats import SUFFIXES, written
 from nlora.report.comparison_table import ComparisonView
-from nlora.report.terminal import duration
+from nlora.report.formatting import duration
 from nlora.runs.atomic import write_text
 from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
 from nlora.sweeps.check import RunState, base_source, check_sweep, state_of, write_base

@@ -1,9 +1,7 @@
 """A comparison of runs as Markdown, LaTeX or CSV, and the command `nlora compare`.
 
-    text = written(compare(read_runs(["runs/five-tasks"])), "latex")
-
-Every format carries the same rows and the same notes. The columns of CSV are always the same; in the others, a measure
-that no row has is left out.
+Every format has the same rows and notes. CSV always has the same columns; the other formats leave out measures that no
+row has.
 """
 
 from __future__ import annotations
@@ -34,13 +32,13 @@ from nlora.runs.atomic import write_text
 
 Format = Literal["table", "markdown", "latex", "csv"]
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
-"""What a file's name says of its format."""
+"""The format of a file by its suffix."""
 _FILE_WIDTH = 160
-"""Of a terminal table that is written into a file."""
+"""The width of a terminal table in a file."""
 
 
 def written(comparison: Comparison, format: Format) -> str:  # noqa: A002 - what the option is called
-    """The comparison as text that ends with a line end."""
+    """The comparison as text that ends with a newline."""
     if format == "table":
         console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None)
         with console.capture() as captured:
@@ -54,7 +52,7 @@ def compare_command(
 ) -> Comparison:
     """`nlora compare RUN...`: read, group, print or write.
 
-    chosen: the format; None: what the suffix of `out` says, else a terminal table.
+    chosen: the format; None: by the suffix of `out`, else a terminal table.
     """
     format_ = _format(chosen, out)
     comparison = compare(read_runs(runs), published="all" if everything else "methods")
@@ -161,7 +159,7 @@ def _latex(comparison: Comparison) -> str:
 
 
 def _csv(comparison: Comparison) -> str:
-    """One line for each row; numbers unrounded, in percent, seconds and bytes. The notes are a column."""
+    """One line per row, with a column for the notes. Numbers are unrounded, in percent, seconds and bytes."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     numbers = [f"{key}_{part}" for key in MEASURES for part in ("mean", "std", "n")]
