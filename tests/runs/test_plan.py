@@ -77,6 +77,6 @@ def test_a_token_that_the_model_has_no_row_for_is_found_before_training(
     file = tmp_path / f"animals-{split}.jsonl"
     file.write_text(file.read_text() + json.dumps({"sentence": "a gnu ox", "label": "ox"}) + "\n")
     with pytest.raises(
-        InputErrors, match=r"task animals: .* holds 'gnu', .* token 400, .* ends with 399; leave it out"
+        InputErrors, match=r"task animals: .* contains 'gnu', token 400 .* ends at 399; remove it"
     ):
         make_plan(load_config(str(config)))
