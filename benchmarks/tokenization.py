@@ -1,19 +1,19 @@
-"""What keeping tokens on the disk spares: time and memory of getting a task's examples as ids.
+"""What the token cache saves: time and memory of turning a task's examples into ids.
 
     python benchmarks/tokenization.py                             # about ten minutes
     python benchmarks/tokenization.py --examples 250 500 --rounds 7
     python benchmarks/tokenization.py --check --rounds 2          # about four minutes
 
-`--check` times the whole of `nlora check` instead, imports included, on 200,000 examples of two labels and on 10,000
-of a thousand: without kept tokens (cold) and with them (warm), with the peak of the process's memory and the size of
-what is kept. The seconds of processors (of all cores together) tell something on a busy machine, too. It also runs
-with the sources of an earlier nlora (PYTHONPATH), to compare.
+`--check` times the whole of `nlora check` instead, imports included, on 200,000 examples with two labels and on 10,000
+with a thousand: with an empty cache (cold) and a filled one (warm), with the process's peak memory and the size of the
+cache. CPU seconds (of all cores together) are meaningful on a busy machine, too. It also runs with the sources of an
+earlier nlora (PYTHONPATH), to compare.
 
-Each turn is a process of its own, since that is what a second run is: without the cache, with an empty one (the
-examples are tokenized and written), and with what that run has written. Imports and the loading of the tokenizer are
-not counted, but for pyarrow's, which only the cache needs here. Memory is what the process grows by at most.
+Each turn is a separate process, like a second run: without a cache, with an empty one (the examples are tokenized and
+written), and with a filled one. Imports and loading the tokenizer do not count. Memory is the largest growth of the
+process.
 
-The texts are a data set's, over and over, each with its number in front, so that no two are the same.
+The texts are those of a data set, repeated, each with a number in front, so that no two are equal.
 """
 
 from __future__ import annotations
@@ -65,14 +65,15 @@ def encode(options: argparse.Namespace) -> dict[str, Any]:
         tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50, cache=cache
     )
     before_bytes = peak_memory_bytes()
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     rows = encoder.encode(task, examples)
-    seconds = time.perf_counter() - begin
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
     grown_bytes = peak_memory_bytes() - before_bytes
     begin = time.perf_counter()
     tokens = sum(map(measure.tokens_of, rows))
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "grown_bytes": grown_bytes,
         "read_seconds": time.perf_counter() - begin,
         "tokens": tokens,
@@ -201,10 +202,19 @@ def main() -> None:
             seconds = [turn["seconds"] for turn in results]
             rows.append([
                 count, name, measure.Spread.of(seconds), measure.ratios(plain, seconds),
+                measure.Spread.of([turn["cpu_seconds"] for turn in results]),
                 measure.mib(max(turn["grown_bytes"] for turn in results)),
                 measure.Spread.of([turn["read_seconds"] for turn in results]),
             ])  # fmt: skip
-    header = ["examples", "", "seconds", "times as fast", "memory", "seconds to go through all"]
+    header = [
+        "examples",
+        "",
+        "seconds",
+        "times as fast",
+        "CPU seconds",
+        "memory",
+        "seconds to go through all",
+    ]
     shown = argparse.Namespace(**{k: v for k, v in vars(options).items() if k != "cache"})
     measure.report("tokenize", shown, {"turns": figures}, measure.table(header, rows))
 

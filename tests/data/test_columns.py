@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlora.data.columns import Columns, TokenizedExamples, shared_prefix
+from nlora.data.packing import common_tokens
 from nlora.data.task import Example, Task, TokenizedExample
 
 some_ids = st.lists(st.integers(0, 2), max_size=6)
@@ -35,6 +36,8 @@ def test_columns_hold_what_lists_hold(sets: list[list[TokenizedExample]]) -> Non
     assert rows.lengths == [len(e.prompt_ids) + len(e.answer_ids) for e in examples]
     assert rows.shared_tokens == shared_prefix([e.prompt_ids for e in examples])
     assert rows.largest_id == max((i for e in examples for i in e.prompt_ids + e.answer_ids), default=-1)
+    if examples:
+        assert common_tokens(rows) == common_tokens(examples)
     assert rows.cut_examples == sum(len(some) // 2 for some in sets)
     again = pickle.loads(pickle.dumps(rows))
     assert again == examples

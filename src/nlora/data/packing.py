@@ -9,7 +9,7 @@ models. The last token of an answer is not run, because nothing is predicted fro
     input_ids       (1, S)    the beginning, then each example's rest and answer; S = P + Σ L_b
     position_ids    (1, S)    of each token in its own example
     rows_at         (B, L)    indices of the tokens of each rest; a shorter rest repeats its last index
-    back_at         (S - P,)  index into rows_at.flatten() of each token of the rests
+    back_at         (S - P,)  index of each token of the rests in the flattened rows_at
     predict_at      (N,)      indices of the logits that predict an answer token, or, for a prompt without an answer,
                               of its last token
     labels          (1, N+1)  -100, then the answers' tokens (without answers, only the -100)

@@ -3,9 +3,9 @@
 Label scoring and decoding are built on this. `Prefiller.run(prompts)` gives a `Prefill`, which has the logits of each
 prompt's next token, runs further tokens, removes them again, and drops rows that are done.
 
-If packing is exact, prompts of causal models are packed
-(`nlora.evaluation.prefill_packed`), and their common beginning runs once per task. Otherwise rows of nearly the same
-length run in one pass, and all passes fill one cache (`PreallocatedCache`), so that further tokens run on all rows.
+If packing is exact, prompts of causal models are packed (`nlora.evaluation.prefill_packed`), and their common beginning
+runs once per task. Otherwise rows of similar length run in one pass, and all passes fill one cache
+(`PreallocatedCache`), so that further tokens run on all rows at once.
 
 A model that does not keep all tokens (sliding windows, state spaces) cannot roll back. Its whole prompts run again
 with all further tokens.
