@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from nlora.config.schema import Config, StageOptions, TaskSource
+from nlora.config.schema import Config, StageOptions
+from nlora.config.task_source import TaskSource
 from nlora.methods.registry import builtin_names, describe
 
 _LIST_OF = {"tasks": TaskSource}
