@@ -1,21 +1,21 @@
-"""What it costs to compare all pairs of some adapters, beside what one writes in a few lines of torch.
+"""Time and memory to compare all pairs of some adapters, against a few straightforward lines of torch.
 
     python benchmarks/collision.py                                     # both shapes, about half an hour on two cores
     python benchmarks/collision.py --shapes llama-7b --rounds 1
     python benchmarks/collision.py --shapes 6x512x512 --adapters 5 --json collision.json
 
     nlora      compare_states: collisions, sign conflict, overlap energy, orthogonality, cosines, angles, spectra,
-               curves over thresholds; what `nlora analyze` does once the files are read
-    entries    of it, what is said of single entries: collisions, sign conflict, overlap energy
-    plain      for each pair: form both updates, compare, count; collision rates and nothing else
+               threshold curves; all that `nlora analyze` does after reading the files
+    entries    its entrywise measures only: collisions, sign conflict, overlap energy
+    plain      for each pair: form both updates, compare, count; collision rates only
     more       the same with sign conflict, overlap energy and cosine
-    hoisted    as plain, but module by module, every update formed once and its mask kept for all pairs
+    hoisted    as plain, but module by module, forming every update once and keeping its mask for all pairs
 
 t5-large is 15 adapters of 144 modules of 1024 x 1024, llama-7b is 4 of 64 modules of 4096 x 4096, all of rank 8 with
-random factors; MODULESxOUTxIN is any other. All contestants must find the same collision rates, or the benchmark stops.
+random factors; MODULESxOUTxIN is any other shape. The benchmark stops if the collision rates differ.
 
-Memory is the largest resident size of a process that does nothing else, and how much of it came after the factors were
-there: the difference is Python, torch and the factors themselves.
+Memory is the peak resident size of a process that does nothing else, and the part of it allocated after the factors;
+the difference is Python, torch and the factors.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from nlora.training.peak_memory import peak_memory_bytes
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """So many modules of (out, in), and so many adapters if no other number is asked for."""
+    """The number of modules of (out, in), and the default number of adapters."""
 
     modules: int
     out: int
@@ -60,7 +60,7 @@ Rates = dict[str, float]
 
 
 def shape_of(name: str) -> Shape:
-    """Of a model or of MODULESxOUTxIN. Raises ArgumentTypeError for what is neither."""
+    """The shape of a model's name or of MODULESxOUTxIN. Raises ArgumentTypeError for anything else."""
     if name in SHAPES:
         return SHAPES[name]
     sizes = name.split("x")
@@ -89,12 +89,12 @@ def random_states(shape: Shape, adapters: int, r: int) -> dict[str, AdapterState
 
 def nlora(states: Mapping[str, AdapterState], threshold: float) -> Rates:
     """Everything that `nlora analyze` prints."""
-    values = compare_states(states, threshold).to_json()
-    return {pair: own["collision_rate"] for pair, own in values["pairs"].items()}
+    found = compare_states(states, threshold).interference().to_json()
+    return {pair: own["collision_rate"] for pair, own in found["pairs"].items()}
 
 
 def entries(states: Mapping[str, AdapterState], threshold: float) -> Rates:
-    """What nlora says of single entries, module by module."""
+    """The entrywise measures, module by module."""
     modules = list(next(iter(states.values())))
     scratch = Scratch()
 
@@ -110,7 +110,7 @@ def entries(states: Mapping[str, AdapterState], threshold: float) -> Rates:
 
 
 def plain(states: Mapping[str, AdapterState], threshold: float) -> Rates:
-    """As one writes it."""
+    """The straightforward way."""
     rates = {}
     for (a, one), (b, other) in itertools.combinations(states.items(), 2):
         both = 0
@@ -122,7 +122,7 @@ def plain(states: Mapping[str, AdapterState], threshold: float) -> Rates:
 
 
 def more(states: Mapping[str, AdapterState], threshold: float) -> Rates:
-    """As one writes it, with what else is said of entries; only the rates are returned."""
+    """The straightforward way with more entrywise measures; only the rates are returned."""
     rates = {}
     for (a, one), (b, other) in itertools.combinations(states.items(), 2):
         both = unlike = 0
@@ -142,7 +142,7 @@ def more(states: Mapping[str, AdapterState], threshold: float) -> Rates:
 
 
 def hoisted(states: Mapping[str, AdapterState], threshold: float) -> Rates:
-    """As one writes it after a first look at the time."""
+    """The straightforward way, with an obvious speedup."""
     both: dict[str, int] = {}
     first = next(iter(states.values()))
     for name in first:
@@ -199,7 +199,7 @@ def measured(name: str, options: argparse.Namespace, argv: Sequence[str]) -> dic
 
 
 def check_same(rates: Mapping[str, Rates]) -> None:
-    """Raises ValueError where a contestant's rates are not nlora's.
+    """Raises ValueError if a contestant's rates differ from nlora's.
 
     A product that is rounded in another order may put an entry on the other side of the threshold: one in 100 000.
     """
@@ -210,13 +210,13 @@ def check_same(rates: Mapping[str, Rates]) -> None:
 
 
 def memory(name: str, key: str, argv: Sequence[str]) -> dict[str, int]:
-    """Of a process of its own."""
+    """The peak of a separate process."""
     print(f"memory: {name}, {key}", file=sys.stderr, flush=True)
     return measure.alone(Path(__file__), [*argv, "--shapes", name, "--alone", key])
 
 
 def compare_alone(options: argparse.Namespace) -> dict[str, int]:
-    """Peak of this process for one contestant, and how much of it came after the factors were there."""
+    """Peak of this process for one contestant, and the part of it allocated after the factors."""
     states, threshold = setting(options.shapes[0], options)
     before = peak_memory_bytes()
     CONTESTANTS[options.alone](states, threshold)
@@ -225,7 +225,7 @@ def compare_alone(options: argparse.Namespace) -> dict[str, int]:
 
 
 def lines_of(made: Mapping[str, Any]) -> list[list[object]]:
-    """The rows of a shape: seconds, how many times as fast nlora and its walk over the entries are, memory."""
+    """The rows of a shape: seconds, speedups of nlora and of its pass over the entries, memory."""
     rows: list[list[object]] = []
     ours = [key for key in ("nlora", "entries") if key in made["seconds"]]
     for key, seconds in made["seconds"].items():

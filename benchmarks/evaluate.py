@@ -37,8 +37,8 @@ import measure
 from measure import Spread
 from nlora.config.schema import EvaluateOptions, LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
-from nlora.data.task import Task
-from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
+from nlora.data.task import Task, TokenizedExample
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.text_metrics import exact_match
 from nlora.models.backbone import Backbone
@@ -159,7 +159,7 @@ def measure_task(name: str, options: argparse.Namespace, models: tuple[Backbone,
     task = replace(task, test=task.test[: options.examples])
     examples = encoder.encode(task, task.test)
     weights = keep_updates(folded.model, [m.name for m in target_modules(folded.model, LORA)])
-    weights.fold([state])
+    weights.activate([state])
     model: Any = beside.model
     adapter = LoraAdapter.attach(model, LORA, seed=SEED)
     adapter.load_state(state)
@@ -175,7 +175,7 @@ def measure_task(name: str, options: argparse.Namespace, models: tuple[Backbone,
         turns = measure.interleave(contestants, options.rounds)
     finally:
         adapter.detach()
-        weights.restore()
+        weights.deactivate()
     return figures(task, turns)
 
 

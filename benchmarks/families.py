@@ -32,24 +32,31 @@ from tiny_families import FAMILIES
 TIMEOUT_SECONDS = 120
 _PAGE = """# Models
 
-nlora knows no families of models: it looks at a model's own layers, and before anything is trained it tries every way
-through the model on the run's own texts (`nlora.runs.preflight`). Here that is checked for every
-family of language models that transformers lists: the causal ones, the encoder-decoder ones, and those that also read
-images or sounds, with text alone. Each of them, tiny and random, goes through the parts of a run; the same model in
-plain transformers, with the saved adapters in stock PEFT, gets one pass per example without padding, packing or cache.
-This page is printed by
+nlora has no list of model families. It looks at a model's own layers and, before anything is
+trained, checks every way through the model on the run's own texts (`nlora.runs.preflight`). This
+page shows whether that comes out right for every family of language models that transformers
+lists: causal, encoder-decoder, and those that also read images or sounds, with text alone. Each
+family's model, tiny and random, goes through the parts of a run. The same model in plain
+transformers, with the saved adapters in stock PEFT, gets one pass per example without padding,
+packing or cache. This page is printed by the following command (eight minutes; with names, only
+these families):
 
-    python benchmarks/families.py > docs/models.md          # eight minutes; with names, only these families
+```sh
+python benchmarks/families.py > docs/models.md
+```
 
-- equal: loss, gradients of every adapted layer, label scores, answers, and two updates added up are the same; the
-  largest difference stands under "off by", as a share of the largest number.
-- refused: `nlora check` or `nlora run` says so before anything is trained, in the line that stands here.
-- not made: no such tiny model that reads text alone came about; transformers' own words for it stand here.
+- equal: loss, gradients of every adapted layer, label scores, answers, and the sum of two updates
+  are the same; the largest difference is under "off by", as a share of the largest number.
+- refused: `nlora check` or `nlora run` says so before anything is trained, in the line shown here.
+- not made: no tiny model that reads text alone could be made; the reason is transformers' own.
 
-Adapted are the query and value projections, by the ends of their names: what `lora.targets: null` means. A batch's
-examples are packed into one row of tokens, padded, or run as single rows; "again" reads a prompt again, whole, with
-what follows it, where a model keeps too little of it. A name with "(decoder)" is the decoder alone of a model with an
-encoder. Random weights say nothing about how well a model learns. {versions}.
+The query and value projections are adapted, found by the ends of their names: this is what
+`lora.targets: null` means. A batch's examples are packed into one row of tokens, padded, or run as
+single rows. "again" means that the whole prompt is read again with what follows it, because the
+model keeps too little of it. A name with "(decoder)" is the decoder alone of a model with an
+encoder. Random weights say nothing about how well a model learns.
+
+Made with {versions}.
 
 | family | | adapted | trained, scored | off by | why |
 | --- | --- | --- | --- | --- | --- |"""

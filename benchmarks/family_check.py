@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from torch.nn import functional as F
 from nlora.config.schema import EvaluateOptions, LoraOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.task import Example, Task
-from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
+from nlora.data.task import Example, Task, TokenizedExample
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import NloraError
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.greedy import is_plain
@@ -34,7 +35,7 @@ from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths
 from nlora.runs.preflight import preflight, probes
 from nlora.runs.update_history import keep_updates
-from nlora.training.cpu_modules import lean
+from nlora.training.cpu_modules import cpu_modules
 from one_pass import generated, plain_answer, plain_logits, plain_loss, plain_scores
 from tiny_families import tiny_folder
 
@@ -173,14 +174,13 @@ class _Comparison:
         self._adapter.model.train()
         wanted = plain_loss(self._plain, self._examples)
         wanted.backward()  # type: ignore[no-untyped-call]
-        undo = lean(self._adapter.model) if self._paths.leans else lambda: None
         single = self._paths.train == "single"
-        losses = [
-            self._loss(some) for some in ([[e] for e in self._examples] if single else [self._examples])
-        ]
-        found = torch.stack(losses).sum()
-        found.backward()  # type: ignore[no-untyped-call]
-        undo()
+        with cpu_modules(self._adapter.model) if self._paths.leans else nullcontext():
+            losses = [
+                self._loss(some) for some in ([[e] for e in self._examples] if single else [self._examples])
+            ]
+            found = torch.stack(losses).sum()
+            found.backward()  # type: ignore[no-untyped-call]
         self._row.off["loss"] = _off(found.detach(), wanted.detach())
         self._row.off["gradient"] = max(self._gradients_off())
 
@@ -212,7 +212,7 @@ class _Comparison:
         """Of each label, one after another behind the prompts that were read once."""
         tree = self._tree = LabelTree.build(self._encoder.label_ids(_LABELS), self._encoder.end_id)
         self._expected = plain_scores(self._plain, self._prompts, tree, self._encoder.end_id)
-        reader = Prefiller(
+        prefiller = Prefiller(
             self._backbone.model,
             self._prompts,
             pad_id=self._backbone.tokenizer.pad_token_id,
@@ -221,12 +221,12 @@ class _Comparison:
         )
         order = sorted(range(len(self._prompts)), key=lambda i: -len(self._prompts[i].prompt_ids))
         for some in [[i] for i in order] if self._paths.read == "single" else [order]:
-            reading = reader.read([self._prompts[i] for i in some])
+            prefill = prefiller.run([self._prompts[i] for i in some])
             for column, label in enumerate(tree.labels):
-                logits = [reading.next_logits[:, None]]
+                logits = [prefill.next_logits[:, None]]
                 if len(label) > 1:
-                    logits.append(reading.extend(torch.tensor([label[:-1]] * len(some))))
-                    reading.rollback(len(label) - 1)
+                    logits.append(prefill.extend(torch.tensor([label[:-1]] * len(some))))
+                    prefill.rollback(len(label) - 1)
                 log_p = torch.cat(logits, dim=1).float().log_softmax(-1)
                 found = log_p[:, range(len(label)), list(label)].sum(1)
                 off = _off(found, self._expected[some, column], scale=self._expected)
@@ -264,7 +264,7 @@ class _Comparison:
         states.append(self._adapter.state())
         model: Any = self._adapter.detach()
         before = torch.cat([plain_logits(model, e) for e in self._examples])
-        keep_updates(model, list(states[0])).fold(states)
+        keep_updates(model, list(states[0])).activate(states)
         found = torch.cat([plain_logits(model, e) for e in self._examples])
         self._plain.load_adapter(str(self._folder / "second"), "second")
         self._must_be_loaded("second")

@@ -36,7 +36,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 import measure
 from measure import Spread
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import LoraAdapter

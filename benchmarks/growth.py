@@ -30,7 +30,7 @@ from torch.nn import functional as F
 import measure
 from measure import Spread
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import LoraAdapter
@@ -84,11 +84,11 @@ def at_stage(model: nn.Module, kind: str, stage: int) -> Iterator[None]:
     earlier = random_states(modules, stage - 1)
     if kind == "nlora":
         kept = keep_updates(model, [m.name for m in modules])
-        kept.fold(earlier)
+        kept.activate(earlier)
         try:
             yield
         finally:
-            kept.restore()
+            kept.deactivate()
         return
     layers: dict[str, Any] = {m.name: model.get_submodule(m.name) for m in modules} if earlier else {}
     for name, layer in layers.items():

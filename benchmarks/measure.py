@@ -31,8 +31,8 @@ import transformers
 from torch import Tensor
 
 from nlora.data import builtin, cl_benchmark
-from nlora.data.task import Task
-from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
+from nlora.data.task import Task, TokenizedExample
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.models.backbone import Backbone, load_backbone, load_tokenizer
 
 T = TypeVar("T")
@@ -138,30 +138,30 @@ def data_options(made: argparse.ArgumentParser, *, steps: int) -> None:
     made.add_argument(
         "--data",
         default=default_data(),
-        help="folder in the released layout, or embedded (default: the reference data where they are, else "
-        "embedded)",
+        help="folder in the released layout, or builtin (default: the reference data where they are, else "
+        "builtin)",
     )
-    made.add_argument("--dataset", help="one data set of it (default: agnews; embedded: reuters)")
+    made.add_argument("--dataset", help="one data set of it (default: agnews; builtin: reuters)")
     made.add_argument("--batch-size", type=int, default=8, help="examples per step (default: 8)")
     made.add_argument("--steps", type=int, default=steps, help=f"steps of a turn (default: {steps})")
     made.add_argument("--max-source-tokens", type=int, default=512, help="longest prompt (default: 512)")
 
 
 def default_data() -> str:
-    """The reference data of NLORA_SHARED (../shared if not set) where they are, else the embedded tasks."""
+    """The reference data of NLORA_SHARED (../shared if not set) where they are, else the built-in tasks."""
     folder = Path(os.environ.get("NLORA_SHARED", "../shared")) / "data" / "CL_Benchmark"
-    return str(folder) if folder.is_dir() else "embedded"
+    return str(folder) if folder.is_dir() else "builtin"
 
 
 def read_task(data: str, dataset: str | None) -> Task:
-    """One data set of a folder in the released layout, or one of the embedded tasks."""
-    if data == "embedded":
+    """One data set of a folder in the released layout, or one of the built-in tasks."""
+    if data == "builtin":
         return builtin.read(dataset or "reuters")
     return cl_benchmark.read(Path(data), dataset or "agnews")
 
 
 def read_model(name: str, dtype: str = "float32") -> Backbone:
-    """A backbone by its name, or a random T5 of t5-base's shape over the embedded default's tokenizer."""
+    """A backbone by its name, or a random T5 of t5-base's shape over the built-in default's tokenizer."""
     if name != T5_BASE:
         return load_backbone(name, dtype=dtype)
     tokenizer: Any = load_tokenizer("smollm2")

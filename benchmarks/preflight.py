@@ -22,7 +22,7 @@ import torch
 import measure
 from measure import Spread
 from nlora.config.load import load_config
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.label_scoring import LabelTree, _scores
 from nlora.evaluation.prefill import Prefill, Prefiller
 from nlora.models.backbone import load_backbone, load_tokenizer
@@ -81,8 +81,8 @@ def of_labels(model: str, count: int, prompts: int, rounds: int) -> dict[str, Sp
         ]
         begin = time.perf_counter()
         with torch.inference_mode():
-            reading = Prefiller(backbone.model, texts, pad_id=0, packs=packs).read(texts)
-            counted = _Counted(reading)
+            prefill = Prefiller(backbone.model, texts, pad_id=0, packs=packs).run(texts)
+            counted = _Counted(prefill)
             scores = _scores(counted, tree, all_labels=name == "every label")
         answers[name].append(scores.argmax(1).tolist())
         if name == "search":
@@ -106,23 +106,23 @@ def of_labels(model: str, count: int, prompts: int, rounds: int) -> dict[str, Sp
 class _Counted:
     """A reading whose passes are counted."""
 
-    def __init__(self, reading: Prefill) -> None:
-        self._reading, self.passes = reading, 0
-        self.next_logits = reading.next_logits
+    def __init__(self, prefill: Prefill) -> None:
+        self._prefill, self.passes = prefill, 0
+        self.next_logits = prefill.next_logits
 
     @property
     def rows(self) -> list[int]:
-        return self._reading.rows
+        return self._prefill.rows
 
     def extend(self, tokens: torch.Tensor) -> torch.Tensor:
         self.passes += 1
-        return self._reading.extend(tokens)
+        return self._prefill.extend(tokens)
 
     def rollback(self, count: int) -> None:
-        self._reading.rollback(count)
+        self._prefill.rollback(count)
 
     def select_rows(self, rows: Sequence[int]) -> None:
-        self._reading.select_rows(rows)
+        self._prefill.select_rows(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
 from nlora.models.logits import answer_logits

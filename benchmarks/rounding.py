@@ -23,7 +23,7 @@ from nlora.models.lora_factors import LoraFactors, load_factors
 from nlora.models.target_modules import linear_layer
 from nlora.runs.summary import read_summary
 
-HEADER = ("run", "entries lost, folded", "error, folded", "error, beside")
+HEADER = ("run", "entries lost, merged", "error, merged", "error, unmerged")
 
 
 def folded(weight: Tensor, f: LoraFactors) -> Tensor:

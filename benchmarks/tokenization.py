@@ -1,19 +1,19 @@
-"""What keeping tokens on the disk spares: time and memory of getting a task's examples as ids.
+"""What the token cache saves: time and memory of turning a task's examples into ids.
 
     python benchmarks/tokenization.py                             # about ten minutes
     python benchmarks/tokenization.py --examples 250 500 --rounds 7
     python benchmarks/tokenization.py --check --rounds 2          # about four minutes
 
-`--check` times the whole of `nlora check` instead, imports included, on 200,000 examples of two labels and on 10,000
-of a thousand: without kept tokens (cold) and with them (warm), with the peak of the process's memory and the size of
-what is kept. The seconds of processors (of all cores together) tell something on a busy machine, too. It also runs
-with the sources of an earlier nlora (PYTHONPATH), to compare.
+`--check` times the whole of `nlora check` instead, imports included, on 200,000 examples with two labels and on 10,000
+with a thousand: with an empty cache (cold) and a filled one (warm), with the process's peak memory and the size of the
+cache. CPU seconds (of all cores together) are meaningful on a busy machine, too. It also runs with the sources of an
+earlier nlora (PYTHONPATH), to compare.
 
-Each turn is a process of its own, since that is what a second run is: without the cache, with an empty one (the
-examples are tokenized and written), and with what that run has written. Imports and the loading of the tokenizer are
-not counted, but for pyarrow's, which only the cache needs here. Memory is what the process grows by at most.
+Each turn is a separate process, like a second run: without a cache, with an empty one (the examples are tokenized and
+written), and with a filled one. Imports and loading the tokenizer do not count. Memory is the largest growth of the
+process.
 
-The texts are a data set's, over and over, each with its number in front, so that no two are the same.
+The texts are those of a data set, repeated, each with a number in front, so that no two are equal.
 """
 
 from __future__ import annotations
@@ -65,14 +65,15 @@ def encode(options: argparse.Namespace) -> dict[str, Any]:
         tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50, cache=cache
     )
     before_bytes = peak_memory_bytes()
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     rows = encoder.encode(task, examples)
-    seconds = time.perf_counter() - begin
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
     grown_bytes = peak_memory_bytes() - before_bytes
     begin = time.perf_counter()
     tokens = sum(map(measure.tokens_of, rows))
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "grown_bytes": grown_bytes,
         "read_seconds": time.perf_counter() - begin,
         "tokens": tokens,
@@ -106,7 +107,7 @@ def turns(options: argparse.Namespace, count: int) -> dict[str, list[dict[str, A
 
 def write_run(folder: Path, options: argparse.Namespace, count: int, labels: tuple[str, ...]) -> Path:
     """A run over one task of so many examples, and the file that describes it."""
-    from nlora.models.backbone import EMBEDDED, embedded_folder
+    from nlora.models.backbone import BUILTIN_MODEL, builtin_model_folder
 
     examples = many(measure.read_task(options.data, options.dataset), count)
     for split, rows in (("train", examples), ("test", examples[:1000])):
@@ -119,7 +120,7 @@ def write_run(folder: Path, options: argparse.Namespace, count: int, labels: tup
         "instruction": "Which label fits? Choose one from the option.", "labels": list(labels),
     }  # fmt: skip
     # The model's folder, since tokens are to be kept in another one than its own.
-    model = str(embedded_folder()) if options.model == EMBEDDED else options.model
+    model = str(builtin_model_folder()) if options.model == BUILTIN_MODEL else options.model
     run = {
         "name": "texts",
         "model": model,
@@ -146,7 +147,7 @@ def check(run: Path, kept: Path) -> dict[str, Any]:
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "kept_bytes": sum(file.stat().st_size for file in (kept / "encoded").iterdir()),
+        "kept_bytes": sum(file.stat().st_size for file in (kept / "tokens").iterdir()),
     }
 
 
@@ -179,7 +180,7 @@ def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--model", default="smollm2", help="whose tokenizer (default: smollm2)")
     parser.add_argument("--data", default=measure.default_data(), help="folder in the released layout")
-    parser.add_argument("--dataset", help="one data set of it (default: agnews; embedded: reuters)")
+    parser.add_argument("--dataset", help="one data set of it (default: agnews; builtin: reuters)")
     parser.add_argument("--examples", type=int, nargs="+", default=[300, 1000, 10_000, 100_000])
     parser.add_argument("--check", action="store_true", help="time `nlora check` on large sets instead")
     parser.add_argument("--alone", action="store_true", help="one turn, in this process")
@@ -201,10 +202,19 @@ def main() -> None:
             seconds = [turn["seconds"] for turn in results]
             rows.append([
                 count, name, measure.Spread.of(seconds), measure.ratios(plain, seconds),
+                measure.Spread.of([turn["cpu_seconds"] for turn in results]),
                 measure.mib(max(turn["grown_bytes"] for turn in results)),
                 measure.Spread.of([turn["read_seconds"] for turn in results]),
             ])  # fmt: skip
-    header = ["examples", "", "seconds", "times as fast", "memory", "seconds to go through all"]
+    header = [
+        "examples",
+        "",
+        "seconds",
+        "times as fast",
+        "CPU seconds",
+        "memory",
+        "seconds to go through all",
+    ]
     shown = argparse.Namespace(**{k: v for k, v in vars(options).items() if k != "cache"})
     measure.report("tokenize", shown, {"turns": figures}, measure.table(header, rows))
 

@@ -41,7 +41,7 @@ import measure
 from measure import Spread
 from nlora.config.schema import LoraOptions, TrainOptions
 from nlora.data.collate import IGNORED
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import LoraAdapter

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-# Nothing in the tests may reach a hub; the one fetch of the embedded default goes to the package index.
+# Nothing in the tests may reach a hub; the one fetch of the built-in default goes to the package index.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 TEXT = (
@@ -181,13 +181,14 @@ def tiny_family(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def desk(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> Path:
-    """A folder with support.yaml, the data of its tasks, and the run runs/support that the command line made of it."""
+    """A folder with support.yaml, its data, and the run that `nlora run` made of it; screen.txt has its output."""
     from helpers import desk_values
 
     folder = tmp_path_factory.mktemp("desk")
     (folder / "support.yaml").write_text(yaml.safe_dump(desk_values(folder, tiny_model("llama"))))
     command = [sys.executable, "-m", "nlora", "run", "support.yaml"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    with (folder / "screen.txt").open("w") as screen:
+        subprocess.run(command, cwd=folder, check=True, stdout=screen, stderr=subprocess.STDOUT)
     return folder
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
-from nlora.cli.run import run_sequence
+from nlora.api.learn import learn as learn_run
 from nlora.config.load import load_config
+from nlora.runs.events import Progress
 from nlora.runs.summary import Summary
 
 COLORS = ("red", "green", "blue")
@@ -89,7 +89,7 @@ def scores_of(tasks: Sequence[str], row: Sequence[float | None]) -> dict[str, fl
 
 def learn(config: Path | str, *overrides: str) -> Summary:
     """The whole run, silently."""
-    return run_sequence(load_config(str(config), overrides), Console(quiet=True))
+    return learn_run(load_config(config, overrides), Progress())
 
 
 def same_outcome(a: Summary, b: Summary) -> bool:

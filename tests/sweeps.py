@@ -12,16 +12,14 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from nlora.cli.sweep import sweep_command
+from nlora.cli.sweep import run_sweep
 from nlora.config.load import load_config
 from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.summary import StageRecord
-from nlora.sweeps.expand import Sweep
-from nlora.sweeps.runners import (
-    Job,
-    LocalRunner,
-    environments,
-)
+from nlora.sweeps.check import check_sweep
+from nlora.sweeps.expand import Sweep, read_sweep
+from nlora.sweeps.processes import Job
+from nlora.sweeps.runners import LocalRunner, Runner, environments
 
 BASE = {"model": "tiny", "data": "CL_Benchmark", "tasks": ["agnews", "amazon"], "train": {"batch_size": 8}}
 FIVE_TASKS = Path(__file__).parents[1] / "benchmarks" / "five_tasks.yaml"
@@ -125,10 +123,15 @@ class Running:
 def swept(file: str, machine: Machine, *overrides: str, places: int = 1) -> tuple[bool, str]:
     console = Console(width=200, force_terminal=False, color_system=None)
     with console.capture() as captured:
-        good = sweep_command(
-            file, overrides, jobs=None, dry_run=False, console=console, runner=machine.runner(places)
-        )
+        good = sweep_with(machine.runner(places), file, *overrides, console=console)
     return good, captured.get()
+
+
+def sweep_with(runner: Runner, file: str, *overrides: str, console: Console) -> bool:
+    """`nlora sweep` with this runner; whether no run failed."""
+    sweep = read_sweep(file, overrides)
+    check_sweep(sweep)
+    return run_sweep(sweep, runner, console)
 
 
 def table(folder: Path) -> list[dict[str, str]]:

@@ -1,13 +1,14 @@
 """nlora teaches one language model many tasks, one after another, and keeps it from forgetting.
 
-    nlora demo                       # N-LoRA beside plain incremental LoRA on a small real model
+    nlora demo                       # N-LoRA and plain incremental LoRA on a small real model
     nlora run my.yaml seed=1         # your model, your tasks
 
-    run = nlora.run("my.yaml")       # the same from Python: docs/api.md
-    model, tokenizer = run.model()
+The same from Python (docs/api.md):
 
-The public names are those listed in `__all__`; everything heavy (torch, transformers) is imported
-only when it is used, so that `nlora --help` answers at once.
+>>> run = nlora.run("support.yaml")
+>>> model, tokenizer = run.model()
+
+`__all__` lists the public names. torch and transformers are imported on first use, so `import nlora` is fast.
 """
 
 import importlib
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nlora.api.functions import compare, interference, open_run, run
-    from nlora.api.opened_run import Run
+    from nlora.api.run import Run
     from nlora.config.load import load_config
     from nlora.config.schema import Config
     from nlora.errors import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         RunError,
     )
     from nlora.evaluation.continual_metrics import summarize
+    from nlora.kernels.l1 import factor_l1, update_l1
     from nlora.report.accuracy_matrix import AccuracyMatrix
     from nlora.runs.events import Event
 
@@ -49,29 +51,32 @@ __all__ = [
     "RunError",
     "__version__",
     "compare",
+    "factor_l1",
     "interference",
     "load_config",
     "open_run",
     "run",
     "summarize",
+    "update_l1",
 ]
 
-_ROOMS = {
+_NAMES = {
     "api.functions": ("compare", "interference", "open_run", "run"),
-    "config.schema": ("Config",),
+    "api.run": ("Run",),
     "config.load": ("load_config",),
-    "runs.events": ("Event",),
-    "api.opened_run": ("Run",),
-    "report.accuracy_matrix": ("AccuracyMatrix",),
+    "config.schema": ("Config",),
     "evaluation.continual_metrics": ("summarize",),
+    "kernels.l1": ("factor_l1", "update_l1"),
+    "report.accuracy_matrix": ("AccuracyMatrix",),
+    "runs.events": ("Event",),
 }
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'errors')}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
 
 
 def __dir__() -> list[str]:

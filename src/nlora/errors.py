@@ -1,22 +1,29 @@
-"""The exceptions that nlora raises for what a user can mend: one tree, each also the built-in it resembles.
+"""The exceptions that nlora raises for what a user can fix: one tree, and each is also the built-in it resembles.
 
-    try:
-        tasks = load_tasks(config)
-    except InputErrors as error:
-        for problem in error.problems:
-            print(problem)              # runs/a.yaml:7: train.epoch: unknown key; did you mean 'epochs'?
+The command line turns any `NloraError` into its message, without a traceback, and exits with status 2.
 
-The command line turns any `NloraError` into its message, without a traceback, and exit status 2.
+>>> from nlora.config.load import load_config
+>>> try:
+...     load_config({"tasks": ["agnews"], "seeds": 1, "train": {"epoch": 2}})
+... except InputErrors as error:
+...     for problem in error.problems:
+...         print(problem)
+config: train.epoch: unknown key; did you mean 'epochs'?
+config: seeds: unknown key; did you mean 'seed'?
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
+
+Key = tuple[str | int, ...]
+"""A dotted key in parts: `tasks.0.name` is ("tasks", 0, "name")."""
 
 
 class NloraError(Exception):
-    """Anything wrong that the user of nlora can mend. The message says what, where, and what to do.
+    """Anything wrong that the user of nlora can fix. The message says what, where, and what to do.
 
     >>> try:
     ...     nlora.open_run("runs/none")
@@ -30,15 +37,29 @@ class NloraError(Exception):
 class Problem:
     """One mistake in the input.
 
-    where: the file and line (`tickets.jsonl:12`) or the dotted key (`train.epochs`), or both.
+    source: the file, the override or the option it is in; empty where only the key is known.
     what: what is wrong and, after a semicolon, what to do about it.
+    line: the line of the file, from 1. key: the key of the configuration, as the source names it.
 
-    >>> print(nlora.Problem("train.epoch", "unknown key; did you mean 'epochs'?"))
-    train.epoch: unknown key; did you mean 'epochs'?
+    >>> print(nlora.Problem("my.yaml", "unknown key; did you mean 'epochs'?", 7, ("train", "epoch")))
+    my.yaml:7: train.epoch: unknown key; did you mean 'epochs'?
     """
 
-    where: str
+    source: str
     what: str
+    line: int | None = None
+    key: Key = ()
+
+    @classmethod
+    def at(cls, key: Key, what: str) -> Problem:
+        """A mistake at a key of the configuration; whoever has the configuration adds the file and the line."""
+        return cls("", what, None, key)
+
+    @property
+    def where(self) -> str:
+        """`my.yaml:7: train.epoch`, as far as it is known."""
+        source = self.source if self.line is None else f"{self.source}:{self.line}"
+        return ": ".join(part for part in (source, dotted(self.key)) if part)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" if self.where else self.what
@@ -60,7 +81,7 @@ class InputErrors(NloraError, ValueError):
 
 
 class ModelError(NloraError, ValueError):
-    """A model or tokenizer that is not there or that cannot be used for what is asked.
+    """A model or tokenizer that does not exist or does not suit its use.
 
     >>> issubclass(nlora.ModelError, nlora.NloraError) and issubclass(nlora.ModelError, ValueError)
     True
@@ -68,7 +89,7 @@ class ModelError(NloraError, ValueError):
 
 
 class AdapterError(NloraError, ValueError):
-    """A folder that is no adapter, or an adapter that does not fit the model.
+    """A folder without an adapter, or an adapter that does not fit the model.
 
     >>> nlora.interference(["tickets", "urgency"])
     Traceback (most recent call last):
@@ -77,7 +98,7 @@ class AdapterError(NloraError, ValueError):
 
 
 class RunError(NloraError, RuntimeError):
-    """A folder that is no run, is locked, belongs to another configuration, or cannot be written.
+    """A folder that holds no run, is locked, belongs to another configuration, or is not writable.
 
     >>> nlora.open_run("tickets")
     Traceback (most recent call last):
@@ -86,7 +107,7 @@ class RunError(NloraError, RuntimeError):
 
 
 class FetchError(NloraError, OSError):
-    """The embedded default could not be fetched, or what came is not what was expected.
+    """A download of the built-in model or texts failed, or brought something unexpected.
 
     >>> issubclass(nlora.FetchError, nlora.NloraError) and issubclass(nlora.FetchError, OSError)
     True
@@ -94,7 +115,7 @@ class FetchError(NloraError, OSError):
 
 
 class MissingExtraError(NloraError, ImportError):
-    """An optional package is needed; the message names the command that installs it.
+    """An optional package is needed; the message has the command that installs it.
 
     >>> issubclass(nlora.MissingExtraError, nlora.NloraError) and issubclass(nlora.MissingExtraError, ImportError)
     True
@@ -104,3 +125,15 @@ class MissingExtraError(NloraError, ImportError):
 def missing(package: str) -> str:
     """`ray is not installed; pip install ray`: the package itself, as nlora's extras work from its checkout only."""
     return f"{package} is not installed; pip install {package}"
+
+
+def dotted(key: Key) -> str:
+    """("tasks", 0, "name") as `tasks.0.name`."""
+    return ".".join(map(str, key))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'epochs'?`, or nothing if no known word is close."""
+    by_lower = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), by_lower, n=1)
+    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""

@@ -1,4 +1,4 @@
-"""What the tests of the command share: calling it, and two adapters to compare."""
+"""Fixtures for the tests of `nlora analyze`: calling it, and two adapters."""
 
 from __future__ import annotations
 

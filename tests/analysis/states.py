@@ -1,4 +1,4 @@
-"""Random factors and adapters, and the plain way to compare two updates: form both, compare entry by entry."""
+"""Random factors and adapters, and the measures of two updates by their definitions, entry by entry."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def of_matrix(matrix: Tensor) -> LoraFactors:
 
 
 def plain_measures(one: AdapterState, other: AdapterState, threshold: float) -> dict[str, float]:
-    """What `Comparison.pair_measures` gives for a pair, from whole updates in float64."""
+    """What `Measurements.pair_measures` gives for a pair, from whole updates in float64."""
     pairs = [(one[name], other[name]) for name in one if name in other]
     updates = [
         (f.scaling * f.B.double() @ f.A.double(), g.scaling * g.B.double() @ g.A.double()) for f, g in pairs
@@ -87,7 +87,7 @@ def write_adapter(
 def write_run(
     folder: Path, *, stages: int = 3, method: str = "inclora", shapes: dict[str, tuple[int, int]] = SHAPES
 ) -> list[AdapterState]:
-    """A run's folder with so many finished stages; returns their adapters."""
+    """A run's folder with this many finished stages; returns their adapters."""
     R = [[90.0, None, None], [70.0, 80.0, None], [75.0, 60.0, 50.0]]
     rows = [row if k < stages else [None] * 3 for k, row in enumerate(R)]
     folder.mkdir(parents=True)

@@ -28,7 +28,7 @@ def test_bits_are_counted_for_every_pair() -> None:
     assert [len(c) for c in pair_counts(packed(large[:1]))] == [0, 0]
 
 
-def test_pieces_that_end_inside_a_byte_leave_no_bits() -> None:
+def test_flags_that_end_inside_a_byte_are_padded_with_zeros() -> None:
     words = np.full((2, words_for(65)), 2**64 - 1, np.uint64)  # what was there before is written over
     flags = np.ones((2, 5), bool)
     offset = put(words, put(words, 0, flags), flags)
@@ -38,7 +38,7 @@ def test_pieces_that_end_inside_a_byte_leave_no_bits() -> None:
 
 @pytest.mark.parametrize(("tile", "bits"), [(2**18, 2**19), (1, 1), (3 * 4 * 4, 30), (3 * 7 * 5, 2**19)])
 @pytest.mark.parametrize("out", [1, 11])
-def test_the_walk_counts_what_whole_updates_show(
+def test_counts_by_tile_are_those_of_whole_updates(
     tile: int, bits: int, out: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(walk, "TILE_ENTRIES", tile)
@@ -86,7 +86,7 @@ def test_independent_supports_collide_by_the_product_of_their_densities() -> Non
     assert rate == pytest.approx(densities[0] * densities[1], abs=5 * (0.06 * 0.94 / 420_000) ** 0.5)
 
 
-def test_orthogonal_by_cancellation_yet_colliding() -> None:
+def test_orthogonal_updates_can_collide_everywhere() -> None:
     """The paper's figure 1: the products sum to zero, though all coordinates meet."""
     one, other = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[3.0, 3.0, -3.0]])
     assert float((one * other).sum()) == 0.0
@@ -102,7 +102,7 @@ def test_an_entry_at_the_threshold_does_not_count() -> None:
     assert entrywise([f], 0.0).large[0] == 3
 
 
-def test_what_an_earlier_module_left_in_scratch_changes_nothing() -> None:
+def test_buffers_used_before_do_not_change_the_numbers() -> None:
     """Larger, smaller, wider, of more adapters: each as if it were alone."""
     scratch = Scratch()
     for count, out, n_in in ((3, 40, 70), (3, 7, 5), (5, 9, 33), (2, 70, 40), (3, 40, 70)):

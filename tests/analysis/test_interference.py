@@ -1,4 +1,4 @@
-"""All measures together: sums over modules, modules that not all have, what cannot be compared."""
+"""All measures together: sums over modules, missing modules, adapters that cannot be compared."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nlora.analysis.interference import compare_states
 from nlora.analysis.threshold import DEFAULT_FACTOR
 from nlora.errors import AdapterError
 from nlora.models.lora_factors import AdapterState, LoraFactors
+from nlora.runs.interference_file import Interference
 
 SHAPES = {
     f"model.layers.{i}.{kind}": shape
@@ -31,9 +32,9 @@ def states() -> dict[str, AdapterState]:
     return made
 
 
-def test_every_pair_is_what_whole_updates_show(states: dict[str, AdapterState]) -> None:
+def test_the_measures_of_a_pair_are_those_of_whole_updates(states: dict[str, AdapterState]) -> None:
     comparison = compare_states(states, threshold=1.0)
-    pairs = comparison.to_json()["pairs"]
+    pairs = comparison.interference().to_json()["pairs"]
     assert list(pairs) == ["a|b", "a|c", "b|c"]
     for pair, made in pairs.items():
         one, other = pair.split("|")
@@ -41,7 +42,7 @@ def test_every_pair_is_what_whole_updates_show(states: dict[str, AdapterState]) 
         assert {key: made[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
-def test_one_module_alone_is_a_comparison_of_that_module(states: dict[str, AdapterState]) -> None:
+def test_module_measures_equal_a_comparison_of_that_module_alone(states: dict[str, AdapterState]) -> None:
     comparison = compare_states(states, threshold=1.0)
     module = "model.layers.0.q_proj"
     alone = compare_states({name: {module: state[module]} for name, state in states.items()}, threshold=1.0)
@@ -51,7 +52,7 @@ def test_one_module_alone_is_a_comparison_of_that_module(states: dict[str, Adapt
 
 
 def test_the_average_is_over_pairs_and_rates_are_over_entries(states: dict[str, AdapterState]) -> None:
-    values = compare_states(states, threshold=1.0).to_json()
+    values = compare_states(states, threshold=1.0).interference().to_json()
     rates = [own["collision_rate"] for own in values["pairs"].values()]
     assert values["average_collision_rate"] == pytest.approx(sum(rates) / 3)
     for pair, own in values["pairs"].items():
@@ -63,7 +64,7 @@ def test_the_average_is_over_pairs_and_rates_are_over_entries(states: dict[str, 
 
 
 def test_layers_and_kinds_are_rates_over_their_modules(states: dict[str, AdapterState]) -> None:
-    values = compare_states({"a": states["a"], "b": states["b"]}, threshold=1.0).to_json()
+    values = compare_states({"a": states["a"], "b": states["b"]}, threshold=1.0).interference().to_json()
     assert values["layers"] == [0, 0, 1, 1]
     assert values["kinds"] == ["q_proj", "v_proj", "q_proj", "v_proj"]
     assert values["by_kind"]["kinds"] == ["q_proj", "v_proj"]
@@ -76,8 +77,8 @@ def test_layers_and_kinds_are_rates_over_their_modules(states: dict[str, Adapter
     assert values["by_layer"]["average_collision_rate"][0] == pytest.approx(both, rel=1e-4)
 
 
-def test_adapters_are_described_over_their_own_modules(states: dict[str, AdapterState]) -> None:
-    values = compare_states(states, threshold=1.0).to_json()
+def test_the_values_of_an_adapter_are_over_its_own_modules(states: dict[str, AdapterState]) -> None:
+    values = compare_states(states, threshold=1.0).interference().to_json()
     for name, state in states.items():
         updates = [f.update().double() for f in state.values()]
         everything = torch.cat([u.flatten() for u in updates])
@@ -99,7 +100,7 @@ def scaled(states: dict[str, AdapterState], factor: float) -> dict[str, AdapterS
     }
 
 
-def test_the_default_threshold_is_scale_free_and_said(states: dict[str, AdapterState]) -> None:
+def test_the_default_threshold_is_scale_free_and_states_its_rule(states: dict[str, AdapterState]) -> None:
     one, other = compare_states(states), compare_states(scaled(states, 1 / 1024))
     assert other.threshold == pytest.approx(one.threshold / 1024, rel=1e-9)
     assert other.collision_rate() == pytest.approx(one.collision_rate(), abs=1e-12)
@@ -138,24 +139,31 @@ def test_curves_fall_and_pass_through_the_exact_rate(states: dict[str, AdapterSt
     assert curve.density[:, at] == pytest.approx(comparison.density())
 
 
+def test_the_json_reads_back_as_it_was_written(states: dict[str, AdapterState]) -> None:
+    found = compare_states(states).interference()
+    text = json.dumps(found.to_json(), allow_nan=False)
+    assert Interference.model_validate_json(text) == found
+    assert "run" not in json.loads(text)  # these adapters are not from a run
+
+
 def test_threads_do_not_change_the_numbers(
     states: dict[str, AdapterState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = compare_states(states).to_json()
+    alone = compare_states(states).interference().to_json()
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        shared = compare_states(states).to_json()
+        shared = compare_states(states).interference().to_json()
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
     assert shared == alone
 
 
-def test_a_zero_update_meets_nobody(states: dict[str, AdapterState]) -> None:
+def test_a_zero_update_collides_with_none(states: dict[str, AdapterState]) -> None:
     zero = {module: LoraFactors(f.A, torch.zeros_like(f.B), f.scaling) for module, f in states["a"].items()}
     comparison = compare_states({"a": states["a"], "zero": zero})
-    values = comparison.to_json()
+    values = comparison.interference().to_json()
     json.dumps(values, allow_nan=False)
     pair = values["pairs"]["a|zero"]
     assert (pair["collision_rate"], pair["overlap_energy"], pair["cosine"]) == (0.0, 0.0, 0.0)
@@ -163,18 +171,20 @@ def test_a_zero_update_meets_nobody(states: dict[str, AdapterState]) -> None:
     assert pair["row_angle_degrees"] is None
     assert values["adapters"]["zero"]["effective_rank"] == 0.0
     assert "The update of zero is zero." in values["notes"]
-    assert compare_states({"one": zero, "two": zero}).to_json()["average_collision_rate"] == 0.0
+    assert (
+        compare_states({"one": zero, "two": zero}).interference().to_json()["average_collision_rate"] == 0.0
+    )
 
 
 def test_one_adapter_alone_has_no_pairs(states: dict[str, AdapterState]) -> None:
-    values = compare_states({"a": states["a"]}).to_json()
+    values = compare_states({"a": states["a"]}).interference().to_json()
     assert values["pairs"] == {}
     assert values["average_collision_rate"] is None
     assert values["adapters"]["a"]["density"] > 0.5
     json.dumps(values, allow_nan=False)
 
 
-def test_bfloat16_factors_on_a_graph_are_read_as_they_are() -> None:
+def test_bfloat16_factors_that_require_gradients_are_read_exactly() -> None:
     f = random_factors(8, 8, 2, seed=1)
     live = LoraFactors(f.A.bfloat16().requires_grad_(), f.B.bfloat16().requires_grad_(), 2.0)
     exact = LoraFactors(live.A.detach().float(), live.B.detach().float(), 2.0)
@@ -195,13 +205,17 @@ def test_bfloat16_factors_on_a_graph_are_read_as_they_are() -> None:
     ],
     ids=["shape", "nothing in common", "nan", "empty"],
 )  # fmt: skip
-def test_what_cannot_be_compared(states: dict[str, AdapterState], change: Any, message: str) -> None:
+def test_incomparable_adapters_are_an_error(
+    states: dict[str, AdapterState], change: Any, message: str
+) -> None:
     change(states)
     with pytest.raises(AdapterError, match=message):
         compare_states(states)
 
 
 @pytest.mark.parametrize("threshold", [-1.0, math.nan, math.inf])
-def test_a_threshold_is_a_number_from_zero(states: dict[str, AdapterState], threshold: float) -> None:
+def test_a_negative_or_infinite_threshold_is_an_error(
+    states: dict[str, AdapterState], threshold: float
+) -> None:
     with pytest.raises(ValueError, match="is not a number >= 0"):
         compare_states(states, threshold)

@@ -1,4 +1,4 @@
-"""nlora analyze as a person meets it: adapters from anywhere, a run's stages, tables, JSON, CSV."""
+"""`nlora analyze`: adapters from folders and the hub, a run's stages, tables, JSON, CSV, HTML."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from states import SHAPES, plain_measures, random_state, write_adapter, write_run
 
-from nlora.cli.analyze import analyze_run, collision_of
+from nlora.analysis.of_run import analyze_run
 from nlora.models.lora_factors import load_factors
 from tiny import load
 
 Call = Callable[..., tuple[int, str, str]]
 
 
-def test_json_has_the_fixed_names_and_the_numbers_of_whole_updates(two: list[Path], nlora: Call) -> None:
+def test_json_has_documented_keys_and_the_numbers_of_whole_updates(two: list[Path], nlora: Call) -> None:
     status, out, _ = nlora("analyze", *two, "--json", "--threshold", "0.5")
     assert status == 0
     values = json.loads(out)
@@ -67,7 +67,7 @@ def test_stock_adapters_of_different_ranks_alphas_and_modules(
     assert values["notes"][0].startswith("one lacks 2 of 4 modules")
 
 
-def test_the_tables_say_rate_threshold_and_rule_in_80_columns(two: list[Path], nlora: Call) -> None:
+def test_the_tables_show_rate_threshold_and_rule_in_80_columns(two: list[Path], nlora: Call) -> None:
     values = json.loads(nlora("analyze", *two, "--json")[1])
     status, out, _ = nlora("analyze", *two)
     assert status == 0
@@ -98,7 +98,7 @@ def test_csv_has_every_pair_overall_and_by_module(tmp_path: Path, two: list[Path
     assert "x.csv: cannot be written" in err
 
 
-def test_html_is_one_page_of_the_same_numbers(tmp_path: Path, nlora: Call) -> None:
+def test_html_has_the_same_numbers(tmp_path: Path, nlora: Call) -> None:
     hostile = "<script>alert(1)<"
     adapters = [
         write_adapter(tmp_path / name / "adapter", random_state(SHAPES, 2, seed))
@@ -125,7 +125,7 @@ def test_a_run_is_compared_by_task_and_keeps_its_analysis(tmp_path: Path, nlora:
     assert (
         json.loads((tmp_path / "run" / "analysis.json").read_text())
         == values
-        == analyze_run(tmp_path / "run")
+        == analyze_run(tmp_path / "run").to_json()
     )
     assert list(values["pairs"]) == ["r8|news", "r8|tweets", "news|tweets"]
     expected = plain_measures(states[0], states[2], values["threshold"])
@@ -135,36 +135,36 @@ def test_a_run_is_compared_by_task_and_keeps_its_analysis(tmp_path: Path, nlora:
     assert [pair["drop"] for pair in values["forgetting"]["pairs"]] == [20.0, -5.0, 20.0]
     assert values["forgetting"]["correlation"]["collision_rate"] is None
     assert values["run"]["method"] == "inclora"
-    collision = collision_of(values)
+    collision = analyze_run(tmp_path / "run").collision()
     assert collision is not None
     assert collision.average_rate == values["average_collision_rate"]
     assert collision.pairs["news|tweets"] == values["pairs"]["news|tweets"]["collision_rate"]
     assert "too few pairs" in nlora("analyze", tmp_path / "run")[1]
 
 
-def test_an_unfinished_run_shows_what_there_is(tmp_path: Path, nlora: Call) -> None:
+def test_an_unfinished_run_is_analyzed_by_its_finished_stages(tmp_path: Path, nlora: Call) -> None:
     write_run(tmp_path / "two", stages=2)
-    values = analyze_run(tmp_path / "two")
-    assert list(values["pairs"]) == ["r8|news"]
-    assert values["notes"] == ["2 of 3 stages have an update."]
+    found = analyze_run(tmp_path / "two")
+    assert list(found.pairs) == ["r8|news"]
+    assert found.notes == ["2 of 3 stages have an update."]
     write_run(tmp_path / "one", stages=1)
-    values = analyze_run(tmp_path / "one")
-    assert collision_of(values) is None
-    assert values["adapters"]["r8"]["nuclear_norm"] > 0
+    found = analyze_run(tmp_path / "one")
+    assert found.collision() is None
+    assert (found.adapters["r8"].nuclear_norm or 0) > 0
     assert nlora("analyze", tmp_path / "one")[0] == 0
 
 
-def test_of_an_adapter_that_is_trained_on_each_stage_is_its_change(tmp_path: Path) -> None:
+def test_an_adapter_trained_through_all_tasks_is_compared_by_its_changes(tmp_path: Path) -> None:
     states = write_run(tmp_path / "run", method="seqlora")
-    values = analyze_run(tmp_path / "run", threshold=0.5)
+    values = analyze_run(tmp_path / "run", threshold=0.5).to_json()
     first, second = (torch.cat([f.update().flatten() for f in s.values()]) for s in states[:2])
     assert values["adapters"]["r8"]["frobenius"] == pytest.approx(float(first.norm()), rel=1e-4)
     assert values["adapters"]["news"]["frobenius"] == pytest.approx(float((second - first).norm()), rel=1e-4)
     assert values["pairs"]["r8|news"]["orthogonality"] is None
-    assert "trains one adapter on" in values["notes"][0]
+    assert "trains one adapter through all tasks" in values["notes"][0]
 
 
-def test_hub_ids_are_fetched_two_files_each(
+def test_two_files_are_fetched_for_a_hub_id(
     two: list[Path], nlora: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -186,7 +186,7 @@ def test_hub_ids_are_fetched_two_files_each(
     assert len(err.splitlines()) == 1
 
 
-def test_adapters_of_other_base_models_are_compared_with_a_warning(tmp_path: Path, nlora: Call) -> None:
+def test_different_base_models_are_noted(tmp_path: Path, nlora: Call) -> None:
     folders = [
         write_adapter(tmp_path / base, random_state(SHAPES, 2, 1), base=base) for base in ("one", "other")
     ]
@@ -195,7 +195,7 @@ def test_adapters_of_other_base_models_are_compared_with_a_warning(tmp_path: Pat
     assert "name different base models (one, other)" in " ".join(out.split())
 
 
-def test_names_are_the_shortest_that_tell_apart(tmp_path: Path, nlora: Call) -> None:
+def test_names_are_the_shortest_distinct_ends_of_the_paths(tmp_path: Path, nlora: Call) -> None:
     paths = ["x/a/outputs/1-r8/adapter", "y/a/outputs/1-r8/adapter", "x/b/outputs/1-r8/adapter"]
     folders = [write_adapter(tmp_path / path, random_state(SHAPES, 2, n)) for n, path in enumerate(paths)]
     names = list(json.loads(nlora("analyze", *folders, "--json")[1])["adapters"])

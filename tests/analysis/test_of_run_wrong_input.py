@@ -1,4 +1,4 @@
-"""nlora analyze on what cannot be compared: one clear line each, and exit status 2."""
+"""`nlora analyze` with wrong input: one line each, and exit status 2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from states import SHAPES, random_factors, random_state, write_adapter, write_run
 
-from nlora.cli.analyze import analyze_run
+from nlora.analysis.of_run import analyze_run
 from nlora.errors import RunError
 
 Call = Callable[..., tuple[int, str, str]]
@@ -67,7 +67,7 @@ def a_run(folder: Path) -> Path:
         (lambda folder: folder.parent.parent / "1-task" / "adapter", "is given twice"),
     ],
 )
-def test_wrong_adapters_are_one_clear_line(
+def test_a_wrong_adapter_is_an_error_of_one_line(
     two: list[Path], nlora: Call, make: Callable[[Path], Path], said: str
 ) -> None:
     status, out, err = nlora("analyze", two[0], make(two[1]))
@@ -77,14 +77,14 @@ def test_wrong_adapters_are_one_clear_line(
     assert out == ""
 
 
-def test_nothing_to_compare_is_one_clear_line(tmp_path: Path, two: list[Path], nlora: Call) -> None:
+def test_nothing_to_compare_is_an_error_of_one_line(tmp_path: Path, two: list[Path], nlora: Call) -> None:
     write_run(tmp_path / "none", stages=0)
     write_run(tmp_path / "whole", stages=0, method="seqft")
     (tmp_path / "whole" / "outputs" / "1-r8" / "model").mkdir(parents=True)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.yaml").touch()
     for arguments, said in (
-        ([two[0]], "is one adapter alone; give two or more"),
+        ([two[0]], "is a single adapter; give two or more"),
         ([tmp_path / "none"], "none of its 3 stages is finished"),
         ([tmp_path / "whole"], "its stages hold no adapters (seqft)"),
         ([tmp_path / "broken"], "no summary.json in it"),

@@ -1,4 +1,4 @@
-"""Cosines, orthogonality and angles against whole matrices and against what geometry says."""
+"""Cosines, orthogonality and angles against whole matrices and known geometry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_pairs_come_row_by_row() -> None:
 
 
 @pytest.mark.parametrize(("out", "n_in"), [(12, 9), (5, 30)])
-def test_products_of_factors_are_those_of_updates(out: int, n_in: int) -> None:
+def test_products_of_factors_equal_those_of_updates(out: int, n_in: int) -> None:
     factors = [random_factors(out, n_in, r, seed=r, scaling=s) for r, s in ((2, 0.5), (4, 2.0), (1, -3.0))]
     made = pair_measures(factors)
     for p, (i, j) in enumerate([(0, 1), (0, 2), (1, 2)]):

@@ -1,4 +1,4 @@
-"""Spectra from r×r products are those of the whole updates."""
+"""Spectra from r×r products equal those of the whole updates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_svd_is_that_of_the_update(out: int, n_in: int, r: int) -> None:
     torch.testing.assert_close(whole, f.update().double(), rtol=1e-5, atol=1e-5)
 
 
-def test_updates_of_different_ranks_are_done_at_once() -> None:
+def test_updates_of_different_ranks_are_decomposed_together() -> None:
     factors = [random_factors(10, 8, r, seed=r) for r in (1, 4, 2)]
     spectra = reduced_svds(factors)
     for f, S, U, V in zip(factors, spectra.S, spectra.U, spectra.V, strict=True):
@@ -34,7 +34,7 @@ def test_updates_of_different_ranks_are_done_at_once() -> None:
             torch.testing.assert_close(Q.mT @ Q, kept.double().diag())
 
 
-def test_a_difference_that_is_rounding_alone_is_no_direction() -> None:
+def test_rounding_is_not_a_direction() -> None:
     f = random_factors(30, 20, 2, seed=3)
     g = random_factors(30, 20, 1, seed=4)
     again = LoraFactors(f.A, f.B, -f.scaling)

@@ -1,4 +1,4 @@
-"""Curves over thresholds: exact where the sample is everything, unbiased and repeatable where it is not."""
+"""Curves over thresholds: exact if the sample is everything, else unbiased and repeatable."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def test_a_sample_of_everything_is_the_update() -> None:
 
 
 @pytest.mark.parametrize(("out", "n_in", "entries"), [(50, 60, 100), (3, 400, 90), (400, 3, 90), (5, 5, 1)])
-def test_the_sample_is_as_large_as_asked_the_same_for_all_and_seeded(
-    out: int, n_in: int, entries: int
-) -> None:
+def test_the_sample_has_the_given_size_and_is_seeded_and_common(out: int, n_in: int, entries: int) -> None:
     f = random_factors(out, n_in, 2, seed=1)
     drawn = sample([f, f], entries, seed=0)
     assert 0.5 * entries <= drawn.shape[1] <= entries
@@ -29,7 +27,7 @@ def test_the_sample_is_as_large_as_asked_the_same_for_all_and_seeded(
     assert np.array_equal(drawn, sample([f, f], entries, seed=0))
 
 
-def test_curves_count_each_threshold_by_entries_of_modules() -> None:
+def test_curves_weight_modules_by_their_entries() -> None:
     thresholds = np.array([[0.5, 1.0, 2.0], [0.1, 0.2, 0.4]])
     sums = CurveSums(thresholds)
     modules = [[random_factors(4, 5, 2, seed=i + 10 * m) for i in range(2)] for m in range(2)]
@@ -46,12 +44,12 @@ def test_curves_count_each_threshold_by_entries_of_modules() -> None:
     assert sums.collision()[0] == pytest.approx(expected)
 
 
-def test_a_module_that_one_lacks_counts_for_the_others() -> None:
+def test_a_module_that_one_adapter_lacks_counts_for_the_others() -> None:
     sums = CurveSums(np.full((3, 1), 0.5))
     factors = [random_factors(4, 5, 2, seed=i) for i in range(3)]
-    for who in ([0, 1, 2], [0, 2]):
-        drawn = sample([factors[t] for t in who], 100, seed=0)
-        sums.add(sums.shares(drawn, who), who, 20)
+    for present in ([0, 1, 2], [0, 2]):
+        drawn = sample([factors[t] for t in present], 100, seed=0)
+        sums.add(sums.shares(drawn, present), present, 20)
     large = [f.update().abs() > 0.5 for f in factors]
     assert sums.density()[:, 0] == pytest.approx([float(m.float().mean()) for m in large])
     assert sums.collision()[:, 0] == pytest.approx(

@@ -14,7 +14,7 @@ import torch
 
 from helpers import write_config
 from nlora.config.schema import LoraOptions
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.kernels.l1 import update_l1
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.lora_factors import LoraFactors

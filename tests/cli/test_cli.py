@@ -111,26 +111,10 @@ def test_cp_copies_a_recipe_once(tmp_path: Path, nlora: Nlora) -> None:
     assert "did you mean 'demo'" in nlora("cp", "dmeo", tmp_path / "b.yaml").err
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path, tiny_model: TinyModel, nlora: Nlora) -> None:
-    config = write_config(tmp_path, tiny_model("llama"))
-    values = yaml.safe_load(config.read_text())
-    values["method"] = {"name": "nlora", "wieght": 1.0}
-    values["tasks"][1]["test"] = str(tmp_path / "gone.jsonl")
-    change(config, **values)
-    (tmp_path / "colors-train.jsonl").write_text(
-        '{"sentence": "a", "label": "red"}\n{"sentence": "b", "label": "rde"}\n'
-    )
-    told = nlora("run", config)
-    assert told.status == 2
-    assert "Traceback" not in told.err
-    assert re.search(r"config\.yaml:\d+: method\.wieght.*did you mean 'weight'", told.err)
-    assert "gone.jsonl" in told.err
-    assert re.search(r"colors-train\.jsonl:2.*'rde'.*did you mean 'red'", told.err)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_misspelt_key_hides_no_other_mistake(tmp_path: Path, tiny_model: TinyModel, nlora: Nlora) -> None:
-    """One wrong thing in every section, and two tasks of which one cannot even be read: all told at once."""
+def test_all_mistakes_of_the_configuration_come_first(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    """One wrong thing in every section; the model and the file that do not exist are reported after that."""
     config = write_config(tmp_path, tiny_model("llama"))
     first = yaml.safe_load(config.read_text())["tasks"][0]
     change(
@@ -139,7 +123,7 @@ def test_a_misspelt_key_hides_no_other_mistake(tmp_path: Path, tiny_model: TinyM
         method={"name": "nlora", "wieght": 1.0},
         lora={"rank": 4},
         tasks=[{**first, "test": str(tmp_path / "gone.jsonl")}, {"name": "sizes", "trian": "x.jsonl"}],
-        stages={first["name"]: {"train": {"learning_rate": -1}}},
+        stages={first["name"]: {"train": {"learning_rate": -1}, "method": {"penalty": "l3"}}},
         model="./nowhere",
     )
     for command in ("check", "run"):
@@ -151,10 +135,9 @@ def test_a_misspelt_key_hides_no_other_mistake(tmp_path: Path, tiny_model: TinyM
             r"config\.yaml:\d+: lora\.rank: unknown key",
             r"config\.yaml:\d+: tasks\.1\.trian: unknown key; did you mean 'train'",
             rf"config\.yaml:\d+: stages\.{first['name']}\.train\.learning_rate: must be a number > 0",
+            rf"config\.yaml:\d+: stages\.{first['name']}\.method\.penalty: must be update_l1 or factor_l1",
             r"evaluate\.split=tset: must be test or validation",
-            r"gone\.jsonl",
             r"config\.yaml:\d+: method\.wieght: unknown key; did you mean 'weight'",
-            r"nowhere: there is no such folder",
         ]
         for pattern in expected:
             assert re.search(pattern, told.err), f"{pattern} is not in\n{told.err}"
@@ -162,17 +145,42 @@ def test_a_misspelt_key_hides_no_other_mistake(tmp_path: Path, tiny_model: TinyM
         assert not (tmp_path / "run").exists()
 
 
-def test_a_prompt_without_room_is_told_beside_other_mistakes(
+def test_then_all_mistakes_of_data_model_method_and_folder(
     tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
 ) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    values = yaml.safe_load(config.read_text())
+    values["tasks"][1]["test"] = str(tmp_path / "gone.jsonl")
+    (tmp_path / "file").write_text("")
+    values |= {"method": {"name": "disjoint", "share": 0.9}, "output_dir": str(tmp_path / "file")}
+    change(config, **values)
+    (tmp_path / "colors-train.jsonl").write_text(
+        '{"sentence": "a", "label": "red"}\n{"sentence": "b", "label": "rde"}\n'
+    )
+    told = nlora("run", config)
+    assert told.status == 2
+    assert "Traceback" not in told.err
+    for pattern in (
+        r"config\.yaml:\d+: tasks\.1\.test: no such file: .*gone\.jsonl",
+        r"colors-train\.jsonl:2.*'rde'.*did you mean 'red'",
+        r"config\.yaml:\d+: method\.share: share 0\.9 gives room for 1 task",
+        r"config\.yaml:\d+: output_dir: .*file is a file; choose another folder",
+    ):
+        assert re.search(pattern, told.err), f"{pattern} is not in\n{told.err}"
+
+
+def test_a_prompt_without_room_is_reported_with_other_mistakes(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    (tmp_path / "file").write_text("")
     told = nlora(
         "run",
         write_config(tmp_path, tiny_model("llama")),
-        "evaluate.batch_size=0",
+        f"output_dir={tmp_path / 'file'}",
         "train.max_source_tokens=8",
     )
     assert told.status == 2
-    assert "evaluate.batch_size=0: must be a whole number >= 1" in told.err
+    assert "is a file; choose another folder" in told.err
     assert "its instruction and options alone take" in told.err
 
 

@@ -23,22 +23,22 @@ TinyModel = Callable[[str], Path]
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("num_train_epochs=3", "num_train_epochs=3: unknown key; here it is train.epochs"),
-        ("train.num_train_epochs=3", "train.num_train_epochs=3: unknown key; here it is train.epochs"),
-        ("per_device_train_batch_size=4", "here it is train.micro_batch_size"),
-        ("train.gradient_accumulation_steps=4", "of which train.micro_batch_size are computed at once"),
-        ("lr=1e-3", "here it is train.learning_rate"),
+        ("num_train_epochs=3", "num_train_epochs=3: unknown key; use train.epochs"),
+        ("train.num_train_epochs=3", "train.num_train_epochs=3: unknown key; use train.epochs"),
+        ("per_device_train_batch_size=4", "use train.micro_batch_size"),
+        ("train.gradient_accumulation_steps=4", "and train.micro_batch_size, those of a forward pass"),
+        ("lr=1e-3", "use train.learning_rate"),
         ("learning_rate=1e-3", "did you mean 'train.learning_rate'?"),
-        ("train.max_steps=100", "here it is train.epochs, which may be a fraction, or train.max_samples"),
-        ("train.warmup_ratio=0.1", "here it is train.warmup_steps, a number of optimizer steps"),
+        ("train.max_steps=100", "use train.epochs, which may be a fraction, or train.max_samples"),
+        ("train.warmup_ratio=0.1", "use train.warmup_steps, a number of optimizer steps"),
         ("lr_scheduler_type=cosine", "after which the learning rate is constant"),
-        ("bf16=true", "here it is dtype: float32 or bfloat16"),
-        ("lora_r=4", "here it is lora.r"),
-        ("lora.rank=4", "here it is lora.r"),
-        ("lora.lora_alpha=4", "here it is lora.alpha"),
-        ("lora.target_modules=[q_proj]", "here it is lora.targets"),
-        ("model_name_or_path=gpt2", "here it is model"),
-        ("method.lr=1", "here it is train.learning_rate"),
+        ("bf16=true", "use dtype: float32 or bfloat16"),
+        ("lora_r=4", "use lora.r"),
+        ("lora.rank=4", "use lora.r"),
+        ("lora.lora_alpha=4", "use lora.alpha"),
+        ("lora.target_modules=[q_proj]", "use lora.targets"),
+        ("model_name_or_path=gpt2", "use model"),
+        ("method.lr=1", "use train.learning_rate"),
     ],
 )
 def test_other_tools_names_lead_to_ours(
@@ -113,7 +113,7 @@ def test_a_run_that_is_stopped_says_what_it_keeps(
     assert told.status == 130
     folder = tmp_path / "run"
     assert told.err.splitlines() == [
-        f"stopped; {folder} keeps 1 of 2 stages; the same command goes on with stage 2, animals"
+        f"stopped; {folder} keeps 1 of 2 stages; the same command resumes with stage 2, animals"
     ]
     assert [path.name for path in (folder / "outputs").iterdir()] == ["1-colors"]
     assert nlora("run", config).status == 0
@@ -129,7 +129,7 @@ def test_an_output_folder_that_points_nowhere_is_refused(
             told = nlora(command, config, *override)
             assert told.status == 2
             assert (
-                f"{tmp_path / 'run'} points to {tmp_path / 'unplugged' / 'disk'}, which is not there"
+                f"{tmp_path / 'run'} points to {tmp_path / 'unplugged' / 'disk'}, which does not exist"
                 in told.err
             )
             assert len(told.err.splitlines()) == 1
@@ -175,7 +175,7 @@ def test_a_file_or_folder_of_another_kind_is_told_where_it_belongs(
     run, sweep = tmp_path / "run", tmp_path / "sweep.yaml"
     sweep.write_text("base: demo\nseeds: [1, 2]\n")
     for arguments, said in (
-        (("run", run), f"is the folder of a run, which goes on by: nlora run {run / 'run.yaml'}"),
+        (("run", run), f"is the folder of a run; to resume it: nlora run {run / 'run.yaml'}"),
         (("run", sweep), f"is the file of a sweep: nlora sweep {sweep}"),
         (("sweep", config), "is the file of a run; name it as `base`"),
         (("eval", tmp_path / "nowhere"), "no such folder; give the output_dir of a run"),
@@ -214,7 +214,7 @@ def test_check_says_what_is_in_the_folder_already(
     config, run = write_config(tmp_path, tiny_model("llama")), tmp_path / "run"
     assert f"would be written to {run}" in nlora("check", config).out
     assert nlora("run", config).status == 0
-    assert f"would go on in {run}, which has 2 of 2 stages" in nlora("check", config).out
+    assert f"would resume in {run}, which has 2 of 2 stages" in nlora("check", config).out
     told = nlora("check", config, "seed=9").out
     assert (
         f"{run} belongs to another configuration (seed: 3 in the folder, 9 now); give another output_dir"

@@ -7,13 +7,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from rich.console import Console
 
 from helpers import learn, write_config
 from nlora.cli import app
-from nlora.cli.predict import predict_command
+from nlora.cli.predict import predict
 
 TinyModel = Callable[[str], Path]
 
@@ -47,10 +47,8 @@ def own_answers(run: Path, stage: str, task: str) -> tuple[list[str], list[str]]
 def answer(
     run: Path, capsys: pytest.CaptureFixture[str], task: str, stdin: str = "", **changes: object
 ) -> list[dict[str, str]]:
-    options = {"stage": None, "file": None, "settings": [], **changes}
-    predict_command(
-        str(run), task=task, stdin=io.BytesIO(stdin.encode()), progress_console=Console(quiet=True), **options
-    )  # type: ignore[arg-type]
+    with mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))):
+        predict(str(run), task=task, **changes)  # type: ignore[arg-type]
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 

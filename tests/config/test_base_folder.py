@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
+import nlora
 from helpers import ANIMALS, COLORS, learn, write_task
-from nlora.cli.evaluate import Report, eval_command
+from nlora.api.evaluation import Evaluation
 from nlora.config.base_folder import located, read, recorded
 from nlora.config.load import load_config
 from nlora.config.schema import Config
@@ -37,12 +37,8 @@ def project(folder: Path, model: Path, config_at: str = "mine.yaml") -> Path:
     return path
 
 
-def asked(run: Path) -> Report:
-    quiet = Console(quiet=True)
-    return eval_command(
-        str(run), stage=None, tasks="colors", tasks_file=None, split=None, data=None, settings=[], as_json=False,
-        out=None, console=quiet, progress_console=quiet,
-    )  # fmt: skip
+def asked(run: Path) -> Evaluation:
+    return nlora.open_run(run).evaluate("colors")
 
 
 def cut(folder: Path, lines: int) -> None:
@@ -133,11 +129,11 @@ def test_a_link_to_another_disk_is_followed(tmp_path: Path) -> None:
 def test_only_relative_paths_that_are_there_are_made_absolute(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train.jsonl").touch()
-    (tmp_path / "embedded").touch()
-    found = located(config_of(data="embedded"), tmp_path)
+    (tmp_path / "builtin").touch()
+    found = located(config_of(data="builtin"), tmp_path)
     (task,) = found.tasks
     assert (found.data, task.train, task.test) == (
-        "embedded",
+        "builtin",
         str(tmp_path / "data/train.jsonl"),
         "data/test.jsonl",
     )

@@ -100,19 +100,43 @@ stages:
     ("text", "expected"),
     [
         ("epochs: 3\ntasks: [a]", "my.yaml:1: epochs: unknown key; did you mean 'train.epochs'?"),
-        ("name: x", "my.yaml: tasks: the key is missing: the tasks, in the order of learning"),
+        ("name: x", "my.yaml: tasks: the key is missing: the tasks, in learning order"),
         ("tasks: []", "my.yaml:1: tasks: must be a list that is not empty, not an empty list"),
+        (
+            "tasks: [a]\nquantise: 4bit",
+            "my.yaml:2: quantise: unknown key; use quantize: 4bit or 8bit",
+        ),
+        (
+            "tasks: [a]\nkeep_unlabelled: true",
+            "my.yaml:2: keep_unlabelled: unknown key; use protocol: released, which keeps them",
+        ),
+        (
+            "tasks: [a]\nmethod: {name: ewc, sampels: 3}",
+            "my.yaml:2: method.sampels: unknown key; did you mean 'samples'?",
+        ),
+        (
+            "tasks: [a]\nmethod: ewcc",
+            "my.yaml:2: method: unknown method 'ewcc'; did you mean 'ewc'?",
+        ),
+        (
+            "tasks: [a]\nstages:\n  a: {method: {wieght: 1}}",
+            "my.yaml:3: stages.a.method.wieght: unknown key; did you mean 'weight'?",
+        ),
         ("tasks: agnews", "my.yaml:1: tasks: must be a list that is not empty, not 'agnews'; write [agnews]"),
         ("tasks:\n- 3", "my.yaml:2: tasks.0: must be a name or a mapping of keys, not 3"),
         ("tasks:\n- type: TC", "my.yaml:2: tasks.0.name: the key is missing: unique within the run"),
-        ("tasks: [a, b, a]", "my.yaml:1: tasks.2: a second task is called 'a'; each needs a name of its own"),
+        ("tasks: [a, b, a]", "my.yaml:1: tasks.2: 'a' is also the name of tasks.0; rename one"),
+        (
+            "tasks: [a, {name: A}]",
+            "my.yaml:1: tasks.1.name: 'A' differs only by case from the name of tasks.0; rename one",
+        ),
         (
             "tasks: [{name: a/b}]",
             "my.yaml:1: tasks.0.name: must be usable in a folder's name, without / or \\, not 'a/b'",
         ),
         (
             "tasks:\n- {name: t, train: a}",
-            "my.yaml:2: tasks.0: task 't' has no 'test' file; a task of one's own needs both",
+            "my.yaml:2: tasks.0: task 't' has no 'test' file; a task with files of its own needs both",
         ),
         (
             "tasks:\n- name: t\n  labels: [yes, other]",
@@ -142,7 +166,7 @@ stages:
         ("tasks: [a]\nseed: 1.5", "my.yaml:2: seed: must be a whole number >= 0 and < 4294967296, not 1.5"),
         (
             "tasks: [a]\nseed: 1\nseed: 2",
-            "my.yaml:3: seed: the key is there twice, first in line 2; keep one of them",
+            "my.yaml:3: seed: duplicate key, first used on line 2; keep one of them",
         ),
         (
             "tasks: [a]\ntrain:\n  batch_size: 8\n  micro_batch_size: 3",

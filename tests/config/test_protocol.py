@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from rich.console import Console
 
 from helpers import write_config
-from nlora.cli.run import run_command
+from nlora.cli.run import run
 from nlora.config.load import dump, load_config
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config, EvaluateOptions
@@ -131,7 +129,7 @@ def test_single_keys_speak_under_the_repaired_protocol(values: dict[str, Any], n
         ({"evaluate": {"decode": "labels"}}, "generated freely", "evaluate.decode is labels, the release has generate"),
         ({"train": {"truncate": "text"}}, "lose their end", "train.truncate is text, the release has released"),
         ({"train": {"batches": "by_length"}}, "drawn at random", "train.batches is by_length, the release has random"),
-        ({"evaluate": {"split": "validation"}}, "dev files", "scored on examples split off from train"),
+        ({"evaluate": {"split": "validation"}}, "dev files", "scored on examples held out from train"),
     ],
 )  # fmt: skip
 def test_what_is_called_released_and_is_not(values: dict[str, Any], gone: str, note: str) -> None:
@@ -143,16 +141,18 @@ def test_what_is_called_released_and_is_not(values: dict[str, Any], gone: str, n
 def test_tasks_of_ones_own_have_no_unlabeled_examples() -> None:
     own = [{"name": "tickets", "train": "a.jsonl", "test": "b.jsonl"}]
     assert not any("'-'" in line for line in protocol_notes(config(protocol="released", tasks=own)))
-    assert not any("'-'" in line for line in protocol_notes(config(protocol="released", data="embedded")))
+    assert not any("'-'" in line for line in protocol_notes(config(protocol="released", data="builtin")))
 
 
-def test_a_run_prints_its_notes_once_and_keeps_them(tmp_path: Path, tiny_model: TinyModel) -> None:
+def test_a_run_prints_its_notes_once_and_keeps_them(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write_config(tmp_path, tiny_model("t5"), protocol="released", train={"batch_size": 8})
     quick = ["train.max_samples=8", "evaluate.max_samples=3", "train.max_target_tokens=8"]
     notes = protocol_notes(load_config(str(file), quick).config)
-    out = StringIO()
-    run_command(str(file), quick, Console(file=out, width=200))
-    printed = out.getvalue()
+    monkeypatch.setenv("COLUMNS", "200")
+    run(str(file), quick)
+    printed = capsys.readouterr().out
     assert [printed.count(f"- {note}\n") for note in notes] == [1] * len(notes) == [1, 1, 1, 1]
     summary = read_summary(tmp_path / "run")
     assert (summary.protocol, list(summary.protocol_notes)) == ("released", notes)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nlora.config.load import load_config
-from nlora.config.stage_overrides import adjust_stages
+from nlora.config.overrides import apply_to_stages, parse
 
 
 def stages(*overrides: str) -> Any:
@@ -18,7 +18,7 @@ def stages(*overrides: str) -> Any:
             "b": {"method": {"weight": 0.4, "penalty": "factor_l1"}},
         },
     }
-    adjust_stages(data, ["a", "b"], overrides)
+    apply_to_stages(data, ["a", "b"], [parse(text) for text in overrides])
     return data["stages"]
 
 
@@ -44,7 +44,7 @@ def test_what_is_typed_holds_for_every_task(overrides: list[str], expected: Any)
 
 def test_a_task_that_leaves_takes_its_stage_and_no_other() -> None:
     data: dict[str, Any] = {"tasks": ["b"], "stages": {"a": {}, "ab": {}, "b": {}}}
-    adjust_stages(data, ["a", "ab", "b"], ["tasks=[b]", "stages.ab.train.epochs=1"])
+    apply_to_stages(data, ["a", "ab", "b"], [parse("tasks=[b]"), parse("stages.ab.train.epochs=1")])
     assert data["stages"].keys() == {"ab", "b"}
 
 

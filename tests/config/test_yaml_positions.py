@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.config.yaml_positions import read_yaml, to_yaml
+from nlora.config.yaml_positions import Place, read_yaml, to_yaml
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 values = st.recursive(
@@ -30,15 +30,15 @@ def test_texts_that_look_like_something_else_stay_texts(text: str) -> None:
 
 def test_lines_and_overrides_name_the_nearest_key_that_is_there() -> None:
     places = read_yaml("tasks:\n- a\n- name: b\ntrain:\n  epochs: 1\n", "f").places
-    assert places.where(("tasks", 1, "name")) == "f:3: tasks.1.name"
-    assert places.where(("tasks", 1, "labels", 0)) == "f:3: tasks.1.labels.0"
-    assert places.where(("train", "epochs")) == "f:5: train.epochs"
-    assert places.where(("seed",)) == "f: seed"
-    assert places.where(()) == "f"
-    changed = places.overridden(("train",), "train={epochs: 2}", {})
-    assert changed.where(("train", "epochs")) == "train={epochs: 2}: train.epochs"
-    assert changed.where(("tasks", 0)) == "f:2: tasks.0"
-    assert places.inside("train").where(("epochs",)) == "f:5: epochs"
+    assert places.problem(("tasks", 1, "name"), "").where == "f:3: tasks.1.name"
+    assert places.problem(("tasks", 1, "labels", 0), "").where == "f:3: tasks.1.labels.0"
+    assert places.problem(("train", "epochs"), "").where == "f:5: train.epochs"
+    assert places.problem(("seed",), "").where == "f: seed"
+    assert places.problem((), "").where == "f"
+    changed = places.overridden(("train",), Place("train={epochs: 2}"), {})
+    assert changed.problem(("train", "epochs"), "").where == "train={epochs: 2}: train.epochs"
+    assert changed.problem(("tasks", 0), "").where == "f:2: tasks.0"
+    assert places.inside(("train",)).problem(("epochs",), "").where == "f:5: epochs"
 
 
 def test_every_value_has_the_line_that_a_plain_search_finds() -> None:
@@ -70,7 +70,7 @@ def test_a_pair_of_escapes_is_one_character_and_half_of_one_is_a_mistake() -> No
     assert document.data == {"labels": ["\U0001f600", "plain"], "\U0001f600": 1}
     assert document.problems == ()
     text = 'tasks:\n- labels: [a, "b \\ud83d"]\n  instruction: "\\ude00"\n"\\ud83d": 1\n'
-    half = "which is half of a character; mend the text, or leave the character out"
+    half = "which is half of a character; correct the text, or leave the character out"
     assert [str(p) for p in read_yaml(text, "my.yaml").problems] == [
         f"my.yaml:2: tasks.0.labels.1: holds \\ud83d, {half}",
         f"my.yaml:3: tasks.0.instruction: holds \\ude00, {half}",

@@ -1,4 +1,4 @@
-"""What the tests of the data room share: the released prompts and three kinds of tokenizer."""
+"""Fixtures of the data tests: the released prompts and three kinds of tokenizers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def t5(shared: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def llama(shared: Path) -> Any:
-    # The released run had transformers 4's `legacy` way with spaces after special tokens, which only shows
-    # where "<s>" stands in the text itself; the encoder lets the tokenizer add it, so no option is needed.
+    # The released run used the `legacy` option of transformers 4 for spaces after special tokens. It only has an
+    # effect if "<s>" is part of the text; here the tokenizer adds it, so the option is not needed.
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(shared / "golden/models/tiny-llama")

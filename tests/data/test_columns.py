@@ -1,4 +1,4 @@
-"""Examples in columns: the same examples, their lengths, and what they begin with."""
+"""Examples in columns: the same examples, their lengths, and the beginning that their prompts share."""
 
 from __future__ import annotations
 
@@ -7,42 +7,44 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cached_tokens import TASK, keep_everything, make
 from hypothesis import given
 from hypothesis import strategies as st
-from kept_tokens import TASK, keep_everything, make
 
-from nlora.data.columns import TokenizedExample, TokenizedExamples, block_of, shared_prefix
-from nlora.data.task import Example, Task
+from nlora.data.columns import Columns, TokenizedExamples, shared_prefix
+from nlora.data.packing import common_tokens
+from nlora.data.task import Example, Task, TokenizedExample
 
 some_ids = st.lists(st.integers(0, 2), max_size=6)
 examples_of = st.lists(st.builds(TokenizedExample, some_ids, some_ids), min_size=1, max_size=5)
 
 
-def rows_of(examples: list[TokenizedExample], size: int) -> TokenizedExamples:
-    """In blocks of some size; every second one is said to be shortened."""
-    cut = [i % 2 for i in range(len(examples))]
-    starts = range(0, len(examples), size)
-    first = examples[0].prompt_ids
-    return TokenizedExamples(block_of(first, examples[i : i + size], cut[i : i + size]) for i in starts)
+def columns_of(examples: list[TokenizedExample]) -> Columns:
+    """Every second example counts as shortened."""
+    return Columns.of((example, i % 2 == 1) for i, example in enumerate(examples))
 
 
-@given(sets=st.lists(examples_of, max_size=3), size=st.integers(1, 4))
-def test_columns_tell_what_lists_tell(sets: list[list[TokenizedExample]], size: int) -> None:
-    """One set of examples, or several, one after another, as replayed tasks are."""
-    rows = TokenizedExamples(block for some in sets for block in rows_of(some, size).blocks)
+@given(sets=st.lists(examples_of, max_size=3))
+def test_columns_hold_what_lists_hold(sets: list[list[TokenizedExample]]) -> None:
+    """One set of examples, or several in a row, as with replayed tasks."""
+    rows = TokenizedExamples(map(columns_of, sets))
     examples = [example for some in sets for example in some]
     assert rows == examples
     assert len(rows) == len(examples)
     assert [rows[i] for i in range(len(examples))] == examples
+    assert rows.prompt_lengths == [len(e.prompt_ids) for e in examples]
     assert rows.lengths == [len(e.prompt_ids) + len(e.answer_ids) for e in examples]
     assert rows.shared_tokens == shared_prefix([e.prompt_ids for e in examples])
+    assert rows.largest_id == max((i for e in examples for i in e.prompt_ids + e.answer_ids), default=-1)
+    if examples:
+        assert common_tokens(rows) == common_tokens(examples)
     assert rows.cut_examples == sum(len(some) // 2 for some in sets)
     again = pickle.loads(pickle.dumps(rows))
     assert again == examples
     assert again.shared_tokens == rows.shared_tokens
 
 
-# What is kept
+# What is cached
 
 
 @pytest.fixture
@@ -50,19 +52,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return keep_everything(tmp_path / "cache", monkeypatch)
 
 
-def test_files_hold_once_what_all_prompts_begin_with(bpe: Any, folder: Path) -> None:
+def test_files_hold_the_common_beginning_once(bpe: Any, folder: Path) -> None:
     task = Task("many", "TC", "Which one?", tuple(f"c{i}" for i in range(200)), (), ())
     examples = [Example(str(i), f"fox {i}", f"c{i % 200}") for i in range(1500)]
     rows = make(bpe, max_source_tokens=2048).encode(task, examples)
     (path,) = folder.iterdir()
     own_tokens = sum(n - rows.shared_tokens for n in rows.lengths)
     assert rows.shared_tokens > 600
-    # 4 bytes a token; 16 for each row; the beginning; headers.
-    assert path.stat().st_size < 4 * (own_tokens + rows.shared_tokens) + 16 * len(rows) + 4096
+    # 4 bytes a token; 24 a row; headers.
+    assert path.stat().st_size < 4 * (own_tokens + rows.shared_tokens) + 24 * len(rows) + 4096
 
 
 @pytest.mark.parametrize("truncate", ["text", "released"])
-def test_shortened_prompts_are_counted_by_who_shortens_them(bpe: Any, folder: Path, truncate: Any) -> None:
+def test_shortened_prompts_are_counted(bpe: Any, folder: Path, truncate: Any) -> None:
     whole = make(bpe, cached=False)
     texts = ["fox", "dog " * 40, "ox", "dog " * 90]
     lengths = [len(whole.prompt_ids(TASK, Example("0", text, "World"))) for text in texts]

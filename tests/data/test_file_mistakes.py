@@ -1,4 +1,4 @@
-"""What is wrong with people's own files: each mistake with its file and line, and what to do."""
+"""Mistakes in user files: each is reported with its file and line, and what to do."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_jsonl_problems_have_their_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("label", "said"), [("1", "the number 1"), ("true", "the truth value true")])
-def test_labels_that_are_no_text_say_the_way_out(tmp_path: Path, label: str, said: str) -> None:
+def test_labels_that_are_not_text_say_what_to_do(tmp_path: Path, label: str, said: str) -> None:
     (problem,) = problems_in(tmp_path, "data.jsonl", f'{{"sentence": "x", "label": {label}}}')
     assert f"label is {said} instead of text; write the label as text" in problem
 
 
-def test_missing_fields_name_those_that_are_there(tmp_path: Path) -> None:
+def test_missing_fields_name_the_existing_ones(tmp_path: Path) -> None:
     (problem,) = problems_in(tmp_path, "data.jsonl", '{"txt": "x", "label": "billing"}')
     assert problem == "data.jsonl:1: no field 'sentence' (or input or text); the fields are: txt, label"
 
@@ -67,7 +67,7 @@ def test_problems_beyond_the_first_few_are_counted(tmp_path: Path) -> None:
     [("d.jsonl", ""), ("d.jsonl", "\n \n"), ("d.json", "[]"), ("d.csv", "sentence,label\n")],
 )
 def test_files_without_examples(tmp_path: Path, name: str, content: str) -> None:
-    assert problems_in(tmp_path, name, content) == [f"{name}: no examples in it"]
+    assert problems_in(tmp_path, name, content) == [f"{name}: has no examples"]
 
 
 def test_latin1_is_named_with_its_line(tmp_path: Path) -> None:
@@ -77,53 +77,35 @@ def test_latin1_is_named_with_its_line(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("d.csv", "sentence,label,sentence\nx,billing,y\n", "d.csv:1: the header names 'sentence' twice"),
-        ("d.csv", "sentence;label\nx;billing\n", "are the columns separated by commas?"),
-        ("d.tsv", "sentence,label\nx,billing\n", "are the columns separated by tabs?"),
-        ("d.csv", 'sentence,label\n"a\nb",billing\nx,billing,y\n', "d.csv:4: 3 cells, but the header has 2"),
-        (
-            "d.csv",
-            'sentence,label\nx,billing\n"open,billing\n',
-            "d.csv:3: not readable as CSV: unexpected end",
-        ),
-        ("d.json", '{"sentence": "x"}', "d.json: expected a list of objects"),
-        ("d.json", '{"sentence": "x"}\n{"sentence": "y"}', "name the file .jsonl"),
-        ("d.parquet", "no parquet", "d.parquet: not readable as Parquet"),
-        ("d.txt", "x", "d.txt has an unknown format '.txt'; known: .jsonl"),
-        (
-            "d.jsonl.gz",
-            "x",
-            "d.jsonl.gz is compressed, which is not supported; unpack it first: gunzip d.jsonl.gz",
-        ),
-        ("d.jsonl", '[{"sentence": "x", "label": "billing"}]', "d.jsonl:1: a list where one object per line"),
-        ("d.jsonl", '\n[\n{"sentence": "x"},\n{"sentence": "y"}\n]\n', "a file of one list is JSON: .json"),
-        (
-            "d.jsonl",
-            '{"messages": [1]}\n{"messages": [2]}\n',
-            "d.jsonl:1: chat rows ('messages') are not supported",
-        ),
-        ("d.json", '[{"conversations": []}, {}]', "d.json[0]: chat rows ('conversations') are not supported"),
-        ("d.csv", "messages,id\nx,y\n", "d.csv:1: chat rows ('messages') are not supported"),
-        (
-            "d.jsonl",
-            '\n{"sentence": "x", "label": "a", "label": "b"}',
-            "d.jsonl:2: the key 'label' is there twice",
-        ),
-        ("d.json", '[{"text": "x", "text": "y", "label": "b"}]', "d.json[0]: the key 'text' is there twice"),
-        (
-            "d.jsonl",
-            f'{{"sentence": "x", "id": {"7" * 5000}}}',
-            "d.jsonl:1: a number of more than 4300 digits",
-        ),
-        ("d.json", f'[{{"sentence": "x", "id": {"7" * 5000}}}]', "d.json: a number of more than 4300 digits"),
-        ("d.jsonl", "\n" + '{"a":' * 100_000, "d.jsonl:2: lists or objects nested too deeply"),
-        ("d.json", "[" * 100_000, "d.json: lists or objects nested too deeply"),
-    ],
-)
-def test_files_of_another_form(tmp_path: Path, name: str, content: str, said: str) -> None:
+# fmt: off
+WRONG_FORMATS = [
+    ("d.csv", "sentence,label,sentence\nx,billing,y\n", "d.csv:1: duplicate column 'sentence'"),
+    ("d.csv", "sentence;label\nx;billing\n", "are the columns separated by commas?"),
+    ("d.csv", 'sentence,label\n"a\nb",billing\nx,billing,y\n', "d.csv:4: 3 cells, but the header has 2"),
+    ("d.csv", 'sentence,label\nx,billing\n"open,billing\n', "d.csv:3: not readable as CSV: unexpected end"),
+    ("d.csv", "messages,id\nx,y\n", "d.csv:1: chat rows ('messages') are not supported"),
+    ("d.tsv", "sentence,label\nx,billing\n", "are the columns separated by tabs?"),
+    ("d.json", '{"sentence": "x"}', "d.json: expected a list of objects"),
+    ("d.json", '{"sentence": "x"}\n{"sentence": "y"}', "name the file .jsonl"),
+    ("d.json", '[{"conversations": []}, {}]', "d.json[0]: chat rows ('conversations') are not supported"),
+    ("d.json", '[{"text": "x", "text": "y", "label": "b"}]', "d.json[0]: duplicate key 'text'"),
+    ("d.json", f'[{{"sentence": "x", "id": {"7" * 5000}}}]', "d.json: a number of more than 4300 digits"),
+    ("d.json", "[" * 100_000, "d.json: lists or objects nested too deeply"),
+    ("d.jsonl", '[{"sentence": "x", "label": "billing"}]', "d.jsonl:1: a list instead of one object per line"),
+    ("d.jsonl", '\n[\n{"sentence": "x"},\n{"sentence": "y"}\n]\n', "it is JSON: name it .json"),
+    ("d.jsonl", '{"messages": [1]}\n{"messages": [2]}\n', "d.jsonl:1: chat rows ('messages') are not supported"),
+    ("d.jsonl", '\n{"sentence": "x", "label": "a", "label": "b"}', "d.jsonl:2: duplicate key 'label'"),
+    ("d.jsonl", f'{{"sentence": "x", "id": {"7" * 5000}}}', "d.jsonl:1: a number of more than 4300 digits"),
+    ("d.jsonl", "\n" + '{"a":' * 100_000, "d.jsonl:2: lists or objects nested too deeply"),
+    ("d.jsonl.gz", "x", "d.jsonl.gz is compressed, which is not supported; unpack it first: gunzip d.jsonl.gz"),
+    ("d.parquet", "no parquet", "d.parquet: not readable as Parquet"),
+    ("d.txt", "x", "d.txt has an unknown format '.txt'; known: .jsonl"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("name", "content", "said"), WRONG_FORMATS)
+def test_files_of_a_wrong_format(tmp_path: Path, name: str, content: str, said: str) -> None:
     (problem,) = problems_in(tmp_path, name, content)
     assert said in problem
 
@@ -137,13 +119,12 @@ HALVES = [
 
 
 @pytest.mark.parametrize(("name", "content", "said"), HALVES)
-def test_half_of_a_character_is_found_by_the_reader(
-    tmp_path: Path, name: str, content: str, said: str
-) -> None:
-    """A lone surrogate cannot be tokenized; the whole emoji, in two escapes, can."""
+def test_half_of_a_character_is_reported(tmp_path: Path, name: str, content: str, said: str) -> None:
+    """A lone surrogate cannot be tokenized, but the whole emoji, in two escapes, can."""
     (problem,) = problems_in(tmp_path, name, content)
     assert (
-        problem == f"{said} {HALF}, which is half of a character; mend the text, or leave the character out"
+        problem
+        == f"{said} {HALF}, which is half of a character; correct the text, or leave the character out"
     )
     path = tmp_path / name
     path.write_text(content.replace(HALF, HALF + "\\ude00"))
@@ -152,16 +133,14 @@ def test_half_of_a_character_is_found_by_the_reader(
     assert "\U0001f600" in example.sentence + example.label
 
 
-def test_text_that_parquet_holds_and_is_none(tmp_path: Path) -> None:
+def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
     bad = pyarrow.array([b"fine", b"\xff"], pyarrow.binary()).view(pyarrow.string())
     table = pyarrow.table({"sentence": bad, "label": ["billing", "network"]})
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
-    assert problems_of(tmp_path / "d.parquet") == [
-        "d.parquet[0]: here or in a later row is text that is not UTF-8"
-    ]
+    assert problems_of(tmp_path / "d.parquet") == ["d.parquet[0]: not UTF-8, in this row or a later one"]
 
 
 @pytest.mark.parametrize(

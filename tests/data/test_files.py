@@ -1,4 +1,4 @@
-"""People's own files: every format gives the same examples, every mistake has its file and line."""
+"""User files: every format gives the same examples, and every mistake has its file and line."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x0
 
 
 @given(rows=st.lists(st.tuples(CELL, CELL), min_size=1, max_size=5))
-def test_a_tsv_cell_is_what_stands_between_two_tabs(
+def test_a_tsv_cell_is_everything_between_two_tabs(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:
     path = tmp_path_factory.mktemp("rows") / "data.tsv"
@@ -87,7 +87,7 @@ def test_a_tsv_cell_is_what_stands_between_two_tabs(
     assert problems == []
 
 
-def test_quotes_of_a_tsv_file_are_the_texts_own_unless_the_task_says_otherwise(tmp_path: Path) -> None:
+def test_quotes_in_a_tsv_file_are_characters_unless_the_task_sets_quoting(tmp_path: Path) -> None:
     path = tmp_path / "data.tsv"
     path.write_text('sentence\tlabel\n"Good movie\tpos\nterrible film"\tneg\nfine\tpos\n')
     examples, problems = read_examples(str(path), labels=("pos", "neg"))
@@ -101,13 +101,10 @@ def test_quotes_of_a_tsv_file_are_the_texts_own_unless_the_task_says_otherwise(t
     (example,), problems = read_examples(str(path), labels=("pos", "neg"), quoting=True)
     assert (example.sentence, problems) == ('He said "no",\ntwice', [])
     _, (first,) = read_examples(str(path), labels=("pos", "neg"))
-    assert (
-        str(first)
-        == f"{path}:2: 1 cells, but the header has 2; if the file puts cells in quotes, set quoting: true"
-    )
+    assert str(first) == f"{path}:2: 1 cells, but the header has 2; if cells are quoted, set quoting: true"
     path.write_text('"sentence"\t"label"\n"fine"\t"pos"\n')
     _, (problem,) = read_examples(str(path), labels=("pos", "neg"))
-    assert str(problem).endswith("if the file puts cells in quotes, set quoting: true")
+    assert str(problem).endswith("if cells are quoted, set quoting: true")
     csv_file = tmp_path / "data.csv"
     csv_file.write_text('sentence,label\n"fine",pos\n')
     (example,), _ = read_examples(str(csv_file), labels=None, quoting=False)
@@ -135,9 +132,9 @@ def test_parquet_with_class_numbers_and_without_a_label_column(tmp_path: Path) -
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
     folders = (tmp_path / "here", tmp_path / "there")
-    _, (problem,) = read_examples("a.jsonl", labels=None, folders=folders, key="tasks[2].train")
+    _, (problem,) = read_examples("a.jsonl", labels=None, folders=folders, key=("tasks", 2, "train"))
     looked = f"looked in {tmp_path}/here and {tmp_path}/there"
-    assert str(problem) == f"tasks[2].train: no such file: a.jsonl ({looked})"
+    assert str(problem) == f"tasks.2.train: no such file: a.jsonl ({looked})"
 
 
 def test_the_first_folder_that_has_the_file_counts(tmp_path: Path) -> None:
@@ -151,7 +148,7 @@ def test_the_first_folder_that_has_the_file_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
-def test_a_cell_may_be_as_long_as_it_is(tmp_path: Path, suffix: str) -> None:
+def test_a_cell_may_have_any_length(tmp_path: Path, suffix: str) -> None:
     before = csv.field_size_limit()
     long = "word " * 40_000 + "end"
     path = write(tmp_path / f"d{suffix}", [(long, "billing")])
@@ -160,7 +157,7 @@ def test_a_cell_may_be_as_long_as_it_is(tmp_path: Path, suffix: str) -> None:
     assert csv.field_size_limit() == before
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "tickets").mkdir()
-    _, (problem,) = read_examples("tickets", labels=None, folders=(tmp_path,), key="tasks[0].train")
-    assert str(problem) == "tasks[0].train: tickets is a folder; name a file in it"
+    _, (problem,) = read_examples("tickets", labels=None, folders=(tmp_path,), key=("tasks", 0, "train"))
+    assert str(problem) == "tasks.0.train: tickets is a folder; name a file in it"

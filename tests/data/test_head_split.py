@@ -1,15 +1,16 @@
-"""Heads tokenized once: the very ids of whole prompts, and no cut where a tokenizer could look across it."""
+"""Heads that are tokenized once: exactly the ids of whole prompts, and no split that a tokenizer could look across."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_tokenizer_families import (
+from family_tokenizers import (
     CORPUS,
+    LABELS,
+    TASK,
     byte_level,
     gemma,
     gpt2,
@@ -19,6 +20,8 @@ from test_tokenizer_families import (
     sentencepiece_bpe,
     t5,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
@@ -27,20 +30,8 @@ from nlora.data.prompts import TAIL, head, prompt
 from nlora.data.task import Example, Task
 from nlora.data.tokenize import ExampleTokenizer
 
-LABELS = (
-    "World",
-    "Sports",
-    "Science or Technology",
-    "very negative",
-    "negative",
-    "1",
-    "10",
-    "no-go!",
-    "ünï",
-    "c9",
-)
 TASKS = [
-    Task("agnews", "TC", "What is the topic? Choose one from the option.", LABELS, (), ()),
+    replace(TASK, labels=(*LABELS, "c9")),
     Task("agnews", "TC", "What is the topic?", ("ünï", "好", "坏"), (), ()),
     Task("copa", "TC", "", None, (), ()),
     Task("notes", "QA", "Read the text, and say in 3 words what it is about.", None, (), ()),
@@ -63,7 +54,7 @@ def bert() -> Any:
 
 
 def albert() -> Any:
-    """Normalizers one after another, then a unigram word by word."""
+    """Several normalizers, then a unigram model on each word."""
     backend = t5().backend_tokenizer
     quotes = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
     spaces = [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
@@ -73,7 +64,7 @@ def albert() -> Any:
 
 
 def prefixed() -> Any:
-    """A space is put before a text that begins with none."""
+    """A space is added before a text that does not begin with one."""
     backend = byte_level(["<unk>", "</s>"], [])
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     return fast(backend)
@@ -98,23 +89,23 @@ def gpt4o() -> Any:
 
 
 def newlines_and_runs() -> Any:
-    """Newlines and runs of spaces are tokens of their own, as Gemma and GPT-NeoX have them."""
+    """Newlines and runs of spaces are added tokens, as in Gemma and GPT-NeoX."""
     tokenizer = gemma()
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("\n", "\n\n", "  ", "   ", "▁▁")])
     return tokenizer
 
 
-CUT = [gpt2, llama3, llama2, mistral, gemma, t5, bert, albert, prefixed, digits, gpt4o, newlines_and_runs]
+SPLIT = [gpt2, llama3, llama2, mistral, gemma, t5, bert, albert, prefixed, digits, gpt4o, newlines_and_runs]
 
 
 def unknown_pattern() -> Any:
-    """All that is before a semicolon, wherever that stands; else words."""
+    """Everything up to a semicolon, however far away; otherwise words."""
     split = pre_tokenizers.Split(Regex(r"[^;]*;| ?\w+|\W"), "isolated")
     return fast(byte_level(["<unk>", "</s>"], [split]))
 
 
 def across_words() -> Any:
-    """Merges go over spaces."""
+    """Tokens span spaces."""
     backend = sentencepiece_bpe()
     backend.pre_tokenizer = None
     backend.normalizer = normalizers.Replace(" ", "▁")
@@ -142,14 +133,14 @@ def greedy_added() -> Any:
 
 
 def added_from_the_last_word() -> Any:
-    """Nothing is put before an added token, so a space is lost where one begins behind the cut."""
+    """No space is added before an added token, so one that begins after the split would lose its space."""
     tokenizer = llama2()
     tokenizer.add_tokens([AddedToken("c9 \nfox", normalized=False)])
     return tokenizer
 
 
 class Own(PreTrainedTokenizerFast):  # type: ignore[misc, unused-ignore]
-    """With code that we do not know."""
+    """A class with unknown code."""
 
 
 def own() -> Any:
@@ -160,7 +151,7 @@ ADDED = [added_across, greedy_added, added_from_the_last_word]
 WHOLE = [unknown_pattern, across_words, unsplit_unigram, *ADDED, own, ByT5Tokenizer]
 
 
-made = cache(lambda make: make())  # training is not the same twice
+made = cache(lambda make: make())  # training is not deterministic
 
 
 def encoder_of(make: Any, **options: Any) -> ExampleTokenizer:
@@ -188,7 +179,7 @@ tasks = st.builds(
 )
 
 
-@pytest.mark.parametrize("make", [*CUT, *WHOLE], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [*SPLIT, *WHOLE], ids=lambda make: make.__name__)
 @settings(max_examples=60, deadline=None)
 @given(text=texts | st.just("fox"), task=st.sampled_from(TASKS) | tasks)
 def test_ids_are_those_of_the_whole_prompt(make: Any, text: str, task: Task) -> None:
@@ -198,32 +189,32 @@ def test_ids_are_those_of_the_whole_prompt(make: Any, text: str, task: Task) -> 
     assert encoder.prompt_ids(task, example) == [*encoder._before, *plain]
 
 
-@pytest.mark.parametrize("make", CUT, ids=lambda make: make.__name__)
-def test_heads_are_cut_before_their_last_word(make: Any) -> None:
+@pytest.mark.parametrize("make", SPLIT, ids=lambda make: make.__name__)
+def test_heads_are_split_before_their_last_word(make: Any) -> None:
     begin, rest = split(make, head(TASKS[0]))
     assert rest.lstrip() == "c9 \n"
     assert len(begin) > 20
 
 
 @pytest.mark.parametrize("make", WHOLE, ids=lambda make: make.__name__)
-def test_no_cut_where_it_is_not_known_to_be_exact(make: Any) -> None:
+def test_heads_stay_whole_unless_a_split_is_known_to_be_exact(make: Any) -> None:
     assert split(make, head(TASKS[0])) == ([], head(TASKS[0]))
 
 
-def test_a_head_without_two_words_is_not_cut() -> None:
+def test_a_head_without_two_words_is_not_split() -> None:
     assert split(gpt2, head(TASKS[2])) == ([], head(TASKS[2]))
 
 
-def test_a_text_may_decide_what_an_unknown_pattern_makes_of_the_head() -> None:
-    """What the refusal above is for."""
+def test_a_text_can_change_how_an_unknown_pattern_splits_the_head() -> None:
+    """Why heads stay whole with unknown patterns."""
     split = made(unknown_pattern).backend_tokenizer.pre_tokenizer
     assert len(split.pre_tokenize_str(head(TASKS[0]) + "fox")) > 20
     assert len(split.pre_tokenize_str(head(TASKS[0]) + "fox;")) == 1
 
 
-@pytest.mark.parametrize("make", CUT, ids=lambda make: make.__name__)
-def test_shortened_prompts_are_those_of_tokenizing_whole(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the head cut and without, the same texts are shortened at the same character."""
+@pytest.mark.parametrize("make", SPLIT, ids=lambda make: make.__name__)
+def test_prompts_are_shortened_as_if_tokenized_whole(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without a split head, texts are shortened at the same character."""
     examples = [Example(str(i), f"{i} the quick brown fox, jumps over " * i, "World") for i in range(12)]
     limit = len(encoder_of(make).prompt_ids(TASKS[0], examples[0])) + 30
     for mode in ("text", "released"):

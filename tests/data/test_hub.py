@@ -1,4 +1,4 @@
-"""Data sets of the hub, with a stand-in for the optional package: nothing here reaches a network."""
+"""Data sets on the hub, with a fake of the optional package; no network is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nlora.errors import MissingExtraError
 
 
 class FakeTable:
-    """As much of datasets.Dataset as is used."""
+    """The part of datasets.Dataset that is used."""
 
     def __init__(self, rows: list[dict[str, Any]], names: list[str] | None) -> None:
         self.rows = rows
@@ -44,17 +44,17 @@ def test_parts_of_a_source(source: str, expected: tuple[str, str | None, str]) -
 
 
 def test_class_numbers_become_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    calls = []
 
     def load_dataset(name: str, config: str | None, *, split: str) -> FakeTable:
-        asked.append((name, config, split))
+        calls.append((name, config, split))
         return FakeTable([{"text": "a", "label": 1}, {"text": "b", "label": 0}], ["World", "Sports"])
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     examples, problems = read_examples("hub:org/news", labels=("World", "Sports"), split="test")
     assert problems == []
     assert examples == (Example("0", "a", "Sports"), Example("1", "b", "World"))
-    assert asked == [("org/news", None, "test")]
+    assert calls == [("org/news", None, "test")]
 
 
 def test_rows_without_a_label_and_columns_of_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,14 +71,16 @@ def test_rows_without_a_label_and_columns_of_other_names(monkeypatch: pytest.Mon
     assert "no field 'sentence' (or input or text); the fields are: premise, label" in str(problem)
 
 
-def test_a_data_set_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_that_does_not_exist_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*_: Any, **__: Any) -> None:
         raise FileNotFoundError("Dataset 'org/nothing' doesn't exist on the Hub\nmore lines")
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     examples, (problem,) = read_examples("hub:org/nothing", labels=None)
     assert examples == ()
-    assert str(problem).endswith("could not be loaded: Dataset 'org/nothing' doesn't exist on the Hub")
+    assert str(problem).endswith(
+        "could not be loaded from the hub: Dataset 'org/nothing' doesn't exist on the Hub"
+    )
 
 
 def test_without_the_package_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

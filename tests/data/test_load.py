@@ -1,4 +1,4 @@
-"""A configuration becomes its tasks, or one list of everything that is wrong with them."""
+"""A configuration becomes its tasks, or one list of all their mistakes."""
 
 from __future__ import annotations
 
@@ -83,21 +83,18 @@ def test_all_problems_of_all_tasks_at_once(tmp_path: Path, own: dict[str, Any], 
     bad = write(tmp_path / "bad.jsonl", [*rows(2), {"sentence": "x", "label": "c"}])
     tasks = [
         {**own, "labels": ["a"]},
-        {**own, "name": "Tickets", "train": bad},
+        {**own, "name": "second", "train": bad},
         "agnew",
         {**own, "name": "third", "test": "nowhere.jsonl", "labels": ["a", "b", "A"]},
-        {**own, "name": "tickets"},
     ]
     folder = shared / "data" / "CL_Benchmark"
     found = problems_of(config(tasks, data=str(folder)))
     expected = [
-        "tasks.1.name: 'Tickets' differs only by case from the name of tasks.0; rename one",
-        "tasks.4.name: 'tickets' is also the name of tasks.0; rename one",
         "tasks.0.labels: 1 labels; a choice needs two, and free text has no 'labels'",
         f"{own['train']}:2: label 'b' is not one of the task's labels: a",
         f"{bad}:3: label 'c' is not one of the task's labels: a, b",
         f"tasks.2: no data set 'agnew' in {folder}, which has ",
-        "tasks.3.labels: label 'A' is there twice; scoring ignores case",
+        "tasks.3.labels: duplicate label 'A' (scoring ignores case)",
         "tasks.3.test: no such file: nowhere.jsonl (looked in ",
     ]
     for line in expected:
@@ -115,7 +112,7 @@ def test_labels_that_are_empty_or_have_spaces_around_them(own: dict[str, Any]) -
 def test_labels_that_only_look_different_or_only_look_alike(own: dict[str, Any]) -> None:
     found = problems_of(config([{**own, "labels": ["a", "b", "b", "caf\u00e9", "cafe\u0301", "A\u200b"]}]))
     assert found == [
-        "tasks.0.labels: label 'b' is there twice; scoring ignores case",
+        "tasks.0.labels: duplicate label 'b' (scoring ignores case)",
         "tasks.0.labels: label 'cafe\u0301' only looks like 'caf\u00e9': it has U+0065 (latin small letter e) "
         "U+0301 (combining acute accent) where the other has U+00E9 (latin small letter e with acute); "
         "keep one of them",
@@ -124,23 +121,23 @@ def test_labels_that_only_look_different_or_only_look_alike(own: dict[str, Any])
     ]
 
 
-def test_what_was_trained_on_is_not_scored_on(tmp_path: Path, own: dict[str, Any]) -> None:
-    """The same file, a copy, a link, another format or order: a score on them would show what was memorized."""
+def test_training_examples_are_not_test_examples(tmp_path: Path, own: dict[str, Any]) -> None:
+    """The same file, a copy, another format or order: a score on them would measure memorization."""
     copy = write(tmp_path / "copy.jsonl", rows(40)[::-1])
     table = tmp_path / "copy.csv"
     table.write_text("text,label\n" + "".join(f"{r['sentence']},{r['label']}\n" for r in rows(40)))
     for test in (own["train"], copy, str(table)):
         (problem,) = problems_of(config([{**own, "test": test}], train={"max_samples": 7}))
         assert problem == (
-            "tasks.0.test: task 'tickets' has the same examples to test on as to train on, so that its score means "
-            "nothing; give others, or split some off: evaluate.split=validation"
+            "tasks.0.test: the test examples of task 'tickets' are its training examples, so its score would mean "
+            "nothing; use others, or hold some out with evaluate.split=validation"
         )
     held = config([{**own, "test": own["train"]}], evaluate={"split": "validation"})
     assert not set(load_tasks(held)[0].train) & set(load_tasks(held)[0].test)
     assert len(load_tasks(config([{**own, "test": write(tmp_path / "part.jsonl", rows(39))}]))) == 1
 
 
-def test_training_files_are_not_looked_at_where_nothing_is_trained(own: dict[str, Any]) -> None:
+def test_training_files_are_not_read_if_nothing_is_trained(own: dict[str, Any]) -> None:
     Path(own["train"]).unlink()
     (task,) = load_tasks(config([own]), test_only=True)
     assert (len(task.train), len(task.test)) == (0, 10)
@@ -148,7 +145,7 @@ def test_training_files_are_not_looked_at_where_nothing_is_trained(own: dict[str
     assert problem.startswith("tasks.0.train: no such file")
 
 
-def test_missing_data_sets_name_their_folder_and_what_would_be_left(
+def test_missing_data_sets_name_their_folder_and_what_would_remain(
     tmp_path: Path, own: dict[str, Any]
 ) -> None:
     folder = write_benchmark(tmp_path / "CL", leave_out=("yahoo", "CB"))
@@ -160,14 +157,14 @@ def test_missing_data_sets_name_their_folder_and_what_would_be_left(
         for i, name, place in ((1, "yahoo", "TC/yahoo"), (2, "CB", "NLI/CB"))
     ]
     assert [t.name for t in load_tasks(config(["agnews", "MNLI"], data=str(folder)))] == ["agnews", "MNLI"]
-    # What an override could not repeat is only named; a misspelt name gets its hint as well.
+    # Tasks with more fields than a name are only named, as an override would drop the fields. A typo gets a hint, too.
     (problem,) = problems_of(config([own, "agnew"], data=str(folder)))
-    assert problem.endswith("did you mean 'agnews'? (or leave it out; tickets would be left)")
+    assert problem.endswith("did you mean 'agnews'? (or leave it out; tickets would remain)")
     (problem,) = problems_of(config(["yahoo"], data=str(folder)))
     assert problem.endswith(files)
 
 
-def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]) -> None:
+def test_a_missing_data_folder_is_reported_once(tmp_path: Path, own: dict[str, Any]) -> None:
     (problem,) = problems_of(config(["agnews", own, "amazon"], data=str(tmp_path / "nowhere")))
     assert problem.startswith(
         f"data: no such folder: {tmp_path}/nowhere; use a folder in the released layout"
@@ -179,7 +176,7 @@ def test_data_that_is_not_there_is_said_once(tmp_path: Path, own: dict[str, Any]
     )
 
 
-def test_validation_never_holds_a_test_example(own: dict[str, Any]) -> None:
+def test_validation_has_no_test_example(own: dict[str, Any]) -> None:
     whole = load_tasks(config([own]))[0]
     held = load_tasks(config([own], evaluate={"split": "validation", "validation_share": 0.25}))[0]
     assert set(held.train) | set(held.test) == set(whole.train)
@@ -198,7 +195,7 @@ def test_max_samples_for_one_task_and_for_all(own: dict[str, Any]) -> None:
     assert (len(other.train), len(other.test)) == (12, 4)
 
 
-def test_samples_depend_on_the_seed_and_not_on_the_place(own: dict[str, Any]) -> None:
+def test_samples_depend_on_the_seed_and_not_on_the_position(own: dict[str, Any]) -> None:
     other = {**own, "name": "other"}
     limits: dict[str, Any] = {"train": {"max_samples": 10}}
     forward = {t.name: t for t in load_tasks(config([own, other], **limits))}
@@ -208,24 +205,30 @@ def test_samples_depend_on_the_seed_and_not_on_the_place(own: dict[str, Any]) ->
     assert load_tasks(config([own], seed=1, **limits))[0].train != forward["tickets"].train
 
 
-def test_embedded_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builtin_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task("reuters", "TC", "Topic?", ("a", "b"), (Example("0", "x", "a"),), (Example("1", "y", "b"),))
 
     def read(name: str, key: str = "") -> Task:
-        assert (name, key) == ("reuters", "tasks.0")
+        assert (name, key) == ("reuters", ("tasks", 0))
         return task
 
     monkeypatch.setattr(builtin, "read", read)
-    assert load_tasks(config(["reuters"], data="embedded")) == [task]
-    (changed,) = load_tasks(config([{"name": "reuters", "instruction": "Which?"}], data="embedded"))
+    assert load_tasks(config(["reuters"], data="builtin")) == [task]
+    (changed,) = load_tasks(config([{"name": "reuters", "instruction": "Which?"}], data="builtin"))
     assert changed.instruction == "Which?"
-    found = problems_of(config([{"name": "reuters", "labels": ["x", "y"]}], data="embedded"))
-    assert found == ["tasks.0.labels: the embedded tasks have fixed labels; leave it out"]
+    found = problems_of(config([{"name": "reuters", "labels": ["x", "y"]}], data="builtin"))
+    assert found == ["tasks.0.labels: the built-in tasks have fixed labels; leave it out"]
 
 
-def test_an_unknown_embedded_task_lists_the_known_ones() -> None:
-    (problem,) = problems_of(config(["reuter"], data="embedded"))
-    assert problem.startswith(f"tasks.0: no embedded task 'reuter'; there are {', '.join(builtin.names())}")
+@pytest.mark.parametrize("data", ["embedded", "built-in", "Builtin"])
+def test_other_words_for_the_builtin_tasks_are_corrected(data: str) -> None:
+    (problem,) = problems_of(config(["reuters"], data=data))
+    assert problem == f"data: no such folder: {data} (looked in {Path.cwd()}); did you mean 'builtin'?"
+
+
+def test_an_unknown_builtin_task_lists_the_known_ones() -> None:
+    (problem,) = problems_of(config(["reuter"], data="builtin"))
+    assert problem.startswith(f"tasks.0: no built-in task 'reuter'; there are {', '.join(builtin.names())}")
     assert problem.endswith("did you mean 'reuters'?")
 
 

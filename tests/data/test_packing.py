@@ -1,4 +1,4 @@
-"""A packed batch holds every example's tokens once, in an order from which each can be read back."""
+"""A packed batch has every example's tokens, and each example can be reconstructed from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nlora.data.collate import IGNORED
 from nlora.data.packing import pack, pack_rests
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 
 TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 
@@ -18,7 +18,9 @@ def make(shared: list[int], rests: list[tuple[list[int], list[int]]]) -> list[To
 
 
 @given(st.lists(st.integers(0, 9), max_size=5), st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=5))
-def test_every_example_can_be_read_back(shared: list[int], rests: list[tuple[list[int], list[int]]]) -> None:
+def test_every_example_can_be_reconstructed(
+    shared: list[int], rests: list[tuple[list[int], list[int]]]
+) -> None:
     examples = make(shared, rests)
     batch = pack(examples)
     ids, places = batch["input_ids"][0].tolist(), batch["position_ids"][0].tolist()
@@ -33,7 +35,7 @@ def test_every_example_can_be_read_back(shared: list[int], rests: list[tuple[lis
         assert ids[:prefix] + [ids[place] for place in mine] == whole
         assert [places[place] for place in mine] == list(range(prefix, len(whole)))
         assert set(row[len(mine) :]) <= {mine[-1]}
-        # The logits at a token predict the one after it.
+        # The logits of a token predict the next one.
         first = len(example.prompt_ids) - prefix - 1
         for i, label in enumerate(example.answer_ids):
             assert next(predicted) == (mine[first + i], label)
@@ -41,20 +43,20 @@ def test_every_example_can_be_read_back(shared: list[int], rests: list[tuple[lis
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_what_all_prompts_begin_with_stands_once(count: int) -> None:
+def test_the_common_beginning_is_there_once(count: int) -> None:
     batch = pack(make([7, 7, 7, 7], [([row], [8, 9]) for row in range(count)]))
     assert batch["input_ids"].shape == (1, 4 + 2 * count)
 
 
 def test_the_last_prompt_token_stays_in_its_row() -> None:
-    """Its logits predict the first answer token; prompts that are the same share all but that one."""
+    """Its logits predict the first answer token, so equal prompts share all tokens but the last."""
     batch = pack([TokenizedExample([1, 2, 3], [4]), TokenizedExample([1, 2, 3], [5])])
     assert batch["input_ids"].tolist() == [[1, 2, 3, 3]]
     assert batch["predict_at"].tolist() == [2, 3]
     assert batch["rows_at"].tolist() == [[2], [3]]
 
 
-def test_prompts_without_answers_ask_for_their_next_token() -> None:
+def test_prompts_without_answers_predict_their_next_token() -> None:
     prompts = [TokenizedExample([1, 2, 3, 4], []), TokenizedExample([1, 2, 5], [])]
     whole, rests = (pack_rests(prompts, 2, with_beginning=begins) for begins in (True, False))
     assert whole["input_ids"].tolist() == [[1, 2, 3, 4, 5]]

@@ -21,7 +21,7 @@ def test_equals_every_released_prompt(shared: Path, golden: dict[str, Any]) -> N
     assert compared == 70
 
 
-def test_braces_in_a_text_stay_as_they_are(shared: Path, golden: dict[str, Any]) -> None:
+def test_braces_in_a_text_are_characters(shared: Path, golden: dict[str, Any]) -> None:
     row = golden["quirks"]["brace_example"]
     task = cl_benchmark.read(shared / "data" / "CL_Benchmark", "QQP")
     assert prompt(task, Example(row["id"], row["sentence"], row["label"])) == row["source_formatted"]

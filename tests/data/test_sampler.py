@@ -1,4 +1,4 @@
-"""Batches by length: every example once, little padding, an order that the seed decides."""
+"""Batches by length: every example once, little padding, and an order determined by the seed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def epoch(number: int = 0, *, seed: int = 3, batch_size: int = 8) -> list[int]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 64, 5000])
-def test_every_example_comes_once_an_epoch(batch_size: int) -> None:
+def test_every_example_occurs_once_per_epoch(batch_size: int) -> None:
     assert sorted(epoch(batch_size=batch_size)) == list(range(len(LENGTHS)))
 
 
-def test_the_seed_and_the_epoch_decide_the_order() -> None:
+def test_the_seed_and_the_epoch_determine_the_order() -> None:
     assert epoch() == epoch()
     assert epoch() != epoch(1)
     assert epoch() != epoch(seed=4)
@@ -31,7 +31,7 @@ def test_the_seed_and_the_epoch_decide_the_order() -> None:
     assert list(order) == list(order), "a pass must not depend on the passes before it"
 
 
-def test_batches_hold_neighbors_in_length_and_come_in_any_order() -> None:
+def test_batches_have_similar_lengths_and_a_random_order() -> None:
     order = epoch()
     batches = [[LENGTHS[i] for i in order[start : start + 8]] for start in range(0, 1000, 8)]
     # Each pool of 400 sorted lengths between 5 and 299: 8 neighbors are about 6 tokens apart.
@@ -41,20 +41,20 @@ def test_batches_hold_neighbors_in_length_and_come_in_any_order() -> None:
     assert {min(batch) > 150 for batch in batches[:20]} == {True, False}
 
 
-def test_an_epochs_last_batch_is_a_random_draw() -> None:
+def test_an_epochs_last_batch_is_random() -> None:
     lasts = {tuple(sorted(epoch(number)[-3:])) for number in range(5)}
     assert len(lasts) == 5
 
 
 def test_examples_of_one_batch_differ_between_epochs() -> None:
-    def beside(order: list[int]) -> set[int]:
+    def together(order: list[int]) -> set[int]:
         at = order.index(0)
         return set(order[at - at % 8 : at - at % 8 + 8])
 
-    assert beside(epoch(0)) != beside(epoch(1))
+    assert together(epoch(0)) != together(epoch(1))
 
 
-def test_little_of_a_batch_is_padding() -> None:
+def test_batches_have_little_padding() -> None:
     def padding(order: list[int]) -> int:
         batches = [[LENGTHS[i] for i in order[start : start + 8]] for start in range(0, len(order), 8)]
         return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
@@ -63,8 +63,8 @@ def test_little_of_a_batch_is_padding() -> None:
     assert padding(epoch()) < 0.1 * padding(shuffled)
 
 
-def test_a_pool_bounds_who_can_stand_beside_whom() -> None:
-    # Pools of one example per batch cannot be sorted: the order is the shuffled one, batch by batch.
+def test_only_examples_of_one_pool_share_a_batch() -> None:
+    # With one example per batch there is nothing to sort, so the order is the shuffled one.
     few = LengthGroupedSampler(list(range(POOL_BATCHES)), batch_size=1, seed=2)
     assert sorted(few) == list(range(POOL_BATCHES))
     assert list(few) != sorted(few)

@@ -1,4 +1,4 @@
-"""Sampling and holding out: sizes, shares, disjointness, determinism, for any mix of labels."""
+"""Samples and validation splits: sizes, shares, disjointness and determinism, for any mix of labels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_sample_has_its_size_order_and_shares(examples: tuple[Example, ...], n: 
 
 
 @given(examples=examples_of, share=st.floats(0.01, 0.99), seed=st.integers(0, 2**32))
-def test_hold_out_splits_train_and_never_looks_at_test(
+def test_hold_out_splits_train_and_ignores_test(
     examples: tuple[Example, ...], share: float, seed: int
 ) -> None:
     there = counts(examples)
@@ -63,7 +63,7 @@ def test_free_text_is_held_out_at_random(examples: tuple[Example, ...], share: f
     assert len(held.train) + len(held.test) == len(examples)
 
 
-def test_even_shares_come_out_even() -> None:
+def test_equal_labels_get_equal_shares() -> None:
     examples = tuple(Example(str(i), f"text {i}", LABELS[i % 4]) for i in range(400))
     assert set(counts(sample(examples, 100, 1)).values()) == {25}
     held = hold_out(task_of(examples), 0.2, 1)
@@ -72,13 +72,13 @@ def test_even_shares_come_out_even() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_is_left_over_goes_to_the_largest_remainders(seed: int) -> None:
+def test_the_largest_remainders_get_the_rest(seed: int) -> None:
     # Shares of 10: 9 2/3 and 1/3, so 10 and 0.
     examples = tuple(Example(str(i), f"text {i}", "b" if i == 7 else "a") for i in range(30))
     assert counts(sample(examples, 10, seed)) == {"a": 10}
 
 
-def test_seeds_differ_and_free_text_is_not_taken_from_the_head() -> None:
+def test_samples_differ_by_seed_and_are_not_the_first_examples() -> None:
     examples = tuple(Example(str(i), f"text {i}", f"answer {i}") for i in range(200))
     first, second = sample(examples, 50, 1), sample(examples, 50, 2)
     assert first != second

@@ -1,4 +1,4 @@
-"""New texts to answer: which format they are taken for, what of a row is kept, and what is said to wrong input."""
+"""New texts to answer: how their format is recognized, which fields are kept, and messages for wrong input."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def problems_of(*arguments: Any, **options: Any) -> list[str]:
         ('[{"text": "a"}]', [{"text": "a"}]),
     ],
 )
-def test_standard_input_is_json_where_it_begins_so_and_else_text(
+def test_standard_input_is_json_if_it_begins_like_json_and_otherwise_text(
     text: str, expected: list[dict[str, Any]]
 ) -> None:
     assert piped(text) == expected
 
 
-def test_the_format_that_is_said_counts(tmp_path: Path) -> None:
+def test_an_explicit_format_overrides(tmp_path: Path) -> None:
     line = '{"sentence": "a"}'
     assert piped(line, kind="text") == [{"sentence": line}]
     assert piped('sentence,label\n"a, b",x\n', kind="csv") == [{"sentence": "a, b", "label": "x"}]
@@ -59,11 +59,11 @@ def test_the_format_that_is_said_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("header", ["sentence,label", "id\tsentence\tlabel", '"text"', "label;text"])
-def test_the_header_of_a_table_is_never_answered(header: str) -> None:
+def test_the_header_of_a_table_is_refused(header: str) -> None:
     (problem,) = problems_of(None, io.BytesIO(f"\n{header}\nfine,good\n".encode()))
     assert problem == (
         f"standard input: '{header}' looks like the header of a table; "
-        "say --format csv or tsv, or --format text for plain text"
+        "use --format csv or tsv, or --format text for plain text"
     )
     assert piped(f"{header}\n", kind="text") == [{"sentence": header}]
 
@@ -82,16 +82,16 @@ def test_rows_without_a_text_are_named_with_their_line(tmp_path: Path) -> None:
     assert read_texts(file, NOTHING) == [{"sentence": "bare"}]
 
 
-def test_what_was_recognized_wrongly_says_the_way_out() -> None:
+def test_a_wrongly_recognized_format_says_what_to_do() -> None:
     first, second = problems_of(None, io.BytesIO(b'{"a": "b"}'))
     assert first == "standard input:1: no field 'sentence' (or input or text); the fields are: a"
     assert second.startswith(
-        "--format: standard input begins as JSON does and was read as that; --format text"
+        "--format: standard input begins like JSON and was read as JSON; use --format text"
     )
 
 
 @pytest.mark.parametrize("field", ["sentence", "note", "\\ud83d"])
-def test_half_of_a_character_is_told_before_anything_is_answered(field: str) -> None:
+def test_half_of_a_character_is_reported_before_anything_is_answered(field: str) -> None:
     values = '"b \\ud83d"' if field == "sentence" else f'"a", "{field}": "b \\ud83d"'
     row = f'{{"sentence": {values}}}'
     (problem, _) = problems_of(None, io.BytesIO(row.encode()))
@@ -106,7 +106,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (unknown := tmp_path / "texts.dat").write_text("x")
     assert problems_of(unknown, NOTHING) == [
         "--file: texts.dat has an unknown format '.dat'; known: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .txt; "
-        "or say by --format what it is"
+        "or give its format with --format"
     ]
     (packed := tmp_path / "texts.txt.gz").write_text("x")
     assert problems_of(packed, NOTHING) == [
@@ -116,7 +116,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert problems_of(latin, NOTHING) == [f"{latin}:2: not UTF-8 (byte 0xe9); save the file as UTF-8"]
 
 
-def test_what_json_does_not_know_is_kept_as_text(tmp_path: Path) -> None:
+def test_values_that_json_does_not_have_become_text(tmp_path: Path) -> None:
     import datetime
 
     import pyarrow.parquet

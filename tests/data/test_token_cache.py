@@ -1,4 +1,4 @@
-"""Kept tokens: the very ids of tokenizing, found by later runs, and never those of anything else."""
+"""Cached tokens are exactly those of tokenizing, are found by later runs, and are never another set's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_tokens import EXAMPLES, FEW, TASK, files, keep_everything, lock_up, make
+from cached_tokens import EXAMPLES, FEW, TASK, files, keep_everything, lock_up, make
 from torch.utils.data import DataLoader
 
 from nlora.data import prompts, token_cache
+from nlora.data.columns import shared_prefix
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import ExampleTokenizer, shared_prefix
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import InputErrors
 
 
@@ -55,14 +56,14 @@ def test_rows_are_a_sequence(bpe: Any) -> None:
     for i in (1100, -1101):
         with pytest.raises(IndexError):
             rows[i]
-    rows[0].prompt_ids.append(-1)  # a row is the caller's own
+    rows[0].prompt_ids.append(-1)  # each access gives a new list
     assert list(reversed(rows)) == expected[::-1]
     prompts_ids = [row.prompt_ids for row in rows]
     assert shared_prefix(prompts_ids) == shared_prefix([e.prompt_ids for e in expected]) > 20
     assert list(pickle.loads(pickle.dumps(rows))) == expected
 
 
-def test_a_loader_takes_rows_as_a_data_set(bpe: Any) -> None:
+def test_rows_work_as_the_data_set_of_a_loader(bpe: Any) -> None:
     expected = make(bpe, cached=False).encode(TASK, FEW)
     rows: Any = make(bpe).encode(TASK, FEW)
     loader: Any = DataLoader(rows, batch_size=16, shuffle=True, collate_fn=list)
@@ -97,7 +98,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Task, Sequence[Example]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_changes_ids_makes_another_file(bpe: Any, folder: Path, change: str) -> None:
+def test_everything_that_changes_ids_gives_another_file(bpe: Any, folder: Path, change: str) -> None:
     options, task, examples = CHANGES[change]
     make(bpe).encode(TASK, FEW)
     assert list(make(bpe, **options).encode(task, examples)) == make(bpe, cached=False, **options).encode(
@@ -106,13 +107,13 @@ def test_whatever_changes_ids_makes_another_file(bpe: Any, folder: Path, change:
     assert len(files(folder)) == 2
 
 
-def test_an_example_s_id_is_no_part_of_its_ids(bpe: Any, folder: Path) -> None:
+def test_example_ids_are_not_part_of_the_key(bpe: Any, folder: Path) -> None:
     make(bpe).encode(TASK, FEW)
     make(bpe).encode(replace(TASK, train=tuple(FEW)), [replace(e, id=f"x{e.id}") for e in FEW])
     assert len(files(folder)) == 1
 
 
-def test_whatever_changes_the_tokenizer_makes_another_file(tiny_tokenizer: Any, folder: Path) -> None:
+def test_every_change_of_the_tokenizer_gives_another_file(tiny_tokenizer: Any, folder: Path) -> None:
     from tokenizers import normalizers
 
     def lower() -> Any:
@@ -139,7 +140,7 @@ def test_whatever_changes_the_tokenizer_makes_another_file(tiny_tokenizer: Any, 
 
 
 @pytest.mark.parametrize("changed", ["version", "format", "tail"])
-def test_other_programs_do_not_share_files(
+def test_other_versions_do_not_share_files(
     bpe: Any, folder: Path, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(bpe).encode(TASK, FEW)
@@ -153,27 +154,17 @@ def test_other_programs_do_not_share_files(
     assert len(files(folder)) == 2
 
 
-def test_a_changed_comment_throws_nothing_away(
-    bpe: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make(bpe).encode(TASK, FEW)
-    (tmp_path / "encode.py").write_text("# a comment more\n")
-    monkeypatch.setattr("nlora.data.tokenize.__file__", str(tmp_path / "encode.py"))
-    make(bpe).encode(TASK, FEW)
-    assert len(files(folder)) == 1
-
-
-def test_padding_set_meanwhile_changes_no_key(bpe: Any, folder: Path) -> None:
+def test_padding_does_not_change_the_key(bpe: Any, folder: Path) -> None:
     make(bpe).encode(TASK, FEW)
     bpe(["a", "a b c"], padding=True, truncation=True, max_length=9)
     make(bpe).encode(TASK, FEW)
     assert len(files(folder)) == 1
 
 
-# What is not kept
+# What is not cached
 
 
-def test_tokenizers_that_may_change_unseen_are_not_kept(bpe: Any, folder: Path) -> None:
+def test_tokenizers_that_may_change_unnoticed_are_not_cached(bpe: Any, folder: Path) -> None:
     from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
     class FromTheModelsOwnCode(PreTrainedTokenizerFast):  # type: ignore[misc, unused-ignore]
@@ -188,7 +179,7 @@ def test_tokenizers_that_may_change_unseen_are_not_kept(bpe: Any, folder: Path) 
     assert not folder.exists()
 
 
-def test_a_tokenizer_with_a_part_in_python_is_not_kept(tiny_tokenizer: Any, folder: Path) -> None:
+def test_a_tokenizer_with_a_part_in_python_is_not_cached(tiny_tokenizer: Any, folder: Path) -> None:
     from tokenizers import pre_tokenizers
 
     class Spaces:
@@ -204,7 +195,7 @@ def test_a_tokenizer_with_a_part_in_python_is_not_kept(tiny_tokenizer: Any, fold
     assert not folder.exists()
 
 
-def test_small_sets_are_not_kept(bpe: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_sets_are_not_cached(bpe: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head_characters = len(prompts.head(TASK))
     characters = sum(head_characters + len(e.sentence) for e in FEW)
     monkeypatch.setattr(token_cache, "LEAST_CHARACTERS", characters + 1)
@@ -215,8 +206,8 @@ def test_small_sets_are_not_kept(bpe: Any, folder: Path, monkeypatch: pytest.Mon
     assert len(files(folder)) == 1
 
 
-def test_mistakes_are_told_whether_or_not_there_is_a_file(bpe: Any, folder: Path) -> None:
-    """Text that leaves no room, labels that do not fit: the same words, each time, and no file."""
+def test_mistakes_are_reported_with_and_without_a_file(bpe: Any, folder: Path) -> None:
+    """Instructions and labels that do not fit: the same message each time, and no file."""
     needed = len(make(bpe, cached=False).prompt_ids(TASK, Example("0", "", "World")))
     for options in ({"max_source_tokens": needed}, {"max_target_tokens": 1}):
         said = []

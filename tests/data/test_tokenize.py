@@ -1,4 +1,4 @@
-"""Ids of prompts and answers: the released ones where it released any, whole answers, no silent cuts."""
+"""Ids of prompts and answers: equal to the released ones, with complete answers and no silent truncation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nlora.data import cl_benchmark
+from nlora.data.columns import shared_prefix
 from nlora.data.prompts import TAIL, head, prompt
 from nlora.data.task import Example, Task
-from nlora.data.tokenize import ExampleTokenizer, shared_prefix
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import InputErrors, ModelError
 
 LABELS = ("World", "Sports", "Science or Technology")
@@ -92,7 +93,7 @@ def test_causal_answers_are_what_follows_in_one_string(llama: Any, bpe: Any) -> 
         assert encoder.label_ids([example.label]) == [answer[:-1]]
 
 
-def test_answer_where_the_tokenizer_merges_across_the_colon() -> None:
+def test_an_answer_that_the_tokenizer_merges_with_the_colon() -> None:
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
@@ -108,22 +109,20 @@ def test_answer_where_the_tokenizer_merges_across_the_colon() -> None:
     assert encoder.answer_ids("yo") == [*answer, tokenizer.eos_token_id]
 
 
-def test_answer_that_the_tokenizer_cannot_write() -> None:
+def test_an_answer_that_the_tokenizer_cannot_represent() -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     words = {TAIL: 0, "</s>": 1, "<unk>": 2}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
-    with pytest.raises(ModelError, match="cannot write the answer 'World'"):
+    with pytest.raises(ModelError, match="cannot represent the answer 'World'"):
         make(tokenizer).answer_ids("World")
 
 
 def test_labels_that_are_the_same_unknown_token_are_an_error(t5: Any) -> None:
     task = Task("t", "T", "", ("好", "坏", "ok"), (), ())
-    with pytest.raises(
-        InputErrors, match="labels '好' and '坏' are the same tokens to this model; rename one"
-    ):
+    with pytest.raises(InputErrors, match="labels '好' and '坏' have the same tokens; rename one"):
         make(t5, encoder_decoder=True).encode(task, [Example("0", "x", "ok")])
 
 
@@ -171,7 +170,7 @@ def test_truncation_shortens_only_the_text(kind: str, source: int, request: pyte
     assert " ".join((TEXT * 20).split()).startswith(" ".join(kept.split()))
 
 
-def test_a_prompt_that_just_fits_is_left_alone_and_one_more_token_is_not(bpe: Any) -> None:
+def test_a_prompt_that_just_fits_is_not_shortened_but_one_token_more_is(bpe: Any) -> None:
     example = Example("0", "The quick brown fox jumps.", "World")
     whole = make(bpe).prompt_ids(TASK, example)
     empty = make(bpe).prompt_ids(TASK, Example("0", "", "World"))
@@ -182,7 +181,7 @@ def test_a_prompt_that_just_fits_is_left_alone_and_one_more_token_is_not(bpe: An
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(text=st.text(min_size=1, max_size=300), source=st.integers(60, 120))
-def test_no_prompt_is_too_long_whatever_the_text(bpe: Any, llama: Any, text: str, source: int) -> None:
+def test_no_prompt_is_too_long_for_any_text(bpe: Any, llama: Any, text: str, source: int) -> None:
     for tokenizer in (bpe, llama):
         task = Task("t", "T", "", ("a", "b"), (), ())
         encoder = make(tokenizer, source=source)
@@ -199,7 +198,7 @@ def test_no_prompt_is_too_long_whatever_the_text(bpe: Any, llama: Any, text: str
 def test_truncation_without_offsets() -> None:
     from transformers import ByT5Tokenizer
 
-    tokenizer = ByT5Tokenizer()  # plain Python: it cannot say which characters a token stands for
+    tokenizer = ByT5Tokenizer()  # plain Python, without offsets
     assert not tokenizer.is_fast
     ids = make(tokenizer, source=120, encoder_decoder=True).prompt_ids(TASK, Example("0", "é" * 500, "World"))
     assert ids[-1] == tokenizer.eos_token_id
@@ -211,7 +210,7 @@ def test_truncation_without_offsets() -> None:
     assert read == head(TASK) + kept + TAIL
 
 
-def test_released_truncation_of_a_causal_prompt_cuts_its_end_off(llama: Any) -> None:
+def test_released_truncation_removes_the_end_of_a_causal_prompt(llama: Any) -> None:
     ids = make(llama, source=100, truncate="released").prompt_ids(TASK, Example("0", TEXT * 20, "World"))
     assert len(ids) == 100
     assert ids[0] == llama.bos_token_id
@@ -221,7 +220,7 @@ def test_released_truncation_of_a_causal_prompt_cuts_its_end_off(llama: Any) -> 
 
 
 @pytest.mark.parametrize("kind", ["t5", "bpe"])
-def test_an_instruction_without_room_for_a_text_is_an_error(
+def test_an_instruction_that_leaves_no_space_for_a_text_is_an_error(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     tokenizer = request.getfixturevalue(kind)
@@ -270,7 +269,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(bpe: Any) -> None:
 # Many examples
 
 
-def test_a_batch_gives_what_single_examples_give_in_their_order(bpe: Any) -> None:
+def test_a_batch_equals_single_examples_in_their_order(bpe: Any) -> None:
     examples = [Example(str(i), TEXT * (1 + i % 9), LABELS[i % 3]) for i in range(1500)]
     encoder = make(bpe, source=128)
     encoded = encoder.encode(TASK, examples)

@@ -1,162 +1,23 @@
-"""Label words and the end token in the tokenizers of the families, and the space before an answer.
+"""Label words, the space before an answer, and the end token, in the tokenizers of the model families.
 
-The tokenizers are trained here on a few words, with the parts of the real ones: GPT-2 and Llama 3 (byte-level BPE that
-splits differently before merging), Llama 2, Mistral and Gemma (BPE on sentencepiece's "▁", with bytes for what it does
-not know), T5 (unigram on "▁").
+The tokenizers are built like the published ones, and trained on a few words: GPT-2 and Llama 3 (byte-level BPE with
+different pre-tokenizers), Llama 2, Mistral and Gemma (BPE with sentencepiece's "▁" and byte fallback), and T5 (unigram
+with "▁").
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from family_tokenizers import EXAMPLES, LABELS, TASK, gemma, gpt2, llama2, llama3, mistral, t5
 
 from nlora.data.collate import Collator
 from nlora.data.prompts import prompt
-from nlora.data.task import Example, Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.evaluation.label_scoring import LabelTree
-
-LABELS = (
-    "World",
-    "Sports",
-    "Science or Technology",
-    "very negative",
-    "negative",
-    "1",
-    "10",
-    "A",
-    "ünï",
-    "no-go!",
-)
-TASK = Task("agnews", "TC", "What is the topic? Choose one from the option.", LABELS, (), ())
-EXAMPLES = [
-    Example("0", "The quick brown fox jumps over the lazy dog.", "World"),
-    Example("1", "Text that ends in a colon:", "very negative"),
-    Example("2", "", "10"),
-]
-# Words that follow a space, as in any large text, so that they become pieces with it.
-CORPUS = [f"{prompt(TASK, EXAMPLES[0])} {label} and {label}" for label in LABELS for _ in range(4)]
-LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-BYTES = [f"<0x{i:02X}>" for i in range(256)]
-
-
-def byte_level(specials: list[str], before: list[Any]) -> Tokenizer:
-    backend = Tokenizer(models.BPE())
-    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not before)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*before, last])
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        CORPUS,
-        trainers.BpeTrainer(
-            vocab_size=500, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
-        ),
-    )
-    return backend
-
-
-def gpt2() -> Any:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=byte_level(["<|endoftext|>"], []),
-        bos_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-    )
-
-
-def llama3() -> Any:
-    split = pre_tokenizers.Split(Regex(LLAMA_3), behavior="isolated")
-    backend = byte_level(["<|begin_of_text|>", "<|eot_id|>"], [split])
-    backend.post_processor = processors.TemplateProcessing(
-        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<|begin_of_text|>",
-        eos_token="<|eot_id|>",
-        pad_token="<|eot_id|>",
-    )
-
-
-def sentencepiece_bpe() -> Tokenizer:
-    """Pieces trained word by word; an unknown character is written as its bytes."""
-    backend = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    words = [line.replace("ü", "").replace("ï", "").replace("\n", " ") for line in CORPUS]
-    backend.train_from_iterator(
-        words,
-        trainers.BpeTrainer(
-            vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *BYTES], show_progress=False
-        ),
-    )
-    written = json.loads(
-        backend.to_str()
-    )  # the trainer knows bytes as special tokens only; in real ones they are not
-    written["added_tokens"] = [t for t in written["added_tokens"] if t["content"] not in BYTES]
-    backend = Tokenizer.from_str(json.dumps(written))
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
-    return backend
-
-
-def llama2() -> Any:
-    """As in the files of Llama 2: no words are split, the whole text is one run of pieces."""
-    backend = sentencepiece_bpe()
-    backend.pre_tokenizer = None
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
-    )
-
-
-def mistral() -> Any:
-    backend = sentencepiece_bpe()
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
-    )
-
-
-def gemma() -> Any:
-    """No space is put before the text; what decodes keeps the one before an answer."""
-    backend = sentencepiece_bpe()
-    backend.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
-    backend.normalizer = normalizers.Replace(" ", "▁")
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
-    )
-
-
-def t5() -> Any:
-    backend = Tokenizer(models.Unigram())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
-    )
-    backend.decoder = decoders.Metaspace(prepend_scheme="always")
-    backend.train_from_iterator(
-        CORPUS,
-        trainers.UnigramTrainer(
-            vocab_size=150, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-        ),
-    )
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", eos_token="</s>", pad_token="<pad>"
-    )
-
 
 CAUSAL = [gpt2, llama3, llama2, mistral, gemma]
 causal = pytest.mark.parametrize("make", CAUSAL, ids=lambda make: make.__name__)
@@ -171,7 +32,7 @@ def encoder_of(tokenizer: Any, *, encoder_decoder: bool = False) -> ExampleToken
 
 @causal
 def test_prompt_and_answer_are_the_tokens_of_one_text(make: Callable[[], Any]) -> None:
-    """What the model met in pretraining, where nobody cut the text before the answer."""
+    """As in pretraining, where texts are not split before the answer."""
     tokenizer = make()
     encoder = encoder_of(tokenizer)
     for label in LABELS:
@@ -191,11 +52,11 @@ def test_the_space_belongs_to_the_answer_and_only_once(make: Callable[[], Any]) 
         assert not pieces[0].startswith(mark * 2), (label, pieces)
         assert "".join(pieces).count(mark) == 1 + label.count(" "), (label, pieces)
     (world,) = encoder_of(tokenizer).label_ids(["World"])
-    assert tokenizer.convert_ids_to_tokens(world) == [f"{mark}World"]  # the piece that texts are made of
+    assert tokenizer.convert_ids_to_tokens(world) == [f"{mark}World"]  # the token that texts consist of
 
 
 @every
-def test_the_answer_reads_as_the_label_when_it_was_generated(make: Callable[[], Any]) -> None:
+def test_a_generated_answer_decodes_to_the_label(make: Callable[[], Any]) -> None:
     tokenizer = make()
     encoder = encoder_of(tokenizer, encoder_decoder=make is t5)
     answers = [encoder.answer_ids(label) for label in LABELS]
@@ -204,7 +65,7 @@ def test_the_answer_reads_as_the_label_when_it_was_generated(make: Callable[[], 
 
 
 @every
-def test_one_end_token_after_the_answer_and_none_that_stops_the_prompt(make: Callable[[], Any]) -> None:
+def test_the_answer_has_one_end_token_and_a_causal_prompt_none(make: Callable[[], Any]) -> None:
     tokenizer = make()
     encoder = encoder_of(tokenizer, encoder_decoder=make is t5)
     end = tokenizer.eos_token_id
@@ -220,8 +81,8 @@ def test_one_end_token_after_the_answer_and_none_that_stops_the_prompt(make: Cal
 
 
 @every
-def test_the_end_token_is_learned_even_where_it_also_pads(make: Callable[[], Any]) -> None:
-    """Masking padding by its id would teach such a model never to stop."""
+def test_the_end_token_is_learned_even_if_it_is_the_padding_token(make: Callable[[], Any]) -> None:
+    """If padding were masked by its id, the model would never learn to stop."""
     tokenizer = make()
     encoder = encoder_of(tokenizer, encoder_decoder=make is t5)
     encoded = encoder.encode(TASK, EXAMPLES)

@@ -1,4 +1,4 @@
-"""The averages of an accuracy matrix: by hand, against the released runs, and what they must satisfy."""
+"""Metrics of accuracy matrices: computed by hand, of the released runs, and invariants."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def test_three_tasks_by_hand() -> None:
     }
 
 
-def test_only_the_scores_that_a_formula_needs_are_needed() -> None:
+def test_a_metric_needs_only_the_scores_in_its_formula() -> None:
     lower: Matrix = [[90, None, None], [95, 80, None], [60, 70, 50]]
     assert summarize(lower, zero_shot=[10, 20, 30])["forward_transfer"] is None
     assert summarize(lower)["backward_transfer"] == -20.0
@@ -68,7 +68,7 @@ def test_a_single_task_has_only_an_average() -> None:
     }
 
 
-def test_a_run_that_goes_on_has_no_averages_yet() -> None:
+def test_an_unfinished_run_has_no_averages_yet() -> None:
     nothing = dict.fromkeys(("average_accuracy", "backward_transfer", "forgetting", "forward_transfer"))
     assert summarize([[90.0, None]]) == nothing
     assert summarize([[90.0, None], [None, None]]) == nothing
@@ -93,7 +93,7 @@ def test_the_released_runs_to_the_printed_digit(shared: Path, name: str) -> None
 
 
 @given(full)
-def test_forgetting_is_never_less_than_what_backward_transfer_lost(R: Matrix) -> None:
+def test_forgetting_is_at_least_the_negative_backward_transfer(R: Matrix) -> None:
     found = summarize(R)
     if len(R) > 1:
         assert found["forgetting"] is not None
@@ -142,7 +142,7 @@ def test_the_order_of_the_last_row_does_not_matter_to_the_average(
     [
         ([], "empty"),
         ([[]], "empty"),
-        ([[1.0, 2.0], [3.0]], "row 2: 1 columns where row 1 has 2"),
+        ([[1.0, 2.0], [3.0]], "row 2 has 1 columns, but row 1 has 2"),
         ([[1.0], [2.0]], "row 2: there are only 1 tasks"),
         ([[1.0, 2.0], [3.0, math.nan]], "row 2, column 2: nan"),
         ([[1.0, -0.5], [3.0, 4.0]], r"row 1, column 2: -0\.5"),
@@ -151,7 +151,7 @@ def test_the_order_of_the_last_row_does_not_matter_to_the_average(
         ([[True]], "row 1, column 1: True is not a number"),
     ],
 )
-def test_what_is_no_accuracy_matrix_is_named(R: Any, message: str) -> None:
+def test_invalid_matrices_are_refused(R: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         summarize(R)
 

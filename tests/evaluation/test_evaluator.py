@@ -1,4 +1,4 @@
-"""Answers come back in the order of the examples, the same in batches as one by one, and say how they were made."""
+"""Answers are in the order of the examples, equal in batches and one by one, and say how they were decoded."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_generation_is_greedy_token_by_token(tiny_model: TinyModel, family: str)
 
 
 @pytest.mark.parametrize("decode", ["labels", "generate"])
-def test_prompts_that_are_the_same_are_answered_once(tiny_model: TinyModel, decode: str) -> None:
+def test_equal_prompts_are_answered_once(tiny_model: TinyModel, decode: str) -> None:
     _, _, evaluator = parts(tiny_model("llama"), decode=decode, batch_size=2)
     once = evaluator.answer(task())
     test = tuple(Example(str(i), TEXTS[i % 3], LABELS[0]) for i in range(9))
@@ -91,7 +91,7 @@ def test_prompts_that_are_the_same_are_answered_once(tiny_model: TinyModel, deco
     assert sum(counts) == 9
 
 
-def test_what_all_prompts_of_a_task_begin_with_runs_once(tiny_model: TinyModel) -> None:
+def test_the_common_beginning_of_a_tasks_prompts_runs_once(tiny_model: TinyModel) -> None:
     backbone, encoder, evaluator = parts(tiny_model("llama"), decode="labels", batch_size=2)
     model: Any = backbone.model
     shapes: list[tuple[int, ...]] = []
@@ -110,7 +110,7 @@ def test_what_all_prompts_of_a_task_begin_with_runs_once(tiny_model: TinyModel) 
     assert sum(tokens for _, tokens in shapes) < sum(map(len, prompts)) - shared
 
 
-def test_a_model_with_rules_of_its_own_is_decoded_by_them(tiny_model: TinyModel) -> None:
+def test_a_models_own_generation_settings_are_applied(tiny_model: TinyModel) -> None:
     backbone, encoder, plain = parts(tiny_model("llama"), decode="generate")
     model: Any = backbone.model
     without = plain.answer(task()).texts
@@ -126,7 +126,7 @@ def test_a_model_with_rules_of_its_own_is_decoded_by_them(tiny_model: TinyModel)
     assert found != without
 
 
-def test_free_text_is_generated_whatever_was_asked(tmp_path: Path, tiny_model: TinyModel) -> None:
+def test_free_text_is_always_generated(tmp_path: Path, tiny_model: TinyModel) -> None:
     _, _, evaluator = parts(tiny_model("llama"), decode="labels")
     assert evaluator.answer(task(labels=None)).decode == "generate"
     entry = {"name": "free", "train": str(tmp_path / "a.jsonl"), "test": str(tmp_path / "b.jsonl")}

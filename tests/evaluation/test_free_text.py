@@ -1,11 +1,11 @@
-"""The score of free text: the released ROUGE-L where that knows the letters, and words of every script elsewhere."""
+"""The score of free text: the released ROUGE-L for ASCII, and words of every script otherwise."""
 
 import pytest
 
 from nlora.evaluation.text_metrics import aggregate, free_text_score
 
 
-def test_of_ascii_it_is_the_released_score() -> None:
+def test_ascii_texts_get_the_released_score() -> None:
     predictions = ["the cats sat on the mat", "running", "", "no", "it's a_b 12"]
     references = ["The cat sat there.", "he runs", "something", "yes", "its a b 12"]
     expected = aggregate(predictions, references)["rougeL"]

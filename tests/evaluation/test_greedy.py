@@ -1,4 +1,4 @@
-"""Greedy answers are transformers' own, token by token, also where rows end at different times."""
+"""Greedy answers equal those of transformers, token by token, even if rows end at different times."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from nlora.data.tokenize import TokenizedExample
-from nlora.evaluation import prefill
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.greedy import greedy, is_plain
 from nlora.evaluation.prefill import Prefiller
 from nlora.models.backbone import load_backbone
@@ -47,7 +46,7 @@ def by_transformers(model: Any, end_id: int, prompts: list[TokenizedExample]) ->
 
 
 def telling_end(model: Any) -> int:
-    """A token that random models do say, by rows at different times: an end token for the test."""
+    """A token that random models generate at different times in different rows: the end token of the test."""
     answers = by_transformers(model, 399, PROMPTS)
     firsts = {token: {a.index(token) for a in answers if token in a} for a in answers for token in a}
     rows = Counter(token for a in answers for token in set(a))
@@ -63,16 +62,16 @@ def test_answers_are_those_of_generate(
     end_id = telling_end(model)
     expected = by_transformers(model, end_id, PROMPTS)
     if single_passes:
-        monkeypatch.setattr(prefill, "_PASS_TOKENS", 0)
+        monkeypatch.setattr("nlora.evaluation.prefill._PASS_OVERHEAD_TOKENS", 0)
     with torch.inference_mode():
-        read = Prefiller(model, PROMPTS, pad_id=0, packs=packing_is_exact(model)).read(PROMPTS)
-        assert greedy(read, end_id=end_id, most_tokens=MOST_TOKENS) == expected
-    # The rows do end at different times, or the test would show little.
+        prefill = Prefiller(model, PROMPTS, pad_id=0, packs=packing_is_exact(model)).run(PROMPTS)
+        assert greedy(prefill, end_id=end_id, most_tokens=MOST_TOKENS) == expected
+    # The rows must end at different times; otherwise the test shows little.
     assert len({len(answer) for answer in expected}) >= 3
 
 
 class Counting:
-    """A reading that always goes on with token 5, until row i has said `ends[i]` tokens: then token 1."""
+    """A Prefill whose next token is always 5, until row i has `ends[i]` tokens: then it is 1."""
 
     def __init__(self, ends: list[int]) -> None:
         self._ends, self._said = ends, 1
@@ -97,14 +96,14 @@ class Counting:
         self.rows = [self.rows[place] for place in reversed(rows)]
 
 
-def test_rows_that_have_ended_run_no_more() -> None:
+def test_rows_that_have_ended_do_not_run_again() -> None:
     prefill = Counting([1, 4, 2, 9, 2])
     answers = greedy(prefill, end_id=1, most_tokens=6)
     assert answers == [[1], [5, 5, 5, 1], [5, 1], [5] * 6, [5, 1]]
     assert prefill.sizes == [4, 2, 2, 1, 1]
 
 
-def test_settings_of_the_model_that_change_greedy_answers_are_seen(tiny_model: TinyModel) -> None:
+def test_generation_settings_that_change_greedy_answers_are_detected(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
     assert is_plain(model)
     model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.9, max_length=20)

@@ -1,4 +1,4 @@
-"""The tree's scores are the log-probabilities of whole labels, one label and one prompt at a time."""
+"""Label scores equal the log-probabilities of whole labels, computed for one label and prompt at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nlora.data.collate import Collator
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.label_scoring import LabelTree, label_scores, likeliest_labels
 from nlora.evaluation.prefill import Prefiller
 from nlora.models.backbone import load_backbone
@@ -58,12 +58,12 @@ def test_scores_equal_one_label_at_a_time(
     packs = packing_is_exact(model)
     batch = Collator(0, family == "t5")(PROMPTS)
     torch.testing.assert_close(label_scores(model, batch, tree), expected, rtol=1e-4, atol=1e-4)
-    reading = Prefiller(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
-    assert likeliest_labels(reading, tree).tolist() == expected.argmax(1).tolist()
+    prefill = Prefiller(model, PROMPTS, pad_id=0, packs=packs).run(PROMPTS)
+    assert likeliest_labels(prefill, tree).tolist() == expected.argmax(1).tolist()
 
 
 class Distributions:
-    """A reading whose next token depends on the row and on what was run, by a table drawn at random."""
+    """A Prefill whose next token depends on the row and its tokens, through random logits."""
 
     def __init__(self, rows: int, vocabulary: int, seed: int) -> None:
         self._vocabulary, self._seed = vocabulary, seed
@@ -98,38 +98,38 @@ class Distributions:
     st.integers(1, 5),
     st.integers(0, 1000),
 )  # fmt: skip
-def test_the_likeliest_label_is_that_of_all_scores(
+def test_the_likeliest_label_has_the_largest_score(
     labels: list[tuple[int, ...]], rows: int, seed: int
 ) -> None:
     tree = LabelTree.build(labels, end_id=1)
-    reading = Distributions(rows, 6, seed)
-    scores = torch.tensor([[reading.score(row, label) for label in tree.labels] for row in range(rows)])
-    assert likeliest_labels(reading, tree).tolist() == scores.argmax(1).tolist()
+    prefill = Distributions(rows, 6, seed)
+    scores = torch.tensor([[prefill.score(row, label) for label in tree.labels] for row in range(rows)])
+    assert likeliest_labels(prefill, tree).tolist() == scores.argmax(1).tolist()
 
 
 def test_only_rows_that_may_prefer_a_longer_label_run_it() -> None:
     tree = LabelTree.build([(2,), (3, 4), (5, 4)], end_id=1)
-    reading = Distributions(40, 6, 0)
+    prefill = Distributions(40, 6, 0)
     expected = [
-        row for row in range(40) if reading.next_logits[row, [3, 5]].max() > reading.next_logits[row, 2]
+        row for row in range(40) if prefill.next_logits[row, [3, 5]].max() > prefill.next_logits[row, 2]
     ]
-    likeliest_labels(reading, tree)
-    assert sorted(reading.passes[0]) == expected
+    likeliest_labels(prefill, tree)
+    assert sorted(prefill.passes[0]) == expected
     assert 0 < len(expected) < 40
-    # A row runs its other path only where the first came out lower than what the other can still reach.
-    assert all(set(later) <= set(earlier) for earlier, later in pairwise(reading.passes))
-    assert len(reading.passes) == 2
+    # A row runs its other path only if the first one's score is below the other's bound.
+    assert all(set(later) <= set(earlier) for earlier, later in pairwise(prefill.passes))
+    assert len(prefill.passes) == 2
 
 
-def test_a_path_lowers_the_bounds_of_all_labels_that_begin_like_it() -> None:
-    """Of 81 labels with one beginning, a row runs at most one path for each of their 27 last parents, mostly few."""
+def test_a_path_lowers_the_bounds_of_all_labels_with_the_same_prefix() -> None:
+    """81 labels share a prefix and have 27 parents; a row runs at most one path per parent, and usually few."""
     tree = LabelTree.build([(2, 3, *rest) for rest in product((2, 3, 4), repeat=4)], end_id=1)
-    reading = Distributions(20, 6, 0)
-    scores = torch.tensor([[reading.score(row, label) for label in tree.labels] for row in range(20)])
-    assert likeliest_labels(reading, tree).tolist() == scores.argmax(1).tolist()
-    runs = [sum(row in rows for rows in reading.passes) for row in range(20)]
+    prefill = Distributions(20, 6, 0)
+    scores = torch.tensor([[prefill.score(row, label) for label in tree.labels] for row in range(20)])
+    assert likeliest_labels(prefill, tree).tolist() == scores.argmax(1).tolist()
+    runs = [sum(row in rows for rows in prefill.passes) for row in range(20)]
     assert max(runs) <= 27
-    assert sum(runs) / 20 < 9  # a search from the likeliest part on sees few of them
+    assert sum(runs) / 20 < 9  # a search that starts with the likeliest label needs few
 
 
 def test_the_end_token_is_added_only_where_a_label_begins_another() -> None:

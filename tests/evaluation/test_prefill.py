@@ -1,4 +1,4 @@
-"""Whatever is read in passes, taken back and left out: the logits are those of each sequence run alone."""
+"""After any passes, rollbacks and selections, the logits equal those of each sequence alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nlora.data.tokenize import TokenizedExample
-from nlora.evaluation import prefill, prefill_packed
+from nlora.data.task import TokenizedExample
+from nlora.evaluation import prefill_packed
 from nlora.evaluation.prefill import Prefiller, pass_sizes
 from nlora.models.backbone import load_backbone
 from nlora.models.packed_attention import packing_is_exact
@@ -29,7 +29,7 @@ FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 
 @pytest.fixture
 def dirty_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New memory holds what was there before; here NaN, which no mask hides."""
+    """New tensors contain old memory; here NaN, which no mask hides."""
     new_empty = torch.Tensor.new_empty
 
     def filled(self: Tensor, *size: Any, **kwargs: Any) -> Tensor:
@@ -40,7 +40,7 @@ def dirty_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def alone(model: Any, prompt: TokenizedExample, tokens: Sequence[int]) -> Tensor:
-    """Logits (len(tokens) + 1, V) behind the prompt and behind each of the tokens, without cache and padding."""
+    """Logits (len(tokens) + 1, V) after the prompt and after each token, without cache and padding."""
     with torch.no_grad():
         if model.config.is_encoder_decoder:
             start = [model.config.decoder_start_token_id]
@@ -72,60 +72,60 @@ def test_logits_equal_each_sequence_alone(
 ) -> None:
     model: Any = load_backbone(str(tiny_model(family))).model
     if single_passes:
-        monkeypatch.setattr(prefill, "_PASS_TOKENS", 0)  # a pass for every length
-        monkeypatch.setattr(prefill_packed, "_PASS_TOKENS", 1)  # a pass for every row
+        monkeypatch.setattr("nlora.evaluation.prefill._PASS_OVERHEAD_TOKENS", 0)  # a pass for every length
+        monkeypatch.setattr("nlora.evaluation.prefill_packed._TOKENS_PER_PASS", 1)  # a pass for every row
     assert packing_is_exact(model) == (family in PACKABLE)
     with torch.inference_mode():
-        read = Prefiller(model, PROMPTS, pad_id=0, packs=packs).read(PROMPTS)
+        prefill = Prefiller(model, PROMPTS, pad_id=0, packs=packs).run(PROMPTS)
         for row, prompt in enumerate(PROMPTS):
             torch.testing.assert_close(
-                read.next_logits[row], alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4
+                prefill.next_logits[row], alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4
             )
-        assert read.rows == [0, 1, 2, 3]
+        assert prefill.rows == [0, 1, 2, 3]
         tokens = [[10 + row, 20 + row, 30 + row] for row in range(4)]
-        check(model, read.extend(torch.tensor(tokens)), read.rows, [[]] * 4, tokens)
-        read.rollback(2)
-        read.select_rows([3, 1])
-        assert sorted(read.rows) == [1, 3]
-        before = [tokens[row][:1] for row in read.rows]
-        more = [[50 + row + i for i in range(20)] for row in read.rows]  # more than the cache has room for
-        check(model, read.extend(torch.tensor(more)), read.rows, before, more)
-        read.select_rows([1])
-        [row] = read.rows
+        check(model, prefill.extend(torch.tensor(tokens)), prefill.rows, [[]] * 4, tokens)
+        prefill.rollback(2)
+        prefill.select_rows([3, 1])
+        assert sorted(prefill.rows) == [1, 3]
+        before = [tokens[row][:1] for row in prefill.rows]
+        more = [[50 + row + i for i in range(20)] for row in prefill.rows]  # more than the cache has room for
+        check(model, prefill.extend(torch.tensor(more)), prefill.rows, before, more)
+        prefill.select_rows([1])
+        [row] = prefill.rows
         before = [tokens[row][:1] + [50 + row + i for i in range(20)]]
-        check(model, read.extend(torch.tensor([[7]])), read.rows, before, [[7]])
+        check(model, prefill.extend(torch.tensor([[7]])), prefill.rows, before, [[7]])
 
 
-def test_the_prefix_runs_once_for_all_that_is_read(tiny_model: TinyModel) -> None:
+def test_the_common_beginning_runs_once(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
     shapes = []
     hook = model.get_input_embeddings().register_forward_hook(lambda m, ids, out: shapes.append(ids[0].shape))
     with torch.inference_mode():
-        reader = Prefiller(model, PROMPTS, pad_id=0, packs=True)
+        prefiller = Prefiller(model, PROMPTS, pad_id=0, packs=True)
         for some in (PROMPTS[:2], PROMPTS[2:]):
-            reader.read(some)
+            prefiller.run(some)
     hook.remove()
     rests = [len(rest) for rest in RESTS]
     tokens = [len(PREFIX) + rests[0] + rests[1], rests[2] + rests[3]]
     assert [tuple(shape) for shape in shapes] == [(1, count) for count in tokens]
 
 
-def test_only_rows_that_something_follows_are_gathered(tiny_model: TinyModel) -> None:
+def test_only_remaining_rows_are_gathered(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
     with torch.inference_mode():
-        read: Any = Prefiller(model, PROMPTS, pad_id=0, packs=True).read(PROMPTS)
-        read.select_rows([0, 2, 3])
-        read.select_rows([1])
-        check(model, read.extend(torch.tensor([[7]])), [2], [[]], [[7]])
-        keys, _ = read._gathered(0)
+        prefill: Any = Prefiller(model, PROMPTS, pad_id=0, packs=True).run(PROMPTS)
+        prefill.select_rows([0, 2, 3])
+        prefill.select_rows([1])
+        check(model, prefill.extend(torch.tensor([[7]])), [2], [[]], [[7]])
+        keys, _ = prefill._gathered(0)
         assert keys.shape[:2] == (1, len(PREFIX) + len(RESTS[2]) + 1)
-        assert read._cache is None
-        check(model, read.extend(torch.tensor([[8]])), [2], [[7]], [[8]])
-        assert read._cache is not None
+        assert prefill._cache is None
+        check(model, prefill.extend(torch.tensor([[8]])), [2], [[7]], [[8]])
+        assert prefill._cache is not None
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 1000))
-def test_packed_passes_are_few_and_of_about_one_size(lengths: list[int], most: int) -> None:
+def test_packed_passes_are_few_and_of_similar_size(lengths: list[int], most: int) -> None:
     sizes = prefill_packed._passes(lengths, most)
     assert sum(sizes) == len(lengths)
     assert min(sizes) > 0
@@ -139,17 +139,17 @@ def test_each_row_keeps_its_last_prompt_token(tiny_model: TinyModel) -> None:
     model: Any = load_backbone(str(tiny_model("llama"))).model
     same = [TokenizedExample(PREFIX, []), TokenizedExample([*PREFIX, 5], [])]
     with torch.inference_mode():
-        first = Prefiller(model, same, pad_id=0, packs=True).read(same[::-1]).next_logits
+        first = Prefiller(model, same, pad_id=0, packs=True).run(same[::-1]).next_logits
     for found, prompt in zip(first, same[::-1], strict=True):
         torch.testing.assert_close(found, alone(model, prompt, [])[-1], rtol=1e-4, atol=1e-4)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.integers(0, 120))
-def test_passes_cost_the_least_of_all_ways_to_cut_the_rows(lengths: list[int], pass_tokens: int) -> None:
+def test_passes_have_the_least_cost_of_all_divisions(lengths: list[int], pass_tokens: int) -> None:
     lengths.sort(reverse=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefill, "_PASS_TOKENS", pass_tokens)
-        patch.setattr(prefill, "_MOST_TOKENS", 700)
+        patch.setattr("nlora.evaluation.prefill._PASS_OVERHEAD_TOKENS", pass_tokens)
+        patch.setattr("nlora.evaluation.prefill._MOST_PASS_TOKENS", 700)
         sizes = pass_sizes(lengths)
 
     def cost(cuts: list[int]) -> float:

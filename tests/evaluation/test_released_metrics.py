@@ -55,7 +55,7 @@ def test_averages_to_the_printed_digit(name: str, released: dict[str, Any]) -> N
 
 
 def test_the_run_without_its_third_stage_has_two_of_three_terms(released: dict[str, Any]) -> None:
-    """A mean over what happens to be there would be another quantity, so it is asked for by leaving the task out."""
+    """A mean over the existing scores is another quantity; leaving the task out gives it explicitly."""
     R = released["order1_seqlora"]["R"]
     assert R[2] == [None] * 4
     there = (0, 1, 3)
@@ -63,7 +63,7 @@ def test_the_run_without_its_third_stage_has_two_of_three_terms(released: dict[s
     assert without["backward_transfer"] == pytest.approx(-29.21, abs=HALF_A_DIGIT)
 
 
-def test_the_pooled_score_is_another_number_where_tasks_differ_in_size(released: dict[str, Any]) -> None:
+def test_the_pooled_score_differs_from_the_mean_if_tasks_differ_in_size(released: dict[str, Any]) -> None:
     """Four tasks of 7600 test examples pool to the macro mean; fifteen tasks of 56 to 7600 do not."""
     sizes = {"CB": 56, "COPA": 100, "RTE": 277, "SST-2": 872, "MultiRC": 4848, "BoolQA": 3270, "WiC": 638}
     for name, apart in (("order1_olora", 0.0), ("long_olora", 1.7)):

@@ -1,4 +1,4 @@
-"""Scores of texts against the released scorer's golden numbers and against what scoring must satisfy."""
+"""Text scores: golden numbers of the released scorer, and invariants."""
 
 import json
 import subprocess

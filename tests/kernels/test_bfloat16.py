@@ -1,4 +1,4 @@
-"""In bfloat16 the closed forms come at least as near to the truth as what they stand for, both taken in float64."""
+"""In bfloat16, the closed forms are at least as close to the float64 result as what they replace."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def numbers(*size: int) -> Tensor:
 ANGLES = numbers(1, 25, 32)
 COS, SIN = (torch.cat([part, part], dim=-1) for part in (ANGLES.cos(), ANGLES.sin()))
 NORM, WEIGHT = numbers(64), numbers(48, 64) * 0.1
-A, B = torch.randn(4, 64, generator=DRAW), torch.randn(48, 4, generator=DRAW)  # float32, as PEFT keeps them
+A, B = torch.randn(4, 64, generator=DRAW), torch.randn(48, 4, generator=DRAW)  # float32, as in PEFT
 ADDED = [numbers(6, 64), numbers(48, 6)]
 
 
 def llama_norm(x: Tensor) -> Tensor:
-    """As transformers writes it."""
+    """As in transformers."""
     wide = x.float()
     return NORM * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
 

@@ -1,4 +1,4 @@
-"""The distillation loss against the definition, and where its gradient is zero."""
+"""The distillation loss compared with its definition, and where its gradient is zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cheap mask drops what it should: as many entries, unbiased, the same ones for the gradient."""
+"""The cheap mask drops the right share of entries, without bias, and the same ones in the backward pass."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def test_the_share_that_is_dropped_and_the_mean_that_stays(p: float) -> None:
     assert abs(share - p) < 5 * deviation
     values = y[y != 0].unique()
     assert len(values) == 1
-    # What stays is scaled by the probability as it was rounded to 1/65536, so the expectation is exact.
+    # Kept entries are scaled by the probability after rounding to 1/65536, so the expectation is exact.
     kept = 1 - round(p * 65536) / 65536
     assert float(values) == pytest.approx(1 / kept, rel=1e-6)
 
 
 def test_neighbors_are_dropped_independently() -> None:
-    """Four entries come from one drawn number: no two of them may hang together."""
+    """Four entries come from one random number; no two of them may be correlated."""
     torch.manual_seed(4)
     dropped = (Dropout(0.5)(torch.ones(200_000)) == 0).float().view(-1, 4)
     correlation = torch.corrcoef(dropped.T) - torch.eye(4)
@@ -35,7 +35,7 @@ def test_neighbors_are_dropped_independently() -> None:
 
 def test_the_gradient_is_that_of_the_mask() -> None:
     torch.manual_seed(5)
-    x = torch.randn(7, 13, requires_grad=True)  # 91 entries: the last draw is used in part
+    x = torch.randn(7, 13, requires_grad=True)  # 91 entries: the last number is only partly used
     y = Dropout(0.3)(x)
     g = torch.randn_like(y)
     y.backward(g)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Closed-form gradients against autograd in float64, and what is kept for the backward pass."""
+"""Closed-form gradients compared with autograd in float64, and what is stored for the backward pass."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_silu_mul_and_its_gradients() -> None:
 
 
 def kept_entries(function: Callable[[], Tensor]) -> int:
-    """Entries of all tensors that autograd keeps for the backward pass."""
+    """The number of entries that autograd stores for the backward pass."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def kept_entries(function: Callable[[], Tensor]) -> int:
     return sum(kept.values())
 
 
-def test_only_the_inputs_are_kept() -> None:
+def test_only_the_inputs_are_stored() -> None:
     x, up = (torch.randn(10, 100, requires_grad=True) for _ in range(2))
     weight = torch.ones(100)
     assert kept_entries(lambda: rms_norm(x, weight, 1e-6)) == 1000 + 100 + 10

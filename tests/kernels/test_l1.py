@@ -85,7 +85,7 @@ def test_blocks_do_not_change_the_result(entries: int, monkeypatch: pytest.Monke
 
 def test_gradcheck_away_from_zeros() -> None:
     A, B = factors(6, 5, 3)
-    with torch.no_grad():  # all of one sign: no entry of B·A crosses zero within gradcheck's step
+    with torch.no_grad():  # all positive, so that no entry of B·A crosses zero within gradcheck's step
         A.abs_().add_(0.5)
         B.abs_().add_(0.5)
     assert torch.autograd.gradcheck(lambda a, b: update_l1(a, b, 2.0), (A, B))
@@ -153,7 +153,7 @@ def test_the_upstream_gradient_multiplies() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("function", [update_l1, factor_l1])
 def test_half_precision_is_computed_in_float32(dtype: torch.dtype, function: Any) -> None:
-    """Against float32 on the very same (rounded) factors: only the gradients are rounded once more."""
+    """Compared with float32 on the same rounded factors, only the gradients are rounded once more."""
     A, B = factors(64, 64, 8, dtype)
     loss = function(A, B)
     loss.backward()
@@ -235,7 +235,7 @@ def test_non_contiguous_factors() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_not_hidden(value: float) -> None:
+def test_nan_and_infinity_are_not_hidden(value: float) -> None:
     for spoil_a in (True, False):
         A, B = factors(6, 6, 3)
         with torch.no_grad():

@@ -75,7 +75,7 @@ def assert_as_plain(modules: Sequence[Module], rtol: float, atol: float) -> None
 
 
 def cut(patch: pytest.MonkeyPatch, threads: int, entries: int, modules: int) -> None:
-    """Blocks of this many entries for each of so many threads; so many modules in a walk."""
+    """Blocks of this many entries per thread, for this many threads and this many modules at once."""
     patch.setattr(torch, "get_num_threads", lambda: threads)
     patch.setattr(blocks, "CPU_BLOCK_ENTRIES", entries)
     patch.setattr(blocks, "MODULES_AT_ONCE", modules)
@@ -142,7 +142,7 @@ class Products(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("trained", "wanted"), [("", 1), ("A", 2), ("B", 2), ("AB", 3)])
-def test_no_product_is_made_for_a_gradient_that_nobody_needs(trained: str, wanted: int) -> None:
+def test_no_product_is_computed_for_a_gradient_that_is_not_needed(trained: str, wanted: int) -> None:
     """Of three equal modules in one block: D, and one more for each kind of factor that is trained."""
     modules = [module(6, 6, 2, seed=i) for i in range(3)]
     for m in modules:
@@ -172,7 +172,7 @@ def test_one_module_is_update_l1() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
-    """Against float32 on the same factors, times a weight that half precision cannot hold exactly."""
+    """Compared with float32 on the same factors, times a weight that half precision cannot represent."""
     halves = [module(48, 32, 8, dtype=dtype, seed=i) for i in range(3)]
     fulls = [
         Module(m.A.detach().float().requires_grad_(), m.B.detach().float().requires_grad_(), m.scaling)
@@ -207,7 +207,7 @@ def test_modules_of_several_dtypes_add_up() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 16])
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("where", [0, 1, 7])
-def test_what_is_not_finite_in_one_module_is_not_hidden(
+def test_nan_and_infinity_in_one_module_are_not_hidden(
     value: float, threads: int, trained: bool, where: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut(monkeypatch, threads, 50, 32)
@@ -245,8 +245,8 @@ def test_fresh_adapters_have_neither_penalty_nor_gradient() -> None:
     assert not any(factor.grad is None or factor.grad.any() for factor in leaves(modules))
 
 
-def test_gradients_are_tensors_of_their_own() -> None:
-    """Clipping or zeroing one in place must not reach another one's memory."""
+def test_gradients_do_not_share_memory() -> None:
+    """Clipping or zeroing one in place must not change another."""
     modules = mixed()
     total(modules).backward()
     storages = [f.grad.untyped_storage().data_ptr() for f in leaves(modules) if f.grad is not None]
@@ -277,7 +277,7 @@ def test_a_second_derivative_is_refused() -> None:
         torch.autograd.grad(total(modules), modules[0].A, create_graph=True)
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_an_error_names_what_does_not_fit() -> None:
     m = module(6, 5, 3)
     with pytest.raises(ValueError, match=r"module 1.*A is 3x5 and B is 6x4"):
         update_l1_sum([m.A, m.A], [m.B, torch.zeros(6, 4)], [1.0, 1.0])

@@ -89,7 +89,7 @@ def test_autocast_does_not_lower_the_precision() -> None:
         assert torch.equal(row_overlap_l1(old, A), wanted)
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_an_error_names_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"row_overlap_l1 .*A_old is 6x7 and A is 4x5"):
         row_overlap_l1(OLD, torch.zeros(4, 5))
     with pytest.raises(ValueError, match=r"row_overlap_l2_squared .*A is 7"):

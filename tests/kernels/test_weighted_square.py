@@ -1,4 +1,4 @@
-"""The weighted square of updates, walked in blocks, against plain autograd with every matrix stored."""
+"""The weighted square of updates, computed in blocks, compared with plain autograd on full matrices."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def assert_as_plain(modules: Sequence[Module], rtol: float, atol: float) -> None
 
 
 def cut(patch: pytest.MonkeyPatch, threads: int, entries: int) -> None:
-    """Blocks of this many entries for each of so many threads."""
+    """Blocks of this many entries per thread, for this many threads."""
     patch.setattr(torch, "get_num_threads", lambda: threads)
     patch.setattr(blocks, "CPU_BLOCK_ENTRIES", entries)
 
@@ -156,7 +156,7 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
 
 
 def test_weights_of_another_precision() -> None:
-    """Half-precision factors with float32 weights, as a run has them."""
+    """Half-precision factors with float32 weights, as in a run."""
     m = module(12, 10, 4, dtype=torch.bfloat16)
     m.F = torch.rand(12, 10)
     wanted = (m.F * (4.0 * (m.B.detach().float() @ m.A.detach().float())) ** 2).sum()
@@ -203,7 +203,7 @@ def test_without_gradients_the_value_is_the_same() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """The entries of the largest tensor that was made; views of `known` are not made."""
+    """Records the entries of the largest new tensor; views of `known` do not count."""
 
     def __init__(self, known: Tensor) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class Largest(TorchDispatchMode):
         return made
 
 
-def test_nothing_of_the_updates_size_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_as_large_as_the_update_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     cut(monkeypatch, 2, 400)
     m = module(100, 80, 2)
     with Largest(m.F) as largest:
@@ -252,7 +252,7 @@ def test_entries_of_weight_zero_are_free() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("trained", [True, False])
-def test_what_is_not_finite_in_one_module_is_not_hidden(value: float, trained: bool) -> None:
+def test_nan_and_infinity_in_one_module_are_not_hidden(value: float, trained: bool) -> None:
     for factor in ("A", "B"):
         modules = [module(13, 6, 3, seed=i) for i in range(3)]
         for m in modules:
@@ -263,8 +263,8 @@ def test_what_is_not_finite_in_one_module_is_not_hidden(value: float, trained: b
         assert not torch.isfinite(total(modules))
 
 
-def test_gradients_are_tensors_of_their_own() -> None:
-    """Clipping or zeroing one in place must not reach another one's memory."""
+def test_gradients_do_not_share_memory() -> None:
+    """Clipping or zeroing one in place must not change another."""
     modules = mixed()
     total(modules).backward()
     storages = [f.grad.untyped_storage().data_ptr() for f in leaves(modules) if f.grad is not None]
@@ -286,7 +286,7 @@ def test_a_second_derivative_is_refused() -> None:
         torch.autograd.grad(total(modules), modules[0].A, create_graph=True)
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_an_error_names_what_does_not_fit() -> None:
     m = module(6, 5, 3)
     with pytest.raises(ValueError, match=r"module 1.*A is 3x5, B is 6x4 and the weights are 6x5"):
         weighted_square_sum([m.A, m.A], [m.B, torch.zeros(6, 4)], [1.0, 1.0], [m.F, m.F])

@@ -40,7 +40,7 @@ def test_every_row_belongs_to_one_task_and_the_numbers_differ_by_one_at_most(
 
 
 @pytest.mark.parametrize(("share", "tasks"), [("0.3", 3), ("0.25", 4), ("1/3", 3), ("0.1", 10), ("0.6", 1)])
-def test_a_share_gives_each_task_so_many_rows_and_none_twice(share: str, tasks: int) -> None:
+def test_a_share_gives_each_task_its_number_of_rows_and_no_row_twice(share: str, tasks: int) -> None:
     assert room(Fraction(share)) == tasks
     parts = [own_rows(Q, 200, Fraction(share), stage, 0) for stage in range(1, tasks + 1)]
     rows = [row for part in parts for row in part]
@@ -54,7 +54,7 @@ def test_the_split_depends_on_seed_and_module_and_on_nothing_else() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert split(Q, 64, 4) != split(Q, 64, 4, seed=1)
     assert split(Q, 64, 4) != split(Q.replace("q_proj", "v_proj"), 64, 4)
-    # Written down, so that no new version splits a run that is resumed in another way.
+    # Fixed values, so that a new version cannot change the split of a run that is resumed.
     assert own_rows(Q, 16, Fraction(1, 4), 1, seed=0) == [0, 5, 7, 10]
 
 
@@ -66,10 +66,10 @@ def test_the_row_left_over_does_not_always_go_to_the_same_task() -> None:
 def test_rows_are_drawn_and_not_neighbors() -> None:
     first = split(Q, 600, 3)[0]
     gaps = [b - a for a, b in pairwise(first)]
-    assert 0.2 < gaps.count(1) / len(gaps) < 0.5  # a third, if every row is as likely
+    assert 0.2 < gaps.count(1) / len(gaps) < 0.5  # a third if all rows are equally likely
 
 
-# --- options, and what is said before training ---
+# --- options and checks before training ---
 
 
 def problems(method: Any, tasks: int) -> list[str]:
@@ -80,12 +80,12 @@ def test_more_tasks_than_there_is_room_for_are_refused_before_training() -> None
     assert problems(build("disjoint", {"share": 0.3}), 3) == []
     assert problems(build("disjoint", {"share": 0.3}), 5) == [
         "method.share: share 0.3 gives room for 3 tasks, but the sequence has 5; use at most 1/5, "
-        "or tasks: 5 in its place"
+        "or tasks: 5 instead"
     ]
     assert problems(build("disjoint", {"tasks": 4}), 4) == []
     assert problems(build("disjoint", {"tasks": 4}), 5) == [
         "method.tasks: the rows are split among 4 tasks, but the sequence has 5; use at least 5, or null for "
-        "as many as there are"
+        "the number of tasks"
     ]
     assert problems(build("disjoint", {}), 100) == []
     assert problems(build("disjoint", {"tasks": 1}), 100) == []
@@ -107,7 +107,7 @@ def test_a_layer_with_fewer_rows_than_tasks_is_named_once(modules_first: bool) -
     found = [p for call in (calls if modules_first else calls[::-1]) for p in call()]
     assert [p.where for p in found] == ["method.tasks"]
     assert found[0].what.startswith(
-        "a.head has 3 output rows, of which a task's share of 1/4 is less than one"
+        "a.head has 3 output rows, and a share of 1/4 of them is less than one row"
     )
     assert method.check_sequence(3) == method.check(modules) == []
 
@@ -115,12 +115,12 @@ def test_a_layer_with_fewer_rows_than_tasks_is_named_once(modules_first: bool) -
 def test_a_layer_with_fewer_rows_than_a_share_needs_is_named() -> None:
     [problem] = build("disjoint", {"share": 0.2}).check([ModuleShape("a.head", 64, 4)])
     assert problem.where == "method.share"
-    assert "a.head has 4 output rows, of which a task's share of 1/5 is less than one" in problem.what
+    assert "a.head has 4 output rows, and a share of 1/5 of them is less than one row" in problem.what
 
 
 def test_wrong_options_are_named() -> None:
     for options, where, what in (
-        ({"tasks": 3, "share": 0.2}, "method", "tasks and share both say how the rows are split"),
+        ({"tasks": 3, "share": 0.2}, "method", "tasks and share both set the split"),
         ({"tasks": 0}, "method.tasks", "must be a whole number >= 1, or null, not 0"),
         ({"share": 1}, "method.share", "must be a number > 0 and < 1, or null, not 1"),
         ({"share": float("nan")}, "method.share", "must be a finite number"),
@@ -165,7 +165,7 @@ def test_a_gradient_reaches_the_own_rows_as_it_is_and_no_others(adapter: LoraAda
 
 
 def test_accumulated_gradients_and_their_norm_count_own_rows_only(adapter: LoraAdapter) -> None:
-    """The hook runs before a gradient is added to what is there already."""
+    """The hook runs before a gradient is added to the accumulated one."""
     begun(adapter)
     for _ in range(2):
         loss(adapter.model).backward()
@@ -175,7 +175,7 @@ def test_accumulated_gradients_and_their_norm_count_own_rows_only(adapter: LoraA
     torch.testing.assert_close(norm, torch.cat([g.flatten() for g in own]).norm())
 
 
-def test_what_is_not_finite_stays_out_of_the_other_rows(adapter: LoraAdapter) -> None:
+def test_a_gradient_that_is_not_finite_stays_out_of_the_other_rows(adapter: LoraAdapter) -> None:
     begun(adapter)
     name, f = next(iter(adapter.factors().items()))
     (f.B * float("nan")).sum().backward()
@@ -201,8 +201,8 @@ def test_steps_with_weight_decay_keep_the_other_rows_zero(adapter: LoraAdapter) 
         assert rows == own_rows(name, f.B.shape[0], Fraction(1, 3), 3, 0)
 
 
-def test_the_next_stage_of_the_same_run_gets_rows_of_its_own(adapter: LoraAdapter) -> None:
-    """One method object serves all stages; hooks of the stage before must not narrow the next one's rows."""
+def test_the_next_stage_of_the_same_run_gets_its_own_rows(adapter: LoraAdapter) -> None:
+    """One method object is used for all stages; the previous stage's hooks must not mask the next one's rows."""
     method = begun(adapter)
     method.begin_task(adapter, [adapter.state()])
     loss(adapter.model).backward()

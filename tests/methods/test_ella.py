@@ -1,4 +1,4 @@
-"""ELLA's penalty against the whole matrices, and what it holds in memory."""
+"""ELLA's penalty compared with full matrices, and what it stores."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_it_is_the_squared_overlap_with_the_sum_of_earlier_updates(adapter: Lora
 
 
 def test_untouched_entries_are_free(adapter: LoraAdapter) -> None:
-    """Earlier updates on the even rows, the new one on the odd rows: nothing to pay, and nothing pulls."""
+    """Earlier updates on the even rows, the new one on the odd rows: neither a penalty nor a gradient."""
     earlier = [random_state(adapter, 4)]
     with torch.no_grad():
         for name, f in adapter.factors().items():
@@ -90,7 +90,7 @@ def test_a_first_task_and_weight_zero_keep_nothing_and_cost_nothing(adapter: Lor
 
 
 def test_a_stage_forgets_the_sum_of_the_stage_before(adapter: LoraAdapter) -> None:
-    """One method object serves all stages of a run."""
+    """One method object is used for all stages of a run."""
     method = begun(adapter, [random_state(adapter, 4), random_state(adapter, 5)])
     method.begin_task(adapter, [random_state(adapter, 4)])
     again = begun(adapter, [random_state(adapter, 4)])
@@ -112,5 +112,5 @@ def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: LoraAdapter) -
     earlier = [random_state(adapter, 4)]
     name = next(iter(earlier[0]))
     del earlier[0][name]
-    with pytest.raises(AdapterError, match=f"stage 1 has no update of {name}"):
+    with pytest.raises(AdapterError, match=f"stage 1 has no update for {name}"):
         build("ella", {}).begin_task(adapter, earlier)

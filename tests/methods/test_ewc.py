@@ -1,4 +1,4 @@
-"""EWC's penalty against its formula, and what it keeps from task to task."""
+"""EWC's penalty compared with its formula, and what it remembers from task to task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import RunError
 from nlora.methods.registry import build
 from nlora.models.lora_adapter import LoraAdapter
@@ -53,7 +53,7 @@ def test_the_tasks_information_adds_up(adapter: LoraAdapter) -> None:
         assert one[name].any()
 
 
-def test_at_most_so_many_samples_are_looked_at(adapter: LoraAdapter) -> None:
+def test_no_more_than_the_given_number_of_samples_is_used(adapter: LoraAdapter) -> None:
     model, names = adapter.model.get_base_model(), list(adapter.factors())
     two = build("ewc", {"samples": 2}).end_task(model, names, EXAMPLES, 0)
     same = build("ewc", {"samples": 100}).end_task(model, names, [EXAMPLES[0], EXAMPLES[3]], 0)
@@ -70,6 +70,6 @@ def test_nothing_at_the_first_stage_and_nothing_for_weight_zero(adapter: LoraAda
     assert zero.penalty(adapter) is None
 
 
-def test_lost_information_is_told(adapter: LoraAdapter) -> None:
-    with pytest.raises(RunError, match=r"no Fisher information of model\.layers\.0"):
+def test_missing_fisher_information_is_an_error(adapter: LoraAdapter) -> None:
+    with pytest.raises(RunError, match=r"no Fisher information for model\.layers\.0"):
         build("ewc", {}).begin_task(adapter, [adapter.state()])

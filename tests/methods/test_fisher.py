@@ -1,4 +1,4 @@
-"""Fisher information against the definition, taken example by example with plain autograd."""
+"""Fisher information compared with its definition, example by example with plain autograd."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nlora.config.schema import LoraOptions
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.methods._fisher import fisher_information
 from nlora.models.target_modules import target_modules
 from tiny import assert_bitwise, load, weights
@@ -53,8 +53,8 @@ def test_it_is_the_mean_squared_gradient_of_the_answer(
         assert found[name].is_contiguous()
 
 
-def test_layers_that_share_a_weight_have_each_their_own(tiny_family: Callable[..., Any]) -> None:
-    """Each layer has an update of its own; what counts is the gradient of that one alone."""
+def test_layers_that_share_a_weight_get_separate_fisher_information(tiny_family: Callable[..., Any]) -> None:
+    """Each layer has its own update, so only the gradient through that layer counts."""
     model = tiny_family("zamba2").requires_grad_(False)
     names = [shape.name for shape in target_modules(model, LoraOptions(targets=("down_proj",)))]
     shared = model.get_submodule(names[0]).weight
@@ -66,7 +66,7 @@ def test_layers_that_share_a_weight_have_each_their_own(tiny_family: Callable[..
         update = torch.zeros_like(layer.weight, requires_grad=True)
         hook = layer.register_forward_hook(lambda _, args, out, update=update: out + args[0] @ update.T)
         log_p = model(input_ids=ids).logits[0].log_softmax(-1)
-        picked = log_p[2, 33] + log_p[3, 2]  # its answer, behind three tokens
+        picked = log_p[2, 33] + log_p[3, 2]  # its answer, after three tokens
         (gradient,) = torch.autograd.grad(picked, update)
         hook.remove()
         torch.testing.assert_close(found[name], gradient**2, rtol=1e-3, atol=1e-10)

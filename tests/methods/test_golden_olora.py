@@ -1,4 +1,4 @@
-"""One training step of O-LoRA against the released code's numbers, on T5 and LLaMA, with earlier adapters folded in."""
+"""One training step of O-LoRA against the released code's numbers, on T5 and LLaMA, with earlier adapters merged in."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ RELEASED = {"weight": 0.5, "norm_weight": 0.1}
 
 
 def attached(shared: Path, arch: str, golden: GoldenCase) -> LoraAdapter:
-    """The golden model with the earlier factors folded in and the new ones attached."""
+    """The golden model with the earlier factors merged and the new ones attached."""
     model = load_model(shared, arch)
     if golden.earlier is not None:
-        MergedUpdates(model, list(golden.earlier)).fold([golden.earlier])
+        MergedUpdates(model, list(golden.earlier)).activate([golden.earlier])
     adapter = LoraAdapter.attach(model, LoraOptions(r=8, alpha=32, dropout=0.0), seed=0)
     assert adapter.factors().keys() == golden.new.keys()
     adapter.load_state(golden.new)
@@ -71,7 +71,7 @@ def test_a_training_step_equals_the_released_one(arch: str, case: str, shared: P
     (ce + added).backward()
     for name, f in adapter.factors().items():
         for parameter, wanted in zip((f.A, f.B), golden.grads[name], strict=True):
-            # 2e-6: float32 noise; the whole gradient has norm 0.4 to 8, and folding sums in another order.
+            # 2e-6: float32 noise; the whole gradient has norm 0.4 to 8, and merging sums in another order.
             torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=2e-6)
 
 

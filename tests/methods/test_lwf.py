@@ -1,4 +1,4 @@
-"""LwF: what its term is, on a tiny model that really trains."""
+"""LwF's loss on a tiny model that really trains."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ TARGETS = torch.tensor([[1, 2, -100], [3, 4, 5]])
 
 
 def never() -> torch.Tensor:
-    pytest.fail("the old model was asked, which costs a forward pass")
+    pytest.fail("the old model ran, which costs a forward pass")
 
 
-def test_nothing_is_asked_at_the_first_stage_nor_for_weight_zero(tiny_model: Callable[[str], Path]) -> None:
+def test_the_old_model_does_not_run_at_the_first_stage_or_with_weight_zero(
+    tiny_model: Callable[[str], Path],
+) -> None:
     adapter = LoraAdapter.attach(load(tiny_model("llama")), LORA, seed=1)
     first, zero = build("lwf", {}), build("lwf", {"weight": 0})
     first.begin_task(adapter, [])

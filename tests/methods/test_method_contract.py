@@ -1,158 +1,128 @@
-"""What every method must keep, whichever it is: put through for each file of the folder."""
+"""Every built-in method keeps the contract, and the contract's checks notice methods that do not."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from pydantic import Field
 
-from nlora.config.schema import LoraOptions
-from nlora.data.task import Example, Task
-from nlora.data.tokenize import TokenizedExample
-from nlora.methods.base import Method
-from nlora.methods.registry import build, describe, method_names
-from nlora.models.lora_adapter import AdapterState, LoraAdapter, target_modules
-
-LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
-TASK = Task("a", "a", "Which?", ("x", "y"), (Example("0", "text", "x"),), (Example("0", "text", "y"),))
-every_method = pytest.mark.parametrize("name", method_names())
+from nlora.methods.base import Method, MethodOptions
+from nlora.methods.contract import check_method, parametrize_with_checks
+from nlora.methods.registry import build, builtin_names
 
 
-@pytest.fixture
-def adapter(tiny_model: Callable[[str], Path]) -> LoraAdapter:
-    """A trained-looking adapter: no factor is zero."""
-    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
-    attached = LoraAdapter.attach(model, LORA, seed=1)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for f in attached.factors().values():
-            f.B.copy_(torch.randn(f.B.shape, generator=generator) * 0.1)
-    return attached
+@parametrize_with_checks(builtin_names())
+def test_a_built_in_method_keeps_the_contract(check: Callable[[], None]) -> None:
+    check()
 
 
-def earlier(adapter: LoraAdapter) -> list[AdapterState]:
-    """Two earlier stages' factors, different from the adapter's."""
-    states = [adapter.state(), adapter.state()]
-    for scale, state in zip((0.5, -0.25), states, strict=True):
-        for f in state.values():
-            f.A.mul_(scale)
-            f.B.mul_(scale)
-    return states
-
-
-def begin(method: Method, adapter: LoraAdapter, states: Sequence[AdapterState]) -> None:
-    """As a run does at a later stage: with the number of tasks, and what the method kept at the stage before."""
-    assert method.check_sequence(len(states) + 1) == []
-    examples = [TokenizedExample((5, 9, 17), (33, 2)), TokenizedExample((7, 7), (21, 2))]
-    method.restore(
-        method.end_task(adapter.model.get_base_model(), list(adapter.factors()), examples, pad_id=0)
-    )
-    method.begin_task(adapter, states)
-
-
-def begun(name: str, adapter: LoraAdapter, **options: Any) -> Method:
-    method = build(name, options)
-    begin(method, adapter, earlier(adapter))
-    return method
-
-
-@every_method
-def test_it_is_documented(name: str) -> None:
-    info = describe(name)
-    assert info.summary.endswith(".")
-    assert 30 < len(info.summary) < 110
-    for option in info.options:
-        assert option.help.endswith("."), option.name
-        assert option.type
-    assert build(name, {}).name == name
-
-
-@every_method
-def test_the_modules_source_and_pitfalls_are_named(name: str) -> None:
-    import importlib
-
+@pytest.mark.parametrize("name", builtin_names())
+def test_a_built_in_method_names_its_source_departures_and_pitfalls(name: str) -> None:
     docstring = importlib.import_module(f"nlora.methods.{name}").__doc__ or ""
+    assert build(name, {}).name == name
     assert "arXiv" in docstring
     assert "Pitfall" in docstring
-    assert "eparture" in docstring or "released" in docstring
+    assert "Departure" in docstring
 
 
-@every_method
-def test_the_default_options_train_any_shape(name: str, adapter: LoraAdapter) -> None:
-    """Grouped-query attention, where v is not square, must do without a change of options."""
-    assert build(name, {}).check(target_modules(adapter.detach(), LORA)) == []
+class Options(MethodOptions):
+    weight: float = Field(0.1, ge=0, description="Weight of the penalty.")
 
 
-@every_method
-def test_the_penalty_is_a_scalar_with_gradients_or_none(name: str, adapter: LoraAdapter) -> None:
-    penalty = begun(name, adapter).penalty(adapter)
-    if penalty is None:
-        return
-    assert penalty.shape == ()
-    assert penalty >= 0
-    parameters = [p for f in adapter.factors().values() for p in (f.A, f.B)]
-    gradients = torch.autograd.grad(penalty, parameters, allow_unused=True)
-    assert any(g is not None and g.any() for g in gradients)
-    assert all(torch.isfinite(g).all() for g in gradients if g is not None)
+class Good(Method[Options]):
+    """The sum of all squared factors, which nothing is wrong with."""
+
+    def penalty(self, adapter: Any) -> Any:
+        if self.options.weight == 0:
+            return None
+        return self.options.weight * sum((f.A**2).sum() + (f.B**2).sum() for f in adapter.factors().values())
 
 
-@pytest.mark.parametrize("name", [n for n in method_names() if "weight" in build(n, {}).Options.model_fields])
-def test_weight_zero_is_no_penalty_at_all(name: str, adapter: LoraAdapter) -> None:
-    """Not a penalty times zero, which would turn one that is not finite into NaN."""
-    assert begun(name, adapter, weight=0).penalty(adapter) is None
+class Negative(Good):
+    def penalty(self, adapter: Any) -> Any:
+        return -(super().penalty(adapter) or 0)
 
 
-@every_method
-def test_the_penalty_is_pure(name: str, adapter: LoraAdapter) -> None:
-    method = begun(name, adapter)
-    before = adapter.state()
-    rng = torch.get_rng_state()
-    first, second = method.penalty(adapter), method.penalty(adapter)
-    if first is None or second is None:
-        assert first is second
-    else:
-        assert torch.equal(first, second)
-    assert torch.equal(torch.get_rng_state(), rng)
-    for name_, f in adapter.factors().items():
-        assert f.A.grad is None
-        assert f.B.grad is None
-        assert torch.equal(f.A, before[name_].A)
-        assert torch.equal(f.B, before[name_].B)
+class Detached(Good):
+    def penalty(self, adapter: Any) -> Any:
+        return torch.zeros((), requires_grad=True) * sum(f.B.sum() for f in adapter.factors().values())
 
 
-@every_method
-def test_begin_is_repeatable_and_leaves_the_earlier_states_alone(name: str, adapter: LoraAdapter) -> None:
-    states = earlier(adapter)
-    copies = [{n: (f.A.clone(), f.B.clone()) for n, f in state.items()} for state in states]
-    results = []
-    for _ in range(2):  # a stage that was interrupted begins again
-        method = build(name, {})
-        begin(method, adapter, states)
-        results.append((adapter.state(), method.penalty(adapter)))
-    (one, p1), (two, p2) = results
-    assert all(torch.equal(one[n].A, two[n].A) and torch.equal(one[n].B, two[n].B) for n in one)
-    assert (p1 is None and p2 is None) or (p1 is not None and p2 is not None and torch.equal(p1, p2))
-    for state, copy in zip(states, copies, strict=True):
-        for n, (A, B) in copy.items():
-            assert torch.equal(state[n].A, A)
-            assert torch.equal(state[n].B, B)
+class Random(Good):
+    def penalty(self, adapter: Any) -> Any:
+        penalty = super().penalty(adapter)
+        return None if penalty is None else penalty * (1 + torch.rand(()))
 
 
-@every_method
-def test_a_first_stage_begins_without_earlier_ones(name: str, adapter: LoraAdapter) -> None:
-    before = adapter.state()
-    method = build(name, {})
-    assert method.check_sequence(2) == []
-    method.begin_task(adapter, [])
-    assert all(torch.equal(f.A, before[n].A) for n, f in adapter.state().items())
+class Moving(Good):
+    def penalty(self, adapter: Any) -> Any:
+        with torch.no_grad():
+            for f in adapter.factors().values():
+                f.B.add_(1)
+        return super().penalty(adapter)
 
 
-@every_method
-def test_a_stage_trains_on_its_own_examples_at_least(name: str) -> None:
-    ((task, examples), *_) = build(name, {}).examples([TASK], 0, seed=1)
-    assert task is TASK
-    assert set(TASK.train) <= set(examples)
+class ZeroTimes(Good):
+    def penalty(self, adapter: Any) -> Any:
+        return self.options.weight * sum((f.B**2).sum() for f in adapter.factors().values())
+
+
+class Continuing(Good):
+    updates = "continued"
+
+    def begin_task(self, adapter: Any, earlier: Sequence[Any]) -> None:
+        """Forgets to call the base class."""
+
+
+class Overwriting(Good):
+    def begin_task(self, adapter: Any, earlier: Sequence[Any]) -> None:
+        for state in earlier:
+            for f in state.values():
+                f.A.mul_(2)
+
+
+class Training(Good):
+    trains = "weights"
+
+
+class Drawing(Good):
+    def examples(self, tasks: Sequence[Any], index: int, seed: int) -> Any:
+        return [(tasks[index], [tasks[index].train[int(torch.randint(40, ()))]])]
+
+
+class Undescribed(MethodOptions):
+    strength: int = 1
+
+
+class Undocumented(Method[Undescribed]):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [
+        (Negative, "the_penalty_is_a_scalar_with_gradients"),
+        (Detached, "the_penalty_is_a_scalar_with_gradients"),
+        (Random, "begin_task_is_repeatable"),
+        (Moving, "the_penalty_is_pure"),
+        (ZeroTimes, "weight_zero_is_no_penalty"),
+        (Continuing, "continues_the_previous_update"),
+        (Overwriting, "begin_task_is_repeatable"),
+        (Training, "says_that_it_needs_float_weights"),
+        (Drawing, "trains_on_the_tasks_own_examples"),
+        (Undocumented, "is_documented"),
+    ],
+)
+def test_a_method_that_breaks_the_contract_is_told_which_check_failed(kind: type[Method], check: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_method(kind)
+    assert caught.value.__notes__[0].startswith(f"{check}: ")
+
+
+def test_a_class_keeps_the_contract_with_other_options() -> None:
+    check_method(Good)
+    check_method(Good, {"weight": 3})

@@ -12,9 +12,9 @@ from nlora.errors import InputErrors, Problem
 from nlora.methods.registry import build, describe, method_names
 
 
-def problems(name: str, options: dict[str, Any], where: str = "method") -> list[Problem]:
+def problems(name: str, options: dict[str, Any]) -> list[Problem]:
     with pytest.raises(InputErrors) as caught:
-        build(name, options, where)
+        build(name, options)
     return list(caught.value.problems)
 
 
@@ -26,21 +26,20 @@ def test_the_methods_are_the_files_of_the_folder() -> None:
 
 
 def test_unknown_method() -> None:
-    assert problems("nlroa", {}) == [Problem("method.name", "unknown method 'nlroa'; did you mean 'nlora'?")]
+    assert problems("nlroa", {}) == [
+        Problem.at(("method", "name"), "unknown method 'nlroa'; did you mean 'nlora'?")
+    ]
     [problem] = problems("zzz", {})
     assert problem.what.startswith("unknown method 'zzz'; the methods are ")
     assert ", nlora, " in problem.what
 
 
 def test_every_mistake_is_reported_at_once_at_its_key() -> None:
-    found = {
-        p.where: p.what
-        for p in problems("nlora", {"wieght": 1, "penalty": "l2", "weight": -1}, "stages.RTE.method")
-    }
+    found = {p.where: p.what for p in problems("nlora", {"wieght": 1, "penalty": "l2", "weight": -1})}
     assert found == {
-        "stages.RTE.method.wieght": "unknown key; did you mean 'weight'?",
-        "stages.RTE.method.penalty": "must be update_l1 or factor_l1, not 'l2'",
-        "stages.RTE.method.weight": "must be a number >= 0, or null, not -1",
+        "method.wieght": "unknown key; did you mean 'weight'?",
+        "method.penalty": "must be update_l1 or factor_l1, not 'l2'",
+        "method.weight": "must be a number >= 0, or null, not -1",
     }
 
 
@@ -52,14 +51,18 @@ def test_a_weight_is_a_finite_number(weight: Any) -> None:
     assert "number >= 0, or null, not " in problem.what
 
 
-def test_a_mistake_of_the_options_together_stands_at_the_method() -> None:
+def test_a_mistake_in_a_combination_of_options_is_reported_at_the_method() -> None:
     assert problems("nlora", {"penalty": "factor_l1", "reduction": "mean"}) == [
-        Problem("method", "penalty factor_l1 is the released formula, a sum; reduction mean needs update_l1")
+        Problem.at(
+            ("method",), "penalty factor_l1 is the released formula, a sum; reduction mean needs update_l1"
+        )
     ]
 
 
 def test_a_method_without_options_says_so() -> None:
-    assert problems("inclora", {"weight": 1}) == [Problem("method.weight", "unknown key; known here: none")]
+    assert problems("inclora", {"weight": 1}) == [
+        Problem.at(("method", "weight"), "unknown key; known here: none")
+    ]
 
 
 def test_describe_gives_the_docstring_and_every_option() -> None:

@@ -1,4 +1,4 @@
-"""N-LoRA's penalty against brute force over the whole update, and against the released code's numbers."""
+"""N-LoRA's penalty compared with brute force over the whole update, and with the released code's numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RELEASED = {"penalty": "factor_l1", "weight": 0.4}
 
 
 class Holder:
-    """Stands in for an adapter: all that a penalty may look at is its factors."""
+    """Replaces an adapter: a penalty may use only its factors."""
 
     def __init__(self, state: AdapterState) -> None:
         self._state = state
@@ -124,10 +124,10 @@ def test_factor_l1_equals_the_released_penalty(arch: str, case: str, shared: Pat
 
 
 def attached(shared: Path, arch: str, golden: GoldenCase) -> LoraAdapter:
-    """The golden model with earlier factors folded in and the new ones attached."""
+    """The golden model with earlier factors merged and the new ones attached."""
     model = load_model(shared, arch)
     if golden.earlier is not None:
-        MergedUpdates(model, list(golden.earlier)).fold([golden.earlier])
+        MergedUpdates(model, list(golden.earlier)).activate([golden.earlier])
     adapter = LoraAdapter.attach(model, LoraOptions(r=8, alpha=32, dropout=0.0), seed=0)
     assert adapter.factors().keys() == golden.new.keys()
     adapter.load_state(golden.new)
@@ -148,7 +148,7 @@ def cross_entropy(adapter: LoraAdapter, arch: str, batch: dict[str, torch.Tensor
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_training_step_equals_the_released_one(case: str, shared: Path) -> None:
-    """Cross-entropy, penalty, total and every gradient on T5, with the earlier adapters folded in."""
+    """Cross-entropy, penalty, total and every gradient on T5, with the earlier adapters merged in."""
     golden = load_case(shared, "nlora_t5", case)
     adapter = attached(shared, "t5", golden)
     ce = cross_entropy(adapter, "t5", golden.batch)
@@ -163,13 +163,13 @@ def test_a_training_step_equals_the_released_one(case: str, shared: Path) -> Non
     assert norm.item() == pytest.approx(golden.numbers["grad_norm_before_clip"], rel=1e-5)
     for name, f in adapter.factors().items():
         for parameter, wanted in zip((f.A, f.B), golden.grads[name], strict=True):
-            # 2e-6: float32 noise; the whole gradient has norm 0.5 to 7, and folding sums in another order.
+            # 2e-6: float32 noise; the whole gradient has norm 0.5 to 7, and merging sums in another order.
             torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_released_step_on_llama(case: str, shared: Path) -> None:
-    """The same on LLaMA, with the released loss's wrong mask rebuilt in the test alone."""
+    """The same on LLaMA, with the released loss's wrong mask rebuilt in the test only."""
     golden = load_case(shared, "nlora_llama", case)
     adapter = attached(shared, "llama", golden)
     ce = cross_entropy(adapter, "llama", golden.batch)

@@ -1,4 +1,4 @@
-"""O-LoRA's penalty against loops over rows, what it keeps from stage to stage, and its first step."""
+"""O-LoRA's penalty compared with loops over rows, what it stores from stage to stage, and its first step."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_first_task_without_norms_has_no_penalty(adapter: LoraAdapter) -> None
 
 
 def test_a_stage_forgets_what_the_stage_before_compared_with(adapter: LoraAdapter) -> None:
-    """One method object serves all stages of a run."""
+    """One method object is used for all stages of a run."""
     method = build("olora", {})
     method.begin_task(adapter, [random_state(adapter, 4), random_state(adapter, 5)])
     method.begin_task(adapter, [random_state(adapter, 4)])
@@ -115,7 +115,7 @@ def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: LoraAdapter) -
     earlier = [random_state(adapter, 4), random_state(adapter, 5)]
     name = list(earlier[1])[-1]
     del earlier[1][name]
-    with pytest.raises(AdapterError, match=f"stage 2 has no update of {name}"):
+    with pytest.raises(AdapterError, match=f"stage 2 has no update for {name}"):
         build("olora", {}).begin_task(adapter, earlier)
 
 

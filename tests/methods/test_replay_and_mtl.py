@@ -23,7 +23,7 @@ def test_replay_adds_a_sample_of_every_earlier_task_under_its_own_prompt() -> No
     for earlier, some in kept:
         assert len(some) == 8
         assert set(some) <= set(earlier.train)
-        assert Counter(e.label for e in some) == {"a": 6, "b": 2}  # each label at its share
+        assert Counter(e.label for e in some) == {"a": 6, "b": 2}  # in proportion to the labels
 
 
 def test_replay_keeps_the_same_examples_at_every_later_stage_and_others_for_another_seed() -> None:
@@ -33,7 +33,7 @@ def test_replay_keeps_the_same_examples_at_every_later_stage_and_others_for_anot
     assert method.examples(TASKS, 1, seed=2)[1] != second[1]
 
 
-def test_replay_never_looks_at_test_or_at_later_tasks() -> None:
+def test_replay_never_uses_test_examples_or_later_tasks() -> None:
     assert build("replay", {}).examples(TASKS, 0, seed=1) == [(TASKS[0], TASKS[0].train)]
     everything = build("replay", {"memory": 1000}).examples(TASKS, 1, seed=1)
     assert [portion[1] for portion in everything] == [TASKS[1].train, TASKS[0].train]

@@ -1,4 +1,4 @@
-"""Sequential LoRA trains one adapter on; incremental LoRA starts afresh."""
+"""Sequential LoRA continues one adapter; incremental LoRA starts a fresh one."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# One of each kind: packed, padded and single rows; caches that can and cannot be continued; parts that no text reaches;
-# shared weights; latent attention; positions from pad + 1; decoders that begin in different ways.
+# One of each kind: packed, padded and single rows; caches that can and cannot be continued; parts without text;
+# shared weights; latent attention; positions from pad + 1; decoders with different start tokens.
 SAMPLE = [
     "llama", "gpt2", "gemma3", "phi4_multimodal", "deepseek_v3", "kimi_linear", "camembert", "zamba2", "mamba",
     "openai-gpt", "bart (decoder)", "rwkv", "t5", "mbart", "switch_transformers", "xlnet",

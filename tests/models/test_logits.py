@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import ModelError
 from nlora.models.backbone import load_backbone
 from nlora.models.inspection import first_position
@@ -90,7 +90,7 @@ def test_encoder_decoder_loss_equals_one_example_at_a_time(tiny_model: Callable[
 def test_the_preflight_check_leaves_the_first_tokens_of_the_vocabulary_alone(
     tiny_model: Callable[[str], Path],
 ) -> None:
-    """They may be control tokens that were never trained, on which rounding alone decided the check."""
+    """They may be control tokens that were never trained, for which rounding alone decided the check."""
     model: Any = load_backbone(str(tiny_model("llama"))).model
     seen: list[torch.Tensor] = []
     model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -103,10 +103,10 @@ def test_the_preflight_check_leaves_the_first_tokens_of_the_vocabulary_alone(
 @pytest.mark.parametrize(
     "family", ["camembert", "roberta", "xlm-roberta-xl", "xmod", "data2vec-text", "bert"]
 )
-def test_positions_begin_where_the_model_begins_to_count(
+def test_positions_start_at_the_model_s_first_position(
     family: str, tiny_family: Callable[[str], Any]
 ) -> None:
-    """RoBERTa and its kin keep the first positions for padding: a text of theirs begins at pad + 1."""
+    """RoBERTa and similar models reserve the first positions for padding; a text starts at pad + 1."""
     model = tiny_family(family)
     assert first_position(model) == (0 if family == "bert" else model.config.pad_token_id + 1)
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_positions_begin_where_the_model_begins_to_count(
 
 
 @pytest.mark.parametrize("family", ["t5", "bart", "mbart", "plbart", "switch_transformers"])
-def test_a_decoder_begins_as_transformers_own_loss_begins(
+def test_a_decoder_starts_with_the_token_of_transformers_own_loss(
     family: str, tiny_family: Callable[[str], Any]
 ) -> None:
     model = tiny_family(family)
@@ -130,7 +130,7 @@ def test_a_decoder_begins_as_transformers_own_loss_begins(
             assert targets[row, : len(e.answer_ids)].tolist() == list(e.answer_ids)
 
 
-def test_a_decoder_that_nothing_tells_how_to_begin_is_refused(tiny_family: Callable[[str], Any]) -> None:
+def test_a_decoder_without_a_known_start_token_is_refused(tiny_family: Callable[[str], Any]) -> None:
     model = tiny_family("t5")
     model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
     with pytest.raises(

@@ -16,7 +16,7 @@ from nlora.errors import AdapterError, ModelError
 from nlora.models.lora_adapter import LoraAdapter, LoraFactors, load_factors
 from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits, loss, spread, weights
 
-# Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.
+# Stock PEFT uses a property that newer transformers deprecates; nothing here depends on it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -43,7 +43,7 @@ def test_attach_and_detach_leave_the_backbone_as_it_was(family: str, make: Calla
     assert torch.equal(logits(model), before)
 
 
-def test_a_second_adapter_beside_the_first_is_refused(make: Callable[..., Any]) -> None:
+def test_a_second_adapter_on_the_same_model_is_refused(make: Callable[..., Any]) -> None:
     model = make("llama")
     LoraAdapter.attach(model, LoraOptions(targets=("q_proj",)), seed=1)
     for target in ("q_proj", "o_proj"):
@@ -105,7 +105,7 @@ def test_checkpointing_gives_the_same_gradients(family: str, make: Callable[...,
         torch.testing.assert_close(checkpointed, plain, rtol=1e-3, atol=1e-4 * plain.abs().max().item())
 
 
-def test_state_is_a_copy_and_load_state_goes_on_from_it(make: Callable[..., Any]) -> None:
+def test_state_is_a_copy_and_load_state_continues_from_it(make: Callable[..., Any]) -> None:
     model = make("llama")
     adapter = LoraAdapter.attach(model, LORA, seed=5)
     spread(adapter)
@@ -134,15 +134,15 @@ def test_load_state_names_what_does_not_fit(make: Callable[..., Any]) -> None:
     with pytest.raises(AdapterError, match="the model does not adapt module x"):
         adapter.load_state({**state, "x": state[name]})
     wrong = LoraFactors(torch.ones(3, 32), torch.ones(32, 3), 2.0)
-    with pytest.raises(AdapterError, match=rf"{name} do not fit: given are rank 3 .*the model has rank 4"):
+    with pytest.raises(AdapterError, match=rf"{name} do not fit: they are rank 3 .*but the model has rank 4"):
         adapter.load_state({**state, name: wrong})
-    with pytest.raises(AdapterError, match=r"scaling 3, the model has .*scaling 2"):
+    with pytest.raises(AdapterError, match=r"scaling 3, but the model has .*scaling 2"):
         adapter.load_state({**state, name: LoraFactors(state[name].A, state[name].B, 3.0)})
     assert_same(adapter.state(), before)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_stock_peft_loads_what_is_saved(family: str, make: Callable[..., Any], tmp_path: Path) -> None:
+def test_stock_peft_loads_a_saved_adapter(family: str, make: Callable[..., Any], tmp_path: Path) -> None:
     adapter = LoraAdapter.attach(make(family), LORA, seed=5)
     spread(adapter)
     adapter.save(tmp_path / "adapter", base_model="some/model")
@@ -180,7 +180,7 @@ def test_an_adapter_that_diverged_is_not_saved(make: Callable[..., Any], tmp_pat
     assert not (tmp_path / "adapter").exists()
 
 
-def test_what_peft_does_not_adapt_is_one_clear_line(tiny_family: Callable[[str], Any]) -> None:
+def test_a_layer_that_peft_refuses_is_one_clear_line(tiny_family: Callable[[str], Any]) -> None:
     with pytest.raises(
         ModelError, match=r"^lora\.targets: PEFT cannot .*'out_proj' is incompatible with Mamba"
     ):

@@ -17,7 +17,7 @@ from nlora.models.lora_adapter import LoraAdapter, LoraFactors, load_factors
 from nlora.models.lora_factors import stack
 from tiny import LORA, load
 
-# Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.
+# Stock PEFT uses a property that newer transformers deprecates; nothing here depends on it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 

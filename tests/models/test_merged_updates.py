@@ -1,4 +1,4 @@
-"""Folded weights against stock PEFT with all adapters active, and against float64 arithmetic."""
+"""Merged weights compared with stock PEFT with all adapters active, and with float64 arithmetic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nlora.models.merged_updates import MergedUpdates
 from nlora.runs.update_history import keep_updates
 from tiny import LORA, assert_bitwise, load, logits, spread, weights
 
-# Stock PEFT reads a property by a name that newer transformers deprecates; nothing here depends on it.
+# Stock PEFT uses a property that newer transformers deprecates; nothing here depends on it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -39,12 +39,12 @@ def random_state(model: Any, seed: int, size: float = 0.1) -> AdapterState:
     }
 
 
-def folded(model: Any) -> MergedUpdates:
+def merged(model: Any) -> MergedUpdates:
     return MergedUpdates(model, [m.name for m in target_modules(model, LORA)])
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "t5"])
-def test_folding_two_equals_stock_peft_with_both_active(
+def test_merging_two_equals_stock_peft_with_both_active(
     family: str, make: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = make(
@@ -60,7 +60,7 @@ def test_folding_two_equals_stock_peft_with_both_active(
     stock.load_adapter(tmp_path / "b", adapter_name="b")
     stock.base_model.set_adapter(["a", "b"])
     before = logits(model)
-    folded(model).fold(states)
+    merged(model).activate(states)
     wanted = logits(stock.eval())
     assert (wanted - before).abs().max() > 1e-2, "the adapters must matter"
     torch.testing.assert_close(logits(model), wanted, rtol=1e-5, atol=1e-5)
@@ -68,37 +68,37 @@ def test_folding_two_equals_stock_peft_with_both_active(
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_restore_is_bit_exact(family: str, dtype: torch.dtype, make: Callable[..., Any]) -> None:
+def test_deactivating_is_bit_exact(family: str, dtype: torch.dtype, make: Callable[..., Any]) -> None:
     model = make(family, dtype)
     before = weights(model)
-    backbone = folded(model)
-    backbone.fold([random_state(model, 1), random_state(model, 2)])
+    backbone = merged(model)
+    backbone.activate([random_state(model, 1), random_state(model, 2)])
     changed = [name for name, tensor in weights(model).items() if not torch.equal(tensor, before[name])]
     assert len(changed) == len(target_modules(model, LORA))
-    backbone.restore()
+    backbone.deactivate()
     assert_bitwise(model, before)
 
 
-def test_what_was_folded_before_does_not_matter(make: Callable[..., Any]) -> None:
+def test_the_result_does_not_depend_on_earlier_merges(make: Callable[..., Any]) -> None:
     model = make("llama", torch.bfloat16)
     a, b, c = (random_state(model, seed) for seed in (1, 2, 3))
     fresh = make("llama", torch.bfloat16)
-    folded(fresh).fold([a, b])
-    backbone = folded(model)
-    backbone.fold([c])
-    backbone.fold([a])
-    backbone.fold([a, b])
+    merged(fresh).activate([a, b])
+    backbone = merged(model)
+    backbone.activate([c])
+    backbone.activate([a])
+    backbone.activate([a, b])
     assert_bitwise(model, weights(fresh))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_sum_is_rounded_once(family: str, dtype: torch.dtype, make: Callable[..., Any]) -> None:
-    """Against a float64 sum rounded once: adding task after task would be off by some last bits."""
+    """Compared with a float64 sum rounded once; adding task after task would change some last bits."""
     model = make(family, dtype)
     states = [random_state(model, seed, size=0.03) for seed in range(12)]
     originals = weights(model)
-    folded(model).fold(states)
+    merged(model).activate(states)
     step_by_step_differs = False
     for name in states[0]:
         original = originals[f"{name}.weight"]
@@ -107,7 +107,7 @@ def test_the_sum_is_rounded_once(family: str, dtype: torch.dtype, make: Callable
             updates = [u.T for u in updates]
         wanted = (original.double() + sum(updates)).to(dtype)
         got = model.get_submodule(name).weight
-        # float32 sums round differently from float64 where the value lies halfway between two neighbors.
+        # float32 sums round differently from float64 if the value is halfway between two neighbors.
         assert (got != wanted).float().mean() < 0.002
         torch.testing.assert_close(got.float(), wanted.float(), rtol=torch.finfo(dtype).eps, atol=1e-6)
         steps = original.clone()
@@ -117,21 +117,21 @@ def test_the_sum_is_rounded_once(family: str, dtype: torch.dtype, make: Callable
     assert step_by_step_differs, "the test must tell the two apart"
 
 
-def test_folding_under_an_attached_adapter(make: Callable[..., Any]) -> None:
-    """The same modules are meant, whether the adapter wraps them or not, and the adapter itself stays."""
+def test_merging_under_an_attached_adapter(make: Callable[..., Any]) -> None:
+    """The same modules are changed, whether or not the adapter wraps them, and the adapter itself stays."""
     model = make("llama")
     state, earlier = random_state(model, 1), random_state(model, 2)
     reference = make("llama")
-    folded(reference).fold([earlier, state])
-    backbone = folded(model)
+    merged(reference).activate([earlier, state])
+    backbone = merged(model)
     adapter = LoraAdapter.attach(model, LORA, seed=0)
     adapter.load_state(state)
-    backbone.fold([earlier])
+    backbone.activate([earlier])
     torch.testing.assert_close(logits(adapter.model.eval()), logits(reference), rtol=1e-4, atol=1e-4)
     while_attached = MergedUpdates(model, list(state))
-    while_attached.fold([])
+    while_attached.activate([])
     adapter.detach()
-    backbone.restore()
+    backbone.deactivate()
     assert_bitwise(model, weights(make("llama")))
 
 
@@ -140,17 +140,17 @@ def test_a_state_may_cover_only_some_modules(make: Callable[..., Any]) -> None:
     before = weights(model)
     name = "model.layers.1.self_attn.v_proj"
     state = {name: random_state(model, 1)[name]}
-    folded(model).fold([state])
+    merged(model).activate([state])
     for key, tensor in weights(model).items():
         assert torch.equal(tensor, before[key]) == (key != f"{name}.weight")
 
 
-def test_folding_leaves_no_gradient_behind(make: Callable[..., Any]) -> None:
+def test_merging_leaves_no_gradient(make: Callable[..., Any]) -> None:
     model = make("llama")
     adapter = LoraAdapter.attach(model, LORA, seed=0)
     live = adapter.factors()
     adapter.detach()
-    folded(model).fold([live])
+    merged(model).activate([live])
     assert not any(p.grad_fn for p in model.parameters())
     assert model.get_submodule("model.layers.0.self_attn.q_proj").weight.is_leaf
 
@@ -158,22 +158,22 @@ def test_folding_leaves_no_gradient_behind(make: Callable[..., Any]) -> None:
 def test_a_state_that_does_not_fit_changes_nothing(make: Callable[..., Any]) -> None:
     model = make("llama")
     before = weights(model)
-    backbone = folded(model)
+    backbone = merged(model)
     good = random_state(model, 1)
     name = "model.layers.0.self_attn.v_proj"
     with pytest.raises(AdapterError, match=r"updates model\.lm_head, which is not among"):
-        backbone.fold([good, {"model.lm_head": good[name]}])
+        backbone.activate([good, {"model.lm_head": good[name]}])
     with pytest.raises(
         AdapterError, match=rf"update of {name} is 32x32, but the layer is 16x32 \(out x in\)"
     ):
-        backbone.fold([good, {name: LoraFactors(torch.ones(4, 32), torch.ones(32, 4), 1.0)}])
+        backbone.activate([good, {name: LoraFactors(torch.ones(4, 32), torch.ones(32, 4), 1.0)}])
     assert_bitwise(model, before)
 
 
 def test_quantized_and_other_modules_are_refused() -> None:
     model = nn.ModuleDict({"linear": nn.Linear(4, 4), "norm": nn.LayerNorm(4)})
     with pytest.raises(
-        ModelError, match="norm is a LayerNorm; updates can be folded into linear layers only"
+        ModelError, match="norm is a LayerNorm; updates can be merged into linear layers only"
     ):
         MergedUpdates(model, ["norm"])
     model["linear"].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
@@ -185,7 +185,7 @@ def test_quantized_and_other_modules_are_refused() -> None:
 def test_layers_that_share_a_weight_keep_their_own_updates(
     family: str, tiny_family: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    """Folded one after the other into the one weight, the last one's updates would serve all."""
+    """Merged into their one weight, every layer would get all of the updates."""
     targets = {"zamba": ("q_proj", "v_proj", "o_proj", "down_proj"),
                "zamba2": ("q_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")}[family]  # fmt: skip
     lora = LORA.model_copy(update={"targets": targets})
@@ -198,7 +198,7 @@ def test_layers_that_share_a_weight_keep_their_own_updates(
         adapter.save(tmp_path / name, base_model="m")
         states.append(adapter.state())
     model = adapter.detach()
-    keep_updates(model, list(states[0])).fold(states)
+    keep_updates(model, list(states[0])).activate(states)
     stock = PeftModel.from_pretrained(tiny_family(family).double(), tmp_path / "a", adapter_name="a")
     stock.load_adapter(tmp_path / "b", adapter_name="b")
     stock.base_model.set_adapter(["a", "b"])

@@ -1,4 +1,4 @@
-"""OSF on PEFT's tuner: what stays frozen, and that what is saved is what the model is."""
+"""OSF on PEFT's tuner: what stays frozen, and that a saved stage is the trained model."""
 
 from __future__ import annotations
 
@@ -19,31 +19,29 @@ TinyModel = Callable[[str], Path]
 
 def trained(model: torch.nn.Module, preserved: float = 0.5) -> OsfLayers:
     """A few plain gradient steps."""
-    learner = OsfLayers.attach(model, LoraOptions(), preserved=preserved)
-    parameters = [p for p in learner.model.parameters() if p.requires_grad]
+    trainable = OsfLayers.attach(model, LoraOptions(), preserved=preserved)
+    parameters = [p for p in trainable.model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.5)
     for _ in range(3):
         optimizer.zero_grad()
-        loss(learner.model).backward()
+        loss(trainable.model).backward()
         optimizer.step()
-    return learner
+    return trainable
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_a_saved_stage_put_back_is_the_trained_model(
-    tiny_model: TinyModel, tmp_path: Path, family: str
-) -> None:
-    learner = trained(load(tiny_model(family)))
-    learner.commit(tmp_path, base_model="tiny", tokenizer=None)
-    learner.model.eval()
-    expected = logits(learner.model)
+def test_a_reloaded_stage_is_the_trained_model(tiny_model: TinyModel, tmp_path: Path, family: str) -> None:
+    trainable = trained(load(tiny_model(family)))
+    trainable.commit(tmp_path, base_model="tiny", tokenizer=None)
+    trainable.model.eval()
+    expected = logits(trainable.model)
     again = load(tiny_model(family))
     OsfLayers.load(again, tmp_path)
     torch.testing.assert_close(logits(again), expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(logits(learner.detach()), logits(again))
+    assert torch.equal(logits(trainable.detach()), logits(again))
 
 
-def test_what_the_leading_directions_do_stays(tiny_model: TinyModel) -> None:
+def test_the_leading_directions_are_preserved(tiny_model: TinyModel) -> None:
     """Inputs along frozen right directions come out along frozen left directions as before."""
     model = load(tiny_model("llama"))
     name = "model.layers.0.self_attn.q_proj"
@@ -71,9 +69,9 @@ def test_only_the_target_layers_move_and_nothing_requires_a_gradient_after(tiny_
 def test_without_is_the_model_before(tiny_model: TinyModel) -> None:
     model = load(tiny_model("llama"))
     expected = logits(model)
-    learner = trained(model)
-    with learner.without():
-        torch.testing.assert_close(logits(learner.model), expected)
+    trainable = trained(model)
+    with trainable.without():
+        torch.testing.assert_close(logits(trainable.model), expected)
 
 
 def test_layers_that_are_not_plain_are_named(tiny_model: TinyModel) -> None:
@@ -81,7 +79,7 @@ def test_layers_that_are_not_plain_are_named(tiny_model: TinyModel) -> None:
         OsfLayers.attach(load(tiny_model("gpt2")), LoraOptions(), preserved=0.5)
 
 
-def test_a_lost_or_foreign_file_is_told(tiny_model: TinyModel, tmp_path: Path) -> None:
+def test_a_missing_or_foreign_file_is_an_error(tiny_model: TinyModel, tmp_path: Path) -> None:
     model = load(tiny_model("llama"))
     with pytest.raises(RunError, match="missing or damaged"):
         OsfLayers.load(model, tmp_path)
@@ -90,11 +88,11 @@ def test_a_lost_or_foreign_file_is_told(tiny_model: TinyModel, tmp_path: Path) -
         OsfLayers.load(model, tmp_path)
 
 
-def test_more_is_frozen_the_more_tasks_there_were(tiny_model: TinyModel) -> None:
+def test_more_is_frozen_with_every_task(tiny_model: TinyModel) -> None:
     method = build("osf", {})
     assert method.check_sequence(3) == []
     counts = []
     for stage in (1, 2, 3):
-        learner = method.attach(load(tiny_model("llama")), LoraOptions(), stage=stage, seed=1)
-        counts.append(sum(p.numel() for p in learner.model.parameters() if p.requires_grad))
+        trainable = method.attach(load(tiny_model("llama")), LoraOptions(), stage=stage, seed=1)
+        counts.append(sum(p.numel() for p in trainable.model.parameters() if p.requires_grad))
     assert counts[0] > counts[1] > counts[2] > 0

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from nlora.config.schema import LoraOptions
 from nlora.data.packing import pack
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_factors import LoraFactors
 from nlora.models.packed_attention import packed_attention, packed_logits, packing_is_exact
@@ -63,7 +63,7 @@ def gradients(model: Any, logits: Tensor, examples: list[TokenizedExample]) -> d
 
 
 def check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """To single precision, in which transformers' norms compute whatever the model's own."""
+    """To single precision, in which transformers' norms compute regardless of the model's dtype."""
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert float((found[name] - gradient).abs().max()) <= 1e-6 * float(gradient.abs().max()) + 1e-8, name
@@ -101,7 +101,7 @@ def test_16_bit_models_pack(tiny_model: TinyModel) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_try_that_goes_wrong_is_refused_and_logged(
+def test_a_failed_trial_is_logged_and_rules_out_packing(
     tiny_model: TinyModel, dtype: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model: Any = load_backbone(str(tiny_model("llama")), dtype=dtype).model
@@ -109,21 +109,21 @@ def test_a_try_that_goes_wrong_is_refused_and_logged(
 
     def blind(self: Layout, heads: int, like: Tensor) -> tuple[Tensor, Tensor]:
         before, row = masks(self, heads, like)
-        return before, row.index_fill(1, torch.tensor([0, 1, 2]), float("-inf"))  # of the shared tokens
+        return before, row.index_fill(1, torch.tensor([0, 1, 2]), float("-inf"))  # of the prefix
 
     monkeypatch.setattr(Layout, "_masks_for", blind)
     assert not packing_is_exact(model)
-    assert "not taken" in caplog.text
+    assert "it is not used" in caplog.text
 
 
 @pytest.mark.slow
-def test_updates_beside_a_real_model_of_16_bits_do_not_keep_it_from_packing() -> None:
-    """With them its products round otherwise in a long row than in short ones."""
+def test_unmerged_updates_of_a_real_16_bit_model_allow_packing() -> None:
+    """With them, products round differently in a long row than in short ones."""
     model: Any = load_backbone("smollm2", dtype="bfloat16").model
     names = [m.name for m in target_modules(model, LoraOptions())]
     draw = torch.Generator().manual_seed(1)
     for rank in (16, 32, 80):
-        beside = UnmergedUpdates(model, names)
+        unmerged = UnmergedUpdates(model, names)
         state = {}
         for name in names:
             out_features, in_features = model.get_submodule(name).weight.shape
@@ -132,12 +132,12 @@ def test_updates_beside_a_real_model_of_16_bits_do_not_keep_it_from_packing() ->
                 torch.randn(out_features, rank, generator=draw),
             )
             state[name] = LoraFactors(a * 1e-3, b * 1e-3, 4.0)
-        beside.fold([state])
+        unmerged.activate([state])
         assert packing_is_exact(model)
-        beside.restore()
+        unmerged.deactivate()
 
 
-def test_in_16_bits_gradients_come_as_near_to_the_truth_as_without_packing(tiny_model: TinyModel) -> None:
+def test_16_bit_gradients_are_as_accurate_as_without_packing(tiny_model: TinyModel) -> None:
     examples = BATCHES["lengths that differ"]
     short: Any = load_backbone(str(tiny_model("llama")), dtype="bfloat16").model
     exact: Any = load(tiny_model("llama")).double()
@@ -163,7 +163,7 @@ def test_windows_encoders_and_unknown_kernels_are_not_packed(tiny_model: TinyMod
     assert not packing_is_exact(model)
 
 
-def test_the_last_feed_forward_layer_runs_where_a_prediction_is_asked_for(tiny_model: TinyModel) -> None:
+def test_the_last_feed_forward_layer_runs_on_predicted_tokens_only(tiny_model: TinyModel) -> None:
     model = load(tiny_model("llama"))
     seen = []
     for layer in model.model.layers:
@@ -188,16 +188,16 @@ def test_the_model_is_as_it_was_afterwards(tiny_model: TinyModel) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_within_it_a_batch_that_is_not_packed_is_refused(tiny_model: TinyModel, family: str) -> None:
-    """Not answered with some attention or other."""
+    """It must not silently get some other attention."""
     model = load(tiny_model(family))
     with packed_attention(model), pytest.raises(ValueError, match="packed batches only"):
         model(input_ids=torch.tensor([[1, 2, 3]]))
 
 
-def test_attention_that_asks_for_more_is_refused(
+def test_attention_with_unsupported_arguments_is_refused(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cap on the scores would be left out without a word."""
+    """A cap on the scores would silently be ignored."""
     model = load(tiny_model("opt"))
     attention = model.model.decoder.layers[0].self_attn
     forward = attention.forward

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable
@@ -12,11 +11,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from rich.console import Console
 
+import nlora
 from helpers import learn, write_config
-from nlora.cli.predict import predict_command
-from nlora.cli.run import check_command
+from nlora.cli.check import check
 from nlora.config.load import load_config
 from nlora.errors import InputErrors
 from nlora.models.positions import Positions, positions_of
@@ -40,7 +38,7 @@ LIMITED: dict[str, tuple[dict[str, Any], Positions]] = {
     "CTRL": ({**GPT, "dff": 32}, Positions(64, None)),
     "OPT": ({**BERT, "ffn_dim": 32, "word_embed_proj_dim": 32}, Positions(64, None)),
     "BioGpt": (BERT, Positions(64, None)),
-    # Their positions begin behind that of padding, which is 0 here.
+    # Their positions start after that of padding, which is 0 here.
     "Camembert": ({**BERT, "is_decoder": True}, Positions(63, None)),
     "Bert": ({**BERT, "is_decoder": True}, Positions(64, None)),
     "Mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 1, "max_seq_len": POSITIONS}, Positions(64, None)),
@@ -91,7 +89,7 @@ def test_the_limit_is_where_the_model_stops(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", UNLIMITED)
-def test_positions_that_are_computed_are_no_limit(family: str) -> None:
+def test_computed_positions_are_no_limit(family: str) -> None:
     model = model_of(family, UNLIMITED[family])
     assert positions_of(model) == Positions(None, None)
     reads(model, POSITIONS + 8, POSITIONS + 8)
@@ -134,15 +132,11 @@ def test_prompts_and_answers_stay_within_the_table(
         assert longest[0] in (POSITIONS - 1, POSITIONS)  # a cut text may tokenize one shorter
     assert learn(config, *overrides).status == "complete"
     # A new text may be longer than any before.
-    settings = [f"decode={decode}"]
-    predict_command(
-        str(tmp_path / "run"), task="animals", stage=None, file=None, settings=settings,
-        stdin=io.BytesIO(b"the fox " * 200 + b"\n"), progress_console=Console(quiet=True),
-    )  # fmt: skip
-    assert json.loads(capsys.readouterr().out)["prediction"] is not None
+    (answer,) = nlora.open_run(tmp_path / "run").predict(["the fox " * 200], task="animals", decode=decode)
+    assert answer is not None
 
 
-def test_an_encoder_and_its_decoder_have_a_limit_each(
+def test_an_encoder_and_its_decoder_have_separate_limits(
     tmp_path: Path, tiny_tokenizer: Callable[[bool], Any]
 ) -> None:
     config = write_run(tmp_path, tiny_tokenizer, "Bart")
@@ -156,11 +150,17 @@ def test_an_encoder_and_its_decoder_have_a_limit_each(
     assert make_plan(load_config(str(config), ["train.max_source_tokens=60"])).limits == []
 
 
-def test_check_says_where_prompts_are_cut(tmp_path: Path, tiny_tokenizer: Callable[[bool], Any]) -> None:
+def test_check_says_where_prompts_are_cut(
+    tmp_path: Path,
+    tiny_tokenizer: Callable[[bool], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     config = write_run(tmp_path, tiny_tokenizer)
-    console = Console(file=io.StringIO(), width=200)
-    plan = check_command(str(config), [], console)
-    said = console.file.getvalue()  # type: ignore[attr-defined]
+    monkeypatch.setenv("COLUMNS", "200")
+    check(str(config))
+    said = capsys.readouterr().out
+    plan = make_plan(load_config(config))
     low, high = (POSITIONS - len(plan.encoder.answer_ids(word)) for word in ("green", "ox"))
     assert f"prompts are cut at {low} to {high} tokens: the model has 64 positions" in said
     # 4 of 16 texts to train on are long, and 3 of 9 to test on; the first task's instruction fills its prompts.
@@ -175,8 +175,8 @@ def test_an_instruction_that_leaves_no_position_for_a_text(
     with pytest.raises(InputErrors) as caught:
         make_plan(load_config(str(config), overrides))
     assert re.fullmatch(
-        r"its instruction and options alone take \d+ tokens, the model has 64 positions, 40 of them for the answer; "
-        "shorten them, or lower train.max_target_tokens",
+        r"its instruction and options alone take \d+ tokens, but the model has 64 positions, 40 of them for the "
+        "answer; shorten them, or lower train.max_target_tokens",
         caught.value.problems[0].what,
     )
     assert len(caught.value.problems) == 2

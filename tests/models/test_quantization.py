@@ -1,4 +1,4 @@
-"""Quantized backbones: what is refused before anything starts, and that a real one learns as a float one does."""
+"""Quantized backbones: what is refused before anything starts, and that a real one trains as in float."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ with_bitsandbytes = pytest.mark.skipif(not installed, reason="needs the extra qu
 
 
 class Int8Linear(nn.Linear):
-    """A stand-in for any library's quantized layer: codes in place of the weight."""
+    """A fake quantized layer: codes instead of the weight."""
 
     def __init__(self, original: nn.Linear) -> None:
         super().__init__(original.in_features, original.out_features, bias=False)
@@ -48,7 +48,7 @@ class Int8Linear(nn.Linear):
 
 
 def quantize_targets(model: Any) -> list[str]:
-    """Exchanges the target modules for `Int8Linear`; their names."""
+    """Replaces the target modules by `Int8Linear`; returns their names."""
     names = [m.name for m in target_modules(model, LORA)]
     for name in names:
         parent, _, child = name.rpartition(".")
@@ -100,14 +100,14 @@ def test_a_missing_bitsandbytes_is_one_line_with_the_command(
     make_plan(load_config(str(config), ["quantize=null"]))
 
 
-def test_an_unknown_format_names_those_there_are(tmp_path: Path, tiny_model: TinyModel) -> None:
+def test_an_unknown_format_lists_the_known_ones(tmp_path: Path, tiny_model: TinyModel) -> None:
     assert "quantize=3bit: must be 4bit or 8bit, or null" in problems(
         write_config(tmp_path, tiny_model("llama")), "quantize=3bit"
     )
 
 
 @pytest.mark.parametrize("method", ["ewc", "seqft", "osf"])
-def test_methods_that_need_the_weights_say_so_before_training(
+def test_methods_that_need_float_weights_say_so_before_training(
     tmp_path: Path, tiny_model: TinyModel, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nlora.models.quantization.importlib.util.find_spec", lambda name: object())
@@ -118,29 +118,33 @@ def test_methods_that_need_the_weights_say_so_before_training(
 
 def test_a_gguf_file_is_not_quantized_again(tmp_path: Path) -> None:
     loaded = load_config(str(write_config(tmp_path, "model.gguf", quantize="4bit")))
-    assert "a GGUF file cannot be quantized again" in "\n".join(map(str, quantize_problems(loaded, [])))
+    assert "a GGUF file cannot be quantized again" in "\n".join(
+        map(str, quantize_problems(loaded.config, []))
+    )
 
 
-def test_other_methods_need_no_weights() -> None:
+def test_other_methods_need_no_float_weights() -> None:
     needing = {name for name in method_names() if build(name, {}).needs_float_weights}
     assert {"ewc", "seqft", "osf"} <= needing
     assert not needing & {"nlora", "olora", "inclora", "seqlora", "replay", "lwf", "ella", "pertask", "mtl"}
 
 
-def test_a_backbone_that_comes_quantized_is_refused_by_what_needs_its_weights(tiny_model: TinyModel) -> None:
-    """No key of the configuration tells of it."""
+def test_a_model_that_is_quantized_already_is_refused_by_methods_that_need_its_weights(
+    tiny_model: TinyModel,
+) -> None:
+    """The configuration does not say that it is quantized."""
     model = load(tiny_model("llama"))
     learned = UpdateHistory(model, quantize_targets(model))
     learned.activate_for_training(build("inclora", {}))
     with pytest.raises(
-        ModelError, match="ewc needs the backbone's weights as numbers, and they are quantized"
+        ModelError, match="ewc needs the backbone's weights as numbers, but they are quantized"
     ):
         learned.activate_for_training(build("ewc", {}))
     with pytest.raises(ModelError, match=r"q_proj\.weight is quantized and cannot be trained"):
         FullModel.attach(model)
 
 
-def test_learned_keeps_updates_beside_codes_and_an_adapter_trains_on_top(tiny_model: TinyModel) -> None:
+def test_updates_of_quantized_layers_are_unmerged_and_an_adapter_trains_on_top(tiny_model: TinyModel) -> None:
     model, plain = load(tiny_model("llama")), load(tiny_model("llama"))
     names = quantize_targets(model)
     with torch.no_grad():
@@ -151,7 +155,7 @@ def test_learned_keeps_updates_beside_codes_and_an_adapter_trains_on_top(tiny_mo
     learned = UpdateHistory(model, names)
     learned.updates = list(states)
     learned.activate_for_training(build("inclora", {}))
-    MergedUpdates(plain, names).fold(states)
+    MergedUpdates(plain, names).activate(states)
     torch.testing.assert_close(logits(model), logits(plain), rtol=1e-5, atol=1e-5)
     mine, wanted = gradients(model), gradients(plain)
     for name, gradient in wanted.items():
@@ -163,7 +167,7 @@ def test_learned_keeps_updates_beside_codes_and_an_adapter_trains_on_top(tiny_mo
 
 @pytest.fixture(scope="module")
 def wide_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Callable[[bool], Any]) -> Path:
-    """A tiny model whose rows are a whole block of 4-bit codes."""
+    """A tiny model whose rows are exactly one block of 4-bit codes."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -184,7 +188,7 @@ def wide_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Callabl
 
 
 def dequantized(model: Any, folder: Path) -> Any:
-    """The same model in float32, with the numbers that the codes of `model` stand for."""
+    """The same model in float32, with the numbers that the codes of `model` encode."""
     import bitsandbytes
 
     plain = load(folder).requires_grad_(False)
@@ -201,7 +205,7 @@ def dequantized(model: Any, folder: Path) -> Any:
 
 @with_bitsandbytes
 @pytest.mark.parametrize("quantize", ["4bit", "8bit"])
-def test_a_quantized_backbone_trains_as_its_numbers_in_float_do(wide_llama: Path, quantize: Any) -> None:
+def test_a_quantized_backbone_trains_like_the_same_numbers_in_float(wide_llama: Path, quantize: Any) -> None:
     backbone: Any = load_backbone(str(wide_llama), quantize=quantize)
     model = backbone.model
     original = load(wide_llama)
@@ -211,9 +215,9 @@ def test_a_quantized_backbone_trains_as_its_numbers_in_float_do(wide_llama: Path
     error = (logits(plain) - logits(original)).abs().max()
     assert 1e-3 < error < 1.0, "the numbers of the codes are near the original's, and not the same"
     states = [random_state(plain, seed) for seed in (1, 2)]
-    UnmergedUpdates(model, [m.name for m in modules]).fold(states)
-    MergedUpdates(plain, [m.name for m in modules]).fold(states)
-    # While 8bit evaluates, it rounds the activations to eight bits as well.
+    UnmergedUpdates(model, [m.name for m in modules]).activate(states)
+    MergedUpdates(plain, [m.name for m in modules]).activate(states)
+    # In evaluation, 8bit also rounds the activations to eight bits.
     tolerance = 1e-4 if quantize == "4bit" else 0.1
     torch.testing.assert_close(logits(model), logits(plain), rtol=tolerance, atol=tolerance)
     mine, wanted = gradients(model), gradients(plain)
@@ -226,12 +230,12 @@ def test_a_quantized_backbone_trains_as_its_numbers_in_float_do(wide_llama: Path
 @with_bitsandbytes
 @pytest.mark.parametrize("quantize", ["4bit", "8bit"])
 def test_scoring_does_not_change_what_training_computes(wide_llama: Path, quantize: Any) -> None:
-    """bitsandbytes repacks 4-bit weights at the first evaluation on some CPUs, and the gradients were gone."""
+    """On some CPUs, bitsandbytes repacks 4-bit weights at the first evaluation, which lost the gradients."""
     model: Any = load_backbone(str(wide_llama), quantize=quantize).model
     before = gradients(model)
     with torch.inference_mode():
         model(input_ids=torch.tensor([[5, 6, 7]]))
-    packing_is_exact(model)  # a try on a few tokens, which must not choke
+    packing_is_exact(model)  # a trial on a few tokens, which must not fail
     for name, gradient in gradients(model).items():
         assert torch.equal(gradient, before[name]), name
 

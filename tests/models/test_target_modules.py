@@ -1,4 +1,4 @@
-"""Which layers are adapted by default, and what is said of targets that cannot be."""
+"""Which layers are adapted by default, and the messages for targets that cannot be adapted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_target_modules_names_and_shapes(make: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_target_modules_says_is_what_is_adapted(family: str, make: Callable[..., Any]) -> None:
+def test_target_modules_lists_the_layers_that_are_adapted(family: str, make: Callable[..., Any]) -> None:
     model = make(family)
     said = {shape.name: (shape.out_features, shape.in_features) for shape in target_modules(model, LORA)}
     adapter = LoraAdapter.attach(model, LORA, seed=1)
@@ -57,7 +57,7 @@ def test_what_target_modules_says_is_what_is_adapted(family: str, make: Callable
     assert all(".lora_A." in name or ".lora_B." in name for name in trained)
 
 
-def test_a_model_of_unknown_names_is_refused_with_the_names_there_are(make: Callable[..., Any]) -> None:
+def test_a_model_with_unknown_names_is_refused_with_a_list_of_its_layers(make: Callable[..., Any]) -> None:
     model = make("llama")
     for layer in model.model.layers:
         attention = layer.self_attn
@@ -104,10 +104,10 @@ def test_a_target_may_be_a_whole_name(make: Callable[..., Any]) -> None:
         ("bart (decoder)", "model.decoder.", ["q_proj", "v_proj"]),
     ],
 )
-def test_only_layers_that_text_passes_through_are_adapted(
+def test_only_layers_that_process_text_are_adapted(
     family: str, within: str, ends: list[str], tiny_family: Callable[[str], Any]
 ) -> None:
-    """Towers for images and sounds, and a lone decoder's cross-attention, would keep an update of 0."""
+    """In towers for images and sounds, and in unused cross-attention, an update would stay 0."""
     model = tiny_family(family)
     adapter = LoraAdapter.attach(model, LORA, seed=1)
     names = list(adapter.factors())
@@ -133,9 +133,9 @@ def test_stock_peft_loads_an_adapter_of_the_language_model_alone(
     torch.testing.assert_close(logits(loaded), logits(adapter.model.eval()))
 
 
-def test_a_target_that_text_never_passes_is_refused(tiny_family: Callable[[str], Any]) -> None:
+def test_a_target_that_does_not_process_text_is_refused(tiny_family: Callable[[str], Any]) -> None:
     targets = ("model.vision_tower.encoder.layers.0.self_attn.q_proj",)
-    with pytest.raises(ModelError, match=r"text never passes through model\.vision_tower.*q_proj of Gemma3"):
+    with pytest.raises(ModelError, match=r"model\.vision_tower.*q_proj of Gemma3.* does not process text"):
         target_modules(tiny_family("gemma3"), LoraOptions(targets=targets))
 
 
@@ -149,7 +149,7 @@ def test_a_target_that_text_never_passes_is_refused(tiny_family: Callable[[str],
         ("kimi_linear", ["kv_b_proj", "q_proj", "v_proj"]),  # three of four layers have no latent attention
     ],
 )
-def test_latent_attention_is_adapted_where_all_heads_get_their_queries_keys_and_values(
+def test_latent_attention_is_adapted_at_the_layers_that_serve_all_heads(
     family: str, ends: list[str], tiny_family: Callable[[str], Any]
 ) -> None:
     shapes = target_modules(tiny_family(family), LORA)
@@ -157,9 +157,7 @@ def test_latent_attention_is_adapted_where_all_heads_get_their_queries_keys_and_
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
-def test_all_linear_is_every_linear_layer_that_peft_takes_for_it(
-    family: str, make: Callable[..., Any]
-) -> None:
+def test_all_linear_adapts_the_same_layers_as_peft(family: str, make: Callable[..., Any]) -> None:
     lora = LoraOptions.model_validate({"r": 4, "targets": "all-linear"})
     ours = LoraAdapter.attach(make(family), lora, seed=1)
     kind = "SEQ_2_SEQ_LM" if family == "t5" else "CAUSAL_LM"
@@ -170,17 +168,17 @@ def test_all_linear_is_every_linear_layer_that_peft_takes_for_it(
     }
 
 
-def test_check_says_what_peft_does_not_adapt(
+def test_check_names_layers_that_peft_refuses(
     tmp_path: Path,
     tiny_family: Callable[..., Any],
     tiny_tokenizer: Callable[[bool], Any],
     nlora: Callable[..., Any],
 ) -> None:
-    """PEFT raises it only once it adapts a layer, which was an internal error after check had passed."""
+    """PEFT raises only when it adapts a layer, which used to be an internal error after a successful check."""
     tiny_family("mamba").save_pretrained(tmp_path / "mamba")
     tiny_tokenizer(False).save_pretrained(tmp_path / "mamba")
     config = write_config(tmp_path, tmp_path / "mamba", lora={"targets": ["out_proj"]})
     told = nlora("check", config)
     assert told.status == 2
-    assert "lora.targets: PEFT cannot adapt this model so: " in told.err
+    assert "lora.targets: PEFT cannot adapt these layers: " in told.err
     assert "'out_proj' is incompatible with Mamba-based models" in told.err

@@ -1,4 +1,4 @@
-"""Runs made up by the product's own writers, so that a report can be tested without a model.
+"""Runs written by nlora's own writers, to test reports without a model.
 
     folder = make_run(tmp_path / "a", tasks=("colors", "animals"), analyzed=True)
 
@@ -123,7 +123,7 @@ def _write_state(place: Path, stage: int, steps: int, logged: int, penalty: floa
 
 
 def analysis(tasks: Sequence[str], R: Sequence[Sequence[float | None]], rate: float) -> dict[str, Any]:
-    """analysis.json of updates that collide the more the further on they are learned."""
+    """analysis.json of updates that collide more the later they are learned."""
     kinds = ["q_proj", "v_proj"] * LAYERS
     layers = [layer for layer in range(LAYERS) for _ in range(2)]
     pairs = {
@@ -180,3 +180,10 @@ def analysis(tasks: Sequence[str], R: Sequence[Sequence[float | None]], rate: fl
 def _drop(R: Sequence[Sequence[float | None]], earlier: int, later: int) -> float | None:
     before, after = R[later - 1][earlier], R[later][earlier]
     return None if before is None or after is None else before - after
+
+
+def changed_summary(folder: Path, **keys: object) -> Path:
+    """The run, with keys of its summary changed."""
+    path = folder / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+    return folder

@@ -1,10 +1,12 @@
-"""Reads a page as a tree of elements, with what tests ask of it."""
+"""A page as a tree of elements."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+
+from nlora.report.write import write_report
 
 _VOID = {"meta", "link", "input", "br", "img"}
 
@@ -86,8 +88,13 @@ def read_page(path: Path) -> Element:
     return reader.root
 
 
+def page_of(tmp_path: Path, *runs: Path) -> Element:
+    """The report about these runs."""
+    return read_page(write_report(runs, tmp_path / "page.html"))
+
+
 def table_of(root: Element, caption: str) -> list[list[str]]:
-    """The cells of the table with this caption, row by row, without its head."""
+    """The cells of the table with this caption by row, without the header."""
     (table,) = [table for table in root.all("table") if table.one("caption").text == caption]
     return [
         [cell.text for cell in row.children if cell.tag in {"th", "td"}]

@@ -93,7 +93,7 @@ class Opened:
 
 
 @pytest.mark.parametrize("name", ["one", "fifteen", "half", "several", "evil"])
-def test_it_opens_in_silence_and_every_figure_is_drawn(
+def test_the_page_opens_without_messages_and_draws_every_figure(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:
     with Opened(browser, pages[name]) as opened:
@@ -110,7 +110,7 @@ def test_it_opens_in_silence_and_every_figure_is_drawn(
 
 @pytest.mark.parametrize("width", [390, 1280, 1920])
 @pytest.mark.parametrize("name", ["one", "fifteen", "several", "evil"])
-def test_no_screen_scrolls_sideways(browser: Any, pages: dict[str, Path], name: str, width: int) -> None:
+def test_the_page_never_scrolls_sideways(browser: Any, pages: dict[str, Path], name: str, width: int) -> None:
     with Opened(browser, pages[name], viewport={"width": width, "height": 900}) as opened:
         for tab in opened.page.locator("[role=tab]").all():
             tab.click()
@@ -137,7 +137,7 @@ def test_tabs_follow_clicks_and_arrow_keys(browser: Any, pages: dict[str, Path])
         assert opened.page.locator("[role=tab][tabindex='0']").count() == 1
 
 
-def test_examples_are_searched_filtered_and_shown_bit_by_bit(browser: Any, pages: dict[str, Path]) -> None:
+def test_examples_are_searched_filtered_and_shown_in_steps(browser: Any, pages: dict[str, Path]) -> None:
     lost = [right_answers(i, i, 15) - right_answers(i, 15, 15) for i in range(1, 15)]
     with Opened(browser, pages["fifteen"]) as opened:
         page = opened.page
@@ -152,11 +152,11 @@ def test_examples_are_searched_filtered_and_shown_bit_by_bit(browser: Any, pages
         assert page.locator("#count").inner_text() == f"1 of 1 shown, of {sum(lost)} in the list."
         page.fill("#search", "nowhere to be found")
         assert opened.visible("li.example") == 0
-        assert page.locator("#count").inner_text() == "No example fits."
+        assert page.locator("#count").inner_text() == "No example matches."
 
 
 @pytest.mark.parametrize(("system", "other"), [("light", "dark"), ("dark", "light")])
-def test_the_theme_is_the_systems_until_it_is_chosen(
+def test_the_theme_follows_the_system_until_one_is_chosen(
     browser: Any, pages: dict[str, Path], system: str, other: str
 ) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
@@ -170,7 +170,7 @@ def test_the_theme_is_the_systems_until_it_is_chosen(
         assert opened.page.evaluate(paper) == expected[other]
 
 
-def test_nothing_that_data_say_runs(browser: Any, pages: dict[str, Path]) -> None:
+def test_no_script_in_the_data_runs(browser: Any, pages: dict[str, Path]) -> None:
     with Opened(browser, pages["evil"]) as opened:
         for tab in opened.page.locator("[role=tab]").all():
             tab.click()
@@ -210,7 +210,7 @@ def test_figures_are_saved_as_files(
     assert len(png) > 5000
 
 
-def test_paper_and_pages_without_scripts_show_everything(browser: Any, pages: dict[str, Path]) -> None:
+def test_print_and_pages_without_scripts_show_everything(browser: Any, pages: dict[str, Path]) -> None:
     with Opened(browser, pages["one"]) as opened:
         tabs = opened.page.locator("[role=tab]").count()
         opened.page.emulate_media(media="print", color_scheme="dark")

@@ -1,4 +1,4 @@
-"""Scales, colors and shapes: places computed by hand, contrasts by the rule, markup that stays text."""
+"""Axes, colors and shapes: positions computed by hand, contrasts by WCAG, markup as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nlora.report.charts.lines import Mark, Panel, Series, line_chart, small_mul
 from nlora.report.charts.scene import Dot, Label, Line, Rect, Scene, clipped
 from nlora.report.charts.svg import to_svg, to_svg_file
 from nlora.report.sections.costs import thinned
-from nlora.report.wording import change, duration, listed, memory, share
+from nlora.report.wording import change, listed, memory, share
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -32,7 +32,7 @@ def test_axes_are_round_and_hold_all_values() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [5.0], [0.0], [-2.0, -2.0], [1e-12, 3e-12], [float("nan"), 1.0]])
-def test_axes_of_hardly_any_values_have_a_length(values: list[float]) -> None:
+def test_axes_of_few_values_are_not_empty(values: list[float]) -> None:
     for axis in (linear_axis("x", values), linear_axis("x", values, zero=True), log_axis("x", values)):
         assert axis.high > axis.low
         assert axis.ticks
@@ -45,7 +45,7 @@ def test_a_logarithmic_axis_has_powers_of_ten() -> None:
     assert axis.place(0) == 0
 
 
-def test_stages_go_by_their_names_only_where_there_is_room() -> None:
+def test_stages_are_named_only_if_the_names_fit() -> None:
     tasks = ["agnews", "dbpedia", "amazon"]
     assert [text for _, text in stage_axis(tasks, 800).ticks] == tasks
     assert [text for _, text in stage_axis(["a very long name of a task"] * 3, 360).ticks] == ["1", "2", "3"]
@@ -60,14 +60,8 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_phrases() -> None:
-    assert (duration(3.21), duration(42.4), duration(62), duration(3660)) == (
-        "3.2 s",
-        "42 s",
-        "1 min 2 s",
-        "1 h 1 min",
-    )
-    assert (memory(1_900_000_000), memory(25_000_000), memory(None)) == ("1.90 GB", "25 MB", "–")
+def test_numbers_on_a_page() -> None:
+    assert (memory(3 * 2**30), memory(None)) == ("3.00 GiB", "–")
     assert (change(-4.04), change(0.04), change(-0.0), change(None)) == ("−4.0", "+0.0", "+0.0", "–")
     assert (share(0.123), share(0.0), share(1e-5)) == ("12.3\u00a0%", "0.0\u00a0%", "0.001\u00a0%")
     assert listed(["a", "b", "c"]) == "a, b and c"
@@ -75,7 +69,7 @@ def test_phrases() -> None:
 
 
 @pytest.mark.parametrize("theme", [palette.LIGHT, palette.DARK], ids=["light", "dark"])
-def test_text_and_lines_stand_out_in_both_themes(theme: dict[str, str]) -> None:
+def test_text_and_lines_have_contrast_in_both_themes(theme: dict[str, str]) -> None:
     for role in ("ink", "muted", "accent", "warn"):
         assert palette.contrast(theme[role], theme["paper"]) >= 4.5, role
     for role in (role for role in theme if role.startswith("series")):
@@ -93,7 +87,7 @@ def test_the_heat_scale_is_monotone_in_luminance(theme: dict[str, str], sign: in
     assert palette.heat_role(2) == "heat15"
 
 
-def test_contrast_is_that_of_wcag() -> None:
+def test_contrast_follows_wcag() -> None:
     assert palette.contrast("#000000", "#ffffff") == pytest.approx(21)
     assert palette.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
 
@@ -119,7 +113,7 @@ def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
 
 
 @pytest.mark.parametrize("width", [360.0, 800.0])
-def test_everything_lies_within_the_scene(width: float) -> None:
+def test_everything_is_within_the_scene(width: float) -> None:
     names = [f"task {i}" for i in range(15)]
     x, y = stage_axis(names, width), linear_axis("score", [0.0, 100.0])
     series = [Series(n, ((1, 10.0), (15, 90.0 - i)), palette.series_role(i)) for i, n in enumerate(names)]
@@ -165,7 +159,7 @@ def test_a_long_curve_keeps_its_ends_and_its_spikes() -> None:
     assert thinned(points[:100], 600) == tuple(points[:100])
 
 
-def test_svg_escapes_and_stands_alone() -> None:
+def test_svg_files_are_escaped_and_standalone() -> None:
     evil = '<script>alert("&")</script>'
     scene = Scene(50, 20, evil, evil, (Label(1, 10, evil), Dot(5, 5, 2, "accent", evil)))
     root = ET.fromstring(to_svg_file(scene))

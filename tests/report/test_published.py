@@ -1,4 +1,4 @@
-"""The published numbers: the orders are the released ones, and the means are those that the papers print."""
+"""The published numbers: the orders are the released ones, and the means those printed in the papers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def accuracies(method: str, model: str, orders: tuple[str, ...], label: str = "p
 
 
 @pytest.mark.parametrize("method", PRINTED)
-def test_the_means_are_those_that_were_printed(method: str) -> None:
+def test_the_means_equal_the_printed_ones(method: str) -> None:
     for orders, printed in zip((STANDARD, LONG), PRINTED[method], strict=True):
         numbers = accuracies(method, "T5-large", orders)
         assert len(numbers) == 3

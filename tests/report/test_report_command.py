@@ -1,4 +1,4 @@
-"""`nlora report`: where it writes, what it says, and the figures for a publication."""
+"""`nlora report`: its files and errors, and the figures for a publication."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(stop.value.code or 0)
 
 
-def test_the_page_lies_in_the_run_or_where_it_is_asked_for(
+def test_the_page_is_written_to_the_run_or_to_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [make_run(tmp_path / name, name=name) for name in ("a", "b")]
@@ -40,7 +40,7 @@ def test_the_page_lies_in_the_run_or_where_it_is_asked_for(
     assert (tmp_path / "both.html").read_text() == (tmp_path / "report.html").read_text()
 
 
-def test_a_folder_of_runs_stands_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_runs_means_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [make_run(tmp_path / "runs" / name, name=name) for name in ("a", "b")]
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "report", "runs", "--out", "folder.html") == 0
@@ -55,7 +55,7 @@ def test_a_folder_of_runs_stands_for_them(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (["nowhere"], "nowhere: no such folder; give the output_dir of a run"),
         (["empty"], "empty: no summary.json in it"),
-        (["a", "a"], "a: is named twice"),
+        (["a", "a"], "a: is given twice"),
         (["a", "--out", "b/c.html"], "there is no folder b"),
         (["a", "--out", "a"], "a: is a folder"),
         (["a", "--figures", "a/run.yaml"], "run.yaml: is a file"),
@@ -76,6 +76,7 @@ def test_wrong_input_is_one_line_and_exit_status_2(
     told = capsys.readouterr().err
     assert said in told
     assert len(told.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("report.html")), "complaints come before anything is written"
 
 
 def test_the_papers_figures_are_drawings_with_their_numbers(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_the_papers_figures_are_drawings_with_their_numbers(tmp_path: Path) -> N
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in written]
 
 
-def test_without_matplotlib_the_drawings_are_there_and_the_command_is_named(
+def test_without_matplotlib_the_svg_files_are_written_and_the_command_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pdf, "find_spec", lambda _name: None)
@@ -112,14 +113,14 @@ def test_without_matplotlib_the_drawings_are_there_and_the_command_is_named(
     ("file", "content", "said"),
     [
         ("summary.json", "{", "summary.json: cannot be read"),
-        ("analysis.json", "{}", "analysis.json: is broken: threshold"),
+        ("analysis.json", "{}", "analysis.json: broken: threshold"),
         (
             "analysis.json",
             '{"threshold": 1, "modules": ["a"], "kinds": ["q", "v"]}',
-            "kinds has 2 entries for 1",
+            "kinds has 2 entries; 1 expected",
         ),
         ("outputs/1-colors/stage.json", "[]", "stage.json: is not a mapping"),
-        ("outputs/1-colors/stage.json", '{"stage": 1}', "stage.json: is broken: task"),
+        ("outputs/1-colors/stage.json", '{"stage": 1}', "stage.json: broken: task"),
         ("outputs/2-animals/trainer_state.json", "nothing", "trainer_state.json: cannot be read"),
         (
             "outputs/1-colors/predict_eval_predictions.jsonl",
@@ -129,7 +130,7 @@ def test_without_matplotlib_the_drawings_are_there_and_the_command_is_named(
         ("run.yaml", "config: [", "run.yaml"),
     ],
 )
-def test_a_broken_file_is_one_clear_line(tmp_path: Path, file: str, content: str, said: str) -> None:
+def test_a_broken_file_is_an_error_of_one_line(tmp_path: Path, file: str, content: str, said: str) -> None:
     run = make_run(tmp_path / "run")
     (run / file).write_text(content)
     with pytest.raises(RunError, match=re.escape(said)) as error:

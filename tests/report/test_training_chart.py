@@ -1,4 +1,4 @@
-"""The training chart against the steps that were taken, whatever of them was logged."""
+"""The training chart covers all steps, logged or not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def lines(found: Figure, stroke: str) -> list[Line]:
     return [s for s in found.draw(800.0).flat() if isinstance(s, Line) and s.stroke == stroke]
 
 
-def test_stages_are_as_long_as_their_training_though_only_every_tenth_step_was_logged(tmp_path: Path) -> None:
+def test_stages_span_all_steps_even_if_few_were_logged(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tasks=TASKS, steps=STEPS, logged=10)
     found = figure(section(run))
     assert found.numbers is not None
@@ -42,7 +42,7 @@ def test_stages_are_as_long_as_their_training_though_only_every_tenth_step_was_l
     assert places == pytest.approx([0, 15, 25, 37])
 
 
-def test_each_task_has_a_line_of_its_own(tmp_path: Path) -> None:
+def test_each_task_has_its_own_line(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tasks=TASKS, steps=STEPS, method="nlora", logged=1)
     found = figure(section(run))
     for stroke in ("accent", "series1"):  # the loss and the penalty
@@ -54,14 +54,14 @@ def test_each_task_has_a_line_of_its_own(tmp_path: Path) -> None:
     assert [len(line.points) for line in lines(both, "series1")] == [3, 2, 2, 2]
 
 
-def test_a_training_of_a_single_logged_step_is_a_dot(tmp_path: Path) -> None:
+def test_a_single_logged_step_is_a_dot(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tasks=TASKS, steps=(1, 1, 3, 1))
     shapes = figure(section(run)).draw(800.0).flat()
     assert [len(s.points) for s in shapes if isinstance(s, Line) and s.stroke == "accent"] == [3]
     assert [s.title.rpartition(" at ")[2] for s in shapes if isinstance(s, Dot)] == ["1", "2", "6"]
 
 
-def test_a_line_is_broken_where_it_is_told_to() -> None:
+def test_a_line_stops_at_its_breaks() -> None:
     x, y = linear_axis("x", [0.0, 10.0]), linear_axis("y", [0.0, 1.0])
     points = tuple((float(k), 0.5) for k in range(1, 11))
     scene = line_chart(

@@ -144,7 +144,7 @@ def test_pertask_answers_each_task_with_its_own_adapter(tmp_path: Path, tiny_mod
     folded = MergedUpdates(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate)
     for index, stage in enumerate(("1-colors", "2-animals")):
-        folded.fold([load_factors(tmp_path / "run/outputs" / stage / "adapter")])
+        folded.activate([load_factors(tmp_path / "run/outputs" / stage / "adapter")])
         task = plan.tasks[index]
         texts = evaluator.answer(task).texts
         hits = sum(text == example.label for text, example in zip(texts, task.test, strict=True))

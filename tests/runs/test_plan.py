@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from helpers import write_config, write_task
-from nlora.cli.run import check_command
+from nlora.cli.check import check
 from nlora.config.load import load_config
-from nlora.data.tokenize import shared_prefix
+from nlora.data.columns import shared_prefix
 from nlora.errors import InputErrors
 from nlora.models.backbone import load_tokenizer
 from nlora.runs.plan import make_plan
@@ -31,17 +29,24 @@ def lengthen(file: Path, *rows: int) -> None:
 
 
 @pytest.mark.parametrize("truncate", ["text", "released"])
-def test_every_shortened_prompt_is_counted(tmp_path: Path, tiny_model: TinyModel, truncate: str) -> None:
+def test_every_shortened_prompt_is_counted(
+    tmp_path: Path,
+    tiny_model: TinyModel,
+    truncate: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Two of four texts to train on are longer than the limit, one of those to test on."""
     task = write_task(tmp_path, "places", ("here", "there"), train=4, test=3)
     config = write_config(tmp_path, tiny_model("llama"), tasks=[task])
     lengthen(tmp_path / "places-train.jsonl", 1, 3)
     lengthen(tmp_path / "places-test.jsonl", 0)
     overrides = ["train.max_source_tokens=150", f"train.truncate={truncate}"]
-    console = Console(file=io.StringIO(), width=200)
-    plan = check_command(str(config), overrides, console)
-    assert (plan.stages[0].cut_examples, plan.stages[0].cut_test_examples) == (2, 1)
-    assert " 2+1 " in console.file.getvalue()  # type: ignore[attr-defined]
+    (stage,) = make_plan(load_config(config, overrides)).stages
+    assert (stage.cut_examples, stage.cut_test_examples) == (2, 1)
+    monkeypatch.setenv("COLUMNS", "200")
+    check(str(config), overrides)
+    assert " 2+1 " in capsys.readouterr().out
     (stage,) = make_plan(load_config(str(config), ["train.max_source_tokens=4000"])).stages
     assert (stage.cut_examples, stage.cut_test_examples) == (0, 0)
 
@@ -77,6 +82,6 @@ def test_a_token_that_the_model_has_no_row_for_is_found_before_training(
     file = tmp_path / f"animals-{split}.jsonl"
     file.write_text(file.read_text() + json.dumps({"sentence": "a gnu ox", "label": "ox"}) + "\n")
     with pytest.raises(
-        InputErrors, match=r"task animals: .* holds 'gnu', .* token 400, .* ends with 399; leave it out"
+        InputErrors, match=r"task animals: .* contains 'gnu', token 400 .* ends at 399; remove it"
     ):
         make_plan(load_config(str(config)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,23 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+import nlora
 from helpers import write_config
-from nlora.cli.evaluate import evaluate
-from nlora.cli.run import run_sequence
+from nlora.api.learn import learn
 from nlora.config.load import load_config
 from nlora.config.schema import LoraOptions
-from nlora.data.select import select_tasks
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import AdapterError, ModelError
 from nlora.kernels import elementwise
 from nlora.models.backbone import Backbone, load_backbone
 from nlora.models.paths import Paths
-from nlora.runs.checkpoint import read_stage
+from nlora.runs.events import Progress
 from nlora.runs.preflight import preflight
-from nlora.runs.progress import RunProgress
 from nlora.runs.reference_passes import kind
 from nlora.training import cpu_forwards
 
@@ -155,7 +151,7 @@ def test_a_model_that_cannot_answer_is_refused_before_training(tmp_path: Path, t
     with pytest.raises(
         ModelError, match=r"no-start: transformers' T5ForConditionalGeneration cannot .*decoder_start"
     ):
-        run_sequence(loaded, Console(quiet=True))
+        learn(loaded, Progress())
     assert not list((tmp_path / "run").glob("outputs/*"))
 
 
@@ -176,7 +172,7 @@ def test_a_run_whose_model_takes_no_batches_learns_what_one_that_does_learns(
     for name in ("together", "alone"):
         if name == "alone":
             monkeypatch.setattr("nlora.runs.preflight.preflight", lambda *args, **kwargs: alone)
-        run_sequence(load_config(str(config), [f"output_dir={tmp_path / name}"]), Console(quiet=True))
+        learn(load_config(config, [f"output_dir={tmp_path / name}"]), Progress())
     for stage in ("1-colors", "2-animals"):
         file = Path("outputs", stage, "adapter", "adapter_model.safetensors")
         one, other = load_file(tmp_path / "together" / file), load_file(tmp_path / "alone" / file)
@@ -188,29 +184,25 @@ def test_a_run_whose_model_takes_no_batches_learns_what_one_that_does_learns(
 
 def test_an_adapter_that_lacks_a_layer_is_refused_by_name(tmp_path: Path, tiny_model: TinyModel) -> None:
     config = write_config(tmp_path, tiny_model("llama"))
-    run_sequence(load_config(str(config)), Console(quiet=True))
+    learn(load_config(config), Progress())
     file = tmp_path / "run/outputs/1-colors/adapter/adapter_model.safetensors"
     lost = {k: v for k, v in load_file(file).items() if "layers.1.self_attn.v_proj" not in k}
     save_file(lost, file)
-    stage = read_stage(tmp_path / "run", 1)
-    asked = select_tasks(stage.config, tmp_path, names=["colors"])
-    with (
-        RunProgress(Console(quiet=True)) as progress,
-        pytest.raises(
-            AdapterError,
-            match=r"1-colors/adapter: lacks the update of .*layers\.1\.self_attn\.v_proj; restore",
-        ),
+    with pytest.raises(
+        AdapterError, match=r"1-colors/adapter: lacks the update of .*layers\.1\.self_attn\.v_proj; restore"
     ):
-        evaluate(stage, asked, progress)
+        nlora.open_run(tmp_path / "run").evaluate(["colors"], stage=1)
 
 
 def test_an_update_that_stayed_0_is_said(tmp_path: Path, tiny_model: TinyModel) -> None:
     train = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-50}  # nothing, in float32
     config = write_config(tmp_path, tiny_model("llama"), train=train)
-    console = Console(record=True, width=200, file=io.StringIO())
-    run_sequence(load_config(str(config)), console)
-    said = console.export_text()
-    assert "stage 1: the update of model.layers.0.self_attn.q_proj and of 3 more layers is still 0" in said
+    events: list[nlora.Event] = []
+    learn(load_config(config), Progress(events.append))
+    said = [event.text for event in events]
+    assert any(
+        "the update of model.layers.0.self_attn.q_proj and of 3 more layers is still 0" in s for s in said
+    )
 
 
 @pytest.mark.parametrize(("family", "changes"), [("bert", {"is_decoder": False}), ("xlm", {"causal": False})])

@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from helpers import learn, write_config, write_task
-from nlora.report.forgotten_examples import asked
+from nlora.report.forgotten_examples import prompts_of
 from nlora.report.run_files import load_run
 from tiny import load
 
@@ -78,7 +78,7 @@ def test_it_stands_beside_the_released_field(lines: tuple[Path, list[dict[str, A
 
 def test_the_page_shows_it_to_the_character(lines: tuple[Path, list[dict[str, Any]]]) -> None:
     run, rows = lines
-    shown = asked(load_run(run))
+    shown = prompts_of(load_run(run))
     assert list(shown) == ["tints", "beasts"]
     for row in rows:
         before, after = shown[row["Dataset"]].split("…")

@@ -1,4 +1,4 @@
-"""The embedded default for real: it learns, its prefix is shared exactly, and it does so in both decodes."""
+"""The built-in default for real: it learns, its prefix is shared exactly, and it does so in both decodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nlora.models.packed_attention import packed_attention, packing_is_exact
 pytestmark = pytest.mark.slow
 
 
-def test_the_embedded_model_learns_an_embedded_task(tmp_path: Path) -> None:
+def test_the_builtin_model_learns_a_builtin_task(tmp_path: Path) -> None:
     summary = learn(
         "demo",
         f"output_dir={tmp_path / 'run'}",

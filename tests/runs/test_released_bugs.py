@@ -72,7 +72,7 @@ def targets_of(batch: dict[str, Tensor]) -> Tensor:
 def our_loss(shared: Path, golden: GoldenCase) -> float:
     model = load_model(shared, "llama")
     if golden.earlier is not None:
-        MergedUpdates(model, list(golden.earlier)).fold([golden.earlier])
+        MergedUpdates(model, list(golden.earlier)).activate([golden.earlier])
     adapter = LoraAdapter.attach(model, LoraOptions(r=8, alpha=32, dropout=0.0), seed=0)
     adapter.load_state(golden.new)
     adapter.model.eval()

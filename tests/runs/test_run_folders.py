@@ -8,19 +8,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
 from helpers import learn, write_config
 from nlora.cli import run
-from nlora.cli.ls import copy_command
-from nlora.cli.run import demo_command
-from nlora.cli.sweep import sweep_command
-from nlora.config.load import read_config, recipe_text
+from nlora.cli.cp import cp
+from nlora.config.load import load_config, recipe_text
 from nlora.errors import InputErrors, RunError
 from nlora.report.comparison import read_runs
+from nlora.sweeps.check import check_sweep
+from nlora.sweeps.expand import read_sweep
 
 TinyModel = Callable[[str], Path]
-QUIET = Console(quiet=True)
 
 
 @pytest.fixture
@@ -35,8 +33,7 @@ def small_demo(tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.Monkey
 
 
 def test_the_demo_writes_both_runs_into_the_folder_that_is_asked_for(small_demo: Path) -> None:
-    summaries = demo_command(["output_dir='mine too'", "train.epochs=1"], QUIET)
-    assert [s.method for s in summaries] == ["nlora", "inclora"]
+    run.demo(["output_dir='mine too'", "train.epochs=1"])
     for method in ("nlora", "inclora"):
         assert json.loads((small_demo / "mine too" / method / "summary.json").read_text())["method"] == method
     assert not (small_demo / "runs").exists()
@@ -48,7 +45,7 @@ def test_the_demo_writes_both_runs_into_the_folder_that_is_asked_for(small_demo:
         (["method.weight=1e-5"], r"^method\.weight=1e-5: "),  # which inclora does not have
         (
             ["method=olora"],
-            r"nlora demo runs nlora and inclora; for one of your own: nlora run demo method=olora",
+            r"nlora demo runs nlora and inclora; to run one of your own: nlora run demo method=olora",
         ),
         (["train.epohcs=1"], "did you mean 'epochs'"),
     ],
@@ -57,7 +54,7 @@ def test_what_the_demos_second_run_cannot_have_is_told_before_the_first(
     small_demo: Path, overrides: list[str], said: str
 ) -> None:
     with pytest.raises(InputErrors, match=said):
-        demo_command(overrides, QUIET)
+        run.demo(overrides)
     assert not (small_demo / "runs").exists()
 
 
@@ -66,15 +63,15 @@ def test_a_second_demo_folder_of_another_configuration_is_told_before_the_first_
 ) -> None:
     learn(run.DEMO, "method=inclora", "name=inclora", "output_dir=runs/demo/inclora", "seed=9")
     with pytest.raises(RunError, match="started with another configuration"):
-        demo_command([], QUIET)
+        run.demo()
     assert not (small_demo / "runs/demo/nlora").exists()
 
 
 def test_a_copied_recipe_is_called_after_its_file(tmp_path: Path) -> None:
     for recipe in ("demo", "order_1"):
         target = tmp_path / f"{recipe} of 1: mine.yaml"
-        copy_command(recipe, str(target), QUIET)
-        config = read_config(str(target)).config
+        cp(recipe, str(target))
+        config = load_config(target).config
         assert (config.name, config.output_dir) == (target.stem, f"runs/{target.stem}")
         theirs, ours = yaml.safe_load(recipe_text(recipe)), yaml.safe_load(target.read_text())
         for values in (theirs, ours):
@@ -94,7 +91,7 @@ def test_no_run_begins_around_others_or_inside_of_one(tmp_path: Path, tiny_model
             f"{tmp_path / 'runs'} holds other runs ({tmp_path / 'runs/a'}, {tmp_path / 'runs/b'})",
         ),
         (tmp_path, f"{tmp_path} holds other runs ({tmp_path / 'runs/a'}, "),
-        (inside, f"{inside} lies in the folder of the run {tmp_path / 'runs/a'}; choose another folder"),
+        (inside, f"{inside} is inside the run {tmp_path / 'runs/a'}; choose another folder"),
     ):
         with pytest.raises(InputErrors) as caught:
             learn(config, f"output_dir={folder}")
@@ -131,7 +128,7 @@ def test_a_sweep_inside_of_a_run_is_refused_before_it_starts(tmp_path: Path, tin
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(f"base: {config}\nseeds: [1, 2]\noutput_dir: {tmp_path / 'run' / 'sweep'}\n")
     with pytest.raises(InputErrors) as caught:
-        sweep_command(str(sweep), [], jobs=1, dry_run=True, console=QUIET)
+        check_sweep(read_sweep(str(sweep), []))
     (problem,) = caught.value.problems
     assert problem.where == f"{sweep}:3: output_dir"
-    assert "lies in the folder of the run" in problem.what
+    assert "is inside the run" in problem.what

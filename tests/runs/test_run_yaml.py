@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from nlora.config.load import differences, load_config
+from nlora.config.load import load_config
 from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.runs.folder import RunFolder
-from nlora.runs.run_yaml import read_run_file
+from nlora.runs.run_yaml import differences, read_run_file
 
 VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
 
@@ -73,7 +73,7 @@ def test_other_versions_are_recorded_and_do_not_stop(
         RunFolder.open(config_of(tmp_path), {**VERSIONS, "torch": "3.0.0"}).close()
     assert versions_in_file() == ["2.9.0", "3.0.0"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}: goes on with other versions than before: torch 2.9.0 -> 3.0.0"
+        f"{tmp_path}: resumed with other versions than before: torch 2.9.0 -> 3.0.0"
     ]
 
 
@@ -89,7 +89,7 @@ def test_a_broken_run_yaml_is_one_clear_line(tmp_path: Path, text: str) -> None:
     RunFolder.open(config_of(tmp_path), VERSIONS).close()
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(
-        RunError, match=r"run\.yaml.*; put back what nlora wrote there, or give another folder$"
+        RunError, match=r"run\.yaml.*; restore what nlora wrote there, or give another folder$"
     ):
         RunFolder.open(config_of(tmp_path), VERSIONS)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from helpers import learn, same_outcome, write_config
 from nlora.config.load import load_config
 from nlora.data.collate import Collator
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.label_scoring import LabelTree, label_scores
 from nlora.models.backbone import load_backbone
@@ -160,7 +160,7 @@ def test_stock_peft_adds_the_saved_adapters_up_to_the_same_answers(
     plan = make_plan(load_config(str(config), [f"output_dir={tmp_path / 'again'}"]))
     ours: Any = load_backbone(str(tiny_model(family)))
     folded = MergedUpdates(ours.model, [module.name for module in plan.modules])
-    folded.fold([load_factors(folder) for folder in folders])
+    folded.activate([load_factors(folder) for folder in folders])
 
     stock: Any = load_backbone(str(tiny_model(family)))
     peft_model = PeftModel.from_pretrained(stock.model, folders[0], adapter_name="first")

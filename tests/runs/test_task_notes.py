@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from helpers import write_config
-from nlora.cli.run import check_command, run_sequence
-from nlora.config.load import load_config
+from nlora.cli.check import check
+from nlora.cli.run import run
 from nlora.data.task import Example, Task
 from nlora.runs.task_notes import task_notes
 
@@ -55,14 +54,17 @@ def test_oddities(odd: Task, said: list[str]) -> None:
 
 
 def test_check_and_run_print_them(
-    tmp_path: Path, tiny_model: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_model: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = write_config(tmp_path, tiny_model("llama"))
     test = tmp_path / "colors-test.jsonl"
     test.write_text(test.read_text().replace("of test", "of train"))
-    console = Console(width=200)
-    check_command(str(file), [], console)
+    monkeypatch.setenv("COLUMNS", "200")
+    check(str(file))
     note = "colors: 9 of 9 test texts also occur in the training data\n"
     assert f"\n{note}" in capsys.readouterr().out
-    run_sequence(load_config(str(file)), console)
+    run(str(file))
     assert f"\n- {note}" in capsys.readouterr().out

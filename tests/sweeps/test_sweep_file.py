@@ -1,4 +1,4 @@
-"""What a sweep's file stands for, and that all its mistakes are told before anything starts."""
+"""The runs that a sweep's file describes, and that all its mistakes are reported before anything starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nlora.sweeps.check import check_sweep
 from nlora.sweeps.expand import read_sweep
 from sweeps import BASE, Machine, names, swept, write_sweep
 
-# What a file stands for
+# The runs
 
 
 def test_variants_times_seeds_the_first_seed_of_all_first(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_grid_is_every_combination_with_the_values_in_the_names(tmp_path: Path
 
 
 def test_several_bases_are_in_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are found in the current folder, and beside the sweep's file."""
+    """Files are found in the current folder, and next to the sweep's file."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -90,7 +90,7 @@ def test_several_bases_are_in_the_names(tmp_path: Path, monkeypatch: pytest.Monk
     sweep = read_sweep(write_sweep(tmp_path, base=["short.yaml", "long.yaml", "demo"], variants=["inclora"]))
     assert names(sweep)[:3] == ["short-inclora-seed1", "long-inclora-seed1", "demo-inclora-seed1"]
     configs = check_sweep(sweep)
-    assert configs[tmp_path / "out" / "demo-inclora-seed2"].data == "embedded"
+    assert configs[tmp_path / "out" / "demo-inclora-seed2"].data == "builtin"
     assert configs[tmp_path / "out" / "long-inclora-seed2"].name == "long-inclora"
 
 
@@ -112,47 +112,64 @@ def test_the_seed_of_a_run_is_the_default_where_none_is_given(tmp_path: Path) ->
 # Mistakes
 
 
-def test_every_mistake_of_every_run_is_told_at_once_with_its_key(tmp_path: Path) -> None:
-    file = write_sweep(
-        tmp_path,
-        base={**BASE, "train": {"epohcs": 1}},
-        variants={
-            "a": {"method": "nlora", "method.wieght": 3},
-            "b": "nlroa",
-            "c/d": "ewc",
-            "e": {"train": {"lr": 1}, "seed": 3},
-            "f": {"seeds": [1, 1]},
-            "g": 5,
-        },
-        grid={"train.batch_size": [8, "x"]},
-        runner="locl",
-        sedes=[3],
-    )
+def mistakes(file: str, *overrides: str) -> dict[str, str]:
     with pytest.raises(InputErrors) as caught:
-        check_sweep(read_sweep(file, ["train.max_samples=ten"]))
-    told = {problem.where: problem.what for problem in caught.value.problems}
+        check_sweep(read_sweep(file, overrides))
+    return {problem.where: problem.what for problem in caught.value.problems}
+
+
+def expect(told: dict[str, str], file: str, expected: dict[str, tuple[str, str]]) -> None:
+    """expected: by key, how its line begins, and what is said about it."""
     text = Path(file).read_text().splitlines()
-    # By key: how its line begins, and what is said of it.
-    expected = {
-        "base.train.epohcs": ("epohcs:", "unknown key; did you mean 'epochs'?"),
-        "variants.a.method.wieght": ("method.wieght:", "unknown key; did you mean 'weight'?"),
-        "variants.b": ("b:", "unknown method 'nlroa'; did you mean 'nlora'?"),
-        "variants.c/d": ("c/d:", "becomes a folder's"),
-        "variants.e.train.lr": ("lr:", "unknown key"),
-        "variants.e.seed": ("seed:", "give seeds: [1, 2, 3] at the top level"),
-        "variants.f.seeds": ("    seeds:", "a seed is there twice"),
-        "variants.g": ("g:", "must be a mapping of keys"),
-        "grid.train.batch_size": ("train.batch_size:", "must be a whole number >= 1, not 'x'"),
-        "runner": ("runner:", "must be local or ray, not 'locl'; did you mean 'local'?"),
-        "sedes": ("sedes:", "unknown key; did you mean 'seeds'?"),
-    }
     for key, (begin, what) in expected.items():
         (line,) = [
             i for i, line in enumerate(text, 1) if line.startswith(begin) or line.strip().startswith(begin)
         ]
         assert what in told[f"{file}:{line}: {key}"], key
-    assert told["train.max_samples=ten"].startswith("must be a whole number")
-    assert len(told) == len(expected) + 1
+    assert len(told) == len(expected)
+
+
+def test_unknown_keys_of_the_file_are_reported_first(tmp_path: Path) -> None:
+    file = write_sweep(tmp_path, runner="locl", sedes=[3], variants={"b": "nlroa"})
+    expect(mistakes(file), file, {
+        "runner": ("runner:", "must be local or ray, not 'locl'; did you mean 'local'?"),
+        "sedes": ("sedes:", "unknown key; did you mean 'seeds'?"),
+    })  # fmt: skip
+
+
+def test_every_mistake_in_what_the_sweep_describes_has_its_key(tmp_path: Path) -> None:
+    variants = {"c/d": "ewc", "e": {"train": {"lr": 1}, "seed": 3}, "f": {"seeds": [1, 1]}, "g": 5}
+    file = write_sweep(tmp_path, variants=variants)
+    expect(mistakes(file), file, {
+        "variants.c/d": ("c/d:", "becomes part of a folder's"),
+        "variants.e.seed": ("seed:", "give seeds: [1, 2, 3] at the top level"),
+        "variants.f.seeds": ("    seeds:", "duplicate seed"),
+        "variants.g": ("g:", "must be a mapping of keys"),
+    })  # fmt: skip
+
+
+def test_every_mistake_of_every_run_has_its_key_in_the_sweeps_file(tmp_path: Path) -> None:
+    file = write_sweep(
+        tmp_path,
+        base={**BASE, "train": {"epohcs": 1}},
+        variants={
+            "a": {"method.name": "nlora", "method.wieght": 3},
+            "b": "nlroa",
+            "e": {"train": {"lr": 1}},
+            "h": {"method": {"name": "nlora", "wieht": 1}},
+        },
+        grid={"train.batch_size": [8, "x"]},
+    )
+    told = mistakes(file, "train.max_samples=ten")
+    assert told.pop("train.max_samples=ten").startswith("must be a whole number")
+    expect(told, file, {
+        "base.train.epohcs": ("epohcs:", "unknown key; did you mean 'epochs'?"),
+        "variants.a.method.wieght": ("method.wieght:", "unknown key; did you mean 'weight'?"),
+        "variants.b": ("b:", "unknown method 'nlroa'; did you mean 'nlora'?"),
+        "variants.e.train.lr": ("lr:", "unknown key"),
+        "variants.h.method.wieht": ("method:", "unknown key; did you mean 'weight'?"),
+        "grid.train.batch_size.1": ("- x", "must be a whole number >= 1, not 'x'"),
+    })  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -166,11 +183,11 @@ def test_every_mistake_of_every_run_is_told_at_once_with_its_key(tmp_path: Path)
         ({"set": {"output_dir": "x"}}, "set.output_dir: the sweep sets 'output_dir'"),
         ({"grid": {"seed": [1]}}, "grid.seed: the sweep sets 'seed'"),
         ({"grid": {"lora.r": []}}, "grid.lora.r: must be a list of values that is not empty"),
-        ({"grid": {"method.weight": [1]}}, "grid.method.weight: a variant sets this key as well"),
+        ({"grid": {"method.weight": [1]}}, "grid.method.weight: a variant sets this key too"),
         ({"variants": "inclora"}, "variants: must be a mapping of names to what they set"),
         ({"seeds": [-1]}, "seeds: must be a list of different whole numbers"),
         ({"seeds": []}, "seeds: must be a list"),
-        ({"grid": {"data": ["a b", "a_b"]}}, "two runs would be called plain-data=a_b-seed1"),
+        ({"grid": {"data": ["a b", "a_b"]}}, "two runs would have the name plain-data=a_b-seed1"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -184,7 +201,7 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, changes: dict[str, Any],
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     for content, said in (
         (None, "no such file"),
-        ("- a", "must hold the keys of a sweep"),
+        ("- a", "must have the keys of a sweep"),
         ("a: [", "not YAML"),
     ):
         path = tmp_path / "x.yaml"

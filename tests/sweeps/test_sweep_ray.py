@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -11,16 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nlora.cli.sweep import sweep_command
+from nlora.cli import sweep as command
+from nlora.cli.sweep import runner_of
 from nlora.errors import InputErrors, MissingExtraError
+from nlora.sweeps.expand import read_sweep
 from nlora.sweeps.file import RayOptions
-from nlora.sweeps.runners import (
-    Job,
-    LocalRunner,
-    Outcome,
-    RayRunner,
-)
-from sweeps import Machine, write_sweep
+from nlora.sweeps.processes import Job
+from nlora.sweeps.runners import Outcome, RayRunner
+from sweeps import Machine, sweep_with, write_sweep
 
 # Ray
 
@@ -68,19 +67,20 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRay]:
 def test_ray_runs_each_job_as_a_task(tmp_path: Path, ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine()
     machine.fails = {"penalty-seed1": "error: no room"}
-    monkeypatch.setattr(LocalRunner.__init__, "__defaults__", (machine.launch,))
+    monkeypatch.setattr("nlora.sweeps.runners.launch_command", machine.launch)
     file = write_sweep(tmp_path, seeds=[1], runner="ray", ray={"gpus": 0.5, "cpus": 4})
     console = Console(width=200, force_terminal=False)
     with console.capture() as captured:
-        good = sweep_command(file, [], jobs=None, dry_run=False, console=console)
+        good = sweep_with(runner_of(read_sweep(file), None), file, console=console)
     assert not good
     assert (ray.started, ray.asked) == (True, {"num_gpus": 0.5, "num_cpus": 4, "max_retries": 0})
     assert machine.started == ["penalty-seed1", "plain-seed1"]
     assert machine.environments == [{"OMP_NUM_THREADS": "4"}] * 2
-    assert "penalty-seed1: failed after 0 s: no room" in captured.get()
-    assert "plain-seed1: done" in captured.get()
+    told = captured.get()
+    assert re.search(r"penalty-seed1: failed after \S+ s: no room", told)
+    assert "plain-seed1: done" in told
     with pytest.raises(InputErrors, match="--jobs: is for runner: local"):
-        sweep_command(file, [], jobs=2, dry_run=False, console=console)
+        command.sweep(file, jobs=2)
 
 
 def test_a_lost_worker_is_a_failed_run_and_stopping_cancels_the_rest(
@@ -103,5 +103,5 @@ def test_without_ray_the_command_that_installs_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"ray is not installed; pip install ray"):
-        sweep_command(write_sweep(tmp_path, runner="ray"), [], jobs=None, dry_run=False, console=Console())
+        command.sweep(write_sweep(tmp_path, runner="ray"))
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The leaner modules compute what the originals do, forward and backward, and leave no trace."""
+"""The replacements compute what the originals do, forward and backward, and leave no trace."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import nn
 
 from nlora.kernels.dropout import Dropout
 from nlora.models.backbone import load_backbone
-from nlora.training.cpu_modules import GatedLayer, RmsNorm, lean
+from nlora.training.cpu_modules import GatedLayer, RmsNorm, cpu_modules
 
 TinyModel = Callable[[str], Path]
 
 
 def logits_and_gradient(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a fixed batch: logits, and the gradient for the embedding's weight."""
+    """The logits of a fixed batch, and the gradient for the embedding's weight."""
     ids = torch.arange(2, 22).view(2, 10)
     model.eval()
     weight = model.get_input_embeddings().weight
@@ -40,38 +40,34 @@ def test_the_model_computes_what_it_did(tiny_model: TinyModel, family: str) -> N
     before = dict(model.named_modules())
     names = [name for name, _ in model.named_parameters()]
     expected = logits_and_gradient(model)
-    undo = lean(model)
-    kinds = {type(module) for module in model.modules()}
-    assert (RmsNorm in kinds) == (family in {"llama", "qwen2", "t5"})
-    assert (GatedLayer in kinds) == (family in {"llama", "qwen2"})
-    assert [name for name, _ in model.named_parameters()] == names
-    # T5 does not scale its attention: random weights make its softmax sharp, which magnifies rounding.
-    tolerance = 1e-3 if family == "t5" else 1e-5
-    for found, wanted in zip(logits_and_gradient(model), expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
-    undo()
+    with cpu_modules(model):
+        kinds = {type(module) for module in model.modules()}
+        assert (RmsNorm in kinds) == (family in {"llama", "qwen2", "t5"})
+        assert (GatedLayer in kinds) == (family in {"llama", "qwen2"})
+        assert [name for name, _ in model.named_parameters()] == names
+        # T5 does not scale its attention: random weights make its softmax sharp, which magnifies rounding.
+        tolerance = 1e-3 if family == "t5" else 1e-5
+        for found, wanted in zip(logits_and_gradient(model), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
     assert dict(model.named_modules()) == before
 
 
-def test_every_dropout_is_exchanged_and_put_back() -> None:
+def test_every_dropout_is_replaced_and_put_back() -> None:
     inner = nn.Dropout(0.2)
     model = nn.ModuleDict({"a": nn.Sequential(inner, nn.Dropout(0.0)), "b": nn.Dropout(0.3)})
     before = dict(model.named_modules())
-    undo = lean(model)
-    after = dict(model.named_modules())
-    assert {name for name in before if before[name] is not after[name]} == {"a.0", "b"}
-    assert [(type(m), m.p) for m in (after["a.0"], after["b"]) if isinstance(m, Dropout)] == [
-        (Dropout, 0.2),
-        (Dropout, 0.3),
-    ]
-    model.eval()
-    undo()
+    with cpu_modules(model):
+        after = dict(model.named_modules())
+        assert {name for name in before if before[name] is not after[name]} == {"a.0", "b"}
+        found = [(type(m), m.p) for m in (after["a.0"], after["b"]) if isinstance(m, Dropout)]
+        assert found == [(Dropout, 0.2), (Dropout, 0.3)]
+        model.eval()
     assert dict(model.named_modules()) == before
     assert not inner.training
 
 
 class OddRMSNorm(nn.Module):
-    """Under a known name, another formula."""
+    """A known name with another formula."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,44 +90,57 @@ class PairRMSNorm(OddRMSNorm):
         return x * gate
 
 
-def test_what_computes_something_else_under_a_like_name_stays() -> None:
+def test_a_module_that_computes_something_else_under_a_similar_name_stays() -> None:
     listened = nn.RMSNorm(6, eps=1e-6)
     heard: list[int] = []
     listened.register_forward_hook(lambda *_: heard.append(1))
     model = nn.ModuleList([OddRMSNorm(), PairRMSNorm(), nn.LayerNorm(6, bias=False), nn.RMSNorm(6), listened])
     model.requires_grad_(False)
     before = list(model)
-    lean(model)
-    assert list(model) == before
+    with cpu_modules(model):
+        assert list(model) == before
 
 
-def test_a_norm_is_exchanged_only_where_it_is_frozen() -> None:
+def test_a_norm_is_replaced_only_if_it_is_frozen() -> None:
     model = nn.Sequential(nn.RMSNorm(6, eps=1e-6))
-    lean(model)
-    assert type(model[0]) is nn.RMSNorm
-    lean(model.requires_grad_(False))
-    assert type(model[0]) is RmsNorm
+    with cpu_modules(model):
+        assert type(model[0]) is nn.RMSNorm
+    with cpu_modules(model.requires_grad_(False)):
+        assert type(model[0]) is RmsNorm
+
+
+def test_everything_is_put_back_after_an_error() -> None:
+    model = nn.Sequential(nn.Dropout(0.1))
+    before = list(model)
+
+    def train() -> None:
+        with cpu_modules(model):
+            assert list(model) != before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert list(model) == before
 
 
 def test_other_precisions_are_left_to_the_original() -> None:
     model = nn.Sequential(nn.RMSNorm(6, eps=1e-6).half(), PlainRMSNorm()).requires_grad_(False)
-    lean(model)
-    assert [type(module) for module in model] == [nn.RMSNorm, RmsNorm]
-    assert model[1](torch.ones(2, 6, dtype=torch.float64)).dtype == torch.float64
+    with cpu_modules(model):
+        assert [type(module) for module in model] == [nn.RMSNorm, RmsNorm]
+        assert model[1](torch.ones(2, 6, dtype=torch.float64)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_bfloat16_is_exchanged_too(tiny_model: TinyModel, family: str) -> None:
-    """How it rounds: tests/kernels/test_bfloat16.py; here, that it comes as near to float32 as the original does."""
+def test_bfloat16_is_replaced_too(tiny_model: TinyModel, family: str) -> None:
+    """It is as close to float32 as the original; tests/kernels/test_bfloat16.py compares the rounding itself."""
     exact: Any = load_backbone(str(tiny_model(family))).model.requires_grad_(False)
     short: Any = load_backbone(str(tiny_model(family)), dtype="bfloat16").model.requires_grad_(False)
     exact.load_state_dict(short.state_dict())
     truth, plain = logits_and_gradient(exact), logits_and_gradient(short)
-    undo = lean(short)
-    assert {RmsNorm, GatedLayer} < {type(module) for module in short.modules()}
-    leaner = logits_and_gradient(short)
-    undo()
-    for found, original, wanted in zip(leaner, plain, truth, strict=True):
+    with cpu_modules(short):
+        assert {RmsNorm, GatedLayer} < {type(module) for module in short.modules()}
+        faster = logits_and_gradient(short)
+    for found, original, wanted in zip(faster, plain, truth, strict=True):
         assert found.dtype == torch.bfloat16
         error = (original.float() - wanted).norm()
         assert 0 < error < 0.2 * wanted.norm()
@@ -152,7 +161,7 @@ class ClampedGatedLayer(nn.Module):
 
 
 class NoEpsilonRMSNorm(OddRMSNorm):
-    """Where its eps is, nobody can guess; numbers around 1 do not show it."""
+    """Its eps has an unusual name, and numbers around 1 do not reveal it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,15 +172,15 @@ class NoEpsilonRMSNorm(OddRMSNorm):
 
 
 @pytest.mark.parametrize("odd", [ClampedGatedLayer, NoEpsilonRMSNorm])
-def test_what_differs_only_on_large_or_small_numbers_stays(odd: type[nn.Module]) -> None:
+def test_a_module_that_differs_only_on_large_or_small_numbers_stays(odd: type[nn.Module]) -> None:
     model = nn.ModuleList([odd()]).requires_grad_(False)
     before = list(model)
-    lean(model)
-    assert list(model) == before
+    with cpu_modules(model):
+        assert list(model) == before
 
 
 def test_deepseek_v4_keeps_its_clamps(tiny_family: Callable[[str], Any]) -> None:
     model = tiny_family("deepseek_v4")
     model.requires_grad_(False)
-    lean(model)
-    assert GatedLayer not in {type(module) for module in model.modules()}
+    with cpu_modules(model):
+        assert GatedLayer not in {type(module) for module in model.modules()}

@@ -2,7 +2,7 @@
 
 What is tested is ours (the adapter, the loss on the answer's logits, the penalty, folding); the optimizer is that of
 transformers 4.28, which the released code ran with, written out below. In the second task the released code has the
-first update beside the new one, concatenated into one adapter, and here it is folded into the backbone: that the
+first update together with the new one in a single adapter, and here it is merged into the backbone: that the
 second trajectory is the same shows that folding gives what concatenating gave.
 
 An L1 penalty has a sign for a gradient, which makes a large difference of the smallest one: the released code itself
@@ -41,7 +41,7 @@ Penalty = Callable[[], Tensor | None]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """More threads sum in another order, and a sign gradient makes that seen."""
+    """More threads sum in another order, which the gradient of a sign makes visible."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -135,7 +135,7 @@ def olora_penalty(run: dict[str, Any], adapter: LoraAdapter, earlier: Sequence[A
 
 @dataclass(frozen=True)
 class Seen:
-    """One step of ours beside the released one's record of it."""
+    """One of our steps next to the released code's record of it."""
 
     ce: float
     total: float
@@ -184,9 +184,9 @@ def trajectory(
 
 
 def begun(model: Any, golden: Golden, task: str, earlier: Sequence[AdapterState]) -> LoraAdapter:
-    """The released code's fresh factors of a task, over the backbone with the earlier updates folded in."""
+    """The released code's fresh factors of a task, over the backbone with the earlier updates merged in."""
     start = golden.initial(task)
-    MergedUpdates(model, list(start)).fold(earlier)
+    MergedUpdates(model, list(start)).activate(earlier)
     adapter = LoraAdapter.attach(model, LORA, seed=0)
     adapter.load_state(start)
     adapter.model.eval()
@@ -262,8 +262,8 @@ def test_factors_after_each_task(name: str, first: float, second: float, runs: R
 
 
 @pytest.mark.parametrize("name", ["nlora_t5", "olora_t5", "nlora_llama"])
-def test_folding_gives_what_concatenating_gave(name: str, shared: Path) -> None:
-    """The second task's first step, over the released factors of the first task: no history of ours in it."""
+def test_merging_gives_what_concatenating_gave(name: str, shared: Path) -> None:
+    """The second task's first step, over the released factors of the first task; we train nothing before it."""
     golden = golden_of(shared, name, name)
     released = golden.run["task2"]["steps"][0]
     first = golden.final("task1")
@@ -272,13 +272,13 @@ def test_folding_gives_what_concatenating_gave(name: str, shared: Path) -> None:
     (seen,) = learn(adapter, one_step, "task2", [first], adamw_of_transformers_4)
     assert seen.ce == pytest.approx(released["ce"], abs=1e-6)
     assert seen.norm == pytest.approx(released["grad_norm_before_clip"], rel=2e-5)
-    # Without the first update the loss would be another one.
+    # Without the first update, the loss would differ.
     alone = begun(load_model(shared, golden.run["arch"]), golden, "task2", [])
     assert abs(cross_entropy(alone, golden.batch("task2", 0)).item() - released["ce"]) > 1e-4
 
 
-def test_the_optimizer_of_today_gives_the_released_codes_other_run(shared: Path, runs: Runs) -> None:
-    """The same with torch's AdamW, which a run has now: another trajectory, and the released code has it too."""
+def test_todays_optimizer_gives_the_released_codes_other_run(shared: Path, runs: Runs) -> None:
+    """The same with torch's AdamW, which runs use today: another trajectory, also recorded."""
     golden = golden_of(shared, "nlora_t5_adamw_torch", "nlora_t5")
     done = trajectory(shared, golden, adamw_of_torch)
     assert_steps(done["task1"][0], ce=1e-6, total=2e-5)

@@ -1,4 +1,4 @@
-"""What TensorBoard and W&B are told: one run, whose steps go on from stage to stage."""
+"""TensorBoard and W&B get one run, whose steps continue from stage to stage."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def finish():
 """
 
 
-def test_tensorboard_has_one_run_whose_steps_go_on(
+def test_tensorboard_has_one_run_whose_steps_continue(
     tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

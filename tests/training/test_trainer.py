@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from nlora.config.schema import LoraOptions, TrainOptions
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import RunError
 from nlora.methods.registry import build
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import AdapterState, LoraAdapter
 from nlora.training import trainer
-from nlora.training.trainer import optimizer_steps, train
+from nlora.training.trainer import train
 
 PREFIX = tuple(range(20, 34))
 EXAMPLES = [
@@ -51,7 +51,7 @@ def test_accumulated_micro_batches_give_the_same_update(
     tmp_path: Path, tiny_model: Callable[[str], Path], family: str, micro: int
 ) -> None:
     # 22 examples in batches of 8: the last step of an epoch has 6, of which 1x6 and 4+2 are accumulated. One epoch,
-    # as |x| and ReLU have kinks: a value that rounds to their other side moves all later steps by about 1e-5.
+    # as |x| and ReLU have kinks: a value rounded to the other side changes all later steps by about 1e-5.
     whole = trained(tmp_path, tiny_model(family), epochs=1, learning_rate=1e-3)
     parts = trained(tmp_path, tiny_model(family), epochs=1, learning_rate=1e-3, micro_batch_size=micro)
     for name, factors in whole.items():
@@ -90,20 +90,20 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path, tiny_model: Call
 
 
 @pytest.mark.parametrize("micro", [8, 2])
-def test_the_penalty_is_asked_once_per_optimizer_step(
+def test_the_penalty_is_called_once_per_optimizer_step(
     tmp_path: Path, tiny_model: Callable[[str], Path], micro: int
 ) -> None:
     backbone: Any = load_backbone(str(tiny_model("llama")))
     adapter = LoraAdapter.attach(backbone.model, LoraOptions(r=4), seed=1)
-    asked = []
+    calls = []
 
     def penalty() -> torch.Tensor:
-        asked.append(1)
+        calls.append(1)
         return sum(f.A.sum() for f in adapter.factors().values())  # type: ignore[return-value]
 
     options = TrainOptions(batch_size=8, epochs=2, micro_batch_size=micro)
     result = train(backbone, adapter, EXAMPLES, options, penalty=penalty, seed=5, folder=tmp_path)
-    assert len(asked) == result.steps == optimizer_steps(len(EXAMPLES), options) == 6
+    assert len(calls) == result.steps == options.steps(len(EXAMPLES)) == 6
 
 
 def test_a_stronger_penalty_leaves_a_smaller_update(
@@ -144,7 +144,7 @@ def test_the_first_steps_equal_a_loop_written_by_hand(
         torch.testing.assert_close(f.B, factors[name].B.detach(), rtol=0, atol=2e-5)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
     with pytest.raises(RunError, match=r"no numbers|became nan"):
         trained(tmp_path, tiny_model("llama"), learning_rate=1e38, epochs=10)
 
@@ -163,7 +163,7 @@ def test_a_batch_that_cannot_be_split_is_refused(
 def test_the_log_holds_the_first_and_the_last_step(
     tmp_path: Path, tiny_model: Callable[[str], Path], batch_size: int, every: int, logged: list[int]
 ) -> None:
-    """And what it says of the penalty is of the same steps as the loss: both add up to the training's means."""
+    """The logged penalty covers the same steps as the loss: both average to the training's means."""
     backbone: Any = load_backbone(str(tiny_model("llama")))
     adapter = LoraAdapter.attach(backbone.model, LoraOptions(r=2), seed=1)
     options = TrainOptions(batch_size=batch_size, epochs=2, logging_steps=every)
@@ -180,7 +180,7 @@ def test_the_log_holds_the_first_and_the_last_step(
     assert lines[0]["penalty"] == 0 < lines[-1]["penalty"]
 
 
-def test_a_variable_of_some_scheduler_does_not_cut_the_batch(
+def test_a_scheduler_s_environment_variable_does_not_split_the_batch(
     tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = trained(tmp_path, tiny_model("llama"))
@@ -189,10 +189,10 @@ def test_a_variable_of_some_scheduler_does_not_cut_the_batch(
     assert all(torch.equal(again[name].B, f.B) for name, f in alone.items())
 
 
-def test_several_gpus_in_sight_do_not_split_a_batch(
+def test_several_visible_gpus_do_not_split_a_batch(
     tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With two visible GPUs the Trainer's arguments say 2: emulated here, where there is none."""
+    """With two visible GPUs, the Trainer's arguments say 2; emulated here without any."""
 
     class WithTwo(trainer.TrainingArguments):
         def __post_init__(self) -> None:

@@ -1,9 +1,9 @@
-"""Which entries exceed a threshold, one bit each, and how many of them two adapters share.
+"""Flags of entries above a threshold, one bit each, and how many of them two adapters share.
 
-    large = packed(np.abs(updates) > t)           # (T, entries) of bool -> (T, words) of 64 bits
-    both, _ = pair_counts(large)                  # for each pair of the T rows
+>>> pair_counts(packed(np.array([[True, False, True], [True, True, True]])))[0].tolist()
+[2]
 
-Sixty-four entries are compared at a time; set bits are counted by the processor's own instruction. A row may have up to
+One operation compares 64 entries, and set bits are counted by the processor's own instruction. A row holds up to
 2³² bits.
 """
 
@@ -22,34 +22,34 @@ _WORD_BYTES = WORD_BITS // 8
 
 
 def words_for(entries: int) -> int:
-    """Words that hold so many bits."""
+    """The number of words that hold this many bits."""
     return -(-entries // WORD_BITS)
 
 
 def put(words: Words, offset: int, flags: NDArray[np.bool_]) -> int:
-    """Pack flags (..., n) into `words` (..., W) from byte `offset` on; returns the byte where the next may start."""
-    packed_flags = np.packbits(flags, axis=-1)  # the last byte is filled up with zeros
+    """Packs flags (..., n) into `words` (..., W) from byte `offset`; returns the byte after them."""
+    packed_flags = np.packbits(flags, axis=-1)  # the last byte is padded with zeros
     end = offset + int(packed_flags.shape[-1])
     words.view(np.uint8)[..., offset:end] = packed_flags
     return end
 
 
 def filled(words: Words, end: int) -> Words:
-    """The words of which bytes up to `end` were put, what is beyond `end` set to zero."""
+    """The words that hold bytes up to `end`, zero after it."""
     used = -(-end // _WORD_BYTES)
     words.view(np.uint8)[..., end : used * _WORD_BYTES] = 0
     return words[..., :used]
 
 
 def packed(flags: NDArray[np.bool_], scratch: Scratch | None = None) -> Words:
-    """Flags (..., n) as words (..., W); what is beyond n is zero. Valid until `scratch` is packed into again."""
+    """Flags (..., n) as words (..., W), zero after bit n. Valid until the next call with this `scratch`."""
     shape = (*flags.shape[:-1], words_for(flags.shape[-1]))
     words: Words = (scratch or Scratch()).array("packed", shape, np.uint64)
     return filled(words, put(words, 0, flags))
 
 
 def counts(words: Words) -> Counts:
-    """Set bits of words (..., W): (...)."""
+    """The number of set bits of words (..., W): (...)."""
     found: Counts = np.bitwise_count(words).sum(-1, dtype=np.uint32).astype(np.int64)
     return found
 
@@ -57,9 +57,9 @@ def counts(words: Words) -> Counts:
 def pair_counts(
     large: Words, negative: Words | None = None, scratch: Scratch | None = None
 ) -> tuple[Counts, Counts]:
-    """For each pair i < j, in the order of `subspace.pairs_of`: bits set in both, and of those the ones of unlike sign.
+    """For each pair i < j, in the order of `pairs_of`: the bits set in both, and those of them with unlike signs.
 
-    large: (T, ..., W). negative: likewise; without it, no sign is unlike. Both results: (P, ...).
+    large, negative: (T, ..., W); without `negative` no signs are unlike. Both results: (P, ...).
     """
     scratch = scratch or Scratch()
     rows, *others = large.shape[:-1]

@@ -1,10 +1,7 @@
-"""Memory to write into, kept from one module to the next.
+"""Arrays that are reused from one module to the next.
 
-    scratch = Scratch()
-    flags = scratch.array("flags", (15, 1024), np.bool_)    # what was left there is still in it
-
-New arrays of some megabytes are new pages of memory each time, and threads that take and give back pages wait for one
-another: with new ones for every module, two threads were slower than one.
+Each new array of some megabytes maps new pages of memory, and threads that map and unmap pages wait for one another:
+with new arrays for every module, two threads were slower than one.
 """
 
 from __future__ import annotations
@@ -20,17 +17,17 @@ from torch import Tensor
 
 
 class Scratch(threading.local):
-    """Arrays by name; every thread has its own, so one scratch may be shared."""
+    """Arrays by name. Every thread has its own, so threads may share one instance."""
 
     def __init__(self) -> None:
         self._kept: dict[str, NDArray[np.uint8]] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """An array whose contents are arbitrary, valid until the same name is asked for again."""
+        """An uninitialized array, valid until the next call with the same name."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         kept = self._kept.get(name)
         if kept is None or len(kept) < size:
-            # torch's memory begins at a cache line, numpy's often in the middle of one.
+            # torch aligns memory to cache lines; numpy often does not.
             kept = self._kept[name] = torch.empty(size, dtype=torch.uint8).numpy()
         return kept[:size].view(dtype).reshape(shape)
 

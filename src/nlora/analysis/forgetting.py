@@ -1,41 +1,39 @@
-"""Whether tasks that collide more also forget more: what learning b cost a, beside what their updates share.
+"""Do tasks whose updates interfere more also forget more? Measures of the updates against points lost.
 
-    against_forgetting(["r8", "tweets", "news"], R, {"r8|tweets": {"collision_rate": 0.4, "overlap_energy": 0.3}, ...})
-
-No torch in here: numbers in, numbers out.
+>>> pairs = {"r8|tweets": PairValues(collision_rate=0.4)}
+>>> against_forgetting(["r8", "tweets"], [[90.0, None], [70.0, 80.0]], pairs).pairs[0].drop
+20.0
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nlora.runs.interference_file import Correlation, Drop, Forgetting, PairValues
 
 Floats = NDArray[np.float64]
 
 MEASURES = ("collision_rate", "overlap_energy")
 FEWEST_PAIRS = 4
-"""With fewer a correlation says nothing."""
+"""With fewer, a correlation says nothing."""
 _ROUNDS = 9999
 _SEED = 0
 
 
 def against_forgetting(
-    tasks: Sequence[str],
-    R: Sequence[Sequence[float | None]],
-    pairs: Mapping[str, Mapping[str, float | None]],
-) -> dict[str, Any]:
-    """Each pair of an earlier and a later task with its drop, and the correlations over these pairs.
+    tasks: Sequence[str], R: Sequence[Sequence[float | None]], pairs: Mapping[str, PairValues]
+) -> Forgetting:
+    """The drop for each pair of an earlier and a later task, and its correlation with the measures.
 
     tasks: in the order of learning. R: R[k-1][i-1] is the score in percent on task i after stage k, None where not
-    evaluated. pairs: measures of the updates by `earlier|later`; a pair that is not there is left out.
+    evaluated. pairs: measures of the updates by `earlier|later`; missing pairs are left out.
 
-    drop: R[b-1][a] - R[b][a], in points: what the stage of b alone took from a; None where one of both is missing.
-    correlation: by measure; None with fewer than FEWEST_PAIRS pairs, or where one side is constant.
+    drop: R[b-1][a] - R[b][a], in points, the loss on a in the stage of b alone; None if either score is missing.
     """
-    rows = []
+    drops = []
     for b in range(1, len(tasks)):
         for a in range(b):
             measures = pairs.get(f"{tasks[a]}|{tasks[b]}")
@@ -43,27 +41,26 @@ def against_forgetting(
                 continue
             before, after = R[b - 1][a], R[b][a]
             drop = None if before is None or after is None else before - after
-            own = {measure: measures[measure] for measure in MEASURES}
-            rows.append({"earlier": tasks[a], "later": tasks[b], "drop": drop, **own})
-    known = [row for row in rows if row["drop"] is not None]
-    return {
-        "pairs": rows,
-        "correlation": {
-            measure: correlation([row[measure] for row in known], [row["drop"] for row in known])
+            own = {measure: getattr(measures, measure) for measure in MEASURES}
+            drops.append(Drop(earlier=tasks[a], later=tasks[b], drop=drop, **own))
+    return Forgetting(
+        pairs=drops,
+        correlation={
+            measure: correlation([getattr(pair, measure) for pair in drops], [pair.drop for pair in drops])
             for measure in MEASURES
         },
-    }
+    )
 
 
-def correlation(x: Sequence[Any], y: Sequence[Any]) -> dict[str, Any] | None:
-    """How two measures of the same pairs go together, with its uncertainty; None where that cannot be said.
+def correlation(x: Sequence[float | None], y: Sequence[float | None]) -> Correlation | None:
+    """The correlation over the points known in both; None with fewer than FEWEST_PAIRS or a constant side.
 
-    pearson, spearman: -1 to 1. n: how many points. p_permutation: share of random re-pairings (9999, seeded) whose
-    Pearson correlation is at least as far from 0, the given one counted in. pearson_interval_95: 2.5th to 97.5th
-    percentile of Pearson over bootstrap samples of the points (9999, seeded).
+    pearson, spearman: -1 to 1. n: the number of points. p_permutation: the share of 9999 random re-pairings (seeded)
+    and the given pairing whose Pearson correlation is at least as far from 0. pearson_interval_95: 2.5th to 97.5th
+    percentile of Pearson's over 9999 bootstrap samples of the points (seeded).
 
-    Both treat the points as independent. Pairs of tasks are not, as each task is in many of them: read p as a lower
-    bound and the interval as too narrow.
+    Both treat the points as independent. Pairs of tasks are not, since each task is in many of them: the true p is
+    larger and the true interval wider.
     """
     known = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
     if len(known) < FEWEST_PAIRS:
@@ -74,18 +71,18 @@ def correlation(x: Sequence[Any], y: Sequence[Any]) -> dict[str, Any] | None:
         return None
     generator = np.random.default_rng(_SEED)
     shuffled = generator.permuted(np.tile(second, (_ROUNDS, 1)), axis=1)
-    # 1e-12: the same points in another order of adding up.
+    # 1e-12: rounding, when the same points are added in another order.
     as_far = np.abs(_pearson(first[None], shuffled)) >= abs(pearson) - 1e-12
     drawn = generator.integers(len(known), size=(_ROUNDS, len(known)))
     resampled = _pearson(first[drawn], second[drawn])
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return {
-        "pearson": float(pearson),
-        "spearman": float(_pearson(_ranks(first)[None], _ranks(second)[None])[0]),
-        "n": len(known),
-        "p_permutation": float((1 + as_far.sum()) / (1 + _ROUNDS)),
-        "pearson_interval_95": [float(low), float(high)],
-    }
+    return Correlation(
+        pearson=float(pearson),
+        spearman=float(_pearson(_ranks(first)[None], _ranks(second)[None])[0]),
+        n=len(known),
+        p_permutation=float((1 + as_far.sum()) / (1 + _ROUNDS)),
+        pearson_interval_95=(float(low), float(high)),
+    )
 
 
 def _pearson(x: Floats, y: Floats) -> Floats:
@@ -94,7 +91,7 @@ def _pearson(x: Floats, y: Floats) -> Floats:
     y = y - y.mean(1, keepdims=True)
     norms = np.sqrt((x * x).sum(1) * (y * y).sum(1))
     made: Floats = np.full(norms.shape, np.nan)
-    # Below that, what is left of a constant row is rounding.
+    # A constant row leaves only rounding errors below this.
     np.divide((x * y).sum(1), norms, out=made, where=norms > 1e-12)
     return np.clip(made, -1.0, 1.0)
 

@@ -1,9 +1,14 @@
-"""Compares adapters with one another: the one function that puts all measures together.
+"""All measures of some adapters and of every pair of them.
 
-    comparison = compare_states({"agnews": first, "amazon": second})
+>>> import torch
+>>> from nlora.models.lora_factors import LoraFactors
+>>> a = {"q_proj": LoraFactors(torch.ones(1, 4), torch.ones(4, 1), 1.0)}
+>>> b = {"q_proj": LoraFactors(torch.ones(1, 4), torch.eye(4)[:, :1], 1.0)}
+>>> compare_states({"a": a, "b": b}).interference().pairs["a|b"].collision_rate
+0.25
 
-What it costs: one pass over the entries of each adapter, whatever the number of pairs, and small products for the rest.
-Modules are shared out among as many threads as torch may use.
+The cost is one pass over the entries of each adapter, however many pairs there are, and small products for the rest.
+Torch's threads take the modules in turn.
 """
 
 from __future__ import annotations
@@ -20,10 +25,10 @@ from torch import Tensor
 from nlora.analysis import threshold_curves
 from nlora.analysis.buffers import Scratch
 from nlora.analysis.entrywise import Entrywise, entrywise
+from nlora.analysis.measurements import Measurements, SampledCurve
 from nlora.analysis.module_names import in_order, kinds_of, layer_of
 from nlora.analysis.pair_measures import PairMeasures, pair_measures, pairs_of
 from nlora.analysis.parallel import each
-from nlora.analysis.result import Comparison, Curve
 from nlora.analysis.spectrum import effective_rank, nuclear_norm, reduced_svds, stable_rank
 from nlora.analysis.threshold import DEFAULT_FACTOR, DEFAULT_RULE, GIVEN_RULE, pooled, root_mean_square
 from nlora.errors import AdapterError
@@ -32,18 +37,18 @@ from nlora.models.lora_factors import AdapterState, check_finite
 Floats = NDArray[np.float64]
 Shares = tuple[Floats, Floats]
 _NAMED = 3
-"""Missing modules that a note names."""
+"""A note names at most this many missing modules."""
 
 
-def compare_states(states: Mapping[str, AdapterState], threshold: float | None = None) -> Comparison:
+def compare_states(states: Mapping[str, AdapterState], threshold: float | None = None) -> Measurements:
     """All measures of the adapters and of every pair of them.
 
-    states: by name, in the order in which they are shown; one alone has no pairs.
-    threshold: absolute, >= 0: an entry counts when |ΔW| is larger. None: `threshold.DEFAULT_FACTOR` times the root mean
+    states: by name, in the order in which they are shown. A single one has no pairs.
+    threshold: absolute, >= 0; an entry counts if |ΔW| is larger. None: `threshold.DEFAULT_FACTOR` times the root mean
         square of all entries.
 
-    Raises AdapterError where a factor is not finite, where modules of one name have different shapes, and where two
-    adapters have no module in common. Modules that not all have are compared over those that do, and a note says so.
+    A pair is compared over the modules that both have; a note names what an adapter lacks. Raises AdapterError if a
+    factor is not finite, modules of one name differ in shape, or two adapters have no module in common.
     """
     if threshold is not None and not (threshold >= 0 and math.isfinite(threshold)):
         raise ValueError(f"threshold {threshold} is not a number >= 0")
@@ -61,9 +66,9 @@ def compare_states(states: Mapping[str, AdapterState], threshold: float | None =
     work = _Work(list(states.values()), modules, chosen, absolute, relative)
     results = each(range(len(modules)), work.measure)
     for module in results:
-        absolute.add(module.absolute, module.who, module.entries)
-        relative.add(module.relative, module.who, module.entries)
-    return Comparison(
+        absolute.add(module.absolute, module.present, module.entries)
+        relative.add(module.relative, module.present, module.entries)
+    return Measurements(
         names=tuple(states),
         modules=tuple(modules),
         layers=tuple(layer_of(module) for module in modules),
@@ -73,8 +78,8 @@ def compare_states(states: Mapping[str, AdapterState], threshold: float | None =
         threshold_rule=DEFAULT_RULE if threshold is None else GIVEN_RULE,
         adapters=_of_adapters(len(states), results),
         pairs=_of_pairs(len(states), results),
-        curve=Curve(at, absolute.density(), absolute.collision()),
-        relative_curve=Curve(threshold_curves.FACTORS, relative.density(), relative.collision()),
+        curve=SampledCurve(at, absolute.density(), absolute.collision()),
+        relative_curve=SampledCurve(threshold_curves.FACTORS, relative.density(), relative.collision()),
         sampled_share=sum(module.sampled for module in results) / sum(module.entries for module in results),
         notes=notes,
     )
@@ -82,9 +87,9 @@ def compare_states(states: Mapping[str, AdapterState], threshold: float | None =
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Module:
-    """What was found at one module. who: which adapters have it, in order; S: their singular values (T', k)."""
+    """The measures at one module. present: indices of the adapters that have it; S: their singular values (T', k)."""
 
-    who: list[int]
+    present: list[int]
     entries: int
     S: Tensor
     entrywise: Entrywise
@@ -96,7 +101,7 @@ class _Module:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
-    """What is needed to measure any of the modules."""
+    """Everything needed to measure any of the modules."""
 
     states: Sequence[AdapterState]
     modules: Sequence[str]
@@ -106,21 +111,21 @@ class _Work:
     scratch: Scratch = field(default_factory=Scratch)
 
     def measure(self, index: int) -> _Module:
-        """All measures at one module; changes nothing, so threads may share this."""
+        """All measures at one module; thread-safe."""
         module = self.modules[index]
-        who = [t for t, state in enumerate(self.states) if module in state]
-        factors = [self.states[t][module] for t in who]
+        present = [t for t, state in enumerate(self.states) if module in state]
+        factors = [self.states[t][module] for t in present]
         spectra = reduced_svds(factors, self.scratch)
         share = threshold_curves.SAMPLED_ENTRIES // len(self.modules)
         sampled = threshold_curves.sample(factors, share, threshold_curves.SEED + index, self.scratch)
         return _Module(
-            who=who,
+            present=present,
             entries=factors[0].entries,
             S=spectra.S,
             entrywise=entrywise(factors, self.threshold, self.scratch),
             pairs=pair_measures(factors, spectra, self.scratch),
-            absolute=self.absolute.shares(sampled, who, self.scratch),
-            relative=self.relative.shares(sampled, who, self.scratch),
+            absolute=self.absolute.shares(sampled, present, self.scratch),
+            relative=self.relative.shares(sampled, present, self.scratch),
             sampled=sampled.shape[1],
         )
 
@@ -140,7 +145,7 @@ def _of_adapters(count: int, results: Sequence[_Module]) -> dict[str, Floats]:
             "effective_rank": effective_rank(S).numpy(),
         }
         for measure, column in values.items():
-            table[measure][module.who, m] = column
+            table[measure][module.present, m] = column
     return table
 
 
@@ -150,8 +155,8 @@ def _of_pairs(count: int, results: Sequence[_Module]) -> dict[str, Floats]:
     counted, related = ("both", "unlike", "energy"), PairMeasures.__slots__
     table = {measure: np.full((len(index), len(results)), np.nan) for measure in (*counted, *related)}
     for m, module in enumerate(results):
-        first, second = pairs_of(len(module.who))
-        rows = [index[module.who[i], module.who[j]] for i, j in zip(first, second, strict=True)]
+        first, second = pairs_of(len(module.present))
+        rows = [index[module.present[i], module.present[j]] for i, j in zip(first, second, strict=True)]
         for measure in counted:
             table[measure][rows, m] = getattr(module.entrywise, measure)
         for measure in related:
@@ -160,7 +165,7 @@ def _of_pairs(count: int, results: Sequence[_Module]) -> dict[str, Floats]:
 
 
 def _checked(states: Mapping[str, AdapterState], modules: Sequence[str]) -> list[str]:
-    """Raises AdapterError where the adapters cannot be compared; returns notes on modules that not all have."""
+    """Notes on missing modules. Raises AdapterError if the adapters cannot be compared."""
     if not states or not modules:
         raise AdapterError("there are no adapters to compare, or they have no modules")
     for name, state in states.items():

@@ -1,8 +1,9 @@
-"""What a module's name says: its layer and its kind, and the order in which people count layers.
+"""The layer and the kind in a module's name, and names in the order of the layers.
 
-in_order(["model.layers.10.q_proj", "model.layers.2.q_proj"])   # layer 2 first
-layer_of("model.layers.2.self_attn.q_proj")                     # 2
-kinds_of(names)                                                 # ["q_proj", "v_proj", ...]
+>>> in_order(["layers.10.q_proj", "layers.2.q_proj"])
+['layers.2.q_proj', 'layers.10.q_proj']
+>>> layer_of("model.layers.2.self_attn.q_proj")
+2
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from collections.abc import Iterable, Sequence
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Sorted with the numbers in them counted, not spelt."""
+    """Sorted by the value of the numbers in them: 2 before 10."""
     return sorted(names, key=lambda name: [_part(part) for part in re.split(r"(\d+)", name)])
 
 
 def layer_of(name: str) -> int | None:
-    """The first part of the name that is a number; None where there is none.
+    """The first part of the name that is a number, or None.
 
-    Encoder and decoder both count from 0: the kind tells them apart.
+    Encoder and decoder both count from 0; their kinds differ.
     """
     return next((int(part) for part in name.split(".") if part.isdecimal()), None)
 
 
 def kinds_of(names: Sequence[str]) -> list[str]:
-    """The kind of each module: the last part of its name, with what else is needed to tell kinds apart.
+    """The kind of each module: the last part of its name, with the parts that tell different kinds apart.
 
-    All modules of LLaMA that end with q_proj are of the kind q_proj. Those of T5 that end with q are three:
+    In LLaMA all modules that end with q_proj are of one kind, q_proj. In T5 those that end with q are of three:
     encoder.SelfAttention.q, decoder.SelfAttention.q, decoder.EncDecAttention.q.
     """
     patterns = [tuple(part for part in name.split(".") if not part.isdecimal()) or (name,) for name in names]

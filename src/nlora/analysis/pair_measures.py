@@ -1,10 +1,7 @@
-"""How the updates of two tasks lie to each other as matrices: cosine, orthogonality, angles of their spaces.
+"""Measures of two updates as matrices: cosine, orthogonality, and angles between their row and column spaces.
 
-    pairs = pair_measures([f, g, h])              # arrays with one value for each pair: (f,g), (f,h), (g,h)
-    rows, columns = principal_angles(f, g)        # in degrees, smallest first
-
-All of it comes from r×r products: with ΔW = U·S·Vᵀ, ⟨ΔW_i,ΔW_j⟩ and ‖ΔW_iᵀΔW_j‖_F need only U_iᵀU_j and V_iᵀV_j, whose
-singular values are also the cosines of the principal angles. Exact but for rounding, in float64.
+Everything comes from r×r products: with ΔW = U·S·Vᵀ, ⟨ΔW_i,ΔW_j⟩ and ‖ΔW_iᵀΔW_j‖_F need only U_iᵀU_j and V_iᵀV_j, whose
+singular values are also the cosines of the principal angles. Exact up to rounding, in float64.
 """
 
 from __future__ import annotations
@@ -26,14 +23,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairMeasures:
-    """Of every pair i < j of T updates of one module, in the order of `pairs_of`: (P,) each.
+    """Every pair i < j of T updates of one module, in the order of `pairs_of`: (P,) each.
 
-    orthogonality: ‖A_i·A_jᵀ‖²_F, O-LoRA's (arXiv 2310.14152). A property of the factors, not of the update: it depends
-        on how a rank-r matrix is split into B and A.
+    orthogonality: ‖A_i·A_jᵀ‖²_F, as in O-LoRA (arXiv 2310.14152). It depends on how a rank-r matrix is split into B and
+        A, so it is a property of the factors, not of the update.
     inner: ⟨ΔW_i,ΔW_j⟩, the sum of the products of their entries.
     product: ‖ΔW_iᵀ·ΔW_j‖²_F.
-    row_angle, column_angle: smallest principal angle of the row and of the column spaces, in degrees: 0 where the
-        spaces share a direction, 90 where every direction of one is orthogonal to the other; NaN beside a zero update.
+    row_angle, column_angle: smallest principal angle of the row and of the column spaces, in degrees: 0 if the spaces
+        share a direction, 90 if every direction of one is orthogonal to the other; NaN if an update is zero.
     """
 
     orthogonality: Floats
@@ -44,7 +41,7 @@ class PairMeasures:
 
 
 def pairs_of(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The pairs i < j of `count` things: (0,1), (0,2), ..., (1,2), ..."""
+    """The pairs i < j of `count` items: (0,1), (0,2), ..., (1,2), ..."""
     first, second = np.triu_indices(count, 1)
     return first, second
 
@@ -52,7 +49,7 @@ def pairs_of(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def pair_measures(
     factors: Sequence[LoraFactors], spectra: Spectra | None = None, scratch: Scratch | None = None
 ) -> PairMeasures:
-    """factors: T updates of one shape. spectra: theirs, where they are known already."""
+    """factors: T updates of one shape. spectra: their SVDs, if already known."""
     spectra = spectra or reduced_svds(factors)
     first, second = (torch.from_numpy(index) for index in pairs_of(len(factors)))
     across_columns = _products(spectra.U)[first, second]  # (P, k, k): U_iᵀ·U_j
@@ -72,7 +69,7 @@ def pair_measures(
 def principal_angles(f: LoraFactors, g: LoraFactors) -> tuple[Floats, Floats]:
     """All principal angles of the row spaces and of the column spaces of two updates, in degrees, smallest first.
 
-    There are as many as the smaller rank of the two updates has directions; none for a zero update.
+    As many as the smaller of the two ranks; none for a zero update.
     """
     spectra = reduced_svds([f, g])
     directions = int((spectra.V.square().sum(1) > 0).sum(1).min())
@@ -84,15 +81,15 @@ def principal_angles(f: LoraFactors, g: LoraFactors) -> tuple[Floats, Floats]:
 def _products(Q: Tensor) -> Tensor:
     """Q_iᵀ·Q_j for all i and j from one product. Q: (T, n, k); the result: (T, T, k, k)."""
     count, n, k = Q.shape
-    wide = Q.mT.reshape(count * k, n)  # no copy where columns lie in a row
+    wide = Q.mT.reshape(count * k, n)  # no copy if columns are contiguous
     return (wide @ wide.mT).view(count, k, count, k).transpose(1, 2)
 
 
 def _smallest(products: Tensor, S: Tensor, first: Tensor, second: Tensor) -> Floats:
-    """Angles of P pairs from Q_iᵀ·Q_j (P, k, k); NaN beside an update whose S (T, k) is zero."""
+    """Smallest angles of P pairs from Q_iᵀ·Q_j (P, k, k); NaN for an update whose S (T, k) is zero."""
     angles = _degrees(torch.linalg.svdvals(products)[:, 0])
-    there = S[:, 0] > 0
-    angles[~(there[first] & there[second]).numpy()] = np.nan
+    nonzero = S[:, 0] > 0
+    angles[~(nonzero[first] & nonzero[second]).numpy()] = np.nan
     return angles
 
 

@@ -1,4 +1,4 @@
-"""Modules shared out among threads."""
+"""Work shared among threads, module by module."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ R = TypeVar("R")
 
 
 def each(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
-    """work(item) of each, in order, in as many threads as torch may use, each of them with one thread of its own.
+    """work(item) of each item, in order, in torch's number of threads. Within `work` torch uses a single thread.
 
-    The walk alternates between torch and numpy, which uses one thread only: so modules are shared out, not products.
+    Much of the work is numpy's, which is single-threaded: threads that share a matrix product would mostly wait.
     """
     threads = torch.get_num_threads()
     if threads == 1 or len(items) == 1:

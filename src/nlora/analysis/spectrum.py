@@ -1,11 +1,7 @@
-"""The singular values and vectors of low-rank updates, without ever forming an update.
+"""Singular values and vectors of low-rank updates, without forming an update.
 
-    S = reduced_svds([f]).S[0]                    # singular values of ΔW = scaling·B·A, largest first
-    nuclear_norm(S), stable_rank(S), effective_rank(S)
-
-With Aᵀ = Q_A·R_A and B = Q_B·R_B, ΔW = Q_B·(scaling·R_B·R_Aᵀ)·Q_Aᵀ, and the middle is only r×r: its singular values are
-those of ΔW, its singular vectors turned by Q_B and Q_A are those of ΔW. Everything here is exact but for rounding, in
-float64.
+With Aᵀ = Q_A·R_A and B = Q_B·R_B, ΔW = Q_B·(scaling·R_B·R_Aᵀ)·Q_Aᵀ. The middle matrix is only r×r; its singular values
+are those of ΔW, and its singular vectors become those of ΔW through Q_B and Q_A. Exact up to rounding, in float64.
 """
 
 from __future__ import annotations
@@ -28,8 +24,8 @@ _FLOAT32_EPS = float(torch.finfo(torch.float32).eps)
 class Spectra:
     """Reduced SVDs of T updates of one shape: ΔW_t = U_t·diag(S_t)·V_tᵀ, float64.
 
-    U: (T, out, k). S: (T, k), largest first. V: (T, in, k). k: the largest rank. Vectors whose singular value is
-    zero but for the rounding of float32 factors are set to zero: they are no direction of the update.
+    U: (T, out, k). S: (T, k), largest first. V: (T, in, k). k: the largest rank. Vectors whose singular value is zero
+    up to the rounding of float32 factors are set to zero: they are not directions of the update.
     """
 
     U: Tensor
@@ -40,7 +36,7 @@ class Spectra:
 def reduced_svds(factors: Sequence[LoraFactors], scratch: Scratch | None = None) -> Spectra:
     """The SVDs of updates of one shape (out, in); their ranks may differ.
 
-    U and V are valid until `scratch` is used for the next.
+    U and V are valid until the next call with this `scratch`.
     """
     scratch = scratch or Scratch()
     A, B = stacked(factors, np.float64, scratch)
@@ -66,7 +62,7 @@ def _qr(matrices: Tensor, name: str, scratch: Scratch) -> tuple[Tensor, Tensor]:
 
 
 def _by_column(name: str, shape: Sequence[int], scratch: Scratch) -> Tensor:
-    """(T, n, k) of float64 with columns in a row, as LAPACK has them."""
+    """(T, n, k) of float64 with contiguous columns, as LAPACK wants them."""
     count, n, k = shape
     return scratch.tensor(name, (count, k, n), np.float64).mT
 
@@ -74,9 +70,9 @@ def _by_column(name: str, shape: Sequence[int], scratch: Scratch) -> Tensor:
 def stacked(
     factors: Sequence[LoraFactors], dtype: type[np.floating[Any]], scratch: Scratch | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A: (T, r, in) and scaling·B: (T, out, r) on the CPU, smaller ranks filled up with zeros to the largest.
+    """A: (T, r, in) and scaling·B: (T, out, r) on the CPU, smaller ranks padded with zeros to the largest.
 
-    Valid until `scratch` is used for the next of the same dtype.
+    Valid until the next call with this `scratch` and dtype.
     """
     scratch = scratch or Scratch()
     (out, n_in), count = factors[0].shape, len(factors)
@@ -90,7 +86,7 @@ def stacked(
 
 
 def _padded(factor: Tensor, r: int) -> Tensor:
-    """The factor (rank, n) on the CPU, with rows of zeros up to r."""
+    """The factor (rank, n) on the CPU, padded with rows of zeros to r."""
     factor = factor.detach().to("cpu")
     missing = r - factor.shape[0]
     return factor if missing == 0 else torch.constant_pad_nd(factor, (0, 0, 0, missing))
@@ -102,13 +98,13 @@ def nuclear_norm(S: Tensor) -> Tensor:
 
 
 def stable_rank(S: Tensor) -> Tensor:
-    """‖ΔW‖²_F / ‖ΔW‖²_2: how many singular values are as large as the largest; 0 for a zero update."""
+    """‖ΔW‖²_F / ‖ΔW‖²_2, 1 to r; 0 for a zero update."""
     largest = S[..., 0].square()
     return torch.where(largest > 0, S.square().sum(-1) / largest.clamp_min(torch.finfo(S.dtype).tiny), 0.0)
 
 
 def effective_rank(S: Tensor) -> Tensor:
-    """exp of the entropy of S / ΣS (Roy and Vetterli, EUSIPCO 2007); 0 for a zero update."""
+    """The exponential of the entropy of S / ΣS (Roy and Vetterli, EUSIPCO 2007); 0 for a zero update."""
     total = S.sum(-1, keepdim=True)
     p = S / total.clamp_min(torch.finfo(S.dtype).tiny)
     return torch.where(total[..., 0] > 0, torch.special.entr(p).sum(-1).exp(), 0.0)

@@ -1,19 +1,16 @@
-"""Which entries count as zero: the default threshold.
+"""The default threshold: which entries count as zero.
 
-    rms = {name: root_mean_square(state) for name, state in states.items()}
-    t = DEFAULT_FACTOR * pooled(rms, entries)     # entries: how many each adapter has
-
-No entry of B·A is exactly zero, so a threshold decides what a collision is, and the paper does not state its own. The
-default is DEFAULT_FACTOR times the root mean square (RMS) over all entries of all compared updates pooled:
+No entry of B·A is exactly zero, so collisions depend on a threshold, and the paper does not state its own. The default
+is DEFAULT_FACTOR times the root mean square (RMS) over all entries of all compared updates:
 
 - Scale-free: multiplying all updates by c multiplies the threshold by c, and no rate changes.
-- With a meaning: the entries that it takes for zero hold together at most DEFAULT_FACTOR² = 1 % of the pooled squared
-  norm, since each of them is at most 0.1·RMS.
-- One number for all: an update that is much smaller than the others collides little with them, and harms them little.
-  A threshold of its own for each adapter would hide that.
+- Interpretable: an entry that counts as zero is at most 0.1·RMS, so together these hold at most
+  DEFAULT_FACTOR² = 1 % of the squared norm.
+- Pooled: an update much smaller than the others collides little with them, and harms them little. A separate threshold
+  for each adapter would hide that.
 
-What no scale-free threshold can show is that a whole set of updates is smaller than another set. For that, compare
-both at one absolute threshold.
+A scale-free threshold cannot show that one set of updates is smaller than another. For that, compare both sets at one
+absolute threshold.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ def squared_norm(f: LoraFactors) -> float:
 
 
 def root_mean_square(state: AdapterState) -> float:
-    """Of all entries of all modules."""
+    """The RMS over all entries of all modules."""
     entries = sum(f.entries for f in state.values())
     return math.sqrt(math.fsum(map(squared_norm, state.values())) / entries)
 

@@ -1,14 +1,9 @@
 """Density and collision rate as functions of the threshold, from a seeded sample of the entries.
 
-    sums = CurveSums(thresholds)                  # (T, K), row t for update t
-    shares = sums.shares(sample([f, g], entries=10_000, seed=0), who=[0, 1])
-    sums.add(shares, who=[0, 1], weight=f.entries)    # once for each module
-    sums.density(), sums.collision()              # (T, K), (P, K)
-
-The rates at the threshold itself are exact and come from `entrywise`; a curve of K thresholds over all entries would
-cost K times as much. The sample of a module is a random sub-matrix: some rows and some columns, the same for all
-adapters, so that every entry is as likely to be in it as any other; its estimate is unbiased. With about two million
-entries in all, a rate is off by a few tenths of a percentage point.
+The rates at the chosen threshold are exact and come from `entrywise`; curves of K thresholds over all entries would
+cost K times as much. The sample of a module is a random sub-matrix, the same rows and columns for all adapters. Every
+entry is equally likely to be in it, so the estimate is unbiased. With about two million entries in total, rates are off
+by a few tenths of a percentage point.
 """
 
 from __future__ import annotations
@@ -29,9 +24,9 @@ from nlora.models.lora_factors import LoraFactors
 Floats = NDArray[np.float64]
 
 FACTORS: Floats = 10.0 ** (np.arange(-24, 9) / 8)
-"""Thresholds in units of a root mean square: 0.001 to 10, eight for each power of ten."""
+"""Thresholds in units of a root mean square: 0.001 to 10, eight per power of ten."""
 SAMPLED_ENTRIES = 2**21
-"""Of each adapter, over all modules."""
+"""Per adapter, over all modules."""
 SEED = 0
 
 
@@ -40,12 +35,12 @@ def sample(
 ) -> NDArray[np.float32]:
     """|ΔW| on a random sub-matrix of about `entries` entries, the same for all T updates of one shape: (T, n).
 
-    Valid until `scratch` is used for the next.
+    Valid until the next call with this `scratch`.
     """
     out, n_in = factors[0].shape
     rows = min(out, max(1, math.isqrt(entries)))
     columns = min(n_in, max(1, entries // rows))
-    rows = min(out, max(1, entries // columns))  # what few columns leave over
+    rows = min(out, max(1, entries // columns))  # more rows if there are few columns
     generator = torch.Generator().manual_seed(seed)
     which_rows = torch.randperm(out, generator=generator)[:rows]
     which_columns = torch.randperm(n_in, generator=generator)[:columns]
@@ -63,10 +58,9 @@ def sample(
 
 
 class CurveSums:
-    """Adds up, module by module, what share of the entries exceeds each threshold.
+    """Sums over modules of the shares of entries that exceed each threshold.
 
-    thresholds: (T, K), row t for update t. A module may be missing in some of the T updates: `who` says which of them
-    have it, in order.
+    thresholds: (T, K), row t for update t. `present` lists the updates that have a module, in order.
     """
 
     def __init__(self, thresholds: Floats) -> None:
@@ -78,10 +72,10 @@ class CurveSums:
         self._both = np.zeros((len(self._pair_index), points))
         self._pair_entries = np.zeros(len(self._pair_index))
 
-    def add(self, shares: tuple[Floats, Floats], who: Sequence[int], weight: int) -> None:
-        """shares: what `shares` gave for a module of `weight` entries."""
+    def add(self, shares: tuple[Floats, Floats], present: Sequence[int], weight: int) -> None:
+        """shares: the result of `shares` for a module of `weight` entries."""
         large, both = shares
-        here = list(who)
+        here = list(present)
         first, second = pairs_of(len(here))
         pairs = [self._pair_index[here[i], here[j]] for i, j in zip(first, second, strict=True)]
         self._large[here] += weight * large
@@ -90,11 +84,11 @@ class CurveSums:
         self._pair_entries[pairs] += weight
 
     def shares(
-        self, magnitudes: NDArray[np.float32], who: Sequence[int], scratch: Scratch | None = None
+        self, magnitudes: NDArray[np.float32], present: Sequence[int], scratch: Scratch | None = None
     ) -> tuple[Floats, Floats]:
-        """Of one module's sample (T', n): shares above each threshold, of each update (T', K) and each pair (P', K)."""
+        """Shares of a module's sample (T', n) above each threshold: by update (T', K) and by pair (P', K)."""
         scratch = scratch or Scratch()
-        thresholds = self._thresholds[list(who)]  # (T', K)
+        thresholds = self._thresholds[list(present)]  # (T', K)
         entries = magnitudes.shape[1]
         flags = scratch.array("curve flags", (*thresholds.shape, entries), np.bool_)
         np.greater(magnitudes[:, None], thresholds[:, :, None], out=flags)

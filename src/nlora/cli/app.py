@@ -1,13 +1,13 @@
-"""The command line: parsing, and turning errors into one clear line. What the commands do is in `commands`.
+"""The command line: registers the commands, and turns errors into one clear line.
 
-Exit status: 0 done, 2 wrong input or usage, 1 anything else; 130 when stopped from the keyboard.
+Exit status: 0 done, 2 wrong input or usage, 1 any other failure, 130 stopped from the keyboard.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,10 +15,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from nlora import __version__
-from nlora.cli.ask import asking
+from nlora.cli.analyze import analyze
+from nlora.cli.check import check
+from nlora.cli.compare import compare
+from nlora.cli.cp import cp
+from nlora.cli.evaluate import evaluate
 from nlora.cli.group import Commands, Stopped
-from nlora.cli.signals import ended_like_ctrl_c
+from nlora.cli.ls import ls
+from nlora.cli.predict import predict
+from nlora.cli.report import report
+from nlora.cli.run import demo, run
+from nlora.cli.signals import stopped_like_ctrl_c
+from nlora.cli.sweep import sweep
 from nlora.errors import InputErrors, NloraError
+from nlora.runs.quiet import quiet
 
 app = typer.Typer(
     name="nlora",
@@ -29,18 +39,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="Overrides by dotted path, as train.learning_rate=5e-4 seed=1.",
-        show_default=False,
-    ),
-]
-Source = Annotated[
-    str, typer.Argument(metavar="RECIPE-OR-FILE", help="A recipe's name (see nlora ls) or a YAML file.")
-]
+for command in (run, demo, check, ls, cp, compare, sweep, analyze, report):
+    app.command()(command)
+app.command(name="eval")(evaluate)
+app.command()(predict)
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,177 +57,11 @@ def _root(
         bool,
         typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, and what other libraries print.")
+    ] = False,
 ) -> None:
     """The options before a command; `main` handles --debug."""
-
-
-@app.command()
-def run(source: Source, overrides: Overrides = None) -> None:
-    """Learn a sequence of tasks; the same command goes on where a killed run stopped."""
-    from nlora.cli.run import run_command
-
-    run_command(source, overrides or [], Console())
-
-
-@app.command()
-def demo(overrides: Overrides = None) -> None:
-    """N-LoRA beside plain incremental LoRA on the embedded model and tasks, then a table of both."""
-    from nlora.cli.run import demo_command
-
-    demo_command(overrides or [], Console())
-
-
-@app.command()
-def check(source: Source, overrides: Overrides = None) -> None:
-    """Read and check everything, train nothing, print the plan."""
-    from nlora.cli.run import check_command
-
-    check_command(source, overrides or [], Console())
-
-
-@app.command()
-def ls(
-    what: Annotated[
-        str,
-        typer.Argument(metavar="[recipes|methods|data|options]", help="List only these.", show_default=False),
-    ] = "",
-) -> None:
-    """List the recipes, the methods with their options, the data, and all options of a configuration."""
-    from nlora.cli.ls import list_command
-
-    list_command(what, Console())
-
-
-@app.command()
-def cp(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (see nlora ls).")],
-    file: Annotated[str, typer.Argument(help="The file to write; must not exist yet.")],
-) -> None:
-    """Copy a recipe into a file of one's own, to change and to run."""
-    from nlora.cli.ls import copy_command
-
-    copy_command(recipe, file, Console())
-
-
-@app.command()
-def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN...", help="Folders of runs, or folders that hold runs.", show_default=False
-        ),
-    ],
-    format: Annotated[  # noqa: A002 - the option's name
-        str | None,
-        typer.Option("--format", help="table, markdown, latex or csv.", show_default="by --out, else table"),
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write the table there.", show_default=False)
-    ] = None,
-    published: Annotated[
-        bool, typer.Option("--published", help="Show every published number of the runs' orders.")
-    ] = False,
-) -> None:
-    """Runs in one table: mean and spread over seeds, with the published numbers of their order."""
-    from nlora.report.comparison_formats import compare_command
-
-    compare_command(runs, format, out, published, Console())
-
-
-@app.command()
-def sweep(
-    file: Annotated[str, typer.Argument(help="The sweep's YAML file (see docs/sweeps.md).")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]...",
-            help="Keys of the sweep's file, as seeds=[1], or of every run, as train.epochs=1.",
-            show_default=False,
-        ),
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", min=1, help="Runs side by side.", show_default="one per GPU, else 1"),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print each run's command, run nothing.")
-    ] = False,
-) -> None:
-    """Many runs from one file, then one table; the same command repeats only what is missing."""
-    from nlora.cli.sweep import sweep_command
-
-    if not sweep_command(file, overrides or [], jobs=jobs, dry_run=dry_run, console=Console()):
-        raise typer.Exit(1)
-
-
-@app.command()
-def analyze(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ADAPTER ADAPTER... | RUN",
-            help="PEFT LoRA folders or hub ids, two or more; or the output_dir of one run.",
-        ),
-    ],
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Absolute: an entry counts when it is larger. Default: 0.1 of the root mean square of all entries.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    csv_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--csv", help="Write every pair, overall and by module, to this file.", show_default=False
-        ),
-    ] = None,
-    html_file: Annotated[
-        Path | None,
-        typer.Option("--html", help="Write the figures and tables as one HTML page.", show_default=False),
-    ] = None,
-) -> None:
-    """Where the updates of different tasks meet: collisions, overlap, orthogonality, spectra."""
-    from nlora.cli.analyze import analyze_command
-
-    analyze_command(
-        sources, Console(), threshold=threshold, as_json=as_json, csv_file=csv_file, html_file=html_file
-    )
-
-
-@app.command()
-def report(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN", help="The output_dir of each run, or a folder of runs.")
-    ],
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="The page to write; left out: report.html in the run's folder, or here for several.",
-            show_default=False,
-        ),
-    ] = None,
-    figures: Annotated[
-        str | None,
-        typer.Option(
-            "--figures",
-            metavar="DIR",
-            help="Also write the paper's figures there, as SVG and PDF.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Show a run, or several side by side, as one HTML page that needs no network."""
-    from nlora.cli.report import report_command
-
-    report_command(runs, out, figures, Console())
-
-
-app.add_typer(asking)
 
 
 def main() -> None:
@@ -236,7 +72,7 @@ def main() -> None:
         sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a != "--debug")]
     errors = Console(stderr=True)
     try:
-        with ended_like_ctrl_c():
+        with stopped_like_ctrl_c(), contextlib.nullcontext() if debug else quiet():
             app()
     except NloraError as error:
         if debug:
@@ -248,7 +84,7 @@ def main() -> None:
     except Stopped as stopped:
         errors.print(escape("; ".join(["stopped", *map(str, stopped.args)])), highlight=False, soft_wrap=True)
         sys.exit(130)
-    except Exception as error:  # the last line of defence: a person sees one line, --debug the rest
+    except Exception as error:  # the last line of defense: users see one line, and the rest with --debug
         if debug:
             traceback.print_exc()
         kind = type(error).__name__

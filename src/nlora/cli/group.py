@@ -1,7 +1,4 @@
-"""Typer's group of commands, with a word for two things that Typer has none for: being stopped, and keys as options.
-
-app = typer.Typer(cls=Commands)
-"""
+"""Typer's group of commands, with a message for two cases: a command that is stopped, and a key given as an option."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from nlora.errors import InputErrors, Problem
 
 
 class Stopped(BaseException):
-    """From the keyboard, or by SIGTERM: in place of KeyboardInterrupt, of which Typer makes a silent exit."""
+    """Raised instead of KeyboardInterrupt, which Typer turns into a silent exit."""
 
 
 class Commands(TyperGroup):
     """The group of nlora's commands."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Raises Stopped, with what the command had to say; InputErrors for a key that came as an option."""
+        """Raises Stopped with the message of the command; InputErrors for a key given as an option."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -33,7 +30,7 @@ class Commands(TyperGroup):
 
 
 def _key_as_option(error: Any) -> Problem | None:
-    """`--train.epochs 2` and `--seed=3`, where a command takes overrides and has no option of this name or like it."""
+    """`--train.epochs 2` or `--seed=3`, if the command takes overrides and has no such or similar option."""
     if type(error).__name__ != "NoSuchOption" or error.possibilities or error.ctx is None:
         return None
     if "overrides" not in {parameter.name for parameter in error.ctx.command.params}:

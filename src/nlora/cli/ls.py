@@ -1,59 +1,36 @@
-"""What needs no model: `nlora ls` and `nlora cp`. Imports neither torch nor transformers, so both answer at once."""
+"""`nlora ls`. Imports neither torch nor transformers, so that it answers at once."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nlora.config.load import recipe_description, recipe_names, recipe_text
-from nlora.config.yaml_positions import to_yaml
 from nlora.errors import InputErrors, Problem
-from nlora.methods.registry import describe, method_names
-from nlora.runs.atomic import refusal
 
 
-def list_command(what: str, console: Console) -> None:
-    """`nlora ls [recipes|methods|data|options]`."""
+def ls(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="[recipes|methods|data|options]", help="List only these.", show_default=False),
+    ] = "",
+) -> None:
+    """List the recipes, the methods with their options, the data, and all options of a configuration."""
     sections = {"recipes": _recipes, "methods": _methods, "data": _data, "options": _options}
     if what and what not in sections:
         raise InputErrors(
             [Problem("nlora ls", f"there is no list of '{what}'; choose {', '.join(sections)}")]
         )
+    console = Console()
     for name, section in sections.items():
-        # All the options of a configuration are many: only when asked for.
+        # The options of a configuration make a long list: shown only on request.
         if name == what or (not what and name != "options"):
             console.print(f"[bold]{name}[/]")
             console.print(section())
             console.print()
-
-
-def copy_command(recipe: str, file: str, console: Console) -> None:
-    """`nlora cp RECIPE FILE`: the recipe's text, comments included, in a new file.
-
-    It is called after the file, so that its runs have a folder of their own.
-    """
-    target = Path(file)
-    if target.is_dir():
-        target = target / f"{recipe}.yaml"
-    name = to_yaml({"name": target.stem})
-    text = re.sub(r"^name: .*\n", lambda _: name, recipe_text(recipe), flags=re.MULTILINE)
-    text = re.sub(r"^output_dir: .*\n", "", text, flags=re.MULTILINE)
-    try:
-        # "x": never over a file that is there.
-        with target.open("x", encoding="utf-8") as handle:
-            handle.write(text)
-    except FileExistsError as error:
-        there = (
-            f"points to {target.readlink()}, which is not there" if target.is_symlink() else "exists already"
-        )
-        raise InputErrors([Problem(str(target), f"{there}; choose another name")]) from error
-    except OSError as error:
-        raise InputErrors([Problem(str(target), f"cannot be written: {refusal(target, error)}")]) from error
-    console.print(f"{target}; run it with: nlora run {target}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table() -> Table:
@@ -64,6 +41,8 @@ def _table() -> Table:
 
 
 def _recipes() -> Table:
+    from nlora.config.load import recipe_description, recipe_names
+
     table = _table()
     for name in recipe_names():
         table.add_row(name, escape(recipe_description(name)))
@@ -71,14 +50,19 @@ def _recipes() -> Table:
 
 
 def _methods() -> Table:
+    from nlora.methods.registry import describe, method_names
+
     table = _table()
     for name in method_names():
-        info = describe(name)
+        try:
+            info = describe(name)
+        except InputErrors as error:  # a broken package should not hide the other methods
+            table.add_row(name, escape(error.problems[0].what))
+            continue
         table.add_row(name, escape(info.summary))
         for option in info.options:
-            table.add_row(
-                "", escape(f"{option.name}: {option.type} = {option.default}  {option.help}"), style="dim"
-            )
+            text = f"{option.name}: {option.type} = {option.default}  {option.help}"
+            table.add_row("", escape(text), style="dim")
     return table
 
 
@@ -89,7 +73,7 @@ def _data() -> Table:
     for name, task in builtin.TASKS.items():
         words = ", ".join(task.words.values())
         train, test = (count * len(task.words) for count in (task.train_per_label, task.test_per_label))
-        table.add_row(name, escape(f"{words} ({train} train, {test} test examples); data: embedded"))
+        table.add_row(name, escape(f"{words} ({train} train, {test} test examples); data: builtin"))
     table.add_row(
         "a folder", "in the released layout <type>/<dataset>/{train,dev,test,labels}.json; data: FOLDER"
     )

@@ -1,31 +1,48 @@
-"""What `nlora report` does: the page, the figures, and where they are.
-
-report_command(["runs/demo/nlora"], None, None, Console())      # writes runs/demo/nlora/report.html
-"""
+"""`nlora report`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
-from nlora.report.write import REPORT_FILE, write_figures, write_report
-from nlora.runs.summary import run_folders
 
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN", help="The output_dir of each run, or a folder of runs.")
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="The page to write; by default report.html in the run's folder, or here for several runs.",
+            show_default=False,
+        ),
+    ] = None,
+    figures: Annotated[
+        str | None,
+        typer.Option(
+            "--figures",
+            metavar="DIR",
+            help="Also write the paper's figures to this folder, as SVG and PDF.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show a run, or several side by side, as one HTML page that works offline."""
+    from nlora.report.write import REPORT_FILE, check_figures_folder, write_figures, write_report
+    from nlora.runs.summary import run_folders
 
-def report_command(folders: Sequence[str], out: str | None, figures: str | None, console: Console) -> Path:
-    """Writes the page and, where asked for, the figures; prints the paths, one a line."""
-    paths = [str(folder) for folder in run_folders(folders)]
-    # One run keeps its page; several belong to none of their folders.
-    own = Path(paths[0], REPORT_FILE) if len(paths) == 1 else Path(REPORT_FILE)
-    path = write_report(paths, own if out is None else out)
-    _say(console, [path])
+    folders = [str(folder) for folder in run_folders(runs)]
+    # A single run keeps its page; a page of several belongs to none of their folders.
+    default = Path(folders[0], REPORT_FILE) if len(folders) == 1 else Path(REPORT_FILE)
     if figures is not None:
-        _say(console, write_figures(paths, figures))
-    return path
-
-
-def _say(console: Console, written: Sequence[Path]) -> None:
+        check_figures_folder(figures)
+    written = [write_report(folders, default if out is None else out)]
+    if figures is not None:
+        written += write_figures(folders, figures)
     for path in written:
-        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        Console().print(str(path), markup=False, highlight=False, soft_wrap=True)

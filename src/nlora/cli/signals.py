@@ -1,8 +1,4 @@
-"""What ends a process from outside, as an exception: so that what is open is closed and a word is said.
-
-with ended_like_ctrl_c():
-    ...                        # SIGTERM raises KeyboardInterrupt here, as Ctrl-C does
-"""
+"""SIGTERM and SIGHUP as exceptions, so that a process that is stopped cleans up and says what it keeps."""
 
 from __future__ import annotations
 
@@ -14,19 +10,19 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def ended_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does. Where something else handles them already, that stays."""
+def stopped_like_ctrl_c() -> Iterator[None]:
+    """In this block SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does. Handlers already set are kept."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     before = {}
     for name in ("SIGTERM", "SIGHUP"):  # there is no SIGHUP on Windows
         number = getattr(signal, name, None)
-        # nohup ignores SIGHUP: leave it
+        # nohup ignores SIGHUP: that stays
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             before[number] = signal.signal(number, interrupt)
     try:

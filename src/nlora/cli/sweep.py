@@ -1,34 +1,27 @@
-"""`nlora sweep`: many runs from one file, whatever becomes of single ones, and one table of them all.
+"""`nlora sweep`: many runs from one file, then one table of them all.
 
-    good = sweep_command("five-tasks.yaml", ["seeds=[1]"], jobs=2, dry_run=False, console=Console())
-
-Everything that can be checked cheaply is checked before the first run starts. A finished run is left alone, an
-unfinished one goes on, a failed one does not stop the others; so the same command repeats only what is missing. Two
-sweeps of the same folder may run at once: each leaves alone what the other is running.
+Everything that can be checked cheaply is checked before the first run starts. A failed run does not stop the others, a
+finished one is left alone and an unfinished one resumes, so the same command repeats only what is missing. Two sweeps
+may use the same folder at once: each leaves alone what the other is running.
 """
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 
-from nlora.cli.signals import ended_like_ctrl_c
-from nlora.errors import InputErrors, Problem, RunError
-from nlora.report.comparison import Comparison, compare
-from nlora.report.comparison_formats import SUFFIXES, written
-from nlora.report.comparison_table import ComparisonView
-from nlora.report.terminal import duration
-from nlora.runs.atomic import write_text
-from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
-from nlora.sweeps.check import RunState, base_source, check_sweep, state_of, write_base
-from nlora.sweeps.expand import Sweep, SweepRun, read_sweep
-from nlora.sweeps.runners import Job, LocalRunner, Outcome, RayRunner, Runner, environments, visible_gpus
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nlora.runs.summary import Summary
+    from nlora.sweeps.check import RunState
+    from nlora.sweeps.expand import Sweep, SweepRun
+    from nlora.sweeps.processes import Job
+    from nlora.sweeps.runners import Outcome, Runner
 
 LOGS = "logs"
 TABLE = "table"
@@ -38,63 +31,44 @@ _STATES: dict[RunState, str] = {
     "new": "new",
     "elsewhere": "running in another process",
 }
+"""The states of `nlora.sweeps.check.RunState` in words."""
 
 
-def sweep_command(
-    file: str,
-    overrides: Sequence[str],
-    *,
-    jobs: int | None,
-    dry_run: bool,
-    console: Console,
-    runner: Runner | None = None,
-) -> bool:
-    """Run what is missing of a sweep, print and write the table; returns whether no run failed.
+def sweep(
+    file: Annotated[str, typer.Argument(help="The sweep's YAML file (see docs/sweeps.md).")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Keys of the sweep's file, such as seeds=[1], or of every run, such as train.epochs=1.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Runs side by side.", show_default="one per GPU, else 1"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print each run's command, run nothing.")
+    ] = False,
+) -> None:
+    """Run many variants from one file, then print one table; the same command repeats only what is missing."""
+    from nlora.sweeps.check import check_sweep
+    from nlora.sweeps.expand import read_sweep
 
-    jobs: runs side by side on this machine; None: one for each visible GPU, one without any.
-    runner: what runs them; None: what the file asks for.
-
-    Raises InputErrors, with the mistakes of all runs, before anything starts.
-    """
-    sweep = read_sweep(file, overrides)
-    check_sweep(sweep)
+    checked = read_sweep(file, overrides or [])
+    check_sweep(checked)
     if dry_run:
-        _print_plan(sweep, console)
-        return True
-    runner = runner or _runner(sweep, jobs)
-    write_base(sweep, sweep.output_dir)
-    progress = _Progress(sweep, console)
-    try:
-        with ended_like_ctrl_c(), closing(runner.outcomes(jobs_of(sweep), progress.begin)) as outcomes:
-            for outcome in outcomes:
-                progress.ended(outcome)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("the same command goes on with what is missing") from error
-    finally:  # also after Ctrl-C: what there is
-        console.print()
-        _show_table(sweep, console)
-    progress.print_failures()
-    return not progress.failed
+        print_plan(checked, Console())
+    elif not run_sweep(checked, runner_of(checked, jobs), Console()):
+        raise typer.Exit(1)
 
 
-def jobs_of(sweep: Sweep) -> list[Job]:
-    """The command of each run, with this Python, and its log."""
-    logs = sweep.output_dir / LOGS
-    return [
-        Job(
-            run.folder.name,
-            (sys.executable, "-m", "nlora", *_arguments(sweep, run)),
-            logs / f"{run.folder.name}.log",
-        )
-        for run in sweep.runs
-    ]
+def runner_of(sweep: Sweep, jobs: int | None) -> Runner:
+    """What runs the sweep. jobs: runs side by side on this machine; None is one per visible GPU, or 1 without any."""
+    from nlora.errors import InputErrors, Problem
+    from nlora.sweeps.runners import LocalRunner, RayRunner, environments, visible_gpus
 
-
-def _arguments(sweep: Sweep, run: SweepRun) -> tuple[str, ...]:
-    return ("run", base_source(sweep, run, sweep.output_dir), *run.overrides)
-
-
-def _runner(sweep: Sweep, jobs: int | None) -> Runner:
     if sweep.runner == "ray":
         if jobs is not None:
             what = "is for runner: local; Ray places runs by ray: {cpus, gpus} in the sweep's file"
@@ -105,8 +79,57 @@ def _runner(sweep: Sweep, jobs: int | None) -> Runner:
     return LocalRunner(places, environments(places, gpus))
 
 
+def run_sweep(sweep: Sweep, runner: Runner, console: Console) -> bool:
+    """Run what is missing, print and write the table; returns whether no run failed."""
+    from nlora.cli.signals import stopped_like_ctrl_c
+    from nlora.sweeps.check import write_base
+
+    write_base(sweep, sweep.output_dir)
+    progress = _Progress(sweep, console)
+    try:
+        with stopped_like_ctrl_c(), closing(runner.outcomes(jobs_of(sweep), progress.begin)) as outcomes:
+            for outcome in outcomes:
+                progress.ended(outcome)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("the same command resumes with what is missing") from error
+    finally:  # also after Ctrl-C: the runs that are done
+        console.print()
+        _show_table(sweep, console)
+    progress.print_failures()
+    return not progress.failed
+
+
+def print_plan(sweep: Sweep, console: Console) -> None:
+    """Every run with its state and the command that runs it by hand."""
+    import shlex
+
+    from nlora.sweeps.check import state_of
+
+    for run in sweep.runs:
+        command = shlex.join(["nlora", *_arguments(sweep, run)])
+        for line in (f"{run.folder.name} ({_STATES[state_of(run.folder)]})", f"  {command}"):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(_counted(sweep), highlight=False)
+
+
+def jobs_of(sweep: Sweep) -> list[Job]:
+    """Each run with its arguments and its log."""
+    from nlora.sweeps.processes import Job
+
+    logs = sweep.output_dir / LOGS
+    return [
+        Job(run.folder.name, _arguments(sweep, run), logs / f"{run.folder.name}.log") for run in sweep.runs
+    ]
+
+
+def _arguments(sweep: Sweep, run: SweepRun) -> tuple[str, ...]:
+    from nlora.sweeps.check import base_source
+
+    return ("run", base_source(sweep, run, sweep.output_dir), *run.overrides)
+
+
 class _Progress:
-    """Says which run starts and how each one ended."""
+    """Prints which run starts and how each one ended."""
 
     def __init__(self, sweep: Sweep, console: Console) -> None:
         self._console = console
@@ -117,17 +140,22 @@ class _Progress:
         self._say(f"{sweep.name}: {_counted(sweep)}; logs in {sweep.output_dir / LOGS}")
 
     def begin(self, job: Job) -> bool:
-        """Whether the job is to run: not where it is done, or being done elsewhere."""
+        """Whether the job has to run: not if it is complete or running elsewhere."""
+        from nlora.sweeps.check import state_of
+
         state = state_of(self._folders[job.name])
         if state in ("complete", "elsewhere"):
             self._left -= 1
             self._done += state == "complete"
             self._say(f"{job.name}: {_STATES[state]}, left alone")
             return False
-        self._say(f"{job.name}: {'goes on' if state == 'unfinished' else 'started'}")
+        self._say(f"{job.name}: {'resumed' if state == 'unfinished' else 'started'}")
         return True
 
     def ended(self, outcome: Outcome) -> None:
+        """Print how a run ended."""
+        from nlora.report.formatting import duration
+
         self._left -= 1
         name = outcome.job.name
         if outcome.status == 0:
@@ -143,6 +171,7 @@ class _Progress:
         self._say(f"{name}: {what} ({self._done} done{failed}, {self._left} left)")
 
     def print_failures(self) -> None:
+        """Print the failed runs, each with its error and its log."""
         if self.failed:
             self._say(f"\n{len(self.failed)} of {len(self._folders)} runs failed:")
         for outcome in self.failed:
@@ -154,37 +183,37 @@ class _Progress:
 
 def _counted(sweep: Sweep) -> str:
     """`22 runs, 5 complete, 17 new`."""
+    from nlora.sweeps.check import state_of
+
     count = Counter(state_of(run.folder) for run in sweep.runs)
     runs = f"{len(sweep.runs)} run{'s' if len(sweep.runs) != 1 else ''}"
     return ", ".join([runs, *(f"{count[state]} {word}" for state, word in _STATES.items() if count[state])])
 
 
-def _print_plan(sweep: Sweep, console: Console) -> None:
-    """Every run with its state and its command, as it can be given by hand."""
-    for run in sweep.runs:
-        command = shlex.join(["nlora", *_arguments(sweep, run)])
-        for line in (f"{run.folder.name} ({_STATES[state_of(run.folder)]})", f"  {command}"):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(_counted(sweep), highlight=False)
-
-
 def _summary(folder: Path) -> Summary | None:
-    """A run's summary; None where there is none (yet), or a broken one, of which the run itself speaks."""
+    """A run's summary; None if there is none (yet), or a broken one, which the run itself reports."""
+    from nlora.errors import RunError
+    from nlora.runs.summary import SUMMARY_FILE, read_summary
+
     try:
         return read_summary(folder) if (folder / SUMMARY_FILE).is_file() else None
     except RunError:
         return None
 
 
-def _show_table(sweep: Sweep, console: Console) -> Comparison | None:
-    """Print what there is of all runs, and write it beside them in every format."""
+def _show_table(sweep: Sweep, console: Console) -> None:
+    """Print the table of the runs so far, and write it next to them in every format."""
+    from nlora.report.comparison import compare
+    from nlora.report.comparison_formats import SUFFIXES, written
+    from nlora.report.comparison_table import ComparisonView
+    from nlora.runs.atomic import write_text
+
     found = [(run.folder, summary) for run in sweep.runs if (summary := _summary(run.folder)) is not None]
     if not found:
-        return None
+        return
     comparison = compare(found)
     console.print(ComparisonView(comparison))
     for suffix, format_ in SUFFIXES.items():
         path = sweep.output_dir / f"{TABLE}{suffix}"
         write_text(path, written(comparison, format_))
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
-    return comparison

@@ -1,10 +1,10 @@
-"""What the relative paths of a run's configuration refer to, so that a project can be copied and a run can be moved.
+"""The folder that relative paths of a run's configuration refer to, so that projects can be copied and runs moved.
 
-    record |= recorded(run_folder, config, Path("configs"))      # for run.yaml: base_folder: ../../configs
-    base = read(record, run_folder)                              # the same folder, or the copy's own
-    config = located(config, base)                               # with the paths that were found there
+>>> config = Config(tasks=[{"name": "tickets", "train": "a.jsonl", "test": "b.jsonl"}])
+>>> recorded(Path("runs/a"), config, Path("configs"))["base_folder"]
+'../../configs'
 
-run.yaml has the folder as it is seen from run.yaml, and, for a run that is moved away from its data, as it was then.
+run.yaml records the folder relative to itself, and as an absolute path for a run that is moved away from its data.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.config.schema import Config
+from nlora.config.schema import BUILTIN, Config, is_method_file
 
 HERE, THEN = "base_folder", "base_folder_then"
 
 
 def recorded(run_folder: Path, config: Config, base: Path) -> dict[str, str]:
-    """The keys of run.yaml. base: where the configuration's file lies; the current folder is asked before it."""
+    """The keys of run.yaml. base: the folder of the configuration's file; the current folder takes precedence."""
     paths = _relative_paths(config.model_dump())
     there = (Path() if paths and _holds(Path(), paths) else base).resolve()
     here = run_folder.resolve()
-    if here.parts[:2] != there.parts[:2]:  # nothing in common but the root of the file system
+    if here.parts[:2] != there.parts[:2]:  # only the root of the file system in common
         return {HERE: str(there)}
     return {HERE: Path(os.path.relpath(there, here)).as_posix(), THEN: str(there)}
 
 
 def read(record: Mapping[str, Any], run_folder: Path) -> Path:
-    """The folder that a run.yaml means (an older one has it as an absolute path; one without it means its own)."""
+    """The folder that a run.yaml records; without one, its own. In older files the path is absolute."""
     there = (run_folder / str(record.get(HERE, "."))).resolve()
     then, config = record.get(THEN), record.get("config")
     if then is None or not isinstance(config, dict) or _holds(there, _relative_paths(config)):
@@ -39,9 +39,9 @@ def read(record: Mapping[str, Any], run_folder: Path) -> Path:
 
 
 def located(config: Config, base: Path) -> Config:
-    """The configuration with relative paths of its data that are there below `base` made absolute.
+    """The configuration with those relative paths made absolute that exist below `base`.
 
-    A stage of a run that is asked again reads the run's own files first, whatever the current folder holds.
+    Scoring a stage again then reads the run's own files, whatever is in the current folder.
     """
 
     def found(path: str | None) -> str | None:
@@ -50,14 +50,21 @@ def located(config: Config, base: Path) -> Config:
         )
 
     tasks = (t.model_copy(update={"train": found(t.train), "test": found(t.test)}) for t in config.tasks)
-    return config.model_copy(update={"data": found(config.data), "tasks": tuple(tasks)})
+    method = config.method
+    if is_method_file(method.name):
+        method = method.model_copy(update={"name": found(method.name)})
+    return config.model_copy(update={"data": found(config.data), "tasks": tuple(tasks), "method": method})
 
 
 def _relative_paths(config: Mapping[str, Any]) -> list[str]:
-    """Of the data; config: as a mapping, checked or not."""
+    """Those of the data and the method. config: a mapping, checked or not."""
     tasks = config.get("tasks")
     entries = [entry for entry in tasks if isinstance(entry, dict)] if isinstance(tasks, list | tuple) else []
     paths = [config.get("data"), *(entry.get(split) for entry in entries for split in ("train", "test"))]
+    method = config.get("method")
+    name = method.get("name") if isinstance(method, dict) else method
+    if isinstance(name, str) and is_method_file(name):
+        paths.append(name)
     return [path for path in paths if isinstance(path, str) and _is_relative(path)]
 
 
@@ -66,4 +73,4 @@ def _holds(folder: Path, paths: Sequence[str]) -> bool:
 
 
 def _is_relative(path: str) -> bool:
-    return path != "embedded" and not path.startswith("hub:") and not Path(path).expanduser().is_absolute()
+    return path != BUILTIN and not path.startswith("hub:") and not Path(path).expanduser().is_absolute()

@@ -1,19 +1,22 @@
-r"""Texts that look alike and differ: what tells them apart, and characters that are only half there.
+r"""Texts that look alike but differ, and characters that are only half there.
 
-look_alike("caf\u00e9", "cafe\u0301")      # True: one letter, or a letter and an accent
-told_apart("cafe\u0301", "caf\u00e9")      # 'it has U+0065 (latin small letter e) U+0301 (...) where ...'
-half_problem("\ud83d")                     # "holds \ud83d, which is half of a character; mend ..."
+>>> look_alike("caf\u00e9", "cafe\u0301")      # one letter, or a letter and an accent
+True
+>>> told_apart("cafe\u0301", "caf\u00e9")
+'it has U+0065 (latin small letter e) U+0301 (...) where the other has U+00E9 (...)'
+>>> half_problem("\ud83d")
+'holds \\ud83d, which is half of a character; correct the text, or leave the character out'
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-_VARIANTS = "\ufe0e\ufe0f"  # ask for a character as text or as a picture
+_VARIANTS = "\ufe0e\ufe0f"  # select a character's form as text or as emoji
 
 
 def looks(text: str) -> str:
-    """What is to be seen of a text: accents joined to their letters, invisible characters left out, plain spaces."""
+    """The visible part of a text: accents joined to their letters, no invisible characters, plain spaces."""
     if text.isascii():
         return " ".join(text.split())
     composed = unicodedata.normalize("NFC", text)
@@ -22,12 +25,12 @@ def looks(text: str) -> str:
 
 
 def look_alike(a: str, b: str) -> bool:
-    """Whether two texts look the same and yet may differ."""
+    """Whether two texts look the same, though they may differ."""
     return looks(a) == looks(b)
 
 
 def told_apart(text: str, label: str) -> str:
-    """Where a text differs from a label that looks like it, in code points."""
+    """The difference between a text and a label that looks like it, in code points."""
     start = _alike_from_start(text, label)
     end = _alike_from_start(text[start:][::-1], label[start:][::-1])
     own, other = (_points(t[start : len(t) - end]) for t in (text, label))
@@ -35,21 +38,21 @@ def told_apart(text: str, label: str) -> str:
 
 
 def half_problem(text: str) -> str | None:
-    """What to say of a text with a lone surrogate in it; None: there is none.
+    """What to say about a text with a lone surrogate in it; None if there is none.
 
-    Half of a pair of UTF-16: what is left of an emoji that was cut in two. It cannot be written as UTF-8, and no
-    tokenizer reads it.
+    A lone surrogate is half of a UTF-16 pair, left over when an emoji is cut in two. It cannot be encoded as UTF-8, and
+    no tokenizer reads it.
     """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         code = f"\\u{ord(text[error.start]):04x}"
-        return f"holds {code}, which is half of a character; mend the text, or leave the character out"
+        return f"holds {code}, which is half of a character; correct the text, or leave the character out"
     return None
 
 
 def _alike_from_start(a: str, b: str) -> int:
-    """How many characters two texts begin with alike."""
+    """The length of the common beginning of two texts."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -1,17 +1,20 @@
-"""What pydantic finds wrong with a configuration, said in plain words that name the key and its line.
+"""Pydantic's errors in plain words, with the key and its line.
 
-    my.yaml:7: train.epochs: must be a number > 0, not 'ten'
-    my.yaml:8: train.epoch: unknown key; did you mean 'epochs'?
+>>> from nlora.config.schema import TrainOptions
+>>> for problem in problems_in({"epochs": "ten", "epoch": 1}, TrainOptions, SourceMap("my.yaml"), ("train",)):
+...     print(problem)
+my.yaml: train.epochs: must be a number > 0, not 'ten'
+my.yaml: train.epoch: unknown key; did you mean 'epochs'?
 
-The words come from the fields themselves (type, bounds, description), so a method's own options get them too.
+The words are made from the fields themselves (type, bounds, description), so they cover a method's own options too.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -19,54 +22,44 @@ import annotated_types as at
 from pydantic import BaseModel, ValidationError
 
 from nlora.config.other_names import named_elsewhere
-from nlora.config.yaml_positions import Key, SourceMap
-from nlora.errors import Problem
+from nlora.config.yaml_positions import SourceMap
+from nlora.errors import Key, Problem, did_you_mean
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'epochs'?`, or nothing when no known word is close."""
-    by_lower = {name.lower(): name for name in known}
-    close = get_close_matches(word.lower(), by_lower, n=1)
-    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
-
-
-def problems_of(
-    error: ValidationError,
+def problems_in(
+    values: Any,
     model: type[BaseModel],
     places: SourceMap,
-    locate: Callable[[Key], Key | None] = lambda path: path,
+    at: Key = (),
+    counts: Callable[[Key], bool] = lambda path: True,
 ) -> list[Problem]:
-    """Every mistake of a failed `model.model_validate` as a Problem.
+    """Every mistake in values that should make up a model; empty if `model.model_validate(values)` succeeds.
 
-    locate: from a key of the validated values to the same key in the file; None: leave this mistake out.
+    at: the key of the values in the file, ("train",) for those of `train`. counts: which paths in the values to report.
     """
     found: list[Problem] = []
-    for detail in error.errors(include_url=False):
-        path: Key = detail["loc"]
-        full = locate(path)
-        if full is not None and not _reported_elsewhere(detail):
-            found.append(Problem(places.where(full), _what(detail, model, places.written.get(full))))
-    return found
 
+    def report(path: Key, what: Callable[[str | None], str]) -> None:
+        if counts(path):
+            key = (*at, *path)
+            found.append(places.problem(key, what(places.written.get(key))))
 
-def number_problems(
-    values: Any, model: type[BaseModel], places: SourceMap, at_key: Key = ()
-) -> list[Problem]:
-    """Numbers that Python accepts and we do not: true for 1, and infinity.
-
-    at_key: where the values are in the file, ("train",) for those of `train`.
-    """
-    found: list[Problem] = []
     for path, value in _leaves(values):
         spec = _spec(model, path)
+        # Numbers that Python accepts and we do not: true for 1, and infinity.
         if _plain(spec.annotation) in (int, float) and (isinstance(value, bool) or _is_infinite(value)):
-            full = (*at_key, *path)
-            found.append(Problem(places.where(full), _must_be(spec, value, places.written.get(full))))
-    return found
+            report(path, partial(_must_be, spec, value))
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            if not _reported_elsewhere(detail):
+                report(detail["loc"], partial(_what, detail, model))
+    return list(dict.fromkeys(found))
 
 
 def _is_infinite(value: Any) -> bool:
-    """Whether a number, or a text that is read as one, is infinite or none."""
+    """Whether a number, or a text that pydantic would read as one, is infinite or not a number."""
     try:
         return isinstance(value, float | str) and not math.isfinite(float(value))
     except ValueError:
@@ -74,14 +67,14 @@ def _is_infinite(value: Any) -> bool:
 
 
 def _reported_elsewhere(detail: Any) -> bool:
-    """Whether another problem already says it: a key that is not text, a list short of its wrong items."""
+    """Whether another problem covers this one: a key that is not text, a list that lacks its wrong items."""
     if detail["type"] == "too_short":
         return len(detail["input"]) >= int(detail["ctx"]["min_length"])
     return detail["type"] == "invalid_key" or "[key]" in detail["loc"]
 
 
 class _Spec(NamedTuple):
-    """What a field says of itself."""
+    """What a field declares about itself."""
 
     annotation: Any = Any
     bounds: tuple[Any, ...] = ()
@@ -90,7 +83,7 @@ class _Spec(NamedTuple):
 
 
 def _spec(model: type[BaseModel], path: Key) -> _Spec:
-    """What is known of the value at `path` in `model`; an empty _Spec where nothing is."""
+    """What the model declares about the value at `path`; an empty _Spec if nothing."""
     spec = _Spec(model)
     for part in path:
         plain = _plain(spec.annotation)
@@ -146,7 +139,7 @@ def _unknown_key(model: type[BaseModel], path: Key) -> str:
     if len(path) > 1 and key in model.model_fields:
         return f"unknown key; did you mean '{key}' at the top level?"
     if theirs := named_elsewhere(key):
-        return f"unknown key; here it is {theirs}"
+        return f"unknown key; use {theirs}"
     for section, field in model.model_fields.items():
         inner = _model_in(field.annotation)
         if inner and key in inner.model_fields:
@@ -217,6 +210,8 @@ def _shown(value: Any, written: str | None) -> str:
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return "a list" if value else "an empty list"
+    if isinstance(value, bool) and written is None:
+        return str(value).lower()
     text = written if written is not None else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

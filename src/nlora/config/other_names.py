@@ -1,6 +1,7 @@
-"""What the Trainer, PEFT and other tools call the keys of a configuration, for those who come from there.
+"""What the Trainer, PEFT, other tools and earlier versions of nlora call the keys of a configuration.
 
-named_elsewhere("num_train_epochs")      # "train.epochs"
+>>> named_elsewhere("num_train_epochs")
+'train.epochs'
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _OURS = {
     "quantize: 4bit or 8bit": (
         "bnb_4bit_quant_type", "load_in_4bit", "load_in_8bit", "quantization", "quantization_config", "quantise"
     ),
+    "protocol: released, which keeps them": ("keep_unlabeled", "keep_unlabelled"),
     "method.weight": ("l1_weight", "lambda", "lambda_1", "lamda_1", "reg_weight"),
     "lora.r": ("lora_r", "lora_rank", "rank"),
     "lora.alpha": ("lora_alpha",),
@@ -30,7 +32,7 @@ _OURS = {
     f"{_EPOCHS}, or train.max_samples": ("max_steps", "num_steps", "num_training_steps", "total_steps"),
     "train.batch_size": ("global_batch_size", "total_batch_size", "train_batch_size"),
     _MICRO_BATCH: ("per_device_batch_size", "per_device_train_batch_size", "per_gpu_train_batch_size"),
-    "train.batch_size, the examples of an optimizer step, of which train.micro_batch_size are computed at once": (
+    "train.batch_size, the examples of an optimizer step, and train.micro_batch_size, those of a forward pass": (
         "accumulate_grad_batches", "accumulation_steps", "grad_accum_steps", "gradient_accumulation_steps"
     ),
     "train.learning_rate": ("lr",),
@@ -51,5 +53,5 @@ _BY_NAME = {theirs: ours for ours, names in _OURS.items() for theirs in names}
 
 
 def named_elsewhere(key: str) -> str | None:
-    """Our key, or what to write, for another tool's name; None for a name that is none of these."""
+    """Our key, or what to write, for another tool's name; None for an unknown name."""
     return _BY_NAME.get(key.lower().replace("-", "_"))

@@ -1,78 +1,196 @@
-"""Overrides of single keys: `train.epochs=3`, `tasks=[agnews, yahoo]`, `tasks.0.name=sst`.
+"""Overrides of single keys: (path, value) pairs inside the program, `train.epochs=3` at the shell.
 
-    places = apply_override(data, places, "train.learning_rate=5e-4")   # changes data in place
+>>> override = parse("train.learning_rate=5e-4")
+>>> override.path, override.value
+(('train', 'learning_rate'), 0.0005)
+>>> data = {"tasks": ["agnews"]}
+>>> apply(data, SourceMap("my.yaml"), override).where(("train", "learning_rate")).source
+'train.learning_rate=5e-4'
+>>> data
+{'tasks': ['agnews'], 'train': {'learning_rate': 0.0005}}
 
-The value is YAML, as in the file: numbers, lists, null and quotes mean the same.
+The value is YAML, as in a file: numbers, lists, null and quotes mean the same.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from nlora.config.other_names import named_elsewhere
+from nlora.config.python_values import OMITTED, plain
 from nlora.config.schema import Config, EvaluateOptions, LoraOptions, TrainOptions
-from nlora.config.yaml_positions import Key, SourceMap, dotted, read_yaml
-from nlora.errors import Problem
+from nlora.config.yaml_positions import Place, SourceMap, read_yaml
+from nlora.errors import InputErrors, Key, Problem, dotted
 
 
-def apply_override(data: dict[str, Any], places: SourceMap, text: str) -> SourceMap | list[Problem]:
-    """Set in `data` what one override says.
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A key of a configuration and its new value.
 
-    text: `dotted.path=value`; a number in the path is a place in a list, from 0.
-    Returns the places of the keys after it, or, with `data` left as it is, what is wrong with the override.
+    path: a number in it is a place in a list, from 0. place: where the user wrote it. written: as of `SourceMap`.
     """
+
+    path: tuple[str, ...]
+    value: Any
+    place: Place
+    written: Mapping[Key, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """`train.epochs`."""
+        return dotted(self.path)
+
+    @property
+    def text(self) -> str:
+        """`train.epochs=3`, as the shell takes it: the value as it is where YAML reads it back the same, else JSON."""
+        text = self.value if isinstance(self.value, str) else ""
+        if not text or read_yaml(text, "").data != self.value:
+            text = shown(self.value)
+        return f"{self.key}={text}"
+
+
+Overrides = Sequence[str | Override] | Mapping[str, Any]
+
+
+def shown(value: Any) -> str:
+    """A value on one line, as YAML reads it."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def parse(text: str) -> Override:
+    """The override that the shell's `dotted.path=value` means. Raises InputErrors."""
     name, equals, value_text = text.partition("=")
-    parts = name.strip().split(".")
-    if not equals or not all(parts):
-        return [Problem(text, "an override is a dotted key, '=' and a value, such as train.epochs=3")]
+    path = tuple(name.strip().split("."))
+    if not equals or not all(path):
+        what = "an override is a dotted key, '=' and a value, such as train.epochs=3"
+        raise InputErrors([Problem(text, what)])
     value = read_yaml(value_text, text)
     if value.problems:
-        return [
-            Problem(text, f"{problem.what}; put the value in quotes if it is text")
-            for problem in value.problems
-        ]
+        hint = "put the value in quotes if it is text"
+        raise InputErrors(Problem(text, f"{problem.what}; {hint}") for problem in value.problems)
+    return Override(path, value.data, Place(text), value.places.written)
+
+
+def as_overrides(given: Overrides, problems: list[Problem]) -> list[Override]:
+    """Overrides in any of their forms; those with a mistake are left out, and the mistake is added to `problems`."""
+    if isinstance(given, str):
+        raise InputErrors([Problem("overrides", f"give a list of texts, ['{given}'], or a mapping")])
+    if isinstance(given, Mapping):
+        found = []
+        for key, value in given.items():
+            path, place = tuple(str(key).split(".")), Place("", None, (str(key),))
+            if (value := plain(value, place, problems)) is not OMITTED:
+                found.append(Override(path, value, place))
+        return found
+    found = []
+    for one in given:
+        try:
+            found.append(parse(one) if isinstance(one, str) else one)
+        except InputErrors as error:
+            problems += error.problems
+    return found
+
+
+def apply(data: dict[str, Any], places: SourceMap, override: Override) -> SourceMap:
+    """Set in `data` what the override says; returns the places of the keys after it.
+
+    Raises InputErrors if the path leads nowhere.
+    """
     here: Any = data
     path: Key = ()
-    for part in parts[:-1]:
-        key = _key(here, part)
-        if key is None:
-            return [_no_such_place(here, part, path, text)]
-        path = (*path, key)
-        here[key] = _opened(here[key] if isinstance(here, list) else here.get(key), path)
-        here = here[key]
-    key = _key(here, parts[-1])
-    if key is None:
-        return [_no_such_place(here, parts[-1], path, text)]
-    here[key] = value.data
-    return places.overridden((*path, key), text, value.places.written)
+    for part in override.path[:-1]:
+        index = _index(here, part, path, override)
+        path = (*path, index)
+        here[index] = _opened(here.get(part) if isinstance(here, dict) else here[index], path)
+        here = here[index]
+    index = _index(here, override.path[-1], path, override)
+    path = (*path, index)
+    here[index] = override.value
+    return places.overridden(path, override.place, override.written)
+
+
+def apply_to_stages(
+    data: dict[str, Any], tasks_before: Sequence[str | None], overrides: Sequence[Override]
+) -> None:
+    """Make overrides of the whole run hold for every task: removes from `data["stages"]` what they replace.
+
+    Whoever types `train.epochs=1` means the whole run, and a weight that a file gives one task belongs to the method or
+    the penalty that the file names. What an override says of a single stage (`stages.a.train.epochs=2`) stays.
+
+    tasks_before: the names of the tasks before the overrides. With `tasks=[...]` a task leaves the sequence, and its
+    stage leaves with it; but a stage that an override itself names stays, and is a mistake.
+    """
+    stages = data.get("stages")
+    if not isinstance(stages, dict):
+        return
+    paths = [override.path for override in overrides]
+    now = task_names(data)
+    for name in tasks_before:
+        if name not in now and not any(path[:2] == ("stages", name) and path[2:] for path in paths):
+            stages.pop(name, None)
+    if ("stages",) in paths:  # given as a whole, so meant as it is
+        return
+    for name, stage in stages.items():
+        if isinstance(stage, dict) and ("stages", name) not in paths:
+            own = {path[2:] for path in paths if path[:2] == ("stages", name)}
+            for path in paths:
+                _remove_replaced(stage, path, own)
+
+
+def task_names(data: Mapping[str, Any]) -> list[str | None]:
+    """The names in a configuration's `tasks`, checked or not; None for an entry without one."""
+    tasks = data.get("tasks")
+    entries = tasks if isinstance(tasks, list) else []
+    names = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
+    return [name if isinstance(name, str) else None for name in names]
 
 
 def key_of_option(option: str) -> str | None:
-    """The key that is meant by `--train.epochs`, `--learning-rate` or the Trainer's `--num_train_epochs`; else None."""
+    """The key meant by `--train.epochs`, `--learning-rate` or the Trainer's `--num_train_epochs`; else None."""
     key = option.lstrip("-").replace("-", "_")
     if key.partition(".")[0] in Config.model_fields:
         return key
-    for section, field in Config.model_fields.items():
-        kind = field.annotation
+    for section, field_ in Config.model_fields.items():
+        kind = field_.annotation
         if kind in (LoraOptions, TrainOptions, EvaluateOptions) and key in kind.model_fields:
             return f"{section}.{key}"
     ours = re.match(r"[\w.]+", named_elsewhere(key) or "")
     return ours[0] if ours else None
 
 
-def _key(here: Any, part: str) -> Any:
-    """The key or index that `part` means in `here`; None where there is none."""
-    if isinstance(here, list):
-        return int(part) if part.isdecimal() and int(part) < len(here) else None
-    return part if isinstance(here, dict) else None
+def _remove_replaced(stage: dict[str, Any], path: tuple[str, ...], own: set[tuple[str, ...]]) -> None:
+    """Removes what an override of the whole run replaces. own: what overrides say of this very stage."""
+    section = path[0]
+    settings = stage.get(section)
+    if section not in {"train", "method"} or not isinstance(settings, dict):
+        return
+    if len(path) == 1 or path[:2] == ("method", "name"):
+        gone = set(settings)
+    elif path == ("method", "penalty"):  # a weight is chosen for its penalty
+        gone = {"penalty", "weight"}
+    else:
+        gone = {path[1]}
+    for key in gone:
+        if (section, key) not in own and (section,) not in own:
+            settings.pop(key, None)
 
 
-def _no_such_place(here: Any, part: str, path: Key, text: str) -> Problem:
+def _index(here: Any, part: str, path: Key, override: Override) -> Any:
+    """The key or list index that `part` means in `here`, the value at `path`."""
+    if isinstance(here, dict):
+        return part
     if not isinstance(here, list):
-        return Problem(text, f"{dotted(path)} is a single value and has no key '{part}'")
-    there = f"its places are 0 to {len(here) - 1}" if here else "it is empty"
-    return Problem(text, f"the list {dotted(path)} has no place '{part}'; {there}")
+        raise InputErrors(
+            [override.place.problem(f"{dotted(path)} is a single value and has no key '{part}'")]
+        )
+    if part.isdecimal() and int(part) < len(here):
+        return int(part)
+    places = f"its places are 0 to {len(here) - 1}" if here else "it is empty"
+    raise InputErrors([override.place.problem(f"the list {dotted(path)} has no place '{part}'; {places}")])
 
 
 def _opened(value: Any, path: Key) -> Any:

@@ -1,24 +1,22 @@
-"""What a run does as the released code did, in words: printed once at its start and kept in summary.json.
+"""Where a run follows the released code, in words: printed when it starts and stored in summary.json.
 
-    for line in protocol_notes(config):
-        print(line)          # answers are generated freely and ... (evaluate.decode: generate)
+>>> for line in protocol_notes(Config(tasks=["agnews"], train={"batches": "random"})):
+...     print(line)
+batches are drawn at random, not by length (train.batches: random)
 
 `protocol: released` is a set of defaults (`nlora.config.schema.RELEASED_CHOICES`) and two choices of its own. Single
-keys may say otherwise under either protocol, so the words are made from the values in force, never from the
-protocol's name alone.
+keys can override these under either protocol, so the notes describe the values in force, not the protocol's name.
 """
 
 from __future__ import annotations
 
-from nlora.config.schema import RELEASED_CHOICES, Config
-
-_EMBEDDED = "embedded"
+from nlora.config.schema import BUILTIN, RELEASED_CHOICES, Config
 
 
 def protocol_notes(config: Config) -> list[str]:
-    """In what a run differs from the repaired protocol, and, where it is called released, from that too.
+    """How a run differs from the repaired protocol and, if it is called released, from the released one.
 
-    Empty for a run that is repaired in everything.
+    Empty for a run that follows the repaired protocol in everything.
     """
     notes = [*_training_notes(config), *_scoring_notes(config)]
     if config.protocol == "released":
@@ -50,18 +48,18 @@ def _scoring_notes(config: Config) -> list[str]:
         )
     if config.protocol == "repaired":
         return notes
-    from_folder = config.data not in (None, _EMBEDDED) and any(task.train is None for task in config.tasks)
+    from_folder = config.data not in (None, BUILTIN) and any(task.train is None for task in config.tasks)
     if from_folder and config.evaluate.split == "test":
         notes += [
-            "test examples that the release labels '-' (some of MNLI's) are kept, and count as wrong",
-            "the test files are also the release's dev files: what was tuned for these tasks was tuned on them",
+            "test examples that the release labels '-' (some of MNLI's) are kept and count as wrong",
+            "the test files are also the release's dev files: anything tuned for these tasks was tuned on them",
         ]
-    notes.append("the exact match pooled over all test examples is shown beside the mean over tasks")
+    notes.append("the exact match pooled over all test examples is shown next to the mean over tasks")
     return notes
 
 
 def _departures(config: Config) -> list[str]:
-    """Keys that were set to something else than the released protocol has."""
+    """Keys with other values than in the released protocol."""
     values = config.model_dump()
     notes = [
         f"not as released: {section}.{key} is {values[section][key]}, the release has {released}"
@@ -71,6 +69,6 @@ def _departures(config: Config) -> list[str]:
     ]
     if config.evaluate.split == "validation":
         notes.append(
-            "not as released: scored on examples split off from train (evaluate.split: validation), not on test"
+            "not as released: scored on examples held out from train (evaluate.split: validation), not on test"
         )
     return notes

@@ -1,84 +1,59 @@
-"""A configuration given as Python values, brought to what a file and the shell say, so that one reader checks all.
+"""Python values given in place of YAML, brought to the types that YAML has.
 
-as_document({"tasks": ["agnews"], "train": {"epochs": 2}}).places.where(("train",))     # "config: train"
-as_overrides({"train.epochs": 3})                                                       # ["train.epochs=3"]
+>>> from pathlib import Path
+>>> problems = []
+>>> plain({"data": Path("bench"), "seed": 7, "tasks": ("agnews", object())}, Place("config"), problems)
+{'data': 'bench', 'seed': 7, 'tasks': ['agnews']}
+>>> print(problems[0])
+config: tasks.1: is of type object; give text, numbers, truth values, lists or mappings
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
-from nlora.config.yaml_positions import Document, Key, dotted, read_yaml, to_yaml
-from nlora.errors import InputErrors, Problem
+from nlora.config.characters import half_problem
+from nlora.config.yaml_positions import Place
+from nlora.errors import Problem
 
-_SHOWN = "config"
-"""How a mistake in a mapping says where it is: nobody wrote lines."""
+OMITTED = object()
+"""In place of a value that no configuration has."""
 
 
-def as_document(values: Mapping[Any, Any]) -> Document:
-    """The mapping as if it had been read from a file, but with mistakes told by their keys alone.
+def plain(value: Any, place: Place, problems: list[Problem]) -> Any:
+    """None, truth values, numbers, texts, and lists and dictionaries of these.
 
-    Tuples and paths may stand for lists and texts. What is of another type is left out, and a mistake.
+    Tuples may stand for lists, and paths for texts. A value of another type is left out, with a mistake at its place.
     """
-    problems: list[Problem] = []
-    document = read_yaml(to_yaml(_plain(values, (_SHOWN,), problems)), _SHOWN)
-    places = replace(document.places, lines={})
-    return replace(document, places=places, problems=(*problems, *document.problems))
-
-
-def as_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    """`key=value` texts: as they are, or of a mapping of dotted keys to Python values.
-
-    Raises InputErrors where these are of a type that no configuration has.
-    """
-    if isinstance(overrides, str):
-        raise InputErrors([Problem("overrides", f"give a list of texts, ['{overrides}'], or a mapping")])
-    if isinstance(overrides, Mapping):
-        problems: list[Problem] = []
-        plain = {key: _plain(value, (str(key),), problems) for key, value in overrides.items()}
-        if problems:
-            raise InputErrors(problems)
-        return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
-    return list(overrides)
-
-
-class _LeftOut:
-    """In place of a value that no configuration has."""
-
-
-def _plain(value: Any, path: Key, problems: list[Problem]) -> Any:
-    """None, truth values, numbers, texts, and lists and dictionaries of them, of the types that YAML has."""
     if isinstance(value, Mapping):
-        texts = {key: inner for key, inner in value.items() if isinstance(key, str)}
-        problems += [
-            Problem(_where(path), f"the key {key!r} must be text") for key in value if key not in texts
-        ]
-        inner = {key: _plain(inner, (*path, key), problems) for key, inner in texts.items()}
-        return {key: value for key, value in inner.items() if value is not _LeftOut}
+        wrong = [key for key in value if not isinstance(key, str)]
+        problems += [place.problem(f"the key {key!r} must be text") for key in wrong]
+        inner = {k: plain(v, _below(place, k), problems) for k, v in value.items() if isinstance(k, str)}
+        return {key: value for key, value in inner.items() if value is not OMITTED}
     if isinstance(value, list | tuple):
-        items = [_plain(inner, (*path, i), problems) for i, inner in enumerate(value)]
-        return [item for item in items if item is not _LeftOut]
+        items = [plain(item, _below(place, i), problems) for i, item in enumerate(value)]
+        return [item for item in items if item is not OMITTED]
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str | PurePath):
-        return str(value)
-    if isinstance(value, Integral):
+        what = half_problem(str(value))
+        value = str(value)
+    elif isinstance(value, Integral):
         return int(value)
-    if isinstance(value, Real) and math.isfinite(value):
-        return float(value)
-    what = f"is of type {type(value).__name__}; give text, numbers, truth values, lists or mappings"
-    if isinstance(value, Real):
-        what = f"must be a finite number, not {value}"
-    problems.append(Problem(_where(path), what))
-    return _LeftOut
+    elif isinstance(value, Real):
+        what = None if math.isfinite(value) else f"must be a finite number, not {value}"
+        value = float(value)
+    else:
+        what = f"is of type {type(value).__name__}; give text, numbers, truth values, lists or mappings"
+    if what is None:
+        return value
+    problems.append(place.problem(what))
+    return OMITTED
 
 
-def _where(path: Key) -> str:
-    """`config: train.epochs`, as mistakes of the configuration are told; an override by its key."""
-    return f"{_SHOWN}: {dotted(path[1:])}" if path[0] == _SHOWN and path[1:] else dotted(path)
+def _below(place: Place, key: str | int) -> Place:
+    return place._replace(key=(*place.key, key))

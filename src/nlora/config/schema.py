@@ -1,21 +1,28 @@
-"""One run as typed, frozen values: what the YAML file may say, and what each key means.
+"""One run as typed, frozen values: the keys of a configuration and what they mean.
 
-    config = load_config("my-run.yaml", ["seed=7", "train.learning_rate=5e-4"])
-    config.train.learning_rate        # 0.0005
+>>> config = Config(tasks=["agnews", "yahoo"], train={"epochs": 2}, stages={"yahoo": {"train": {"epochs": 3}}})
+>>> config.train_options("agnews").epochs, config.train_options("yahoo").epochs
+(2.0, 3.0)
 
-A field's description is its help text and its documentation. Reading and checking live in
-`config_file`; here are only the values.
+A field's description is its help text and its documentation. `nlora.config.load` reads and checks configurations.
 """
 
 from __future__ import annotations
 
+import math
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nlora.config.task_source import TaskSource
+
+BUILTIN = "builtin"
+"""The value of `data` that means the built-in tasks."""
+
 
 class Frozen(BaseModel):
-    """A value that cannot change and that knows all of its keys."""
+    """A value that cannot change; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -29,7 +36,7 @@ class LoraOptions(Frozen):
 
     r: int = Field(8, ge=1, description="Rank of each update.")
     alpha: float = Field(32, gt=0, description="The update's scaling is alpha / r.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the update's input while training.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the update's input during training.")
     targets: tuple[str, ...] | None = Field(
         None,
         description="Names of the modules to update, as PEFT's target_modules; all-linear: every linear layer but the "
@@ -59,34 +66,42 @@ class TrainOptions(Frozen):
         1.0, ge=0, description="Clip the gradient (penalty included) to this norm; 0: never."
     )
     max_source_tokens: int = Field(
-        512, ge=8, description="Longest prompt, in tokens; less where the model has no positions for so many."
+        512, ge=8, description="Longest prompt, in tokens; fewer if the model has fewer positions."
     )
     max_target_tokens: int = Field(50, ge=1, description="Longest answer, in tokens, its end token included.")
     truncate: Literal["text", "released"] = Field(
         "text",
-        description="What is cut from a prompt that is too long: text shortens the text and keeps the instruction "
-        "and 'Answer:'; released cuts the end off as the released code did, 'Answer:' included.",
+        description="How a prompt that is too long is cut: text shortens the text and keeps the instruction and "
+        "'Answer:'; released cuts off the end, 'Answer:' included, as the released code does.",
     )
     max_samples: int | None = Field(
         None, ge=1, description="Train on at most this many examples per task, a seeded sample; null: all."
     )
     batches: Literal["by_length", "random"] = Field(
         "by_length",
-        description="Which examples make up a batch: by_length, those of similar length, which pads least; "
+        description="Which examples form a batch: by_length, those of similar length, which needs the least padding; "
         "random, any.",
     )
     gradient_checkpointing: bool = Field(False, description="Save memory by computing activations twice.")
     logging_steps: int = Field(
         10,
         ge=1,
-        description="Optimizer steps from one line of the training log, and point of the report's chart, to the next; "
+        description="Optimizer steps between lines of the training log and points of the report's chart; "
         "a task's first and last step are always logged.",
     )
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (),
-        description="Also log to these, where each run is one run, named after its folder; TensorBoard's files lie in "
-        "its logs/tensorboard. Each needs its package, as pip install tensorboard.",
+        description="Also log to these, each run under the name of its folder; TensorBoard's files are in its "
+        "logs/tensorboard. Each needs its package, such as pip install tensorboard.",
     )
+
+    def steps(self, examples: int) -> int:
+        """Optimizer steps of one task: batches per epoch (the last one may be smaller) times epochs, rounded up.
+
+        >>> TrainOptions(epochs=1.5, batch_size=32).steps(100)
+        6
+        """
+        return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainOptions:
@@ -102,10 +117,10 @@ class EvaluateOptions(Frozen):
 
     decode: Literal["labels", "generate"] = Field(
         "labels",
-        description="labels: the likeliest label of the task's set; generate: greedy decoding, exact match "
-        "after the released normalization. Free-text tasks are always generated.",
+        description="labels: the most likely of the task's labels; generate: greedy decoding, exact match after the "
+        "released normalization. Answers to free-text tasks are always generated.",
     )
-    batch_size: int = Field(64, ge=1, description="Prompts answered together.")
+    batch_size: int = Field(64, ge=1, description="Prompts per forward pass.")
     max_samples: int | None = Field(
         None, ge=1, description="Score at most this many examples per task, a seeded sample; null: all."
     )
@@ -116,11 +131,16 @@ class EvaluateOptions(Frozen):
     )
     split: Literal["test", "validation"] = Field(
         "test",
-        description="validation: score on examples split off from train, never on test. Tune with this.",
+        description="validation: score on examples held out from train, never on test. Use this for tuning.",
     )
     validation_share: float = Field(
-        0.2, gt=0, lt=1, description="Share of the training examples that split: validation holds out."
+        0.2, gt=0, lt=1, description="Share of the training examples held out by split: validation."
     )
+
+
+def is_method_file(name: str) -> bool:
+    """Whether a method's name is the path of a Python file."""
+    return name.endswith(".py") or "/" in name
 
 
 class MethodChoice(BaseModel):
@@ -128,54 +148,23 @@ class MethodChoice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str = Field("nlora", description="Name of the method.")
+    name: str = Field(
+        "nlora", description="Name of the method, or the path of a Python file that defines one."
+    )
+
+    @property
+    def label(self) -> str:
+        """What tables call the method: its name, or its file's name without `.py`."""
+        return PurePath(self.name).stem if is_method_file(self.name) else self.name
 
     @property
     def options(self) -> dict[str, Any]:
-        """The method's own options, not yet checked: the method's file knows them."""
+        """The method's own options; `load_config` checks them."""
         return dict(self.__pydantic_extra__ or {})
 
 
-_SOURCE = (
-    "a JSONL, JSON, CSV, TSV or Parquet file with the fields sentence (or input, or text) and label (or output), or "
-    "hub:<data set>[:configuration][/split]."
-)
-
-
-class TaskSource(Frozen):
-    """A task of one's own, or a data set of the benchmark by its name."""
-
-    name: str = Field(min_length=1, pattern=r"^[^/\\\x00-\x1f]+$", description="Unique within the run.")
-    type: str | None = Field(None, description="Kind of task as the prompt names it; null: the task's name.")
-    train: str | None = Field(None, description=f"Training examples: {_SOURCE}")
-    test: str | None = Field(None, description=f"Test examples: {_SOURCE}")
-    quoting: bool | None = Field(
-        None,
-        description="Whether cells of the task's CSV and TSV files may stand in quotes; null: in CSV they may, in TSV "
-        "a quote is a character as any other (as in GLUE's files).",
-    )
-    instruction: str | None = Field(None, description="What the model is asked to do with each text.")
-    labels: tuple[str, ...] | None = Field(
-        None, description="The label words; left out: free text, scored by ROUGE-L."
-    )
-
-    @model_validator(mode="after")
-    def _both_files_or_none(self) -> TaskSource:
-        if (self.train is None) != (self.test is None):
-            missing = "test" if self.test is None else "train"
-            raise ValueError(f"task '{self.name}' has no '{missing}' file; a task of one's own needs both")
-        return self
-
-    @model_validator(mode="after")
-    def _quoting_of_a_table(self) -> TaskSource:
-        files = (self.train or "", self.test or "")
-        if self.quoting is not None and not any(f.lower().endswith((".csv", ".tsv")) for f in files):
-            raise ValueError(f"task '{self.name}' sets quoting, but has no CSV or TSV file; leave it out")
-        return self
-
-
 WHOLE_RUN = frozenset({"max_source_tokens", "max_target_tokens", "truncate"})
-"""Keys of `train` that decide what every task's prompts are, also when they are scored later."""
+"""Keys of `train` that shape the prompts of every task, also when the tasks are scored later."""
 
 
 class StageOptions(BaseModel):
@@ -199,59 +188,59 @@ RELEASED_CHOICES: dict[str, dict[str, str]] = {
     "train": {"truncate": "released", "batches": "random"},
     "evaluate": {"decode": "generate"},
 }
-"""What `protocol: released` sets where the configuration itself says nothing."""
+"""Defaults under `protocol: released`."""
 
 
 class Config(Frozen):
     """Everything that decides the outcome of a run.
 
-    `nlora.load_config` makes one and tells all mistakes in plain words; here pydantic tells them.
+    `nlora.load_config` makes one and reports mistakes in plain words; the class itself raises pydantic's errors.
 
     >>> config = nlora.Config(name="support", tasks=["agnews", "yahoo"], method="olora")
     >>> config.output_dir, config.method.name, config.lora.r
     ('runs/support', 'olora', 8)
     """
 
-    name: str = Field("run", min_length=1, description="What this run is called in tables.")
+    name: str = Field("run", min_length=1, description="Name of the run in tables.")
     protocol: Literal["released", "repaired"] = Field(
         "repaired",
         description="released: the choices of the released code (train.truncate: released, train.batches: random, "
         "evaluate.decode: generate, test examples labeled '-' kept and counted as wrong, the score pooled over "
-        "examples shown beside the mean over tasks); repaired: the defaults of this table. A key that is set wins.",
+        "examples shown next to the mean over tasks); repaired: the defaults of this table. A key that is set wins.",
     )
-    model: str = Field("smollm2", description="Hub id, folder, GGUF file, or smollm2 (the embedded default).")
+    model: str = Field("smollm2", description="Hub id, folder, GGUF file, or smollm2 (the built-in default).")
     family: Literal["encoder-decoder", "causal"] | None = Field(
-        None, description="Kind of model that the settings are meant for; another one is refused; null: any."
+        None, description="Kind of model the settings are meant for; another kind is refused; null: any."
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Number format of the backbone; the updates themselves are always float32. bfloat16 takes half the "
-        "memory, and less time where nlora check says that its products are faster.",
+        "memory, and less time if nlora check reports that its matrix products are faster.",
     )
     quantize: Literal["4bit", "8bit"] | None = Field(
         None,
         description="Quantize the frozen backbone while loading it, with bitsandbytes (pip install bitsandbytes): "
         "4bit, QLoRA's NF4; 8bit, LLM.int8(); null: not at all.",
     )
-    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
+    trust_remote_code: bool = Field(False, description="Run Python code that is part of the model.")
     data: str | None = Field(
-        None, description="Folder in the released layout, or embedded (the default tasks), or left out."
+        None, description="Folder in the released layout, or builtin (the built-in tasks), or left out."
     )
-    tasks: tuple[TaskSource, ...] = Field(min_length=1, description="The tasks, in the order of learning.")
+    tasks: tuple[TaskSource, ...] = Field(min_length=1, description="The tasks, in learning order.")
     method: MethodChoice = MethodChoice(name="nlora")
     lora: LoraOptions = LoraOptions()
     train: TrainOptions = TrainOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     stages: dict[str, StageOptions] = Field(
-        default_factory=dict, description="What differs for single tasks, by task name."
+        default_factory=dict, description="Settings that differ for single tasks, by task name."
     )
-    seed: int = Field(42, ge=0, lt=2**32, description="Decides every random choice of the run.")
-    output_dir: str = Field(description="Where the run writes everything.")
+    seed: int = Field(42, ge=0, lt=2**32, description="Determines every random choice of the run.")
+    output_dir: str = Field(description="Folder that the run writes to.")
 
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:
-        """`tasks: [agnews]` and `method: inclora` are short for mappings with only a name."""
+        """`tasks: [agnews]` and `method: inclora` are short for mappings with just a name."""
         if not isinstance(values, dict):
             return values
         values = dict(values)
@@ -266,7 +255,7 @@ class Config(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _released_defaults(cls, values: Any) -> Any:
-        """`protocol: released` fills in what is not said, so that run.yaml holds the choices themselves."""
+        """`protocol: released` fills in keys that are not set, so that run.yaml has the choices themselves."""
         if not isinstance(values, dict) or values.get("protocol") != "released":
             return values
         values = dict(values)
@@ -279,13 +268,13 @@ class Config(Frozen):
         return values
 
     def train_options(self, task_name: str) -> TrainOptions:
-        """Training options of one task: `train`, with what `stages` says of this task."""
+        """Training options of one task: `train`, overridden by the task's entry in `stages`."""
         stage = self.stages.get(task_name)
         if stage is None or not stage.train:
             return self.train
         return TrainOptions.model_validate({**self.train.model_dump(), **stage.train})
 
     def method_options(self, task_name: str) -> dict[str, Any]:
-        """The method's own options for one task, not yet checked."""
+        """The method's own options for one task."""
         stage = self.stages.get(task_name)
         return {**self.method.options, **(stage.method if stage else {})}

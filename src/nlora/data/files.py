@@ -1,10 +1,6 @@
-"""People's own examples: JSONL, JSON, CSV, TSV and Parquet files, and data sets of the hub.
+"""Examples from a user's JSONL, JSON, CSV, TSV or Parquet file, or from a data set on the Hugging Face hub.
 
-    examples, problems = read_examples("tickets/train.jsonl", labels=("billing", "network"))
-    examples[0]                     # Example(id='0', sentence='My invoice is wrong', label='billing')
-    problems                        # [Problem('tickets/train.jsonl:7', "label 'Billing' is not one of ...")]
-
-Every row needs a text (`sentence`, or else `input`, or else `text`) and a `label` (or else `output`); other
+Every row needs a text (`sentence`, or else `input`, or else `text`) and an answer (`label`, or else `output`); other
 fields are ignored.
 """
 
@@ -17,7 +13,7 @@ from nlora.data import hub
 from nlora.data.readers import FORMATS, READERS, Form, unknown_format
 from nlora.data.rows import ProblemList, to_examples
 from nlora.data.task import Example
-from nlora.errors import Problem
+from nlora.errors import Key, Problem
 
 
 def read_examples(
@@ -27,28 +23,27 @@ def read_examples(
     folders: Sequence[Path] = (Path(),),
     split: str = "train",
     quoting: bool | None = None,
-    key: str = "",
+    key: Key = (),
 ) -> tuple[tuple[Example, ...], list[Problem]]:
-    """The examples of a file or hub data set, and what is wrong with it: at most five problems and a count.
+    """The examples of a file or hub data set, and its problems: the first five, and the number of all others.
 
-    source: a path, or `hub:<data set>[:config][/split]` (needs `nlora[hub]`, else MissingExtraError).
-    labels: the task's label words; null: free text, any label is right.
-    folders: where a relative path is looked for, in this order.
-    split: which split of a hub data set, where the source does not say.
-    quoting: whether cells of CSV and TSV may stand in quotes; None: in CSV only.
-    key: the configuration's key that names the source; problems of the source as a whole bear it.
+    source: a path, or `hub:<data set>[:config][/split]` (needs `nlora[hub]`; raises MissingExtraError without).
+    labels: the task's label words; None: free text, where any label is allowed.
+    folders: where to look for a relative path, in this order.
+    split: the split of a hub data set, if the source names none.
+    quoting: whether CSV and TSV cells may be quoted; None: in CSV only.
+    key: the configuration key that names the source, for problems of the source as a whole.
     """
     if source.startswith(hub.PREFIX):
         problems = ProblemList(source)
         return to_examples(hub.read_rows(source, split, problems), labels, problems), problems.report()
     path = find(source, folders)
     if path is None:
-        return (), [Problem(key or source, _not_found(source, folders))]
+        return (), [Problem("" if key else source, _not_found(source, folders), key=key)]
     problems = ProblemList(str(path))
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        problems.add(key or str(path), unknown_format(path, FORMATS))
-        return (), problems.report()
+        return (), [Problem("" if key else str(path), unknown_format(path, FORMATS), key=key)]
     try:
         with path.open("rb") as file:
             rows = READERS[kind](file, Form(quoting=quoting), problems)
@@ -60,7 +55,7 @@ def read_examples(
 
 
 def find(source: str, folders: Sequence[Path]) -> Path | None:
-    """The first file that the source names, `~` understood, relative to one of the folders."""
+    """The first existing file of that name, relative to one of the folders; `~` is expanded."""
     path = Path(source).expanduser()
     candidates = (folder / path for folder in folders)
     return next((candidate for candidate in candidates if candidate.is_file()), None)

@@ -1,10 +1,8 @@
-"""Examples from a data set of the Hugging Face hub, through the optional package `datasets`.
+"""Examples from a data set on the Hugging Face hub, through the optional package `datasets`.
 
-    hub:fancyzhx/ag_news              train from its split train, test from its split test
-    hub:fancyzhx/ag_news/test         one split of it
-    hub:nyu-mll/glue:sst2/validation  one configuration, one split
-
-Only who names such a source needs the package.
+hub:fancyzhx/ag_news              its split train as `train`, its split test as `test`
+hub:fancyzhx/ag_news/test         one split
+hub:nyu-mll/glue:sst2/validation  one configuration, one split
 """
 
 from __future__ import annotations
@@ -20,10 +18,12 @@ _SPLITS = frozenset({"train", "test", "validation"})
 
 
 def parse(source: str, split: str) -> tuple[str, str | None, str]:
-    """(data set, configuration or None, split) of `hub:name[:config][/split]`; split is the default.
+    """(data set, configuration or None, split) of `hub:name[:config][/split]`. split: the default.
 
-    A name may itself hold one slash: of two parts without a configuration, the second is a split only if it
-    is called train, test or validation.
+    A name may contain a slash. In `hub:a/b`, b is a split only if it is train, test or validation.
+
+    >>> parse("hub:nyu-mll/glue:sst2/validation", "train")
+    ('nyu-mll/glue', 'sst2', 'validation')
     """
     rest = source.removeprefix(PREFIX)
     name, colon, config = rest.partition(":")
@@ -37,10 +37,10 @@ def parse(source: str, split: str) -> tuple[str, str | None, str]:
 
 
 def read_rows(source: str, split: str, problems: ProblemList) -> Iterator[tuple[str, Any]]:
-    """(where, row) for each row of the split; class numbers become the class names that the data set gives.
+    """(where, row) for each row of the split, with class numbers replaced by the data set's class names.
 
-    Raises MissingExtraError where `datasets` is not installed. A data set, configuration or split that is not
-    there goes to `problems`.
+    Raises MissingExtraError if `datasets` is not installed. A data set, configuration or split that cannot be loaded
+    is added to `problems`.
     """
     try:
         import datasets
@@ -51,7 +51,7 @@ def read_rows(source: str, split: str, problems: ProblemList) -> Iterator[tuple[
         table = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        problems.add(source, f"the hub's data set could not be loaded: {reason}")
+        problems.add(source, f"the data set could not be loaded from the hub: {reason}")
         return
     if wrong := column_problem(table.column_names):
         problems.add(source, wrong)
@@ -66,5 +66,5 @@ def read_rows(source: str, split: str, problems: ProblemList) -> Iterator[tuple[
 
 
 def _named(value: Any, names: list[str] | None) -> Any:
-    # -1 is the hub's mark for "no label": it stays a number, which is then reported.
+    # -1 means "no label" on the hub. It stays a number, which is reported later.
     return names[value] if names and isinstance(value, int) and value >= 0 else value

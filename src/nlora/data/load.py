@@ -1,10 +1,8 @@
-"""A run's configuration -> its tasks, with everything that is wrong with any of them said at once.
+"""Loads the tasks of a run's configuration, and reports all mistakes in them at once.
 
-    tasks = load_tasks(config, base_folder=Path("my-run.yaml").parent)
-
-Each entry of `tasks` is a data set of `data` (a folder in the released layout, or the embedded tasks), or
-files of one's own. `evaluate.split: validation` and both `max_samples` are applied here, by seeds that
-depend on the run's seed and the task's name only: a task holds the same examples wherever it stands.
+Each entry of `tasks` is a data set of `data` (a folder in the released layout, or the built-in tasks), or consists of
+files. `evaluate.split: validation` and both `max_samples` are applied here, with seeds that depend only on the run's
+seed and the task's name, so that a task has the same examples at any position in the sequence.
 """
 
 from __future__ import annotations
@@ -15,71 +13,65 @@ from dataclasses import replace
 from pathlib import Path
 
 from nlora.config.characters import looks, told_apart
-from nlora.config.schema import Config, TaskSource
+from nlora.config.schema import BUILTIN, Config
+from nlora.config.task_source import TaskSource
 from nlora.data import builtin, cl_benchmark
 from nlora.data.digest import digest
 from nlora.data.files import read_examples
 from nlora.data.splits import hold_out, sample
 from nlora.data.task import Example, Task
-from nlora.errors import InputErrors, Problem
-
-EMBEDDED = "embedded"
+from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
 
 def load_tasks(
     config: Config,
     *,
     base_folder: Path | None = None,
-    skip: frozenset[int] = frozenset(),
     test_only: bool = False,
 ) -> list[Task]:
     """The tasks of a run, in the order in which they are learned.
 
-    base_folder: where the configuration file lies; relative paths are looked for in the current folder,
-        then there.
-    skip: tasks, counted from 0, that are left out, their mistakes being known already.
-    test_only: nothing will be trained: training files are not looked at, unless test examples come from them.
+    base_folder: the folder of the configuration file. Relative paths are looked up in the current folder, then there.
+    test_only: do not read training files, unless the test examples come from them.
 
-    Raises InputErrors with the problems of all tasks, each with its key (`tasks.2.train`, counted from 0)
-    or its file and line; FetchError where the embedded tasks cannot be fetched; MissingExtraError where a
-    source needs a package that is not installed.
+    Raises InputErrors with the problems of all tasks, each with its key (`tasks.2.train`, counted from 0) or its file
+    and line; FetchError if the built-in tasks cannot be downloaded; MissingExtraError if a source needs a package
+    that is not installed.
     """
     folders = [Path(), *([base_folder] if base_folder is not None else [])]
-    problems = _check_names(config.tasks, skip)
+    problems: list[Problem] = []
     benchmark = _benchmark_folder(config, folders, problems)
     absent = _absent(config.tasks, benchmark)
     splits = ("test",) if test_only and config.evaluate.split == "test" else ("train", "test")
     tasks = []
     for i, source in enumerate(config.tasks):
-        if i in skip:
-            continue
-        key = f"tasks.{i}"
-        problems += _check_labels(source.labels, f"{key}.labels")
+        key: Key = ("tasks", i)
+        problems += _check_labels(source.labels, (*key, "labels"))
         try:
             if source.train is not None:
                 task = _from_files(source, splits, folders, key)
-            elif config.data == EMBEDDED:
-                task = _from_embedded(source, key)
+            elif config.data == BUILTIN:
+                task = _from_builtin(source, key)
             elif benchmark is not None:
                 task = _from_benchmark(source, benchmark, key, keep_unlabeled=config.protocol == "released")
             else:
                 if config.data is None:
                     what = f"'{source.name}' has no 'train' and 'test' files, and 'data' names no benchmark"
-                    problems.append(Problem(key, f"{what}; set one of the two"))
-                continue  # a folder that is not there is told once, not for every task
+                    problems.append(Problem.at(key, f"{what}; set one of the two"))
+                continue  # a missing folder is reported once, not for every task
             if not test_only and config.evaluate.split == "test" and _same_examples(task):
                 problems.append(_scored_on_train(source, key))
             tasks.append(_limit(task, config))
         except InputErrors as error:
             way_out = _without(config.tasks, absent) if i in absent else ""
-            problems += [Problem(p.where, p.what + way_out) for p in error.problems]
+            problems += [replace(p, what=p.what + way_out) for p in error.problems]
     if problems:
         raise InputErrors(problems)
     return tasks
 
 
 def _absent(sources: Sequence[TaskSource], benchmark: Path | None) -> frozenset[int]:
-    """The tasks that should be data sets of the benchmark's folder and are not there."""
+    """The tasks that should be data sets of the benchmark's folder, but are not there."""
     if benchmark is None:
         return frozenset()
     return frozenset(
@@ -90,77 +82,65 @@ def _absent(sources: Sequence[TaskSource], benchmark: Path | None) -> frozenset[
 
 
 def _without(sources: Sequence[TaskSource], absent: frozenset[int]) -> str:
-    """How to run what is left without the absent data sets; empty where nothing is left."""
+    """How to run the tasks that remain without the absent data sets; empty if there are none."""
     left = [source for i, source in enumerate(sources) if i not in absent]
     if not left:
         return ""
-    if any(source.model_fields_set - {"name"} for source in left):  # an override could not repeat them
-        return f" (or leave it out; {', '.join(source.name for source in left)} would be left)"
+    if any(source.model_fields_set - {"name"} for source in left):  # an override would drop them
+        return f" (or leave it out; {', '.join(source.name for source in left)} would remain)"
     return f" (or leave it out: 'tasks=[{', '.join(source.name for source in left)}]')"
 
 
-def _check_names(sources: Sequence[TaskSource], skip: frozenset[int]) -> list[Problem]:
-    """Two tasks may not share a name, not even up to case: a folder of the run is named by it."""
-    problems = []
-    first: dict[str, int] = {}
-    for i, source in enumerate(sources):
-        j = first.setdefault(source.name.casefold(), i)
-        if j == i or i in skip:
-            continue
-        same = "is also the name" if sources[j].name == source.name else "differs only by case from the name"
-        problems.append(Problem(f"tasks.{i}.name", f"'{source.name}' {same} of tasks.{j}; rename one"))
-    return problems
-
-
-def _check_labels(labels: Sequence[str] | None, where: str) -> list[Problem]:
-    """What is wrong with a label set. Scoring ignores case, so labels must differ by more than case."""
+def _check_labels(labels: Sequence[str] | None, key: Key) -> list[Problem]:
+    """The problems of a label set. Scoring ignores case, so labels must differ in more than case."""
     if labels is None:
         return []
     if len(labels) < 2:
-        return [Problem(where, f"{len(labels)} labels; a choice needs two, and free text has no 'labels'")]
+        return [Problem.at(key, f"{len(labels)} labels; a choice needs two, and free text has no 'labels'")]
     problems = []
     for word in labels:
         if word != word.strip() or not word:
             what = "begins or ends with a space" if word.strip() else "is empty"
-            problems.append(Problem(where, f"label '{word}' {what}"))
+            problems.append(Problem.at(key, f"label '{word}' {what}"))
     seen: dict[str, int] = {}
     seen_alike: dict[str, int] = {}
     for i, word in enumerate(labels):
         alike = seen_alike.setdefault(looks(word).casefold(), i)
         if seen.setdefault(word.strip().casefold(), i) != i:
-            problems.append(Problem(where, f"label '{word}' is there twice; scoring ignores case"))
+            problems.append(Problem.at(key, f"duplicate label '{word}' (scoring ignores case)"))
         elif alike != i:
             what = f"label '{word}' only looks like '{labels[alike]}': {told_apart(word, labels[alike])}"
-            problems.append(Problem(where, f"{what}; keep one of them"))
+            problems.append(Problem.at(key, f"{what}; keep one of them"))
     return problems
 
 
 def _benchmark_folder(config: Config, folders: Sequence[Path], problems: list[Problem]) -> Path | None:
-    """The folder that `data` names; None, with a problem added, where there is none."""
-    if config.data is None or config.data == EMBEDDED or all(s.train for s in config.tasks):
+    """The folder that `data` names; None if it names none, or, with a problem added, if there is none."""
+    if config.data is None or config.data == BUILTIN or all(s.train for s in config.tasks):
         return None
     path = Path(config.data).expanduser()
     found = next((folder / path for folder in folders if (folder / path).is_dir()), None)
     if found is None:
         places = " and ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
         looked = "" if path.is_absolute() else f" (looked in {places})"
-        what = f"no such folder: {config.data}{looked}; use a folder in the released layout, or '{EMBEDDED}'"
-        problems.append(Problem("data", f"{what}; {cl_benchmark.ORIGIN}"))
+        hint = did_you_mean(BUILTIN if config.data == "embedded" else config.data, [BUILTIN])
+        way_out = f"; use a folder in the released layout, or '{BUILTIN}'; {cl_benchmark.ORIGIN}"
+        problems.append(Problem.at(("data",), f"no such folder: {config.data}{looked}{hint or way_out}"))
     return found
 
 
 def _same_examples(task: Task) -> bool:
-    """Whether the task would be scored on what it was trained on, in whatever order."""
+    """Whether the test examples are the training examples, in any order."""
     train, test = ([(e.sentence, e.label) for e in split] for split in (task.train, task.test))
     return len(train) == len(test) and (train == test or sorted(train) == sorted(test))
 
 
-def _scored_on_train(source: TaskSource, key: str) -> Problem:
-    what = f"task '{source.name}' has the same examples to test on as to train on, so that its score means nothing"
-    return Problem(f"{key}.test", f"{what}; give others, or split some off: evaluate.split=validation")
+def _scored_on_train(source: TaskSource, key: Key) -> Problem:
+    what = f"the test examples of task '{source.name}' are its training examples, so its score would mean nothing"
+    return Problem.at((*key, "test"), f"{what}; use others, or hold some out with evaluate.split=validation")
 
 
-def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Path], key: str) -> Task:
+def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Path], key: Key) -> Task:
     examples: dict[str, tuple[Example, ...]] = {"train": (), "test": ()}
     problems: list[Problem] = []
     for split in splits:
@@ -170,7 +150,7 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
             folders=folders,
             split=split,
             quoting=source.quoting,
-            key=f"{key}.{split}",
+            key=(*key, split),
         )
         problems += found
     if problems:
@@ -185,7 +165,7 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
     )
 
 
-def _from_benchmark(source: TaskSource, folder: Path, key: str, *, keep_unlabeled: bool) -> Task:
+def _from_benchmark(source: TaskSource, folder: Path, key: Key, *, keep_unlabeled: bool) -> Task:
     task = cl_benchmark.read(
         folder,
         source.name,
@@ -200,9 +180,10 @@ def _from_benchmark(source: TaskSource, folder: Path, key: str, *, keep_unlabele
     return task
 
 
-def _from_embedded(source: TaskSource, key: str) -> Task:
+def _from_builtin(source: TaskSource, key: Key) -> Task:
     if source.labels is not None:
-        raise InputErrors([Problem(f"{key}.labels", "the embedded tasks have fixed labels; leave it out")])
+        what = "the built-in tasks have fixed labels; leave it out"
+        raise InputErrors([Problem.at((*key, "labels"), what)])
     task = builtin.read(source.name, key)
     return replace(
         task,
@@ -212,7 +193,7 @@ def _from_embedded(source: TaskSource, key: str) -> Task:
 
 
 def _limit(task: Task, config: Config) -> Task:
-    """The task with its validation split and its samples, as the configuration asks."""
+    """The task with the validation split and the samples of the configuration."""
     whole = task
     held_out = config.evaluate.split == "validation"
     if held_out:
@@ -233,6 +214,6 @@ def _limit(task: Task, config: Config) -> Task:
 
 
 def _seed(config: Config, task: Task, purpose: str) -> int:
-    # Not hash(): Python salts it, so it differs from process to process.
+    # Not hash(), which differs between processes.
     digest = hashlib.sha256(f"{config.seed}/{task.name}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big")

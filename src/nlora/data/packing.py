@@ -1,20 +1,21 @@
-"""Encoded examples -> one row of tokens in which nothing is padding, and what all prompts begin with stands once.
-
-    batch = pack([TokenizedExample(prompt_ids, answer_ids), ...])
+"""Packed batches: all examples in one row of tokens, without padding, and their common beginning only once.
 
     tokens:     instruction and options | rest 1 | answer 1 | rest 2 | answer 2 | ...
                         P                     L_1                  L_2
 
-Each rest continues the common beginning, as if the others were not there (`nlora.models.packed_attention`). For
-causal models. An answer's last token does not run: nothing is predicted from it.
+Each rest continues the common beginning as if the others were not there (`nlora.models.packed_attention`). For causal
+models. The last token of an answer is not run, because nothing is predicted from it.
 
     input_ids       (1, S)    the beginning, then each example's rest and answer; S = P + Σ L_b
     position_ids    (1, S)    of each token in its own example
-    rows_at         (B, L)    where the tokens of each rest are; behind its last one, the last one's place again
-    back_at         (S - P,)  where in rows_at.flatten() each token of the rests is
-    predict_at      (N,)      where the logits are that predict an answer token; of a prompt without an answer, its
-                              last token
-    labels          (1, N+1)  -100, then the answers' tokens (without answers, nothing but the -100)
+    rows_at         (B, L)    indices of the tokens of each rest; a shorter rest repeats its last index
+    back_at         (S - P,)  index of each token of the rests in the flattened rows_at
+    predict_at      (N,)      indices of the logits that predict an answer token, or, for a prompt without an answer,
+                              of its last token
+    labels          (1, N+1)  -100, then the answers' tokens (without answers, only the -100)
+
+>>> pack([TokenizedExample([5, 6], [7, 2]), TokenizedExample([5, 8, 9], [2])])["input_ids"]
+tensor([[5, 6, 7, 8, 9]])
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import torch
 from torch import Tensor
 
 from nlora.data.collate import IGNORED
-from nlora.data.tokenize import TokenizedExample, shared_prefix
+from nlora.data.columns import TokenizedExamples, shared_prefix
+from nlora.data.task import TokenizedExample
 
 
 def pack(examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
-    """A batch of B examples, either all with an answer or all without."""
+    """A batch of B examples, all with an answer or all without."""
     shared = common_tokens(examples) if len(examples) > 1 else 0
     return pack_rests(examples, shared, with_beginning=True)
 
@@ -37,9 +39,9 @@ def pack(examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
 def pack_rests(
     examples: Sequence[TokenizedExample], shared: int, *, with_beginning: bool
 ) -> dict[str, Tensor]:
-    """A batch of examples of which the first `shared` tokens are the same.
+    """A batch of examples whose first `shared` tokens are the same.
 
-    with_beginning: False leaves these out (P = 0 above); positions count them all the same.
+    with_beginning: False leaves these out (P = 0 above), but positions still count them.
     """
     rests = [[*e.prompt_ids[shared:], *e.answer_ids[:-1]] for e in examples]
     longest = max(map(len, rests))
@@ -48,7 +50,7 @@ def pack_rests(
     rows_at: list[list[int]] = []
     back_at: list[int] = []
     predict_at: list[int] = []
-    # transformers' Trainer counts the labels behind the first: it takes them to be shifted by one.
+    # transformers' Trainer counts the labels after the first, because it expects them to be shifted by one.
     labels: list[int] = [IGNORED]
     for row, (rest, example) in enumerate(zip(rests, examples, strict=True)):
         begin, end = len(ids), len(ids) + len(rest)
@@ -69,12 +71,8 @@ def pack_rests(
 
 
 def common_tokens(examples: Sequence[TokenizedExample]) -> int:
-    """Tokens that all prompts begin with. The last one of each stays its own: something is predicted from it."""
-    first = examples[0].prompt_ids
-    shared = len(first)
-    for example in examples:  # one at a time: a task may have more prompts than there is room for their lists
-        ids = example.prompt_ids
-        shared = min(shared, len(ids) - 1)
-        if first[:shared] != ids[:shared]:
-            shared = shared_prefix([first[:shared], ids[:shared]])
-    return shared
+    """Number of tokens that all prompts begin with, without any prompt's last, from which its answer is predicted."""
+    if isinstance(examples, TokenizedExamples):
+        return min(examples.shared_tokens, min(examples.prompt_lengths) - 1)
+    prompts = [example.prompt_ids for example in examples]
+    return min(shared_prefix(prompts), min(map(len, prompts)) - 1)

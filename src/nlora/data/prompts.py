@@ -1,14 +1,15 @@
-"""The released prompt, to the character: kind of task, data set, instruction, options, text, `Answer:`.
+"""The released prompt, character for character: type of task, data set, instruction, options, text, `Answer:`.
 
-Every method and every backbone is fed this one string, so scores can be compared with the published ones.
+Every method and every backbone gets this prompt, so that scores are comparable with the published ones.
 
-    prompt(task, example)
-    # Task:SC
-    # Dataset:amazon
-    # What is the sentiment of the following paragraph? Choose one from the option.
-    # Option: very negative, negative, neutral, positive, very positive ⟵ one space ends this line
-    # Title: Very pleased ...
-    # Answer:
+>>> task = Task("news", "TC", "Which topic? Choose one from the option.", ("sports", "world"), (), ())
+>>> print(prompt(task, Example("0", "The match ended in a draw.", "sports")).replace("world ", "world<space>"))
+Task:TC
+Dataset:news
+Which topic? Choose one from the option.
+Option: sports, world<space>
+The match ended in a draw.
+Answer:
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ TAIL = "\nAnswer:"
 
 
 def head(task: Task) -> str:
-    """Everything before the text: the same for all examples of a task, so it can be computed once."""
+    """Everything before the text; the same for all examples of a task."""
     lines = [task.instruction] if task.instruction else []
     if task.labels is not None and task.options_in_prompt:
-        # The space before the line's end is the released template's.
+        # The released template ends this line with a space.
         lines.append(f"Option: {', '.join(task.labels)} ")
     return names(task) + "".join(f"{line}\n" for line in lines)
 
 
 def names(task: Task) -> str:
-    """The first two lines, which the released result files leave out."""
+    """The first two lines, which the released result files omit."""
     return f"Task:{task.type}\nDataset:{task.name}\n"
 
 
 def parts(task: Task, example: Example) -> tuple[str, str, str]:
-    """(head, text, tail) whose concatenation is the prompt; only the text may be shortened."""
+    """(head, text, tail), which together are the prompt; only the text may be shortened."""
     return head(task), example.sentence, TAIL
 
 
 def prompt(task: Task, example: Example) -> str:
-    """What the model reads before it answers (the released `get_instruction`, both names included).
+    """The model's input (the released `get_instruction`, with both names).
 
-    The released code formats a template with `str.format`, which swallows errors and returns the bare
-    template when an instruction holds braces; here nothing is parsed, so braces stand for themselves.
+    The released code uses `str.format`, ignores its errors, and returns the unfilled template if an instruction
+    contains braces. Here braces are ordinary characters.
     """
     return "".join(parts(task, example))

@@ -1,10 +1,10 @@
-"""The formats of people's files, each read into rows: (where, fields) pairs.
+"""File formats of examples, each read into rows: (where, fields) pairs.
 
-    with Path("tickets.csv").open("rb") as file:
-        for where, row in READERS["csv"](file, Form(), ProblemList("tickets.csv")):
-            ...                     # "tickets.csv:2", {"sentence": "My invoice is wrong", "label": "billing"}
+>>> import io
+>>> list(READERS["csv"](io.BytesIO(b"text,label\\nIt is down,network"), Form(), ProblemList("tickets.csv")))
+[('tickets.csv:2', {'text': 'It is down', 'label': 'network'})]
 
-What a row must hold is said in `rows`. A new format is one more reader in READERS, and its suffix in FORMATS.
+`nlora.data.rows` checks the fields of a row. A new format needs a reader in READERS and a suffix in FORMATS.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _COMPRESSED = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzst
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What is known of a file beside its format.
+    """Properties of a file apart from its format.
 
     labeled: whether every row needs a label.
-    quoting: whether cells of a table may stand in quotes; None: in CSV they may, in TSV a quote is a character.
+    quoting: whether cells of a table may be quoted; None: in CSV, but not in TSV, where a quote is a character.
     """
 
     labeled: bool = True
@@ -37,7 +37,7 @@ class Form:
 
 
 class NotJsonError(ValueError):
-    """A text that cannot be read as JSON. line: where, from 1; None: not known."""
+    """A text that cannot be parsed as JSON. line: counted from 1; None: unknown."""
 
     def __init__(self, what: str, line: int | None) -> None:
         super().__init__(what)
@@ -45,9 +45,9 @@ class NotJsonError(ValueError):
 
 
 def parse_json(text: str) -> Any:
-    """The value that a text holds; an object that says a key twice becomes a RepeatedKey.
+    """The value of a JSON text; an object with a duplicate key becomes a RepeatedKey.
 
-    Raises NotJsonError, also for what is JSON and yet more than Python reads.
+    Raises NotJsonError, also for JSON that Python cannot parse (too deeply nested, numbers that are too long).
     """
     try:
         return _DECODER.decode(text)
@@ -69,16 +69,16 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def unknown_format(path: Path, known: Iterable[str], way_out: str = "") -> str:
-    """What to say of a file whose suffix is none of the known ones. way_out: what else can be done than rename it."""
+    """The message for a file with an unknown suffix. way_out: what to do instead of renaming it."""
     if tool := _COMPRESSED.get(path.suffix.lower()):
         return f"{path.name} is compressed, which is not supported; unpack it first: {tool} {path}"
     return f"{path.name} has an unknown format '{path.suffix}'; known: {', '.join(known)}{way_out}"
 
 
 def _lines(file: IO[bytes], problems: ProblemList) -> Iterator[tuple[int, str]]:
-    """(number, line) of a text file, counted from 1; a byte order mark is dropped.
+    """(number, line) of a text file, counted from 1; a byte order mark is removed.
 
-    Only a newline ends a line: str.splitlines would also split at U+2028, which JSON may hold unescaped.
+    Only a newline ends a line. str.splitlines would also split at U+2028, which JSON may contain unescaped.
     """
     for number, raw in enumerate(file, start=1):
         try:
@@ -93,7 +93,7 @@ def _lines(file: IO[bytes], problems: ProblemList) -> Iterator[tuple[int, str]]:
 
 
 def _read_text(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
-    """One text a line, without the spaces around it; empty lines are left out."""
+    """One text per line, without spaces around it; empty lines are skipped."""
     for number, line in _lines(file, problems):
         if line.strip():
             yield f"{problems.file}:{number}", {"sentence": line.strip()}
@@ -105,7 +105,8 @@ def _read_jsonl(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[
         where = f"{problems.file}:{number}"
         if i == 0 and line.lstrip().startswith("["):
             problems.add(
-                where, "a list where one object per line is expected; a file of one list is JSON: .json"
+                where,
+                "a list instead of one object per line; if the file is one list, it is JSON: name it .json",
             )
             return
         try:
@@ -125,7 +126,7 @@ def _read_json(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[R
 
 
 def read_json(file: IO[bytes], problems: ProblemList) -> Any:
-    """The value that a whole file holds; None, with a problem added, where it cannot be read."""
+    """The value of a whole file; None, with a problem added, if it cannot be parsed."""
     text = "".join(line for _, line in _lines(file, problems))
     if problems.count:
         return None
@@ -151,7 +152,7 @@ def _read_table(
 ) -> Iterator[Row]:
     """Rows of a table whose first line names the columns.
 
-    quoting: a cell in quotes may hold newlines and delimiters; without, a quote is a character as any other.
+    quoting: quoted cells may contain newlines and delimiters; False: a quote is an ordinary character.
     """
     reader = csv.reader(
         (line for _, line in _lines(file, problems)),
@@ -184,8 +185,8 @@ def _read_table(
 
 @contextmanager
 def _cells_of_any_length() -> Iterator[None]:
-    """Lifts the csv module's limit of 131,072 characters a cell, which holds for the whole process."""
-    before = csv.field_size_limit(2**31 - 1)  # the most that a C long holds everywhere
+    """Lifts the csv module's process-wide limit of 131,072 characters per cell."""
+    before = csv.field_size_limit(2**31 - 1)  # largest C long on all platforms
     try:
         yield
     finally:
@@ -194,13 +195,13 @@ def _cells_of_any_length() -> Iterator[None]:
 
 def _quoting_hint(cells: Sequence[str]) -> str:
     quoted = any(cell.startswith('"') or cell.endswith('"') for cell in cells)
-    return "; if the file puts cells in quotes, set quoting: true" if quoted else ""
+    return "; if cells are quoted, set quoting: true" if quoted else ""
 
 
 def _header_problem(header: list[str], labeled: bool, delimiter: str, quoting: bool) -> str | None:
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        return f"the header names '{twice[0]}' twice"
+    duplicates = sorted({name for name in header if header.count(name) > 1})
+    if duplicates:
+        return f"duplicate column '{duplicates[0]}'"
     wrong = column_problem(header, labeled=labeled)
     if wrong and not quoting:
         wrong += _quoting_hint(header)
@@ -211,7 +212,7 @@ def _header_problem(header: list[str], labeled: bool, delimiter: str, quoting: b
 
 
 def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
-    # Imported here: only who reads Parquet pays for it.
+    # Imported here, because it is slow and only Parquet needs it.
     import pyarrow
     import pyarrow.parquet
 
@@ -227,8 +228,8 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
                 number += 1
     except pyarrow.ArrowException as error:
         problems.add(problems.file, f"not readable as Parquet: {str(error).splitlines()[0]}")
-    except UnicodeDecodeError:  # Parquet does not check what it stores as text
-        problems.add(f"{problems.file}[{number}]", "here or in a later row is text that is not UTF-8")
+    except UnicodeDecodeError:  # Parquet does not check that its texts are UTF-8
+        problems.add(f"{problems.file}[{number}]", "not UTF-8, in this row or a later one")
 
 
 READERS: dict[str, Callable[[IO[bytes], Form, ProblemList], Iterable[Row]]] = {
@@ -248,4 +249,4 @@ FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-"""Suffix -> key of READERS, for files of examples. Plain text has no labels, so it is for `nlora predict` alone."""
+"""Suffix -> key of READERS, for examples. Plain text has no labels, so only `nlora predict` takes it."""

@@ -1,10 +1,10 @@
-"""Rows of any source -> examples, with every mistake named by file and row.
+"""Rows of any source -> examples, with each mistake reported by file and row.
 
-Readers (JSON, CSV, Parquet, hub) only produce `(where, row)` pairs; what a row must hold is said here once.
-
-    problems = ProblemList("tickets.jsonl")
-    examples = to_examples([("tickets.jsonl:1", {"sentence": "It is down", "label": "network"})],
-                           labels=("billing", "network"), problems=problems)
+>>> problems = ProblemList("tickets.jsonl")
+>>> to_examples([("tickets.jsonl:1", {"text": "It is down", "label": "netwrk"})], ("billing", "network"), problems)
+()
+>>> print(problems.report()[0])
+tickets.jsonl:1: label 'netwrk' is not one of the task's labels: billing, network; did you mean 'network'?
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nlora.config.characters import half_problem, look_alike, told_apart
-from nlora.config.messages import did_you_mean
 from nlora.data.task import Example
-from nlora.errors import Problem
+from nlora.errors import Problem, did_you_mean
 
 TEXT_FIELDS = ("sentence", "input", "text")
 LABEL_FIELDS = ("label", "output")
@@ -25,7 +24,7 @@ SHOWN_PER_FILE = 5
 
 
 class RepeatedKey(dict[str, Any]):
-    """An object that says one of its keys twice; as a mapping, each with its last value."""
+    """An object with a duplicate key; as a mapping, it has the last value of each key."""
 
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -34,7 +33,7 @@ class RepeatedKey(dict[str, Any]):
 
 
 class ProblemList:
-    """The mistakes of one file: the first few in full, the rest counted."""
+    """The problems of one file: the first few in full, and the number of the rest."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -47,7 +46,7 @@ class ProblemList:
             self._shown.append(Problem(where, what))
 
     def report(self) -> list[Problem]:
-        """At most SHOWN_PER_FILE problems and, where there are more, one that counts them."""
+        """At most SHOWN_PER_FILE problems, and one more with the number of the rest."""
         rest = self.count - len(self._shown)
         if not rest:
             return list(self._shown)
@@ -56,7 +55,7 @@ class ProblemList:
 
 
 def column_problem(fields: Sequence[str], *, labeled: bool = True) -> str | None:
-    """What is wrong with the columns of a table, whose every row has the same fields; None: nothing."""
+    """The problem with the columns of a table; None: there is none."""
     for wanted in (TEXT_FIELDS, LABEL_FIELDS) if labeled else (TEXT_FIELDS,):
         if not any(field in fields for field in wanted):
             return chat_problem(fields) or _missing(wanted, fields)
@@ -64,7 +63,7 @@ def column_problem(fields: Sequence[str], *, labeled: bool = True) -> str | None
 
 
 def chat_problem(fields: Iterable[str]) -> str | None:
-    """What to say of a row that holds a conversation in place of a text; None: it does not."""
+    """The message for a row with a conversation instead of a text; None: it has none."""
     there = set(fields)
     chat = next((field for field in CHAT_FIELDS if field in there), None)
     if chat is None or there & {*TEXT_FIELDS, *LABEL_FIELDS}:
@@ -77,12 +76,12 @@ def chat_problem(fields: Iterable[str]) -> str | None:
 def to_examples(
     rows: Iterable[tuple[str, Any]], labels: Sequence[str] | None, problems: ProblemList
 ) -> tuple[Example, ...]:
-    """Examples of the rows, in their order; the id is the row's number, as released.
+    """Examples from rows, in their order; an example's id is the number of its row, as in the release.
 
     rows: (where, row) pairs; a row is a mapping with a text (`sentence`, or else `input`, or else `text`)
-        and a `label` (or else `output`); other fields are ignored.
-    labels: the task's label words, or None for free text.
-    problems: takes every mistake; rows with one are left out of the result.
+        and an answer (`label`, or else `output`); other fields are ignored.
+    labels: the task's label words; None: free text.
+    problems: gets all mistakes; rows with a mistake are left out of the result.
     """
     examples = []
     known = None if labels is None else set(labels)
@@ -106,14 +105,14 @@ def to_examples(
             continue
         examples.append(Example(str(number), sentence, label))
     if number < 0 and not problems.count:
-        problems.add(problems.file, "no examples in it")
+        problems.add(problems.file, "has no examples")
     return tuple(examples)
 
 
 def to_texts(rows: Iterable[tuple[str, Any]], problems: ProblemList) -> list[dict[str, Any]]:
-    """The rows that hold a text, with all of their fields; a bare text is short for {"sentence": text}.
+    """The rows that have a text, with all of their fields; a bare text is short for {"sentence": text}.
 
-    rows, problems: as of `to_examples`. No row at all is no mistake.
+    rows, problems: as in `to_examples`. An empty file is not a mistake.
     """
     texts = []
     for where, bare in rows:
@@ -126,7 +125,7 @@ def to_texts(rows: Iterable[tuple[str, Any]], problems: ProblemList) -> list[dic
         elif isinstance(row, RepeatedKey):
             problems.add(where, _repeated(row))
         elif _field(row, TEXT_FIELDS, where, problems) is not None:
-            # The other fields are printed again with the answer.
+            # All fields are printed with the answer, so all must be valid.
             if half := half_problem(as_line(row)):
                 problems.add(where, f"a field {half}")
             texts.append(dict(row))
@@ -134,17 +133,17 @@ def to_texts(rows: Iterable[tuple[str, Any]], problems: ProblemList) -> list[dic
 
 
 def text_of(row: Mapping[str, Any]) -> str:
-    """The text of a row that has one."""
+    """The text of a row, which must have one."""
     return str(next(row[field] for field in TEXT_FIELDS if field in row))
 
 
 def as_line(row: Mapping[str, Any]) -> str:
-    """A row as one line of JSON; what JSON does not know (a date of Parquet) as text."""
+    """A row as one line of JSON; values that JSON does not have (a date in Parquet) become text."""
     return json.dumps(row, ensure_ascii=False, default=str)
 
 
 def outside(label: str, labels: Sequence[str]) -> str:
-    """The message for a label that is not one of the task's."""
+    """The message for a label outside of the task's label set."""
     if twin := next((word for word in labels if look_alike(word, label)), None):
         return f"label '{label}' only looks like the task's label '{twin}': {told_apart(label, twin)}"
     shown = ", ".join(labels[:8]) + (f", ... ({len(labels)} in all)" if len(labels) > 8 else "")
@@ -152,7 +151,7 @@ def outside(label: str, labels: Sequence[str]) -> str:
 
 
 def _repeated(row: RepeatedKey) -> str:
-    return f"the key '{row.key}' is there twice; keep one of them"
+    return f"duplicate key '{row.key}'; keep one of them"
 
 
 def _field(row: Mapping[str, Any], names: Sequence[str], where: str, problems: ProblemList) -> str | None:
@@ -164,7 +163,7 @@ def _field(row: Mapping[str, Any], names: Sequence[str], where: str, problems: P
     if not isinstance(value, str):
         way_out = ""
         if isinstance(value, int | float) and name in LABEL_FIELDS:
-            way_out = "; write the label as text, best as a word that says what it means"
+            way_out = "; write the label as text, preferably as a meaningful word"
         problems.add(where, f"{name} is {_kind(value)} instead of text{way_out}")
         return None
     if not value.strip():

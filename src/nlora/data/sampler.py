@@ -1,12 +1,12 @@
-"""Which examples of a task make up a batch: those of similar length, in a seeded order.
+"""Batches of examples of similar length, in a seeded random order.
 
-    order = LengthGroupedSampler(lengths, batch_size=8, seed=1)
-    list(order)                       # every index once, as an epoch trains on them; 8 at a time are a batch
+>>> list(LengthGroupedSampler([3, 30, 4, 31], batch_size=2, seed=1))
+[0, 2, 1, 3]
 
-A batch is as wide as its longest row, and what fills the others up costs as much as a token. So the shuffled
-examples are sorted by length within pools of `POOL_BATCHES` batches, cut into batches, and the batches shuffled:
-still random, but for who stands beside whom. A batch here is an optimizer step's, so its micro-batches,
-whatever their size, hold the same examples.
+A batch is as wide as its longest row, and padding costs as much as tokens. So the shuffled examples are sorted by
+length within pools of `POOL_BATCHES` batches and cut into batches, which are then shuffled. The order stays random,
+except that examples of similar length are together. A batch here is one of an optimizer step, so the size of the
+micro-batches does not change which examples a step trains on.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import random
 from collections.abc import Iterator, Sequence
 
 POOL_BATCHES = 50
-"""Batches that are sorted together: larger pools pad less and are less random. transformers' own figure."""
+"""Number of batches in a pool: larger pools have less padding, but are less random. transformers uses 50, too."""
 
 
 class LengthGroupedSampler:
-    """A sampler: the indexes of one epoch, another order in each.
+    """A sampler: yields the indices of one epoch, in a different order in each epoch.
 
     lengths: tokens of each example. batch_size: examples per optimizer step, over all processes.
-    An epoch's last batch may be smaller, as with any sampler; which examples it holds is drawn at random.
+    An epoch's last batch may be smaller; its examples are chosen at random.
     """
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
@@ -32,14 +32,14 @@ class LengthGroupedSampler:
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next pass is, counted from 0. The Trainer calls it."""
+        """Sets the epoch of the next pass, counted from 0. The Trainer calls it."""
         self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        # A generator of its own: the order depends on the seed and the epoch alone.
+        # A separate generator, so that the order depends on the seed and the epoch only.
         draw = random.Random(f"{self._seed}/{self._epoch}")
         shuffled = list(range(len(self._lengths)))
         draw.shuffle(shuffled)

@@ -1,10 +1,7 @@
-"""Which tasks a stage of a run is asked: the run's own, other data sets beside them, embedded ones, or new files.
+"""Selects the tasks to evaluate a run on: its own, other data sets of its folder, built-in ones, or files.
 
-    asked = select_tasks(config, base_folder, names=["agnews", "yelp"])
-    asked = select_tasks(config, base_folder, file=Path("unseen.yaml"))    # a list as `tasks` of a configuration
-
-A task of the run is known by its name, and has the examples that the run scored it on. An entry of a file may leave
-`train` out: nothing is trained.
+A task of the run is selected by its name, and has the test examples that the run scored it on. A YAML file lists tasks
+like `tasks` of a configuration, but its entries need no `train`, as nothing is trained.
 """
 
 from __future__ import annotations
@@ -14,22 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from nlora.config.messages import did_you_mean, problems_of
-from nlora.config.schema import Config, TaskSource
-from nlora.config.yaml_positions import Key, read_yaml
+from nlora.config.messages import problems_in
+from nlora.config.schema import BUILTIN, Config
+from nlora.config.task_source import TaskSource
+from nlora.config.yaml_positions import Place, read_yaml
 from nlora.data import builtin, cl_benchmark
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
-from nlora.errors import InputErrors, Problem
-
-_EMBEDDED = "embedded"
+from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedTask:
-    """A task to answer, without its training examples. index: its place in the run; None: not one of the run's."""
+    """A task without its training examples. index: its position in the run; None: not a task of the run."""
 
     task: Task
     index: int | None
@@ -37,10 +31,10 @@ class SelectedTask:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A task as it was asked for. where: what to say of a mistake in it. fields: those that a file sets."""
+    """A task as the user named it. place: where. fields: those that the file sets."""
 
     name: str
-    where: str
+    place: Place
     base_folder: Path
     fields: dict[str, Any]
 
@@ -52,20 +46,22 @@ def select_tasks(
     names: Sequence[str] = (),
     file: Path | None = None,
     default: Sequence[str] = (),
+    option: str = "--tasks",
 ) -> list[SelectedTask]:
-    """The tasks, loaded, in the order in which they were asked for.
+    """Loads the tasks, in the order in which the user named them.
 
-    base_folder: what relative paths of the configuration refer to beside the current folder.
-    names: of the run's tasks, of data sets of `config.data` (also TYPE/name), or of embedded tasks.
-    file: a YAML list as `tasks` of a configuration. default: names, where neither is given.
+    base_folder: where relative paths of the configuration are looked up, apart from the current folder.
+    names: of the run's tasks, of data sets of `config.data` (also TYPE/name), or of built-in tasks.
+    file: a YAML list like `tasks` of a configuration. default: names, if neither is given.
+    option: the command line option of the names, for messages.
 
-    Raises InputErrors with every mistake found.
+    Raises InputErrors with all mistakes.
     """
-    entries = [_Entry(name, "--tasks", base_folder, {}) for name in names]
+    entries = [_Entry(name, Place(option), base_folder, {}) for name in names]
     if file is not None:
         entries += _read_entries(file)
     if not entries:
-        entries = [_Entry(name, "", base_folder, {}) for name in default]
+        entries = [_Entry(name, Place(""), base_folder, {}) for name in default]
     problems: list[Problem] = []
     seen: set[str] = set()
     found = []
@@ -76,7 +72,7 @@ def select_tasks(
             problems += error.problems
             continue
         if task.name in seen:
-            problems.append(Problem(entry.where, f"task '{task.name}' is there twice"))
+            problems.append(entry.place.problem(f"duplicate task '{task.name}'"))
         seen.add(task.name)
         own = [t.name for t in config.tasks]
         found.append(
@@ -88,14 +84,12 @@ def select_tasks(
 
 
 def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
-    """One task. Mistakes bear the task's name in place of a key of a configuration that nobody wrote."""
+    """One task. Its mistakes name the task, instead of a key in a configuration that the user did not write."""
     fields, data = dict(entry.fields), config.data
     if "test" in fields:
         if "train" not in fields and config.evaluate.split == "validation":
-            what = (
-                f"task '{entry.name}' has no 'train' file to split validation examples off; leave --split out"
-            )
-            raise InputErrors([Problem(entry.where, what)])
+            what = f"task '{entry.name}' has no 'train' file to hold out validation examples from; leave --split out"
+            raise InputErrors([entry.place.problem(what)])
         source = TaskSource(**{"train": fields["test"], **fields, "name": entry.name})
     else:
         found, data = _source(config, base_folder, entry)
@@ -106,13 +100,14 @@ def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
         (task,) = load_tasks(one, base_folder=folder, test_only=True)
     except InputErrors as error:
         raise InputErrors(
-            Problem(p.where.replace("tasks.0", f"task {entry.name}", 1), p.what) for p in error.problems
+            replace(p, source=f"task {entry.name}", key=p.key[2:]) if p.key[:1] == ("tasks",) else p
+            for p in error.problems
         ) from error
     return task
 
 
 def _source(config: Config, base_folder: Path, entry: _Entry) -> tuple[TaskSource, str | None]:
-    """What a bare name means, and the `data` that it is found in: the run's own task, a data set, an embedded task."""
+    """The task of that name (the run's own, a data set, or a built-in task), and the `data` that has it."""
     name = entry.name
     own = {task.name: task for task in config.tasks}
     if name in own:
@@ -122,26 +117,25 @@ def _source(config: Config, base_folder: Path, entry: _Entry) -> tuple[TaskSourc
         kind, _, dataset = name.rpartition("/")
         return TaskSource(name=dataset, type=kind or None), config.data
     if name in builtin.names():
-        return TaskSource(name=name), _EMBEDDED
-    # Only names that would be found; nobody should have to guess where they were looked for.
+        return TaskSource(name=name), BUILTIN
     known = [*own, *(full.split("/")[1] for full in there), *builtin.names()]
     hint = did_you_mean(name, known) or f"; there are {', '.join(dict.fromkeys(known))}"
-    raise InputErrors([Problem(entry.where, f"unknown task '{name}'{hint}")])
+    raise InputErrors([entry.place.problem(f"unknown task '{name}'{hint}")])
 
 
 def _data_sets(data: str | None, base_folder: Path) -> list[str]:
-    """`TYPE/name` of every data set in the folder that `data` names; none where there is no such folder."""
-    if data is None or data == _EMBEDDED:
+    """`TYPE/name` of every data set in the folder `data`. Raises InputErrors if there is no such folder."""
+    if data is None or data == BUILTIN:
         return []
     path = Path(data).expanduser()
     found = next((folder / path for folder in (Path(), base_folder) if (folder / path).is_dir()), None)
     if found is None:
-        raise InputErrors([Problem("data", f"no such folder: {data}; give --data the one where it is now")])
+        raise InputErrors([Problem("data", f"no such folder: {data}; give its current path with --data")])
     return list(cl_benchmark.datasets(found))
 
 
 def _read_entries(file: Path) -> list[_Entry]:
-    """The tasks of a file, their keys checked; each mistake with its line."""
+    """The tasks of a file, with their keys checked; each mistake has its line."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -156,28 +150,21 @@ def _read_entries(file: Path) -> list[_Entry]:
     if isinstance(data, dict) and isinstance(data.get("tasks"), list):  # a whole configuration
         data, prefix = data["tasks"], ("tasks",)
     if document.problems or not isinstance(data, list) or not data:
-        what = "should be a list of tasks, as `tasks` of a configuration"
+        what = "must be a list of tasks, like `tasks` of a configuration"
         raise InputErrors(document.problems or [Problem(str(file), what)])
     problems: list[Problem] = []
     entries = []
     for i, item in enumerate(data):
         fields = {"name": item} if isinstance(item, str) else item
         key = (*prefix, i)
-        try:
-            # `train` may be missing here: checked as if it were the test file.
-            filled = (
-                {"train": fields["test"], **fields}
-                if isinstance(fields, dict) and "test" in fields
-                else fields
-            )
-            checked = TaskSource.model_validate(filled)
-        except ValidationError as error:
-
-            def locate(path: Key, key: Key = key) -> Key:
-                return (*key, *path)
-
-            problems += problems_of(error, TaskSource, document.places, locate)
+        # `train` may be missing here; the test file takes its place in the check.
+        filled = (
+            {"train": fields["test"], **fields} if isinstance(fields, dict) and "test" in fields else fields
+        )
+        if found := problems_in(filled, TaskSource, document.places, key):
+            problems += found
             continue
+        checked = TaskSource.model_validate(filled)
         own = {k: getattr(checked, k) for k in fields if k != "name"}
         entries.append(_Entry(checked.name, document.places.where(key), file.parent, own))
     if problems:

@@ -1,8 +1,4 @@
-"""Prompts that are too long, shortened in their text: the head before it and "Answer:" after it stay.
-
-fit(tokenize, head, texts, tail, room=500)             # ids of each prompt, at most 500
-fit_by_search(ids, head, texts, tail, room=500)        # without knowing which characters a token stands for
-"""
+"""Shortens the texts of prompts that are too long; the head before a text and "Answer:" after it stay whole."""
 
 from __future__ import annotations
 
@@ -14,12 +10,12 @@ from typing import Any
 def fit(
     tokenize: Callable[[list[str]], Mapping[str, Any]], head: str, texts: Sequence[str], tail: str, room: int
 ) -> list[list[int]]:
-    """The ids of each prompt with its text shortened by as many tokens as are too many.
+    """The ids of each prompt, at most `room`, with its text shortened by the surplus tokens.
 
-    tokenize: gives input_ids and offset_mapping of texts.
+    tokenize: returns input_ids and offset_mapping of texts.
 
-    Tokens at the cut can split differently than before it, so a second round is sometimes needed; every
-    round removes at least one character of each prompt that is still too long.
+    The tokens at the new end can differ, so a second round is sometimes needed. Every round removes at least one
+    character from each prompt that is still too long.
     """
     fitting: dict[int, list[int]] = {}
     texts = list(texts)
@@ -36,7 +32,7 @@ def fit(
 def fit_by_search(
     ids: Callable[[str], list[int]], head: str, texts: Sequence[str], tail: str, room: int
 ) -> list[list[int]]:
-    """The same for a tokenizer in plain Python, which cannot say which characters a token stands for."""
+    """The same for a tokenizer in plain Python, which has no offsets."""
     fitting = []
     for text in texts:
 
@@ -57,5 +53,5 @@ def _shorten(text: str, head_chars: int, surplus: int, offsets: Sequence[tuple[i
     starts = [start for start, end in offsets if head_chars <= start < end_chars and end > start]
     if surplus >= len(starts):
         return ""
-    # rstrip: the space before a token may belong to it or not.
+    # rstrip, because the space before a token may or may not belong to it.
     return text[: min(starts[-surplus] - head_chars, len(text) - 1)].rstrip()

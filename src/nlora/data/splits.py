@@ -1,9 +1,10 @@
-"""Smaller sets out of larger ones: seeded, stratified by label, in the original order.
+"""Samples and validation splits: seeded, stratified by label, in the original order.
 
-    sample(task.train, 1000, seed=42)          # at most 1000 examples, each label at its share
-    hold_out(task, share=0.2, seed=42)         # a fifth of train becomes test; test is never looked at
+>>> examples = [Example(str(i), f"text {i}", "ab"[i % 2]) for i in range(100)]
+>>> [example.label for example in sample(examples, 6, seed=42)]
+['b', 'b', 'a', 'a', 'a', 'b']
 
-(The released code's "random" sampling takes the head of the file; this takes a random sample.)
+The released code's "random" sampling takes the first examples of the file; this takes a random sample.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from nlora.errors import InputErrors, Problem
 def sample(examples: Sequence[Example], n: int, seed: int) -> tuple[Example, ...]:
     """min(n, len(examples)) of the examples, in their order.
 
-    Each label gets its share n·|label|/N, rounded up or down. Of free text, where hardly two answers are
-    the same, this is a plain random sample.
+    Each label gets its share n·|label|/N, rounded up or down. For free text, where nearly all answers differ, this
+    amounts to a plain random sample.
     """
     if n < 0:
         raise ValueError(f"n is {n}; it cannot be negative")
@@ -33,15 +34,15 @@ def sample(examples: Sequence[Example], n: int, seed: int) -> tuple[Example, ...
 
 
 def hold_out(task: Task, share: float, seed: int) -> Task:
-    """The task with a part of its training examples in place of its test examples.
+    """The task with a part of its training examples instead of its test examples.
 
-    share: of the training examples, in (0, 1); at least one is held out and at least one stays. With labels,
-        each label is held out at its share, and at least one example of each stays to be learned from.
+    share: of the training examples, in (0, 1); at least one is held out and at least one is kept. With labels, the
+        share is that of each label, and at least one example of each label is kept.
 
-    Raises InputErrors for a task that has too few training examples to give any away.
+    Raises InputErrors for a task that has too few training examples.
     """
     if not 0 < share < 1:
-        raise ValueError(f"share is {share}; it must lie between 0 and 1")
+        raise ValueError(f"share is {share}; it must be between 0 and 1")
     total = len(task.train)
     groups = _by_label(task.train)
     spare = [len(group) - (task.labels is not None) for group in groups]
@@ -58,7 +59,7 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
 
 
 def _by_label(examples: Sequence[Example]) -> list[list[int]]:
-    """Indices of the examples of each label, labels in the order in which they first appear."""
+    """Indices of the examples of each label; the labels are in the order of their first appearance."""
     groups: dict[str, list[int]] = defaultdict(list)
     for i, example in enumerate(examples):
         groups[example.label].append(i)
@@ -66,11 +67,11 @@ def _by_label(examples: Sequence[Example]) -> list[list[int]]:
 
 
 def _choose(groups: list[list[int]], n: int, limits: list[int], rng: random.Random) -> set[int]:
-    """n indices, spread over the groups by largest remainder, at most limits[g] of group g."""
+    """n indices, divided among the groups by the largest remainder method, with at most limits[g] of group g."""
     total = sum(len(group) for group in groups)
     quota = [n * len(group) / total for group in groups]
     counts = [min(int(q), limit) for q, limit in zip(quota, limits, strict=True)]
-    # Ties between equal remainders are broken at random, else the labels seen first would always win.
+    # Equal remainders are ordered at random; otherwise the first labels would always win.
     tie = [rng.random() for _ in groups]
     while (left := n - sum(counts)) > 0:
         open_groups = [g for g in range(len(groups)) if counts[g] < limits[g]]

@@ -1,9 +1,7 @@
-"""What a task is: an instruction, a label set (or none), and examples to train and to test on.
+"""Tasks and their examples, as text and as tokens. A sequence is a list of tasks, in the order of learning.
 
-    task = Task(name="tickets", type="tickets", instruction="Which team?", labels=("billing", "network"),
-                train=(Example("0", "My invoice is wrong", "billing"),), test=(...,))
-
-A sequence is a plain list of tasks, in the order in which they are learned.
+>>> billing, network = Example("0", "My invoice is wrong", "billing"), Example("0", "It is down", "network")
+>>> task = Task("tickets", "tickets", "Which team?", ("billing", "network"), train=(billing,), test=(network,))
 """
 
 from __future__ import annotations
@@ -13,9 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text and what the model should answer.
+    """One text and its right answer.
 
-    id: unique within its split, as released (the row's number in its file).
+    id: unique within its split; as in the release, the number of its row in the file.
     """
 
     id: str
@@ -24,15 +22,23 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizedExample:
+    """One example as token ids; the answer ends with the end token."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One task of a sequence.
 
-    name: unique within a sequence; names the folder of its stage and its column of R.
-    type: the kind of task, as the benchmark groups them (TC, SC, NLI, ...); part of the prompt.
-    instruction: what the model is asked, without the options; may be empty (COPA).
-    labels: the label words in the order in which the prompt lists them, or None for free text.
-    options_in_prompt: whether the prompt lists the labels (COPA does not).
-    drawn_from: digests of the examples that train and test are seeded samples of; None where they are all there are.
+    name: unique within a sequence; the name of its stage folder and of its column of R.
+    type: the type of task in the benchmark (TC, SC, NLI, ...); part of the prompt.
+    instruction: the question to the model, without the options; may be empty (COPA).
+    labels: the label words in the order in which the prompt lists them; None: free text.
+    options_in_prompt: whether the prompt lists the labels (COPA's does not).
+    drawn_from: digests of the examples that train and test were sampled from; None: they are not samples.
     """
 
     name: str

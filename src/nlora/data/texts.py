@@ -1,9 +1,11 @@
-"""New texts to answer, of any format that examples have, or plain text; from a file or from standard input.
+"""New texts to answer, from a file or from standard input, in the formats of examples or as plain text.
 
-    read_texts(Path("new.csv"), sys.stdin.buffer)      # [{"id": "7", "sentence": "It is down"}, ...]
+>>> import io
+>>> read_texts(None, io.BytesIO(b"It is down again"))
+[{'sentence': 'It is down again'}]
 
-A file's suffix says its format, standard input's first line whether it is JSON; `kind` overrules both. Nothing
-that could be a table or JSON is taken for plain text without being told so.
+The format is that of the file's suffix or, on standard input, JSON if the first line begins like it; `kind` overrides
+both. Nothing that looks like a table or like JSON is read as plain text, unless `kind` says so.
 """
 
 from __future__ import annotations
@@ -13,10 +15,9 @@ import re
 from pathlib import Path
 from typing import IO, Any
 
-from nlora.config.messages import did_you_mean
 from nlora.data.readers import FORMATS, READERS, Form, unknown_format
 from nlora.data.rows import TEXT_FIELDS, ProblemList, to_texts
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, did_you_mean
 
 STDIN = "standard input"
 _SUFFIXES = {**FORMATS, ".txt": "text"}
@@ -26,12 +27,12 @@ _JSON_STARTS = {"jsonl": re.compile(r'\{\s*("|\}|$)'), "json": re.compile(r"\[\s
 def read_texts(
     file: Path | None, stdin: IO[bytes], *, kind: str | None = None, quoting: bool | None = None
 ) -> list[dict[str, Any]]:
-    """The rows, each with a text as `sentence`, `input` or `text`; their other fields, a label too, are kept.
+    """The rows, each with a text as `sentence`, `input` or `text`, and with all its other fields.
 
-    file: None: standard input. kind: its format, a key of READERS; None: by the suffix or the first line.
-    quoting: whether cells of CSV and TSV may stand in quotes; None: in CSV only.
+    file: None: standard input. kind: its format, a key of READERS; None: from the suffix or the first line.
+    quoting: whether CSV and TSV cells may be quoted; None: in CSV only.
 
-    Raises InputErrors with the lines that hold no text, or where the format cannot be told.
+    Raises InputErrors with the lines that have no text, or if the format is unknown.
     """
     if kind is not None and kind not in READERS:
         what = f"must be one of {', '.join(READERS)}, not '{kind}'{did_you_mean(kind, READERS)}"
@@ -42,7 +43,7 @@ def read_texts(
     try:
         with file.expanduser().open("rb") as opened:
             if kind is None:
-                what = unknown_format(file, _SUFFIXES, "; or say by --format what it is")
+                what = unknown_format(file, _SUFFIXES, "; or give its format with --format")
                 raise InputErrors([Problem("--file", what)])
             return _read(opened, str(file), kind, quoting)
     except FileNotFoundError as error:
@@ -56,13 +57,13 @@ def read_texts(
 
 
 def _read(file: IO[bytes], name: str, kind: str | None, quoting: bool | None) -> list[dict[str, Any]]:
-    """kind: None: by the first line, which is then read again."""
+    """kind: None: from the first line."""
     chosen = kind or _recognized(file)
     problems = ProblemList(name)
     rows = to_texts(READERS[chosen](file, Form(labeled=False, quoting=quoting), problems), problems)
     found = problems.report()
     if found and kind is None and chosen != "text":
-        what = f"{name} begins as JSON does and was read as that; --format text takes its lines as they are"
+        what = f"{name} begins like JSON and was read as JSON; use --format text to read it as plain text"
         found.append(Problem("--format", what))
     if found:
         raise InputErrors(found)
@@ -70,17 +71,17 @@ def _read(file: IO[bytes], name: str, kind: str | None, quoting: bool | None) ->
 
 
 def _recognized(file: IO[bytes]) -> str:
-    """json, jsonl or text, by the first line that is not empty. Raises InputErrors for the header of a table."""
+    """json, jsonl or text, from the first non-empty line. Raises InputErrors for the header of a table."""
     start = next((line for line in (raw.strip() for raw in file) if line), b"").decode("utf-8-sig", "replace")
     file.seek(0)
     if _is_header(start):
-        what = "looks like the header of a table; say --format csv or tsv, or --format text for plain text"
+        what = "looks like the header of a table; use --format csv or tsv, or --format text for plain text"
         raise InputErrors([Problem(STDIN, f"'{start[:60]}' {what}")])
     return next((kind for kind, begins in _JSON_STARTS.items() if begins.match(start)), "text")
 
 
 def _is_header(line: str) -> bool:
-    """Whether a line names columns, one of them a text's."""
+    """Whether a line consists of column names, one of them that of the text."""
     for delimiter in ",\t;":
         cells = [cell.strip(' "') for cell in line.split(delimiter)]
         if any(cell in TEXT_FIELDS for cell in cells) and all(cell and " " not in cell for cell in cells):

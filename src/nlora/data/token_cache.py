@@ -1,18 +1,12 @@
-"""Encoded examples on the disk: what one run has tokenized, every later run reads.
+"""Token ids on disk: what one run has tokenized, every later run reads.
 
-    encoder = ExampleTokenizer(tokenizer, ..., cache=TokenCache(tokenizer))
-    encoder.encode(task, task.train)       # tokenizes, and writes ~/.cache/nlora/encoded/<key>.arrow
-    encoder.encode(task, task.train)       # reads that file, in this process or in any later one
+Files are in ~/.cache/nlora/tokens, and named by a key, which is a SHA-256 of everything that determines the ids:
+the tokenizer, the settings of the ExampleTokenizer, the wording of the prompt, each text and answer in order, and
+`FORMAT`. So a run with another seed or method finds the file, and a run that would get other ids does not.
 
-The key is a SHA-256 over everything that decides an id: the tokenizer, the encoder's settings, the prompt's wording,
-each text and answer in order, and `FORMAT`. So another seed, method or stage finds the file, and whatever would give
-other ids does not.
-
-A file is an Arrow stream of the blocks of `nlora.data.columns` (columns same, cut, rest_ids and answer_ids; the first
-prompt in the schema's metadata), then 32 bytes that say that it is whole and the one asked for; any other is replaced.
-Files are read by memory map. They may be deleted at any time; when one is written and all of them exceed LIMIT_BYTES,
-the least recently used ones go, but none that a run may still be reading. A folder that cannot be written is no error:
-then every run tokenizes for itself.
+A file holds the arrays of `nlora.data.columns.Columns`, with NumPy's checksums; a damaged one is replaced. Files may
+be deleted at any time. When their total size exceeds LIMIT_BYTES, the least recently used ones are removed. A folder
+that cannot be written is not an error: then every run tokenizes for itself.
 """
 
 from __future__ import annotations
@@ -23,14 +17,16 @@ import logging
 import os
 import secrets
 import time
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlora.data.columns import Block, Lists, TokenizedExamples, integers
+import numpy as np
+
+from nlora.data.columns import Columns
 from nlora.data.downloads import cache_folder
 
 if TYPE_CHECKING:
@@ -40,62 +36,62 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
-"""To be raised with every change by which a prompt or an answer gets other ids, or a file another layout."""
+FORMAT = 3
+"""Raise it with every change that gives a prompt or an answer other ids, or a file another layout."""
 
 LEAST_CHARACTERS = 100_000
-"""Prompts of fewer characters in all are not kept: tokenizing them takes about as long as opening a file does."""
+"""Smaller sets, prompts included, are not cached: tokenizing them takes about as long as opening a file."""
 
 LIMIT_BYTES = 2 << 30
-"""What all files together may take: the tokens of about five million examples."""
+"""Most that all files together may take: the tokens of about five million examples."""
 
 _PART = ".tmp-"
-"""What the name of a file begins with that is being written."""
-KEPT_SECONDS = 7 * 86_400
-"""No file goes this soon after its last use: on a network folder that would kill a run that still maps it."""
+"""Prefix of the name of a file that is being written."""
 
-_DIGEST_BYTES = 32
+_ABANDONED_SECONDS = 86_400
+"""Age at which an unfinished file belongs to a process that was killed."""
+
 _BATCH = 1024
 """Examples hashed at a time: one by one takes twice as long."""
 
 
 class TokenCache:
-    """Keeps the examples that one tokenizer has encoded.
+    """The examples that one tokenizer has tokenized.
 
-    folder: where the files lie; None: `encoded` in nlora's cache folder.
+    folder: where the files are; None: `tokens` in nlora's cache folder.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, folder: Path | None = None) -> None:
         self._tokenizer = tokenizer
-        self._folder = folder or cache_folder() / "encoded"
+        self._folder = folder or cache_folder() / "tokens"
         self._identity: bytes | None = None
-        self._complained = False
+        self._has_warned = False
 
-    def rows(
+    def columns(
         self,
         settings: Mapping[str, Any],
         head: str,
         examples: Sequence[Example],
-        blocks: Iterable[Block],
-    ) -> TokenizedExamples:
-        """The examples as `blocks` would give them; `blocks` is consumed only if no file holds them.
+        tokenize: Callable[[], Columns],
+    ) -> Columns:
+        """The tokens of the examples; `tokenize` is called only if no file has them.
 
-        settings: what decides the ids beside tokenizer, head and examples; JSON values.
-        head: what the prompt says before each text.
+        settings: what determines the ids apart from tokenizer, head and examples; JSON values.
+        head: the prompt's part before each text.
         """
         characters = len(head) * len(examples) + sum(len(example.sentence) for example in examples)
         key = self._key(settings, head, examples) if characters >= LEAST_CHARACTERS else None
         if key is None:
-            return TokenizedExamples(blocks)
-        path = self._folder / f"{key}.arrow"
-        rows = _read(path, key)
-        if rows is None:
-            rows = TokenizedExamples(blocks)
-            self._write(path, key, rows.blocks)
-        return rows
+            return tokenize()
+        path = self._folder / f"{key}.npz"
+        columns = _read(path)
+        if columns is None:
+            columns = tokenize()
+            self._write(path, columns)
+        return columns
 
     def _key(self, settings: Mapping[str, Any], head: str, examples: Sequence[Example]) -> str | None:
-        """64 hexadecimal digits; None if the tokenizer cannot say what it is."""
+        """64 hexadecimal digits; None if the tokenizer cannot be identified."""
         if self._identity is None:
             self._identity = _identity(self._tokenizer)
         if not self._identity:
@@ -107,119 +103,70 @@ class TokenCache:
             digest.update(_framed([text for example in some for text in (example.sentence, example.label)]))
         return digest.hexdigest()
 
-    def _write(self, path: Path, key: str, blocks: Sequence[Block]) -> None:
-        """Publish a file in one step, so that runs side by side see the whole of it or nothing.
+    def _write(self, path: Path, columns: Columns) -> None:
+        """Publishes a file in one step, so that concurrent runs see all of it or nothing.
 
-        Nothing is flushed: what a power failure leaves of it has not the digest of a whole file.
+        It is not flushed to the disk: what a power failure leaves of it fails its checksums.
         """
-        import pyarrow
-
         part = path.with_name(f"{_PART}{secrets.token_hex(8)}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with part.open("x+b") as file:
-                with pyarrow.ipc.new_stream(file, _schema(blocks[0].first)) as writer:
-                    for block in blocks:
-                        writer.write_batch(_columns(block))
-                file.seek(0)
-                file.write(hashlib.file_digest(file, lambda: hashlib.sha256(key.encode())).digest())
+            with part.open("xb") as file:
+                np.savez(file, **{field.name: getattr(columns, field.name) for field in fields(Columns)})
             part.replace(path)
         except OSError as error:
-            if not self._complained:
+            if not self._has_warned:
                 reason = error.strerror or error
-                logger.warning("%s: %s; tokens are not kept for later runs", self._folder, reason)
-            self._complained = True
+                logger.warning("%s: %s; tokens are not cached for later runs", self._folder, reason)
+            self._has_warned = True
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-        self._make_room()
+        self._clean_up()
 
-    def _make_room(self) -> None:
-        """Remove the least recently used files beyond the limit, and what killed processes left."""
-        now = time.time()
-        files = []
+    def _clean_up(self) -> None:
+        """Removes the least recently used files beyond the limit, and unfinished ones of killed processes."""
+        total_bytes = 0
         with suppress(OSError):
-            for path in self._folder.iterdir():
-                about = path.stat()
-                is_old = now - about.st_mtime > KEPT_SECONDS
-                if path.suffix == ".arrow":
-                    files.append((about.st_mtime, about.st_size, is_old, path))
-                elif path.name.startswith(_PART) and is_old:
+            newest_first = sorted(
+                ((p.stat(), p) for p in self._folder.iterdir()), key=lambda f: -f[0].st_mtime
+            )
+            for facts, path in newest_first:
+                if path.suffix == ".npz":
+                    total_bytes += facts.st_size
+                    if total_bytes > LIMIT_BYTES:
+                        path.unlink()
+                elif path.name.startswith(_PART) and time.time() - facts.st_mtime > _ABANDONED_SECONDS:
                     path.unlink()
-        surplus_bytes = sum(size for _, size, _, _ in files) - LIMIT_BYTES
-        for _, size, is_old, path in sorted(files):
-            if surplus_bytes > 0 and is_old:
-                with suppress(OSError):
-                    path.unlink()
-                surplus_bytes -= size
 
 
-def _schema(first: Sequence[int]) -> Any:
-    import pyarrow
-
-    kinds = {"same": pyarrow.int32(), "cut": pyarrow.int32()}
-    kinds |= dict.fromkeys(("rest_ids", "answer_ids"), pyarrow.list_(pyarrow.int32()))
-    return pyarrow.schema(kinds, metadata={"first": array("i", first).tobytes()})
-
-
-def _columns(block: Block) -> Any:
-    """A pyarrow RecordBatch of the block's buffers as they are."""
-    import pyarrow
-
-    def numbers(buffer: Any) -> Any:
-        count = len(integers(buffer))
-        return pyarrow.Array.from_buffers(pyarrow.int32(), count, [None, pyarrow.py_buffer(buffer)])
-
-    def lists(column: Lists) -> Any:
-        starts, ids = pyarrow.py_buffer(column.starts), numbers(column.values)
-        kind = pyarrow.list_(pyarrow.int32())
-        return pyarrow.Array.from_buffers(kind, block.rows, [None, starts], children=[ids])
-
-    columns = [numbers(block.same), numbers(block.cut), lists(block.rests), lists(block.answers)]
-    return pyarrow.RecordBatch.from_arrays(columns, schema=_schema(block.first))
-
-
-def _block(columns: Any, first: list[int]) -> Block:
-    """The block of a RecordBatch; its buffers are read as they are (`to_numpy` imports pandas where it is there)."""
-    same, cut, rests, answers = columns.columns
-    # The other buffers say which values are missing.
-    lists = [Lists(column.buffers()[1], column.buffers()[3]) for column in (rests, answers)]
-    return Block(columns.num_rows, first, same.buffers()[1], cut.buffers()[1], *lists)
-
-
-def _read(path: Path, key: str) -> TokenizedExamples | None:
-    """The examples of a file, mapped into memory; None if it is not there, not whole, or another's."""
-    import pyarrow
-
+def _read(path: Path) -> Columns | None:
+    """The columns in a file; None if there is no such file, or it is damaged."""
     try:
-        whole = pyarrow.memory_map(str(path)).read_buffer()
-    except (OSError, pyarrow.ArrowException):
+        with path.open("rb") as file, np.load(file) as arrays:
+            columns = Columns(**arrays)
+    except FileNotFoundError:
         return None
-    stream = whole.slice(0, max(whole.size - _DIGEST_BYTES, 0))
-    digest = hashlib.sha256(key.encode())
-    digest.update(stream)
-    if whole.slice(stream.size).to_pybytes() != digest.digest():
-        logger.info("%s is damaged and will be written again", path)
+    except Exception as error:  # zipfile and NumPy raise many classes when bytes are damaged
+        logger.info("%s is damaged and will be written again (%s)", path, error)
         return None
     with suppress(OSError):
-        os.utime(path)  # the time of the last use
-    batches = pyarrow.ipc.open_stream(stream)
-    first = array("i", batches.schema.metadata[b"first"]).tolist()
-    return TokenizedExamples(_block(columns, first) for columns in batches)
+        os.utime(path)  # time of the last use
+    return columns
 
 
 def _identity(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """All that decides which ids a tokenizer and nlora make of a text; empty if that cannot be told.
+    """Everything that determines which ids a tokenizer and nlora make of a text; empty if that is unknown.
 
-    It can for the tokenizers that transformers runs in Rust. One in plain Python, or with code of the
-    model's own, may change without any sign of it.
+    It is known for the tokenizers that transformers runs in Rust. One in plain Python, or with the model's own code,
+    may change without notice.
     """
     kind = type(tokenizer)
     if not tokenizer.is_fast or not kind.__module__.startswith("transformers."):
         return b""
     try:
         backend: str = tokenizer.backend_tokenizer.to_str()
-    except Exception:  # it has parts in Python (tokenizers raises no narrower class)
+    except Exception:  # parts in Python cannot be serialized (tokenizers raises no narrower class)
         return b""
     own = {
         "class": f"{kind.__module__}.{kind.__qualname__}",
@@ -234,5 +181,5 @@ def _identity(tokenizer: PreTrainedTokenizerBase) -> bytes:
 def _framed(texts: Sequence[str]) -> bytes:
     """The texts with their lengths, so that no two lists of texts give the same bytes."""
     lengths = " ".join(map(str, map(len, texts)))
-    # surrogatepass: half a character, as JSON can hold it, is the tokenizer's business and not ours.
+    # surrogatepass: JSON can hold half a character, and tokenizers take it.
     return f"{lengths}:{''.join(texts)}".encode("utf-8", "surrogatepass")

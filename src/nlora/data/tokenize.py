@@ -1,20 +1,19 @@
-"""Prompts and answers -> token ids, each example tokenized once.
+"""Prompts and answers -> token ids.
 
-    encoder = ExampleTokenizer(tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50)
-    encoder.encode(task, task.train)[0]          # TokenizedExample(prompt_ids=[1, 894, ...], answer_ids=[344, 2])
+`ExampleTokenizer(tokenizer, ...).encode(task, task.train)` gives `TokenizedExamples`.
 
-Encoder-decoder models read the prompt with whatever special tokens their tokenizer puts around it, and
-their answer is tokenized alone. Causal models read on: the answer is " " + label, as the tokenizer splits
-it after "Answer:", and then the end token.
+For encoder-decoder models, the prompt gets the tokenizer's special tokens, and the answer is tokenized separately. For
+causal models, the answer continues the prompt: it is " " + label, as the tokenizer splits it after "Answer:", and the
+end token.
 
-A prompt that is too long is shortened in its text; the instruction and "Answer:" stay. `truncate="released"`
-instead does what the released code did: cut the ids, decode them, and tokenize the result again, which
-loses "Answer:" and, with T5, every newline.
+In a prompt that is too long, the text is shortened; the instruction and "Answer:" stay. `truncate="released"` does what
+the released code did instead: it cuts the ids, decodes them, and tokenizes the result again, which loses "Answer:"
+and, with T5, every newline.
 
-What all prompts of a task begin with is tokenized once where that is exact (`nlora.data.head_split`) and held once
-(`nlora.data.columns`). With a cache (`nlora.data.token_cache`), later runs read the ids instead of tokenizing again.
+Where it is exact, the common beginning of a task's prompts is tokenized only once (`nlora.data.head_split`). It is
+stored only once (`nlora.data.columns`). With a cache (`nlora.data.token_cache`), later runs read the ids.
 
-Special tokens that stand in a text as characters (an "<s>" in HTML) are tokenized as characters.
+Special tokens that occur in a text (an "<s>" in HTML) are tokenized as characters.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
 from nlora.data.backend import backend_of, ids_of
-from nlora.data.columns import Block, TokenizedExample, TokenizedExamples, block_of, shared_prefix
+from nlora.data.columns import Columns, TokenizedExamples
 from nlora.data.head_split import split_head
 from nlora.data.shorten import fit, fit_by_search
-from nlora.data.task import Example, Task
+from nlora.data.task import Example, Task, TokenizedExample
 from nlora.errors import InputErrors, ModelError, Problem
 
 if TYPE_CHECKING:
@@ -36,24 +35,22 @@ if TYPE_CHECKING:
 
     from nlora.data.token_cache import TokenCache
 
-__all__ = ["ExampleTokenizer", "TokenizedExample", "shared_prefix"]
-
-# Longer lists gain no speed and hold the offsets of every prompt in memory at once.
+# Longer lists are not faster, and keep the offsets of more prompts in memory.
 _BATCH = 1024
 _BATCH_CHARACTERS = 1 << 20
 
 
 class ExampleTokenizer:
-    """Turns examples into ids for one tokenizer.
+    """Tokenizes examples for one model.
 
-    max_source_tokens: the longest prompt, special tokens included.
-    max_target_tokens: the longest answer, end token included.
-    text_positions: the longest text that the model has positions for: a causal model's prompt and answer, an
-        encoder's prompt; None: no such limit.
-    known_tokens: how many the model's embedding has rows for; None: whatever the tokenizer gives.
-    generates: whether answers to labeled tasks are generated, too, so that any may take max_target_tokens.
-    cache: where the ids are kept for later runs; None: nowhere.
-    end_id: the token that ends every answer.
+    max_source_tokens: the most tokens in a prompt, special tokens included.
+    max_target_tokens: the most tokens in an answer, end token included.
+    text_positions: the number of positions that the model has for prompt and answer (causal) or for the prompt
+        (encoder-decoder); None: no limit.
+    known_tokens: the number of rows of the model's embedding; None: no limit.
+    generates: whether answers to tasks with labels are generated, so that they may take max_target_tokens.
+    cache: keeps the ids for later runs; None: no cache.
+    end_id: the end token of every answer.
     """
 
     def __init__(
@@ -70,7 +67,7 @@ class ExampleTokenizer:
         cache: TokenCache | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
-            raise ModelError("the tokenizer has no end token; answers could not end")
+            raise ModelError("the tokenizer has no end token, so answers could not end")
         self._tokenizer = tokenizer
         self._backend = backend_of(tokenizer)
         self.encoder_decoder = encoder_decoder
@@ -87,41 +84,43 @@ class ExampleTokenizer:
         self._heads: dict[str, tuple[list[int], str]] = {}
 
     def encode(self, task: Task, examples: Sequence[Example]) -> TokenizedExamples:
-        """The ids of many examples of one task, in their order.
+        """The ids of examples of one task, in their order.
 
-        Raises InputErrors where the instruction alone leaves no room for the text, where a label word does
-        not fit into max_target_tokens, where two of them are the same tokens, or where the model lacks a token.
+        Raises InputErrors if the instruction leaves no space for the text, if a label does not fit into
+        max_target_tokens, if two labels have the same tokens, or if the model does not know a token.
         """
         self._check_labels(task)
-        blocks = self._blocks(task, examples)
+
+        def tokenize() -> Columns:
+            return Columns.of(self._rows(task, examples))
+
         if self._cache is None:
-            rows = TokenizedExamples(blocks)
+            columns = tokenize()
         else:
-            rows = self._cache.rows(self._settings(task), prompts.head(task), examples, blocks)
+            columns = self._cache.columns(self._settings(task), prompts.head(task), examples, tokenize)
+        rows = TokenizedExamples([columns])
         self._check_known(task, rows)
         return rows
 
     def _check_known(self, task: Task, rows: TokenizedExamples) -> None:
-        """A token that was added to the tokenizer, and that the embedding was not resized for, has no row there."""
+        """A token that was added to the tokenizer has no row in the embedding, unless that was resized."""
         largest = rows.largest_id
         if self._known_tokens is not None and largest >= self._known_tokens:
             token = self._tokenizer.convert_ids_to_tokens(largest)
             what = (
-                f"a text, a label or the instruction holds '{token}', the tokenizer's token {largest}, but the model's "
-                f"embedding ends with {self._known_tokens - 1:.0f}; leave it out, or resize the embedding"
+                f"a text, a label or the instruction contains '{token}', token {largest} of the tokenizer, but the "
+                f"model's embedding ends at {self._known_tokens - 1:.0f}; remove it, or resize the embedding"
             )
             raise InputErrors([Problem(f"task {task.name}", what)])
 
-    def _blocks(self, task: Task, examples: Sequence[Example]) -> Iterator[Block]:
-        first: list[int] | None = None
+    def _rows(self, task: Task, examples: Sequence[Example]) -> Iterator[tuple[TokenizedExample, bool]]:
+        """Each example, and whether its text was shortened."""
         for some in _batches(examples, len(self._head(task)[1])):
-            ids, cut = self._prompts(task, some)
-            first = ids[0] if first is None else first
-            rows = zip(ids, some, strict=True)
-            yield block_of(first, [TokenizedExample(i, self.answer_ids(e.label)) for i, e in rows], cut)
+            for ids, is_cut, example in zip(*self._prompts(task, some), some, strict=True):
+                yield TokenizedExample(ids, self.answer_ids(example.label)), is_cut
 
     def _settings(self, task: Task) -> dict[str, Any]:
-        """What decides the ids of a task's examples, beside the tokenizer, the prompt's head and the examples."""
+        """What determines the ids of a task's examples, apart from tokenizer, head and examples."""
         return {
             "encoder_decoder": self.encoder_decoder,
             "longest_prompt": self.longest_prompt(task),
@@ -133,13 +132,13 @@ class ExampleTokenizer:
         }
 
     def longest_prompt(self, task: Task) -> int:
-        """The most tokens that a prompt of a task may have, special tokens included."""
+        """The most tokens that a prompt of the task may have, special tokens included."""
         if self._text_positions is None:
             return self.max_source_tokens
         return min(self.max_source_tokens, self._text_positions - self._answer_room(task))
 
     def _answer_room(self, task: Task) -> int:
-        """Tokens that an answer may take of a causal model's positions, end token included."""
+        """The positions of a causal model that an answer may take, end token included."""
         if self.encoder_decoder:
             return 0
         if task.labels is None or self._generates:
@@ -147,26 +146,27 @@ class ExampleTokenizer:
         return max(len(self._answer(label)) for label in task.labels) + 1
 
     def prompt_ids(self, task: Task, example: Example) -> list[int]:
-        """The ids of one prompt, at most `longest_prompt` of them."""
+        """The ids of one prompt, at most `longest_prompt(task)`."""
         return self._prompts(task, [example])[0][0]
 
     def answer_ids(self, text: str) -> list[int]:
-        """The ids of an answer, end token last, at most max_target_tokens of them."""
+        """The ids of an answer with its end token, at most max_target_tokens."""
         return [*self._answer(text)[: self.max_target_tokens - 1], self.end_id]
 
     def label_ids(self, labels: Sequence[str]) -> list[list[int]]:
-        """The ids of each label word as the model would answer it, without the end token."""
+        """The ids of each label as an answer, without the end token."""
         return [list(self._answer(label)) for label in labels]
 
-    def _prompts(self, task: Task, examples: Sequence[Example]) -> tuple[list[list[int]], list[int]]:
-        """The ids of each prompt, and 1 for each whose text was shortened, else 0."""
+    def _prompts(self, task: Task, examples: Sequence[Example]) -> tuple[list[list[int]], list[bool]]:
+        """The ids of each prompt, and whether its text was shortened."""
         begin, head = self._head(task)
         texts = [example.sentence for example in examples]
         rests = self._tokenize([head + text + prompts.TAIL for text in texts])["input_ids"]
         plain: list[list[int]] = [begin + ids for ids in rests]
         most = self.longest_prompt(task)
         room = most - len(self._before) - len(self._after)
-        long = [i for i, ids in enumerate(plain) if len(ids) > room]
+        is_cut = [len(ids) > room for ids in plain]
+        long = [i for i, is_long in enumerate(is_cut) if is_long]
         if long and self._truncate == "released":
             cut = [self._before + plain[i][: most - len(self._before)] for i in long]
             decoded = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in cut]
@@ -177,13 +177,10 @@ class ExampleTokenizer:
             fitting = self._fit(head, [texts[i] for i in long], room - len(begin))
             for i, ids in zip(long, fitting, strict=True):
                 plain[i] = begin + ids
-        is_cut = [0] * len(plain)
-        for i in long:
-            is_cut[i] = 1
         return [[*self._before, *ids, *self._after] for ids in plain], is_cut
 
     def _head(self, task: Task) -> tuple[list[int], str]:
-        """The ids that all prompts of a task begin with, as far as they are known, and the rest of the head."""
+        """The known ids of the beginning of a task's prompts, and the rest of the head; see `split_head`."""
         head = prompts.head(task)
         if head not in self._heads:
             self._heads[head] = split_head(self._tokenizer, head, self._plain)
@@ -199,9 +196,9 @@ class ExampleTokenizer:
         if needed >= room:
             total, most = needed + len(self._before) + len(self._after), self.longest_prompt(task)
             if most == self.max_source_tokens:
-                limit, way_out = f"max_source_tokens is {most}", "raise it, or shorten them"
+                limit, way_out = f"but max_source_tokens is {most}", "raise it, or shorten them"
             else:
-                limit = f"the model has {self._text_positions} positions"
+                limit = f"but the model has {self._text_positions} positions"
                 answer, way_out = self._answer_room(task), "shorten them"
                 limit += f", {answer} of them for the answer" if answer else ""
                 way_out += ", or lower train.max_target_tokens" if answer == self.max_target_tokens else ""
@@ -209,37 +206,37 @@ class ExampleTokenizer:
             raise InputErrors([Problem(f"task {task.name}", what)])
 
     def _check_labels(self, task: Task) -> None:
-        """Labels must be told apart by their ids, so none may be cut and no two may be the same."""
+        """Labels must have different ids, so none may be cut and no two may be the same."""
         problems = []
         seen: dict[tuple[int, ...], str] = {}
         for label in task.labels or ():
             ids = self._answer(label)
             if len(ids) + 1 > self.max_target_tokens:
                 what = (
-                    f"label '{label}' takes {len(ids) + 1} tokens with its end token, train.max_target_tokens is "
+                    f"label '{label}' takes {len(ids) + 1} tokens with its end token, but train.max_target_tokens is "
                     f"{self.max_target_tokens}; raise it"
                 )
                 problems.append(Problem(f"task {task.name}", what))
             other = seen.setdefault(tuple(ids), label)
             if other != label:
-                what = f"labels '{other}' and '{label}' are the same tokens to this model; rename one"
+                what = f"labels '{other}' and '{label}' have the same tokens; rename one"
                 problems.append(Problem(f"task {task.name}", what))
         if problems:
             raise InputErrors(problems)
 
     def _answer(self, text: str) -> list[int]:
-        """The answer's ids without the end token; remembered, as most answers are one of a few labels."""
+        """The answer's ids without the end token. Memoized, because most answers are one of a few labels."""
         if text not in self._label_ids:
             alone = [*self._before, *self._plain(text)]
             self._label_ids[text] = self._after_answer(text) if not self.encoder_decoder else alone
         return self._label_ids[text]
 
     def _after_answer(self, text: str) -> list[int]:
-        """The ids of " " + text as they follow "Answer:".
+        """The ids of " " + text after "Answer:".
 
-        Normally the ids of "Answer:" begin those of "Answer: text", and the answer is the rest. A tokenizer
-        may merge across that border, though; then the answer is tokenized alone, in the first way that
-        reads the same behind "Answer:".
+        Normally the ids of "Answer: text" begin with those of "Answer:", and the rest is the answer. If the tokenizer
+        merges across that boundary, the answer is tokenized separately, with or without the space, so that the
+        whole decodes to the same text.
         """
         base, whole = self._plain(prompts.TAIL), self._plain(f"{prompts.TAIL} {text}")
         if whole[: len(base)] == base and len(whole) > len(base):
@@ -248,13 +245,13 @@ class ExampleTokenizer:
         for alone in (self._plain(f" {text}"), self._plain(text)):
             if alone and self._tokenizer.decode(base + alone) == wanted:
                 return alone
-        raise ModelError(f"the tokenizer cannot write the answer '{text}' after 'Answer:'")
+        raise ModelError(f"the tokenizer cannot represent the answer '{text}' after 'Answer:'")
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts before and after a prompt.
+        """The special tokens before and after a prompt.
 
-        A causal model's prompt must not end with an end token (its answer follows), and begins with one BOS
-        if the tokenizer adds any, never with two.
+        A causal model's prompt has no end token, as its answer follows, and at most one BOS, even if the tokenizer
+        adds two.
         """
         plain = self._plain(prompts.TAIL)
         whole: list[int] = self._tokenizer(prompts.TAIL, verbose=False)["input_ids"]
@@ -262,7 +259,7 @@ class ExampleTokenizer:
             (i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain), None
         )
         if start is None:
-            raise ModelError("the tokenizer changes a text's own tokens when it adds its special ones")
+            raise ModelError("the tokenizer changes the tokens of a text when it adds special ones")
         before, after = whole[:start], whole[start + len(plain) :]
         return (list(dict.fromkeys(before)), []) if not self.encoder_decoder else (before, after)
 
@@ -271,7 +268,7 @@ class ExampleTokenizer:
         return ids
 
     def _tokenize(self, texts: list[str], *, offsets: bool = False) -> Mapping[str, Any]:
-        """Ids of each text without special tokens and, if asked for, the characters of each token."""
+        """input_ids of each text, without special tokens; with offsets also offset_mapping, each token's characters."""
         if self._backend is not None and not offsets:
             return {"input_ids": ids_of(self._backend, texts)}
         batch: Mapping[str, Any] = self._tokenizer(
@@ -287,7 +284,7 @@ class ExampleTokenizer:
 
 
 def _batches(examples: Sequence[Example], head_chars: int) -> Iterator[list[Example]]:
-    """The examples in their order, a few at a time. head_chars: what is tokenized before each text."""
+    """The examples in batches. head_chars: number of characters that are tokenized before each text."""
     some: list[Example] = []
     characters = 0
     for example in examples:

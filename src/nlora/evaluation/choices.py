@@ -1,7 +1,7 @@
-"""How a task is answered and by what it is scored, as values and in words.
+"""How a task is answered and scored, as values and in words.
 
-decode_of(task, config.evaluate), metric_of(task, config)      # "labels", "exact_match"
-scoring_words({"agnews": "exact_match"}, {"agnews": "labels"}) # exact match of the likeliest label
+>>> scoring_words({"agnews": "exact_match", "notes": "rougeL"}, {"agnews": "labels"})
+'exact match of the likeliest label for agnews; ROUGE-L for notes'
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ DECODE_NAMES: dict[Decode, str] = {"labels": "the likeliest label", "generate": 
 
 
 def metric_of(task: Task, config: Config) -> Metric:
-    """Labels are matched exactly. Free text is compared by ROUGE-L, but under the released protocol, which matches."""
+    """Exact match for tasks with labels, and for all tasks under the released protocol; ROUGE-L for other free text."""
     return "exact_match" if task.labels or config.protocol == "released" else "rougeL"
 
 
 def decode_of(task: Task, options: EvaluateOptions) -> Decode:
-    """How a task is answered: free text is always generated."""
+    """How a task is answered. Free text is always generated."""
     return options.decode if task.labels else "generate"
 
 
 def by_task(values: Mapping[str, str]) -> str:
-    """The value of each task, in words: `a`; where they differ, `a for x, y; b for z`."""
+    """Values by task, in words: `a` if all are the same, else `a for x, y; b for z`."""
     tasks: dict[str, list[str]] = {}
     for task, value in values.items():
         tasks.setdefault(value, []).append(task)
@@ -39,10 +39,7 @@ def by_task(values: Mapping[str, str]) -> str:
 
 
 def scoring_words(metrics: Mapping[str, Metric], decode: Mapping[str, Decode]) -> str:
-    """What the scores are: `exact match of the likeliest label`; by task where they differ.
-
-    metrics: of every task. decode: of those where it is known.
-    """
+    """The kind of scores, in words; by task if they differ. decode: of the tasks for which it is known."""
     return by_task(
         {
             task: METRIC_NAMES[metric] + (f" of {DECODE_NAMES[decode[task]]}" if task in decode else "")

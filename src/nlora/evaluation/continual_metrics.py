@@ -1,11 +1,10 @@
-"""What a sequence of tasks did to the scores: average accuracy, transfer backward and forward, forgetting.
+"""Metrics of continual learning: average accuracy, backward and forward transfer, forgetting.
 
-    summarize([[90.0, None], [70.0, 80.0]])
-    # {"average_accuracy": 75.0, "backward_transfer": -20.0, "forgetting": 20.0, "forward_transfer": None}
+>>> summarize([[90.0, None], [70.0, 80.0]])
+{'average_accuracy': 75.0, 'backward_transfer': -20.0, 'forgetting': 20.0, 'forward_transfer': None}
 
-R is the accuracy matrix: row k is what the model scored after stage k, column i is task i, both in the order
-of learning, in percent. A score that a formula needs and that is not there makes its result None: a mean over
-what happens to be there would be another quantity under the same name.
+R is the accuracy matrix in percent: R[k][i] is the score on task i after stage k, both in the order of learning. If a
+formula needs a missing score, its result is None, because a mean over the other scores would be another quantity.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ Row = Sequence[float | None]
 
 
 def summarize(R: Sequence[Row], *, zero_shot: Row | None = None) -> dict[str, float | None]:
-    """The four averages of an accuracy matrix in percent, each a mean over tasks, never over examples.
+    """The four metrics of an accuracy matrix in percent. Each is a mean over tasks, not over examples.
 
-    R: T rows of T scores (fewer rows while the run goes on); R[k-1][i-1] is the score on task i after
-        stage k, None where it was not evaluated.
-    zero_shot: T scores before any training, R_0; only forward transfer needs it.
+    R: T rows of T scores (fewer rows while a run is in progress); R[k-1][i-1] is the score on task i after stage k,
+        None if it was not evaluated.
+    zero_shot: T scores before any training, R_0; only forward transfer needs them.
 
     With indices from 1:
 
@@ -34,8 +33,8 @@ def summarize(R: Sequence[Row], *, zero_shot: Row | None = None) -> dict[str, fl
     The last three are None for a single task. Sources: Lopez-Paz and Ranzato (arXiv 1706.08840) for the
     transfers, Chaudhry et al. (arXiv 1801.10112) for forgetting.
 
-    Raises ValueError, naming row and column (from 1), for a matrix that is none: no rows, rows of different
-    lengths, more rows than tasks, or an entry that is not a number from 0 to 100.
+    Raises ValueError, with row and column (from 1), if there are no rows, rows of different lengths, more rows than
+    tasks, or an entry that is not a number from 0 to 100.
 
     >>> nlora.summarize([[90.0, None], [70.0, 80.0]])["forgetting"]
     20.0
@@ -68,7 +67,7 @@ def _max(values: Row) -> float | None:
 
 
 def _mean(values: Row) -> float | None:
-    """The mean, or None of nothing or where any value is missing."""
+    """The mean; None if there are no values, or any is missing."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
@@ -76,7 +75,7 @@ def _mean(values: Row) -> float | None:
 
 
 def _checked(R: Sequence[Row], zero_shot: Row | None) -> tuple[list[list[float | None]], list[float | None]]:
-    """R and R_0 as floats; ValueError where they are not what `summarize` says."""
+    """R and R_0 as floats; raises the ValueErrors of `summarize`."""
     if not R or not R[0]:
         raise ValueError("the accuracy matrix is empty; it needs a row per stage and a column per task")
     tasks = len(R[0])
@@ -85,7 +84,7 @@ def _checked(R: Sequence[Row], zero_shot: Row | None) -> tuple[list[list[float |
             raise ValueError(f"row {k}: there are only {tasks} tasks (columns), so at most {tasks} rows")
         if len(row) != tasks:
             raise ValueError(
-                f"row {k}: {len(row)} columns where row 1 has {tasks}; None stands for a task not evaluated"
+                f"row {k} has {len(row)} columns, but row 1 has {tasks}; use None for a task that was not evaluated"
             )
     if zero_shot is not None and len(zero_shot) != tasks:
         raise ValueError(f"zero_shot: {len(zero_shot)} scores for {tasks} tasks")
@@ -103,7 +102,7 @@ def _score(value: object, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(f"{where}: {value!r} is not a number")  # noqa: TRY004 - callers catch one kind of error
-    if not 0 <= float(value) <= 100:  # also refuses NaN
+        raise ValueError(f"{where}: {value!r} is not a number")  # noqa: TRY004 - one class for all errors
+    if not 0 <= float(value) <= 100:  # refuses NaN, too
         raise ValueError(f"{where}: {float(value)} is not a percentage from 0 to 100")
     return float(value)

@@ -1,18 +1,14 @@
-"""Answers of a model on tasks: the likeliest label, or what it generates.
+"""A model's answers to a task: the likeliest label of each prompt, or the text that the model generates.
 
-    evaluator = Evaluator(backbone, encoder, config.evaluate, max_target_tokens=50)
-    answers = evaluator.answer(task)            # Answers(texts, decode="labels", seconds=...)
+`labels` scores the task's label set (`nlora.evaluation.label_scoring`); `generate` decodes greedily until the end
+token (`nlora.evaluation.greedy`). Free-text tasks (no label set) are always generated. Every result says which of the
+two it is, because their scores are not comparable.
 
-`labels` scores the task's label set on its token tree in one pass over the prompt (`nlora.evaluation.label_scoring`);
-`generate` decodes greedily until the end token (`nlora.evaluation.greedy`). A free-text task (no label set) is always
-generated. Which of the two it was is part of every result: their numbers are not to be compared.
-
-Prompts are answered in batches of similar length, and those that are the same only once.
+Prompts are answered in batches of similar length, and each distinct prompt only once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -22,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.columns import TokenizedExamples
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.choices import Decode, decode_of
 from nlora.evaluation.greedy import greedy, greedy_generation, is_plain
 from nlora.evaluation.label_scoring import LabelTree, likeliest_labels
@@ -39,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """A model's answers to a task's test examples, in their order.
+    """A model's answers to a task's test examples, in the order of the examples.
 
     answer_tokens: mean length of the generated answers, end token included; None for `labels`.
     """
@@ -51,10 +48,30 @@ class Answers:
     answer_tokens: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    """A task's test prompts as tokens.
+
+    groups: indices of the examples, those with the same prompt together.
+    """
+
+    rows: TokenizedExamples
+    groups: list[list[int]]
+
+    @classmethod
+    def of(cls, rows: TokenizedExamples) -> _Prompts:
+        groups: dict[bytes, list[int]] = {}
+        for i, example in enumerate(rows):
+            groups.setdefault(array("i", example.prompt_ids).tobytes(), []).append(i)
+        # Longest first, so that an out-of-memory error comes immediately.
+        lengths = rows.prompt_lengths
+        return cls(rows, sorted(groups.values(), key=lambda group: -lengths[group[0]]))
+
+
 class Evaluator:
     """Answers tasks with one backbone; the prompts of a task are tokenized once per run.
 
-    paths: how batches go through the model, as `nlora.runs.preflight.preflight` found; None: as its own facts allow.
+    paths: how batches go through the model, as found by `nlora.runs.preflight.preflight`; None: `usual_paths`.
     """
 
     def __init__(
@@ -69,7 +86,7 @@ class Evaluator:
         self._options = options
         self._paths = paths or usual_paths(backbone.model)
         self._plain = is_plain(backbone.model)
-        self._prompts: dict[str, Sequence[TokenizedExample]] = {}
+        self._prompts: dict[str, _Prompts] = {}
 
     def decode_of(self, task: Task) -> Decode:
         """How this task is answered."""
@@ -77,33 +94,27 @@ class Evaluator:
 
     @torch.inference_mode()
     def answer(self, task: Task, on_answered: Callable[[int], None] = lambda count: None) -> Answers:
-        """The model's answers to `task.test`. on_answered: called with the number of new answers per batch."""
+        """The model's answers to `task.test`. on_answered: called after each batch with its number of examples."""
         begin = time.perf_counter()
-        encoded = self._encoded(task)
+        if task.name not in self._prompts:
+            self._prompts[task.name] = _Prompts.of(self._encoder.encode(task, task.test))
+        prompts, groups = self._prompts[task.name].rows, self._prompts[task.name].groups
         decode = self.decode_of(task)
         self._backbone.model.eval()
         respond = self._label_words(task) if decode == "labels" else self._generated
-        same: dict[bytes, list[int]] = {}  # a prompt, as a digest, and its examples
-        lengths = []
-        for index, example in enumerate(encoded):
-            key = hashlib.sha256(array("i", example.prompt_ids)).digest()
-            same.setdefault(key, []).append(index)
-            lengths.append(len(example.prompt_ids))
-        # The longest first, so that memory that will not do fails at once.
-        groups = sorted(same.values(), key=lambda group: -lengths[group[0]])
-        reader = Prefiller(
+        prefiller = Prefiller(
             self._backbone.model,
-            encoded,
+            prompts,
             pad_id=self._backbone.tokenizer.pad_token_id,
             packs=self._paths.read == "packed",
             continues=self._paths.continues,
         )
-        texts = [""] * len(encoded)
+        texts = [""] * len(prompts)
         tokens: list[int] = []
         size = self._options.batch_size if self._paths.read != "single" else 1
         for start in range(0, len(groups), size):
             some = groups[start : start + size]
-            found = respond(reader, [TokenizedExample(encoded[group[0]].prompt_ids, []) for group in some])
+            found = respond(prefiller, [TokenizedExample(prompts[group[0]].prompt_ids, []) for group in some])
             for group, (text, length) in zip(some, found, strict=True):
                 tokens += [length] * len(group)
                 for index in group:
@@ -113,49 +124,44 @@ class Evaluator:
         batches = -(-len(groups) // size)
         return Answers(tuple(texts), decode, time.perf_counter() - begin, batches, mean_tokens)
 
-    def _encoded(self, task: Task) -> Sequence[TokenizedExample]:
-        if task.name not in self._prompts:
-            self._prompts[task.name] = self._encoder.encode(task, task.test)
-        return self._prompts[task.name]
-
     def _label_words(
         self, task: Task
     ) -> Callable[[Prefiller, Sequence[TokenizedExample]], list[tuple[str, int]]]:
-        """A function that gives each prompt its likeliest label, and the label's tokens (none generated: 0)."""
+        """A function that returns each prompt's likeliest label, and 0 generated tokens."""
         labels = task.labels or ()
         tree = LabelTree.build(self._encoder.label_ids(labels), self._backbone.tokenizer.eos_token_id)
 
-        def respond(reader: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
-            return [(labels[i], 0) for i in likeliest_labels(reader.read(prompts), tree).tolist()]
+        def respond(prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
+            return [(labels[i], 0) for i in likeliest_labels(prefiller.run(prompts), tree).tolist()]
 
         return respond
 
-    def _generated(self, reader: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
-        """Each prompt's greedy answer and its tokens, the end token counted."""
+    def _generated(self, prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
+        """Each prompt's greedy answer and its number of tokens, end token included."""
         tokenizer: Any = self._backbone.tokenizer
         end_id, most = int(tokenizer.eos_token_id), self._encoder.max_target_tokens
-        if reader.can_continue and self._plain:
-            answers = greedy(reader.read(prompts), end_id=end_id, most_tokens=most)
+        if prefiller.can_continue and self._plain:
+            answers = greedy(prefiller.run(prompts), end_id=end_id, most_tokens=most)
         else:
             together = len(prompts) if self._paths.generate == "padded" else 1
             parts = [prompts[start : start + together] for start in range(0, len(prompts), together)]
-            answers = [ids for part in parts for ids in self._generate(reader.batch(part))]
+            answers = [ids for part in parts for ids in self._generate(prefiller.batch(part))]
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [(text.strip(), _length(ids, end_id)) for text, ids in zip(texts, answers, strict=True)]
 
     def _generate(self, batch: Batch) -> list[list[int]]:
-        """transformers' own greedy answers: with the model's rules, and for caches that nothing can follow."""
+        """transformers' own greedy answers: they follow the model's rules, and need no cache that can continue."""
         model: Any = self._backbone.model
         output: Tensor = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             generation_config=greedy_generation(self._backbone, most_tokens=self._encoder.max_target_tokens),
         )
-        # A causal model repeats the prompt; a decoder begins with its start token.
+        # A causal model's output repeats the prompt; a decoder's begins with its start token.
         begin = 1 if self._backbone.encoder_decoder else batch["input_ids"].shape[1]
         return output[:, begin:].tolist()
 
 
 def _length(ids: Sequence[int], end_id: int) -> int:
-    """Tokens up to the end token, which counts."""
+    """Number of tokens up to and including the end token."""
     return ids.index(end_id) + 1 if end_id in ids else len(ids)

@@ -1,11 +1,10 @@
-"""Greedy answers: the likeliest token after the likeliest token, until the end token.
+"""Greedy decoding: the likeliest token at each step, until the end token.
 
-    greedy(reader.read(prompts), end_id=2, most_tokens=50)      # [[344, 2], [1088, 17, 2]]
+The tokens are those of transformers' `generate` with one beam and without sampling. It is faster because it does less
+between tokens, and because rows that have ended are removed from the batch.
 
-The tokens are those of transformers' `generate` with one beam and without sampling. Spared are its work between
-tokens and the rows that have ended: they leave the batch.
-
-`is_plain` tells whether a model's own generation settings (a repetition penalty, forced tokens) leave it at that.
+It applies to models whose own generation settings (a repetition penalty, forced tokens) do not change the greedy
+answer, which `is_plain` checks.
 """
 
 from __future__ import annotations
@@ -30,30 +29,30 @@ _OUTPUT = {
 }
 # fmt: on
 _HARMLESS = _SAMPLING | _SET_HERE | _LENGTHS | _MACHINERY | _OUTPUT
-"""Generation settings that change nothing here."""
+"""Generation settings without effect on greedy decoding."""
 
 
-def greedy(reading: Prefill, *, end_id: int, most_tokens: int) -> list[list[int]]:
-    """The tokens of each row's answer: at most `most_tokens`, with the end token where it came to that."""
-    answers: list[list[int]] = [[] for _ in reading.rows]
-    tokens = reading.next_logits.argmax(dim=-1)  # (B,)
+def greedy(prefill: Prefill, *, end_id: int, most_tokens: int) -> list[list[int]]:
+    """The tokens of each row's answer: at most `most_tokens`, the end token included if it was reached."""
+    answers: list[list[int]] = [[] for _ in prefill.rows]
+    tokens = prefill.next_logits.argmax(dim=-1)  # (B,)
     for count in range(1, most_tokens + 1):
         found = tokens.tolist()
-        for row, token in zip(reading.rows, found, strict=True):
+        for row, token in zip(prefill.rows, found, strict=True):
             answers[row].append(token)
-        going_on = [place for place, token in enumerate(found) if token != end_id]
-        if count == most_tokens or not going_on:
+        unfinished = [place for place, token in enumerate(found) if token != end_id]
+        if count == most_tokens or not unfinished:
             break
-        if len(going_on) < len(found):
-            last = dict(zip(reading.rows, found, strict=True))
-            reading.select_rows(going_on)
-            tokens = tokens.new_tensor([last[row] for row in reading.rows])
-        tokens = reading.extend(tokens[:, None])[:, -1].argmax(dim=-1)
+        if len(unfinished) < len(found):
+            last = dict(zip(prefill.rows, found, strict=True))
+            prefill.select_rows(unfinished)
+            tokens = tokens.new_tensor([last[row] for row in prefill.rows])
+        tokens = prefill.extend(tokens[:, None])[:, -1].argmax(dim=-1)
     return answers
 
 
 def is_plain(model: Any) -> bool:
-    """Whether `generate` would decode this model's greedy answers without any rule of the model's own."""
+    """Whether none of the model's own generation settings would change `generate`'s greedy answers."""
     settings = getattr(model, "generation_config", None)
     if settings is None:
         return True
@@ -64,7 +63,7 @@ def is_plain(model: Any) -> bool:
 
 
 def greedy_generation(backbone: Backbone, *, most_tokens: int) -> Any:
-    """transformers' GenerationConfig for one beam and no sampling; the model's own rules are added by `generate`."""
+    """A GenerationConfig for one beam without sampling; `generate` adds the model's own settings."""
     from transformers import GenerationConfig
 
     return GenerationConfig(

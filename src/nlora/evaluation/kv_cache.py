@@ -1,16 +1,16 @@
-"""A key-value cache with room for what follows, which rows can leave without the others being copied.
+"""A key-value cache with space for further tokens, from which rows can be removed without copying all others.
 
-    cache = PreallocatedCache(rows=64, tokens=180)
-    cache.open(0, 16, column=30)        # the next passes run rows 0 to 15; their first token goes to column 30
-    cache.open(0, 64)                   # all rows from column 0 on, as far as they are filled
-    cache.select_rows([0, 5, 63])              # three rows stay: [0, 5, 63], in this order
+>>> cache = PreallocatedCache(rows=64, tokens=180)
+>>> cache.open(0, 16, column=30)  # the next passes run rows 0 to 15, and their first token goes to column 30
+>>> cache.open(0, 64, length=150)  # the next passes run all rows, of which 150 columns are filled
+>>> cache.select_rows([0, 2, 63])  # only these stay, in this order
+[0, 63, 2]
 
-transformers' own cache is concatenated anew for every token, all of it, and leaving rows out copies the
-others. Here each layer has one tensor, of which a pass writes its own columns, and a leaving row's place is taken
-by the last one. Parts of a batch can be run one after another into one cache (`open`), so that what follows runs
-on all of them at once.
+transformers' own cache is concatenated as a whole for every new token, and removing rows copies all others. Here each
+layer has one tensor, into which a pass writes its columns, and the last rows fill the gaps of removed ones. Parts of
+a batch can run one after another into one cache (`open`), so that further tokens run on all of them at once.
 
-Only for models whose layers keep all tokens (`keeps_all_tokens`).
+Only for models whose layers keep all tokens (`nlora.models.inspection.keeps_all_tokens`).
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 _MORE_TOKENS = 16
-"""Columns that a full layer grows by."""
+"""Number of columns by which a full layer grows."""
 
 
 @dataclass(slots=True)
 class _Window:
-    """What the next pass sees of each layer's tensor: some rows, from one column on."""
+    """The part of each layer's tensor that the next pass sees: some rows, from one column on."""
 
     rows: int
     tokens: int
@@ -40,7 +39,7 @@ class _Window:
 
 
 class PreallocatedLayer(DynamicLayer):
-    """Keys and values (rows, heads, tokens, width) of one layer; `keys` and `values` are the window's part."""
+    """Keys and values of one layer, (rows, heads, tokens, width); `keys` and `values` are the window's part of them."""
 
     def __init__(self, window: _Window) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -51,7 +50,7 @@ class PreallocatedLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Writes (B, heads, new tokens, width) behind what is there; B is the window's rows, or 1 for all."""
+        """Appends (B, heads, new tokens, width); B is the number of the window's rows, or 1 for all of them."""
         added = key_states.shape[2]
         self._reserve(key_states, value_states, self._window.column + self._length + added)
         if not self._length:
@@ -63,24 +62,24 @@ class PreallocatedLayer(DynamicLayer):
         return keys, values
 
     def get_seq_length(self) -> int:
-        """Tokens in the window."""
+        """Number of tokens in the window."""
         return self._length
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forgets the last tokens. tokens_to_remove: negative, as transformers has it."""
+        """Removes the last tokens. tokens_to_remove: negative, as in transformers."""
         self._length -= abs(tokens_to_remove)
         self._show()
 
     def open(self, length: int) -> None:
-        """The window has moved; `length` tokens of it are filled."""
+        """Follows the window, of which `length` tokens are filled."""
         self._length = length
         if self._room is not None:
             self._show()
 
-    def move(self, sources: Tensor, targets: Tensor) -> None:
-        """Copies the window's part of some rows over that of others."""
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copies some rows of the window over others."""
         for part in self._show():
-            part[targets] = part[sources]
+            part[list(targets)] = part[list(sources)]
 
     def _reserve(self, keys: Tensor, values: Tensor, tokens: int) -> None:
         if self._room is None:
@@ -93,7 +92,7 @@ class PreallocatedLayer(DynamicLayer):
                 whole[:, :, : part.shape[2]] = part
 
     def _blank(self) -> None:
-        """Zeros before the window's first token: a mask hides what is there, but no mask hides a NaN."""
+        """Clears the columns before the window: they are masked, but a mask does not hide a NaN."""
         assert self._room is not None
         w = self._window
         for part in self._room:
@@ -111,9 +110,9 @@ class PreallocatedLayer(DynamicLayer):
 
 
 class PreallocatedCache(DynamicCache):
-    """The layers of one model; they appear as the first pass reaches them.
+    """The layers of one model; they are created as the first pass reaches them.
 
-    rows: the most rows. tokens: how many are expected for each; more make it grow, at the cost of a copy.
+    rows: the largest number of rows. tokens: the expected number for each; more make it grow, at the cost of a copy.
     """
 
     def __init__(self, rows: int, tokens: int) -> None:
@@ -123,24 +122,26 @@ class PreallocatedCache(DynamicCache):
         self.layer_class_to_replicate: Any = lambda: PreallocatedLayer(self._window)
 
     def open(self, begin: int, end: int, *, column: int = 0, length: int = 0) -> None:
-        """The next passes run rows begin to end. The window starts at a column; `length` tokens are filled."""
+        """The next passes run rows begin to end - 1, from a column on, of which `length` tokens are filled."""
         self._window.begin, self._window.end, self._window.column = begin, end, column
         for layer in self.layers:
             layer.open(length)
 
     def select_rows(self, rows: Sequence[int]) -> list[int]:
-        """Only these rows of the window stay. Returns which of them is where: they may change their order."""
+        """Removes all other rows of the window. Returns the old index of each row, as the order may change.
+
+        The last rows move into the gaps, and the others stay where they are, so that little is copied.
+        """
         stay = set(rows)
-        kept = [row if row in stay else -1 for row in range(len(stay))]
-        targets = [place for place, row in enumerate(kept) if row < 0]
-        sources = sorted(row for row in stay if row >= len(stay))
-        for place, row in zip(targets, sources, strict=True):
-            kept[place] = row
-        for layer in self.layers:
-            if sources:
-                device = layer.keys.device
-                layer.move(torch.tensor(sources, device=device), torch.tensor(targets, device=device))
+        gaps = [row for row in range(len(stay)) if row not in stay]
+        moved = sorted(row for row in stay if row >= len(stay))
+        order = list(range(len(stay)))
+        for gap, row in zip(gaps, moved, strict=True):
+            order[gap] = row
+        if moved:
+            for layer in self.layers:
+                layer.copy_rows(moved, gaps)
         self._window.end = self._window.begin + len(stay)
         for layer in self.layers:
             layer.open(layer.get_seq_length())
-        return kept
+        return order

@@ -1,39 +1,40 @@
-"""The likeliest label of a set, found on the tree of the labels' tokens in one pass over the prompt.
+"""The likeliest label of a set, found in one pass over the prompt and, for most prompts, at most one short pass more.
 
-    tree = LabelTree.build(encoder.label_ids(labels), end_id=tokenizer.eos_token_id)
-    best = likeliest_labels(reader.read(prompts), tree)          # (B,) index of the label
+A label's score is log P(its tokens | prompt) = Σ_d log p(token_d | prompt, tokens before it). The pass over the
+prompt gives the probabilities of all first tokens. They are upper bounds of the scores, since each further token can
+only lower a score. Each row then runs, on its prompt's cache, the remaining tokens of the label with the largest
+bound, which also lowers the bounds of all labels that share a prefix with it. As soon as the label with the largest
+bound is scored completely, it is the likeliest.
 
-A label's score is log P(its tokens | prompt) = Σ_d log p(token_d | prompt, tokens before it). The prompt's
-pass gives all first tokens, and with them a bound of every score, since a score only falls along a path. Each row
-then runs, on its prompt's cache, the rest of the label that leads. That lowers the bounds of all labels that begin
-like it, too. When the leading label's score is complete, the answer is exact; most rows run one short path or none.
+If one label's tokens begin another's ("B" and "Bad"), all labels are scored with the end token; otherwise the
+shorter one would always win.
 
-Where one label's tokens begin another's ("B" and "Bad"), every label is taken with the end token, without
-which the shorter one could never lose.
+>>> LabelTree.build([[5], [5, 7]], end_id=1).labels
+((5, 1), (5, 7, 1))
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from nlora.evaluation.prefill import Prefill, read_batch
+from nlora.evaluation.prefill import Prefill, prefill_batch
 from nlora.models.inspection import Batch
 
-Path = tuple[int, ...]
+Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class LabelTree:
-    """The labels as token paths from the root.
+    """The labels as sequences of tokens, of which none begins another.
 
     labels: token ids per label, in the order of the label set.
     """
 
-    labels: tuple[Path, ...]
+    labels: tuple[Tokens, ...]
 
     @classmethod
     def build(cls, label_ids: Sequence[Sequence[int]], end_id: int) -> LabelTree:
@@ -46,65 +47,66 @@ class LabelTree:
             raise ValueError(
                 f"labels {labels.index(double) + 1} and another have the same tokens {list(double)}"
             )
-        inner = {label[:depth] for label in labels for depth in range(1, len(label))}
-        if inner & set(labels):  # a label ends at an inner node
+        prefixes = {label[:depth] for label in labels for depth in range(1, len(label))}
+        if prefixes & set(labels):
             labels = [(*label, end_id) for label in labels]
         return cls(tuple(labels))
 
     def padded(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The labels' tokens, filled up with zeros, (L, D), and how many each has, (L,)."""
+        """The labels' tokens, padded with zeros, (L, D), and the number of each label's tokens, (L,)."""
         longest = max(map(len, self.labels))
-        words = [[*label, *[0] * (longest - len(label))] for label in self.labels]
-        return torch.tensor(words, device=device), torch.tensor([*map(len, self.labels)], device=device)
+        tokens = [[*label, *[0] * (longest - len(label))] for label in self.labels]
+        return torch.tensor(tokens, device=device), torch.tensor([*map(len, self.labels)], device=device)
 
 
 @torch.no_grad()
 def label_scores(model: nn.Module, batch: Batch, tree: LabelTree) -> Tensor:
     """log P(label | prompt), shape (B, number of labels), float32. batch: prompts without answers."""
-    return _scores(read_batch(model, batch), tree, all_labels=True)
+    return _scores(prefill_batch(model, batch), tree, all_labels=True)
 
 
 @torch.no_grad()
-def likeliest_labels(reading: Prefill, tree: LabelTree) -> Tensor:
-    """Index of the likeliest label per row, shape (B,). Afterwards the reading has lost rows."""
-    return _scores(reading, tree, all_labels=False).argmax(1)
+def likeliest_labels(prefill: Prefill, tree: LabelTree) -> Tensor:
+    """Index of the likeliest label per row, shape (B,). Removes rows from the prefill."""
+    return _scores(prefill, tree, all_labels=False).argmax(1)
 
 
-def _scores(reading: Prefill, tree: LabelTree, *, all_labels: bool) -> Tensor:
-    """The labels' scores (B, L); unless all_labels, only the largest of a row is exact, the others are bounds.
-
-    A label's score begins as its first token's, which it can only fall below. In turns, each row runs the path to
-    the label that leads and is not exact yet, until an exact one leads.
-    """
-    root = reading.next_logits.float().log_softmax(-1)  # (B, V)
-    words, lengths = tree.padded(root.device)  # (L, D), (L,)
-    scores = root[:, words[:, 0]]  # (B, L)
-    known = torch.ones_like(scores, dtype=torch.long)  # how many of a label's tokens are in its score
+def _scores(prefill: Prefill, tree: LabelTree, *, all_labels: bool) -> Tensor:
+    """The labels' scores, (B, L); without all_labels, only each row's largest is exact, and the others are bounds."""
+    tokens, lengths = tree.padded(prefill.next_logits.device)  # (L, D), (L,)
+    scores = prefill.next_logits.float().log_softmax(-1)[:, tokens[:, 0]]  # (B, L)
+    scored = torch.ones_like(scores, dtype=torch.long)  # (B, L), number of tokens in each score
     while True:
-        open_ = known < lengths  # (B, L)
-        chosen = open_.int().argmax(1) if all_labels else scores.argmax(1)
-        asks = open_.gather(1, chosen[:, None])[:, 0].tolist()
-        paths = {row: tree.labels[label][:-1] for row, label in enumerate(chosen.tolist()) if asks[row]}
+        is_partial = scored < lengths  # (B, L)
+        chosen = is_partial.int().argmax(1) if all_labels else scores.argmax(1)  # (B,)
+        continues = is_partial.gather(1, chosen[:, None])[:, 0].tolist()
+        # The last token of a label is predicted, but never run.
+        paths = {row: tree.labels[label][:-1] for row, label in enumerate(chosen.tolist()) if continues[row]}
         if not paths:
             return scores
-        if len(paths) < len(reading.rows):
-            reading.select_rows([place for place, row in enumerate(reading.rows) if row in paths])
-        longest = max(map(len, paths.values()))
-        # What fills a shorter path up comes after it, so nothing on it depends on that.
-        filled = [[*paths[row], *[0] * (longest - len(paths[row]))] for row in reading.rows]
-        log_p = reading.extend(torch.tensor(filled, device=root.device)).float().log_softmax(-1)
-        reading.rollback(longest)  # log_p: (B', longest, V)
-        rows = torch.tensor(reading.rows, device=root.device)
-        of_path = {path: _told(words, lengths, path) for path in set(paths.values())}
-        told = torch.stack([of_path[paths[row]] for row in reading.rows])  # (B', L)
-        before = known[rows]
-        for depth in range(1, longest + 1):
-            new = (before <= depth) & (depth < told)
-            scores[rows] += torch.where(new, log_p[:, depth - 1][:, words[:, depth]], 0.0)
-        known[rows] = torch.maximum(before, told)
+        log_p = _run(prefill, paths)  # (B', longest path, V)
+        rows = torch.tensor(prefill.rows, device=scores.device)
+        predicted_by = {path: _predicted(tokens, lengths, path) for path in set(paths.values())}
+        predicted = torch.stack([predicted_by[paths[row]] for row in prefill.rows])  # (B', L)
+        for depth in range(1, log_p.shape[1] + 1):
+            is_new = (scored[rows] <= depth) & (depth < predicted)
+            scores[rows] += torch.where(is_new, log_p[:, depth - 1][:, tokens[:, depth]], 0.0)
+        scored[rows] = scored[rows].maximum(predicted)
 
 
-def _told(words: Tensor, lengths: Tensor, path: Path) -> Tensor:
-    """How many tokens of each label a path tells, (L,): those that both begin with, and one more."""
-    same = words[:, : len(path)] == torch.tensor(path, device=words.device)  # (L, len(path))
+def _run(prefill: Prefill, paths: Mapping[int, Tokens]) -> Tensor:
+    """Log-probabilities after each token of the rows' paths, (B', longest path, V); rows without a path leave."""
+    if len(paths) < len(prefill.rows):
+        prefill.select_rows([place for place, row in enumerate(prefill.rows) if row in paths])
+    longest = max(map(len, paths.values()))
+    # Padding follows a shorter path, so nothing on the path depends on it.
+    padded = [[*paths[row], *[0] * (longest - len(paths[row]))] for row in prefill.rows]
+    log_p = prefill.extend(torch.tensor(padded, device=prefill.next_logits.device)).float().log_softmax(-1)
+    prefill.rollback(longest)
+    return log_p
+
+
+def _predicted(tokens: Tensor, lengths: Tensor, path: Tokens) -> Tensor:
+    """How many tokens of each label are predicted along a path, (L,): the common prefix and one more."""
+    same = tokens[:, : len(path)] == torch.tensor(path, device=tokens.device)  # (L, len(path))
     return (same.int().cumprod(1).sum(1) + 1).minimum(lengths)

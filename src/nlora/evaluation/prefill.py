@@ -1,18 +1,14 @@
-"""Prompts that a model has read, and what can follow them: every prompt token is computed once.
+"""Prefill: runs prompts through a model and keeps their keys and values, so that each prompt token runs once.
 
-    reader = Prefiller(model, prompts, pad_id=0, packs=packing_is_exact(model))
-    reading = reader.read([prompts[3], prompts[1]])
-    reading.next_logits                                   # (2, V) logits of each prompt's next token
-    reading.extend(tokens)                             # (2, n, V): n tokens more of each row, their logits
-    reading.rollback(n)                               # as if they had not been run
-    reading.select_rows([1])                               # the other row is done with
+Label scoring and decoding are built on this. `Prefiller.run(prompts)` gives a `Prefill`, which has the logits of each
+prompt's next token, runs further tokens, removes them again, and drops rows that are done.
 
-Labels are scored and answers are decoded on this. Prompts of causal models are packed where that is exact
-(`nlora.evaluation.prefill_packed`): what all of them begin with runs once for the task. Others run in passes of rows
-of nearly the same length, but into one cache (`PreallocatedCache`), so that what follows runs on all rows at once.
+If packing is exact, prompts of causal models are packed (`nlora.evaluation.prefill_packed`), and their common beginning
+runs once per task. Otherwise rows of similar length run in one pass, and all passes fill one cache
+(`PreallocatedCache`), so that further tokens run on all rows at once.
 
-A model that does not keep all tokens (sliding windows, state spaces) cannot take anything back: its whole
-prompts run again with whatever follows.
+A model that does not keep all tokens (sliding windows, state spaces) cannot roll back. Its whole prompts run again
+with all further tokens.
 """
 
 from __future__ import annotations
@@ -25,49 +21,50 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderCache
 
 from nlora.data.collate import Collator
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.evaluation.prefill_packed import PackedPrefiller
-from nlora.evaluation.prefill_padded import read_padded, with_rows
+from nlora.evaluation.prefill_padded import prefill_padded, with_rows
 from nlora.models.inspection import Batch, decoder_start, is_encoder_decoder, keeps_all_tokens
 from nlora.models.logits import causal_forward
 
-_PASS_TOKENS = 48
-"""A pass costs a CPU about as much as so many tokens more, since it reads the weights (SmolLM2, two cores)."""
-_MOST_TOKENS = 4096
-"""On a CPU, passes over more tokens than these are slower: what they compute falls out of its caches."""
-_ROOM_TOKENS = 8
-"""Columns for what follows the prompts; the cache grows where they do not do."""
+_PASS_OVERHEAD_TOKENS = 48
+"""A pass costs a CPU about as much as this number of additional tokens, because it reads all weights (SmolLM2, two
+cores)."""
+_MOST_PASS_TOKENS = 4096
+"""On a CPU, larger passes are slower, because their activations do not fit into its caches."""
+_SPARE_COLUMNS = 8
+"""For new tokens in the cache, which grows when they run out."""
 
 
 class Prefill(Protocol):
-    """Rows that have been read.
+    """B prompts that have run, of which B' rows remain.
 
-    first: (B, V) logits of the next token of each row, never changed.
+    next_logits: (B, V) logits of each prompt's next token; they never change.
     """
 
     next_logits: Tensor
 
     @property
     def rows(self) -> list[int]:
-        """Which of them are still there."""
+        """The remaining rows, as indices of prompts."""
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Runs n more tokens of each row that is still there, (B', n); their logits, (B', n, V)."""
+        """Runs n more tokens of each remaining row, (B', n); their logits, (B', n, V)."""
 
     def rollback(self, count: int) -> None:
-        """Takes the last tokens back."""
+        """Removes the last tokens of each row."""
 
     def select_rows(self, rows: Sequence[int]) -> None:
-        """Only these places of `rows` stay; `rows` says in which order."""
+        """Keeps these indices into `rows` only; `rows` then has the new order."""
 
 
 class Prefiller:
-    """Reads the prompts of one task with weights that do not change meanwhile.
+    """Prefills the prompts of one task, with weights that do not change meanwhile.
 
-    prompts: all of them. packs: whether the model takes packed batches
+    prompts: all prompts of the task. packs: whether the model takes packed batches
     (`nlora.models.packed_attention.packing_is_exact`).
-    continues: False reads a prompt again, whole, with whatever follows it.
+    continues: False runs the whole prompt again with all further tokens.
     """
 
     def __init__(
@@ -87,19 +84,19 @@ class Prefiller:
 
     @property
     def can_continue(self) -> bool:
-        """Whether tokens can follow a prompt without reading it again."""
+        """Whether further tokens can run without running the prompt again."""
         return self._keeps_all
 
     def batch(self, prompts: Sequence[TokenizedExample]) -> Batch:
         """The whole prompts as one batch, in their order."""
         return {key: value.to(self._device) for key, value in self._collate(prompts).items()}
 
-    def read(self, prompts: Sequence[TokenizedExample]) -> Prefill:
-        """Reads prompts, the longest of them first."""
+    def run(self, prompts: Sequence[TokenizedExample]) -> Prefill:
+        """Prefills some of the prompts. prompts: longest first."""
         if not self._keeps_all:
             return _UncachedPrefill(self._model, self.batch(prompts))
         if self._packed is not None:
-            return self._packed.read(prompts)
+            return self._packed.run(prompts)
         sizes = [len(prompts)]
         if self._device.type == "cpu":
             sizes = pass_sizes([len(e.prompt_ids) for e in prompts])
@@ -107,22 +104,22 @@ class Prefiller:
         passes = [self.batch(prompts[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
         if is_encoder_decoder(self._model):
             return _EncoderDecoderPrefill(self._model, passes)
-        return read_padded(self._model, passes)
+        return prefill_padded(self._model, passes)
 
 
 def pass_sizes(lengths: Sequence[int]) -> list[int]:
-    """How many rows each pass takes, so that passes and padding together cost the least.
+    """The number of rows in each pass, with the least total cost of passes and padding.
 
-    lengths: tokens of each row, the longest first. A pass of n rows as long as l costs _PASS_TOKENS + n·l.
+    lengths: tokens of each row, longest first. A pass of n rows of length l costs _PASS_OVERHEAD_TOKENS + n·l.
     """
     costs = [0.0]  # of the first j rows
     sizes = [0]  # rows of the last pass of these
     for j in range(1, len(lengths) + 1):
-        most_rows = max(_MOST_TOKENS // lengths[j - 1], 1)
+        most_rows = max(_MOST_PASS_TOKENS // lengths[j - 1], 1)
         cost, size = min(
-            (costs[i] + _PASS_TOKENS + (j - i) * lengths[i], j - i)
+            (costs[i] + _PASS_OVERHEAD_TOKENS + (j - i) * lengths[i], j - i)
             for i in range(max(j - most_rows, 0), j)
-            if i == j - 1 or (j - i) * lengths[i] <= _MOST_TOKENS
+            if i == j - 1 or (j - i) * lengths[i] <= _MOST_PASS_TOKENS
         )
         costs.append(cost)
         sizes.append(size)
@@ -134,17 +131,17 @@ def pass_sizes(lengths: Sequence[int]) -> list[int]:
     return found[::-1]
 
 
-def read_batch(model: nn.Module, batch: Batch) -> Prefill:
-    """Reads one batch as `Collator` makes it."""
+def prefill_batch(model: nn.Module, batch: Batch) -> Prefill:
+    """Prefills one batch of `Collator`."""
     if not keeps_all_tokens(model):
         return _UncachedPrefill(model, batch)
     if is_encoder_decoder(model):
         return _EncoderDecoderPrefill(model, [batch])
-    return read_padded(model, [batch])
+    return prefill_padded(model, [batch])
 
 
 class _EncoderDecoderPrefill:
-    """Encoded prompts, padded on the right, and a decoder that has read its start token."""
+    """Encoded prompts, padded on the right, and a decoder whose start token has run."""
 
     def __init__(self, model: Any, passes: Sequence[Batch]) -> None:
         self._model = model
@@ -162,8 +159,8 @@ class _EncoderDecoderPrefill:
         assert states is not None
         self.rows = list(range(count))
         self._states, self._mask = states, mask
-        self._output = type(encoded)  # the encoders of some models say more, and their decoders look for it
-        self._caches = PreallocatedCache(count, _ROOM_TOKENS), PreallocatedCache(count, width)
+        self._output = type(encoded)  # some models have their own class, with more fields for their decoder
+        self._caches = PreallocatedCache(count, _SPARE_COLUMNS), PreallocatedCache(count, width)
         self._cache = EncoderDecoderCache(*self._caches)
         start = torch.full((count, 1), decoder_start(model), device=mask.device)
         self.next_logits = self.extend(start)[:, -1]
@@ -189,7 +186,7 @@ class _EncoderDecoderPrefill:
 
 
 class _UncachedPrefill:
-    """Prompts that are read again, whole, with whatever follows them."""
+    """Prompts that run again with all further tokens."""
 
     def __init__(self, model: nn.Module, batch: Batch) -> None:
         self._model = model

@@ -1,6 +1,4 @@
-"""Prompts that a causal model has read in padded rows, and what can follow them.
-
-    reading = read_padded(model, passes)
+"""Prefill of a causal model in padded rows.
 
 For models that take no packed batches; see `nlora.evaluation.prefill_packed`.
 """
@@ -16,14 +14,14 @@ from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.models.inspection import Batch
 from nlora.models.logits import causal_forward
 
-_ROOM_TOKENS = 8
-"""Columns for what follows the prompts; the cache grows where they do not do."""
+_SPARE_COLUMNS = 8
+"""For new tokens in the cache, which grows when they run out."""
 
 
 class PaddedPrefill:
-    """Rows in a cache, padded on the left.
+    """Rows in a cache, padded on the left; see `nlora.evaluation.prefill.Prefill`.
 
-    first: see `nlora.evaluation.prefill.Prefill`. mask: (B, columns), what of the cache is no padding.
+    first: (B, V) logits of the next tokens. mask: (B, columns) 0 on padding in the cache.
     """
 
     def __init__(self, model: nn.Module, first: Tensor, cache: PreallocatedCache, mask: Tensor) -> None:
@@ -45,22 +43,22 @@ class PaddedPrefill:
         return logits
 
     def rollback(self, count: int) -> None:
-        """Takes the last tokens back."""
+        """Removes the last tokens of each row."""
         self._cache.crop(-count)
         self._mask = self._mask[:, :-count]
 
     def select_rows(self, rows: Sequence[int]) -> None:
-        """Only these places of `rows` stay."""
+        """Keeps these indices into `rows` only; `rows` then has the new order."""
         places = self._cache.select_rows(rows)
         self.rows = [self.rows[place] for place in places]
         self._mask = self._mask[places]
 
 
-def read_padded(model: nn.Module, passes: Sequence[Batch]) -> PaddedPrefill:
-    """Reads padded batches, one after another, into one cache."""
+def prefill_padded(model: nn.Module, passes: Sequence[Batch]) -> PaddedPrefill:
+    """Prefills padded batches, one after another, into one cache."""
     count = sum(len(batch["input_ids"]) for batch in passes)
     width = max(batch["input_ids"].shape[1] for batch in passes)
-    cache = PreallocatedCache(count, width + _ROOM_TOKENS)
+    cache = PreallocatedCache(count, width + _SPARE_COLUMNS)
     mask = passes[0]["attention_mask"].new_zeros(count, width)
     first = []
     for begin, end, batch in with_rows(passes):
@@ -75,7 +73,7 @@ def read_padded(model: nn.Module, passes: Sequence[Batch]) -> PaddedPrefill:
 
 
 def with_rows(passes: Sequence[Batch]) -> Iterator[tuple[int, int, Batch]]:
-    """Each pass with its first row and the one after its last."""
+    """(first row, last row + 1, batch) of each pass."""
     begin = 0
     for batch in passes:
         end = begin + len(batch["input_ids"])

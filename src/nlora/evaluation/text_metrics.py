@@ -1,11 +1,11 @@
-"""Scores of predicted texts, to the printed digit as the released code computes them.
+"""Scores of predicted texts, identical to those of the released code in every printed digit.
 
-    released_scores(["World", "good"], ["world", "bad"], types=["TC", "SC"], datasets=["agnews", "amazon"])
-    # {"exact_match": 50.0, "rouge1": 50.0, "rougeL": 50.0, "exact_match_for_TC": 100.0, ...}
+>>> aggregate(["World", "good"], ["world", "bad"])
+{'exact_match': 50.0, 'rouge1': 50.0, 'rougeL': 50.0}
 
-All scores are percentages, pooled over examples (not averaged over tasks) and rounded to four digits. Source:
-`compute_metrics.py` of the released N-LoRA (arXiv 2410.10179), with its default tokenizer, not the
-cross-lingual one. It differs in that empty lists and lists of different lengths are errors that say so.
+Scores are percentages, pooled over examples (not averaged over tasks) and rounded to four digits. Source:
+`compute_metrics.py` of the released N-LoRA (arXiv 2410.10179), with its default tokenizer, not the cross-lingual one.
+The only difference is that empty lists and lists of different lengths raise an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 DIGITS = 4
-# Scripts written without spaces: Chinese and Japanese, Thai and Lao, Burmese, Khmer.
+# Scripts without spaces between words: Chinese and Japanese, Thai and Lao, Burmese, Khmer.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]"
 )
@@ -27,52 +27,52 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Rouge(NamedTuple):
-    """F-measures of one pair, as shares: 0 to 1."""
+    """F-measures of one pair, from 0 to 1."""
 
     rouge1: float
     rougeL: float  # noqa: N815 - the released key
 
 
 def normalize(text: str) -> str:
-    """Lower-case, without ASCII punctuation, runs of white space as one space, none at the ends.
+    """Lower case, without ASCII punctuation, with single spaces between words.
 
-    Punctuation goes before spaces collapse: "a-b" becomes "ab" and "a - b" becomes "a b". Other scripts'
-    punctuation and Unicode forms are left as they are.
+    Punctuation is removed first: "a-b" becomes "ab", and "a - b" becomes "a b". Other punctuation and Unicode forms
+    are not changed.
     """
     return " ".join(text.lower().translate(_PUNCTUATION).split())
 
 
 def exact_match(prediction: str, reference: str) -> bool:
-    """Whether both texts are the same once normalized. Two empty texts match."""
+    """Whether both texts are the same after normalization. Two empty texts match."""
     return normalize(prediction) == normalize(reference)
 
 
 def told_apart(labels: Sequence[str]) -> bool:
-    """Whether no two of these are the same once normalized, as "-1" and "1", or "+" and "-", are."""
+    """Whether all labels differ after normalization, unlike "-1" and "1", or "+" and "-"."""
     return len({normalize(label) for label in labels}) == len(set(labels))
 
 
 def as_they_are(prediction: str, reference: str) -> tuple[str, str]:
-    """Stands for a pair that is to be compared without normalization: two same words, or two without a common one."""
+    """A pair of words that scores like these texts without normalization: equal words, or different ones."""
     return ("right" if prediction == reference else "wrong"), "right"
 
 
 @lru_cache(maxsize=1)
 def _scorer() -> Any:
-    # Imported here: rouge-score loads nltk, which commands that score nothing should not pay for.
+    # Imported here, because rouge-score loads nltk, which takes time that only scoring should cost.
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
-    # Its default, named: left out, rouge-score logs that it chose it, which sets up logging to stderr for good.
+    # The default tokenizer, but explicit: otherwise rouge-score logs its choice, which permanently sets up logging.
     return RougeScorer(["rouge1", "rougeL"], tokenizer=DefaultTokenizer(use_stemmer=True))
 
 
 @lru_cache(maxsize=65_536)
 def rouge(prediction: str, reference: str) -> Rouge:
-    """ROUGE-1 and ROUGE-L F-measures of the texts as they are (rouge-score tokenizes), with Porter stemming.
+    """ROUGE-1 and ROUGE-L F-measures of the texts as tokenized by rouge-score, with Porter stemming.
 
-    Texts without any ASCII letter or digit have no tokens and score 0, even against themselves.
-    Classification repeats few distinct pairs, so they are remembered.
+    Texts without any ASCII letter or digit have no tokens and score 0, even against themselves. Memoized, because
+    classification has few distinct pairs.
     """
     scores = _scorer().score(target=reference, prediction=prediction)
     return Rouge(float(scores["rouge1"].fmeasure), float(scores["rougeL"].fmeasure))
@@ -81,7 +81,7 @@ def rouge(prediction: str, reference: str) -> Rouge:
 def aggregate(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """`exact_match`, `rouge1` and `rougeL` over all pairs, in percent.
 
-    Raises ValueError when there is nothing to score or the lengths differ.
+    Raises ValueError if there is nothing to score or the lengths differ.
     """
     _same_lengths(predictions=predictions, references=references)
     pairs = list(zip(predictions, references, strict=True))
@@ -96,11 +96,11 @@ def aggregate(predictions: Sequence[str], references: Sequence[str]) -> dict[str
 
 
 def free_text_score(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Mean ROUGE-L F-measure in percent, not rounded: what an entry of R is for a task without a label set.
+    """Mean ROUGE-L F-measure in percent, not rounded: the score in R of a task without a label set.
 
-    Of ASCII texts it is the released `rougeL`. That knows no other letters (of German it drops the umlauts, of Chinese
-    everything, so that a text scores 0 against itself), so texts with any are split into words of every script, and
-    into characters where words are not spaced. Raises ValueError as `aggregate` does.
+    For ASCII texts it is the released `rougeL`. That ignores other letters (it drops German umlauts, and all of
+    Chinese, so that a text scores 0 against itself). Therefore texts with other letters are split into the words of
+    any script, or into characters in scripts without spaces. Raises ValueError like `aggregate`.
     """
     _same_lengths(predictions=predictions, references=references)
     pairs = zip(predictions, references, strict=True)
@@ -123,7 +123,7 @@ def _scorer_of_all_scripts() -> Any:
 
 
 class _AllScripts:
-    """rouge-score's own tokens of a word in ASCII, other words as they are; a text without any is split at spaces."""
+    """rouge-score's tokens for ASCII words, other words unchanged; a text without words is split at spaces."""
 
     def __init__(self) -> None:
         from rouge_score.tokenizers import DefaultTokenizer
@@ -138,16 +138,16 @@ class _AllScripts:
 
 
 def _spaced(character: str) -> str:
-    """Letters, marks and digits as they are, each alone in scripts without spaces; a space for all others."""
+    """Letters, marks and digits, with spaces around them in scripts without spaces; other characters become a space."""
     if _UNSPACED.match(character):
         return f" {character} "
     return character if unicodedata.category(character)[0] in "LMN" else " "
 
 
 def grouped(predictions: Sequence[str], references: Sequence[str], groups: Sequence[str]) -> dict[str, float]:
-    """`aggregate` of each group's pairs, under `<score>_for_<group>`, in the order of appearance.
+    """`aggregate` of each group's pairs, as `<score>_for_<group>`, in the order of first appearance.
 
-    groups: one name per pair. Raises ValueError as `aggregate` does.
+    groups: one name per pair. Raises ValueError like `aggregate`.
     """
     _same_lengths(predictions=predictions, references=references, groups=groups)
     members: dict[str, tuple[list[str], list[str]]] = {}
@@ -165,10 +165,10 @@ def grouped(predictions: Sequence[str], references: Sequence[str], groups: Seque
 def released_scores(
     predictions: Sequence[str], references: Sequence[str], types: Sequence[str], datasets: Sequence[str]
 ) -> dict[str, float]:
-    """Every score that the released code reports: over all pairs, for each type of task, for each data set.
+    """All scores that the released code reports: over all pairs, for each type of task, and for each data set.
 
-    types, datasets: one name per pair. Where a type is called like a data set (COPA, QQP, BoolQA, MultiRC,
-    WiC) both have the same key, and the data set's score stays, as released.
+    types, datasets: one name per pair. If a type and a data set have the same name (COPA, QQP, BoolQA, MultiRC, WiC),
+    the key has the data set's score, as in the release.
     """
     return {
         **aggregate(predictions, references),

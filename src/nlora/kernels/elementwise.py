@@ -1,11 +1,8 @@
-"""What stands between a transformer's matrix products, with its gradient in closed form: fewer passes, less kept.
+"""Elementwise parts of a transformer with gradients in closed form: fewer passes over memory, less stored.
 
-    y = rms_norm(x, weight, eps)          # weight·x/√(mean(x²) + eps)
-    h = silu_mul(gate, up)                # silu(gate)·up
-
-Autograd keeps every intermediate result of these for the backward pass: x, x·r and r for a norm, the gate, its silu
-and `up` for a gated layer. Here only the inputs are kept and the rest is computed again, which costs less than
-writing it to memory and reading it back.
+Autograd stores every intermediate result for the backward pass: x, x·r and r for a norm; the gate, its silu and `up`
+for a gated layer. Here only the inputs are stored and the rest is computed again, which costs less than writing it to
+memory and reading it back.
 """
 
 from __future__ import annotations
@@ -18,7 +15,11 @@ from torch.nn import functional as F
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """weight·x/√(mean(x²) + eps) over the last dimension, rounded once. x: (..., n); weight: (n), frozen."""
+    """weight·x/√(mean(x²) + eps) over the last dimension, rounded once. x: (..., n); weight: (n), frozen.
+
+    >>> rms_norm(torch.tensor([3.0, -3.0]), torch.ones(2), eps=0.0).round(decimals=3)
+    tensor([ 1., -1.])
+    """
     return cast(Tensor, _RmsNorm.apply(x, weight, eps))  # type: ignore[no-untyped-call]
 
 
@@ -28,7 +29,7 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In float32 at least, as models compute their norms."""
+    """At least float32, in which models compute their norms."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 

@@ -1,12 +1,10 @@
-"""A frozen linear layer with a low-rank update beside it, in as few passes over memory as that takes.
+"""A frozen linear layer plus a low-rank update, in as few passes over memory as possible.
 
-    y = lora_linear(x, weight, bias, a, b, scaling=4.0, dropout=0.1)       # Wx + bias + s·B·A·dropout(x)
+PEFT uses seven operations. Autograd then stores the input after dropout separately for each layer, though layers with
+the same input could share it, and every sum is another tensor. Here the input itself is stored, plus one byte per entry
+for the mask, and sums happen inside the matrix products.
 
-PEFT computes it from seven operations. Autograd keeps the dropped-out input of each layer for the backward pass, though
-all layers on that input could share it, and every sum is a tensor of its own. Here the input itself is kept, with one
-byte an entry of what was dropped, and the sums are made inside the matrix products.
-
-The layer may be of fewer bits than its update, as PEFT keeps it: then the update is computed in its own, wider format.
+The layer may have fewer bits than its update; the update is then computed in its own, wider dtype, as in PEFT.
 """
 
 from __future__ import annotations
@@ -34,8 +32,13 @@ def lora_linear(
     """W·x + bias + scaling·B·A·dropout(x) over the last dimension; gradients for x, A and B.
 
     x: (..., in). weight: (out, in) and bias: (out), frozen. a: (r, in). b: (out, r).
-    dropout: the share of x's entries that the update does not see; see `nlora.kernels.dropout`.
-    added: frozen matrices, like x, whose product with x, one after the other, is added: (k, in), (out, k), say.
+    dropout: the share of x's entries that are dropped for the update; see `nlora.kernels.dropout`.
+    added: frozen matrices of x's dtype, such as (k, in) and (out, k); x is multiplied with each in turn, and the result
+        is added.
+
+    >>> one = torch.ones(1, 1)
+    >>> lora_linear(3 * one, 2 * one, None, one, one, scaling=4.0, dropout=0.0)
+    tensor([[18.]])
     """
     return cast(Tensor, _LoraLinear.apply(x, weight, bias, a, b, scaling, dropout, *added))  # type: ignore[no-untyped-call]
 
@@ -70,7 +73,7 @@ class _LoraLinear(torch.autograd.Function):
         narrow = grads[0].reshape(-1, grads[0].shape[-1])  # (n, out)
         g = narrow.to(a.dtype)
         if kept is not None:
-            kept = kept.to(a.dtype)  # once for two products, each of which would do it
+            kept = kept.to(a.dtype)  # once, for two products
         g_b = torch.mm(g.t(), z).mul_(ctx.scale)
         g_z = torch.mm(g, b).mul_(ctx.scale)  # (n, r)
         g_a = torch.mm(g_z.t(), _seen(rows, kept, a.dtype))
@@ -87,20 +90,20 @@ class _LoraLinear(torch.autograd.Function):
 
 
 def _through(rows: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """rows·M₁ᵀ·M₂ᵀ…, as linear layers do it."""
+    """rows·M₁ᵀ·M₂ᵀ…, as linear layers compute it."""
     for matrix in matrices:
         rows = torch.mm(rows, matrix.t())
     return rows
 
 
 def _seen(rows: Tensor, kept: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The rows as the update sees them, not yet scaled."""
+    """The rows after dropout, not yet scaled."""
     wide = rows.to(dtype)
     return wide if kept is None else wide * kept
 
 
 def _add_product(y: Tensor, z: Tensor, b: Tensor, scale: float) -> None:
-    """y += scale·z·b, summed in the wider format of the two."""
+    """y += scale·z·b, summed in the wider dtype of the two."""
     if y.dtype == z.dtype:
         y.addmm_(z, b, alpha=scale)
     else:

@@ -1,9 +1,7 @@
 """Rotary position embedding (arXiv 2104.09864), forward and backward, in three passes over memory.
 
-    q, k = rotate(q, k, cos, sin)
-
-transformers writes x·cos + rotate_half(x)·sin: five passes, two of which copy halves, and as many backward, where each
-half is put into zeros again. Turning back by the same angle is the gradient.
+transformers computes x·cos + rotate_half(x)·sin: five passes, two of which copy halves, and again five backward, where
+each half is padded with zeros. But the gradient is simply the rotation by the opposite angle.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from torch import Tensor
 
 
 def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Turns the pairs (x[i], x[i + D/2]) of each head by the angles of their position.
+    """Rotate the pairs (x[i], x[i + D/2]) of each head by the angles of their position.
 
     q: (B, H, S, D). k: (B, Hk, S, D). cos, sin: (B, S, D), whose second half repeats the first; not trained.
     """
@@ -35,7 +33,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    """(B, H, S, D) -> (B, H, S, D), which lies in memory as (B, S, H, D), as projections leave it."""
+    """(B, H, S, D) -> (B, H, S, D), stored in memory as (B, S, H, D), the order of a projection's output."""
     half = x.shape[-1] // 2
     y = x.transpose(1, 2)
     y = y.reshape(*y.shape[:3], 2, half)  # (B, S, H, 2, D/2)

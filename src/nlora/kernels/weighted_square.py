@@ -1,14 +1,11 @@
-"""Σ F∘ΔW² over low-rank updates ΔW = s·B·A: the square of each entry, with a weight of its own.
+"""Σ F∘ΔW² over low-rank updates ΔW = s·B·A: squared entries, each with its own weight.
 
-    weighted_square_sum(As, Bs, scalings, weights)      # Σ_m Σ F_m ∘ (s_m·B_m·A_m)²
+Two methods use this sum. In ELLA, F is the square of the sum of the earlier updates; in elastic weight consolidation,
+it is the Fisher information of the earlier tasks.
 
-Two methods are this sum with other weights: ELLA, where F is the square of the earlier tasks' summed update, and
-elastic weight consolidation over the update, where F is their Fisher information.
-
-The weights are there once, of the size of the frozen weight. Plain autograd would hold four more tensors of that
-size (ΔW, its square, their product and its gradient). But with D = B·A and H = F∘D the gradients of Σ F∘D² are
-dB = 2·H·Aᵀ and dA = 2·Bᵀ·H, so D is walked once, in blocks of rows, as `blocks.py` does, and only results of the
-factors' own size are kept.
+F is as large as the frozen weight. Plain autograd would hold four more tensors of that size: ΔW, its square, the
+product and its gradient. But with D = B·A and H = F∘D, the gradients of Σ F∘D² are dB = 2·H·Aᵀ and dA = 2·Bᵀ·H. So D is
+computed once, in blocks of rows, as in `blocks.py`, and only results as small as the factors are kept.
 """
 
 from __future__ import annotations
@@ -28,12 +25,15 @@ def weighted_square_sum(
 ) -> Tensor:
     """Σ_m Σ weights_m ∘ (scaling_m·B_m·A_m)² over all entries of all modules: a scalar with gradients for A and B.
 
-    As: (r, in) each; Bs: (out, r) each; weights: (out, in) each, >= 0 (not looked at), constants: no gradient flows
-    into them. Shapes, ranks, scalings, dtypes and devices may differ from module to module; a module's weights
-    lie on its factors' device. Half-precision factors are computed in float32; the result then is float32. It lies
-    on the first module's device. Autocast does not lower the precision. Second derivatives are refused.
+    As: (r, in) each; Bs: (out, r) each; weights: (out, in) each, >= 0 (not checked), without gradients. Shapes, ranks,
+    scalings, dtypes and devices may differ from module to module; a module's weights must be on the device of its
+    factors. Half-precision factors are computed in float32, and the result is float32 then. It is on the first module's
+    device. Autocast does not lower the precision. There is no second derivative.
 
-    Raises ValueError where there are no modules, not as many of each, or a module's shapes or devices do not fit.
+    Raises ValueError if there are no modules, the numbers of arguments differ, or shapes or devices do not fit.
+
+    >>> weighted_square_sum([torch.ones(1, 3)], [torch.ones(2, 1)], [2.0], [torch.ones(2, 3)])
+    tensor(24.)
     """
     if not len(As) == len(Bs) == len(scalings) == len(weights) > 0:
         raise ValueError(
@@ -49,18 +49,18 @@ def weighted_square_sum(
 
 
 class _WeightedSquareSum(torch.autograd.Function):
-    """Σ_m scale_m·Σ F_m∘(B_m·A_m)², whose gradients come from the same walk over D as the value."""
+    """Σ_m scale_m·Σ F_m∘(B_m·A_m)², whose value and gradients come from the same pass over D."""
 
     @staticmethod
     def forward(ctx: Any, scales: list[float], weights: Sequence[Tensor], *factors: Tensor) -> Tensor:
         loss, grads = _over_modules(scales, weights, factors, ctx.needs_input_grad[2:])
         ctx.scales, ctx.dtypes = scales, [factor.dtype for factor in factors]
-        ctx.save_for_backward(*grads)  # H·Aᵀ and Bᵀ·H; 2 and the scale are multiplied in together with g
+        ctx.save_for_backward(*grads)  # H·Aᵀ and Bᵀ·H; 2 and the scale are applied together with g
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True: dA depends on B, and saved tensors would hide that
+        if torch.is_grad_enabled():  # create_graph=True: dA depends on B, which saved tensors would hide
             raise RuntimeError(
                 "weighted_square_sum has no second derivative; call backward without create_graph=True"
             )
@@ -83,14 +83,14 @@ def _over_modules(
         with torch.autocast(A.device.type, enabled=False):
             loss, grads[m], grads[n + m] = _walk(A, B, F.detach(), needs[m], needs[n + m])
         terms.append(loss * scale)
-    device = terms[0].device  # one model may lie on several
+    device = terms[0].device  # a model may be spread over several
     return torch.stack([term.to(device) for term in terms]).sum(), grads
 
 
 def _walk(
     A: Tensor, B: Tensor, F: Tensor, need_A: bool, need_B: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Σ F∘(B·A)² of one module, and Bᵀ·H and H·Aᵀ where needed (else None), with H = F∘(B·A).
+    """Σ F∘(B·A)² of one module, and Bᵀ·H and H·Aᵀ if needed (else None), with H = F∘(B·A).
 
     A: (r, in); B: (out, r); F: (out, in).
     """
@@ -106,7 +106,7 @@ def _walk(
         end = start + parts * rows
         b = Bt[:, start:end].view(r, parts, rows).transpose(0, 1)  # (parts, r, rows)
         a = A.expand(parts, r, n_in)
-        f = F[start:end].reshape(parts, rows, n_in)  # at most a block's worth is copied
+        f = F[start:end].reshape(parts, rows, n_in)  # copies one block at most
         D = torch.bmm(b.mT, a, out=buffer[: parts * rows * n_in].view(parts, rows, n_in))
         if dA is None and dBt is None:
             loss += D.square_().mul_(f).sum()
@@ -116,7 +116,7 @@ def _walk(
             dA += torch.bmm(b, H).sum(0)
         if dBt is not None:
             dBt[:, start:end] = torch.bmm(a, H.mT).transpose(0, 1).reshape(r, parts * rows)
-    # Σ F∘D² = Σ H∘(B·A) = Σ dA∘A = Σ dB∘B: no second look at D. NaN and inf come through the factors.
+    # Σ F∘D² = Σ H∘(B·A) = Σ dA∘A = Σ dB∘B, so D is not needed again. NaN and inf arrive through the factors.
     if dA is not None:
         loss = (dA * A).sum()
     elif dBt is not None:
@@ -125,7 +125,7 @@ def _walk(
 
 
 def _cuts(out: int, n_in: int, device: torch.device) -> Iterator[tuple[int, int, int]]:
-    """The blocks of an (out, in) matrix: first row, parts (one a thread), rows of a part. Together, all rows."""
+    """The blocks of an (out, in) matrix, which cover all rows: first row, parts (one per thread), rows per part."""
     cpu = device.type == "cpu"
     entries = blocks.CPU_BLOCK_ENTRIES if cpu else blocks.GPU_BLOCK_ENTRIES
     threads = torch.get_num_threads() if cpu else 1
@@ -139,7 +139,7 @@ def _cuts(out: int, n_in: int, device: torch.device) -> Iterator[tuple[int, int,
 
 
 def _check(m: int, A: Tensor, B: Tensor, F: Tensor) -> None:
-    """Raises ValueError where A is not (r, in), B is not (out, r), or F is not (out, in) and beside them."""
+    """Raises ValueError if A is not (r, in), B is not (out, r), or F is not (out, in) on the same device."""
     if A.dim() != 2 or B.dim() != 2 or A.shape[0] != B.shape[1] or F.shape != (B.shape[0], A.shape[1]):
         a, b, f = ("x".join(str(size) for size in tensor.shape) for tensor in (A, B, F))
         raise ValueError(

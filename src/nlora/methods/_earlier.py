@@ -1,4 +1,4 @@
-"""One module's updates of all earlier stages; shared by the methods that compare a new update with them."""
+"""A module's updates from all earlier stages, for methods that compare a new update with them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 def updates_of(module: str, earlier: Sequence[AdapterState]) -> list[LoraFactors]:
     """The factors of `module` after each stage so far, in order.
 
-    Raises AdapterError where a stage's adapter lacks the module: without it the penalty would be weaker than it says.
+    Raises AdapterError if a stage's adapter lacks the module, which would make the penalty weaker than it should be.
     """
     for stage, state in enumerate(earlier, start=1):
         if module not in state:
             raise AdapterError(
-                f"the adapter of stage {stage} has no update of {module}, which this run trains; "
+                f"the adapter of stage {stage} has no update for {module}, which this run trains; "
                 "keep lora.targets the same for all tasks of a sequence"
             )
     return [state[module] for state in earlier]

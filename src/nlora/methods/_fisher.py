@@ -1,10 +1,7 @@
-"""The empirical Fisher information of linear layers: which of their weights a task needs.
+"""The empirical Fisher information of linear layers: how much a task depends on each of their weights.
 
-    F = fisher_information(model, ["model.layers.0.self_attn.q_proj"], examples, pad_id=0)
-    F["model.layers.0.self_attn.q_proj"]             # (out, in), float32 on the CPU
-
-Each example's gradient is that of the whole answer's log-likelihood, taken one example at a time: the square of a sum
-over a batch would be another quantity.
+Gradients are of the whole answer's log-likelihood, one example at a time: the square of a batch's summed gradient would
+be a different quantity.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.models.inspection import is_encoder_decoder
 from nlora.models.logits import answer_logits
 
@@ -25,14 +22,13 @@ from nlora.models.logits import answer_logits
 def fisher_information(
     model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
 ) -> dict[str, Tensor]:
-    """Mean over the examples of (∂ log p(answer | prompt) / ∂W)² for every named layer, as (out, in).
+    """Mean over the examples of (∂ log p(answer | prompt) / ∂W)² for every named layer.
 
-    The model is left as it was: its mode, its gradients, and what requires one. Source: arXiv 1612.00796.
+    Returns (out, in) each, float32 on the CPU. Restores the model's mode, gradients and `requires_grad`.
+    Source: arXiv 1612.00796.
     """
     found: dict[str, Any] = {name: model.get_submodule(name) for name in modules}
-    layers = {
-        name: getattr(layer, "base_layer", layer) for name, layer in found.items()
-    }  # with an adapter on
+    layers = {name: getattr(layer, "base_layer", layer) for name, layer in found.items()}  # within an adapter
     weights: dict[str, Any] = {name: layer.weight for name, layer in layers.items()}
     total = {name: torch.zeros(weight.shape, dtype=torch.float32) for name, weight in weights.items()}
     collate = Collator(pad_id, is_encoder_decoder(model))
@@ -43,7 +39,7 @@ def fisher_information(
     model.requires_grad_(False)
     for (
         layer
-    ) in layers.values():  # the same numbers, but each layer's own, also where several share one weight
+    ) in layers.values():  # a parameter of its own, so that layers that share a weight get separate gradients
         layer.weight = nn.Parameter(layer.weight.detach())
     try:
         for example in examples:
@@ -63,5 +59,5 @@ def fisher_information(
             parameter.requires_grad_(True)
         model.train(training)
     mean = {name: sum_ / len(examples) for name, sum_ in total.items()}
-    # Conv1D keeps its weight as (in, out).
+    # Conv1D stores its weight as (in, out).
     return {n: F_ if isinstance(layers[n], nn.Linear) else F_.t().contiguous() for n, F_ in mean.items()}

@@ -1,22 +1,17 @@
-"""What a method is asked, and the few answers that most methods share.
+"""What a method can decide, with the answers that most methods share.
 
-A method decides what a stage trains on (`examples`) and where it starts (`begin_task`), what is added to the loss of an
-optimizer step (`penalty`) or of a micro-batch (`extra_loss`), what is kept after a task (`end_task`), and which updates
-make up the model (`active_in_training`, `active_for`). Nothing else in the program knows which method runs. A new
-method is one new file in this folder: a module with one subclass of `Method`, known by the file's name.
-
-    class Mine(Method):
-        Options = MyOptions                      # typed; their descriptions are their documentation
-        options: MyOptions
-
-        def penalty(self, adapter: Trainable) -> Tensor | None:
-            ...
+A method chooses what a stage trains on (`examples`), adds to the loss of an optimizer step (`penalty`) or of a
+micro-batch (`extra_loss`), remembers things after a task (`end_task`), and says how the updates of the stages make up
+the model (`updates`). Nothing else in the program knows which method is running. docs/methods.md shows how to write
+one, in this folder, in a file next to a configuration, or in a package of your own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, get_args, get_origin
+
+from typing_extensions import TypeVar
 
 from nlora.config.schema import Frozen
 from nlora.errors import Problem
@@ -27,129 +22,146 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nlora.config.schema import LoraOptions
-    from nlora.data.task import Example, Task
-    from nlora.data.tokenize import TokenizedExample
+    from nlora.data.task import Example, Task, TokenizedExample
     from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 
 Portion = tuple["Task", Sequence["Example"]]
-"""Examples with the task whose prompt they are asked with."""
+"""Examples, with the task whose prompt they are shown in."""
 Memory = Mapping[str, "Tensor"]
-"""What a method keeps from stage to stage, beside the updates: tensors by name."""
+"""What a method remembers from stage to stage in addition to the updates: tensors by name."""
 
 
 class MethodOptions(Frozen):
-    """A method without options of its own."""
+    """Base of all options; by itself, the options of a method that has none."""
 
 
-class Method:
-    """Base of all methods: trains a fresh adapter per task, adds nothing to the loss.
+OptionsT = TypeVar("OptionsT", bound=MethodOptions, default=MethodOptions, covariant=True)
 
-    options: the method's own, checked.
+
+class Method(Generic[OptionsT]):
+    """Base of all methods: trains a fresh adapter per task and adds nothing to the loss.
+
+    options: the method's own, checked. `Method[MyOptions]` sets their type.
+
+    >>> class DecayOptions(MethodOptions):
+    ...     weight: float = 0.1
+    >>> class Decay(Method[DecayOptions]):
+    ...     def penalty(self, adapter):
+    ...         return self.options.weight * sum((f.update() ** 2).sum() for f in adapter.factors().values())
+    >>> Decay.Options().weight
+    0.1
     """
 
     name: ClassVar[str] = "base"
-    """The name of the method's file: what a configuration calls it."""
+    """What configurations and tables call the method: the name of its file, or of its entry point."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    """The type of the options; taken from `Method[MyOptions]`."""
+
     trains: ClassVar[Literal["adapter", "weights"]] = "adapter"
-    """adapter: a fresh low-rank update per task, the backbone frozen. weights: the backbone's own."""
+    """adapter: a fresh low-rank update per task, on a frozen backbone. weights: the backbone's own weights."""
+    updates: ClassVar[Literal["added", "continued", "per_task"]] = "added"
+    """How the updates of the stages make up the model.
 
-    weights: ClassVar[Literal["any", "float"]] = "any"
-    """float: the method differentiates the backbone's own weights, which must not be quantized then."""
-
-    continues_adapter: ClassVar[bool] = False
-    """Whether each stage trains the previous stage's update further, so that the last one answers for all tasks."""
-    needs_task_id: ClassVar[bool] = False
-    """Whether each task has a model of its own, so that an answer needs to know its task."""
-
-    @property
-    def needs_float_weights(self) -> bool:
-        """Whether the backbone's own weights are trained or differentiated, which quantized ones do not allow."""
-        return self.trains == "weights" or self.weights == "float"
+    added: the model is the backbone plus all updates. continued: each stage trains the previous stage's update further,
+    so the latest one is the model's. per_task: each task has its own update, so the model must know the task.
+    """
+    needs_float_weights: ClassVar[bool] = False
+    """Whether the backbone's weights are trained or differentiated, which rules out a quantized backbone."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__module__.rpartition(".")[2]
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            if get_origin(base) is Method and isinstance(options := get_args(base)[0], type):
+                if not issubclass(options, MethodOptions):
+                    raise TypeError(f"the options of {cls.__name__} must be a subclass of MethodOptions")
+                cls.Options = options
 
-    def __init__(self, options: MethodOptions) -> None:
+    def __init__(self, options: OptionsT) -> None:
         self.options = options
 
     # Before any training
 
     def check(self, modules: Sequence[ModuleShape]) -> list[Problem]:
-        """Why this method cannot train these modules; empty when it can."""
+        """Why this method cannot train these modules; empty if it can."""
         return []
 
     def check_sequence(self, tasks: int) -> list[Problem]:
-        """Why this method cannot learn a sequence of so many tasks; empty when it can. It may keep the number."""
+        """Why this method cannot learn a sequence of this many tasks; empty if it can. It may store the number."""
         return []
 
     def examples(self, tasks: Sequence[Task], index: int, seed: int) -> list[Portion]:
-        """What the stage of `tasks[index]` trains on; nothing: the stage is passed over, untrained and unscored.
+        """What the stage of `tasks[index]` trains on; empty: the stage is skipped, neither trained nor scored.
 
-        tasks: the whole sequence, in order. seed: the run's; a sample drawn by it is the same after a restart.
+        tasks: the whole sequence, in order. seed: the run's. Draw samples from the seed only, so that a resumed run
+        draws the same ones.
         """
         return [(tasks[index], tasks[index].train)]
 
     # Which updates make up the model
 
     def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
-        """Those of the earlier stages' updates that are in the backbone while the next stage trains."""
-        return updates
+        """Which of the earlier stages' updates are part of the backbone while the next stage trains."""
+        return updates if self.updates == "added" else []
 
     def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
-        """Those of the updates learned so far that answer `tasks[index]`: all, so that no task id is needed."""
-        return updates
+        """Which of the updates learned so far are active when the model answers `tasks[index]`."""
+        if self.updates == "per_task":
+            return updates[index : index + 1]
+        return updates[-1:] if self.updates == "continued" else updates
 
     # A stage
 
     def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Trainable:
-        """What the stage trains, put on the model. stage: from 1."""
+        """Put onto the model what this stage trains. stage: counted from 1."""
         from nlora.models.lora_adapter import LoraAdapter
 
         return LoraAdapter.attach(model, lora, seed=seed)
 
     def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> AdapterState:
-        """What a committed stage trained, from its folder: its update, or weights put back into the model.
+        """Read back what a committed stage trained: its update, or weights, which are put into the model.
 
-        is_last: whether no later stage is committed; weights are put back for that one only.
+        folder: the stage's. is_last: whether this is the last committed stage; only its weights are needed.
         """
         from nlora.models.lora_adapter import ADAPTER, load_factors
 
         return load_factors(folder / ADAPTER)
 
     def restore(self, memory: Memory) -> None:
-        """Take what `end_task` kept at the stage before; called before `begin_task`, but not at the first stage."""
+        """Receive what `end_task` returned at the previous stage. Called before `begin_task`, from stage 2 on."""
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
-        """Prepare a stage: called once, with its fresh adapter attached, before its first step.
+        """Prepare a stage. Called once, after its adapter is attached and before its first step.
 
-        earlier: the factors that the stages before ended with, in order; empty at the first one. A resumed
-        run reads them back from the stages' folders, so what a method derives from them survives a restart.
+        earlier: the factors that each earlier stage ended with, in order; empty at the first stage. A resumed run reads
+        them from the stages' folders, so whatever a method derives from them survives a restart.
         """
+        if self.updates == "continued" and earlier:
+            adapter.load_state(earlier[-1])
 
     def penalty(self, adapter: Trainable) -> Tensor | None:
-        """What an optimizer step adds to the loss: a scalar with gradients, weight included, or None.
+        """What is added to the loss of an optimizer step: a scalar with gradients, weight included, or None.
 
-        A pure function of the adapter (and of what `begin_task` kept): no random numbers, no change to `.grad`.
-        Called once per optimizer step, whatever the gradient accumulation.
+        Must depend only on the adapter and on what `begin_task` stored: no random numbers, no changes to `.grad`.
+        Called once per optimizer step, however many micro-batches it has.
         """
         return None
 
     def extra_loss(self, logits: Tensor, targets: Tensor, before: Callable[[], Tensor]) -> Tensor | None:
-        """What a micro-batch adds to the summed cross-entropy of its answer tokens, weight included, or None.
+        """What is added to a micro-batch's cross-entropy, summed over answer tokens; weight included, or None.
 
-        logits: (B, K, V) of the model that trains. targets: (B, K), -100 where there is nothing to predict.
-        before: the logits (B, K, V) of the model as it was before this stage, without gradients; asking costs a
-        forward pass.
+        logits: (B, K, V) of the model in training. targets: (B, K), -100 where there is nothing to predict.
+        before: returns the logits (B, K, V) of the model as it was before this stage, without gradients, at the cost of
+        a forward pass.
         """
         return None
 
     def end_task(
         self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
     ) -> Memory:
-        """What to keep of a stage for the next one; saved with the stage.
+        """What to remember of a stage at the next one; saved with the stage.
 
-        model: in evaluation mode, with this stage's update in the weights of `modules`. examples: those that the
-        stage trained on.
+        model: in evaluation mode, with this stage's update active. modules: the names of the adapted layers.
+        examples: those that the stage was trained on.
         """
         return {}

@@ -1,21 +1,21 @@
 """Disjoint rows: each task changes only its own rows of every weight, so no two tasks ever collide.
 
-N-LoRA (arXiv 2410.10179) argues that what keeps tasks from disturbing each other is that their updates have no entry in
-common. Its penalty makes common entries rarer; this method makes them impossible, without a penalty: the output rows
-of every module are split among the tasks by a seeded draw, and task t trains only its rows of B. The other rows
-of B, and so of ΔW = s·B·A, stay exactly zero. It is the control experiment to the paper's claim.
+N-LoRA (arXiv 2410.10179) argues that tasks do not disturb each other if their updates have no entries in common. Its
+penalty makes common entries rarer; this method rules them out, without a penalty. A seeded draw splits the output rows
+of every module among the tasks, and task t trains only its rows of B. The other rows of B, and so of ΔW = s·B·A, stay
+exactly zero. It is the control experiment for the paper's claim.
 
-Why exactly: B starts at zero, and a hook on B sets the other rows' gradients to zero before they are added to `.grad`;
-so it holds with accumulated micro-batches too, and clipping does not count them. AdamW moves an entry that never had a
-gradient by lr·0/(√0 + ε) = 0, and its weight decay multiplies a zero.
+Why exactly zero: B starts at zero, and a hook on B zeroes the other rows' gradients before they are added to `.grad`,
+so accumulated micro-batches and gradient clipping never see them. AdamW moves an entry that never had a gradient by
+lr·0/(√0 + ε) = 0, and its weight decay multiplies a zero.
 
-There is no released code for this; nothing of it is in the paper, so there is nothing to depart from.
+Departures: none. Neither the paper nor the released code has this method.
 
 Pitfalls:
-- Without common entries, tasks still share activations: a row that another task changed feeds the same next layer.
-- A task has only its share of the rows to learn with. Many tasks leave each little room.
-- The split must be the same at all stages: options of single `stages` would break it.
-- An optimizer that moves entries without a gradient (with noise, say) would break it too.
+- Even without common entries, tasks share activations: a row changed by another task feeds the same next layer.
+- A task can use only its share of the rows. The more tasks, the less capacity each has.
+- The split must be the same at all stages; changing these options in `stages` would break it.
+- An optimizer that moves entries without a gradient (by adding noise, for example) would break it too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
@@ -39,38 +39,39 @@ if TYPE_CHECKING:
 
 
 class DisjointOptions(MethodOptions):
-    """Among how many tasks the rows are split."""
+    """How the rows are split among the tasks."""
 
     tasks: int | None = Field(
         None,
         ge=1,
-        description="Number of tasks that the rows are split among; null: as many as the sequence has. More than that "
-        "leaves rows for later tasks. 1: no split, exactly incremental LoRA.",
+        description="Number of tasks to split the rows among; null: the number of tasks in the sequence. A larger "
+        "number leaves rows for later tasks. 1: no split, exactly incremental LoRA.",
     )
     share: float | None = Field(
         None,
         gt=0,
         lt=1,
         allow_inf_nan=False,
-        description="Share of each module's rows that a task gets, in place of tasks; there is room for 1/share "
+        description="Share of each module's rows that a task gets, instead of tasks; there is room for 1/share "
         "tasks, rounded down.",
     )
-    seed: int = Field(
-        0, description="What the split of the rows is drawn from, together with a module's name."
-    )
+    seed: int = Field(0, description="Seed of the split, which also depends on the module's name.")
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DisjointOptions:
         if self.tasks is not None and self.share is not None:
-            raise ValueError("tasks and share both say how the rows are split; leave one of them out")
+            raise ValueError("tasks and share both set the split; leave one of them out")
         return self
 
 
 def own_rows(module: str, out: int, share: Fraction, stage: int, seed: int) -> list[int]:
-    """The rows of a module that the task of `stage` (from 1) owns, ascending; of no two stages the same.
+    """The rows of a module that the task of `stage` (from 1) owns, ascending; no two stages own the same row.
 
-    Their number is share·out, rounded down or up. Which stage gets a row that does not divide evenly differs from
-    module to module. Depends on the arguments alone, on no library's random numbers: a resumed run splits as before.
+    There are share·out of them, rounded down or up. Which stage gets a leftover row differs from module to module.
+    Depends only on the arguments and on no library's random numbers, so a resumed run gets the same split.
+
+    >>> [own_rows("q_proj", 6, Fraction(1, 3), stage, seed=0) for stage in (1, 2, 3)]
+    [[1, 4], [2, 5], [0, 3]]
     """
     order = sorted(range(out), key=lambda row: _draw(f"{seed}/{module}/{row}"))
     slot = (stage - 1 + _draw(f"{seed}/{module}")) % room(share)
@@ -78,22 +79,18 @@ def own_rows(module: str, out: int, share: Fraction, stage: int, seed: int) -> l
 
 
 def room(share: Fraction) -> int:
-    """The number of tasks that get such a share each."""
+    """How many tasks can each get this share."""
     return int(1 / share)
 
 
-class Disjoint(Method):
-    """Own rows of every update for each task."""
+class Disjoint(Method[DisjointOptions]):
+    """Gives each task its own rows of every update."""
 
-    Options: ClassVar[type[MethodOptions]] = DisjointOptions
-
-    def __init__(self, options: MethodOptions) -> None:
+    def __init__(self, options: DisjointOptions) -> None:
         super().__init__(options)
-        assert isinstance(options, DisjointOptions)
-        self._seed, self._tasks = options.seed, options.tasks
         self._given_share: Fraction | None = None
         if options.share is not None:
-            # What was written, not the nearest binary number: 0.1 is room for ten.
+            # The decimal number that was written, not the nearest binary one: 0.1 has room for ten tasks.
             self._given_share = Fraction(options.share).limit_denominator(10**6)
         self._sequence: int | None = None
         self._narrowest: ModuleShape | None = None
@@ -115,7 +112,11 @@ class Disjoint(Method):
         stage, share = len(earlier) + 1, self._share
         if share is None:
             raise InputErrors(
-                [Problem("method.tasks", "the number of tasks is not known here; give it, or a share")]
+                [
+                    Problem.at(
+                        ("method", "tasks"), "the number of tasks is not known here; set it, or set a share"
+                    )
+                ]
             )
         if not self._has_room(stage):
             raise InputErrors([self._full(f"this is task {stage}", stage)])
@@ -125,57 +126,57 @@ class Disjoint(Method):
 
         for name, f in adapter.factors().items():
             others = torch.ones(f.B.shape[0], 1, dtype=torch.bool)  # (out, 1)
-            others[own_rows(name, f.B.shape[0], share, stage, self._seed)] = False
+            others[own_rows(name, f.B.shape[0], share, stage, self.options.seed)] = False
             others = others.to(f.B.device)
             with torch.no_grad():
                 f.B.masked_fill_(others, 0)
-            hook = f.B.register_hook(_Without(others))  # type: ignore[no-untyped-call]
+            hook = f.B.register_hook(_Zeroed(others))  # type: ignore[no-untyped-call]
             self._hooks.append(hook)
 
     @property
     def _share(self) -> Fraction | None:
-        """The share of the rows that a task gets; None as long as the number of tasks is not known."""
+        """The share of the rows that a task gets; None while the number of tasks is not known."""
         if self._given_share is not None:
             return self._given_share
-        tasks = self._tasks or self._sequence
+        tasks = self.options.tasks or self._sequence
         return Fraction(1, tasks) if tasks else None
 
     def _has_room(self, tasks: int) -> bool:
         assert self._share is not None
-        return self._tasks == 1 or tasks <= room(self._share)
+        return self.options.tasks == 1 or tasks <= room(self._share)
 
     def _full(self, what: str, tasks: int) -> Problem:
-        """More tasks than the split has room for."""
+        """The complaint that there are more tasks than the split has room for."""
         share = self._share
         assert share is not None
         places = f"{room(share)} task" + ("s" if room(share) > 1 else "")
         if self._given_share is not None:
-            return Problem(
-                "method.share",
+            return Problem.at(
+                ("method", "share"),
                 f"share {float(share):g} gives room for {places}, but {what}; use at most 1/{tasks}, "
-                f"or tasks: {tasks} in its place",
+                f"or tasks: {tasks} instead",
             )
-        return Problem(
-            "method.tasks",
-            f"the rows are split among {places}, but {what}; use at least {tasks}, or null for as many as there are",
+        return Problem.at(
+            ("method", "tasks"),
+            f"the rows are split among {places}, but {what}; use at least {tasks}, or null for the number of tasks",
         )
 
     def _too_narrow(self) -> list[Problem]:
-        """A module in which some task would get no row; none as long as modules or share are not known."""
+        """The complaint that some task would get no row of a module; empty while modules or share are not known."""
         narrow, share = self._narrowest, self._share
         if narrow is None or share is None or share * narrow.out_features >= 1:
             return []
         return [
-            Problem(
-                "method.share" if self._given_share is not None else "method.tasks",
-                f"{narrow.name} has {narrow.out_features} output rows, of which a task's share of {share} is less than "
-                "one; split among fewer tasks, or leave the layer out of lora.targets",
+            Problem.at(
+                ("method", "share" if self._given_share is not None else "tasks"),
+                f"{narrow.name} has {narrow.out_features} output rows, and a share of {share} of them is less than one "
+                "row; split among fewer tasks, or leave the layer out of lora.targets",
             )
         ]
 
 
-class _Without:
-    """A gradient hook: the gradient with these rows set to zero, even where it is not finite."""
+class _Zeroed:
+    """A gradient hook that sets these rows to zero, even if they are not finite."""
 
     def __init__(self, rows: Tensor) -> None:
         self._rows = rows  # (out, 1)
@@ -185,5 +186,5 @@ class _Without:
 
 
 def _draw(what: str) -> int:
-    """A number of 64 bits that depends on the text alone."""
+    """A 64-bit number that depends only on the text."""
     return int.from_bytes(hashlib.blake2b(what.encode(), digest_size=8).digest(), "big")

@@ -1,27 +1,27 @@
-"""ELLA: a new update is held back only at the entries that earlier updates have changed.
+"""ELLA: a new update is penalized only at the entries that earlier updates have changed.
 
-Source: arXiv 2601.02232. A fresh adapter per task, the earlier ones folded in, and added to the loss of an optimizer
-step
+Source: arXiv 2601.02232. A fresh adapter per task, with the earlier ones merged into the backbone. Added to the loss
+of an optimizer step:
 
     weight · Σ_modules ‖ΔW_t ∘ S‖²_F,      S = Σ_{i<t} ΔW_i,      ΔW = s·B·A
 
-So an entry costs what both sides put there: where nothing has been changed, the new task is free. S is one matrix per
-module, whatever the number of tasks. It is made anew at each stage from the adapters that the stages before saved.
+The cost of an entry depends on both the old and the new update: where nothing has changed before, the new task is free.
+S is one matrix per module, however many tasks there are. Each stage recomputes it from the saved earlier adapters.
 
-No code of the authors was at hand, so this is the published formula and no more. Departure from it: none known.
+Departures: none known. The authors' code was not available, so this implements the published formula only.
 
 Pitfalls:
-- The default weight is not tuned. The penalty goes with the fourth power of the updates' size, so a weight does not
-  carry over to another rank, alpha, learning rate or model, nor does the paper's.
+- The default weight is not tuned. The penalty grows with the fourth power of the updates' size, so a weight (including
+  the paper's) does not carry over to another rank, alpha, learning rate or model.
 - S takes as much memory as the adapted layers' weights, in float32.
-- Updates of opposite sign cancel in S: an entry that two earlier tasks moved to and fro is not protected.
+- Updates of opposite sign cancel in S: an entry that one task raised and another lowered is not protected.
 - A fresh adapter has B = 0, so the penalty and its gradient are zero at the first step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -34,38 +34,34 @@ if TYPE_CHECKING:
     from nlora.models.lora_adapter import AdapterState
     from nlora.models.trainable import Trainable
 
-# Not tuned. At updates that nothing holds back (tasks 2 to 5 of incremental LoRA on SmolLM2, rank 8, scaling 4: ‖ΔW‖_F
-# of 6 to 13 over 60 modules), the sum is 2e-4 to 4e-3. Weights of 220 to 2100 would make the penalty there as large as
-# `nlora`'s default makes its own, 0.4 to 1.2; this one is near the middle of that range.
+# Not tuned. For unpenalized updates (tasks 2 to 5 of incremental LoRA on SmolLM2, rank 8, scaling 4: ‖ΔW‖_F of 6 to 13
+# over 60 modules), the sum is 2e-4 to 4e-3. Weights of 220 to 2100 would make the penalty there as large as `nlora`'s
+# with its default weight, 0.4 to 1.2; this value is near the middle of that range.
 DEFAULT_WEIGHT = 500.0
 
 
 class EllaOptions(MethodOptions):
-    """How strongly a new update is kept off the entries that earlier ones have changed."""
+    """How strongly a new update avoids the entries that earlier ones have changed."""
 
     weight: float = Field(
         DEFAULT_WEIGHT,
         ge=0,
         allow_inf_nan=False,
-        description="λ, what the squared overlap with the earlier tasks' summed update is multiplied with; 0: exactly "
-        "incremental LoRA. The default is not tuned, only of the size of nlora's on SmolLM2.",
+        description="λ, the weight of the squared overlap with the sum of the earlier updates; 0: exactly incremental "
+        "LoRA. The default is not tuned; it gives a penalty about as large as nlora's on SmolLM2.",
     )
 
 
-class Ella(Method):
-    """The square of the earlier tasks' summed update, and the new update's square weighted by it."""
+class Ella(Method[EllaOptions]):
+    """Weights the square of the new update by the square of the sum of the earlier ones."""
 
-    Options: ClassVar[type[MethodOptions]] = EllaOptions
-
-    def __init__(self, options: MethodOptions) -> None:
+    def __init__(self, options: EllaOptions) -> None:
         super().__init__(options)
-        assert isinstance(options, EllaOptions)
-        self._weight = options.weight
         self._squares: dict[str, Tensor] = {}
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
-        self._squares = {}  # first, so that the sums of two stages are never there together
-        if not earlier or self._weight == 0:
+        self._squares = {}  # first, so that the sums of two stages are never in memory together
+        if not earlier or self.options.weight == 0:
             return
         import torch
 
@@ -83,7 +79,7 @@ class Ella(Method):
         from nlora.kernels.weighted_square import weighted_square_sum
 
         factors = adapter.factors()
-        return self._weight * weighted_square_sum(
+        return self.options.weight * weighted_square_sum(
             [f.A for f in factors.values()],
             [f.B for f in factors.values()],
             [f.scaling for f in factors.values()],

@@ -1,25 +1,26 @@
-"""Learning without Forgetting: a new task's texts must not change what the model of before would have answered.
+"""Learning without Forgetting: on the new task's texts, stay close to what the model predicted before.
 
-Source: arXiv 1606.09282. Incremental LoRA, and from the second task on, added to the cross-entropy of an answer token:
+Source: arXiv 1606.09282. Incremental LoRA. From the second task on, this is added to the cross-entropy of an answer
+token:
 
     weight · T² · KL( softmax(z_before / T) ‖ softmax(z / T) )
 
-z: the logits that predict the token; z_before: those of the model as it was before this stage, which is the backbone
+z: the logits that predict the token. z_before: the same of the model as it was before this stage, which is the backbone
 with the adapter switched off. T: the temperature.
 
-Departures: a language model has no head per task, which the paper has: the old model's answers are asked for the
-new task's own prompts, at the positions of the answer. The released code has no such baseline; the published numbers
-of "LwF" (arXiv 2310.14152, 2410.10179) fine-tune all parameters.
+Departures: the paper has a head per task, which a language model does not have. Here the old model predicts the answer
+tokens of the new task's own prompts. The released code has no such baseline; the published numbers of "LwF" (arXiv
+2310.14152, 2410.10179) fine-tune all parameters.
 
 Pitfalls:
-- It holds the model back exactly where the new task is to change it, so a large weight costs the new task.
-- Every step costs a forward pass more.
+- It resists exactly the changes that the new task needs, so a large weight hurts the new task.
+- Every step takes one more forward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -33,23 +34,22 @@ if TYPE_CHECKING:
 
 
 class LwfOptions(MethodOptions):
-    """How strongly the old answers are held, and how soft they are made."""
+    """How strongly the old predictions are kept, and how far they are softened."""
 
     weight: float = Field(
         1.0,
         ge=0,
         allow_inf_nan=False,
-        description="Weight of the distillation beside the cross-entropy; 0: exactly incremental LoRA.",
+        description="Weight of the distillation relative to the cross-entropy; 0: exactly incremental LoRA.",
     )
     temperature: float = Field(
-        2.0, gt=0, allow_inf_nan=False, description="T: both distributions are softened by it (paper: 2)."
+        2.0, gt=0, allow_inf_nan=False, description="T, which softens both distributions (paper: 2)."
     )
 
 
-class Lwf(Method):
-    """Distillation from the model before the stage; nothing at the first one."""
+class Lwf(Method[LwfOptions]):
+    """Distillation from the model as it was before the stage; none at the first stage."""
 
-    Options: ClassVar[type[MethodOptions]] = LwfOptions
     _is_first = True
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
@@ -57,7 +57,6 @@ class Lwf(Method):
 
     def extra_loss(self, logits: Tensor, targets: Tensor, before: Callable[[], Tensor]) -> Tensor | None:
         options = self.options
-        assert isinstance(options, LwfOptions)
         if self._is_first or options.weight == 0:
             return None
         from nlora.kernels.distillation import distillation

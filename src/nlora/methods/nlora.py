@@ -1,29 +1,29 @@
 """N-LoRA: an L1 penalty keeps each task's update sparse, so that updates of different tasks rarely collide.
 
-Source: arXiv 2410.10179. A fresh adapter per task, the earlier ones folded in, and added to the loss of an
-optimizer step
+Source: arXiv 2410.10179. A fresh adapter per task, with the earlier ones merged into the backbone. Added to the loss
+of an optimizer step:
 
     update_l1:  weight · Σ_modules Σ|s·B·A|      as the paper writes it, for any in and out
     factor_l1:  weight · Σ_modules Σ|A·B|        as the released code computes it: r x r, unscaled, in = out
 
-The two are different penalties. The released orders and weights (0.4 and the like) belong to `factor_l1`,
-which does not make B·A sparse by itself; the paper's claims are about `update_l1`.
+The two are different penalties. The weights of the released orders (such as 0.4) belong to `factor_l1`, which does not
+by itself make B·A sparse. The paper's claims are about `update_l1`.
 
-Departures from the released code: earlier updates are folded into the frozen weight instead of kept as
-adapters of growing rank; the penalty's weight does not depend on gradient accumulation.
+Departures from the released code: earlier updates are merged into the frozen weight instead of being kept as adapters
+of growing rank; the penalty's weight does not depend on gradient accumulation.
 
 Pitfalls:
 - The sums run over all entries, so a weight does not carry over to a model of another size; reduction: mean
   makes it comparable.
-- Gradient clipping sees the penalty: with a large weight, most of the clipped step is penalty. Setting every
-  update to zero satisfies the penalty perfectly, at the price of the task.
+- Gradient clipping includes the penalty: with a large weight, most of the clipped step is penalty. Setting every
+  update to zero minimizes the penalty, but learns nothing.
 - A fresh adapter has B = 0, so the penalty and its gradient are zero at the first step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,31 +36,31 @@ if TYPE_CHECKING:
     from nlora.models.lora_adapter import ModuleShape
     from nlora.models.trainable import Trainable
 
-# By penalty and reduction. factor_l1: the released orders 1 to 3. update_l1: measured on the embedded tasks
-# (docs/weight.md), 60 modules with 13.3 million entries; the weight of the mean is the same pull there.
+# By penalty and reduction. factor_l1: the released orders 1 to 3. update_l1: measured on the built-in tasks
+# (docs/weight.md), 60 modules with 13.3 million entries, where the weight of the mean has the same effect.
 DEFAULT_WEIGHTS = {("update_l1", "sum"): 3e-5, ("update_l1", "mean"): 400.0, ("factor_l1", "sum"): 0.4}
 
 
 class NloraOptions(MethodOptions):
-    """Which L1 penalty, how it is summed, and how much it weighs."""
+    """Which L1 penalty, its weight, and its reduction."""
 
     penalty: Literal["update_l1", "factor_l1"] = Field(
         "update_l1",
-        description="update_l1: the L1 norm of the update s·B·A, as the paper writes it; factor_l1: of the "
+        description="update_l1: the L1 norm of the update s·B·A, as the paper writes it; factor_l1: that of the "
         "r x r matrix A·B, as the released code computes it (needs layers with in = out).",
     )
     weight: float | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
-        description="λ, what the penalty is multiplied with; 0: exactly incremental LoRA; null: "
+        description="λ, the penalty's weight; 0: exactly incremental LoRA; null: "
         + ", ".join(f"{value:g} for {p} ({r})" for (p, r), value in DEFAULT_WEIGHTS.items())
         + ".",
     )
     reduction: Literal["sum", "mean"] = Field(
         "sum",
-        description="Over the entries of all modules' updates: sum, as the paper and the released code; "
-        "mean, for weights that carry over between models of different size (update_l1 only).",
+        description="Over the entries of all modules' updates: sum, as in the paper and the released code; "
+        "mean, for weights that carry over between models of different sizes (update_l1 only).",
     )
 
     @model_validator(mode="after")
@@ -72,20 +72,16 @@ class NloraOptions(MethodOptions):
         return self
 
 
-class Nlora(Method):
-    """N-LoRA, in the paper's form or in the released code's. weight: the λ in force."""
+class Nlora(Method[NloraOptions]):
+    """N-LoRA, in the paper's form or in the released code's. weight: the λ used."""
 
-    Options: ClassVar[type[MethodOptions]] = NloraOptions
-
-    def __init__(self, options: MethodOptions) -> None:
+    def __init__(self, options: NloraOptions) -> None:
         super().__init__(options)
-        assert isinstance(options, NloraOptions)
-        self._kind, self._reduction = options.penalty, options.reduction
         default = DEFAULT_WEIGHTS[options.penalty, options.reduction]
         self.weight: float = default if options.weight is None else options.weight
 
     def check(self, modules: Sequence[ModuleShape]) -> list[Problem]:
-        if self._kind != "factor_l1":
+        if self.options.penalty != "factor_l1":
             return []
         alike: dict[
             tuple[str, int, int], list[str]
@@ -95,8 +91,8 @@ class Nlora(Method):
                 part = m.name.rpartition(".")[2]
                 alike.setdefault((part, m.in_features, m.out_features), []).append(m.name)
         return [
-            Problem(
-                "method.penalty",
+            Problem.at(
+                ("method", "penalty"),
                 f"factor_l1 needs layers with in = out, but {names[0]} maps {n_in} to {n_out}"
                 + (f" (and {len(names) - 1} more like it)" if len(names) > 1 else "")
                 + "; use update_l1, which is defined for any layer, or leave the layer out of lora.targets",
@@ -107,18 +103,18 @@ class Nlora(Method):
     def penalty(self, adapter: Trainable) -> Tensor | None:
         if self.weight == 0:
             return None
-        import torch  # only once a penalty is needed: listing and checking methods must be quick
+        import torch  # late, so that listing and checking methods is quick
 
         from nlora.kernels.l1 import factor_l1, update_l1_sum
 
         factors = list(adapter.factors().values())
-        if self._kind == "factor_l1":
+        if self.options.penalty == "factor_l1":
             terms = [factor_l1(f.A, f.B) for f in factors]
-            device = terms[0].device  # one model may lie on several
+            device = terms[0].device  # a model may be spread over several
             total = torch.stack([term.to(device) for term in terms]).sum()
         else:
             total = update_l1_sum(
                 [f.A for f in factors], [f.B for f in factors], [f.scaling for f in factors]
             )
-        entries = sum(f.entries for f in factors) if self._reduction == "mean" else 1
+        entries = sum(f.entries for f in factors) if self.options.reduction == "mean" else 1
         return self.weight / entries * total

@@ -1,28 +1,27 @@
 """OSF: each task trains the adapted layers only in the singular directions that mattered least so far.
 
-Source: arXiv 2504.07097, on PEFT's own tuner. A layer's weight is decomposed anew before each task: W = U S Vᵀ. Its
-leading directions are frozen, the rest is trained in full, with gradients projected off the frozen ones, so that what
-the earlier tasks wrote into the leading directions stays.
+Source: arXiv 2504.07097, using PEFT's own tuner. Before each task, every adapted layer's weight is decomposed again:
+W = U S Vᵀ. The leading directions are frozen and the rest is trained in full, with gradients projected off the frozen
+directions, so that what earlier tasks wrote there is preserved.
 
     preserved at stage k of T:  k / (T + 1) of the directions, or `preserved` throughout
 
-Each stage's folder holds the layers' weights (`weights.safetensors`) in place of an adapter.
+Each stage's folder holds the layers' weights (`weights.safetensors`) instead of an adapter.
 
-Departures: the paper chooses the preserved rank of each layer by how much the layer changes its input; PEFT's tuner
-takes one share for all, here growing with the tasks as its documentation advises. Which layers train is `lora.targets`;
-lora.r, alpha and dropout do not matter. The released code of N-LoRA and O-LoRA has no such baseline.
+Departures: the paper chooses each layer's preserved rank by how much the layer changes its input. PEFT's tuner uses one
+share for all layers, which grows with the tasks here, as PEFT's documentation advises. `lora.targets` says which layers
+train; lora.r, alpha and dropout have no effect. The released code of N-LoRA and O-LoRA has no such baseline.
 
 Pitfalls:
-- It trains far more parameters than LoRA (half of each layer's directions in the middle of a sequence), and every step
-  runs each layer twice: it is the slowest of the methods, and the learning rate has to be that of full fine-tuning
-  (5e-5 or so), not LoRA's.
-- Weights whose singular values are near each other decompose differently on different machines.
+- It trains far more parameters than LoRA (halfway through a sequence, half of each layer's directions), and every step
+  runs each layer twice. It is the slowest method, and it needs the learning rate of full fine-tuning (about 5e-5), not
+  that of LoRA.
+- Weights whose singular values are close to each other decompose differently on different machines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -50,11 +49,11 @@ class OsfOptions(MethodOptions):
     )
 
 
-class Osf(Method):
-    """Weights that move off the directions of before."""
+class Osf(Method[OsfOptions]):
+    """Trains the weights themselves, off their leading directions."""
 
-    Options: ClassVar[type[MethodOptions]] = OsfOptions
-    trains: ClassVar[Literal["adapter", "weights"]] = "weights"
+    trains = "weights"
+    needs_float_weights = True
     _tasks = 1
 
     def check_sequence(self, tasks: int) -> list[Problem]:
@@ -64,7 +63,6 @@ class Osf(Method):
     def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Trainable:
         from nlora.models.osf_layers import OsfLayers
 
-        assert isinstance(self.options, OsfOptions)
         share = self.options.preserved or stage / (self._tasks + 1)
         return OsfLayers.attach(model, lora, preserved=share)
 
@@ -74,9 +72,3 @@ class Osf(Method):
 
             OsfLayers.load(model, folder)
         return {}
-
-    def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
-        return []  # nothing is folded: the weights themselves move
-
-    def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
-        return []

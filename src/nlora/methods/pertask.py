@@ -1,33 +1,23 @@
-"""One adapter per task, the task id given: an upper reference that cannot forget.
+"""One adapter per task, with the task known at inference: an upper bound that cannot forget.
 
-Model for task i: W + s·B_i·A_i, trained from W on task i alone. PerTaskFT in the tables of O-LoRA and N-LoRA
-(arXiv 2310.14152, 2410.10179), there with a whole fine-tuned model per task; here with a LoRA adapter per task, so
-that it differs from incremental LoRA in nothing but the knowledge of the task.
+Model for task i: W + s·B_i·A_i, trained from W on task i alone. PerTaskFT in the tables of O-LoRA and N-LoRA (arXiv
+2310.14152, 2410.10179).
 
-Departure from the released code: it has no such baseline; its published numbers come from other repositories.
+Departures: the papers fine-tune a whole model per task. Here it is a LoRA adapter per task, so that the only difference
+from incremental LoRA is that the task is known. The released code has no such baseline; its published numbers come from
+other repositories.
 
-Pitfall: it answers another question than the rest. Whoever serves it must know each text's task, and no task learns
-from another: later tasks may well do worse than in a sequence. A task not learned yet is answered by the bare backbone.
+Pitfall: it solves an easier problem than the other methods, since the task of each text must be known. On the other
+hand no task benefits from another, so later tasks can do worse than in a sequence. Tasks that are not learned yet are
+answered by the bare backbone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
-
 from nlora.methods.base import Method
-
-if TYPE_CHECKING:
-    from nlora.models.lora_adapter import AdapterState
 
 
 class Pertask(Method):
     """Each stage starts from the bare backbone, and each task is answered with its own update."""
 
-    needs_task_id: ClassVar[bool] = True
-
-    def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
-        return []
-
-    def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
-        return updates[index : index + 1]
+    updates = "per_task"

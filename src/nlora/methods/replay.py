@@ -1,22 +1,22 @@
-"""Replay: incremental LoRA that trains on a few kept examples of every earlier task beside its own.
+"""Replay: incremental LoRA that also trains on a few stored examples of every earlier task.
 
-Each stage trains on its task's examples and, for every task learned before, on a seeded sample of that task's training
-examples. A plain experience replay (arXiv 1811.11682), the baseline "Replay" in the tables of O-LoRA and N-LoRA
-(arXiv 2310.14152, 2410.10179).
+Each stage trains on its task's examples and on a seeded sample of every earlier task's training examples. This is plain
+experience replay (arXiv 1811.11682), the baseline "Replay" in the tables of O-LoRA and N-LoRA (arXiv 2310.14152,
+2410.10179).
 
-Departures from the released code, which has no such baseline: the published numbers replay while fine-tuning all
-parameters; here the update is a fresh LoRA adapter per task, the earlier ones folded in.
+Departures: the published numbers come from replay while fine-tuning all parameters. Here each task trains a fresh LoRA
+adapter, with the earlier ones merged into the backbone. The released code has no such baseline.
 
 Pitfalls:
-- It needs the earlier tasks' data, which the other methods do without: compare it with that in mind.
-- A stage grows with the number of tasks learned: by `memory` examples for each.
+- It needs the earlier tasks' data, which the other methods do not; compare it with that in mind.
+- Stages get longer: each earlier task adds `memory` examples.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -28,23 +28,20 @@ if TYPE_CHECKING:
 
 
 class ReplayOptions(MethodOptions):
-    """How much of each earlier task is kept."""
+    """How much of each earlier task is stored."""
 
     memory: int = Field(
         32,
         ge=0,
-        description="Training examples kept of each earlier task, a sample stratified by label; 0: exactly "
+        description="Training examples stored of each earlier task, sampled in proportion to its labels; 0: exactly "
         "incremental LoRA.",
     )
 
 
-class Replay(Method):
-    """Earlier tasks' kept examples, each with its own task's prompt."""
-
-    Options: ClassVar[type[MethodOptions]] = ReplayOptions
+class Replay(Method[ReplayOptions]):
+    """Adds stored examples of the earlier tasks, each with its own task's prompt."""
 
     def examples(self, tasks: Sequence[Task], index: int, seed: int) -> list[Portion]:
-        assert isinstance(self.options, ReplayOptions)
         portions = super().examples(tasks, index, seed)
         if self.options.memory:
             for task in tasks[:index]:

@@ -1,24 +1,24 @@
-"""Sequential fine-tuning: all parameters, trained on from task to task, without protection.
+"""Sequential fine-tuning: all parameters are trained from task to task, without protection.
 
-SeqFT in the tables of O-LoRA and N-LoRA (arXiv 2310.14152, 2410.10179): the lower reference. Each stage goes on from
-the weights of the one before; the released script trains the first task at 1e-3 and the later ones at 1e-4.
+SeqFT in the tables of O-LoRA and N-LoRA (arXiv 2310.14152, 2410.10179), a lower bound. Each stage continues from the
+previous stage's weights. The released script trains the first task at 1e-3 and the later ones at 1e-4.
 
-Each stage's folder holds the whole model (`model/`, as transformers saves it) in place of an adapter.
+Each stage's folder holds the whole model (`model/`, as transformers saves it) instead of an adapter.
 
-Departure from the released code: none known; it is the plain Trainer there too.
+Departure from the released code: none known; it uses the plain Trainer too.
 
 Pitfalls:
-- Every stage writes the whole model: 3 GB for each task of T5-large.
-- Learning rates made for LoRA (1e-3) destroy a model; try 1e-4 or less. With a small enough one it hardly forgets
-  (so O-LoRA's author, and MIGU reports 75.7 at 1e-4 where 28.5 is published): the published figure shows a bad
-  learning rate as much as a bad method.
-- AdamW keeps two numbers per parameter: four times the model's memory. `dtype: bfloat16` loses small steps.
+- Every stage writes the whole model: 3 GB per task for T5-large.
+- Learning rates meant for LoRA (1e-3) destroy a model; try 1e-4 or less. With a small enough learning rate it hardly
+  forgets: O-LoRA's author says so, and MIGU reports 75.7 at 1e-4 compared with the published 28.5. The published figure
+  shows a bad learning rate as much as a bad method.
+- AdamW stores two numbers per parameter, which makes four times the model's memory with weights and gradients.
+  `dtype: bfloat16` loses small steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 from nlora.methods.base import Method
 
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 
 class Seqft(Method):
-    """Every parameter of the backbone, from stage to stage."""
+    """Trains every parameter of the backbone, from stage to stage."""
 
-    trains: ClassVar[Literal["adapter", "weights"]] = "weights"
+    trains = "weights"
+    needs_float_weights = True
 
     def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Trainable:
         from nlora.models.full_model import FullModel
@@ -48,9 +49,3 @@ class Seqft(Method):
 
             FullModel.load(model, folder)
         return {}
-
-    def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
-        return []  # nothing is folded: the weights themselves move
-
-    def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
-        return []

@@ -1,10 +1,7 @@
-"""Loads the model that all tasks are taught to: a hub id, a folder, a GGUF file, or the embedded default.
+"""Loads the model that learns the tasks: from the hub, a folder, a GGUF file, or the built-in default.
 
-    backbone = load_backbone("smollm2", dtype="float32")
-    backbone.model, backbone.tokenizer, backbone.encoder_decoder
-
-The embedded default is SmolLM2-135M-Instruct, which a package index carries as a 4-bit GGUF file. It is
-dequantized once into the cache folder, and loaded from there like any other folder.
+The built-in default is SmolLM2-135M-Instruct, which is available on the package index as a 4-bit GGUF file. It is
+dequantized once into the cache folder and then loaded like any other folder.
 """
 
 from __future__ import annotations
@@ -17,20 +14,21 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.errors import ModelError
+from nlora.models.hub import offline_without_hub
 from nlora.models.quantization import Quantize, keep_trainable, loading_arguments
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-EMBEDDED = "smollm2"
-"""The name of the embedded default model."""
+BUILTIN_MODEL = "smollm2"
+"""The name of the built-in default model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class Backbone:
     """A frozen model with its tokenizer.
 
     model: in evaluation mode, no parameter requires a gradient.
-    name: what the user called it; saved adapters name it as their base model.
+    name: as in the configuration; saved adapters name it as their base model.
     """
 
     model: nn.Module
@@ -60,12 +58,12 @@ class _Source:
 def load_backbone(
     name: str, *, dtype: str = "float32", quantize: Quantize | None = None, trust_remote_code: bool = False
 ) -> Backbone:
-    """Model and tokenizer, ready to be taught, on the device that accelerate picks (a GPU where there is one).
+    """Model and tokenizer, on the device that accelerate chooses (a GPU if there is one).
 
     name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16". quantize: see
     `nlora.models.quantization`.
-    Raises ModelError when it is not there, is no language model, cannot be quantized, or its tokenizer has no end
-    token.
+    Raises ModelError if it cannot be found, is not a language model, cannot be quantized, or its tokenizer has no
+    end-of-text token.
     """
     import torch
     from accelerate import PartialState
@@ -87,7 +85,7 @@ def load_backbone(
         more = f" and {len(missing) - 1} more weights" if len(missing) > 1 else ""
         raise ModelError(
             f"model {name}: its files lack {missing[0]}{more}, which would be random; "
-            f"they are of another model than {type(model).__name__}"
+            f"they are not the files of a {type(model).__name__}"
         )
     if source.gguf_file:
         _forget_quantization(model)
@@ -95,7 +93,7 @@ def load_backbone(
     model.requires_grad_(False)
     if quantize is None:
         model.to(device)
-    keep_trainable(model)  # a model of the hub may come quantized
+    keep_trainable(model)  # a model from the hub may be quantized already
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     return Backbone(model, tokenizer, encoder_decoder, name)
 
@@ -112,7 +110,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
 
 
 def load_skeleton(name: str, *, trust_remote_code: bool = False) -> nn.Module:
-    """The model without its weights (on the meta device), to check a plan in a second."""
+    """The model without its weights (on the meta device), to check a run within a second."""
     import torch
 
     config = load_config(name, trust_remote_code=trust_remote_code)
@@ -123,15 +121,15 @@ def load_skeleton(name: str, *, trust_remote_code: bool = False) -> nn.Module:
 
 
 def _kind(config: Any, name: str) -> Any:
-    """The class of transformers that loads this model."""
+    """The transformers class that loads this model."""
     import transformers
 
     causal, seq2seq = transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM
-    # Language models that read sounds or images as well are listed in other places, some with the sequence to sequence.
+    # Language models that also take images or sounds are listed elsewhere, some of them with the seq2seq models.
     kinds: tuple[Any, ...] = (causal, seq2seq, transformers.AutoModelForImageTextToText)
     if getattr(config, "is_encoder_decoder", False):
         kinds = (seq2seq,)
-    if "auto_map" in vars(config):  # it comes with code of its own
+    if "auto_map" in vars(config):  # it comes with its own code
         return kinds[0]
     if found := [kind for kind in kinds if type(config) in kind._model_mapping]:
         return found[0]
@@ -141,8 +139,8 @@ def _kind(config: Any, name: str) -> Any:
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The model's tokenizer.
 
-    It pads with its end token, which the mask hides, where it has no padding token or the model has no row for it (one
-    was added, the embedding was not resized). Raises ModelError where it has no end token that the model knows.
+    If it has no padding token, or one beyond the model's embedding, it pads with its end token, which the mask hides.
+    Raises ModelError if it has no end token, or one beyond the embedding.
     """
     import transformers
 
@@ -157,7 +155,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     if tokenizer.eos_token_id >= rows:
         raise ModelError(
             f"model {name}: its tokenizer's end token {tokenizer.eos_token} is number {tokenizer.eos_token_id}, but "
-            f"its embedding ends with {rows - 1:.0f}; give it its own tokenizer, or resize the embedding"
+            f"its embedding ends with {rows - 1:.0f}; use the model's own tokenizer, or resize the embedding"
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
@@ -165,29 +163,31 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
 
 
 def embedding_rows(config: Any) -> float:
-    """Tokens that the model knows; infinity where its configuration does not say."""
+    """How many tokens the model knows; infinity if its configuration does not say."""
     try:
         return float(getattr(config.get_text_config(), "vocab_size", math.inf))
-    except ValueError:  # it is of several parts, none of them the text's
+    except ValueError:  # it consists of several parts, none of which is the text's
         return math.inf
 
 
 def _locate(name: str) -> _Source:
-    """Where the files of a model lie."""
-    if name == EMBEDDED:
-        return _Source(str(embedded_folder()))
+    """Where the files of a model are."""
+    if name == BUILTIN_MODEL:
+        return _Source(str(builtin_model_folder()))
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
-            raise ModelError(f"model {name}: there is no such GGUF file")
+            raise ModelError(f"model {name}: no such GGUF file")
         return _Source(str(path.parent), path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            hint = next((f"; {f.name} is there: name that file" for f in path.glob("*.gguf")), "")
+            hint = next((f"; name the file in it: {f}" for f in path.glob("*.gguf")), "")
             raise ModelError(f"model {name}: the folder has no config.json{hint}")
         return _Source(str(path))
     if path.exists():
-        raise ModelError(f"model {name}: this is a file, but neither a model folder nor a GGUF file")
+        raise ModelError(
+            f"model {name}: is a file, but not a GGUF file; give a folder, a GGUF file, or a hub id"
+        )
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"model {name}: there is no such folder")
     return _Source(name)
@@ -195,29 +195,31 @@ def _locate(name: str) -> _Source:
 
 @contextmanager
 def _one_clear_line(name: str) -> Iterator[None]:
-    """Turns what transformers raises for a model that cannot be had into one line."""
+    """Turn what transformers raises for a model that cannot be loaded into one line."""
     from safetensors import SafetensorError
 
+    is_local = name == BUILTIN_MODEL or Path(name).expanduser().exists()
     try:
-        yield
+        with nullcontext() if is_local else offline_without_hub():
+            yield
     except SafetensorError as error:
-        raise ModelError(f"model {name}: a weight file is broken ({error}); fetch it again") from error
+        raise ModelError(f"model {name}: a weight file is damaged ({error}); download it again") from error
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         text = str(error)
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         if "trust_remote_code" in text:
-            first = "it comes with Python code of its own; set trust_remote_code: true if you trust it"
+            first = "it comes with its own Python code; set trust_remote_code: true if you trust it"
         elif isinstance(error, OSError) and not Path(name).exists():
             first = (
-                "neither a folder here nor reachable on the hub; "
-                "give a folder, a GGUF file, a hub id, or smollm2 (the embedded default)"
+                "neither a folder nor available on the hub; "
+                "give a folder, a GGUF file, a hub id, or smollm2 (the built-in default)"
             )
         raise ModelError(f"model {name}: {first}") from error
 
 
 @contextmanager
 def quiet_bars() -> Iterator[None]:
-    """Without transformers' bars of loading and saving: ours tells what happens."""
+    """Hide transformers' progress bars for loading and saving; nlora shows its own."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -229,8 +231,8 @@ def quiet_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def embedded_folder() -> Path:
-    """Folder of the embedded default as safetensors, made on first use (about half a minute)."""
+def builtin_model_folder() -> Path:
+    """Folder of the built-in default as safetensors, created on first use (about half a minute)."""
     from filelock import FileLock
 
     from nlora.data.downloads import cache_folder, smollm2_gguf
@@ -246,22 +248,22 @@ def embedded_folder() -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Dequantizes the GGUF file into a folder that appears whole or not at all."""
+    """Dequantize the GGUF file into a folder, which appears complete or not at all."""
     import torch
     import transformers
 
     temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
-        # The conversion draws a bar of its own on stderr that no setting turns off, and NumPy warns in it.
+        # The conversion draws its own progress bar on stderr, which no setting turns off, and NumPy warns.
         with quiet_bars(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
             model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
             _forget_quantization(model)
-            model.config._name_or_path = EMBEDDED
+            model.config._name_or_path = BUILTIN_MODEL
             model.save_pretrained(temporary)
             transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
-        # The configuration marks the folder as whole: it must be readable before the name exists.
+        # The configuration marks the folder as complete, so it must be readable before the rename.
         json.loads((temporary / "config.json").read_text(encoding="utf-8"))
         for file in temporary.iterdir():
             with file.open("rb") as handle:
@@ -273,7 +275,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _forget_quantization(model: Any) -> None:
-    """A dequantized GGUF model still says that it is quantized, and would not save or train."""
+    """Remove the mark of quantization from a dequantized GGUF model, which could otherwise not be saved or trained."""
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None

@@ -1,10 +1,4 @@
-"""A backbone that trains whole, in the place of an adapter: every parameter moves.
-
-whole = FullModel.attach(model)
-train(whole.model)
-whole.save(folder)                  # folder/model, as transformers saves it
-FullModel.load(model, folder)      # the weights of a stage, put back into the same backbone
-"""
+"""Full fine-tuning: all parameters of a backbone are trained, instead of an adapter."""
 
 from __future__ import annotations
 
@@ -25,11 +19,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MODEL = "model"
-"""The folder of a stage that holds its model."""
+"""The subfolder of a stage's folder that holds its model."""
 
 
 class FullModel:
-    """All parameters of a backbone, ready to train. Make one with `attach`. model: the backbone itself."""
+    """All parameters of a backbone, ready to train. Create one with `attach`. model: the backbone itself."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -37,39 +31,44 @@ class FullModel:
 
     @classmethod
     def attach(cls, model: nn.Module) -> FullModel:
-        """Make every parameter trainable. Raises ModelError for a quantized backbone, which cannot be."""
+        """Make every parameter trainable. Raises ModelError if the backbone is quantized."""
         if quantized := next((n for n, p in model.named_parameters() if not p.is_floating_point()), None):
             raise ModelError(f"{quantized} is quantized and cannot be trained; load the model in float32")
         model.requires_grad_(True)
         return cls(model)
 
     def factors(self) -> AdapterState:
-        """None: there is no low-rank update."""
+        """Empty: there is no low-rank update."""
         return {}
 
     def state(self) -> AdapterState:
-        """None: the weights stay in the backbone."""
+        """Empty: the trained weights stay in the backbone."""
         return {}
 
     def load_state(self, state: AdapterState) -> None:
-        """There is nothing to load factors into."""
-        raise AdapterError("a model that trains whole has no factors to load")
+        """Raises AdapterError: there are no factors."""
+        raise AdapterError("full fine-tuning has no factors to load")
 
     @contextmanager
     def without(self) -> Iterator[None]:
-        """An adapter can be switched off; weights that have moved cannot."""
-        raise RunError("the method asks for the model before the stage, which full fine-tuning does not keep")
+        """Raises RunError: an adapter can be switched off, but trained weights cannot."""
+        raise RunError(
+            "the method needs the model as it was before the stage, which full fine-tuning does not keep"
+        )
         yield
 
     def commit(self, folder: Path, *, base_model: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write model and tokenizer into folder/model, which can be any run's `model`."""
+        """Write model and tokenizer to folder/model, which another run can use as its `model`."""
         with quiet_bars():
             self.model.save_pretrained(folder / MODEL)
         tokenizer.save_pretrained(folder / MODEL)
 
     @staticmethod
     def load(model: nn.Module, folder: Path) -> None:
-        """Put a stage's weights back. Raises RunError where they are missing, damaged or of another model."""
+        """Load a stage's weights into the model.
+
+        Raises RunError if they are missing, damaged or those of another model.
+        """
         from safetensors.torch import load_file
 
         files = sorted((folder / MODEL).glob("*.safetensors"))
@@ -84,13 +83,10 @@ class FullModel:
                 f"{folder / MODEL}: damaged ({error}); delete {folder} to train it again"
             ) from error
         own = model.state_dict()
-        if strange := sorted(tensors.keys() - own.keys()):
-            raise RunError(f"{folder / MODEL}: holds {strange[0]}, which the model does not have")
-        missing = {name: tensor.data_ptr() for name, tensor in own.items() if name not in tensors}
-        there = {own[name].data_ptr() for name in tensors}
-        if lost := [
-            name for name, pointer in missing.items() if pointer not in there
-        ]:  # tied weights are saved once
+        if unknown := sorted(tensors.keys() - own.keys()):
+            raise RunError(f"{folder / MODEL}: has {unknown[0]}, which the model does not have")
+        saved = {own[name].data_ptr() for name in tensors}  # by address, because tied weights are saved once
+        if lost := [name for name, tensor in own.items() if tensor.data_ptr() not in saved]:
             raise RunError(f"{folder / MODEL}: lacks {lost[0]}; delete {folder} to train it again")
         model.load_state_dict(tensors, strict=False)
 
@@ -100,7 +96,7 @@ class FullModel:
         self._checkpointing = True
 
     def detach(self) -> nn.Module:
-        """Freeze the backbone again, with the weights as they are now."""
+        """Freeze the backbone again, with its trained weights."""
         if self._checkpointing:
             recompute_activations(self.model, on=False)
             self._checkpointing = False

@@ -1,11 +1,4 @@
-"""What can be asked of a model about itself, and small tries of what it does.
-
-is_encoder_decoder(model)
-decoder_start(model)                        # the token behind which a decoder's answers begin
-first_position(model)                       # the number of a text's first position: 0, or RoBERTa's 2
-full_attention(model)                       # every token sees all tokens before it
-"position_ids" in forward_parameters(model)
-"""
+"""Properties of a model, read from its configuration and code or found out by a small trial."""
 
 from __future__ import annotations
 
@@ -24,25 +17,25 @@ from nlora.errors import ModelError
 
 Batch = dict[str, Tensor]
 _TOLERANCE, _SHORT_TOLERANCE = 1e-3, 4e-2
-"""Of the largest logit; the second one for models of 16 bits."""
+"""As a share of the largest logit; the second one is for 16-bit models."""
 MODEL_RAISES = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
-"""What the code of a model, of whoever's making, raises when it is asked what it cannot do."""
+"""What the code of a model, whoever wrote it, may raise for something that it does not support."""
 _log = logging.getLogger(__name__)
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether the model reads the prompt with an encoder (T5, BART) or with the decoder itself."""
+    """Whether the model reads the prompt with an encoder (T5, BART)."""
     config = getattr(_inner(model), "config", None)
     return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def decoder_start(model: nn.Module) -> int:
-    """The token behind which the decoder of an encoder-decoder model begins, in training and when it answers.
+    """The token that the decoder of an encoder-decoder model starts with, in training and in generation.
 
-    Where neither of its configurations says (mBART), it is the one that the model itself puts before labels.
-    Raises ModelError where that is unknown, too.
+    If neither configuration names it (mBART), it is the one that the model itself puts in front of labels. Raises
+    ModelError if that is unknown, too.
     """
     inner = _inner(model)
     for settings in (inner.config, getattr(inner, "generation_config", None)):
@@ -62,15 +55,15 @@ def decoder_start(model: nn.Module) -> int:
 
 def _no_start(model: Any) -> ModelError:
     return ModelError(
-        f"{type(model).__name__}: nothing says behind which token its decoder begins; "
+        f"{type(model).__name__}: nothing says which token its decoder starts with; "
         "set decoder_start_token_id in the model's config.json"
     )
 
 
 def first_position(model: nn.Module) -> int:
-    """The number of a text's first position.
+    """The number of a text's first position: 0, or 2 in RoBERTa.
 
-    RoBERTa and its kin keep the positions up to their padding token's id for padding, and begin behind it.
+    RoBERTa and similar models reserve the positions up to the padding token's id for padding.
     """
     inner = _inner(model)
     if inner not in _first_positions:
@@ -81,25 +74,25 @@ def first_position(model: nn.Module) -> int:
 
 
 _first_positions: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-"""Looked up once for each model: every pass asks."""
+"""Cached for each model, since every forward pass needs it."""
 
 
 def forward_parameters(model: nn.Module) -> frozenset[str]:
-    """Names that the backbone's forward takes; wrappers (PEFT, DDP) pass anything on."""
+    """Names of the arguments of the backbone's forward; wrappers (PEFT, DDP) accept any."""
     return frozenset(inspect.signature(_inner(model).forward).parameters)
 
 
 def _inner(model: Any) -> Any:
-    """The backbone within its wrappers."""
+    """The backbone inside its wrappers."""
     while hasattr(model, "module"):
         model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def full_attention(model: Any) -> bool:
-    """Whether every token sees all tokens before it, through a kernel that takes any mask.
+    """Whether every token attends to all tokens before it, with a kernel that accepts any mask.
 
-    Not so with sliding windows, whose cache forgets tokens.
+    Not with sliding windows, whose cache drops tokens.
     """
     config = model.config
     text_config = _text_config(config)
@@ -110,7 +103,7 @@ def full_attention(model: Any) -> bool:
 
 
 def recompute_activations(model: Any, *, on: bool) -> None:
-    """Switches gradient checkpointing; not the reentrant kind, which would cut off what trains in the first layer."""
+    """Switch gradient checkpointing. Not the reentrant kind, which would not train adapters in the first layer."""
     if hasattr(model, "activation_checkpointing_enable"):  # transformers' newer name for it
         if on:
             model.activation_checkpointing_enable({"use_reentrant": False})
@@ -123,11 +116,11 @@ def recompute_activations(model: Any, *, on: bool) -> None:
 
 
 def probe_tokens(model: Any) -> Tensor:
-    """(2, 12) tokens to try something on; the two rows part behind their ninth token.
+    """(2, 12) tokens for a trial; the two rows differ after their ninth token.
 
-    From the middle of the vocabulary: its first tokens may be control tokens that the model never saw, on which
-    rounding alone moved the logits of a trained SmolLM2 by a thousandth. A wrong mask or position moves them by a
-    tenth.
+    They are from the middle of the vocabulary. Its first tokens may be control tokens that the model never saw in
+    training; on these, rounding alone changed the logits of SmolLM2 by a thousandth. A wrong mask or position changes
+    them by a tenth.
     """
     device = next(model.parameters()).device
     size = _text_config(model.config).vocab_size
@@ -137,10 +130,10 @@ def probe_tokens(model: Any) -> Tensor:
 
 
 def logits_agree(model: nn.Module, attempt: Callable[[], tuple[Tensor, Tensor]]) -> bool:
-    """Whether a try gives the logits that it should; one that fails does not, whatever the model's code raises.
+    """Whether a trial gives the expected logits, up to `logits_tolerance`. If it raises, it does not.
 
-    attempt: returns the logits found and those expected, of one shape; called without gradients, in evaluation mode.
-    The log says if they differ by more than `logits_tolerance`.
+    attempt: returns the logits found and those expected, of the same shape; called without gradients, in evaluation
+    mode. A difference is logged.
     """
     training = model.training
     model.eval()
@@ -153,7 +146,9 @@ def logits_agree(model: nn.Module, attempt: Callable[[], tuple[Tensor, Tensor]])
         model.train(training)
     agree = off <= logits_tolerance(model)
     if not agree:
-        _log.warning("another way through the model moved its logits by %.2g of the largest: not taken", off)
+        _log.warning(
+            "a faster path changed the model's logits by %.2g of the largest one; it is not used", off
+        )
     return agree
 
 
@@ -163,10 +158,10 @@ def logits_off(found: Tensor, expected: Tensor) -> float:
 
 
 def logits_tolerance(model: nn.Module) -> float:
-    """Up to which share of the largest logit two ways through a model agree.
+    """The largest difference, as a share of the largest logit, that counts as rounding.
 
-    A thousandth, in 16 bits 4 hundredths: rounding alone moved SmolLM2's logits by up to 2 hundredths there, one token
-    that one row does not see by 9, wrong positions by 20.
+    It is 0.001, or 0.04 in 16 bits, where rounding alone changed SmolLM2's logits by up to 0.02, one token hidden from
+    one row by 0.09, and wrong positions by 0.20.
     """
     short = next(model.parameters()).dtype in {torch.bfloat16, torch.float16}
     return _SHORT_TOLERANCE if short else _TOLERANCE
@@ -177,10 +172,10 @@ def _text_config(config: Any) -> Any:
 
 
 def keeps_all_tokens(model: Any) -> bool:
-    """Whether every layer of the model keeps the keys and values of all tokens, and nothing else."""
+    """Whether every layer caches the keys and values of all tokens, and nothing else."""
     try:
         layers = DynamicCache(config=model.config).layers
-    except AttributeError:  # of several parts with layers of their own (BLT)
+    except AttributeError:  # it consists of several parts with layers of their own (BLT)
         return False
-    # Without layers the configuration does not say what they are.
+    # No layers: the configuration does not say what they are.
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

@@ -1,10 +1,8 @@
-"""The model's logits where they are needed, and nowhere else.
+"""The model's logits at the answer tokens only.
 
-    logits, targets = answer_logits(model, batch)        # (B, K, V), (B, K)
-
-A plain forward pass computes the head on every prompt token, and runs the instruction that all prompts of a
-task begin with once per row. Here the head runs on the answer positions, and a batch comes packed
-(`nlora.models.packed_attention`) where the model's attention allows it: the common beginning once, and no padding.
+A plain forward pass computes the head for every prompt token, and the instruction that all prompts of a task begin with
+once per row. Here the head runs at the answer positions only, and a batch is packed (`nlora.models.packed_attention`)
+if the model's attention allows it: the shared prefix is computed once, and there is no padding.
 """
 
 from __future__ import annotations
@@ -26,17 +24,17 @@ from nlora.models.packed_attention import packed_logits
 
 
 def answer_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits that predict the answer tokens, and those tokens.
+    """The logits that predict the answer tokens, and these tokens.
 
-    batch: as `nlora.data.collate.Collator` makes it; or, within `packed_attention`, as `nlora.data.packing.pack` does.
-    Returns logits (B, K, V) and targets (B, K), -100 where there is nothing to predict; of a packed batch (1, N, V)
+    batch: from `nlora.data.collate.Collator`, or, within `packed_attention`, from `nlora.data.packing.pack`.
+    Returns logits (B, K, V) and targets (B, K), -100 where there is nothing to predict; for a packed batch, (1, N, V)
     and (1, N).
     """
     labels = batch["labels"]
     if "rows_at" in batch:
         return packed_logits(model, batch), labels[:, 1:]
     if is_encoder_decoder(model):
-        # Not `labels`: the model would compute a loss of its own beside, and some begin with another token then.
+        # Not `labels`: the model would also compute its own loss, and some models then start with another token.
         begin = torch.full_like(labels[:, :1], decoder_start(model))
         answers = torch.where(labels == IGNORED, begin, labels)
         output = model(
@@ -60,9 +58,9 @@ def causal_forward(
     cache: Any = None,
     before: Tensor | None = None,
 ) -> Any:
-    """One pass over a batch of a causal model; logits (B, keep, V) of the last `keep` positions only.
+    """One forward pass of a causal model, with logits (B, keep, V) at the last `keep` positions only.
 
-    cache, before: the cache of tokens that the rows follow, and their mask, (B, P).
+    cache, before: the cache of the tokens that precede the rows, and their mask, (B, P).
     """
     mask = batch["attention_mask"]
     rows = {"input_ids": batch["input_ids"], "attention_mask": mask}
@@ -82,15 +80,19 @@ def causal_forward(
 
 
 def positions(attention_mask: Tensor) -> Tensor:
-    """(B, T) mask -> (B, T) position of each token in its own row, 0 on the padding before it."""
+    """The position of each token in its own row, 0 for padding on the left. attention_mask: (B, T).
+
+    >>> positions(torch.tensor([[0, 0, 1, 1, 1]]))
+    tensor([[0, 0, 0, 1, 2]])
+    """
     return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 def keep_logits(model: nn.Module, input_ids: Tensor, keep: int) -> dict[str, Tensor]:
-    """`logits_to_keep` for the last positions, where the model knows it; the caller cuts where it does not.
+    """`logits_to_keep` for the last positions; empty if the model does not support it and the caller must slice.
 
-    Named by index: a number would make the model slice its hidden states, and the head's product on the
-    slice, which is not contiguous, runs row by row, many times slower.
+    Given as indices: with a number, the model would slice its hidden states, and the head's product on a slice that is
+    not contiguous runs row by row, many times slower.
     """
     if "logits_to_keep" not in forward_parameters(model):
         return {}

@@ -1,13 +1,7 @@
-"""One task's trainable update on a frozen backbone; the only file that knows PEFT.
+"""One task's trainable LoRA adapter on a frozen backbone, using PEFT.
 
-    adapter = LoraAdapter.attach(model, LoraOptions(r=8), seed=42)
-    train(adapter.model)                                   # a stock PeftModel
-    adapter.save("outputs/1-r8/adapter", base_model="google-t5/t5-large")
-    state = adapter.state()                                # what remains of it: {module name: LoraFactors}
-    model = adapter.detach()                               # the backbone as it was, bit for bit
-
-An `LoraAdapter` is always a single fresh LoRA adapter. Earlier tasks are not beside it but folded into the
-backbone (`nlora.models.merged_updates`), so that a step at task 15 costs what it costs at task 1.
+There is always just one adapter. Earlier tasks' updates are merged into the backbone (`nlora.models.merged_updates`),
+so that a step at task 15 costs as much as one at task 1.
 """
 
 from __future__ import annotations
@@ -32,15 +26,15 @@ from nlora.models.target_modules import ModuleShape, target_modules, target_name
 __all__ = ["AdapterState", "LoraAdapter", "LoraFactors", "ModuleShape", "load_factors", "target_modules"]
 
 ADAPTER = "adapter"
-"""The folder of a stage that holds its adapter."""
+"""The subfolder of a stage's folder that holds its adapter."""
 NAME = "default"
-"""PEFT's name of the one adapter; the released layout and `PeftModel.from_pretrained` expect this one."""
+"""PEFT's name for the adapter; the released layout and `PeftModel.from_pretrained` expect this one."""
 
 
 class LoraAdapter:
-    """A fresh low-rank update of a frozen backbone, ready to train. Make one with `attach`.
+    """A LoRA adapter on a frozen backbone, ready to train. Create one with `attach`.
 
-    model: the PeftModel to train; it wraps the backbone that was given, which is changed in place.
+    model: the PeftModel to train. It wraps the given backbone, which is changed in place.
     """
 
     def __init__(self, model: Any, modules: dict[str, Any], trainable_before: list[nn.Parameter]) -> None:
@@ -53,9 +47,8 @@ class LoraAdapter:
     def attach(cls, model: nn.Module, lora: LoraOptions, *, seed: int) -> LoraAdapter:
         """Freeze `model` and put a fresh adapter on its target modules: A Kaiming, B zero, both float32.
 
-        The factors depend on the seed alone, whatever random numbers were drawn before, and attaching draws
-        none from the caller's generators. Raises ModelError as `target_modules` does, and where PEFT itself does not
-        adapt a layer (Mamba's out_proj).
+        The factors depend only on the seed, and no numbers are drawn from the caller's generators. Raises ModelError as
+        `target_modules` does, and if PEFT itself refuses a layer (Mamba's out_proj).
         """
         from peft import LoraConfig, get_peft_model
 
@@ -71,18 +64,18 @@ class LoraAdapter:
             lora_alpha=alpha,
             lora_dropout=lora.dropout,
             target_modules=target_names(model, lora),
-            fan_in_fan_out=transposed,  # Conv1D keeps its weight as (in, out)
+            fan_in_fan_out=transposed,  # Conv1D stores its weight as (in, out)
         )
         trainable_before = [p for p in model.parameters() if p.requires_grad]
-        # PEFT draws on the CPU, whatever the model's device. It reads a property by a name that transformers
-        # has since deprecated, a warning that is between the two.
+        # PEFT draws on the CPU, whatever the model's device. It uses a property that transformers has deprecated;
+        # users can do nothing about that warning.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             torch.default_generator.manual_seed(seed)
             try:
                 peft_model = get_peft_model(backbone, config)
             except (NotImplementedError, TypeError, ValueError) as error:
-                raise ModelError(f"lora.targets: PEFT cannot adapt this model so: {error}") from error
+                raise ModelError(f"lora.targets: PEFT cannot adapt these layers: {error}") from error
         return cls(peft_model, {s.name: model.get_submodule(s.name) for s in shapes}, trainable_before)
 
     def factors(self) -> AdapterState:
@@ -97,7 +90,7 @@ class LoraAdapter:
         return {name: LoraFactors(_copy(f.A), _copy(f.B), f.scaling) for name, f in self.factors().items()}
 
     def load_state(self, state: AdapterState) -> None:
-        """Go on from these factors. Raises AdapterError where modules, shapes or scaling differ."""
+        """Continue from these factors. Raises AdapterError if modules, shapes or scaling differ."""
         live = self.factors()
         if state.keys() != live.keys():
             name = sorted(state.keys() ^ live.keys())[0]
@@ -107,8 +100,7 @@ class LoraAdapter:
             given = state[name]
             if (given.A.shape, given.B.shape) != (f.A.shape, f.B.shape) or given.scaling != f.scaling:
                 raise AdapterError(
-                    f"the factors of {name} do not fit: given are {_described(given)}, "
-                    f"the model has {_described(f)}"
+                    f"the factors of {name} do not fit: they are {_described(given)}, but the model has {_described(f)}"
                 )
         with torch.no_grad():
             for name, f in live.items():
@@ -118,28 +110,28 @@ class LoraAdapter:
     def save(self, folder: str | Path, *, base_model: str) -> None:
         """Write the adapter in stock PEFT format: `PeftModel.from_pretrained(model, folder)` loads it.
 
-        base_model: what adapter_config.json names as base_model_name_or_path, the model's id of the
-        configuration. Raises AdapterError, before anything is written, when a factor is not finite.
+        base_model: for base_model_name_or_path in adapter_config.json; the configuration's name of the model.
+        Raises AdapterError, before anything is written, if a factor is not finite.
         """
         from peft import get_peft_model_state_dict
 
         folder = Path(folder)
         check_finite(self.factors(), str(folder))
-        # PEFT's own save_pretrained would also write a README and look the base model up on the hub.
+        # PEFT's save_pretrained would also write a README and look up the base model on the hub.
         tensors = get_peft_model_state_dict(self.model, adapter_name=NAME, save_embedding_layers=False)
         config = copy.deepcopy(self.model.peft_config[NAME])
         config.base_model_name_or_path = base_model
         config.inference_mode = True
-        config.target_modules = sorted(config.target_modules)  # PEFT's set would be written in random order
+        config.target_modules = sorted(config.target_modules)  # PEFT's set has a random order
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: _copy(tensor) for key, tensor in tensors.items()}
-        # Through bytes: save_file would make the file readable by its owner only.
+        # Not save_file, which makes the file readable by its owner only.
         (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
         config.save_pretrained(str(folder))
 
     @contextmanager
     def without(self) -> Iterator[None]:
-        """The model as it was before the adapter, while the block runs: in evaluation mode, adapter off."""
+        """A block in which the model is in evaluation mode and the adapter is switched off."""
         training = self.model.training
         self.model.eval()
         try:
@@ -151,24 +143,24 @@ class LoraAdapter:
     def enable_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them; undone by `detach`.
 
-        Nothing before the first adapter of a frozen backbone requires a gradient. The reentrant kind would
-        cut off the adapters in such a layer; transformers hooks the embeddings against that, where it can.
+        In a frozen backbone, nothing before the first adapter requires a gradient. Reentrant checkpointing would not
+        train the adapters in the first layer; transformers works around that with hooks on the embeddings, if it can.
         """
         recompute_activations(self.model.get_base_model(), on=True)
         self._checkpointing = True
 
     def commit(self, folder: Path, *, base_model: str, tokenizer: Any) -> None:
-        """Write the adapter alone into the stage's folder; see `save`."""
+        """Write the adapter into the stage's folder; see `save`."""
         self.save(folder / ADAPTER, base_model=base_model)
 
     def detach(self) -> nn.Module:
-        """Take the adapter off and return the backbone: its weights and what was trainable as before."""
+        """Remove the adapter and return the backbone, with its weights and `requires_grad` as before."""
         backbone: Any = self.model.unload()
         if self._checkpointing:
             recompute_activations(backbone, on=False)
-            backbone.disable_input_require_grads()  # transformers hooks the embeddings, and leaves them so
+            backbone.disable_input_require_grads()  # transformers leaves its hooks on the embeddings
             self._checkpointing = False
-        if hasattr(backbone, "peft_config"):  # older PEFT leaves it, and warns of it at the next attach
+        if hasattr(backbone, "peft_config"):  # older PEFT leaves it and warns at the next attach
             del backbone.peft_config
         for parameter in self._trainable_before:
             parameter.requires_grad_(True)

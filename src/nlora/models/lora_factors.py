@@ -1,11 +1,8 @@
-"""What one task's adapter is once the model is taken away: the factors A and B of every adapted module.
+"""An adapter without its model: the factors A and B of every adapted module.
 
-    state = load_factors("runs/demo/outputs/1-r8/adapter")      # any stock PEFT LoRA folder
-    f = state["model.layers.0.self_attn.q_proj"]
-    f.update()                                                  # ΔW = scaling·B·A, (out, in)
-
-Reading needs safetensors only, no model and no PEFT. What would change the meaning of B·A (DoRA, a trained
-bias, an initialization that moved the frozen weights, ...) is refused by name instead of being ignored.
+They can be read from any stock PEFT LoRA folder with safetensors alone, without the model and PEFT. Features that
+change the meaning of B·A (DoRA, a trained bias, an initialization that changes the frozen weights, ...) are refused,
+and the message names them.
 """
 
 from __future__ import annotations
@@ -28,19 +25,24 @@ from nlora.errors import AdapterError
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
-# Fields of PEFT's LoraConfig under which B·A alone is not what the adapter adds to the frozen weight.
+# Fields of PEFT's LoraConfig that make the adapter's update something other than B·A.
 _NOT_PLAIN = (
     "use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "trainable_token_indices",
     "layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
     "velora_config", "target_parameters",
 )  # fmt: skip
-# Initializations that subtract from the frozen weight what they put into the factors.
+# Initializations that subtract the initial B·A from the frozen weight.
 _MOVES_WEIGHT = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # == of tensors is no truth value; compare with torch.equal
+@dataclass(frozen=True, slots=True, eq=False)  # == of tensors is not a bool; compare with torch.equal
 class LoraFactors:
-    """One module's low-rank update ΔW = scaling·B·A. A: (r, in); B: (out, r)."""
+    """One module's low-rank update ΔW = scaling·B·A. A: (r, in); B: (out, r).
+
+    >>> LoraFactors(torch.ones(1, 3), torch.ones(2, 1), scaling=0.5).update()
+    tensor([[0.5000, 0.5000, 0.5000],
+            [0.5000, 0.5000, 0.5000]])
+    """
 
     A: Tensor
     B: Tensor
@@ -62,11 +64,11 @@ class LoraFactors:
 
 
 AdapterState = dict[str, LoraFactors]
-"""The factors of one adapter by the backbone's module names. Their order carries no meaning."""
+"""The factors of one adapter by the backbone's module names, in any order."""
 
 
 def stack(factors: list[LoraFactors]) -> LoraFactors:
-    """One update of summed rank that equals the sum of the given ones: Σ s_i·B_i·A_i = 1·B·A."""
+    """One update of rank Σ r_i that equals the sum of the given ones: 1·B·A = Σ s_i·B_i·A_i."""
     return LoraFactors(
         torch.cat([f.A.float() for f in factors]),  # (Σ r_i, in)
         torch.cat([f.scaling * f.B.float() for f in factors], dim=1),  # (out, Σ r_i)
@@ -75,20 +77,20 @@ def stack(factors: list[LoraFactors]) -> LoraFactors:
 
 
 def check_finite(state: Mapping[str, LoraFactors], where: str) -> None:
-    """Raises AdapterError naming the first module with a NaN or an infinity."""
+    """Raises AdapterError with the name of the first module that has a NaN or an infinity."""
     for name, f in state.items():
         if not (torch.isfinite(f.A).all() and torch.isfinite(f.B).all()):
             raise AdapterError(
-                f"{where}: the factors of {name} contain NaN or infinity; the training that made them "
-                "diverged, try a lower train.learning_rate"
+                f"{where}: the factors of {name} contain NaN or infinity; their training diverged, "
+                "try a lower train.learning_rate"
             )
 
 
 def load_factors(folder: str | Path) -> AdapterState:
     """The factors in a stock PEFT LoRA folder, float32 on the CPU.
 
-    Respects rslora, rank_pattern and alpha_pattern. Raises AdapterError where the folder is not a plain LoRA
-    adapter, a file is missing or damaged, or a factor is not finite.
+    Supports rslora, rank_pattern and alpha_pattern. Raises AdapterError if the folder is not a plain LoRA adapter, a
+    file is missing or damaged, or a factor is not finite.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -126,7 +128,7 @@ def _factors(folder: Path, config: dict[str, Any], name: str, pair: dict[str, Te
 
 
 def _of_pattern(pattern: Any, name: str, default: Any) -> Any:
-    """The value for a module whose name ends with one of the pattern's keys (regular expressions)."""
+    """The pattern's value for a module. Its keys are regular expressions for the end of the module's name."""
     for key, value in (pattern or {}).items():
         if re.match(rf"(.*\.)?({key})$", name):
             return value

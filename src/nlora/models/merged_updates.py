@@ -1,12 +1,7 @@
-"""Earlier tasks' updates folded into the frozen weights: W = round(W0 + Σ_i s_i·B_i·A_i), rounded once.
+"""Earlier updates merged into the frozen weights: W = round(W0 + Σ_i s_i·B_i·A_i), rounded once.
 
-    folded = MergedUpdates(model, [shape.name for shape in target_modules(model, lora)])
-    folded.fold([state_1, state_2])        # the model is now W0 + ΔW_1 + ΔW_2
-    folded.fold([state_1])                 # ... W0 + ΔW_1, whatever was folded before
-    folded.restore()                       # W0, bit for bit
-
-Adding one task after another to bfloat16 weights would round at every task and lose updates smaller than the
-weights' last bit; here the sum is always taken anew from the original weights in full precision.
+The sum is always computed from the original weights, in full precision. Merging one task after another would round
+every time.
 """
 
 from __future__ import annotations
@@ -22,21 +17,32 @@ from nlora.models.target_modules import in_and_out, is_quantized, linear_layer, 
 
 
 class MergedUpdates:
-    """The target modules of a backbone, with their original weights kept on the CPU in their own dtype.
+    """The target modules of a backbone, with a copy of their original weights on the CPU in their own dtype.
 
-    Works on the modules themselves, so it may fold while an adapter is attached to them.
-    Raises ModelError for a module that is no linear layer, is quantized, or shares its weight with another: see
+    Works on the modules themselves, so the active updates may change while an adapter is attached. Raises ModelError
+    for a module that is not a linear layer, is quantized, or shares its weight with another; for these, use
     `nlora.models.unmerged_updates`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2))
+    >>> original = model[0].weight.clone()
+    >>> update = {"0": LoraFactors(torch.ones(1, 2), torch.ones(2, 1), 1.0)}
+    >>> merged = MergedUpdates(model, ["0"])
+    >>> merged.activate([update, update])
+    >>> torch.equal(model[0].weight, original + 2)
+    True
+    >>> merged.deactivate()
+    >>> torch.equal(model[0].weight, original)
+    True
     """
 
     def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
         self._modules = {name: _plain_linear(model, name) for name in module_names}
-        self._originals: dict[str, Tensor] = {}  # filled by the first fold: a first task needs no copy
+        self._originals: dict[str, Tensor] = {}  # filled when first needed: a first task needs no copy
 
-    def fold(self, states: Sequence[AdapterState]) -> None:
-        """Set the weights to the originals plus all of these updates; with none, to the originals.
+    def activate(self, states: Sequence[AdapterState]) -> None:
+        """Set the weights to the originals plus these updates.
 
-        Raises AdapterError, before any weight is changed, where a state does not fit the modules.
+        Raises AdapterError, before any weight is changed, if a state does not fit the modules.
         """
         for state in states:
             check_fits(state, self._modules)
@@ -50,13 +56,13 @@ class MergedUpdates:
                 _sum(original.to(weight.device), updates, transposed=not isinstance(module, nn.Linear))
             )
 
-    def restore(self) -> None:
-        """Put the original weights back, bit for bit."""
-        self.fold([])
+    def deactivate(self) -> None:
+        """Restore the original weights, bit for bit."""
+        self.activate([])
 
 
 def check_fits(state: AdapterState, modules: Mapping[str, nn.Module]) -> None:
-    """Raises AdapterError, naming the module, where a state updates others than these or other shapes."""
+    """Raises AdapterError with the module's name if a state updates other modules than these, or other shapes."""
     for name, f in state.items():
         if name not in modules:
             raise AdapterError(f"an adapter updates {name}, which is not among the model's target modules")
@@ -69,7 +75,7 @@ def check_fits(state: AdapterState, modules: Mapping[str, nn.Module]) -> None:
 
 
 def _sum(original: Tensor, updates: list[LoraFactors], transposed: bool) -> Tensor:
-    """W0 + Σ s_i·B_i·A_i in at least float32, oriented as `original`; the caller's copy rounds it."""
+    """W0 + Σ s_i·B_i·A_i in at least float32, in the orientation of `original`; the caller rounds it."""
     if not updates:
         return original
     wide = torch.promote_types(original.dtype, torch.float32)
@@ -85,19 +91,19 @@ def _plain_linear(model: nn.Module, name: str) -> nn.Module:
     module = linear_layer(model, name)
     if shares_weight(model, module):
         raise ModelError(
-            f"{name} shares its weight with another layer, which has updates of its own; updates cannot be folded "
-            "into such weights, keep them beside (nlora.models.unmerged_updates)"
+            f"{name} shares its weight with another layer, which has updates of its own; updates cannot be merged "
+            "into such weights; keep them unmerged (nlora.models.unmerged_updates)"
         )
     if is_quantized(module):
         raise ModelError(
-            f"{name} is quantized ({type(module).__name__}, {_weight(module).dtype}); updates cannot be folded "
+            f"{name} is quantized ({type(module).__name__}, {_weight(module).dtype}); updates cannot be merged "
             "into quantized weights; keep them unmerged, or load the model in float32 or bfloat16"
         )
     return module
 
 
 def _weight(module: nn.Module) -> Tensor:
-    """The weight's own storage, without its history."""
+    """The weight itself, detached from autograd."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.detach()

@@ -1,12 +1,8 @@
-"""Adapted layers whose weights train in the directions that matter least to them, on PEFT's OSF tuner.
+"""Layers whose weights are trained in their least important directions, using PEFT's OSF tuner.
 
-    learner = OsfLayers.attach(model, LoraOptions(), preserved=0.5)
-    train(learner.model)
-    learner.commit(folder, ...)               # folder/weights.safetensors: the layers' weights as they are now
-    OsfLayers.load(model, folder)
-
-Source: arXiv 2504.07097. A layer's weight is decomposed by singular values; its leading directions are frozen, the
-rest is trained, with gradients projected off the frozen ones. There is no low-rank update: the weights themselves move.
+Source: arXiv 2504.07097. A layer's weight is decomposed by singular values. Its leading directions are frozen and the
+rest is trained, with gradients projected off the frozen directions. There is no low-rank update: the weights themselves
+change.
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 class OsfLayers:
-    """The target modules of a backbone, training off their leading directions. Make one with `attach`."""
+    """The target modules of a backbone, trained off their leading directions. Create one with `attach`."""
 
     def __init__(self, model: Any, names: list[str]) -> None:
         self.model = model
@@ -40,10 +36,10 @@ class OsfLayers:
 
     @classmethod
     def attach(cls, model: nn.Module, lora: LoraOptions, *, preserved: float) -> OsfLayers:
-        """Freeze `model` but for the trailing singular directions of `lora.targets`.
+        """Freeze `model` except for the trailing singular directions of `lora.targets`.
 
         preserved: share of each layer's singular directions that stay frozen, in (0, 1).
-        Raises ModelError for layers that PEFT's OSF does not take (GPT-2's Conv1D, quantized ones).
+        Raises ModelError for layers that PEFT's OSF does not support: GPT-2's Conv1D, quantized or shared ones.
         """
         from peft import OSFConfig, get_peft_model
 
@@ -54,7 +50,7 @@ class OsfLayers:
                 raise ModelError(f"osf trains plain linear layers; {name} is a {type(layer).__name__}")
             if shares_weight(model, layer):
                 raise ModelError(
-                    f"osf trains layers with weights of their own; {name} shares its with another"
+                    f"osf trains layers with weights of their own; {name} shares its weight with another layer"
                 )
         backbone: Any = model
         config = OSFConfig(
@@ -65,20 +61,20 @@ class OsfLayers:
         return cls(get_peft_model(backbone, config), names)
 
     def factors(self) -> AdapterState:
-        """None: there is no low-rank update."""
+        """Empty: there is no low-rank update."""
         return {}
 
     def state(self) -> AdapterState:
-        """None: the weights stay in the backbone."""
+        """Empty: the trained weights stay in the backbone."""
         return {}
 
     def load_state(self, state: AdapterState) -> None:
-        """There is nothing to load factors into."""
+        """Raises AdapterError: there are no factors."""
         raise AdapterError("osf trains the weights themselves and has no factors to load")
 
     @contextmanager
     def without(self) -> Iterator[None]:
-        """The model as it was before the stage: in evaluation mode, nothing of the stage's training in it."""
+        """A block in which the model is as it was before the stage, in evaluation mode."""
         training = self.model.training
         self.model.eval()
         try:
@@ -88,14 +84,17 @@ class OsfLayers:
             self.model.train(training)
 
     def commit(self, folder: Path, *, base_model: str, tokenizer: Any) -> None:
-        """Write the layers' weights as they are now, (out, in) by module name."""
+        """Write the layers' weights to folder/weights.safetensors, (out, in) by module name."""
         (folder / WEIGHTS_FILE).write_bytes(
             safetensors.torch.save(self._weights(), metadata={"format": "pt"})
         )
 
     @staticmethod
     def load(model: nn.Module, folder: Path) -> None:
-        """Put a stage's weights back. Raises RunError where they are missing, damaged or of another model."""
+        """Load a stage's weights into the model.
+
+        Raises RunError if they are missing, damaged or those of another model.
+        """
         path = folder / WEIGHTS_FILE
         try:
             tensors = safetensors.torch.load_file(path)
@@ -106,7 +105,7 @@ class OsfLayers:
         for name, tensor in tensors.items():
             weight = model.get_submodule(name).weight
             if not isinstance(weight, nn.Parameter) or weight.shape != tensor.shape:
-                raise RunError(f"{path}: {name} is of another model")
+                raise RunError(f"{path}: {name} does not fit this model")
             with torch.no_grad():
                 weight.copy_(tensor)
 
@@ -116,7 +115,7 @@ class OsfLayers:
         self._checkpointing = True
 
     def detach(self) -> nn.Module:
-        """The backbone with the weights as they are now, frozen."""
+        """Return the backbone, frozen, with its trained weights."""
         weights = self._weights()
         backbone: Any = self.model.unload()
         if self._checkpointing:

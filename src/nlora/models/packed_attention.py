@@ -1,16 +1,13 @@
-"""A causal model on a packed batch (`nlora.data.packing`): every token is computed once, and nothing else is.
+"""A causal model on a packed batch (`nlora.data.packing`): every token is computed once, without padding.
 
-    with packed_attention(model):                       # only if packing_is_exact(model)
-        logits = packed_logits(model, pack(examples))   # (1, N, V): those that predict an answer token
+All examples of a batch form one row of tokens. Norms, projections and feed-forward layers treat each token separately;
+only attention must know which example a token belongs to. It is registered as an attention function of transformers and
+receives the batch's layout: the prefix that all examples share attends to itself, and the rest of each example to the
+prefix and to itself. Loss and gradients equal those of each example alone. With dropout, the examples share the masks
+of the prefix, so their masks have the right distribution but are not independent of each other.
 
-All examples of a batch are one row of tokens. Norms, projections and feed-forward layers work on tokens, whoever they
-belong to; only attention has to know. It is registered as an attention function of transformers, which hands it the
-batch's layout: the beginning that all examples share attends to itself, each example's rest to that beginning and to
-itself. Loss and gradients are those of each example on its own. With dropout, the examples share the masks of the
-shared tokens: each sees masks of the right distribution, they are only not independent between examples.
-
-Against a padded batch with a repeated key-value cache, one pass of some hundred tokens takes the place of two, of
-which the one over the shared tokens would be too small for a fast matrix product.
+Compared with a padded batch and a repeated key-value cache, this is one pass over a few hundred tokens instead of two,
+one of which (over the prefix) would be too small for fast matrix products.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
 
 from nlora.data.packing import pack
-from nlora.data.tokenize import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.models.inspection import (
     Batch,
     first_position,
@@ -39,7 +36,7 @@ from nlora.models.packed_layout import Continuation, Layout
 
 _NAME = "nlora_packed"
 _UNKNOWN = ("softcap", "sliding_window", "s_aux", "position_bias")
-"""What some models ask of their attention beyond a scale and dropout."""
+"""Arguments with which some models ask for more than a scale and dropout; none of these is supported."""
 
 
 def packed_logits(model: nn.Module, batch: Batch, layout: Layout | Continuation | None = None) -> Tensor:
@@ -59,13 +56,13 @@ def packed_logits(model: nn.Module, batch: Batch, layout: Layout | Continuation 
 
 @contextmanager
 def packed_attention(model: Any) -> Iterator[None]:
-    """Within it the model takes packed batches, and only those. model: not wrapped."""
+    """A block in which the model takes packed batches only. model: without wrappers."""
     AttentionInterface.register(_NAME, _attention)
     before = model.config._attn_implementation
     model.set_attn_implementation(_NAME)
     hooks: list[RemovableHandle] = []
     try:
-        hooks += _last_layer_where_it_counts(model)
+        hooks += _skip_unpredicted_tokens(model)
         yield
     finally:
         for hook in hooks:
@@ -73,42 +70,44 @@ def packed_attention(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _last_layer_where_it_counts(model: Any) -> list[RemovableHandle]:
-    """Lets the last layer's feed-forward part run on `predict_at` only: nobody looks at its other tokens.
+def _skip_unpredicted_tokens(model: Any) -> list[RemovableHandle]:
+    """Make the last layer's feed-forward part run on `predict_at` only, since its other outputs are never used.
 
-    They leave the layer without its contribution. Nothing is done where that part is not found under its usual name.
+    Nothing happens if that part does not have its usual name. These are three hooks because families differ in the
+    forward of a layer, and because the layout reaches the layer, as a keyword, but not its feed-forward part. It is
+    read again at every call: with gradient checkpointing, the layer runs once more in the backward pass.
     """
     count = getattr(model.config, "num_hidden_layers", None)
     layers = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     if len(layers) != 1 or not isinstance(getattr(layers[0][-1], "mlp", None), nn.Module):
         return []
     last: Any = layers[0][-1]
-    seen: list[Layout | Continuation] = []
+    current: list[Layout | Continuation] = []
 
-    def look(layer: nn.Module, args: Any, kwargs: Any) -> None:
-        seen[:] = [_there(kwargs.get("layout"))]
+    def enter_layer(layer: nn.Module, args: Any, kwargs: Any) -> None:
+        current[:] = [_required(kwargs.get("layout"))]
 
-    def choose(mlp: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return args[0].index_select(1, seen[0].predict_at), *args[1:]  # (1, N, n)
+    def enter_mlp(mlp: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return args[0].index_select(1, current[0].predict_at), *args[1:]  # (1, N, n)
 
-    def put_back(mlp: nn.Module, args: Any, out: Any) -> Any:
-        if isinstance(out, tuple):  # experts say which of them were asked, too
-            return put_back(mlp, args, out[0]), *out[1:]
-        others = out.new_zeros(1, seen[0].tokens, out.shape[2])
-        return others.index_copy(1, seen[0].predict_at, out)
+    def leave_mlp(mlp: nn.Module, args: Any, out: Any) -> Any:
+        if isinstance(out, tuple):  # a mixture of experts also returns its routing
+            return leave_mlp(mlp, args, out[0]), *out[1:]
+        zeros = out.new_zeros(1, current[0].tokens, out.shape[2])
+        return zeros.index_copy(1, current[0].predict_at, out)  # (1, S, n)
 
     return [
-        last.register_forward_pre_hook(look, with_kwargs=True),
-        last.mlp.register_forward_pre_hook(choose),
-        last.mlp.register_forward_hook(put_back),
+        last.register_forward_pre_hook(enter_layer, with_kwargs=True),
+        last.mlp.register_forward_pre_hook(enter_mlp),
+        last.mlp.register_forward_hook(leave_mlp),
     ]
 
 
 def may_pack(model: Any) -> bool:
-    """Whether a packed batch could give this model's own logits, by what is known of it without a try.
+    """Whether a packed batch could give this model's own logits, judging by its properties alone.
 
-    Not so for encoder-decoder models, sliding windows, attention kernels of which nothing is known, models whose
-    attention is their own or that cannot be told positions.
+    Not for encoder-decoder models, sliding windows, unknown attention kernels, and models that implement attention
+    themselves or do not take positions.
     """
     if is_encoder_decoder(model) or not full_attention(model):
         return False
@@ -117,7 +116,7 @@ def may_pack(model: Any) -> bool:
 
 
 def packing_is_exact(model: Any) -> bool:
-    """Whether a packed batch gives this model's own logits; tried out on a few tokens, if it may at all."""
+    """Whether a packed batch gives this model's own logits, found out on a few tokens if `may_pack`."""
     if not may_pack(model):
         return False
     device = next(model.parameters()).device
@@ -125,7 +124,7 @@ def packing_is_exact(model: Any) -> bool:
     examples = [
         TokenizedExample(first[:-2], first[-2:]),
         TokenizedExample(second[:-4], second[-3:]),
-    ]  # of two lengths
+    ]  # of different lengths
     batch = {key: value.to(device) for key, value in pack(examples).items()}
 
     def attempt() -> tuple[Tensor, Tensor]:
@@ -152,14 +151,14 @@ def _attention(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query (1, H, S, D), key and value (1, Hk, S, D) -> (1, S, H, D)."""
-    asked = [name for name in _UNKNOWN if more.get(name) is not None]
-    if asked:
-        raise NotImplementedError(f"attention with {', '.join(asked)} is not known to packed batches")
+    unknown = [name for name in _UNKNOWN if more.get(name) is not None]
+    if unknown:
+        raise NotImplementedError(f"packed batches do not support attention with {', '.join(unknown)}")
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # (S, heads, D)
-    return _there(layout).attend(q, k, v, dropout, scaling)[None], None
+    return _required(layout).attend(q, k, v, dropout, scaling)[None], None
 
 
-def _there(layout: Layout | Continuation | None) -> Layout | Continuation:
+def _required(layout: Layout | Continuation | None) -> Layout | Continuation:
     if layout is None:
-        raise ValueError("within packed_attention a model takes packed batches only")
+        raise ValueError("within packed_attention, a model takes packed batches only")
     return layout

@@ -1,10 +1,7 @@
-"""Who attends to whom among tokens that lie in one row: a packed batch, and what continues its rows.
+"""Which tokens attend to which in one row of tokens: a packed batch, and further tokens for its examples.
 
-    Layout.of(pack(examples))                   # the examples' common beginning once, then the rest of each
-    Continuation(extend, there, count=2)        # two more tokens for each of some rows whose keys were kept
-
-A layout's `attend` takes states (S, heads, D) of the tokens that run, and attends for each of them to the tokens that
-its own sequence has before it. `nlora.models.packed_attention` hands it to every attention layer of a model.
+A layout's `attend` takes the states (S, heads, D) of the tokens in this pass. Each token attends to those before it in
+its own sequence. `nlora.models.packed_attention` passes the layout to every attention layer of a model.
 """
 
 from __future__ import annotations
@@ -20,21 +17,21 @@ from torch.nn import functional as F
 from nlora.models.inspection import Batch
 
 KeysValues = list[tuple[Tensor, Tensor]]
-"""Of each layer, keys and values."""
+"""The keys and values of each layer."""
 
 
 @dataclass(slots=True, eq=False)
 class Memory:
     """The keys and values of one pass, (tokens, heads, D) in each layer.
 
-    before: those of the beginning that all rows continue, from an earlier pass. kept: gets those of this pass.
+    before: those of the shared prefix, from an earlier pass. kept: collects those of this pass.
     """
 
     before: KeysValues = field(default_factory=list)
     kept: KeysValues = field(default_factory=list)
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps the next layer's; returns them with what is before them in front."""
+        """Store those of the next layer; return them with the prefix in front."""
         self.kept.append((k, v))
         if not self.before:
             return k, v
@@ -46,10 +43,11 @@ class Memory:
 class Layout:
     """A packed batch.
 
-    prefix: P, the tokens that all begin with; begins: how many of them run now, P or none. rows_at: (B, L) among
-    the tokens that run, keys_at: (B, P + L) among all, the prefix before each row. back_at: the place in
-    rows_at.flatten() of each token behind the prefix; None where no row is shorter than L. tokens: S, which run.
-    predict_at: (N,).
+    prefix: P, the length of the shared prefix. begins: how many prefix tokens are in this pass, P or 0.
+    rows_at: (B, L), indices of each row's tokens in this pass.
+    keys_at: (B, P + L), indices of each row's keys among all tokens, prefix included.
+    back_at: for each token after the prefix, its index in rows_at.flatten(); None if all rows have length L.
+    tokens: S, the tokens in this pass. predict_at: (N,), those whose logits are needed.
     """
 
     prefix: int
@@ -64,7 +62,7 @@ class Layout:
 
     @classmethod
     def of(cls, batch: Batch, memory: Memory | None = None) -> Layout:
-        """Of a batch as `pack` makes it; memory.before: what a batch without its beginning continues."""
+        """The layout of a batch from `pack`. memory.before: the prefix, if the batch does not contain it."""
         rows_at, back_at = batch["rows_at"], batch["back_at"]
         tokens = batch["input_ids"].shape[1]
         begins = tokens - len(back_at)
@@ -99,8 +97,7 @@ class Layout:
     def _masks_for(self, heads: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """What to add to the scores of the prefix (heads·P, P) and of a row (heads·L, P + L).
 
-        Behind a row's end its last token is repeated. No token before the end sees that, and nobody looks at what comes
-        out there.
+        A short row repeats its last token. The real tokens do not see the repetitions, whose outputs are not used.
         """
         if heads not in self.masks:
             tokens = self.keys_at.shape[1]
@@ -116,12 +113,13 @@ class Layout:
 class Continuation:
     """n more tokens for each of B rows, row by row.
 
-    extend: of each layer in turn, takes the new tokens' keys and values, (B, n, heads, D), and returns all that the
-    rows have with those behind, (B, W + n, heads, D). there: (B, W), which of W places are tokens of the row.
+    extend: takes a layer's number and the new tokens' keys and values, (B, n, heads, D); returns all keys and values of
+        the rows with the new ones at the end, (B, W + n, heads, D).
+    valid: (B, W), which of the W earlier columns hold tokens of the row.
     """
 
     extend: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
-    there: Tensor
+    valid: Tensor
     count: int
     layers: Iterator[int] = field(default_factory=count_up)
     masks: dict[int, Tensor] = field(default_factory=dict)
@@ -129,51 +127,51 @@ class Continuation:
     @property
     def tokens(self) -> int:
         """B·n."""
-        return len(self.there) * self.count
+        return len(self.valid) * self.count
 
     @property
     def predict_at(self) -> Tensor:
         """All tokens."""
-        return torch.arange(self.tokens, device=self.there.device)
+        return torch.arange(self.tokens, device=self.valid.device)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None) -> Tensor:
         """q: (B·n, H, D). k, v: (B·n, Hk, D). Returns (B·n, H, D)."""
         mask = self._mask_for(q.shape[1] // k.shape[1], q)
-        q, k, v = (states.reshape(len(self.there), self.count, *states.shape[1:]) for states in (q, k, v))
+        q, k, v = (states.reshape(len(self.valid), self.count, *states.shape[1:]) for states in (q, k, v))
         return _grouped(q, *self.extend(next(self.layers), k, v), mask, dropout, scaling).flatten(0, 1)
 
     def _mask_for(self, heads: int, like: Tensor) -> Tensor:
         """What to add to the scores, (B, 1, heads·n, W + n)."""
         if heads not in self.masks:
             own = torch.ones(self.count, self.count, dtype=torch.bool, device=like.device).tril_()
-            rows = len(self.there)
-            seen = torch.cat(
+            rows = len(self.valid)
+            visible = torch.cat(
                 [
-                    self.there[:, None].expand(rows, self.count, self.there.shape[1]),
+                    self.valid[:, None].expand(rows, self.count, self.valid.shape[1]),
                     own.expand(rows, self.count, self.count),
                 ],
                 dim=2,
             )  # (B, n, W + n)
-            mask = like.new_zeros(seen.shape).masked_fill_(~seen, float("-inf"))
+            mask = like.new_zeros(visible.shape).masked_fill_(~visible, float("-inf"))
             self.masks[heads] = mask.repeat(1, heads, 1)[:, None]
         return self.masks[heads]
 
 
 def _taken(states: Tensor, at: Tensor) -> Tensor:
-    """States (S, heads, D) at places (B, n): (B, n, heads, D)."""
+    """States (S, heads, D) at indices (B, n): (B, n, heads, D)."""
     return states.index_select(0, at.flatten()).view(*at.shape, *states.shape[1:])
 
 
 def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, scaling: float | None) -> Tensor:
-    """Attention of q (B, L, H, D) to k and v (B, n, Hk, D): (B, L, H, D). mask: (H/Hk·L, n), for all rows or each.
+    """Attention of q (B, L, H, D) to k and v (B, n, Hk, D): (B, L, H, D). mask: (H/Hk·L, n), one or one per row.
 
-    The queries of all heads that share a key lie one after another, so that keys and values need no copies.
+    The queries of all heads that share a key are consecutive, so keys and values need not be repeated.
     """
     rows, tokens, heads, _ = q.shape
     shared_by = heads // k.shape[2]
-    given = q.dtype
-    if given == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
-        # The kernel for CPUs takes thrice as long for its gradient in 16 bits as in 32.
+    dtype = q.dtype
+    if dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
+        # On a CPU, the kernel's gradient takes three times as long in 16 bits as in 32.
         q, k, v, mask = (states.float() for states in (q, k, v, mask))
     q = (
         q.view(rows, tokens, -1, shared_by, q.shape[3]).permute(0, 2, 3, 1, 4).flatten(2, 3)
@@ -181,5 +179,5 @@ def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, scal
     out = F.scaled_dot_product_attention(
         q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, dropout_p=dropout, scale=scaling
     )
-    out = out.to(given).view(rows, -1, shared_by, tokens, v.shape[3])
+    out = out.to(dtype).view(rows, -1, shared_by, tokens, v.shape[3])
     return out.permute(0, 3, 1, 2, 4).flatten(2, 3)

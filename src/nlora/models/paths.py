@@ -1,7 +1,4 @@
-"""How a run's batches go through its model; which of it is right for a model, `nlora.runs.preflight` finds out.
-
-paths = usual_paths(model)          # Paths(train="packed", leans=True, read="packed", continues=True, ...)
-"""
+"""How a run's batches go through its model; `nlora.runs.preflight` finds out what is right for a model."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ class Paths:
     """How a run's batches go through its model.
 
     train, read: how the examples of a training batch, and the prompts of a scoring batch, share it.
-    leans: whether modules are exchanged for leaner ones while an adapter trains.
-    continues: whether what follows a prompt runs on its kept keys and values; else the whole prompt runs again.
+    leans: whether training uses faster modules on a CPU (`nlora.training.cpu_modules`).
+    continues: whether tokens after a prompt reuse its stored keys and values, instead of computing it again.
     generate: how prompts share a batch of transformers' own `generate`.
-    notes: what was tried and differs, a line each.
+    notes: one line for each way that was tried and gave different numbers.
     """
 
     train: Rows
@@ -37,9 +34,9 @@ class Paths:
 
 
 def usual_paths(model: nn.Module, *, untried: bool = False) -> Paths:
-    """The fastest paths that a model's own facts allow, without a try-out on a run's texts.
+    """The fastest paths that a model's properties allow, without trying them on a run's texts.
 
-    untried: not even packing has been tried, on a few tokens.
+    untried: do not even try packing on a few tokens.
     """
     rows: Rows = "packed" if (may_pack if untried else packing_is_exact)(model) else "padded"
     return Paths(rows, True, rows, keeps_all_tokens(model), "padded")

@@ -1,11 +1,8 @@
-"""A backbone in 4 or 8 bit: how it is loaded, and what stands in the way, said before anything starts.
+"""How a backbone is loaded in 4 or 8 bits.
 
-    load_backbone("meta-llama/Llama-3.1-8B", dtype="bfloat16", quantize="4bit")
-
-4bit is QLoRA's format (arXiv 2305.14314): NF4 codes in blocks of 64, whose scales are themselves quantized. 8bit is
-LLM.int8() (arXiv 2208.07339). Both by bitsandbytes, the extra `nlora[quant]`. The head and the embedding stay as
-they are. The updates are float32 as ever, and earlier ones are kept beside the weights
-(`nlora.models.unmerged_updates`).
+4bit is QLoRA's format (arXiv 2305.14314): NF4 codes in blocks of 64, whose scales are quantized, too. 8bit is
+LLM.int8() (arXiv 2208.07339). Both need bitsandbytes. The head and the embedding are not quantized. Updates are float32
+as always, and earlier ones stay unmerged (`nlora.models.unmerged_updates`).
 """
 
 from __future__ import annotations
@@ -25,9 +22,9 @@ _NOT_INSTALLED = missing("bitsandbytes")
 
 
 def loading_arguments(quantize: Quantize, dtype: Any, device: Any) -> dict[str, Any]:
-    """What `from_pretrained` needs beside the rest. dtype: a torch number format, that of the layers' products.
+    """Further arguments for `from_pretrained`. dtype: the torch dtype that the layers compute in.
 
-    Raises MissingExtraError where bitsandbytes is not installed.
+    Raises MissingExtraError if bitsandbytes is not installed.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError(f"quantize: {_NOT_INSTALLED}")
@@ -42,16 +39,16 @@ def loading_arguments(quantize: Quantize, dtype: Any, device: Any) -> dict[str, 
         )
     else:
         format_ = BitsAndBytesConfig(load_in_8bit=True)
-        # It warns at every product that it computes in float16, which is what LLM.int8() is.
+        # At every product it warns that it computes in float16, but LLM.int8() always does.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return {"quantization_config": format_, "device_map": {"": device}}
 
 
 def keep_trainable(model: nn.Module) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights of a model on a CPU with AVX512-BF16.
+    """Keep bitsandbytes from repacking a model's 4-bit weights on a CPU with AVX512-BF16.
 
-    It does so at a layer's first pass in evaluation mode, for speed, and never undoes it: from then on the layer's
-    output has no gradient, so that adapters below it would silently hardly train (bitsandbytes 0.50.2).
+    For speed, it does so at a layer's first pass in evaluation mode, and never undoes it. From then on the layer's
+    output has no gradient, so adapters below it would silently not train (bitsandbytes 0.50.2).
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

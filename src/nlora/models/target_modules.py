@@ -1,10 +1,8 @@
-"""Which layers of a backbone are adapted: the query and value projections unless the user names others.
+"""Which layers of a backbone are adapted: the query and value projections, unless the user names others.
 
-    target_modules(model, LoraOptions())     # [ModuleShape("model.layers.0.self_attn.q_proj", 576, 576), ...]
-
-The families of transformers name these layers differently; they are recognized by the names of the model's
-own linear layers, so that a family does not have to be known in advance. Only layers that text passes through are
-adapted: an adapter in a tower for images or sounds would never train.
+Model families name these layers differently. They are recognized by the names of the model's own linear layers, so a
+family need not be known in advance. Only layers that process text are adapted; an adapter in a tower for images or
+sounds would never train.
 """
 
 from __future__ import annotations
@@ -23,8 +21,8 @@ from transformers.pytorch_utils import Conv1D
 from nlora.config.schema import ALL_LINEAR, LoraOptions
 from nlora.errors import ModelError
 
-# Query and value by the last part of their names, in the order in which they are looked for. One name: the
-# layer computes query, key and value together (GPT-2's c_attn), and all three are adapted.
+# Query and value by the last part of their names; the first match counts. A single name is a layer that computes query,
+# key and value together (GPT-2's c_attn), all of which are adapted.
 QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (
     ("q_proj", "v_proj"),
     ("q_proj", "v_proj_current", "v_proj_delayed"),
@@ -41,15 +39,15 @@ QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (
     ("Wqkv",),
     ("in_proj",),
 )
-# Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): what gives all heads their queries, and what gives them
-# their keys and values. Some layers of a model may have it and others not.
+# Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): the layers that expand to the queries of all heads, and
+# to their keys and values. Some layers of a model may have it and others not.
 LATENT: tuple[tuple[str, ...], ...] = (
     ("q_b_proj", "kv_b_proj"),
     ("q_proj", "kv_b_proj"),
     ("q_gate_proj", "kv_b_proj"),  # AXK2
     ("self_attn.q_b_proj", "self_attn.kv_proj"),  # DeepSeek-V4
 )
-# In a decoder alone, what would look at an encoder's output.
+# Parts of a decoder that attend to an encoder's output; unused in a model that is only a decoder.
 _CROSS_ATTENTION = {"encoder_attn", "cross_attn", "crossattention", "cross_attention"}
 
 _WIDE = (torch.float64, torch.float32)
@@ -58,7 +56,7 @@ FLOATS = (*_WIDE, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, slots=True)
 class ModuleShape:
-    """A linear layer that is adapted: its name in the backbone and the sizes of its weight."""
+    """A linear layer to adapt: its name in the backbone and the size of its weight."""
 
     name: str
     in_features: int
@@ -68,10 +66,14 @@ class ModuleShape:
 def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
     """The linear layers of a transformers model that `LoraAdapter.attach` would adapt, in the model's order.
 
-    The model may be without its weights (on the meta device), but must be without an adapter.
-    Raises ModelError that lists the linear layers there are, where a target is unknown, is no linear layer, lies where
-    text does not pass, shares its weight with the embedding (folding an update in would change the embedding too), or
-    stands in the model under two names (PEFT would adapt it under one of them).
+    The model may be on the meta device, but must not have an adapter. Raises ModelError, with a list of the linear
+    layers, if a target is unknown, is not a linear layer, does not process text, shares its weight with the embedding
+    (merging an update would change the embedding, too), or has two names in the model (PEFT would adapt it under only
+    one of them).
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> target_modules(GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1)), LoraOptions())
+    [ModuleShape(name='transformer.h.0.attn.c_attn', in_features=8, out_features=24)]
     """
     embedding = cast(Any, model).get_input_embeddings()
     text = text_layers(model)
@@ -92,7 +94,7 @@ def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
         names = [other for other, same in every if same is module]
         if len(names) > 1:
             raise ModelError(
-                f"lora.targets: {name} is the same layer as {names[1]}; PEFT would adapt it in one place of the two; "
+                f"lora.targets: {name} is the same layer as {names[1]}; PEFT would adapt only one of the two; "
                 f"the linear layers are {_listed(text)}"
             )
         shapes.append(ModuleShape(name, *in_and_out(module)))
@@ -100,7 +102,7 @@ def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
 
 
 def target_names(model: nn.Module, lora: LoraOptions) -> list[str]:
-    """What PEFT is to match: the short names, where these match no other layers; else the layers' whole names."""
+    """Target names for PEFT: the short ones, or the layers' full names if the short ones match other layers, too."""
     wanted = _targeted(model, lora)
     short = default_names(model) if lora.targets is None else list(lora.targets)
     everything = [name for name, _ in model.named_modules()]
@@ -134,21 +136,21 @@ def _targeted(model: nn.Module, lora: LoraOptions) -> list[str]:
     for target, names in found.items():
         if silent.issuperset(names):
             raise ModelError(
-                f"lora.targets: text never passes through {target} of {type(model).__name__}, so it would not train; "
-                f"the linear layers on its way are {_listed(text)}"
+                f"lora.targets: {target} of {type(model).__name__} does not process text, so it would not train; "
+                f"the linear layers that do are {_listed(text)}"
             )
     return [name for name in everything if _matches(name, lora.targets) and name not in silent]
 
 
 def default_names(model: nn.Module) -> list[str]:
-    """The query and value projections of the model's family, by what their names end with.
+    """The query and value projections, by the ends of their names.
 
-    Raises ModelError with the linear layers there are, where none are known.
+    Raises ModelError, with a list of the linear layers, if none are recognized.
     """
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     text = text_layers(model)
-    # PEFT knows a few families whose layers are like no others', RWKV for one.
+    # PEFT knows a few families with unusual names, such as RWKV.
     peft = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(cast(Any, model).config.model_type)
     known = (*QUERY_AND_VALUE, *LATENT, *([tuple(peft)] if isinstance(peft, list) else []))
     there = [names for names in known if all(any(_matches(name, [end]) for name in text) for end in names)]
@@ -162,10 +164,10 @@ def default_names(model: nn.Module) -> list[str]:
 
 
 def text_layers(model: nn.Module) -> list[str]:
-    """The names of the linear layers that a text passes through, in the model's order.
+    """The names of the linear layers that process text, in the model's order.
 
-    Not those of towers for images and sounds, of what brings their output into the language model, and of a decoder's
-    cross-attention where there is no encoder.
+    This excludes towers for images and sounds, the layers that connect these with the language model, and the
+    cross-attention of a decoder without an encoder.
     """
     names = [name for name, module in model.named_modules() if is_linear(module)]
     if not isinstance(model, PreTrainedModel):
@@ -188,7 +190,7 @@ def text_layers(model: nn.Module) -> list[str]:
 
 
 def _towers(model: nn.Module) -> list[str]:
-    """Parts of the model for images or sounds, each with what is around it below the next part that reads text."""
+    """Parts of the model for images or sounds, each with its wrappers up to the next part that processes text."""
     parts = {name: part for name, part in model.named_modules() if isinstance(part, PreTrainedModel)}
     towers = []
     for name, part in parts.items():
@@ -213,7 +215,7 @@ def _within(name: str, part: str) -> bool:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A linear layer, bitsandbytes' quantized ones and GPT-2's Conv1D (its weight is stored transposed) included."""
+    """Whether this is a linear layer, including bitsandbytes' and GPT-2's Conv1D, whose weight is transposed."""
     return isinstance(module, nn.Linear | Conv1D)
 
 
@@ -226,38 +228,38 @@ def in_and_out(module: nn.Module) -> tuple[int, int]:
 
 
 def is_quantized(layer: nn.Module) -> bool:
-    """Whether the weight of a linear layer is not its (out, in) numbers, but a code for them."""
+    """Whether a linear layer stores codes instead of the (out, in) numbers of its weight."""
     weight: Any = layer.weight
     plain = in_and_out(layer) if isinstance(layer, Conv1D) else in_and_out(layer)[::-1]
     return weight.dtype not in FLOATS or tuple(weight.shape) != plain
 
 
 def takes_updates(layer: nn.Module) -> bool:
-    """Whether the weight of a linear layer has room for small updates: numbers of 32 bits or more."""
+    """Whether a linear layer's weight is precise enough to hold small updates: 32 bits or more, not quantized."""
     return cast(Any, layer).weight.dtype in _WIDE and not is_quantized(layer)
 
 
 def shares_weight(model: nn.Module, layer: nn.Module) -> bool:
-    """Whether the weight of a linear layer is that of another layer, too, as in Zamba2's shared blocks.
+    """Whether several layers share this layer's weight, as in Zamba2's blocks.
 
-    Each of these layers has updates of its own, which one weight cannot hold.
+    Each of them has its own updates, which a single weight cannot hold.
     """
     return sum(module._parameters.get("weight") is layer.weight for module in model.modules()) > 1
 
 
 def linear_layer(model: nn.Module, name: str) -> nn.Module:
-    """The linear layer of that name, whether an adapter wraps it or not. Raises ModelError where it is none."""
+    """The linear layer of that name, with or without an adapter. Raises ModelError if it is something else."""
     module = model.get_submodule(name)
     module = getattr(module, "base_layer", module)
     if not is_linear(module):
         raise ModelError(
-            f"{name} is a {type(module).__name__}; updates can be folded into linear layers only"
+            f"{name} is a {type(module).__name__}; updates can be merged into linear layers only"
         )
     return module
 
 
 def _matches(name: str, targets: Sequence[str]) -> bool:
-    """PEFT's rule: a target is a module's whole name or its last parts."""
+    """PEFT's rule: a target is a module's full name or its last parts."""
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
@@ -266,5 +268,9 @@ def _last_parts(names: Iterable[str]) -> Counter[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """`q_proj (x2), lm_head`: layers by the last part of their names."""
+    """Layers by the last part of their names.
+
+    >>> _listed(["a.q_proj", "b.q_proj", "lm_head"])
+    'q_proj (x2), lm_head'
+    """
     return ", ".join(f"{part} (x{n})" if n > 1 else part for part, n in _last_parts(names).items())

@@ -1,7 +1,7 @@
-"""What trains at a stage: a low-rank adapter, or weights of the backbone itself.
+"""What a stage trains: a low-rank adapter, or weights of the backbone itself.
 
-`nlora.models.lora_adapter.LoraAdapter`, `nlora.models.full_model.FullModel` and `nlora.models.osf_layers.OsfLayers`
-are learners; the sequence and the training know no more of them than this.
+This is the interface that the trainer and the task sequence use. It is implemented by
+`nlora.models.lora_adapter.LoraAdapter`, `nlora.models.full_model.FullModel` and `nlora.models.osf_layers.OsfLayers`.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 class Trainable(Protocol):
-    """model: what the Trainer trains; its parameters that require a gradient are those that learn."""
+    """Trainable parameters on a backbone. model: what the Trainer is given; parameters with `requires_grad` train."""
 
     model: Any
 
     def factors(self) -> AdapterState:
-        """The live factors of a low-rank update; empty where weights themselves move."""
+        """The live factors of a low-rank update; empty if the weights themselves are trained."""
 
     def load_state(self, state: AdapterState) -> None:
-        """Go on from these factors."""
+        """Continue training from these factors."""
 
     def state(self) -> AdapterState:
-        """A copy of the factors, which later training does not change."""
+        """A copy of the factors, which later training does not change; empty if there are none."""
 
     def without(self) -> AbstractContextManager[None]:
-        """The model as it was before the stage, while the block runs."""
+        """A block in which the model is as it was before the stage."""
 
     def commit(self, folder: Path, *, base_model: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write what was trained into the stage's folder."""
@@ -42,4 +42,4 @@ class Trainable(Protocol):
         """Recompute activations in the backward pass instead of keeping them; undone by `detach`."""
 
     def detach(self) -> nn.Module:
-        """Give the backbone back, frozen: without the adapter, or with the weights as they are now."""
+        """Return the backbone, frozen: without the adapter, or with the trained weights."""

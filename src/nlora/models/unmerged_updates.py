@@ -1,18 +1,15 @@
-"""Earlier tasks' updates kept beside frozen weights that cannot take them in: quantized, shared, or of 16 bits.
+"""Earlier updates added to what layers compute, for weights that cannot hold them: quantized, shared or 16-bit.
 
-    beside = UnmergedUpdates(model, [shape.name for shape in target_modules(model, lora)])
-    beside.fold([state_1, state_2])        # the model now computes with W0 + ΔW_1 + ΔW_2
-    beside.fold([state_1])                 # ... W0 + ΔW_1, whatever was there before
-    beside.restore()                       # W0: nothing is left on the model
+The interface is that of `nlora.models.merged_updates.MergedUpdates`, which changes weights. This class adds (x·Aᵀ)·Bᵀ
+to the output of each layer, where A and B concatenate all updates: one update of rank Σ r_i per layer, however many
+tasks there were. Once the single matrix B·A is cheaper, it adds x·(B·A)ᵀ, so a layer never costs more than twice as
+much.
 
-The interface of `nlora.models.merged_updates.MergedUpdates`. Where that changes weights, this adds (x·Aᵀ)·Bᵀ to what
-each layer computes, with A and B of all updates concatenated: one update of rank Σ r_i per layer, however many tasks
-there were; once the one matrix B·A is cheaper, x·(B·A)ᵀ. So a layer never costs more than twice as much.
-
-A weight that several layers share (Zamba2's blocks) cannot take in the updates that each of them has of its own.
-Quantized weights would have to be quantized again, which changes them by more than an update is large. A bfloat16
-weight has 8 significant bits, and rounding W0 + ΔW to them leaves every entry of ΔW out that is less than about 1/512
-of its weight: half of them, for N-LoRA's small updates, and a quarter of the update's norm (docs/performance.md).
+Why such weights cannot hold updates:
+- If several layers share a weight (Zamba2's blocks), each of them has updates of its own.
+- Quantized weights would have to be quantized again, which changes them by more than an update does.
+- A bfloat16 weight has 8 significant bits. Rounding W0 + ΔW to them drops every entry of ΔW below about 1/512 of its
+  weight: half of the entries of N-LoRA's small updates, and a quarter of their norm (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -31,20 +28,30 @@ from nlora.models.target_modules import linear_layer
 
 
 class UnmergedUpdates:
-    """The target modules of a backbone, each with at most one hook that adds the updates so far.
+    """The target modules of a backbone, each with at most one hook, which adds the active updates.
 
-    Works on the modules themselves, so it may change while an adapter is attached to them; the adapter's own
-    update is then added on top. Raises ModelError for a module that is no linear layer.
+    Works on the modules themselves, so the active updates may change while an adapter is attached. The adapter's own
+    update is added on top. Raises ModelError for a module that is not a linear layer.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2))
+    >>> before = model(torch.ones(2))
+    >>> unmerged = UnmergedUpdates(model, ["0"])
+    >>> unmerged.activate([{"0": LoraFactors(torch.ones(1, 2), torch.ones(2, 1), 0.5)}])
+    >>> torch.equal(model(torch.ones(2)), before + 1)
+    True
+    >>> unmerged.deactivate()
+    >>> torch.equal(model(torch.ones(2)), before)
+    True
     """
 
     def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
         self._modules = {name: linear_layer(model, name) for name in module_names}
         self._hooks: list[RemovableHandle] = []
 
-    def fold(self, states: Sequence[AdapterState]) -> None:
-        """Add all of these updates to what the layers compute; with none, leave the layers alone.
+    def activate(self, states: Sequence[AdapterState]) -> None:
+        """Make these updates, and no others, part of what the layers compute.
 
-        Raises AdapterError, before anything is changed, where a state does not fit the modules.
+        Raises AdapterError, before anything is changed, if a state does not fit the modules.
         """
         for state in states:
             check_fits(state, self._modules)
@@ -53,15 +60,15 @@ class UnmergedUpdates:
         self._hooks = []
         for name, module in self._modules.items():
             if updates := [state[name] for state in states if name in state]:
-                self._hooks.append(module.register_forward_hook(Added(updates)))
+                self._hooks.append(module.register_forward_hook(UpdateHook(updates)))
 
-    def restore(self) -> None:
-        """Take every update off again."""
-        self.fold([])
+    def deactivate(self) -> None:
+        """Remove all updates."""
+        self.activate([])
 
 
-class Added:
-    """A forward hook of a linear layer: its output plus that of earlier updates, in the number format of its input."""
+class UpdateHook:
+    """A forward hook of a linear layer that adds updates to its output, computed in the dtype of its input."""
 
     def __init__(self, updates: list[LoraFactors]) -> None:
         with torch.no_grad():
@@ -78,17 +85,17 @@ class Added:
         return output + added.to(output.dtype)
 
     def matrices(self, like: Tensor) -> list[Tensor]:
-        """What an input is multiplied with, one after the other: A and B, or B·A; as the input wants them."""
+        """The matrices that an input is multiplied with in turn, A and B or B·A, in its dtype and on its device."""
         if (self._cast[0].dtype, self._cast[0].device) != (like.dtype, like.device):
-            # Kept: casting at every step would cost more than the product. Not as inference tensors, even while the
-            # model is scored: the next task's training needs them too.
+            # Cached, because casting at every step would cost more than the product. Not as inference tensors, even
+            # during scoring, because the next task's training needs them too.
             with torch.inference_mode(False):
                 self._cast = [matrix.to(like.device, like.dtype) for matrix in self._wide]
         return self._cast
 
 
-def added_to(layer: nn.Module) -> Added | None:
-    """What is added to this layer's output; None where that is nothing, or somebody else listens to the layer, too."""
+def unmerged_updates_of(layer: nn.Module) -> UpdateHook | None:
+    """The hook that adds updates to this layer's output; None if there is none, or another hook as well."""
     hooks = list(layer._forward_hooks.values())
     alone = len(hooks) == 1 and not layer._forward_pre_hooks and not layer._backward_hooks
-    return hooks[0] if alone and isinstance(hooks[0], Added) else None
+    return hooks[0] if alone and isinstance(hooks[0], UpdateHook) else None

@@ -1,8 +1,4 @@
-"""The accuracy matrix with its names, for Python.
-
-matrix = AccuracyMatrix(read_summary("runs/support"))
-matrix["urgency", "tickets"]          # 75.0: the score on tickets after learning urgency
-"""
+"""The accuracy matrix with the names of its tasks, for use from Python."""
 
 from __future__ import annotations
 
@@ -19,14 +15,15 @@ _WIDTH = 100
 
 
 class AccuracyMatrix:
-    """Scores in percent: a row for what was learned, a column for each task. Printed, the table of `nlora run`.
+    """Scores in percent: a row per task learned, a column per task scored. Prints as the table of `nlora run`.
 
     >>> matrix = run.accuracy_matrix
     >>> matrix.tasks
     ('tickets', 'urgency')
     >>> matrix.values.shape
     (2, 2)
-    >>> pandas.DataFrame(matrix.values, matrix.tasks, matrix.tasks)    # doctest: +SKIP
+
+    As a data frame: `pandas.DataFrame(matrix.values, matrix.tasks, matrix.tasks)`.
     """
 
     def __init__(self, summary: Summary) -> None:
@@ -34,22 +31,22 @@ class AccuracyMatrix:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the rows and of the columns, in the order of learning."""
+        """The names of the rows and columns, in the order of learning."""
         return self._summary.tasks
 
     @property
     def values(self) -> NDArray[np.float64]:
-        """(T, T); row k is the model after learning task k; nan where nothing was scored."""
+        """(T, T); row k is the model after learning task k; NaN if not scored."""
         return np.array(self._summary.R, dtype=np.float64)  # None becomes nan
 
     def __getitem__(self, names: tuple[str, str]) -> float | None:
-        """The score after learning the first task on the second; None where nothing was scored.
+        """`matrix[learned, scored]`: the score on the second task after learning the first; None if not scored.
 
-        Raises KeyError for other names.
+        Raises KeyError for unknown names.
         """
-        places = {task: i for i, task in enumerate(self.tasks)}
-        learned, asked = names
-        return self._summary.R[places[learned]][places[asked]]
+        index = {task: i for i, task in enumerate(self.tasks)}
+        learned, scored = names
+        return self._summary.R[index[learned]][index[scored]]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self.values, dtype=dtype)

@@ -1,11 +1,7 @@
-"""Runs side by side: runs that differ only by their seed are one row, with the mean and the spread over seeds.
+"""Runs in one table: runs that differ only in their seed share a row, with the mean and the spread over seeds.
 
-    comparison = compare(read_runs(["runs/five-tasks"]))
-    for row in comparison.rows:
-        print(row.label, row.values["average_accuracy"])       # inclora Spread(mean=61.8, deviation=3.2, count=3)
-
-Everything comes from the runs' summary.json. What does not compare (other tasks, another model) is said in the notes,
-and published numbers stand beside runs of a published order. How it is printed is in `compare_table`.
+Everything comes from the runs' summary.json. Notes name what makes averages incomparable (other tasks, another model).
+Published numbers are added for runs of a published order. Printing is in `comparison_table` and `comparison_formats`.
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ from nlora.runs.summary import Summary, read_summary, run_folders
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and sample standard deviation over `count` seeds; of a single one there is no deviation."""
+    """Mean and sample standard deviation over `count` seeds; a single one has no deviation."""
 
     mean: float
     deviation: float | None
@@ -49,7 +45,7 @@ MEASURES: Mapping[str, Callable[[Summary], float | None]] = {
     "train_seconds": lambda s: sum(s.train_seconds) if s.train_seconds else None,
     "peak_memory_bytes": lambda s: s.peak_memory_bytes,
 }
-"""What is compared: from a run's summary to a number. Scores, transfers and the collision rate are percentages."""
+"""Functions from a run's summary to a number. Scores, transfers and the collision rate are percentages."""
 
 
 Status = Literal["complete", "running", "stopped", "published"]
@@ -57,9 +53,9 @@ Status = Literal["complete", "running", "stopped", "published"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Runs of one name, method, model and sequence of tasks; or what was published of a method.
+    """Runs of one name, method, model and sequence of tasks; or a method's published numbers.
 
-    values: by the keys of MEASURES; a key is missing where no run has the value.
+    values: by the keys of MEASURES, without those that no run has.
     learned: the number of tasks that an unfinished run has learned.
     """
 
@@ -77,10 +73,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rows of runs, rows of published numbers (each with a note of its own), and what has to be said of the runs.
+    """Rows of runs, rows of published numbers (each with its own note), and notes on the runs.
 
-    compares: whether all runs are of the same tasks in the same order on the same model, scored alike on the same
-        test examples.
+    compares: whether all runs learned the same tasks in the same order with the same model, and were scored alike on
+        the same test examples.
     """
 
     rows: tuple[Row, ...]
@@ -101,9 +97,9 @@ class Comparison:
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[tuple[Path, Summary]]:
-    """The runs' folders and summaries, each run once. A folder that is no run but holds runs stands for these.
+    """The runs' folders and summaries, each run once. A path may also be a folder that holds runs.
 
-    Raises InputErrors with every path that is no run.
+    Raises InputErrors with every path that is not a run.
     """
     problems: list[Problem] = []
     runs: dict[Path, tuple[Path, Summary]] = {}
@@ -122,20 +118,20 @@ def compare(
 ) -> Comparison:
     """The runs as rows, in the order in which they first appear.
 
-    published: which numbers of the runs' orders stand beside them. methods: those of the methods in the table, for
-        T5-large, and for LLaMA-7B where a run's model is a LLaMA; all: everything that is known.
+    published: which published numbers of the runs' orders to add. methods: those of the methods in the table, for
+        T5-large, and for LLaMA-7B if a run's model is a LLaMA. all: all of them.
     """
     groups = _groups(runs)
-    rows = _told_apart([(_row(group), group[0][0]) for group in groups])
-    beside = _published(rows, everything=published == "all")
+    rows = _with_unique_labels([(_row(group), group[0][0]) for group in groups])
+    added = _published(rows, everything=published == "all")
     labeled = [(row.label, [s for _, s in group]) for row, group in zip(rows, groups, strict=True)]
-    told, compares = notes_on(labeled)
-    notes = (*_repeated(groups, rows), *told, *_thresholds(groups))
-    return Comparison(tuple(rows), tuple(beside), notes, compares)
+    differences, compares = notes_on(labeled)
+    notes = (*_repeated(groups, rows), *differences, *_thresholds(groups))
+    return Comparison(tuple(rows), tuple(added), notes, compares)
 
 
 def _groups(runs: Iterable[tuple[Path, Summary]]) -> list[list[tuple[Path, Summary]]]:
-    """Runs that make up one row. An unfinished one stands alone, and so does a second run of the same seed."""
+    """The runs of each row. An unfinished run gets its own, and so does a second run of the same seed."""
     groups: list[list[tuple[Path, Summary]]] = []
     for folder, summary in runs:
         for group in groups:
@@ -154,7 +150,7 @@ def _groups(runs: Iterable[tuple[Path, Summary]]) -> list[list[tuple[Path, Summa
 
 
 def _identity(summary: Summary) -> tuple[object, ...]:
-    # An older nlora did not say the protocol; it was none but the repaired one.
+    # Without the key: from a version that had only the repaired protocol.
     released = summary.protocol == "released"
     return (summary.name, summary.method, summary.model, summary.tasks, released)
 
@@ -181,14 +177,14 @@ def _row(group: Sequence[tuple[Path, Summary]]) -> Row:
 
 
 def _status(folder: Path, summary: Summary) -> Status:
-    """Whether an unfinished run goes on now, or was stopped: what its summary says is of its last stage."""
+    """Tells a stopped run from one in progress, which summary.json, written after each stage, does not."""
     if summary.status == "complete":
         return "complete"
     return "stopped" if is_held(folder) is False else "running"
 
 
-def _told_apart(rows: Sequence[tuple[Row, Path]]) -> list[Row]:
-    """The rows, with the folder in the labels of finished ones that would read the same."""
+def _with_unique_labels(rows: Sequence[tuple[Row, Path]]) -> list[Row]:
+    """The rows, with the folder added to the labels of finished ones that would be the same."""
     labels = [row.label for row, _ in rows if row.status == "complete"]
     return [
         replace(row, label=f"{row.label} in {folder}")
@@ -199,7 +195,7 @@ def _told_apart(rows: Sequence[tuple[Row, Path]]) -> list[Row]:
 
 
 def _repeated(groups: Sequence[Sequence[tuple[Path, Summary]]], rows: Sequence[Row]) -> list[str]:
-    """Which rows are runs of the same name and seed: they differ in what no summary says."""
+    """Notes on rows with runs of the same name and seed: they differ in something that summaries do not hold."""
     first: dict[tuple[object, ...], Row] = {}
     notes = []
     for group, row in zip(groups, rows, strict=True):
@@ -207,24 +203,24 @@ def _repeated(groups: Sequence[Sequence[tuple[Path, Summary]]], rows: Sequence[R
             other = first.setdefault((*_identity(summary), summary.seed, summary.status), row)
             if other is not row:
                 notes.append(
-                    f"{row.label}: seed {summary.seed} is in another row too; the two runs were set up differently, or "
+                    f"{row.label}: seed {summary.seed} is also in another row; the runs have different settings, or "
                     "one repeats the other."
                 )
     return notes
 
 
 def _thresholds(groups: Sequence[Sequence[tuple[Path, Summary]]]) -> list[str]:
-    """The threshold belongs to every collision rate."""
+    """A note on the threshold of the collision rates."""
     found = {summary.collision.threshold for group in groups for _, summary in group if summary.collision}
     if not found:
         return []
     if len(found) > 1:
         return [
-            f"The collision rates are at different thresholds, {min(found):.2g} to {max(found):.2g}: by default each "
-            "run's follows the size of its own updates. One for all: nlora analyze RUN --threshold T."
+            f"The collision rates are at different thresholds, {min(found):.2g} to {max(found):.2g}: by default a "
+            "run's threshold follows the size of its updates. To use a common one: nlora analyze RUN --threshold T."
         ]
-    return [f"collision: share of entries that two tasks' updates both change by more than {found.pop():g}, "
-            "mean over pairs of tasks, in percent."]  # fmt: skip
+    return [f"collision: percentage of entries that two tasks' updates both change by more than {found.pop():g}, "
+            "mean over pairs of tasks."]  # fmt: skip
 
 
 def _published(rows: Sequence[Row], *, everything: bool) -> list[Row]:
@@ -232,7 +228,7 @@ def _published(rows: Sequence[Row], *, everything: bool) -> list[Row]:
     methods = {row.method for row in rows}
     families = {"T5-large"} | {"LLaMA-7B" for row in rows if "llama" in row.model.casefold()}
     orders = {row.tasks: order for row in rows if (order := order_of(row.tasks)) is not None}
-    beside = []
+    added = []
     for tasks, order in orders.items():
         for result in published_results(order):
             table = result.table
@@ -242,7 +238,7 @@ def _published(rows: Sequence[Row], *, everything: bool) -> list[Row]:
                 "average_accuracy": result.average_accuracy,
                 "backward_transfer": result.backward_transfer,
             }
-            beside.append(
+            added.append(
                 Row(
                     label=f"{result.name}, {table.label} ({table.model}"
                     + (f", {order})" if len(orders) > 1 else ")"),
@@ -256,4 +252,4 @@ def _published(rows: Sequence[Row], *, everything: bool) -> list[Row]:
                     note=table.note,
                 )
             )
-    return beside
+    return added

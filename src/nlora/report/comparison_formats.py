@@ -1,24 +1,18 @@
-"""A comparison of runs as Markdown, LaTeX or CSV, and the command `nlora compare`.
+"""A comparison of runs as Markdown, LaTeX or CSV.
 
-    text = written(compare(read_runs(["runs/five-tasks"])), "latex")
-
-Every format carries the same rows and the same notes. The columns of CSV are always the same; in the others, a measure
-that no row has is left out.
+Every format has the same rows and notes. CSV always has the same columns; the other formats leave out measures that no
+row has.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from rich.console import Console
 
-from nlora.config.messages import did_you_mean
-from nlora.errors import InputErrors, Problem
-from nlora.report.comparison import MEASURES, Comparison, Row, compare, read_runs
+from nlora.report.comparison import MEASURES, Comparison, Row
 from nlora.report.comparison_table import (
     AVERAGE,
     Column,
@@ -30,61 +24,22 @@ from nlora.report.comparison_table import (
     seeds_of,
     shown_columns,
 )
-from nlora.runs.atomic import write_text
 
 Format = Literal["table", "markdown", "latex", "csv"]
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
-"""What a file's name says of its format."""
+"""The format of a file by its suffix."""
 _FILE_WIDTH = 160
-"""Of a terminal table that is written into a file."""
+"""The width of a terminal table in a file."""
 
 
 def written(comparison: Comparison, format: Format) -> str:  # noqa: A002 - what the option is called
-    """The comparison as text that ends with a line end."""
+    """The comparison as text that ends with a newline."""
     if format == "table":
         console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None)
         with console.capture() as captured:
             console.print(ComparisonView(comparison))
         return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
     return {"markdown": _markdown, "latex": _latex, "csv": _csv}[format](comparison)
-
-
-def compare_command(
-    runs: Sequence[str], chosen: str | None, out: str | None, everything: bool, console: Console
-) -> Comparison:
-    """`nlora compare RUN...`: read, group, print or write.
-
-    chosen: the format; None: what the suffix of `out` says, else a terminal table.
-    """
-    format_ = _format(chosen, out)
-    comparison = compare(read_runs(runs), published="all" if everything else "methods")
-    if out is not None:
-        target = Path(out)
-        if target.is_dir() or not target.parent.is_dir():
-            what = (
-                "is a folder; name a file" if target.is_dir() else f"no folder {target.parent}; make it first"
-            )
-            raise InputErrors([Problem(f"--out {out}", what)])
-        write_text(target, written(comparison, format_))
-        console.print(out, markup=False, highlight=False, soft_wrap=True)
-    elif format_ == "table":
-        console.print(ComparisonView(comparison))
-    else:
-        console.out(written(comparison, format_), highlight=False, end="")
-    return comparison
-
-
-def _format(chosen: str | None, out: str | None) -> Format:
-    if chosen is None:
-        return SUFFIXES.get(Path(out).suffix, "table") if out is not None else "table"
-    known: tuple[Format, ...] = get_args(Format)
-    for format_ in known:
-        if format_ == chosen:
-            return format_
-    hint = did_you_mean(chosen, known)
-    raise InputErrors(
-        [Problem(f"--format {chosen}", f"there is no such format; choose {', '.join(known)}{hint}")]
-    )
 
 
 def _markdown(comparison: Comparison) -> str:
@@ -161,7 +116,7 @@ def _latex(comparison: Comparison) -> str:
 
 
 def _csv(comparison: Comparison) -> str:
-    """One line for each row; numbers unrounded, in percent, seconds and bytes. The notes are a column."""
+    """One line per row, with a column for the notes. Numbers are unrounded, in percent, seconds and bytes."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     numbers = [f"{key}_{part}" for key in MEASURES for part in ("mean", "std", "n")]

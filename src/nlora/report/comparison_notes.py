@@ -1,8 +1,6 @@
-"""What has to be said beside runs in one table: why their averages do not compare, and what the scores are.
+"""Notes on runs in one table: why their averages are not comparable, and what the scores are.
 
-    notes, compares = notes_on([(["plain"], summaries_of_plain), (["nlora"], summaries_of_nlora)])
-
-A file of an older version does not say how answers were made or which examples there were; nothing is said of it then.
+Files of older versions do not record how answers were produced or on which examples; no note mentions them.
 """
 
 from __future__ import annotations
@@ -14,38 +12,38 @@ from nlora.report.published import order_of
 from nlora.runs.summary import Digests, Summary
 
 Labeled = Sequence[tuple[str, Sequence[Summary]]]
-"""The rows: each with its label, and the runs that it is made of."""
-_DECODES = "These runs' answers were made in different ways, which do not compare:"
-_METRICS = "These runs' scores are of different kinds; averages do not compare:"
+"""The rows: each with its label and its runs."""
+_DECODES = "These runs' answers were produced in different ways, which are not comparable:"
+_METRICS = "These runs have different kinds of scores; averages are not comparable:"
 _SAMPLED = (
-    "Each seed is scored on a sample of its own: the seed draws the test examples (evaluate.max_samples, or "
+    "Each seed is scored on its own sample: the seed draws the test examples (evaluate.max_samples, or "
     "evaluate.split: validation)."
 )
 _CONDITIONS: Sequence[tuple[str, Callable[[Summary], str]]] = (
     (
-        "These runs learned different tasks or orders; averages do not compare:",
+        "These runs learned different tasks or orders; averages are not comparable:",
         lambda s: ", ".join(s.tasks) + _order_name(s.tasks),
     ),
-    ("These runs are of different models:", lambda s: s.model),
+    ("These runs use different models:", lambda s: s.model),
     (
-        "These runs followed different protocols, which score and cut differently:",
+        "These runs followed different protocols, which score and truncate differently:",
         lambda s: "released" if s.protocol == "released" else "repaired",
     ),
 )
-"""What has to be the same for averages to compare."""
+"""What must be the same for averages to be comparable."""
 _EXAMPLES: Sequence[tuple[str, str, Callable[[Digests], tuple[str, int]]]] = (
     (
-        "These runs were scored on different test examples; averages do not compare:",
+        "These runs were scored on different test examples; averages are not comparable:",
         "test examples",
         lambda d: d.test.source,
     ),
     ("These runs were trained on different examples:", "train examples", lambda d: d.train.source),
-    ("These runs were asked with different prompts:", "prompts", lambda d: (d.prompt_sha256, 0)),
+    ("These runs used different prompts:", "prompts", lambda d: (d.prompt_sha256, 0)),
 )
 
 
 def same_setting(a: Summary, b: Summary) -> bool:
-    """Whether both were asked, scored and trained alike, as far as they say it: then seeds may be averaged."""
+    """Whether both were prompted, scored and trained alike, as far as is known: then seeds may be averaged."""
     return (
         all(a.metric_of(task) == b.metric_of(task) for task in a.tasks)
         and all(a.decode[task] == b.decode[task] for task in a.decode.keys() & b.decode.keys())
@@ -58,35 +56,35 @@ def same_setting(a: Summary, b: Summary) -> bool:
 
 
 def notes_on(rows: Labeled) -> tuple[list[str], bool]:
-    """What has to be said, and whether averages compare."""
+    """The notes, and whether averages are comparable."""
     found = [(heading, _unlike(rows, condition)) for heading, condition in _CONDITIONS]
-    common = _asked_in_all([s.decode for _, summaries in rows for s in summaries if s.decode])
+    common = _scored_in_all([s.decode for _, summaries in rows for s in summaries if s.decode])
     decodes = _unlike(
         rows, lambda s: by_task({t: DECODE_NAMES[s.decode[t]] for t in common if s.decode}) or None
     )
     different = [(heading, lines) for heading, lines in (*found, (_DECODES, decodes)) if lines]
-    told, alike = scoring_notes(rows)
-    notes = [line for heading, lines in (*different, *told) for line in (heading, *lines)]
+    scoring, alike = scoring_notes(rows)
+    notes = [line for heading, lines in (*different, *scoring) for line in (heading, *lines)]
     return [*notes, *_scores(rows)], alike and not different
 
 
 def scoring_notes(rows: Labeled) -> tuple[list[tuple[str, list[str]]], bool]:
-    """What differs in the metrics, examples and prompts, heading by heading, and whether averages compare for that."""
-    common = _asked_in_all([s.metrics or s.tasks for _, summaries in rows for s in summaries])
+    """Differences in metrics, examples and prompts by heading, and whether averages are comparable despite them."""
+    common = _scored_in_all([s.metrics or s.tasks for _, summaries in rows for s in summaries])
     metrics = _unlike(rows, lambda s: by_task({task: METRIC_NAMES[s.metric_of(task)] for task in common}))
     tests, *others = [(heading, _different(rows, what, kind)) for heading, what, kind in _EXAMPLES]
-    told = [(_METRICS, metrics), tests, *others]
+    found = [(_METRICS, metrics), tests, *others]
     sampled: list[tuple[str, list[str]]] = [(_SAMPLED, [])] if _is_sampled(rows) else []
-    return [*((heading, lines) for heading, lines in told if lines), *sampled], not (metrics or tests[1])
+    return [*((heading, lines) for heading, lines in found if lines), *sampled], not (metrics or tests[1])
 
 
-def _asked_in_all(runs: Sequence[Iterable[str]]) -> list[str]:
-    """The tasks that all runs were asked so far: an unfinished one says nothing yet of the others."""
-    return [task for task in (runs[0] if runs else ()) if all(task in asked for asked in map(set, runs))]
+def _scored_in_all(runs: Sequence[Iterable[str]]) -> list[str]:
+    """The tasks on which all runs have been scored so far; an unfinished run may lack some."""
+    return [task for task in (runs[0] if runs else ()) if all(task in tasks for tasks in map(set, runs))]
 
 
 def _unlike(rows: Labeled, condition: Callable[[Summary], str | None]) -> list[str]:
-    """A line for every value that runs have, where they have several."""
+    """A line for every value, if there are several."""
     found: dict[str, list[str]] = {}
     for label, summaries in rows:
         for summary in summaries:
@@ -96,7 +94,7 @@ def _unlike(rows: Labeled, condition: Callable[[Summary], str | None]) -> list[s
 
 
 def _different(rows: Labeled, what: str, kind: Callable[[Digests], tuple[str, int]]) -> list[str]:
-    """A line for every set of examples that a task has, where it has several; tasks that differ alike are one."""
+    """A line for every set of examples of a task that has several. Tasks with the same difference share a line."""
     alike: dict[tuple[tuple[int, str], ...], list[str]] = {}
     for task in dict.fromkeys(task for _, summaries in rows for s in summaries for task in s.digests):
         found: dict[tuple[str, int], list[str]] = {}
@@ -126,7 +124,7 @@ def _is_sampled(rows: Labeled) -> bool:
 
 
 def _scores(rows: Labeled) -> list[str]:
-    """What the scores are, where all runs say the same."""
+    """What the scores are, if it is the same for all runs."""
     found = {summary.scoring for _, summaries in rows for summary in summaries}
     return [] if len(found) != 1 or found == {""} else [f"Scores in percent: {found.pop()}."]
 

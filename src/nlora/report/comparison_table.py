@@ -1,10 +1,7 @@
-"""A comparison of runs as people read it: which columns, how a number is written, and the table for a terminal.
+"""A comparison of runs for people: the columns, the text of each cell, and the table for a terminal.
 
-    comparison = compare(read_runs(["runs/five-tasks"]))
-    console.print(ComparisonView(comparison))
-
-A measure that no row has is left out. In a narrow terminal the measures are spread over several tables; no number is
-ever cut. The other formats are in `compare_formats`.
+Measures that no row has are left out. A narrow terminal gets several tables; no number is ever truncated. The other
+formats are in `comparison_formats`.
 """
 
 from __future__ import annotations
@@ -20,17 +17,17 @@ from rich.table import Table
 from rich.text import Text
 
 from nlora.report.comparison import Comparison, Row, Spread
-from nlora.report.terminal import duration
+from nlora.report.formatting import change, duration, memory, score
 
 AVERAGE = "average_accuracy"
-"""The measure of which the best is marked."""
+"""The measure whose best value is marked."""
 LABEL_WIDTHS = (40, 24, 16)
-"""Characters; longer labels are folded. The first that keeps everything in one table."""
+"""In characters; longer labels are folded. The first that fits everything in one table is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A measure as people read it. note: what it is, for under the table."""
+    """A measure as people read it. note: its meaning, shown under the table."""
 
     key: str
     heading: str
@@ -39,11 +36,11 @@ class Column:
 
 
 def _score(spread: Spread) -> str:
-    return f"{spread.mean:.1f}{_deviation(spread)}"
+    return score(spread.mean) + _deviation(spread)
 
 
 def _change(spread: Spread) -> str:
-    return f"{round(spread.mean, 1) + 0.0:+.1f}{_deviation(spread)}"  # + 0.0: no -0.0
+    return change(spread.mean) + _deviation(spread)
 
 
 def _deviation(spread: Spread) -> str:
@@ -51,28 +48,24 @@ def _deviation(spread: Spread) -> str:
     return "" if spread.deviation is None else f" ±{spread.deviation:.1f}"
 
 
-def _memory(spread: Spread) -> str:
-    return f"{spread.mean / 2**30:.1f} GiB" if spread.mean >= 2**30 else f"{spread.mean / 2**20:.0f} MiB"
-
-
 COLUMNS = (
     Column(AVERAGE, "AA", _score, "AA: average accuracy, mean over all tasks after the last one."),
     Column("backward_transfer", "BWT", _change,
            "BWT: backward transfer, mean change on the earlier tasks since each was learned."),
     Column("forgetting", "forgetting", _score,
-           "forgetting: mean loss on the earlier tasks since each one's best score."),
+           "forgetting: mean drop on the earlier tasks from each one's best score."),
     Column("forward_transfer", "FWT", _change,
            "FWT: forward transfer, mean gain on the later tasks before each was learned."),
-    Column("collision_rate", "collision", _score, ""),  # the comparison's own note has the threshold
-    Column("trained_parameters", "trained", lambda s: f"{s.mean:,.0f}", "trained: parameters, per task."),
+    Column("collision_rate", "collision", _score, ""),  # the comparison has a note with the threshold
+    Column("trained_parameters", "trained", lambda s: f"{s.mean:,.0f}", "trained: parameters per task."),
     Column("train_seconds", "training", lambda s: duration(s.mean),
-           "training: time of all tasks, without scoring, mean over seeds."),
-    Column("peak_memory_bytes", "memory", _memory, "memory: peak while training, mean over seeds."),
+           "training: time for all tasks, without scoring; mean over seeds."),
+    Column("peak_memory_bytes", "memory", lambda s: memory(s.mean), "memory: peak during training; mean over seeds."),
 )  # fmt: skip
 
 
 class ComparisonView:
-    """The comparison for a terminal; fits whatever width there is."""
+    """The comparison for a terminal of any width."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
@@ -87,7 +80,7 @@ class ComparisonView:
             yield Text(note)
 
     def _tables(self, columns: Sequence[Column], console: Console, options: ConsoleOptions) -> list[Table]:
-        """One table if the width takes it, else several with as many columns as it takes, and at least one."""
+        """One table if it fits, else several with as many columns as fit, and at least one."""
         unlimited = options.update_width(10_000)
 
         def fits(some: Sequence[Column], label_width: int) -> bool:
@@ -126,7 +119,7 @@ def shown_columns(comparison: Comparison) -> list[Column]:
 
 
 def notes_of(comparison: Comparison, columns: Sequence[Column]) -> list[str]:
-    """What stands under the table, in every format."""
+    """The notes under the table, in every format."""
     notes = [column.note for column in columns if column.note]
     if any(spread.deviation is not None for row in comparison.rows for spread in row.values.values()):
         notes.append("±: sample standard deviation over the seeds.")
@@ -134,7 +127,7 @@ def notes_of(comparison: Comparison, columns: Sequence[Column]) -> list[str]:
 
 
 def best_rows(comparison: Comparison) -> list[Row]:
-    """The finished rows with the highest average accuracy as it is shown; none where the rows do not compare."""
+    """The finished rows with the highest average accuracy as shown; none if the rows are not comparable."""
     rows = [row for row in comparison.rows if AVERAGE in row.values]
     if len(rows) < 2 or not comparison.compares:
         return []
@@ -143,7 +136,7 @@ def best_rows(comparison: Comparison) -> list[Row]:
 
 
 def label_of(row: Row) -> str:
-    """The row's label, with how far an unfinished run is."""
+    """The row's label, with the progress of an unfinished run."""
     if row.status in ("running", "stopped"):
         so_far = f"{row.learned} of {len(row.tasks)} tasks"
         return f"{row.label}, " + (
@@ -153,7 +146,7 @@ def label_of(row: Row) -> str:
 
 
 def seeds_of(row: Row) -> str:
-    """`1-3`, `1, 2, 5`; nothing for published numbers, whose seeds are not known."""
+    """`1-3` or `1, 2, 5`; empty for published numbers, whose seeds are unknown."""
     seeds = row.seeds
     if len(seeds) > 2 and all(after == before + 1 for before, after in pairwise(seeds)):
         return f"{seeds[0]}-{seeds[-1]}"
@@ -161,11 +154,11 @@ def seeds_of(row: Row) -> str:
 
 
 def cell_of(row: Row, column: Column) -> str:
-    """`61.8 ±3.2`; empty where the row has no value."""
+    """`61.8 ±3.2`; empty if the row has no value."""
     spread = row.values.get(column.key)
     if spread is None:
         return ""
-    # A mean over fewer seeds than the row has says so.
+    # Marks a mean over fewer seeds than the row has.
     fewer = f" (n={spread.count})" if row.seeds and spread.count < len(row.seeds) else ""
     return column.shown(spread) + fewer
 

@@ -1,9 +1,6 @@
-"""Examples that the model answered right after learning their task, and wrongly at the end.
+"""Forgotten examples: answered correctly when their task had just been learned, and incorrectly at the end.
 
-    for found in find_forgotten(run):
-        found.task, found.right_then, found.right_now, len(found.examples)
-
-Read from the predictions of a task's own stage and of the last stage; right means exact match after the
+They are found in the predictions of a task's own stage and of the last stage. Correct means an exact match after the
 released normalization, as in the accuracy matrix.
 """
 
@@ -21,9 +18,9 @@ from nlora.report.page_blocks import Example
 from nlora.report.run_files import RunFiles
 
 LONGEST_TEXT = 320
-"""Characters of a text that the page shows: its beginning and its end."""
+"""Characters of a text that the page shows, from its beginning and its end."""
 LONGEST_PROMPT = 4000
-"""Characters of a prompt that the page shows; only long lists of labels come near it."""
+"""Characters of a prompt that the page shows. Only long lists of labels exceed it."""
 _LONGEST_ANSWER = 160
 
 _Key = tuple[str, str, str, int]
@@ -31,7 +28,7 @@ _Key = tuple[str, str, str, int]
 
 @dataclass(frozen=True, slots=True)
 class TaskAnswers:
-    """One task then and now. total: test examples; forgotten: right then and wrong now; gained: the reverse."""
+    """One task then and now. total: test examples. forgotten: right then and wrong now. gained: the reverse."""
 
     task: str
     total: int
@@ -43,9 +40,9 @@ class TaskAnswers:
 
 
 def find_forgotten(run: RunFiles, most: int) -> list[TaskAnswers]:
-    """One entry for each task that was learned before the last stage, with at most `most` examples each.
+    """One entry for each task learned before the last stage, with at most `most` examples each.
 
-    Tasks whose predictions are missing are left out. Raises RunError, in one line, for a broken file.
+    Tasks without predictions are left out. Raises RunError, in one line, for a broken file.
     """
     stages = [stage for stage in run.stages if stage.predictions is not None]
     if len(stages) < 2 or stages[-1].number != len(run.stages):
@@ -104,7 +101,7 @@ def _compared(
 
 
 def shortened(text: str, longest: int) -> str:
-    """Beginning and end of a text that is too long, on one line; the end often has the question in it."""
+    """The text on one line; a long one is cut in the middle, since the question is often at the end."""
     flat = " ".join(text.split())
     if len(flat) <= longest:
         return flat
@@ -112,10 +109,10 @@ def shortened(text: str, longest: int) -> str:
     return f"{flat[:head].rstrip()} … {flat[-(longest - head) :].lstrip()}"
 
 
-def asked(run: RunFiles) -> dict[str, str]:
-    """The prompt of each task that has predictions, with an ellipsis for the text; a very long one is shortened.
+def prompts_of(run: RunFiles) -> dict[str, str]:
+    """The prompt of each task that has predictions, with an ellipsis for the text. Very long prompts are shortened.
 
-    The released field leaves out the two lines with the names; nothing in it is parsed, so braces stand for themselves.
+    The released field lacks the two lines with the names. It is not a format string: its braces are literal.
     """
     found = {}
     for stage in run.stages:
@@ -134,7 +131,7 @@ def _middle_left_out(prompt: str) -> str:
 
 
 def _answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[_Key, _Answer]]:
-    """By task: each example's answer. Two examples of one id and text are told apart by their order."""
+    """Each example's answer, by task. Examples of the same id and text are numbered."""
     found: dict[str, dict[_Key, _Answer]] = {task: {} for task in tasks}
     seen: dict[tuple[str, str, str, str], int] = {}
     for row in _rows(path, tasks):
@@ -149,7 +146,7 @@ def _answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[_Key, _Answer]]
 
 
 def _rows(path: Path, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The lines of these tasks. A stage scores all tasks before it, so most lines need not be parsed."""
+    """The lines of these tasks, parsing no others: a stage's file has all tasks before it too."""
     wanted = set(tasks)
     quoted = {json.dumps(task) for task in tasks} | {json.dumps(task, ensure_ascii=False) for task in tasks}
     try:
@@ -165,8 +162,8 @@ def _rows(path: Path, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
                         yield row
                 except (ValueError, KeyError, TypeError) as error:
                     raise RunError(
-                        f"{path}:{number}: is not a prediction of this run; delete the file, and the report "
-                        "leaves it out"
+                        f"{path}:{number}: is not a prediction of this run; delete the file to leave it out of "
+                        "the report"
                     ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error

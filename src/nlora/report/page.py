@@ -1,9 +1,7 @@
-"""The page: sections laid out by the templates into one HTML file that loads nothing.
+"""The page: sections laid out by the templates into one self-contained HTML file.
 
-    text = render(load_runs(["runs/demo/nlora", "runs/demo/inclora"]))
-
-The file carries its style, its script and its data. A content security policy allows no request at all and only
-this page's own two scripts, by their hashes: what a data set says can never run, whatever it looks like.
+Its content security policy allows no requests, and no scripts except its own two, by their hashes: text from a data set
+can never run.
 """
 
 from __future__ import annotations
@@ -11,16 +9,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from nlora import __version__
-from nlora.report.analysis_file import Microscope
 from nlora.report.charts import palette
 from nlora.report.charts.svg import file_style, to_svg
 from nlora.report.page_blocks import NARROW, WIDE, Section, Table
@@ -28,9 +25,10 @@ from nlora.report.run_files import RunFiles
 from nlora.report.sections.collisions import collisions
 from nlora.report.sections.costs import cost, training
 from nlora.report.sections.examples import forgotten, repeat
-from nlora.report.sections.header import title_of, what_was_run
-from nlora.report.sections.scores import matrices, outcome
-from nlora.report.sections.stages import through_stages
+from nlora.report.sections.header import facts_and_differences, title_of
+from nlora.report.sections.scores import matrices, results
+from nlora.report.sections.stages import scores_by_stage
+from nlora.runs.interference_file import Interference
 from nlora.runs.summary import Summary
 
 if TYPE_CHECKING:
@@ -40,26 +38,25 @@ _TEMPLATES = "templates"
 
 
 def render(runs: Sequence[RunFiles]) -> str:
-    """The page of one run, or of several side by side."""
+    """The page about one run, or several side by side."""
     sections = [
-        outcome(runs),
+        results(runs),
         matrices(runs),
-        through_stages(runs),
+        scores_by_stage(runs),
         training(runs),
         collisions(runs),
         forgotten(runs),
         cost(runs),
         repeat(runs),
     ]
-    facts, differences = what_was_run(runs)
+    facts, differences = facts_and_differences(runs)
     kicker = "One run" if len(runs) == 1 else f"{len(runs)} runs side by side"
     unfinished = [run for run in runs if not run.is_complete]
     return _laid_out(title_of(runs), kicker, facts, differences, sections, unfinished)
 
 
-def render_analysis(values: Mapping[str, Any]) -> str:
-    """The page of adapters that `nlora analyze` compared, of a run or not. values: its JSON."""
-    found = Microscope.model_validate(values)
+def render_interference(found: Interference) -> str:
+    """The page about adapters that `nlora analyze` compared, from a run or not."""
     names = tuple(found.adapters)
     nothing = (None,) * len(names)
     summary = Summary(
@@ -72,7 +69,7 @@ def render_analysis(values: Mapping[str, Any]) -> str:
         ("Compared over", f"{len(found.modules)} modules"),
         ("Threshold", f"{found.threshold:.3g}, {found.threshold_rule}"),
     ]
-    return _laid_out(summary.name, "What adapters do to each other", facts, None, [collisions([run])], [])
+    return _laid_out(summary.name, "Interference of adapters", facts, None, [collisions([run])], [])
 
 
 def _laid_out(
@@ -105,7 +102,7 @@ def _laid_out(
 
 
 def _embedded(values: object) -> Markup:
-    """JSON that no parser of HTML takes for markup: `<` never stands in it, so neither `</script` nor `<!--`."""
+    """JSON that an HTML parser cannot take for markup: it has no `<`, so neither `</script` nor `<!--`."""
     text = json.dumps(values, ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,8 +1,6 @@
-"""What a report is made of: sections of figures, tables and tabs. The templates lay them out.
+"""The blocks of a page: sections of figures, tables and tabs, laid out by the templates.
 
-    Section("cost", "Time and memory", "What each stage took.", (Figure(...), Table(...)))
-
-Text here is plain text; the templates escape it.
+All text here is plain text; the templates escape it.
 """
 
 from __future__ import annotations
@@ -14,16 +12,16 @@ from nlora.report.charts.scene import Scene
 
 WIDE = 800.0
 NARROW = 360.0
-"""A figure is drawn for both widths, in pixels; the page shows the one that fits."""
+"""Figures are drawn in both widths, in pixels; the page shows the one that fits."""
 
 
 MOST_LISTED = 8
-"""With more runs than this, what there is for each pair of tasks is drawn, but not listed: a page stays small."""
+"""With more runs than this, pairs of tasks are drawn but not listed, so that the page stays small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell. heat: the role of its background; marked: outlined; title: on hovering."""
+    """A table cell. heat: the role of its background. marked: outlined. title: shown on hover."""
 
     text: str
     heat: str = ""
@@ -34,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table whose first column names its rows. words: columns of text, aligned to the left, by index."""
+    """A table whose first column names its rows. words: indices of the columns of left-aligned text."""
 
     caption: str
     columns: tuple[str, ...]
@@ -46,19 +44,18 @@ class Table:
 
     @property
     def is_folded(self) -> bool:
-        """Too long to stand open in the page, or of interest to few."""
+        """Whether the table starts collapsed: it is long, or of interest to few."""
         return self.is_aside or (self.kind == "table" and len(self.rows) > 14)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing with its caption, and its numbers as a table for those who want to read or copy them.
+    """A drawing with its caption, and its numbers as a table.
 
-    key: unique on the page; also the name of the file when it is saved.
-    draw: a width in pixels -> the scene.
-    shown: a table that stands for the drawing on the page (a heat map is a real table); the drawing is then
-        only what is saved.
-    fits_all: one drawing, made small enough for a telephone, serves every width.
+    key: unique on the page, and the name of the saved file.
+    draw: the scene for a width in pixels.
+    shown: a table shown in place of the drawing (for heat maps), which is then only for saving.
+    fits_all: one drawing, small enough for a phone, serves every width.
     """
 
     key: str
@@ -73,7 +70,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Big numbers, each with what it means."""
+    """Large numbers with their meanings."""
 
     items: tuple[tuple[str, str, str], ...]  # value, name, definition
     kind: str = "facts"
@@ -81,7 +78,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A paragraph. tone: plain, or note for what is missing or has to be kept in mind; code: a command below it."""
+    """A paragraph. tone: plain, or note for a warning. code: a command below it."""
 
     text: str
     tone: str = "plain"
@@ -100,7 +97,7 @@ class Tab:
 
 @dataclass(frozen=True, slots=True)
 class Tabs:
-    """Panels of which the page shows one at a time; printed, and without scripts, all of them."""
+    """Panels shown one at a time; in print and without scripts, all at once."""
 
     key: str
     label: str
@@ -110,7 +107,7 @@ class Tabs:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Blocks side by side where there is room."""
+    """Blocks side by side if there is room."""
 
     blocks: tuple[Block, ...]
     kind: str = "pair"
@@ -118,7 +115,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A test example that was answered right after its task was learned, and wrongly at the end."""
+    """A test example answered correctly when its task had just been learned, and incorrectly at the end."""
 
     run: str
     task: str
@@ -130,7 +127,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The list of examples that can be searched. total: how many there are; the list may hold fewer."""
+    """The searchable list of examples, which may hold fewer than the `total` forgotten ones."""
 
     examples: tuple[Example, ...]
     total: int
@@ -141,9 +138,9 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What the model was asked: each task with its prompt, to the character."""
+    """Each task with its prompt, verbatim."""
 
-    asked: tuple[tuple[str, str], ...]
+    prompts: tuple[tuple[str, str], ...]
     kind: str = "prompts"
 
 
@@ -152,7 +149,7 @@ Block = Facts | Text | Table | Figure | Tabs | Pair | Examples | Prompts
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page with its heading and the sentences that explain it."""
+    """A part of the page with its heading and explanation. short: the title in the navigation."""
 
     key: str
     title: str
@@ -162,7 +159,7 @@ class Section:
 
 
 def side_by_side(figures: Sequence[Figure], most_columns: int = 9) -> tuple[Block, ...]:
-    """Several figures beside each other, unless one of their tables is too wide for half a page."""
+    """Figures side by side, unless one of their tables is too wide for half a page."""
     widest = max((len(figure.shown.columns) for figure in figures if figure.shown is not None), default=0)
     return (Pair(tuple(figures)),) if len(figures) > 1 and widest <= most_columns else tuple(figures)
 

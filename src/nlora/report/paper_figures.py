@@ -1,9 +1,7 @@
-"""The figures of the paper for one's own runs, as files for a publication.
+"""The figures of the paper for any runs, as SVG and PDF files for a publication.
 
-    written = write_figures(runs, Path("figures"))      # collision.svg, collision.pdf, accuracy.svg, ...
-
-Collision rate and orthogonality as bars, accuracy through the stages, nuclear norm by layer, and each run's
-accuracy matrix (figures 1 to 3 of arXiv 2410.10179, and the matrix they rest on).
+Collision rate and orthogonality as bars, nuclear norm by layer, accuracy by stage, and each run's accuracy matrix
+(figures 1 to 3 of arXiv 2410.10179, and the matrix that they are based on).
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nlora.errors import MissingExtraError
-from nlora.report.analysis_file import Microscope
 from nlora.report.charts.axes import linear_axis
 from nlora.report.charts.bars import Bar, bar_chart
 from nlora.report.charts.palette import series_role
@@ -21,7 +18,7 @@ from nlora.report.charts.pdf import check_pdf, write_pdf
 from nlora.report.charts.scene import Scene
 from nlora.report.charts.svg import to_svg_file
 from nlora.report.page_blocks import Figure
-from nlora.report.run_files import RunFiles
+from nlora.report.run_files import Analyzed, RunFiles, analyzed
 from nlora.report.sections.modules import nuclear_norms
 from nlora.report.sections.scores import matrices_figures
 from nlora.report.sections.stages import seen_average, task_scores
@@ -29,14 +26,12 @@ from nlora.report.wording import measured, share
 from nlora.runs.atomic import disk_errors, write_text
 
 _WIDTH = 560.0
-Looked = Sequence[tuple[RunFiles, Microscope]]
 
 
 def write_figures(runs: Sequence[RunFiles], folder: Path) -> list[Path]:
-    """Writes each figure as SVG, and as PDF where matplotlib is; returns the files.
+    """Writes each figure as SVG and PDF, and returns the files.
 
-    Raises MissingExtraError after the SVG files are written when matplotlib is missing, and RunError when the
-    folder cannot be written.
+    Raises MissingExtraError, after writing the SVG files, without matplotlib; RunError if the folder cannot be written.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,14 +50,19 @@ def write_figures(runs: Sequence[RunFiles], folder: Path) -> list[Path]:
     return written
 
 
-def averages_figure(looked: Looked) -> list[Figure]:
-    """Collision rate and orthogonality of each run as bars, as the paper's figure 1."""
+def averages_figure(runs: Analyzed) -> list[Figure]:
+    """Collision rate and orthogonality of each run as bars, as in the paper's figure 1."""
     rates = [
-        (run.label, run.order, None if m.average_collision_rate is None else 100 * m.average_collision_rate)
-        for run, m in looked
+        (
+            run.label,
+            run.order,
+            None if found.average_collision_rate is None else 100 * found.average_collision_rate,
+        )
+        for run, found in runs
     ]
     products = [
-        (run.label, run.order, _mean([pair.orthogonality for pair in m.pairs.values()])) for run, m in looked
+        (run.label, run.order, _mean([pair.orthogonality for pair in found.pairs.values()]))
+        for run, found in runs
     ]
     figures = [
         _bars(
@@ -84,11 +84,11 @@ def averages_figure(looked: Looked) -> list[Figure]:
 
 
 def _figures(runs: Sequence[RunFiles]) -> list[tuple[str, Scene]]:
-    looked = [(run, run.microscope) for run in runs if run.microscope is not None]
+    compared = analyzed(runs)
     figures: list[tuple[str, Scene]] = []
-    if looked:
-        figures += [(figure.key, figure.draw(_WIDTH)) for figure in averages_figure(looked)]
-        norms = nuclear_norms(looked)
+    if compared:
+        figures += [(figure.key, figure.draw(_WIDTH)) for figure in averages_figure(compared)]
+        norms = nuclear_norms(compared)
         if norms is not None:
             figures.append(("nuclear_norm", norms.draw(_WIDTH)))
     if any(run.stages for run in runs):
@@ -113,8 +113,8 @@ def _bars(
     axis = linear_axis(unit, [bar.total for bar in bars], zero=True)
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{bar.name}: {bar.says}" for bar in bars)
-        return bar_chart(title, told, bars, axis=axis, width=min(width, 420.0), keys=False)
+        description = "; ".join(f"{bar.name}: {bar.text}" for bar in bars)
+        return bar_chart(title, description, bars, axis=axis, width=min(width, 420.0), keys=False)
 
     return Figure(key, title, "", draw)
 

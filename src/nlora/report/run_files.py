@@ -1,10 +1,6 @@
-"""What a run's folder says, read without torch: summary, configuration, stages with their losses.
+"""The files of a run's folder, read without torch: summary, configuration, stages with their losses.
 
-    run = load_run(Path("runs/demo/nlora"))
-    run.summary.average_accuracy, run.stages[0].losses[-1].loss
-
-Only summary.json has to be there. A stage or a file that a run does not have yet is left out; a file that is there
-and cannot be read is a RunError of one line.
+Only summary.json is required. Missing stages and files are left out; a file that cannot be read raises a RunError.
 """
 
 from __future__ import annotations
@@ -20,8 +16,8 @@ from pydantic import ValidationError
 
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, RunError
-from nlora.report.analysis_file import Microscope, read_microscope
 from nlora.runs.folder import OUTPUTS, STAGE_FILE, stage_name
+from nlora.runs.interference_file import Interference, read_interference
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
 from nlora.runs.summary import StageRecord, Summary, read_summary
 
@@ -30,7 +26,7 @@ PREDICTIONS = "predict_eval_predictions.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the Trainer logged. loss: mean over the steps since the last one, penalty included."""
+    """A line of the Trainer's log. loss: the mean over the steps since the previous line, penalty included."""
 
     step: int
     loss: float
@@ -39,7 +35,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StageFiles:
-    """One committed stage. steps: optimizer steps; train_examples: of the task, None where its results do not say."""
+    """One committed stage. steps: optimizer steps. train_examples: of the task, None if unknown."""
 
     number: int
     task: str
@@ -56,9 +52,9 @@ class StageFiles:
 class RunFiles:
     """One run as the report needs it.
 
-    label: what the run is called on the page, unlike the others' there.
-    order: its place among them, from 0, which is also its color.
-    config: None where the configuration is of another nlora.
+    label: the run's name on the page, unique there.
+    order: its index among the runs of the page, which gives its color.
+    config: None if it is from a version of nlora with other keys.
     """
 
     folder: Path
@@ -69,7 +65,7 @@ class RunFiles:
     versions: dict[str, str]
     created: str | None
     stages: tuple[StageFiles, ...]
-    microscope: Microscope | None
+    interference: Interference | None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -80,17 +76,26 @@ class RunFiles:
         return self.summary.status == "complete"
 
 
+Analyzed = Sequence[tuple[RunFiles, Interference]]
+"""Runs with the interference of their updates."""
+
+
+def analyzed(runs: Sequence[RunFiles]) -> list[tuple[RunFiles, Interference]]:
+    """The runs whose updates have been compared."""
+    return [(run, run.interference) for run in runs if run.interference is not None]
+
+
 def load_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
-    """The runs in the order given, with labels that tell them apart: the name, then the seed, then the folder."""
+    """The runs in the order given, with unique labels: the name, or with the seed, or the folder."""
     paths = [Path(folder) for folder in folders]
     twice = next((path for index, path in enumerate(paths) if path in paths[:index]), None)
     if twice is not None:
-        raise RunError(f"{twice}: is named twice; name each run once")
+        raise RunError(f"{twice}: is given twice; give each run once")
     return _labeled([load_run(path) for path in paths])
 
 
 def load_run(folder: Path) -> RunFiles:
-    """One run. Raises RunError, in one line, when the folder is no run or one of its files is broken."""
+    """One run. Raises RunError, in one line, if the folder is not a run or one of its files is broken."""
     summary = read_summary(folder)
     record: dict[str, Any] = read_run_file(folder) if (folder / RUN_FILE).exists() else {}
     return RunFiles(
@@ -102,7 +107,7 @@ def load_run(folder: Path) -> RunFiles:
         versions={str(name): str(value) for name, value in record.get("versions", summary.versions).items()},
         created=None if record.get("created") is None else str(record["created"]),
         stages=tuple(_stages(folder, summary)),
-        microscope=read_microscope(folder, summary),
+        interference=read_interference(folder, summary),
     )
 
 
@@ -111,9 +116,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}; delete it, and the report leaves it out") from error
+        raise RunError(f"{path}: cannot be read: {error}; delete it to leave it out of the report") from error
     if not isinstance(values, dict):
-        raise RunError(f"{path}: is not a mapping; delete it, and the report leaves it out")
+        raise RunError(f"{path}: is not a mapping; delete it to leave it out of the report")
     return values
 
 
@@ -130,7 +135,7 @@ def _labeled(runs: list[RunFiles]) -> list[RunFiles]:
 
 
 def _config(values: Any) -> Config | None:
-    """The configuration, or None when this nlora does not know its keys: the page then goes by the summary."""
+    """The configuration, or None if this version does not know its keys; the page then relies on the summary."""
     if values is None:
         return None
     try:
@@ -156,7 +161,7 @@ def _stage(place: Path, number: int, task: str) -> StageFiles:
     except ValidationError as error:
         what = error.errors(include_url=False)[0]
         raise RunError(
-            f"{place / STAGE_FILE}: is broken: {'.'.join(map(str, what['loc']))}: {what['msg']}; delete {place} "
+            f"{place / STAGE_FILE}: broken: {'.'.join(map(str, what['loc']))}: {what['msg']}; delete {place} "
             "to run the stage again"
         ) from error
     results = read_json(place / "all_results.json") if (place / "all_results.json").is_file() else {}
@@ -177,9 +182,9 @@ def _stage(place: Path, number: int, task: str) -> StageFiles:
 
 
 def _trained(path: Path) -> tuple[int, tuple[Step, ...]]:
-    """How many steps the Trainer took, and what it logged of some of them, in order.
+    """The number of steps that the Trainer took, and its log lines with a loss, in order.
 
-    The last step may be one that was not logged. Lines of other kinds are left out.
+    The last step may not have been logged.
     """
     if not path.is_file():
         return 0, ()

@@ -1,8 +1,6 @@
 """Runs as tables for a terminal of 80 columns, readable as plain text too.
 
-    rich.get_console().print(accuracy_table(read_summary("runs/demo/nlora")))
-
-Every average says over what it is the mean. Nothing here computes a score.
+Every average says what it is the mean of. No score is computed here.
 """
 
 from __future__ import annotations
@@ -14,19 +12,20 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from nlora.report.formatting import change, duration, score
 from nlora.runs.summary import Score, Summary
 
 MOST_NAMED_COLUMNS = 6
-"""Up to so many tasks the columns carry names; with more, numbers that the rows explain."""
+"""Up to this many tasks the columns carry names; beyond it, the numbers of the rows."""
 _NAME_WIDTH = 19
-"""Characters at the head of a row."""
+"""Longest name of a row, in characters."""
 
 
 def accuracy_table(summary: Summary) -> Table:
     """The accuracy matrix and its averages.
 
-    A row is what the model scored after learning its task, a column is a task; scores are percentages. The
-    score on the task just learned is bold and marked *; what was not evaluated is left empty.
+    A row holds the scores in percent after learning its task; a column is a task. The score on the task just learned
+    is bold and marked *. Cells without a score are empty.
     """
     table = Table.grid()
     table.add_column()
@@ -40,25 +39,25 @@ def accuracy_table(summary: Summary) -> Table:
 
 
 def comparison_table(summaries: Sequence[Summary]) -> Table:
-    """One row for each run: its averages and its training time; the best average accuracy is marked *."""
+    """One row per run: its averages and its training time. The best average accuracy is marked *."""
     known = [s.average_accuracy for s in summaries if s.average_accuracy is not None]
-    best = _score(max(known, default=None))  # as it is shown, so that equal numbers are marked alike
+    best = score(max(known, default=None))  # as shown: equal numbers are marked alike
     runs = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False)
     runs.add_column("run", overflow="fold")
     runs.add_column("method", overflow="fold")
     for heading in ("seed", "AA", "BWT", "forgetting", "FWT", "training"):
         runs.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
-        is_best = len(summaries) > 1 and _score(summary.average_accuracy) == best != ""
-        average = Text(f"{_score(summary.average_accuracy)}*", style="bold") if is_best else None
+        is_best = len(summaries) > 1 and score(summary.average_accuracy) == best != ""
+        average = Text(f"{score(summary.average_accuracy)}*", style="bold") if is_best else None
         runs.add_row(
             Text(summary.name),
             Text(summary.method),
             str(summary.seed),
-            average or Text(f"{_score(summary.average_accuracy) or summary.status} "),
-            _change(summary.backward_transfer),
-            _score(summary.forgetting),
-            _change(summary.forward_transfer),
+            average or Text(f"{score(summary.average_accuracy) or summary.status} "),
+            change(summary.backward_transfer),
+            score(summary.forgetting),
+            change(summary.forward_transfer),
             duration(sum(summary.train_seconds)),
         )
     table = Table.grid()
@@ -69,13 +68,13 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
     table.add_row("FWT: forward transfer, mean gain on the later tasks before each was learned.")
     if len({summary.tasks for summary in summaries}) > 1:
         table.add_row(
-            Text("These runs learned different tasks or orders; averages do not compare.", style="bold")
+            Text("These runs learned different tasks or orders; averages are not comparable.", style="bold")
         )
     return table
 
 
 def paths(written: Mapping[str, Path]) -> Table:
-    """What was written where, one line each; long paths are folded, never cut."""
+    """The written files, one line each. Long paths are folded, never truncated."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -84,36 +83,29 @@ def paths(written: Mapping[str, Path]) -> Table:
     return table
 
 
-def duration(seconds: float) -> str:
-    """`59 s`, `12 min`, `3.4 h`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
 def _matrix(summary: Summary) -> Table:
     named = len(summary.tasks) <= MOST_NAMED_COLUMNS
     digits = 1 if named else 0
     matrix = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
-    # Short of room the numbers stay whole: many columns shorten the names of rows, few fold their own names.
+    # In a narrow terminal numbers stay whole: row names are shortened, or, if columns carry names, these are folded.
     matrix.add_column(Text("after learning", no_wrap=True, overflow="ellipsis"), no_wrap=named)
     for number, task in enumerate(summary.tasks, start=1):
         heading = Text(task) if named else Text(f"{number:>2}")
         matrix.add_column(heading, overflow="fold", no_wrap=not named)
     for k, (task, row) in enumerate(zip(summary.tasks, summary.R, strict=True)):
-        cells = [_cell(score, is_new=i == k, digits=digits) for i, score in enumerate(row)]
+        cells = [_cell(value, is_new=i == k, digits=digits) for i, value in enumerate(row)]
         matrix.add_row(_row_name(f"{k + 1} {task}"), *cells)
     if summary.zero_shot is not None:
-        zeros = [_cell(score, is_new=False, digits=digits) for score in summary.zero_shot]
+        zeros = [_cell(value, is_new=False, digits=digits) for value in summary.zero_shot]
         matrix.add_row(_row_name("no training"), *zeros)
     return matrix
 
 
-def _cell(score: Score, *, is_new: bool, digits: int) -> Text:
-    """A score aligned by hand: digits stand below digits whether or not a marker follows."""
-    if score is None:
+def _cell(value: Score, *, is_new: bool, digits: int) -> Text:
+    """A score, padded so that digits align with or without a marker after them."""
+    if value is None:
         return Text("")
-    text = f"{score:>{digits + 4}.{digits}f}" if digits else f"{score:>2.0f}"
+    text = f"{value:>{digits + 4}.{digits}f}" if digits else f"{value:>2.0f}"
     return Text(f"{text}{'*' if is_new else ''}", style="bold" if is_new else "")
 
 
@@ -123,7 +115,7 @@ def _row_name(text: str) -> Text:
 
 
 def _averages(summary: Summary) -> list[str]:
-    """Each average that there is, with what it is the mean of."""
+    """The known averages, each with what it is the mean of."""
     tasks = len(summary.tasks)
     kinds = ["* just learned", *([f"scores in percent: {summary.scoring}"] if summary.scoring else [])]
     if summary.status == "running":
@@ -131,21 +123,13 @@ def _averages(summary: Summary) -> list[str]:
         return [*kinds, f"{done} of {tasks} tasks learned; the averages need all of them"]
     earlier = f"{tasks - 1} earlier task{'s' if tasks > 2 else ''}"
     lines = [
-        ("average accuracy", _score(summary.average_accuracy), f"mean over {tasks} tasks of the last row"),
-        ("backward transfer", _change(summary.backward_transfer), f"mean over {earlier} of last row - *"),
-        ("forgetting", _score(summary.forgetting), f"mean over {earlier} of best score - last row"),
+        ("average accuracy", score(summary.average_accuracy), f"mean over {tasks} tasks of the last row"),
+        ("backward transfer", change(summary.backward_transfer), f"mean over {earlier} of last row - *"),
+        ("forgetting", score(summary.forgetting), f"mean over {earlier} of best score - last row"),
         (
             "forward transfer",
-            _change(summary.forward_transfer),
+            change(summary.forward_transfer),
             "mean over later tasks of row before * - no training",
         ),
     ]
     return [*kinds, *(f"{name} {value}  ({meaning})" for name, value, meaning in lines if value)]
-
-
-def _score(score: Score) -> str:
-    return "" if score is None else f"{score:.1f}"
-
-
-def _change(score: Score) -> str:
-    return "" if score is None else f"{round(score, 1) + 0.0:+.1f}"  # + 0.0: no -0.0

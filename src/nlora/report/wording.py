@@ -1,36 +1,35 @@
-"""A run in words, and numbers as people write them.
-
-method_words(run)        # "nlora: penalty update_l1, weight 3e-05, reduction sum"
-"""
+"""A run in words, and numbers as the page shows them: a dash for an unknown value, and a real minus sign."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 
+from nlora.config.base_folder import read
 from nlora.errors import InputErrors
+from nlora.report import formatting
 from nlora.report.charts.axes import number
 from nlora.report.run_files import RunFiles
-from nlora.runs.run_yaml import RUN_FILE
+from nlora.runs.run_yaml import RUN_FILE, read_run_file
 
 _DECODE = {
-    "labels": "the likeliest label of the task's set",
+    "labels": "the most likely of the task's labels",
     "generate": "greedy decoding and exact match after the released normalization",
 }
 
 
 def score(value: float | None) -> str:
-    """A percentage with one digit, or a dash."""
-    return "–" if value is None else f"{value:.1f}"
+    """A percentage with one decimal, or a dash."""
+    return formatting.score(value) or "–"
 
 
 def change(value: float | None) -> str:
-    """The same with its sign; no -0.0."""
-    return "–" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
+    """A difference of percentages with its sign, or a dash."""
+    return formatting.change(value).replace("-", "−") or "–"
 
 
 def share(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage; what is not zero never reads as zero."""
+    """A share as a percentage. One that is not zero never reads as zero."""
     if value is None:
         return "–"
     percent = 100 * value
@@ -40,23 +39,13 @@ def share(value: float | None, digits: int = 1) -> str:
 
 
 def measured(value: float | None) -> str:
-    """Three digits say enough of a measure."""
+    """A measure with three digits."""
     return "–" if value is None else number(float(f"{value:.3g}"))
 
 
-def duration(seconds: float) -> str:
-    """`3.2 s`, `12 min 5 s`, `3 h 24 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def memory(size_bytes: int | None) -> str:
-    """In GB (10^9 bytes), or MB where that is less than one."""
-    if size_bytes is None:
-        return "–"
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
+    """In GiB or MiB, or a dash."""
+    return formatting.memory(size_bytes) or "–"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -64,8 +53,8 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def command(run: RunFiles) -> str:
-    """What repeats a run, into another folder, for a POSIX shell."""
+def repeat_command(run: RunFiles) -> str:
+    """The shell command that repeats a run in another folder."""
     again = run.folder.with_name(f"{run.folder.resolve().name}-again")
     return f"nlora run {shlex.quote(str(run.folder / RUN_FILE))} {shlex.quote(f'output_dir={again}')}"
 
@@ -75,18 +64,19 @@ def analyze_command(run: RunFiles) -> str:
 
 
 def method_options(run: RunFiles) -> dict[str, str]:
-    """The method's options in force, defaults included where this nlora knows the method."""
+    """The method's options, with defaults if this version has the method."""
     if run.config is None:
         return {}
     given = run.config.method.options
     try:
         from nlora.methods.registry import build
 
-        method = build(run.config.method.name, given)
+        base_folder = read(read_run_file(run.folder), run.folder)
+        method = build(run.config.method.name, given, base_folder=base_folder)
         given = {**method.options.model_dump(), **given}
-        if given.get("weight", 0) is None:  # null stands for the method's own default
+        if given.get("weight", 0) is None:  # null means the method's own default
             given["weight"] = getattr(method, "weight", None)
-    except InputErrors:  # of another nlora: what the file says is still true
+    except InputErrors:  # from another version: show what the file has
         pass
     return {name: _value(value) for name, value in given.items()}
 
@@ -96,8 +86,8 @@ def method_words(run: RunFiles) -> str:
     return ", ".join([run.summary.method, *(f"{name} {value}" for name, value in options.items())])
 
 
-def run_sentences(run: RunFiles) -> list[tuple[str, str]]:
-    """What was run, as named facts in the order in which a reader asks."""
+def run_facts(run: RunFiles) -> list[tuple[str, str]]:
+    """The run as named facts."""
     summary, config = run.summary, run.config
     facts = [
         ("Model", summary.model),
@@ -117,9 +107,9 @@ def run_sentences(run: RunFiles) -> list[tuple[str, str]]:
             ),
         ]
         if config.stages:
-            facts.append(("Own settings for", listed(list(config.stages))))
+            facts.append(("Tasks with their own settings", listed(list(config.stages))))
     elif (run.folder / RUN_FILE).is_file():
-        facts.append(("Configuration", f"of another version of nlora; {RUN_FILE} has it"))
+        facts.append(("Configuration", f"from another version of nlora; see {RUN_FILE}"))
     facts.append(("Scored by", _scored(run)))
     if summary.protocol is not None:
         notes = [note.rstrip(".") for note in summary.protocol_notes]
@@ -148,10 +138,10 @@ def _scored(run: RunFiles) -> str:
     if not decodes and run.config is not None:
         decodes = {run.config.evaluate.decode: None}
     parts = list(dict.fromkeys(part for decode in decodes for part in decode.split("+")))
-    return ("; ".join(_DECODE.get(part, part) for part in parts) or "not said") + split
+    return ("; ".join(_DECODE.get(part, part) for part in parts) or "unknown") + split
 
 
 def _value(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:g}"  # as it is typed in a configuration
+        return f"{value:g}"  # as in a configuration
     return "none" if value is None else str(value)

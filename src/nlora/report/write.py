@@ -1,20 +1,20 @@
-"""A run, or several side by side, as one HTML file: what was learned, what was forgotten, and what the updates did.
+"""One run, or several side by side, as one HTML file: scores, forgetting, training, and the updates.
 
-    write_report(["runs/demo/nlora"], "runs/demo/nlora/report.html")
-    write_report(["runs/demo/nlora", "runs/demo/inclora"], "report.html")
+>>> write_report(["runs/support"], "report.html").name
+'report.html'
 
-Reads the files of a run and nothing else; torch is never imported. The page needs no network and opens from a file
-manager. An unfinished run shows what there is.
+Everything comes from the runs' files; torch is never imported. The page works offline. For an unfinished run it shows
+the finished stages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from nlora.errors import RunError
 from nlora.runs.atomic import write_text
+from nlora.runs.interference_file import Interference
 
 REPORT_FILE = "report.html"
 
@@ -22,7 +22,7 @@ REPORT_FILE = "report.html"
 def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     """Writes the page about the runs in `folders` to `out` and returns its path.
 
-    Raises RunError, in one line, when a folder is no run, one of its files is broken, or `out` cannot be written.
+    Raises RunError, in one line, if a folder is not a run, one of its files is broken, or `out` cannot be written.
     """
     from nlora.report.page import render
     from nlora.report.run_files import load_runs
@@ -33,14 +33,14 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     return path
 
 
-def write_analysis(values: Mapping[str, Any], out: str | Path) -> Path:
-    """Writes the page of what `nlora analyze` found (`values`: its JSON) to `out` and returns its path.
+def write_interference(found: Interference, out: str | Path) -> Path:
+    """Writes the page about compared adapters to `out` and returns its path.
 
-    Raises RunError, in one line, when `out` cannot be written.
+    Raises RunError, in one line, if `out` cannot be written.
     """
-    from nlora.report.page import render_analysis
+    from nlora.report.page import render_interference
 
-    page = render_analysis(values)
+    page = render_interference(found)
     path = _checked(Path(out))
     write_text(path, page)
     return path
@@ -49,20 +49,27 @@ def write_analysis(values: Mapping[str, Any], out: str | Path) -> Path:
 def write_figures(folders: Sequence[str | Path], out: str | Path) -> list[Path]:
     """Writes the paper's figures for these runs into the folder `out`, as SVG and PDF, and returns the files.
 
-    Raises RunError as write_report, and MissingExtraError when PDF needs an extra (the SVG files are there then).
+    Raises RunError as `write_report` does, and MissingExtraError, after writing the SVG files, without matplotlib.
     """
     from nlora.report import paper_figures
     from nlora.report.run_files import load_runs
 
-    path = Path(out)
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file; give a folder for the figures")
-    return paper_figures.write_figures(load_runs(folders), path)
+    check_figures_folder(out)
+    return paper_figures.write_figures(load_runs(folders), Path(out))
+
+
+def check_figures_folder(out: str | Path) -> None:
+    """Raises RunError if `out` cannot be a folder for figures."""
+    for path in (Path(out), *Path(out).absolute().parents):
+        if path.exists() or path.is_symlink():
+            if not path.is_dir():
+                raise RunError(f"{path}: is a file; give a folder for the figures")
+            break
 
 
 def _checked(path: Path) -> Path:
     if path.is_dir():
         raise RunError(f"{path}: is a folder; give the name of the HTML file to write")
     if not path.parent.is_dir():
-        raise RunError(f"{path}: there is no folder {path.parent}; make it first, or give another file")
+        raise RunError(f"{path}: there is no folder {path.parent}; create it, or give another file")
     return path

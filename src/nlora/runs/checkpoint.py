@@ -6,7 +6,6 @@ later ones at the same time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,17 +13,18 @@ from typing import TYPE_CHECKING
 
 from nlora.config.base_folder import located
 from nlora.config.load import LoadedConfig, load_config
+from nlora.config.overrides import Overrides
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, ModelError, Problem
 from nlora.evaluation.choices import decode_of
 from nlora.methods.base import Method
-from nlora.methods.registry import build
+from nlora.methods.registry import methods_of
 from nlora.runs.folder import RunFolder
 from nlora.runs.run_yaml import RUN_FILE, read_run_file
 
 if TYPE_CHECKING:
     from nlora.data.task import Task
-    from nlora.evaluation.evaluator import Answers
+    from nlora.evaluation.evaluator import Answers, Evaluator
     from nlora.models.backbone import Backbone
     from nlora.runs.update_history import UpdateHistory
 
@@ -56,7 +56,7 @@ class Checkpoint:
         return f"stage {self.stage} of {len(self.config.tasks)}, {self.config.tasks[self.stage - 1].name}"
 
 
-def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -> Checkpoint:
+def read_stage(folder: Path, stage: int | None, overrides: Overrides = ()) -> Checkpoint:
     """A stage of the run in a folder; no weights are loaded yet.
 
     stage: from 1; 0 is the backbone before any training; None is the last committed stage.
@@ -66,10 +66,11 @@ def read_stage(folder: Path, stage: int | None, overrides: Sequence[str] = ()) -
     at it.
     """
     read_run_file(folder)  # has the clearest message for a folder that is no run
-    moved = f"output_dir={json.dumps(str(folder))}"  # the folder may have been moved since
-    loaded = load_config(str(folder / RUN_FILE), [*overrides, moved])
-    config = located(loaded.config, loaded.base_folder)
-    methods = tuple(build(config.method.name, config.method_options(task.name)) for task in config.tasks)
+    loaded = load_config(folder / RUN_FILE, overrides)
+    # The folder may have been moved since.
+    here = loaded.config.model_copy(update={"output_dir": str(folder)})
+    config = located(here, loaded.base_folder)
+    methods = tuple(methods_of(config, loaded.base_folder))
     for method in methods:
         method.check_sequence(len(config.tasks))
     run = RunFolder.read(config)
@@ -93,7 +94,7 @@ def _checked(run: RunFolder, stage: int | None) -> int:
             return stage
         trained = [k for k in committed if not run.stage_record(k).is_skipped]
         hint = f"use stage {trained[-1]}" if trained else "let the run continue first"
-        problem = f"{run.config.method.name} trains nothing at stage {stage}; {hint}"
+        problem = f"{run.config.method.label} trains nothing at stage {stage}; {hint}"
     raise InputErrors([Problem("--stage", problem)])
 
 
@@ -142,26 +143,44 @@ def _history(stage: Checkpoint, backbone: Backbone) -> UpdateHistory:
     return history
 
 
-class ServedModel:
-    """A stage's model, loaded. tasks: those it will answer; the way it runs is checked on their texts first."""
+class StageModel:
+    """The weights of a stage, loaded once; `serve` makes them answer tasks."""
 
-    def __init__(self, stage: Checkpoint, tasks: Sequence[Task]) -> None:
+    def __init__(self, stage: Checkpoint) -> None:
+        self._backbone = _backbone(stage.config)
+        self._history: UpdateHistory | None = None
+
+    def serve(self, stage: Checkpoint, tasks: Sequence[Task]) -> ServedModel:
+        """The model, ready to answer these tasks: how to run it is found out on their own texts.
+
+        stage: the loaded one; its evaluate options may differ from those of an earlier call.
+        """
         from nlora.evaluation.evaluator import Evaluator
         from nlora.models.positions import positions_of
         from nlora.runs.plan import make_encoder
         from nlora.runs.preflight import preflight, probes
 
-        config = stage.config
-        backbone = _backbone(config)
-        encoder = make_encoder(config, positions_of(backbone.model))
+        options = stage.config.evaluate
+        encoder = make_encoder(stage.config, positions_of(self._backbone.model))
+        if self._history is not None:
+            self._history.deactivate()
         paths = preflight(
-            backbone,
+            self._backbone,
             [probes(task, encoder) for task in tasks],
-            generates=any(decode_of(task, config.evaluate) == "generate" for task in tasks),
+            generates=any(decode_of(task, options) == "generate" for task in tasks),
         )
-        self._method = stage.method
-        self._history = _history(stage, backbone)
-        self._evaluator = Evaluator(backbone, encoder, config.evaluate, paths)
+        self._history = self._history or _history(stage, self._backbone)
+        evaluator = Evaluator(self._backbone, encoder, options, paths)
+        return ServedModel(stage.method, self._history, evaluator)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A stage's model that answers tasks."""
+
+    method: Method
+    history: UpdateHistory
+    evaluator: Evaluator
 
     def answer(
         self, task: Task, index: int, on_answered: Callable[[int], None] = lambda count: None
@@ -171,10 +190,10 @@ class ServedModel:
         index: the task's position in the run, from 0, for methods with a model for each task. For a task that is not
         in the run, the number of the run's tasks.
         """
-        self._history.activate_for_task(self._method, index)
-        return self._evaluator.answer(task, on_answered)
+        self.history.activate_for_task(self.method, index)
+        return self.evaluator.answer(task, on_answered)
 
     def is_bare(self, index: int) -> bool:
         """Whether the task at that position is answered by the untrained backbone although something was trained."""
-        updates = self._history.updates
-        return any(updates) and not any(self._method.active_for(updates, index))
+        updates = self.history.updates
+        return any(updates) and not any(self.method.active_for(updates, index))

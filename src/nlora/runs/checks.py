@@ -1,6 +1,8 @@
-"""What a run's own options rule out, told before anything is loaded or written.
+"""What a run's own options rule out, reported before anything is loaded or written.
 
-problems = [*family_problems(config, encoder_decoder), *quantize_problems(loaded, methods), *missing_extras(loaded)]
+>>> config = Config(tasks=["agnews"], model="google-t5/t5-base", family="causal")
+>>> family_problems(config, encoder_decoder=True)[0].key
+('model',)
 """
 
 from __future__ import annotations
@@ -8,14 +10,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from nlora.config.load import LoadedConfig
 from nlora.config.schema import Config
 from nlora.errors import Problem, missing
 from nlora.methods.base import Method
 
 
 def family_problems(config: Config, encoder_decoder: bool) -> list[Problem]:
-    """Why the model is of the wrong kind for these settings; empty when it fits or any kind may come.
+    """Why the model is of the wrong kind for these settings; empty if it fits or any kind may come.
 
     encoder_decoder: what the model is, by its own configuration.
     """
@@ -30,33 +31,30 @@ def family_problems(config: Config, encoder_decoder: bool) -> list[Problem]:
         f"{config.model} is {kinds[family]}, but these settings are meant for {kinds[str(config.family)]}; "
         "take a recipe of its kind (nlora ls recipes), or set family=null to run it all the same"
     )
-    return [Problem("model", what)]
+    return [Problem.at(("model",), what)]
 
 
-def quantize_problems(loaded: LoadedConfig, methods: Sequence[Method]) -> list[Problem]:
-    """Why this run cannot have a quantized backbone; empty where it can, or wants none."""
-    config = loaded.config
+def quantize_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
+    """Why this run cannot have a quantized backbone; empty if it can, or needs none."""
     if config.quantize is None:
         return []
-    where = loaded.places.where(("quantize",))
-    problems = []
+    found = []
     if importlib.util.find_spec("bitsandbytes") is None:
-        problems.append(Problem(where, missing("bitsandbytes")))
+        found.append(missing("bitsandbytes"))
     if config.model.lower().endswith(".gguf"):
-        what = (
+        found.append(
             "a GGUF file cannot be quantized again; leave quantize out, or give a folder or hub id as model"
         )
-        problems.append(Problem(where, what))
     if any(method.needs_float_weights for method in methods):
-        what = f"{config.method.name} needs the backbone's weights as numbers; leave quantize out"
-        problems.append(Problem(where, what))
-    return problems
+        found.append(f"{config.method.label} needs the backbone's weights as numbers; leave quantize out")
+    return [Problem.at(("quantize",), what) for what in found]
 
 
-def missing_extras(loaded: LoadedConfig) -> list[Problem]:
+def missing_extras(config: Config) -> list[Problem]:
+    """Trackers of `train.report_to` whose package is not installed."""
     return [
-        Problem(loaded.places.where(("train", "report_to")), missing(name))
-        for name in loaded.config.train.report_to
+        Problem.at(("train", "report_to"), missing(name))
+        for name in config.train.report_to
         if importlib.util.find_spec(name) is None
         and not (name == "tensorboard" and importlib.util.find_spec("tensorboardX"))
     ]

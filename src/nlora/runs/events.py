@@ -1,27 +1,24 @@
-"""What happens in a run, told to a function: progress for notebooks and programs, in place of bars.
+"""What happens in a run, as events: progress bars, notebooks and programs receive them as a function.
 
-nlora.run("my.yaml", on_event=print)          # stage 1: agnews, step 5 of 50
+>>> nlora.run("support.yaml", on_event=print)
+runs/support: complete, nothing to do
+Run('runs/support')
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Literal
-
-from rich.console import Console
-
-from nlora.runs.progress import RunProgress
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened in a run; as text, a line to print.
 
-    kind: training and scoring (a task begins with `done` = 0 of `total` steps or examples, and goes on),
-        stage_done (with the scores so far, in percent, by task), note (with `text`, what a person should know).
-    stage: from 1; 0 before any training. task: what is trained or scored.
+    kind: training and scoring (a task starts at `done` = 0 of `total` steps or examples), stage_done (with the scores
+        so far, in percent, by task), note (with a `text` for the user).
+    stage: from 1; 0 is before any training. task: the task being trained or scored.
 
     >>> print(nlora.Event("training", stage=1, task="tickets", done=2, total=8))
     stage 1: tickets, step 2 of 8
@@ -45,38 +42,36 @@ class Event:
         return f"stage {self.stage}: {self.task}, {unit} {self.done} of {self.total}"
 
 
-class EventProgress(RunProgress):
-    """Tells a function what happens, or nobody. What the function raises ends the run, which keeps its stages."""
+OnEvent = Callable[[Event], None]
 
-    def __init__(self, on_event: Callable[[Event], None] | None) -> None:
-        super().__init__(Console(quiet=True))
-        self._tell = on_event if on_event is not None else lambda event: None
 
-    def __enter__(self) -> EventProgress:
-        return self  # no bars: these would take over what the function prints
+class Progress:
+    """Turns what a run reports into events. An exception raised by `on_event` ends the run; finished stages stay."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing was begun."""
+    def __init__(self, on_event: OnEvent | None = None) -> None:
+        self._send: OnEvent = on_event or (lambda event: None)
 
     def say(self, line: str) -> None:
-        self._tell(Event("note", text=line))
+        """A line for the user."""
+        self._send(Event("note", text=line))
 
     def training(self, stage: int, task: str, steps: int) -> Callable[[int], None]:
-        self._tell(Event("training", stage, task, 0, steps))
-        return lambda step: self._tell(Event("training", stage, task, step, steps))
+        """The training of a stage starts. Call the returned function with the number of optimizer steps done."""
+        self._send(Event("training", stage, task, 0, steps))
+        return lambda step: self._send(Event("training", stage, task, step, steps))
 
     def scoring(self, stage: int, task: str, examples: int) -> Callable[[int], None]:
-        self._tell(Event("scoring", stage, task, 0, examples))
+        """The scoring of a task starts. Call the returned function with the number of new answers."""
+        self._send(Event("scoring", stage, task, 0, examples))
         answered = 0
 
         def more(count: int) -> None:
             nonlocal answered
             answered += count
-            self._tell(Event("scoring", stage, task, answered, examples))
+            self._send(Event("scoring", stage, task, answered, examples))
 
         return more
 
     def stage_done(self, stage: int, task: str, scores: Mapping[str, float]) -> None:
-        self._tell(Event("stage_done", stage, task, scores=scores))
+        """A stage is committed. scores: by task, in percent."""
+        self._send(Event("stage_done", stage, task, scores=scores))

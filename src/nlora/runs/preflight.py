@@ -10,8 +10,8 @@ layer. A path that does not is not used, and the run says so. A model that no pa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
-from nlora.data.tokenize import ExampleTokenizer, TokenizedExample
+from nlora.data.task import TokenizedExample
+from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import ModelError
 from nlora.evaluation.greedy import greedy_generation, is_plain
 from nlora.evaluation.prefill import Prefiller
@@ -30,7 +31,7 @@ from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, Rows, usual_paths
 from nlora.runs.reference_passes import ReferencePasses, first_line
-from nlora.training.cpu_modules import lean
+from nlora.training.cpu_modules import cpu_modules
 
 if TYPE_CHECKING:
     from nlora.config.schema import LoraOptions
@@ -144,7 +145,7 @@ class _Comparison:
             unscored = int(number > 0 and not self._generates)
             expected = self._reference.by_example(number)
             prompts = [TokenizedExample(e.prompt_ids, []) for e in examples]
-            reader = Prefiller(
+            prefiller = Prefiller(
                 self._backbone.model,
                 prompts,
                 pad_id=self._collate.pad_id,
@@ -154,19 +155,19 @@ class _Comparison:
             order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].prompt_ids))
             for some in [[i] for i in order] if way == "single" else [order]:
                 count = max(min(_FOLLOWING, *(len(examples[i].answer_ids) - unscored for i in some)) - 1, 0)
-                reading = reader.read([prompts[i] for i in some])
+                prefill = prefiller.run([prompts[i] for i in some])
                 tokens = torch.tensor([examples[i].answer_ids[:count] for i in some], device=self._device)
-                logits = [reading.next_logits[:, None]]
+                logits = [prefill.next_logits[:, None]]
                 if count:  # as labels are scored
-                    logits.append(reading.extend(tokens))
+                    logits.append(prefill.extend(tokens))
                 wanted = torch.stack([expected[i][: count + 1] for i in some])
                 if wrong := self._reference.differs(torch.cat(logits, dim=1), wanted):
                     return wrong
                 if (
                     count and number == 0 and self._generates
                 ):  # rolled back, then token by token, as answers are generated
-                    reading.rollback(count)
-                    logits[1:] = [reading.extend(tokens[:, d : d + 1]) for d in range(count)]
+                    prefill.rollback(count)
+                    logits[1:] = [prefill.extend(tokens[:, d : d + 1]) for d in range(count)]
                     if wrong := self._reference.differs(torch.cat(logits, dim=1), wanted):
                         return wrong
         return None
@@ -229,7 +230,7 @@ class _Comparison:
     ) -> str | None:
         packed = packed_attention(self._backbone.model) if way == "packed" else nullcontext()
         reference = self._reference
-        with _leaner(reference.model if leans else None), packed:
+        with cpu_modules(reference.model) if leans else nullcontext(), packed:
             for i, examples in enumerate(batches):
                 with reference.gradients_of_batch(i):
                     logits = self._batched_logits(examples, way)
@@ -258,12 +259,3 @@ class _Comparison:
             return attempt()
         except MODEL_RAISES as error:
             return f"fails ({first_line(error)})"
-
-
-@contextmanager
-def _leaner(model: nn.Module | None) -> Iterator[None]:
-    undo = lean(model) if model is not None else lambda: None
-    try:
-        yield
-    finally:
-        undo()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlora.data.columns import TokenizedExample
+from nlora.data.task import TokenizedExample
 from nlora.errors import ModelError
 from nlora.models.inspection import (
     MODEL_RAISES,

@@ -1,14 +1,16 @@
-"""run.yaml: which configuration and which versions a run's folder belongs to.
+"""run.yaml: the configuration and the versions that a run's folder belongs to.
 
-    write_or_compare(Path("runs/a"), config, {"torch": "2.9.0"})
+>>> config = nlora.load_config("runs/support/run.yaml").config
+>>> what_differs(read_run_file(Path("runs/support")), config.model_copy(update={"seed": 7}))
+['seed: 3 in the folder, 7 now']
 
-A folder belongs to one configuration: every key of it counts but output_dir, so that a folder can be moved.
-`load_config` reads run.yaml as the configuration in it, so `nlora run runs/a/run.yaml output_dir=runs/b`
-repeats a run.
+A folder belongs to one configuration. Every key counts except output_dir, so that a folder can be moved. `load_config`
+reads run.yaml as the configuration in it, so `nlora run runs/a/run.yaml output_dir=runs/b` repeats a run.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -19,18 +21,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from nlora.config.base_folder import recorded
-from nlora.config.load import differences
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import read_yaml, to_yaml
-from nlora.errors import RunError
+from nlora.errors import Key, RunError, dotted
 from nlora.runs.atomic import write_text
 from nlora.runs.summary import SUMMARY_FILE
 
 RUN_FILE = "run.yaml"
 _COMMENT = (
-    "# Written by nlora. The run goes on only with this configuration; another one needs another folder.\n"
+    "# Written by nlora. The run resumes only with this configuration; another one needs another folder.\n"
 )
-_NOT_OURS = "put back what nlora wrote there, or give another folder"
+_NOT_OURS = "restore what nlora wrote there, or give another folder"
 
 _log = logging.getLogger(__name__)
 
@@ -38,13 +39,12 @@ _log = logging.getLogger(__name__)
 def write_or_compare(
     folder: Path, config: Config, versions: Mapping[str, str], base_folder: Path | None = None
 ) -> None:
-    """Write run.yaml, or, where it is, compare it.
+    """Write run.yaml or, if it exists, compare it with the configuration.
 
-    versions: others than the folder's are added under `resumed_with` and logged.
-    base_folder: what relative paths in the configuration refer to beside the current folder.
+    versions: if they differ from the folder's, they are added under `resumed_with` and logged.
+    base_folder: what relative paths in the configuration refer to, in addition to the current folder.
 
-    Raises RunError when the configuration is another one (every difference has a line), or run.yaml cannot be
-    read.
+    Raises RunError if the configuration differs (with a line for every difference) or run.yaml cannot be read.
     """
     path = folder / RUN_FILE
     new = config.model_dump(mode="json")
@@ -64,24 +64,37 @@ def write_or_compare(
     if last != dict(versions):
         names = [name for name in dict.fromkeys([*last, *versions]) if last.get(name) != versions.get(name)]
         changed = [f"{name} {last.get(name)} -> {versions.get(name)}" for name in names]
-        _log.warning("%s: goes on with other versions than before: %s", folder, ", ".join(changed))
+        _log.warning("%s: resumed with other versions than before: %s", folder, ", ".join(changed))
         resumed.append({"versions": dict(versions), "when": _now()})
         _write(path, record)
 
 
 def what_differs(record: Mapping[str, Any], config: Config) -> list[str]:
-    """In what a configuration is not the one that a folder's run.yaml has, a line for each key but output_dir.
+    """How a configuration differs from the one in a folder's run.yaml: a line for each key except output_dir.
 
-    record: as of `read_run_file`.
+    record: what `read_run_file` returns.
     """
     new = config.model_dump(mode="json")
     return differences({**_with_new_keys(record["config"]), "output_dir": new["output_dir"]}, new)
 
 
-def read_run_file(folder: Path) -> dict[str, Any]:
-    """What run.yaml says: config, versions, created, and resumed_with where versions changed.
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """How a folder's configuration differs from the current one, a line for each key.
 
-    Raises RunError, in one line, when it is missing or broken.
+    old, new: `Config.model_dump(mode="json")`. Example: "train.epochs: 1 in the folder, 2 now".
+    """
+    before, now = _flat(old), _flat(new)
+    return [
+        f"{dotted(key)}: {_value(before, key)} in the folder, {_value(now, key)} now"
+        for key in dict.fromkeys([*before, *now])
+        if key not in before or key not in now or before[key] != now[key]
+    ]
+
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """The contents of run.yaml: config, versions, created, and resumed_with if versions changed.
+
+    Raises RunError, in one line, if it is missing or broken.
     """
     path = folder / RUN_FILE
     try:
@@ -104,7 +117,7 @@ def read_run_file(folder: Path) -> dict[str, Any]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether nlora wrote there; somebody's own file may be called run.yaml too."""
+    """Whether a folder is a run of nlora; a user's own file may be called run.yaml too."""
     try:
         return (folder / RUN_FILE).is_file() and (folder / SUMMARY_FILE).is_file()
     except PermissionError:
@@ -112,20 +125,20 @@ def is_run(folder: Path) -> bool:
 
 
 def runs_inside(folder: Path) -> list[Path]:
-    """The runs in the folder's folders, and in theirs."""
+    """The runs up to two levels below the folder."""
     files = (file for pattern in ("*", "*/*") for file in folder.glob(f"{pattern}/{RUN_FILE}"))
     return sorted(file.parent for file in files if is_run(file.parent))
 
 
 def or_delete(folder: Path) -> str:
-    """What else can be done about a folder of another configuration; nothing where other runs would go with it."""
+    """Another way out for a folder of another configuration; empty if deleting it would delete other runs."""
     return "" if runs_inside(folder) else ", or delete the folder to start again"
 
 
 def folder_problem(folder: Path) -> str | None:
-    """Why no run can begin, or go on, in this folder; None where one can.
+    """Why no run can start or resume in this folder; None if one can.
 
-    Others lie in it, it lies in another one, or it, or the nearest folder above it that exists, cannot be written.
+    Other runs are inside it, it is inside another run, or it is not writable (or the nearest existing folder above it).
     """
     if not is_run(folder):
         if inner := runs_inside(folder):
@@ -134,23 +147,38 @@ def folder_problem(folder: Path) -> str | None:
                 f"{folder} holds other runs ({', '.join(map(str, inner[:3]))}{more}); choose another folder"
             )
         if outer := next((parent for parent in folder.absolute().parents if is_run(parent)), None):
-            return f"{folder} lies in the folder of the run {outer}; choose another folder"
+            return f"{folder} is inside the run {outer}; choose another folder"
     while not folder.exists() and folder != folder.parent:
         if folder.is_symlink():
-            return f"{folder} points to {folder.readlink()}, which is not there; choose another folder"
+            return f"{folder} points to {folder.readlink()}, which does not exist; choose another folder"
         folder = folder.parent
     if folder.exists() and not folder.is_dir():
         return f"{folder} is a file; choose another folder"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return f"{folder} cannot be written; choose another folder"
+        return f"{folder} is not writable; choose another folder"
     return None
 
 
-def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """The folder's configuration with the defaults of keys that its nlora did not know yet.
+def _flat(value: Any, path: Key = ()) -> dict[Key, Any]:
+    """Nested values by their keys; lists of plain values stay whole."""
+    if isinstance(value, dict) and (value or not path):
+        return {
+            key: leaf for name, inner in value.items() for key, leaf in _flat(inner, (*path, name)).items()
+        }
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return {key: leaf for i, inner in enumerate(value) for key, leaf in _flat(inner, (*path, i)).items()}
+    return {path: value}
 
-    Keys are added with the default that leaves a run as it was, so a run begun without them goes on. What is no
-    configuration any more stays as it is, so that the comparison shows it.
+
+def _value(values: dict[Key, Any], key: Key) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else "absent"
+
+
+def _with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """The folder's configuration, with defaults for keys that are newer than the run.
+
+    A new key's default leaves runs as they were, so an older run can be resumed. A configuration that is no longer
+    valid stays as it is, so that the comparison shows what differs.
     """
     try:
         return Config.model_validate(config).model_dump(mode="json")

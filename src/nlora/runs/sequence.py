@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from nlora.data.task import Task
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.backbone import Backbone
 from nlora.models.paths import Paths
+from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.plan import Plan
-from nlora.runs.progress import RunProgress
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.stage_results import scores_of, task_records, write_skipped, write_stage
 from nlora.runs.update_history import MEMORY_FILE, UpdateHistory
@@ -35,7 +34,7 @@ log = logging.getLogger("nlora")
 
 
 def learn_sequence(
-    plan: Plan, backbone: Backbone, run: RunFolder, progress: RunProgress, paths: Paths | None = None
+    plan: Plan, backbone: Backbone, run: RunFolder, progress: Progress, paths: Paths | None = None
 ) -> None:
     """Teach the backbone the plan's tasks in order.
 
@@ -70,23 +69,12 @@ def learn_sequence(
                     result = _train(plan, backbone, history, stage, folder, progress, paths)
                     keep_trained(folder, asdict(result), records[task.name])
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
-                with _said_what_is_kept(progress, stage):
-                    answers = _answer(plan, evaluator, history, seen, stage, progress)
-                    scores = write_stage(folder, tasks, stage, answers, result, records)
+                answers = _answer(plan, evaluator, history, seen, stage, progress)
+                scores = write_stage(folder, tasks, stage, answers, result, records)
                 progress.stage_done(stage, task.name, scores)
         if stage > 1:  # the new stage has a memory of its own
             (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
         run.write_summary()
-
-
-@contextmanager
-def _said_what_is_kept(progress: RunProgress, stage: int) -> Iterator[None]:
-    """If scoring does not finish, say that the training is not lost."""
-    try:
-        yield
-    except BaseException:
-        progress.say(f"stage {stage} is trained and saved; the same command resumes with its scoring")
-        raise
 
 
 def _train(
@@ -95,7 +83,7 @@ def _train(
     history: UpdateHistory,
     stage: int,
     folder: Path,
-    progress: RunProgress,
+    progress: Progress,
     paths: Paths | None,
 ) -> TrainResult:
     """Train one stage as the method wants it, and save what was trained."""
@@ -143,7 +131,7 @@ def _answer(
     history: UpdateHistory,
     tasks: Sequence[Task],
     stage: int,
-    progress: RunProgress,
+    progress: Progress,
 ) -> dict[str, Answers]:
     """The answers of the model after a stage to the test examples of some of the plan's tasks."""
     method = plan.methods[max(stage - 1, 0)]

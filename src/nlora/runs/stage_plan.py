@@ -45,15 +45,13 @@ def stage_plans(
     encoded: the training examples of each stage. cut_test: how many test prompts of each task are shortened.
     parameters: how many each token passes through.
     """
-    from nlora.training.trainer import optimizer_steps  # imports torch
-
     rate = time_estimate.flops_per_second(config.dtype)
     lengths = [_lengths(examples, encoder) for examples in encoded]
     stages = []
     for index, (task, examples) in enumerate(zip(tasks, encoded, strict=True)):
         options = config.train_options(task.name)
         tokens, shared = lengths[index]
-        steps = optimizer_steps(len(examples), options)
+        steps = options.steps(len(examples))
         rows = max(min(options.micro_batch_size or options.batch_size, len(examples)), 1)
         passes = options.epochs * len(examples) / rows
         seconds = time_estimate.train_seconds(

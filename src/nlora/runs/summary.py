@@ -162,7 +162,7 @@ def summary_of(
     return Summary(
         status="complete" if complete else "running",
         name=config.name,
-        method=config.method.name,
+        method=config.method.label,
         model=config.model,
         seed=config.seed,
         tasks=tasks,

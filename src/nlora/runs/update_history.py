@@ -96,10 +96,14 @@ class UpdateHistory:
         """Activate the updates that answer task `index` (from 0)."""
         self._activate(method.active_for(self.updates, index))
 
+    def deactivate(self) -> None:
+        """Leave the backbone without any update."""
+        self._activate([])
+
     def _activate(self, updates: Sequence[AdapterState]) -> None:
         trained = [update for update in updates if update]
         if [id(update) for update in trained] != [id(update) for update in self._active]:
-            self._holder.fold(trained)
+            self._holder.activate(trained)
             self._active = trained
 
 

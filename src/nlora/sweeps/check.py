@@ -1,25 +1,27 @@
-"""Checks every run of a sweep before the first one starts, so that a typo in the seventh variant is told at once.
+"""Checks every run of a sweep before the first one starts, so that a typo in the seventh variant is found right away.
 
-    configs = check_sweep(read_sweep("five-tasks.yaml"))        # InputErrors lists every mistake of every run
-    states = [state_of(run.folder) for run in sweep.runs]       # "complete", "unfinished", "new", ...
+>>> from nlora.sweeps.expand import read_sweep
+>>> _ = Path("sweep.yaml").write_text("base: demo\\nvariants: [nlora, olora]\\nseeds: [1]\\n")
+>>> for folder, config in check_sweep(read_sweep("sweep.yaml")).items():
+...     print(folder, config.method.name, state_of(folder))
+runs/sweep/nlora-seed1 nlora new
+runs/sweep/olora-seed1 olora new
 
-Configurations, methods and folders are checked, which takes milliseconds a run. Data and models are not looked at here:
-each run does that itself when it starts.
+Configurations, methods and folders are checked, which takes milliseconds per run. Each run checks its data and model
+itself when it starts.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from nlora.config.load import LoadedConfig, read_config
+from nlora.config.load import load_config
 from nlora.config.schema import Config
-from nlora.config.yaml_positions import Key, dotted, to_yaml
-from nlora.errors import InputErrors, Problem, RunError
-from nlora.methods.registry import build
+from nlora.config.yaml_positions import Document, to_yaml
+from nlora.errors import InputErrors, Key, Problem, RunError
+from nlora.methods.registry import methods_of
 from nlora.runs.atomic import disk_errors, write_text
 from nlora.runs.lock import is_held
 from nlora.runs.run_yaml import RUN_FILE, folder_problem, or_delete, read_run_file, what_differs
@@ -32,40 +34,44 @@ RunState = Literal["new", "unfinished", "complete", "elsewhere"]
 def check_sweep(sweep: Sweep) -> dict[Path, Config]:
     """The configuration of every run, by its folder.
 
-    Raises InputErrors with all mistakes of the sweep's file and of all its runs, each once, with the key of the
-    sweep's file that it comes from.
+    Raises InputErrors with all mistakes of all its runs, each once, with the key of the sweep's file it comes from.
     """
-    problems = list(sweep.problems)
-    if sweep.runs and (wrong := folder_problem(sweep.runs[0].folder)):  # so it is with all of them
-        problems.append(Problem(sweep.places.where(("output_dir",)), wrong))
+    problems: list[Problem] = []
+    if sweep.runs and (wrong := folder_problem(sweep.runs[0].folder)):  # the same for all of them
+        problems.append(sweep.places.problem(("output_dir",), wrong))
     configs: dict[Path, Config] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        write_base(sweep, Path(folder))
-        for run in sweep.runs:
-            source = base_source(sweep, run, Path(folder))
-            found: list[Problem] = []
-            try:
-                loaded = read_config(source, run.overrides)
-                found += [*loaded.problems, *_method_problems(loaded)]
-                if not found:
-                    configs[run.folder] = loaded.config
-                    found += _folder_problems(run.folder, loaded.config)
-            except InputErrors as error:
-                found += error.problems
-            problems += [_at_home(problem, sweep, run, source) for problem in found]
+    for run in sweep.runs:
+        try:
+            loaded = load_config(_base(sweep, run), run.settings)
+        except InputErrors as error:
+            problems += error.problems
+            continue
+        config = configs[run.folder] = loaded.config
+        base_folder = loaded.base_folder if run.base.source else sweep.path.parent
+        try:
+            methods_of(config, base_folder)
+        except InputErrors as error:  # in a method from a file, which load_config does not run
+            problems += map(loaded.places.located, error.problems)
+        problems += _folder_problems(run.folder, config)
     if problems:
         raise InputErrors(dict.fromkeys(problems))
     return configs
 
 
+def _base(sweep: Sweep, run: SweepRun) -> str | Document:
+    """The recipe or the file, or the keys in the sweep's file, with their lines."""
+    at: Key = ("base",)
+    return run.base.source or Document(run.base.values, sweep.places.inside(at, prefix=at))
+
+
 def base_source(sweep: Sweep, run: SweepRun, folder: Path) -> str:
-    """What `nlora run` is given: the recipe, the file, or the file in `folder` that `write_base` writes."""
+    """What `nlora run` starts from: the recipe, the file, or the file that `write_base` writes to `folder`."""
     return run.base.source if run.base.source is not None else str(folder / _base_file(sweep, run.base)[0])
 
 
 def write_base(sweep: Sweep, folder: Path) -> None:
-    """Write a base that stands in the sweep's file itself as a file of its own; nothing where there is none such."""
-    for run in sweep.runs[:1]:  # such a base is the only one
+    """Write a base given in the sweep's file as a file of its own, for the commands of its runs."""
+    for run in sweep.runs[:1]:  # a base in the sweep's file is the only one
         if run.base.source is None:
             name, text = _base_file(sweep, run.base)
             with disk_errors(folder):
@@ -75,9 +81,9 @@ def write_base(sweep: Sweep, folder: Path) -> None:
 
 
 def _base_file(sweep: Sweep, base: Base) -> tuple[str, str]:
-    """Name and content. In the form of a run's run.yaml, so that relative paths refer to where the sweep's file lies.
+    """Name and content, in the form of a run.yaml, so that relative paths refer to the folder of the sweep's file.
 
-    The name is made from the content: a sweep that was changed does not write over what another one still reads.
+    The name is made from the content, so that a changed sweep does not overwrite what an earlier one still reads.
     """
     here = str(sweep.path.parent.absolute())
     text = to_yaml({"config": base.values, "versions": {}, "base_folder": here})
@@ -85,7 +91,7 @@ def _base_file(sweep: Sweep, base: Base) -> tuple[str, str]:
 
 
 def state_of(folder: Path) -> RunState:
-    """How far the run of a folder is. elsewhere: another process is writing there now."""
+    """The progress of the run in a folder. elsewhere: another process is working on it."""
     if not (folder / RUN_FILE).is_file():
         return "new"
     if is_held(folder):
@@ -96,29 +102,8 @@ def state_of(folder: Path) -> RunState:
         return "unfinished"
 
 
-def _method_problems(loaded: LoadedConfig) -> Iterator[Problem]:
-    """What is wrong with the method's options, for all tasks and for single ones."""
-    config = loaded.config
-    if loaded.doubts("method"):
-        return
-    wheres = [("method",)] + [
-        ("stages", task, "method") for task, stage in config.stages.items() if stage.method
-    ]
-    for where in wheres:
-        options = config.method.options if len(where) == 1 else config.method_options(where[1])
-        prefix = dotted(where)
-        try:
-            build(config.method.name, options, where=prefix)
-        except InputErrors as error:
-            for problem in error.problems:
-                rest = problem.where.removeprefix(prefix).strip(".")
-                key = (*where, *rest.split(".")) if rest else where
-                yield Problem(loaded.places.where(key), problem.what)
-            return  # what is wrong for all tasks is wrong for each
-
-
 def _folder_problems(folder: Path, config: Config) -> list[Problem]:
-    """Why a folder that is there already cannot be this run's."""
+    """Why an existing folder cannot be this run's."""
     if not (folder / RUN_FILE).is_file():
         return []
     try:
@@ -129,17 +114,3 @@ def _folder_problems(folder: Path, config: Config) -> list[Problem]:
         return []
     what = f"was started with another configuration ({'; '.join(found)}); give another output_dir"
     return [Problem(str(folder), what + or_delete(folder))]
-
-
-def _at_home(problem: Problem, sweep: Sweep, run: SweepRun, source: str) -> Problem:
-    """The problem with the place in the sweep's file, where it comes from there."""
-    for setting in reversed(run.settings):
-        if problem.where == setting.text or problem.where.startswith(f"{setting.text}: "):
-            inside = problem.where.removeprefix(setting.text)
-            # `method: olora` is short for its name, and one place is enough.
-            return Problem(setting.place + ("" if inside == ": method.name" else inside), problem.what)
-    if run.base.source is None and problem.where.startswith(source):
-        # "<file>:<line>: <key>": the key is below `base` in the sweep's file, or would be.
-        key: Key = ("base", *problem.where.removeprefix(source).rpartition(": ")[2].split("."))
-        return Problem(sweep.places.where(key), problem.what)
-    return problem

@@ -1,20 +1,24 @@
-"""What a sweep's file stands for: every run with its base, its overrides and its folder.
+"""The runs that a sweep's file describes, each with its base, its overrides and its folder.
 
-    sweep = read_sweep("five-tasks.yaml", ["seeds=[1]"])
-    for run in sweep.runs:
-        print(run.name, run.seed, run.overrides)
+>>> _ = Path("sweep.yaml").write_text("base: demo\\nvariants: [nlora, olora]\\nseeds: [1]\\n")
+>>> for run in read_sweep("sweep.yaml").runs:
+...     print(run.folder, run.overrides[0])
+runs/sweep/nlora-seed1 method=nlora
+runs/sweep/olora-seed1 method=olora
+
+A file in full:
 
     name: five-tasks
-    base: demo                             # a recipe, a file, a list of them, or the keys of a run themselves
+    base: demo                             # a recipe, a file, a list of them, or the keys of a run
     set: {train.epochs: 2}                 # for all runs
-    variants:                              # a name and what it sets; a text alone is a method
+    variants:                              # names and what they set; a text alone is a method
       inclora: inclora
       olora: {method: olora, method.weight: 0.5, seeds: [1]}
     grid: {lora.r: [4, 8]}                 # every combination
     seeds: [1, 2, 3]
 
-Values reach a run as overrides in this order: set, the variant, the grid, the command line. The runs come in the order
-of the seeds, so that a sweep that is stopped early has something of every variant.
+A run's values are overridden in this order: set, the variant, the grid, the command line. Runs are ordered by seed, so
+that a sweep that is stopped early has runs of every variant.
 """
 
 from __future__ import annotations
@@ -26,14 +30,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nlora.config.yaml_positions import Key, SourceMap
-from nlora.errors import Problem
-from nlora.sweeps.file import LoadedSweep, RayOptions, Setting, read_file, setting, settings, shown
+from nlora.config.overrides import Override, shown
+from nlora.config.yaml_positions import Place, SourceMap
+from nlora.errors import InputErrors, Key, Problem
+from nlora.sweeps.file import LoadedSweep, RayOptions, read_file, setting, settings
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a run starts from. source: a recipe or a file; None: `values`, which stand in the sweep's file."""
+    """What a run starts from. source: a recipe or a file; None: `values`, the keys in the sweep's file."""
 
     label: str
     source: str | None
@@ -42,25 +47,25 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """One run: its name without the seed, and everything that it sets over its base."""
+    """One run. name: without the seed. settings: everything that differs from the base."""
 
     name: str
     seed: int
     base: Base
-    settings: tuple[Setting, ...]
+    settings: tuple[Override, ...]
     folder: Path
 
     @property
     def overrides(self) -> list[str]:
-        """All of them, as `nlora run` takes them."""
-        return [setting.text for setting in self.settings]
+        """The settings as texts for `nlora run`."""
+        return [override.text for override in self.settings]
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep's file, read and spread out into runs.
+    """A sweep's file and its runs.
 
-    path: the file. places: where its keys are written. problems: the mistakes found; with any, nothing may run.
+    path: the file. places: where its keys are written.
     """
 
     name: str
@@ -70,13 +75,12 @@ class Sweep:
     runs: tuple[SweepRun, ...]
     runner: Literal["local", "ray"]
     ray: RayOptions
-    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
     name: str
-    settings: tuple[Setting, ...]
+    settings: tuple[Override, ...]
     seeds: tuple[int, ...]
 
 
@@ -85,28 +89,27 @@ _SETS_ITSELF = {
     "seed": "give seeds: [1, 2, 3] at the top level",
     "output_dir": "give output_dir at the top level",
 }
-"""Keys of a run that the sweep itself sets, and what to do instead."""
+"""Keys that the sweep sets itself, and what to do instead."""
 _NAME = re.compile(r"[\w+=.,@-]+")
 _LONGEST_LABEL = 60
 
 
 def read_sweep(file: str, overrides: Sequence[str] = ()) -> Sweep:
-    """The sweep of a file. overrides: as `sweep_file.read_file` takes them.
+    """The sweep of a file. overrides: as `nlora.sweeps.file.read_file` takes them.
 
-    Mistakes come with the sweep, so that the runs can be checked too. Raises InputErrors where nothing is left.
+    Raises InputErrors with every mistake of the file itself; those of its runs are found by `nlora.sweeps.check`.
     """
     loaded = read_file(file, overrides)
     reader = _Reader(loaded)
     runs = tuple(reader.runs())
-    problems = tuple(dict.fromkeys([*loaded.problems, *reader.problems]))
+    if reader.problems:
+        raise InputErrors(dict.fromkeys(reader.problems))
     values = loaded.values
-    return Sweep(
-        values.name, loaded.path, loaded.places, reader.output_dir, runs, values.runner, values.ray, problems
-    )
+    return Sweep(values.name, loaded.path, loaded.places, reader.output_dir, runs, values.runner, values.ray)
 
 
 class _Reader:
-    """Spreads the checked file out into runs; adds what is wrong to `problems`."""
+    """Makes the runs of a checked file; mistakes are added to `problems`."""
 
     def __init__(self, loaded: LoadedSweep) -> None:
         self.file, self.places, self.path = loaded.values, loaded.places, loaded.path
@@ -115,7 +118,7 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def runs(self) -> list[SweepRun]:
-        """All runs, first those of each variant's first seed."""
+        """All runs, beginning with each variant's first seed."""
         bases, variants = self._bases(), self._variants()
         common = settings(self.file.set, self.places, ("set",))
         points = self._grid_points(variants)
@@ -137,14 +140,14 @@ class _Reader:
         self._check_folders(runs)
         return runs
 
-    def _run(self, name: str, base: Base, seed: int, given: Sequence[Setting]) -> SweepRun:
+    def _run(self, name: str, base: Base, seed: int, given: Sequence[Override]) -> SweepRun:
         folder = self.output_dir / f"{name}-seed{seed}"
-        place = self.places.source
+        place = Place(self.places.source)
         own = [
-            setting(key, value, place)
+            Override((key,), value, place)
             for key, value in (("name", name), ("seed", seed), ("output_dir", str(folder)))
         ]
-        # Of a key that is set twice only the last counts.
+        # The last value of a key wins.
         last = {one.key: one for one in given}
         kept = [one for one in given if last[one.key] is one]
         return SweepRun(name, seed, base, (*kept, *own), folder)
@@ -152,18 +155,18 @@ class _Reader:
     def _bases(self) -> list[Base]:
         given = self.file.base
         if isinstance(given, dict) and given:
-            self._check_keys([setting(k, v, self.places.where(("base", k))) for k, v in given.items()])
+            self._check_keys([setting(k, v, self.places, ("base", k)) for k, v in given.items()])
             return [Base(self.file.name, None, given)]
         sources = [given] if isinstance(given, str) else given
         if not isinstance(sources, list) or not sources or not all(s and isinstance(s, str) for s in sources):
             what = "must be a recipe, a file, a list of them, or the keys of a run"
-            self.problems.append(Problem(self.places.where(("base",)), what))
+            self.problems.append(self.places.problem(("base",), what))
             return []
         bases = []
         for source in sources:
-            beside = self.path.parent / source
-            # As data files: in the current folder, then beside the sweep's file.
-            found = str(beside) if not Path(source).is_file() and beside.is_file() else source
+            neighbor = self.path.parent / source
+            # Like data files: in the current folder, then next to the sweep's file.
+            found = str(neighbor) if not Path(source).is_file() and neighbor.is_file() else source
             bases.append(Base(Path(source).stem if Path(found).is_file() else source, found))
         return bases
 
@@ -175,26 +178,24 @@ class _Reader:
             given = {name: name for name in given}
         if not isinstance(given, dict) or not given:
             what = "must be a mapping of names to what they set, or a list of methods"
-            self.problems.append(Problem(self.places.where(("variants",)), what))
+            self.problems.append(self.places.problem(("variants",), what))
             return []
         return [variant for name, values in given.items() if (variant := self._variant(name, values))]
 
     def _variant(self, name: str, values: Any) -> _Variant | None:
         at: Key = ("variants", name)
         if not _NAME.fullmatch(name):
-            what = f"the name '{name}' becomes a folder's; use letters, digits and + = . , @ - _"
-            self.problems.append(Problem(self.places.where(at), what))
+            what = f"the name '{name}' becomes part of a folder's; use letters, digits and + = . , @ - _"
+            self.problems.append(self.places.problem(at, what))
             return None
         if isinstance(values, str):
             return _Variant(
                 name,
-                (setting("method", values, self.places.where(at)),),
+                (setting("method", values, self.places, at),),
                 self._seeds(self.file.seeds, ("seeds",)),
             )
         if values is not None and not isinstance(values, dict):
-            self.problems.append(
-                Problem(self.places.where(at), "must be a mapping of keys, or a method's name")
-            )
+            self.problems.append(self.places.problem(at, "must be a mapping of keys, or a method's name"))
             return None
         own = dict(values or {})
         at_seeds = (*at, "seeds") if "seeds" in own else ("seeds",)
@@ -204,53 +205,54 @@ class _Reader:
     def _seeds(self, given: Any, at: Key) -> tuple[int, ...]:
         seeds = given if isinstance(given, list | tuple) else None
         if not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
-            what = "must be a list of different whole numbers from 0 on, as [1, 2, 3]"
+            what = "must be a list of different whole numbers >= 0, such as [1, 2, 3]"
         elif len(set(seeds)) < len(seeds):
-            what = "a seed is there twice; keep one of them"
+            what = "duplicate seed; keep one of them"
         else:
             return tuple(seeds)
-        self.problems.append(Problem(self.places.where(at), what))
+        self.problems.append(self.places.problem(at, what))
         return ()
 
-    def _grid_points(self, variants: Sequence[_Variant]) -> list[tuple[list[Setting], list[str]]]:
-        """Every combination of the grid's values: the overrides, and how they are called in names."""
+    def _grid_points(self, variants: Sequence[_Variant]) -> list[tuple[list[Override], list[str]]]:
+        """Every combination of the grid's values: its overrides, and their part of the run's name."""
         axes = []
         keys = list(self.file.grid)
         short = [key.rpartition(".")[2] for key in keys]
         set_by_variants = {one.key for variant in variants for one in variant.settings}
         for key, last in zip(keys, short, strict=True):
-            place = self.places.where(("grid", key))
+            at: Key = ("grid", key)
             if not self.file.grid[key]:
-                self.problems.append(Problem(place, "must be a list of values that is not empty"))
+                self.problems.append(self.places.problem(at, "must be a list of values that is not empty"))
             if key in set_by_variants:
-                self.problems.append(
-                    Problem(place, "a variant sets this key as well; leave it out in one place")
-                )
+                what = "a variant sets this key too; remove it from one of the two"
+                self.problems.append(self.places.problem(at, what))
             called = key if short.count(last) > 1 else last
-            values = [setting(key, value, place) for value in self.file.grid[key]]
-            self._check_keys(values)
+            values = [
+                setting(key, value, self.places, (*at, i)) for i, value in enumerate(self.file.grid[key])
+            ]
+            self._check_keys([setting(key, None, self.places, at)])
             labels = [_label(called, value) for value in self.file.grid[key]]
             axes.append(list(zip(values, labels, strict=True)))
         return [([s for s, _ in point], [label for _, label in point]) for point in itertools.product(*axes)]
 
-    def _check_keys(self, given: Iterable[Setting]) -> None:
+    def _check_keys(self, given: Iterable[Override]) -> None:
         for one in given:
             if one.key in _SETS_ITSELF:
                 what = f"the sweep sets '{one.key}' of each run; {_SETS_ITSELF[one.key]}"
-                self.problems.append(Problem(one.place, what))
+                self.problems.append(one.place.problem(what))
 
     def _check_folders(self, runs: Sequence[SweepRun]) -> None:
         seen: set[str] = set()
         for run in runs:
             folder = str(run.folder).casefold()
             if folder in seen:
-                what = f"two runs would be called {run.folder.name}; rename a variant or a base"
+                what = f"two runs would have the name {run.folder.name}; rename a variant or a base"
                 self.problems.append(Problem(self.places.source, what))
             seen.add(folder)
 
 
 def _label(key: str, value: Any) -> str:
-    """`weight=1e-05`, `targets=q,v`: fit for a folder's name."""
+    """`weight=1e-05`, `targets=q,v`: usable in a folder's name."""
     texts = [
         one if isinstance(one, str) else shown(one) for one in (value if isinstance(value, list) else [value])
     ]

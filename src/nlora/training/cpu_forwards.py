@@ -1,10 +1,7 @@
-"""Leaner ways through modules that stay what they are: PEFT's LoRA layers, and attention with rotary positions.
+"""Faster ways through modules that keep their class: PEFT's LoRA layers, and attention with rotary positions.
 
-    forward = lean_forward(module)          # None where there is none
-    module.forward = forward                # and `del module.forward` to undo it
-
-A LoRA layer cannot be exchanged, because PEFT looks for its own class; attention differs between families of models
-in all but the rotation. So the module keeps its class and its parts, and gets a forward of its own.
+A LoRA layer cannot be replaced, because PEFT looks for its own class, so it gets another forward. Attention differs
+between model families except for the rotation, a function of the modeling file, so only that function is replaced.
 """
 
 from __future__ import annotations
@@ -19,29 +16,31 @@ from torch import Tensor, nn
 
 from nlora.kernels.lora_linear import lora_linear
 from nlora.kernels.rotary import rotate
-from nlora.models.unmerged_updates import added_to
+from nlora.models.unmerged_updates import unmerged_updates_of
 
-_ROTATION = "apply_rotary_pos_emb"
+ROTATION = "apply_rotary_pos_emb"
+"""What transformers calls the rotation in all of its modeling files."""
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2**-6}
-"""Of the number formats known here, the largest difference to the original's output, of numbers around 1.
+"""The supported dtypes, with the largest accepted difference from the original's output, for numbers around 1.
 
-bfloat16 has 8 significant bits, of which the originals lose two by rounding in between.
+bfloat16 has 8 significant bits, of which the originals lose two by rounding intermediate results.
 """
-_MOST_DROPOUT = 0.999
-"""More, to 1/65536, may be all of it, of which no multiple has the right mean."""
+_MAX_DROPOUT = 0.999
+"""Above this rate the rounded rate can be 1; nothing would be left to rescale."""
 
 
-def lean_forward(module: nn.Module) -> Callable[..., Any] | None:
-    """What may take the place of this module's forward: the same numbers, with less work on a CPU."""
-    return _of_lora(module) if isinstance(module, LoraLinear) else _of_attention(module)
+def lora_forward(layer: nn.Module) -> Callable[..., Any] | None:
+    """A forward for a LoRA layer on a frozen `nn.Linear`; None for any other module.
 
-
-def _of_lora(layer: Any) -> Callable[..., Any] | None:
-    """One plain adapter on a frozen `nn.Linear`; asked at each call, as adapters and earlier updates come and go."""
+    Each call checks whether it applies, because adapters and earlier updates come and go, and otherwise calls the
+    original.
+    """
+    if not isinstance(layer, LoraLinear):
+        return None
     base: Any = layer.base_layer
-    formats = {p.dtype for p in base.parameters()}
+    dtypes = {p.dtype for p in base.parameters()}
     frozen = not any(p.requires_grad for p in base.parameters())
-    if type(base) is not nn.Linear or not frozen or len(formats) != 1 or not formats <= TOLERANCES.keys():
+    if type(base) is not nn.Linear or not frozen or len(dtypes) != 1 or not dtypes <= TOLERANCES.keys():
         return None
     original = layer.forward
 
@@ -51,12 +50,13 @@ def _of_lora(layer: Any) -> Callable[..., Any] | None:
         if not usual or names[0] not in layer.lora_A or names[0] in layer.lora_variant:
             return original(x, *args, **kwargs)
         a, b = layer.lora_A[names[0]], layer.lora_B[names[0]]
-        added = added_to(base) if hooked(base) else ()
-        if added is None or any(map(hooked, (a, b, layer.lora_dropout[names[0]]))):
+        base_hooked = hooked(base)
+        earlier = unmerged_updates_of(base) if base_hooked else None
+        if (base_hooked and earlier is None) or any(map(hooked, (a, b, layer.lora_dropout[names[0]]))):
             return original(x, *args, **kwargs)
         dropout = getattr(layer.lora_dropout[names[0]], "p", 0.0) if layer.training else 0.0
         known = x.dtype == base.weight.dtype and a.weight.dtype == torch.float32 and b.bias is None
-        if not known or dropout > _MOST_DROPOUT:
+        if not known or dropout > _MAX_DROPOUT:
             return original(x, *args, **kwargs)
         return lora_linear(
             x,
@@ -66,33 +66,30 @@ def _of_lora(layer: Any) -> Callable[..., Any] | None:
             b.weight,
             scaling=layer.scaling[names[0]],
             dropout=dropout,
-            added=added.matrices(x) if added else (),
+            added=earlier.matrices(x) if earlier else (),
         )
 
     return forward
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to this module, who would not hear what takes its place."""
+    """Whether hooks are registered on this module; a replacement would not call them."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
-def _of_attention(module: nn.Module) -> Callable[..., Any] | None:
-    """The module's own forward, which finds another function under the name of the rotation."""
-    plain: Any = type(module).forward
-    if not isinstance(plain, FunctionType) or _ROTATION not in plain.__code__.co_names:
-        return None
-    rotation = _leaner_rotation(plain.__globals__.get(_ROTATION))
-    if rotation is None:
-        return None
-    names = {**plain.__globals__, _ROTATION: rotation}
-    leaner = FunctionType(plain.__code__, names, plain.__name__, plain.__defaults__, plain.__closure__)
-    leaner.__kwdefaults__ = plain.__kwdefaults__
-    return leaner.__get__(module)
+def modeling_file(module: nn.Module) -> dict[str, Any] | None:
+    """The global names of the file that defines a module's forward; None if that does not call a rotation."""
+    forward: Any = type(module).forward
+    if isinstance(forward, FunctionType) and ROTATION in forward.__code__.co_names:
+        return forward.__globals__
+    return None
 
 
-def _leaner_rotation(original: Any) -> Callable[..., Any] | None:
-    """`rotate` where it gives what the original does; the original wherever it is called in another way."""
+def fast_rotation(original: Any) -> Callable[..., Any] | None:
+    """A replacement for a modeling file's rotation; None if `rotate` does not give the same numbers.
+
+    Calls of another form, which some models make, go to the original.
+    """
     draw = torch.Generator().manual_seed(0)
     q, k, angles = (torch.randn(size, generator=draw) for size in ((2, 3, 5, 8), (2, 1, 5, 8), (2, 5, 4)))
     cos, sin = (torch.cat([part, part], dim=-1) for part in (angles.cos(), angles.sin()))

@@ -1,19 +1,16 @@
-"""Parts of a frozen backbone exchanged, while an adapter trains on it, for leaner ones that compute the same.
+"""Faster modules for a frozen backbone while an adapter trains on it, on a CPU.
 
-    undo = lean(model)
-    train(model)
-    undo()                            # every module as it was
-
-On a CPU, a fifth of a training step goes into dropout's masks, norms and gated layers, and a third of its
-memory into what they keep for the backward pass (docs/performance.md). The exchanged modules hold the same
-parameters under the same names. A norm or a gated layer is exchanged only if a try on random numbers gives the
-original's output, whether these are small or large, so a model that computes something else under a like name stays as
-it is; so does everything on other devices than a CPU, where nothing of this has been measured.
+On a CPU, a fifth of a training step goes into dropout masks, norms and gated layers, and a third of its memory into
+what these store for the backward pass (docs/performance.md). The replacements hold the same parameters under the same
+names. A norm or a gated layer is replaced only if a trial on small and large random numbers gives the original's
+output, so a module that computes something else under a similar name stays. On other devices nothing is replaced,
+because nothing of this has been measured there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -21,20 +18,27 @@ from torch import Tensor, nn
 
 from nlora.kernels.dropout import Dropout
 from nlora.kernels.elementwise import rms_norm, silu_mul
-from nlora.training.cpu_forwards import TOLERANCES, hooked, lean_forward
+from nlora.training.cpu_forwards import (
+    ROTATION,
+    TOLERANCES,
+    fast_rotation,
+    hooked,
+    lora_forward,
+    modeling_file,
+)
 
 _SIZES = (1e-3, 1.0, 30.0, 1000.0)
-"""Of the numbers of a try: small ones show a norm's eps, large ones a clamp (DeepSeek-V4's gates end at 10)."""
+"""Scales of the trial's numbers: small ones reveal a norm's eps, large ones a clamp (DeepSeek-V4's gates end at 10)."""
 
 
 class RmsNorm(nn.Module):
-    """weight·x/√(mean(x²) + eps) for a frozen weight; inputs of another number format are left to the original."""
+    """weight·x/√(mean(x²) + eps) for a frozen weight; inputs of another dtype go to the original module."""
 
     def __init__(self, original: Any) -> None:
         super().__init__()
         self.weight = original.weight
         self._eps = float(getattr(original, "variance_epsilon", getattr(original, "eps", 0.0)))
-        self._original = (original,)  # in a tuple: not a part of this module
+        self._original = (original,)  # in a tuple, so that it is not a submodule
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., n) -> (..., n)."""
@@ -57,33 +61,62 @@ class GatedLayer(nn.Module):
         return self.down_proj(silu_mul(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
 
 
-def lean(model: nn.Module) -> Callable[[], None]:
-    """Exchanges what can be exchanged inside the model; returns what puts the original modules back."""
-    exchanged: list[tuple[nn.Module, str, nn.Module]] = []
-    shortened: list[nn.Module] = []
-    if all(p.device.type == "cpu" for p in model.parameters()):
-        for parent in list(model.modules()):
-            for name, child in parent.named_children():
-                leaner = _leaner(child)
-                if leaner is not None:
-                    exchanged.append((parent, name, child))
-                    setattr(parent, name, leaner.train(child.training))
-            forward = None if "forward" in vars(parent) else lean_forward(parent)
-            if forward is not None:
-                shortened.append(parent)
-                parent.forward = forward
+@contextmanager
+def cpu_modules(model: nn.Module) -> Iterator[None]:
+    """A block in which the model computes the same numbers, up to rounding, with less work.
 
-    def undo() -> None:
-        for module in shortened:
-            del module.forward
-        for parent, name, original in reversed(exchanged):
-            original.train(getattr(parent, name).training)
-            setattr(parent, name, original)
-
-    return undo
+    >>> model = nn.Sequential(nn.Dropout(0.1))
+    >>> with cpu_modules(model):
+    ...     type(model[0]) is Dropout
+    True
+    >>> type(model[0]) is nn.Dropout
+    True
+    """
+    with ExitStack() as undo:
+        if all(p.device.type == "cpu" for p in model.parameters()):
+            for parent in list(model.modules()):
+                for name, child in parent.named_children():
+                    _replace(parent, name, child, undo)
+                if "forward" not in vars(parent):  # nobody else has replaced it
+                    _replace_forward(parent, undo)
+                _replace_rotation(parent, undo)
+        yield
 
 
-def _leaner(module: Any) -> nn.Module | None:
+def _replace(parent: nn.Module, name: str, original: nn.Module, undo: ExitStack) -> None:
+    replacement = _replacement(original)
+    if replacement is None:
+        return
+
+    def put_back() -> None:
+        original.train(replacement.training)
+        setattr(parent, name, original)
+
+    setattr(parent, name, replacement.train(original.training))
+    undo.callback(put_back)
+
+
+def _replace_forward(module: nn.Module, undo: ExitStack) -> None:
+    forward = lora_forward(module)
+    if forward is not None:
+        module.forward = forward
+        undo.callback(delattr, module, "forward")
+
+
+def _replace_rotation(module: nn.Module, undo: ExitStack) -> None:
+    names = modeling_file(module)
+    original = None if names is None else names.get(ROTATION)
+    if (
+        names is None or original is None or original.__module__ == fast_rotation.__module__
+    ):  # replaced already
+        return
+    rotation = fast_rotation(original)
+    if rotation is not None:
+        names[ROTATION] = rotation
+        undo.callback(names.__setitem__, ROTATION, original)
+
+
+def _replacement(module: Any) -> nn.Module | None:
     if type(module) is nn.Dropout:
         return Dropout(module.p) if module.p and not module.inplace else None
     if hooked(module):
@@ -99,29 +132,29 @@ def _leaner(module: Any) -> nn.Module | None:
 
 
 def _if_equal(kind: Callable[[Any], nn.Module], original: nn.Module, width: int) -> nn.Module | None:
-    """The leaner module if it gives the original's output on a few random rows of each size."""
-    formats = {p.dtype for p in original.parameters() if not p.requires_grad}
-    if len(formats) != 1 or not formats <= TOLERANCES.keys():
+    """The replacement, if it gives the original's output on a few random rows of each size."""
+    dtypes = {p.dtype for p in original.parameters() if not p.requires_grad}
+    if len(dtypes) != 1 or not dtypes <= TOLERANCES.keys():
         return None
-    (dtype,) = formats
+    (dtype,) = dtypes
     x = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(dtype)
     training = original.training
     original.eval()
     try:
-        leaner = kind(original)
+        replacement = kind(original)
         with torch.no_grad():
-            rows = torch.cat([x * size for size in _SIZES])  # in one pass: each reads the module's weights
-            pairs = zip(leaner(rows).split(len(x)), original(rows).split(len(x)), strict=True)
+            rows = torch.cat([x * size for size in _SIZES])  # one pass, since each reads the module's weights
+            pairs = zip(replacement(rows).split(len(x)), original(rows).split(len(x)), strict=True)
             same = all(_agree(found, expected) for found, expected in pairs)
-    except (AttributeError, RuntimeError, TypeError, ValueError):  # it wants to be called in another way
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # it takes other arguments
         return None
     finally:
         original.train(training)
-    return leaner if same else None
+    return replacement if same else None
 
 
 def _agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether they differ by no more than rounding, of the largest number."""
+    """Whether they differ only by rounding, relative to the largest number."""
     tolerance = TOLERANCES[expected.dtype] * float(expected.abs().max())
     return torch.allclose(found, expected, rtol=TOLERANCES[expected.dtype], atol=tolerance)
 

@@ -1,9 +1,4 @@
-"""The most memory that was used so far.
-
-forget_peak()
-train(model)
-peak_memory_bytes()
-"""
+"""The peak memory of the GPU or of this process."""
 
 from __future__ import annotations
 
@@ -14,7 +9,7 @@ import torch
 
 
 def peak_memory_bytes() -> int:
-    """Most memory used so far: of the GPU where there is one, else the resident size of this process."""
+    """Most memory used so far: of the GPU if there is one, else the resident size of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     # Linux counts in KiB, macOS in bytes.
@@ -22,7 +17,7 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def forget_peak() -> None:
-    """Begins anew on a GPU; the largest resident size of a process cannot be forgotten."""
+def reset_peak_memory() -> None:
+    """Start counting again on a GPU. A process's largest resident size cannot be reset."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

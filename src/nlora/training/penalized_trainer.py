@@ -1,9 +1,7 @@
-"""transformers' Trainer with a loss of ours: the answers' tokens, and a penalty once per optimizer step.
+"""transformers' Trainer with our loss: cross-entropy on the answer tokens, and a penalty once per optimizer step.
 
-    trainer = PenalizedTrainer(model=model, args=arguments, ..., penalty=lambda: method.penalty(adapter))
-
-The loss looks at the answer tokens only (`nlora.models.logits`). The method's penalty is added once per optimizer
-step, to the gradient that is clipped, whatever the number of micro-batches or processes.
+The method's penalty is part of the gradient that is clipped. It is added once per optimizer step, however many
+micro-batches or processes there are.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ ExtraLoss = Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor | None]
 class PenalizedTrainer(Trainer):
     """A Trainer whose loss is the mean over the answer tokens of an optimizer step, plus a penalty.
 
-    penalty: called once per optimizer step; None, or a scalar with gradients, weight included.
-    order: which examples make up a batch; None: the Trainer's own random order.
-    extra_loss, without: what a method adds to a micro-batch's cross-entropy, and the block in which the model is what
+    penalty: called once per optimizer step; returns None, or a scalar with gradients, weight included.
+    order: which examples make up a batch; None: the Trainer's random order.
+    extra_loss: what a method adds to a micro-batch's cross-entropy. without: a context manager in which the model is as
         it was before the stage.
     """
 
@@ -55,7 +53,7 @@ class PenalizedTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self._penalty = penalty
         self._penalty_sum: Tensor | float = 0.0
-        self._logged = 0, 0.0  # optimizer steps and sum of the penalties, when last logged
+        self._logged = 0, 0.0  # optimizer steps and sum of the penalties at the last log entry
 
     def compute_loss(
         self,
@@ -79,7 +77,7 @@ class PenalizedTrainer(Trainer):
             penalty = self._penalty()
             if penalty is not None:
                 loss = loss + penalty.to(loss.dtype)
-                # A tensor, not a float: asking for its value would wait for the device at every step.
+                # A tensor, not a float: reading its value would wait for the device at every step.
                 self._penalty_sum = self._penalty_sum + penalty.detach()
         return (loss, {"logits": logits}) if return_outputs else loss
 
@@ -97,7 +95,7 @@ class PenalizedTrainer(Trainer):
         return self._order if self._order is not None else super()._get_train_sampler(train_dataset)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs the penalty beside the loss, over the same steps, and stops on a loss that is no number."""
+        """Log the penalty along with the loss, over the same steps. Raises RunError if the loss is not finite."""
         if "loss" in logs:
             (step, before), now = self._logged, float(self._penalty_sum)
             logs["penalty"] = (now - before) / max(self.state.global_step - step, 1)

@@ -1,10 +1,8 @@
-"""TensorBoard, W&B and Trackio: one run there for each run here, with steps that go on from stage to stage.
+"""TensorBoard, W&B and Trackio: one tracked run per run, with steps that continue from stage to stage.
 
-    train(..., callbacks=trackers(["tensorboard"], Path("runs/a"), steps_before=120))
-
-The callbacks are transformers' own. Left alone they know of a single training: every stage would be another run there,
-each from step 0. A run that goes on in another process is, for W&B, another run of the same name, unless WANDB_RUN_ID
-and WANDB_RESUME say otherwise.
+The callbacks are transformers' own. By themselves they would start another tracked run for every stage, each from step
+0. If a run resumes in another process, W&B shows a second run of the same name, unless WANDB_RUN_ID and WANDB_RESUME
+are set.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ TENSORBOARD_FOLDER = Path("logs", "tensorboard")
 def trackers(names: Sequence[str], run: Path, *, steps_before: int) -> list[TrainerCallback]:
     """The callbacks of one stage.
 
-    names: as in `train.report_to`. run: the run's folder, which is also what the run is called there.
+    names: as in `train.report_to`. run: the run's folder, which is also the tracked run's name.
     steps_before: optimizer steps of all earlier stages.
     """
     made = [kind() for kind in get_reporting_integration_callbacks(list(names))]
@@ -40,7 +38,7 @@ def trackers(names: Sequence[str], run: Path, *, steps_before: int) -> list[Trai
 
 @contextmanager
 def one_wandb_run() -> Iterator[None]:
-    """Ends the W&B run that was begun in the block: it would go on in the next run of this process."""
+    """End the W&B run that was started in the block, so that this process's next run does not continue it."""
     before = _wandb_run()
     try:
         yield
@@ -50,12 +48,12 @@ def one_wandb_run() -> Iterator[None]:
 
 
 def _wandb_run() -> Any:
-    """The run of this process; None, too, where nobody has asked for W&B."""
+    """This process's W&B run; None if there is none."""
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
 class _Continued(TrainerCallback):
-    """Tells a tracker what the Trainer says, with the steps of all stages counted."""
+    """Passes the Trainer's events on to a tracker, with the steps of all stages counted."""
 
     def __init__(self, tracker: TrainerCallback, name: str, steps_before: int) -> None:
         self._tracker, self._name, self._steps_before = tracker, name, steps_before

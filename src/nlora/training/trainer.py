@@ -1,16 +1,13 @@
-"""Trains one adapter on one task, with transformers' Trainer.
+"""Trains one task with transformers' Trainer.
 
-    result = train(backbone, adapter, encoded, options, penalty=lambda: method.penalty(adapter), seed=1, folder=f)
-
-What differs from a plain Trainer: its loss (`nlora.training.penalized_trainer`), and batches that are packed where
-that is exact (`nlora.models.packed_attention`). Everything else (optimizer, schedule, accumulation, logging,
-distribution) is the Trainer's.
+Two things differ from a plain Trainer: the loss (`nlora.training.penalized_trainer`), and that batches are packed if
+that is exact (`nlora.models.packed_attention`). Optimizer, schedule, accumulation, logging and distribution are the
+Trainer's.
 """
 
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -30,25 +27,25 @@ from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
 from nlora.models.packed_attention import packed_attention
 from nlora.models.paths import Paths, usual_paths
-from nlora.training.cpu_modules import lean
-from nlora.training.peak_memory import forget_peak, peak_memory_bytes
+from nlora.training.cpu_modules import cpu_modules
+from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
 
 if TYPE_CHECKING:
     from nlora.config.schema import TrainOptions
-    from nlora.data.tokenize import TokenizedExample
+    from nlora.data.task import TokenizedExample
     from nlora.models.backbone import Backbone
     from nlora.models.trainable import Trainable
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What training one task took and came to.
+    """The cost and the outcome of training one task.
 
-    loss: mean over the optimizer steps of the training loss, penalty included (as the released code logs it).
-    penalty: the same mean of the penalty alone; 0.0 for a method without one.
-    padding_share: of all positions that the model computed, those that only filled rows up.
-    peak_memory_bytes: of the device on a GPU; else the process's largest resident size so far.
+    loss: the training loss, penalty included (as the released code logs it), averaged over the optimizer steps.
+    penalty: the same average of the penalty alone; 0.0 for a method without one.
+    padding_share: share of the computed positions that were padding.
+    peak_memory_bytes: of the GPU; on a CPU, the largest resident size of this process so far.
     """
 
     steps: int
@@ -78,12 +75,12 @@ class _StepCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._on_step(state.global_step)
-        if state.global_step >= state.max_steps:  # so that a training's end is in its log
+        if state.global_step >= state.max_steps:  # always log the last step
             control.should_log = True
 
 
 class _Counting:
-    """A collator that counts what it hands out: on the CPU, where asking a tensor waits for nothing."""
+    """A collator that counts padding, on the CPU, where reading a tensor's values does not wait for a GPU."""
 
     def __init__(self, collate: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]]) -> None:
         self._collate = collate
@@ -101,14 +98,9 @@ class _Counting:
         return 1 - self._tokens / self._positions if self._positions else 0.0
 
 
-def optimizer_steps(examples: int, options: TrainOptions) -> int:
-    """Optimizer steps of one task: batches per epoch (the last one may be smaller) times epochs, rounded up."""
-    return math.ceil(options.epochs * math.ceil(examples / options.batch_size))
-
-
 def train(
     backbone: Backbone,
-    learner: Trainable,
+    trainable: Trainable,
     examples: Sequence[TokenizedExample],
     options: TrainOptions,
     *,
@@ -120,49 +112,49 @@ def train(
     on_step: Callable[[int], None] = lambda step: None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainResult:
-    """Trains the adapter in place, over a backbone that stays as it is; or the whole backbone.
+    """Train in place what is attached to the backbone.
 
-    examples: each with its answer. extra_loss: see `Method.extra_loss`.
-    paths: how batches go through the model, as `nlora.runs.tryout.try_out` found; None: as its own facts allow.
-    folder: gets trainer_state.json.
-    on_step: called with the number of optimizer steps done. callbacks: of the Trainer, as those of `report_to`.
-    Raises RunError when the loss is no number.
+    penalty: called once per optimizer step. extra_loss: see `Method.extra_loss`.
+    folder: where trainer_state.json is written.
+    paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
+    on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
+    Raises RunError if the loss or a trained weight is not finite.
     """
     paths = paths or usual_paths(backbone.model)
     arguments = _training_arguments(options, seed, folder, together=paths.train != "single")
     packs = paths.train == "packed"
     if options.gradient_checkpointing:
-        learner.enable_checkpointing()
+        trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
     collate = _Counting(pack if packs else Collator(pad_id, backbone.encoder_decoder))
     trainer = PenalizedTrainer(
-        model=learner.model,
+        model=trainable.model,
         args=arguments,
         train_dataset=examples,
         data_collator=collate,
         callbacks=[_StepCallback(on_step), *callbacks],
         penalty=penalty,
         extra_loss=extra_loss,
-        without=learner.without,
+        without=trainable.without,
         order=_order(examples, options, seed),
     )
     trainer.remove_callback(PrinterCallback)
-    forget_peak()
+    reset_peak_memory()
     begin = time.perf_counter()
-    undo_lean = lean(learner.model) if paths.leans else lambda: None
-    gc.freeze()  # accelerate collects garbage at start and end: a quarter of a second among objects that stay
-    try:
-        with packed_attention(backbone.model) if packs else nullcontext():
+    modules = cpu_modules(trainable.model) if paths.leans else nullcontext()
+    attention = packed_attention(backbone.model) if packs else nullcontext()
+    with modules, attention:
+        gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
+        try:
             output = trainer.train()
-    finally:
-        gc.unfreeze()
-        undo_lean()
+        finally:
+            gc.unfreeze()
     seconds = time.perf_counter() - begin
-    trained = [p for p in learner.model.parameters() if p.requires_grad]
+    trained = [p for p in trainable.model.parameters() if p.requires_grad]
     if not all(torch.isfinite(p).all() for p in trained):
-        raise RunError("training left weights that are no numbers; try a smaller train.learning_rate")
+        raise RunError("training left weights that are not finite; try a smaller train.learning_rate")
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
-    learner.model.eval()
+    trainable.model.eval()
     return TrainResult(
         steps=output.global_step,
         examples=len(examples),
@@ -191,8 +183,8 @@ def _order(
 def _training_arguments(
     options: TrainOptions, seed: int, folder: Path, *, together: bool
 ) -> TrainingArguments:
-    """together: whether examples share a micro-batch; else each has its own, which makes the same step."""
-    # Not WORLD_SIZE: some schedulers set that variable for a process that is alone.
+    """together: whether examples share a micro-batch. If each has its own, the optimizer step is the same."""
+    # Not WORLD_SIZE: some schedulers set that variable even for a single process.
     processes = PartialState().num_processes
     per_process, left_over = divmod(options.batch_size, processes)
     micro = (options.micro_batch_size or per_process) if together else 1
@@ -221,8 +213,8 @@ def _training_arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
     )
-    # One process trains on one device. With several GPUs in sight, the Trainer would wrap the model in DataParallel,
-    # whose batches are so many times as large, and which cuts packed ones apart.
+    # One process trains on one device. If it sees several GPUs, the Trainer would wrap the model in DataParallel, which
+    # multiplies the batch size and splits packed batches.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments

@@ -1,7 +1,8 @@
-"""From values to places: axes with round ticks, linear or logarithmic.
+"""Axes with round ticks, linear or logarithmic, that map values to positions.
 
-axis = linear_axis("score", [57.1, 82.9])      # 50 to 90, a tick every 10
-axis.place(70.0)                               # 0.5: half of the way
+>>> axis = linear_axis("score", [57.1, 82.9])
+>>> axis.low, axis.high, axis.place(70.0)
+(50.0, 90.0, 0.5)
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A range with its ticks. ticks: values with what is written at them."""
+    """A range with its ticks. ticks: values with their text."""
 
     label: str
     low: float
@@ -22,7 +23,7 @@ class Axis:
     log: bool = False
 
     def place(self, value: float) -> float:
-        """Where a value lies: 0 at `low`, 1 at `high`. On a logarithmic axis what is not positive lies at 0."""
+        """The position of a value: 0 at `low`, 1 at `high`; 0 for a value <= 0 on a logarithmic axis."""
         if self.log:
             if value <= 0:
                 return 0.0
@@ -31,7 +32,7 @@ class Axis:
 
 
 def linear_axis(label: str, values: Iterable[float], *, zero: bool = False, ticks: int = 5) -> Axis:
-    """Round ends around all values. zero: the axis begins at 0 (or reaches it), as lengths of bars must."""
+    """Round ends around all values. zero: the axis includes 0, as bars need."""
     known = [value for value in values if math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     if zero:
@@ -56,7 +57,7 @@ def log_axis(label: str, values: Iterable[float]) -> Axis:
 
 
 def index_axis(label: str, names: Sequence[str], *, most: int = 20) -> Axis:
-    """Places 1, 2, ... with a name at each; at most so many names are written."""
+    """Positions 1, 2, ... with names, of which at most `most` are written."""
     stride = max(1, math.ceil(len(names) / most))
     ticks = tuple(
         (float(index), name) for index, name in enumerate(names, start=1) if (index - 1) % stride == 0
@@ -66,7 +67,7 @@ def index_axis(label: str, names: Sequence[str], *, most: int = 20) -> Axis:
 
 
 def stage_axis(tasks: Sequence[str], width: float) -> Axis:
-    """The stages by their tasks where the names have room in a chart of this width, else by number."""
+    """The stages by task if the names fit in a chart of this width, else by number."""
     room = (width - 220 if width > 500 else width - 60) / max(len(tasks), 1)
     fits = all(7 * len(task) + 8 <= room for task in tasks)
     return index_axis("stage", list(tasks) if fits else [str(k) for k in range(1, len(tasks) + 1)])
@@ -78,7 +79,7 @@ def up_to(axis: Axis, high: float) -> Axis:
 
 
 def number(value: float) -> str:
-    """A value as short as it can be said: 0.02, 3e-05, 12,000; a real minus sign."""
+    """A value in few characters: 0.02, 3e−5, 12,000, with a real minus sign."""
     if value == 0:
         return "0"
     size = abs(value)

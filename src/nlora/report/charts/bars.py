@@ -1,8 +1,4 @@
-"""Bars and scatter plots.
-
-bar_chart("Collision", "...", [Bar("nlora", (("rate", 0.26, "accent"),))], axis=..., width=760)
-scatter_chart("Collision against forgetting", "...", [Spot(0.3, 12.0, "a, then b", "accent")], ...)
-"""
+"""Bar charts and scatter plots."""
 
 from __future__ import annotations
 
@@ -18,11 +14,11 @@ _ROW = 26.0
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row. parts: name, length in the axis' unit, role of the color; drawn one after another."""
+    """One row. parts: name, length in the axis' unit, color role; drawn one after another. text: at its end."""
 
     name: str
     parts: tuple[tuple[str, float, str], ...]
-    says: str = ""
+    text: str = ""
 
     @property
     def total(self) -> float:
@@ -31,21 +27,21 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A point of a scatter plot. says: what hovering over it tells."""
+    """A point of a scatter plot. title: shown on hover."""
 
     x: float
     y: float
-    says: str
+    title: str
     role: str
 
 
 def bar_chart(
     title: str, description: str, bars: Sequence[Bar], *, axis: Axis, width: float, keys: bool = True
 ) -> Scene:
-    """Horizontal bars with names at the left and values at their ends. keys: explain the parts below."""
+    """Horizontal bars with names on the left and values at their ends. keys: add a legend of the parts."""
     longest = min(max(text_width(bar.name) for bar in bars), width * 0.34)
     fits = max(4, int(longest / (12 * 0.56)))
-    written = [bar.says or number(bar.total) for bar in bars]
+    written = [bar.text or number(bar.total) for bar in bars]
     left, right = longest + 14, max(map(text_width, written)) + 12
     span = width - left - right
     shapes: list[Shape] = []
@@ -82,7 +78,7 @@ def scatter_chart(
     width: float,
     names: Sequence[tuple[str, str]] = (),
 ) -> Scene:
-    """Points over both axes, with a line at y = 0 where the axis crosses it. names: what each role means."""
+    """Points, with a line at y = 0 if the axis crosses it. names: the legend, as names with color roles."""
     height = min(380.0, width * 0.75)
     left = 8 + max(text_width(text) for _, text in y.ticks) + 6
     frame = Frame(left, 34.0, width - left - 16, height - 80)
@@ -92,7 +88,7 @@ def scatter_chart(
         shapes.append(Line(((frame.x, zero), (frame.x + frame.width, zero)), "rule", 1.0))
     for spot in spots:
         place = frame.at(x, y, (spot.x, spot.y))
-        shapes.append(Dot(*place, 4.2, spot.role, spot.says))
+        shapes.append(Dot(*place, 4.2, spot.role, spot.title))
     bottom = height
     if len(names) > 1:
         keys, bottom = legend(

@@ -1,8 +1,4 @@
-"""A matrix as colored cells with their values.
-
-heat_map("Accuracy", "...", rows=["1 agnews", "2 yelp"], columns=["agnews", "yelp"],
-         cells=[[90.0, None], [70.0, 80.0]], low=50, high=100, text="{:.1f}".format, width=760)
-"""
+"""A matrix as colored cells with their values."""
 
 from __future__ import annotations
 
@@ -14,8 +10,8 @@ from nlora.report.charts.scene import Label, Rect, Scene, Shape, clipped, text_w
 Cells = Sequence[Sequence[float | None]]
 
 
-def share(value: float, low: float, high: float) -> float:
-    """Where a value lies between the ends of a color scale, 0 to 1; the middle when the ends are one."""
+def scale_position(value: float, low: float, high: float) -> float:
+    """The position of a value on a color scale, 0 to 1; the middle if the ends are equal."""
     return min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.5
 
 
@@ -32,7 +28,7 @@ def heat_map(
     width: float,
     framed: Callable[[int, int], bool] = lambda row, column: row == column,
 ) -> Scene:
-    """Cells colored from `low` to `high`; None is left out; `framed` cells get an outline."""
+    """Cells colored from `low` to `high`. None leaves a gap; `framed` cells get an outline."""
     left = min(max(text_width(name, 11.5) for name in rows) + 14, width * 0.3)
     cell = min((width - left - 8) / len(columns), 96.0)
     size = 11.5 if cell >= 34 else 9.0
@@ -61,7 +57,7 @@ def heat_map(
         for column, value in enumerate(cells[row]):
             if value is None:
                 continue
-            role = heat_role(share(value, low, high))
+            role = heat_role(scale_position(value, low, high))
             x = left + column * cell
             inset = 1.0
             if framed(row, column):  # a frame with a gap stands out on dark cells too

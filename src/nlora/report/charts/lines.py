@@ -1,8 +1,4 @@
-"""Line charts: one with all series in it, or a small one for each series with the others in the background.
-
-line_chart("Loss", "...", [Series("loss", ((1, 2.0), (2, 1.0)), "accent")], x=..., y=..., width=760)
-small_multiples("Scores", "...", panels, x=..., y=..., width=760)
-"""
+"""Line charts: one chart with all series, or a small one for each series over the others in gray."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from nlora.report.charts.axes import Axis
 from nlora.report.charts.scene import Dot, Group, Label, Line, Point, Scene, Shape, clipped, text_width
 
 NARROW = 560
-"""Below this width names of series stand under the chart instead of at the ends of their lines."""
+"""Below this width series are named under the chart, not at the ends of their lines."""
 _LINE_HEIGHT = 15.0
 _LONGEST_NAME = 22
 _TEXT = 12.0
@@ -25,7 +21,7 @@ _TEXT = 12.0
 class Series:
     """A named line in the units of the axes.
 
-    dots: mark each point, with its value on hovering. breaks: places on the x axis across which no line is drawn.
+    dots: mark each point, with its value on hover. breaks: x values across which no line is drawn.
     """
 
     name: str
@@ -39,7 +35,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One small chart: the series that it is about, over the others in gray."""
+    """One small chart: its series over the others in gray."""
 
     title: str
     series: tuple[Series, ...]
@@ -48,7 +44,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place on the x axis where something begins: a thin line with a name."""
+    """A named thin line at an x value where something begins."""
 
     x: float
     name: str
@@ -64,7 +60,7 @@ class Frame:
     height: float
 
     def at(self, x: Axis, y: Axis, point: Point) -> Point:
-        """Where a point of the data lies."""
+        """The position of a data point in pixels."""
         return (
             self.x + x.place(point[0]) * self.width,
             self.y + (1 - y.place(point[1])) * self.height,
@@ -82,7 +78,7 @@ def line_chart(
     height: float = 340.0,
     marks: Sequence[Mark] = (),
 ) -> Scene:
-    """All series in one frame, named at their ends or, when narrow or more than ten, below."""
+    """All series in one frame, named at their ends, or below if it is narrow or they are more than ten."""
     several = len(series) > 1
     at_ends = several and width >= NARROW and len(series) <= 10
     longest = max((text_width(clipped(s.name, _LONGEST_NAME)) for s in series), default=0.0)
@@ -111,7 +107,7 @@ def small_multiples(
     width: float,
     names: Sequence[Series] = (),
 ) -> Scene:
-    """Panels in rows, all with the same axes. names: series explained once below, where colors mean runs."""
+    """Panels in rows, all with the same axes. names: the legend, if colors mean runs."""
     rows = -(-len(panels) // max(1, int(width // 155)))
     columns = -(-len(panels) // rows)  # no row much shorter than the others
     cell, gap, height = width / columns, 18.0, 128.0
@@ -139,7 +135,7 @@ def small_multiples(
 def axes(
     frame: Frame, x: Axis, y: Axis, *, size: float = _TEXT, named: bool = True, most: int | None = None
 ) -> list[Shape]:
-    """Faint lines across, ticks with their values, and the axes' names where they can be read level."""
+    """Grid lines, ticks with their values, and the axes' names, written horizontally."""
     shapes: list[Shape] = []
     for value, text in y.ticks:
         height = frame.y + (1 - y.place(value)) * frame.height
@@ -165,9 +161,9 @@ def axes(
 
 
 def drawn(s: Series, frame: Frame, x: Axis, y: Axis, *, r: float = 3.2) -> tuple[Shape, ...]:
-    """A series as shapes: its lines, and a dot for each point that says its value on hovering.
+    """A series as shapes: its lines, and dots that show their value on hover.
 
-    A point that no line reaches has its dot in any case.
+    An isolated point always gets a dot.
     """
     shapes: list[Shape] = []
     for _, piece in groupby(s.points, key=lambda point: bisect_left(s.breaks, point[0])):
@@ -178,13 +174,13 @@ def drawn(s: Series, frame: Frame, x: Axis, y: Axis, *, r: float = 3.2) -> tuple
         if s.dots or len(places) == 1:
             for (value_x, value_y), (place_x, place_y) in zip(points, places, strict=True):
                 across = next((text for value, text in x.ticks if value == value_x), f"{value_x:.4g}")
-                says = f"{s.name}: {value_y:.4g} at {across}"
-                shapes.append(Dot(place_x, place_y, r, s.role, says))
+                title = f"{s.name}: {value_y:.4g} at {across}"
+                shapes.append(Dot(place_x, place_y, r, s.role, title))
     return tuple(shapes)
 
 
 def legend(series: Sequence[Series], left: float, top: float, right: float) -> tuple[list[Shape], float]:
-    """Keys in rows; and where they end."""
+    """The legend in rows, and its lower end."""
     shapes: list[Shape] = []
     at, y = left, top
     for s in series:
@@ -203,7 +199,7 @@ def _places(s: Series, frame: Frame, x: Axis, y: Axis) -> tuple[Point, ...]:
 
 
 def _marks(frame: Frame, x: Axis, marks: Sequence[Mark]) -> list[Shape]:
-    """Where stages begin; their names only where they do not run into the next one's."""
+    """The marks, with names where they do not overlap the next mark."""
     shapes: list[Shape] = []
     for index, mark in enumerate(marks):
         place = frame.x + x.place(mark.x) * frame.width
@@ -217,7 +213,7 @@ def _marks(frame: Frame, x: Axis, marks: Sequence[Mark]) -> list[Shape]:
 
 
 def _end_labels(series: Sequence[Series], frame: Frame, x: Axis, y: Axis) -> list[Shape]:
-    """Names beside the lines' ends, pushed apart until each has its line of text."""
+    """Names at the ends of the lines, moved apart until they do not overlap."""
     wanted = sorted((frame.at(x, y, s.points[-1])[1], index) for index, s in enumerate(series) if s.points)
     heights: list[float] = []
     for height, _ in wanted:

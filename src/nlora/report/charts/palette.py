@@ -1,17 +1,16 @@
-"""The colors of a report by what they are for, on light and on dark paper.
+"""The colors of a report by role, in a light and a dark theme.
 
-    LIGHT["accent"], DARK["accent"]      # "#0b6b70", "#6ccac3"
-    heat_role(0.5)                       # "heat8": the color of the middle of a scale
-    css()                                # custom properties for a page, and a class for each role
+>>> LIGHT["accent"], DARK["accent"], heat_role(0.5)
+('#0b6b70', '#6ccac3', 'heat8')
 
-Series are Okabe and Ito's colors, darkened on light paper until lines stand out (a contrast of 3 or more).
-The heat scale grows monotonically in luminance, so it reads in gray and for every kind of color vision.
+Series have Okabe and Ito's colors, darkened in the light theme to a contrast of 3 or more. The heat scale is monotone
+in luminance, so it reads in gray and with every kind of color vision.
 """
 
 from __future__ import annotations
 
 SERIES = 6
-"""So many colors for series; more series take them again with another dash."""
+"""The number of colors for series; further series reuse them with another dash."""
 DASHES = ("", "6 3", "2 3", "9 3 2 3")
 
 _HEAT_STEPS = 16
@@ -44,7 +43,7 @@ def contrast(a: str, b: str) -> float:
 
 
 def heat_role(share: float) -> str:
-    """The role of a place on the heat scale. share: 0 to 1; what is outside is drawn as its end."""
+    """The role of a position on the heat scale. share: 0 to 1, clipped."""
     step = round(min(max(share, 0.0), 1.0) * (_HEAT_STEPS - 1))
     return f"heat{step}"
 
@@ -55,14 +54,14 @@ def series_role(index: int) -> str:
 
 
 def series_dash(index: int) -> str:
-    """Its dash pattern: solid for the first series, another one each time the colors come round."""
+    """Its dash pattern: solid at first, another one each time the colors repeat."""
     return DASHES[index // SERIES % len(DASHES)]
 
 
 def css() -> str:
     """Custom properties for light, dark and printed pages, and classes f-, s-, b- (fill, stroke, box) per role.
 
-    A page is dark when the system is, unless <html data-theme> says light, and the reverse; paper is light.
+    <html data-theme> overrides the system's theme. Print is always light.
     """
     light, dark = _properties(LIGHT), _properties(DARK)
     return "\n".join(

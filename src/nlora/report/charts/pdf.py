@@ -1,8 +1,6 @@
 """A scene as PDF with embedded fonts, for a publication. Needs matplotlib, the extra `nlora[figures]`.
 
-    write_pdf(scene, Path("collision.pdf"))
-
-The scene's own shapes are drawn, nothing is laid out anew, so that PDF and SVG show the same.
+The shapes of the scene are drawn as they are, so PDF and SVG look the same.
 """
 
 from __future__ import annotations
@@ -23,19 +21,19 @@ _COLORS = {**LIGHT, "paper": "#ffffff"}
 
 
 def check_pdf() -> None:
-    """Raises MissingExtraError, with the command that installs it, when matplotlib is not there."""
+    """Raises MissingExtraError, with the command that installs it, without matplotlib."""
     if find_spec("matplotlib") is None:
         raise MissingExtraError(f"PDF figures: {missing('matplotlib')}; the SVG files need nothing")
 
 
 def write_pdf(scene: Scene, path: Path) -> None:
-    """One page of the scene's size. Raises MissingExtraError without matplotlib, RunError when it cannot write."""
+    """One page of the scene's size. Raises MissingExtraError without matplotlib, RunError if it cannot write."""
     check_pdf()
     from matplotlib import rc_context
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.figure import Figure
 
-    # Type 42 embeds the outlines: journals refuse fonts that are only named. No date: the same run, the same file.
+    # Type 42 embeds the outlines, as journals require. No date: the same run gives the same file.
     with rc_context({"pdf.fonttype": 42, "font.family": "DejaVu Sans", "text.parse_math": False}):
         figure = Figure(figsize=(scene.width / 96, scene.height / 96))
         FigureCanvasPdf(figure)
@@ -80,7 +78,7 @@ def _draw(axes: Any, shape: Shape, order: int) -> None:
                 shape.y,
                 shape.text,
                 color=_COLORS[shape.fill],
-                fontsize=shape.size * _POINTS * 0.93,  # DejaVu runs wider than the faces of the page
+                fontsize=shape.size * _POINTS * 0.93,  # DejaVu is wider than the fonts of the page
                 ha=_ANCHOR[shape.anchor],
                 va="baseline",
                 fontweight="bold" if shape.bold else "normal",

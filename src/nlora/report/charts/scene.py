@@ -1,11 +1,7 @@
-"""A figure as plain shapes with places and the roles of their colors, before it is SVG or PDF.
+"""A figure as plain shapes with positions and color roles, from which SVG or PDF is made.
 
-    scene = Scene(100, 40, "A line", "It rises.", (Line(((0, 40), (100, 0)), "accent"),))
-    to_svg(scene)                        # nlora.report.charts.svg
-    write_pdf(scene, Path("line.pdf"))   # nlora.report.charts.pdf
-
-Units are SVG's: pixels at 96 per inch, y downwards. Colors are roles of `nlora.report.charts.palette`, so that one
-scene serves the light page, the dark page and paper. `title` of a shape is what hovering over it says.
+Units are SVG's: pixels at 96 per inch, y downwards. Colors are roles of `palette`, so that one scene serves the light
+theme, the dark theme and print. A shape's `title` is shown on hover.
 """
 
 from __future__ import annotations
@@ -70,7 +66,7 @@ Shape = Rect | Line | Dot | Label
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The shapes of one series, which the page can bring to the front together."""
+    """The shapes of one series, which the page highlights together."""
 
     name: str
     shapes: tuple[Shape, ...]
@@ -78,7 +74,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A whole figure. description: what it shows, for those who cannot see it."""
+    """A whole figure. description: its content in words, for screen readers."""
 
     width: float
     height: float
@@ -87,7 +83,7 @@ class Scene:
     shapes: tuple[Shape | Group, ...]
 
     def flat(self) -> list[Shape]:
-        """All shapes in the order of drawing, without their groups."""
+        """All shapes in the order of drawing, without groups."""
         shapes: list[Shape] = []
         for shape in self.shapes:
             shapes.extend(shape.shapes if isinstance(shape, Group) else (shape,))
@@ -95,10 +91,10 @@ class Scene:
 
 
 def text_width(text: str, size: float = 12.0) -> float:
-    """About how wide a text is in a sans-serif face, wide characters (CJK) counted as two."""
+    """The approximate width of a text in a sans-serif font; wide characters (CJK) count as two."""
     return size * sum(1.05 if ord(c) > 0x2E7F else 0.56 for c in text)
 
 
 def clipped(text: str, longest: int) -> str:
-    """The text with at most `longest` characters, an ellipsis where the rest was."""
+    """The text, cut to `longest` characters with an ellipsis."""
     return text if len(text) <= longest else text[: max(longest - 1, 1)].rstrip() + "…"

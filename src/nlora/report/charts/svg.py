@@ -1,8 +1,4 @@
-"""A scene as SVG: within a page it takes the page's colors, as a file it brings its own.
-
-to_svg(scene)                        # <svg ... class="figure">, colored by the classes of palette.css()
-to_svg_file(scene)                   # a whole document in light colors
-"""
+"""A scene as SVG, colored by the page's style, or as a file with its own style in light colors."""
 
 from __future__ import annotations
 
@@ -16,22 +12,22 @@ _FIXED = f"text{{font-family:{FONT};font-variant-numeric:tabular-nums}}polyline{
 
 
 def file_style() -> str:
-    """The style of a figure that leaves the page: every role in its light color, on white."""
+    """The style of a figure in its own file: light colors, on white."""
     roles = {**LIGHT, "paper": "#ffffff"}
     return _FIXED + "".join(f".f-{role}{{fill:{c}}}.s-{role}{{stroke:{c}}}" for role, c in roles.items())
 
 
 def to_svg(scene: Scene) -> Markup:
-    """For a page. Every text in it is escaped; an image to a screen reader, with title and description."""
+    """For a page. All text is escaped; to a screen reader it is an image with title and description."""
     return Markup(
-        '<svg class="figure" width="{w}" viewBox="0 0 {w} {h}" role="img" aria-label="{says}">{body}</svg>'
+        '<svg class="figure" width="{w}" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">{body}</svg>'
     ).format(
-        w=_n(scene.width), h=_n(scene.height), says=f"{scene.title}. {scene.description}", body=_body(scene)
+        w=_n(scene.width), h=_n(scene.height), label=f"{scene.title}. {scene.description}", body=_body(scene)
     )
 
 
 def to_svg_file(scene: Scene) -> str:
-    """A document of its own, which any program that reads SVG shows as the page prints it."""
+    """A standalone document that looks as the page prints it."""
     return str(
         Markup(
             '<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}">'
@@ -103,5 +99,5 @@ def _titled(tag: Markup, name: str, title: str) -> Markup:
 
 
 def _n(value: float) -> str:
-    """A coordinate with at most two decimals: a hundredth of a pixel is not seen, and pages stay small."""
+    """A coordinate with at most two decimals, to keep pages small."""
     return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -1,28 +1,26 @@
-"""Collision against forgetting: one point for each pair of tasks, with the correlation as the analysis computed it."""
+"""Collision against forgetting: one point per pair of tasks, and the correlation from analysis.json."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from nlora.report.analysis_file import Drop, Forgetting, Microscope
 from nlora.report.charts.axes import linear_axis
 from nlora.report.charts.bars import Spot, scatter_chart
 from nlora.report.charts.palette import series_role
 from nlora.report.charts.scene import Scene
 from nlora.report.page_blocks import MOST_LISTED, Block, Figure, Pair, Table, Text, words
-from nlora.report.run_files import RunFiles
+from nlora.report.run_files import Analyzed, RunFiles
 from nlora.report.wording import change, measured, share
+from nlora.runs.interference_file import Correlation, Drop, Forgetting
 
 Known = Sequence[tuple[RunFiles, Forgetting]]
-Looked = Sequence[tuple[RunFiles, Microscope]]
 
 _MEASURES = (("collision_rate", "collision rate, %", 100.0), ("overlap_energy", "overlap energy", 1.0))
 
 
-def drop_blocks(looked: Looked, *, many: bool) -> list[Block]:
-    """Scatter plots, what the correlation says, and the numbers."""
-    known = [(run, found.forgetting) for run, found in looked if found.forgetting is not None]
+def drop_blocks(runs: Analyzed, *, many: bool) -> list[Block]:
+    """Scatter plots, correlations, and the numbers."""
+    known = [(run, found.forgetting) for run, found in runs if found.forgetting is not None]
     if not any(forgetting.pairs for _, forgetting in known):
         return []
     figures = [f for name, axis, scale in _MEASURES if (f := _scatter(known, name, axis, scale)) is not None]
@@ -33,7 +31,7 @@ def drop_blocks(looked: Looked, *, many: bool) -> list[Block]:
         blocks.append(_numbers(known, many=many))
     else:
         blocks.append(
-            Text("With so many runs, what each task cost each other one stands in their analysis.json only.")
+            Text("With this many runs the list of pairs is left out; each run's analysis.json has it.")
         )
     return blocks
 
@@ -46,8 +44,8 @@ def _scatter(known: Known, name: str, axis: str, scale: float) -> Figure | None:
             value: float | None = getattr(drop, name)
             if value is not None and drop.drop is not None:
                 who = f"{run.label}: " if len(known) > 1 else ""
-                says = f"{who}learning {drop.later} cost {drop.earlier} {drop.drop:.1f} points"
-                spots.append(Spot(scale * value, drop.drop, says, role))
+                on_hover = f"{who}learning {drop.later} cost {drop.earlier} {drop.drop:.1f} points"
+                spots.append(Spot(scale * value, drop.drop, on_hover, role))
     if not spots:
         return None
     x = linear_axis(axis, [spot.x for spot in spots])
@@ -56,36 +54,28 @@ def _scatter(known: Known, name: str, axis: str, scale: float) -> Figure | None:
     names = [(run.label, series_role(run.order)) for run, _ in known]
 
     def draw(width: float) -> Scene:
-        told = (
-            f"{len(spots)} pairs of tasks; across: {axis}; up: what learning the later task cost the earlier."
+        description = (
+            f"{len(spots)} pairs of tasks; horizontal: {axis}; vertical: points lost on the earlier task."
         )
-        # Two of these stand side by side on a wide page.
+        # On a wide page two of these are side by side.
         title = f"Forgetting against {plain}"
-        return scatter_chart(title, told, spots, x=x, y=y, width=min(width, 420.0), names=names)
+        return scatter_chart(title, description, spots, x=x, y=y, width=min(width, 420.0), names=names)
 
     caption = (
-        "A point is a pair of tasks: what learning the later one cost the earlier one, in that stage alone."
+        "Each point is a pair of tasks: the points that the earlier one lost while the later one was learned."
     )
     key = f"forgetting-{name.replace('_', '-')}"
     return Figure(key, f"Forgetting against {plain}", caption, draw, fits_all=True)
 
 
 def _correlations(known: Known, *, many: bool) -> Table:
-    """One row for each run and measure; what the file does not say is a dash."""
+    """One row for each run and measure."""
     rows = []
     for run, forgetting in known:
         for name, axis, _ in _MEASURES:
-            found = forgetting.correlation.get(name) or {}
             plain = axis.removesuffix(", %")
-            rows.append(
-                words(
-                    f"{run.label}, {plain}" if many else plain,
-                    *(measured(_number(found.get(key))) for key in ("pearson", "spearman")),
-                    _interval(found.get("pearson_interval_95")),
-                    measured(_number(found.get("p_permutation"))),
-                    measured(_number(found.get("n"))),
-                )
-            )
+            label = f"{run.label}, {plain}" if many else plain
+            rows.append(words(label, *_correlation(forgetting.correlation.get(name))))
     columns = (
         "forgetting against",
         "Pearson",
@@ -96,15 +86,22 @@ def _correlations(known: Known, *, many: bool) -> Table:
     )
     note = (
         "Pairs that share a task are not independent: p is a lower bound, and the bootstrap interval is too narrow. "
-        "A dash: fewer than four pairs, or nothing to correlate."
+        "A dash: fewer than four pairs, or constant values."
     )
-    return Table("Does more collision go with more forgetting?", columns, tuple(rows), note)
+    return Table("Is more collision associated with more forgetting?", columns, tuple(rows), note)
 
 
-def _interval(ends: Any) -> str:
-    low, high = ends if isinstance(ends, list) and len(ends) == 2 else (None, None)
-    known = _number(low), _number(high)
-    return "–" if None in known else f"{measured(known[0])} to {measured(known[1])}"
+def _correlation(found: Correlation | None) -> tuple[str, ...]:
+    if found is None:
+        return ("–",) * 5
+    ends = found.pearson_interval_95
+    return (
+        measured(found.pearson),
+        measured(found.spearman),
+        "–" if ends is None else f"{measured(ends[0])} to {measured(ends[1])}",
+        measured(found.p_permutation),
+        measured(found.n),
+    )
 
 
 def _numbers(known: Known, *, many: bool) -> Table:
@@ -120,12 +117,8 @@ def _numbers(known: Known, *, many: bool) -> Table:
         for drop in _worst_first(forgetting.pairs)
     )
     columns = ("earlier task", "when learning", "change, points", "collision rate", "overlap energy")
-    return Table("What learning a task did to each earlier one", columns, rows, words=frozenset({0, 1}))
+    return Table("Effect of learning a task on each earlier one", columns, rows, words=frozenset({0, 1}))
 
 
 def _worst_first(drops: Sequence[Drop]) -> list[Drop]:
     return sorted(drops, key=lambda drop: -(drop.drop if drop.drop is not None else float("-inf")))
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,17 +1,14 @@
-"""The section about the updates themselves: where they meet, how large they are, and what that has to do with
-what was forgotten.
+"""The section about the updates: where they collide, how large they are, and how that relates to forgetting.
 
-All numbers are those of analysis.json (`nlora analyze`); means over pairs, layers and adapters are formed here.
+All numbers come from analysis.json (`nlora analyze`); only means over pairs, layers and adapters are computed here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nlora.report.analysis_file import Microscope
 from nlora.report.charts.axes import number
-from nlora.report.charts.heatmap import heat_map
-from nlora.report.charts.heatmap import share as place
+from nlora.report.charts.heatmap import heat_map, scale_position
 from nlora.report.charts.palette import heat_role
 from nlora.report.charts.scene import Scene
 from nlora.report.page_blocks import (
@@ -29,80 +26,77 @@ from nlora.report.page_blocks import (
     words,
 )
 from nlora.report.paper_figures import averages_figure
-from nlora.report.run_files import RunFiles
+from nlora.report.run_files import Analyzed, RunFiles, analyzed
 from nlora.report.sections.collision_vs_forgetting import drop_blocks
 from nlora.report.sections.modules import kind_figures, layer_figures, nuclear_norms
 from nlora.report.sections.thresholds import threshold_figures
 from nlora.report.wording import analyze_command, measured, share
-
-Looked = tuple[RunFiles, Microscope]
+from nlora.runs.interference_file import Interference
 
 
 def collisions(runs: Sequence[RunFiles]) -> Section:
     """Collisions by pair, layer, kind and threshold; nuclear norms; collision against forgetting."""
     about = (
-        "Two updates collide at a weight when both change it by more than the threshold. The collision rate of two "
-        "updates is the share of all weights at which they do."
+        "Two updates collide at a weight if both change it by more than the threshold. Their collision rate is the "
+        "share of weights where they collide."
     )
-    looked = [(run, run.microscope) for run in runs if run.microscope is not None]
-    missing = [run for run in runs if run.microscope is None]
+    compared = analyzed(runs)
+    missing = [run for run in runs if run.interference is None]
     blocks: list[Block] = []
     for run in missing:
         what = f"{run.label}: t" if len(runs) > 1 else "T"
-        text = f"{what}he updates have not been compared yet. This does it; then write the report again:"
+        text = f"{what}he updates have not been compared yet. Run this command, then write the report again:"
         blocks.append(Text(text, tone="note", code=analyze_command(run)))
-    if looked:
-        blocks += _thresholds(looked, many=len(runs) > 1)
-        if len(looked) > 1:
-            blocks.append(Pair(tuple(averages_figure(looked))))
+    if compared:
+        blocks += _thresholds(compared, many=len(runs) > 1)
+        if len(compared) > 1:
+            blocks.append(Pair(tuple(averages_figure(compared))))
         blocks.append(
-            Tabs("collision-tabs", "Views of the collisions", tuple(_tabs(looked, many=len(runs) > 1)))
+            Tabs("collision-tabs", "Views of the collisions", tuple(_tabs(compared, many=len(runs) > 1)))
         )
-        blocks += drop_blocks(looked, many=len(runs) > 1)
+        blocks += drop_blocks(compared, many=len(runs) > 1)
     return Section("collisions", "Collisions", about, blocks)
 
 
-def _thresholds(looked: Sequence[Looked], *, many: bool) -> list[Block]:
+def _thresholds(compared: Analyzed, *, many: bool) -> list[Block]:
     if many:
-        return [_threshold_table(looked)]
-    found = looked[0][1]
+        return [_threshold_table(compared)]
+    found = compared[0][1]
     rule = f" ({found.threshold_rule})" if found.threshold_rule else ""
     rate, threshold = share(found.average_collision_rate), number(found.threshold)
     text = f"The average over all pairs is {rate}, at the threshold {threshold}{rule}."
     return [Text(" ".join([text, *found.notes]))]
 
 
-def _threshold_table(looked: Sequence[Looked]) -> Table:
+def _threshold_table(compared: Analyzed) -> Table:
     rows = tuple(
         words(run.label, share(found.average_collision_rate), number(found.threshold))
-        for run, found in looked
+        for run, found in compared
     )
-    rules = [found.threshold_rule for _, found in looked if found.threshold_rule]
-    said = dict.fromkeys(
+    rules = [found.threshold_rule for _, found in compared if found.threshold_rule]
+    texts = dict.fromkeys(
         [
             *(f"Threshold: {rule}" for rule in rules),
-            *(f"{r.label}: {note}" for r, m in looked for note in m.notes),
+            *(f"{r.label}: {note}" for r, m in compared for note in m.notes),
         ]
     )
     columns = ("run", "average collision rate", "threshold")
-    if len({found.threshold for _, found in looked}) > 1:
-        said[
-            "Each run has a threshold of its own; the view by threshold compares the runs at the same ones"
-        ] = None
-    return Table("Average over all pairs", columns, rows, " ".join(map(_sentence, said)))
+    if len({found.threshold for _, found in compared}) > 1:
+        texts["Each run has its own threshold; the tab Threshold compares the runs at common ones"] = None
+    return Table("Average over all pairs", columns, rows, " ".join(map(_sentence, texts)))
 
 
 def _sentence(text: str) -> str:
     return f"{text.rstrip('.')}."
 
 
-def _tabs(looked: Sequence[Looked], *, many: bool) -> list[Tab]:
-    known = [p.collision_rate for _, m in looked for p in m.pairs.values() if p.collision_rate is not None]
+def _tabs(compared: Analyzed, *, many: bool) -> list[Tab]:
+    known = [p.collision_rate for _, m in compared for p in m.pairs.values() if p.collision_rate is not None]
     high = max(known, default=1.0)  # one scale for all runs
     pairs = tuple(
-        _pair_matrix(run, found, i, high, many=many) for i, (run, found) in enumerate(looked) if found.pairs
+        _pair_matrix(run, found, i, high, many=many) for i, (run, found) in enumerate(compared) if found.pairs
     )
-    listed = looked if len(looked) <= MOST_LISTED else []
+    listed = compared if len(compared) <= MOST_LISTED else []
     panels: list[tuple[str, str, Sequence[Block | None]]] = [
         (
             "pairs",
@@ -112,14 +106,14 @@ def _tabs(looked: Sequence[Looked], *, many: bool) -> list[Tab]:
                 *(_measures(run, found, many) for run, found in listed),
             ],
         ),
-        ("layers", "By layer", layer_figures(looked)),
-        ("kinds", "By kind of module", kind_figures(looked)),
+        ("layers", "By layer", layer_figures(compared)),
+        ("kinds", "By kind of module", kind_figures(compared)),
         (
             "norms",
             "Nuclear norm",
-            [nuclear_norms(looked), *(_adapters(run, found, many) for run, found in looked)],
+            [nuclear_norms(compared), *(_adapters(run, found, many) for run, found in compared)],
         ),
-        ("threshold", "Threshold", threshold_figures(looked)),
+        ("threshold", "Threshold", threshold_figures(compared)),
     ]
     tabs = []
     for key, title, found_blocks in panels:
@@ -129,7 +123,7 @@ def _tabs(looked: Sequence[Looked], *, many: bool) -> list[Tab]:
     return tabs
 
 
-def _pair_matrix(run: RunFiles, found: Microscope, index: int, high: float, *, many: bool) -> Figure:
+def _pair_matrix(run: RunFiles, found: Interference, index: int, high: float, *, many: bool) -> Figure:
     names = _names(run, found)
     rates = [
         [_rate(found, a, b) if j < i else None for j, b in enumerate(names[:-1])] for i, a in enumerate(names)
@@ -161,7 +155,9 @@ def _pair_matrix(run: RunFiles, found: Microscope, index: int, high: float, *, m
             *(
                 Cell("")
                 if rate is None
-                else Cell(text(rate), heat=heat_role(place(rate, 0, high)), title=f"{100 * rate:.4g} %")
+                else Cell(
+                    text(rate), heat=heat_role(scale_position(rate, 0, high)), title=f"{100 * rate:.4g} %"
+                )
                 for rate in row
             ),
         )
@@ -171,8 +167,8 @@ def _pair_matrix(run: RunFiles, found: Microscope, index: int, high: float, *, m
     return Figure(f"collision-pairs-{index + 1}", title, "", draw, shown=shown)
 
 
-def _names(run: RunFiles, found: Microscope) -> list[str]:
-    """The tasks that were compared, in the order of learning; others after them."""
+def _names(run: RunFiles, found: Interference) -> list[str]:
+    """The compared tasks in the order of learning, then any other adapters."""
     if found.adapters:
         known = list(found.adapters)
     else:
@@ -181,13 +177,13 @@ def _names(run: RunFiles, found: Microscope) -> list[str]:
     return ordered + [name for name in known if name not in ordered]
 
 
-def _rate(found: Microscope, a: str, b: str) -> float | None:
+def _rate(found: Interference, a: str, b: str) -> float | None:
     pair = found.pair(a, b)
     return None if pair is None else pair.collision_rate
 
 
-def _measures(run: RunFiles, found: Microscope, many: bool) -> Table | None:
-    """Every measure of every pair, for those who look for one number."""
+def _measures(run: RunFiles, found: Interference, many: bool) -> Table | None:
+    """Every measure of every pair."""
     columns = (
         "collision rate",
         "opposite signs",
@@ -220,15 +216,15 @@ def _measures(run: RunFiles, found: Microscope, many: bool) -> Table | None:
     if not rows or not any(pair.overlap_energy is not None for pair in found.pairs.values()):
         return None
     note = (
-        "Opposite signs: of the colliding entries, the share at which the updates pull apart. Overlap energy: "
-        "Σ|ΔWᵢ||ΔWⱼ| / (‖ΔWᵢ‖‖ΔWⱼ‖), which needs no threshold. Σ‖A·Aᵀ‖²: O-LoRA's orthogonality, 0 when the rows of A "
-        "are orthogonal. Angles: the smallest principal angle between row and column spaces."
+        "Opposite signs: the share of colliding entries where the two updates have opposite signs. Overlap energy: "
+        "Σ|ΔWᵢ||ΔWⱼ| / (‖ΔWᵢ‖‖ΔWⱼ‖), which needs no threshold. Σ‖A·Aᵀ‖²: O-LoRA's orthogonality, 0 if the rows of the "
+        "factors A are orthogonal. Angles: the smallest principal angle between the row or column spaces."
     )
     caption = f"All measures of each pair of {run.label}" if many else "All measures of each pair"
     return Table(caption, ("pair", *columns), tuple(rows), note, is_aside=many)
 
 
-def _adapters(run: RunFiles, found: Microscope, many: bool) -> Table | None:
+def _adapters(run: RunFiles, found: Interference, many: bool) -> Table | None:
     if not found.adapters:
         return None
     rows = tuple(
@@ -253,7 +249,7 @@ def _adapters(run: RunFiles, found: Microscope, many: bool) -> Table | None:
         "Frobenius norm",
     )
     note = "Density: the share of entries above the threshold. Nuclear norm and ranks are means over the modules."
-    caption = f"Each update of {run.label}" if many else "Each update alone"
+    caption = f"Each update of {run.label}" if many else "Each update"
     return Table(caption, columns, rows, note, is_aside=many)
 
 

@@ -1,4 +1,4 @@
-"""The sections about training: loss and penalty over the steps, time and memory of the stages."""
+"""The sections about training: loss and penalty over the steps; time and memory by stage."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from nlora.report.charts.bars import Bar, bar_chart
 from nlora.report.charts.lines import Mark, Series, line_chart
 from nlora.report.charts.palette import series_dash, series_role
 from nlora.report.charts.scene import Point, Scene
+from nlora.report.formatting import duration
 from nlora.report.page_blocks import Block, Cell, Figure, Section, Table, Text, words
 from nlora.report.run_files import RunFiles, StageFiles, Step
-from nlora.report.wording import duration, measured, memory
+from nlora.report.wording import measured, memory
 
 _MOST_POINTS = 2400
-"""All curves of a page together keep about so many points, a curve at most 600: more are not seen."""
+"""Points of all curves on a page, at most 600 of them per curve: more would not be visible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class _Curves:
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        """No line joins two tasks."""
+        """Where lines break: between tasks."""
         return tuple(mark.x for mark in self.begins)
 
 
@@ -37,11 +38,11 @@ def training(runs: Sequence[RunFiles]) -> Section:
     """Loss and penalty."""
     curves = {run.label: _curves(run, min(600, _MOST_POINTS // len(runs))) for run in runs}
     about = (
-        "Steps are optimizer steps, counted through all stages. The loss is the mean cross-entropy over answer tokens "
-        "plus the penalty, each point its mean over the steps since the point before."
+        "Steps are optimizer steps, counted across all stages. The loss is the mean cross-entropy over answer tokens "
+        "plus the penalty; each point is the mean over the steps since the previous point."
     )
     if not any(curve.loss for curve in curves.values()):
-        text = Text("No training log is there (trainer_state.json of each stage).", tone="note")
+        text = Text("There is no training log (trainer_state.json in each stage's folder).", tone="note")
         return Section("training", "Training", about, (text,))
     blocks: list[Block] = (
         [_one(runs[0], curves[runs[0].label])]
@@ -71,7 +72,7 @@ def _curves(run: RunFiles, most: int) -> _Curves:
 
 
 def thinned(points: Sequence[Point], most: int) -> tuple[Point, ...]:
-    """About `most` points: of each group of neighbors the lowest and the highest, so that spikes stay."""
+    """About `most` points: the lowest and the highest of each group of neighbors, so that spikes remain."""
     size = -(-len(points) // max(most // 2, 1))
     if size <= 2:
         return tuple(points)
@@ -100,10 +101,12 @@ def _one(run: RunFiles, curve: _Curves) -> Figure:
             for stage in run.stages
             if stage.losses
         )
-        told = f"The loss over {curve.steps} steps, from each task's first logged step to its last: {ends}."
-        return line_chart("Training loss", told, series, x=x, y=y, width=width, marks=curve.begins)
+        description = (
+            f"The loss over {curve.steps} steps, from each task's first logged step to its last: {ends}."
+        )
+        return line_chart("Training loss", description, series, x=x, y=y, width=width, marks=curve.begins)
 
-    caption = "A line for each task; dotted, where a new task begins, with a fresh update."
+    caption = "One line per task. Dotted lines mark where a new task begins."
     return Figure(
         "loss", "Training loss" + (" and penalty" if curve.penalty else ""), caption, draw, _losses([run])
     )
@@ -129,12 +132,14 @@ def _overlaid(runs: Sequence[RunFiles], curves: dict[str, _Curves], which: str, 
     marks = {curve.begins for curve in curves.values()}
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
+        description = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
         begins = next(iter(marks)) if len(marks) == 1 else ()
-        return line_chart(title, told, series, x=x, y=y, width=width, marks=begins)
+        return line_chart(title, description, series, x=x, y=y, width=width, marks=begins)
 
     caption = (
-        "Penalty included." if which == "loss" else "What the method adds to the loss, its weight included."
+        "Penalty included."
+        if which == "loss"
+        else "The term that the method adds to the loss, including its weight."
     )
     return Figure(which, title, caption, draw, _losses(runs) if which == "loss" else None)
 
@@ -147,7 +152,7 @@ def _losses(runs: Sequence[RunFiles]) -> Table:
         if stage.losses
     ]
     columns = ("stage", "steps", "first loss", "last loss", "last penalty")
-    return Table("Loss by stage, as first and last logged", columns, tuple(rows))
+    return Table("First and last logged loss of each stage", columns, tuple(rows))
 
 
 def _ends(losses: Sequence[Step]) -> tuple[str, ...]:
@@ -156,7 +161,7 @@ def _ends(losses: Sequence[Step]) -> tuple[str, ...]:
 
 def cost(runs: Sequence[RunFiles]) -> Section:
     """Time and memory."""
-    about = "Seconds of the machine that ran it; memory is the peak of the process, or of the accelerator."
+    about = "Wall-clock time on the machine that ran it. Memory is the peak of the process, or of the accelerator."
     if not any(trained(run) for run in runs):
         return Section(
             "cost", "Time and memory", about, (Text("No stage is finished yet.", tone="note"),), "Time"
@@ -191,19 +196,21 @@ def _time(runs: Sequence[RunFiles]) -> Figure:
     else:
         bars = [_bar(f"{stage.number} {stage.task}", [stage]) for stage in trained(runs[0])]
     longest = max(bar.total for bar in bars)
-    unit, divisor = ("minutes", 60.0) if longest > 180 else ("seconds", 1.0)
+    unit, divisor = ("minutes", 60.0) if longest >= 99.5 else ("seconds", 1.0)
     bars = [
-        Bar(bar.name, tuple((name, length / divisor, role) for name, length, role in bar.parts), bar.says)
+        Bar(bar.name, tuple((name, length / divisor, role) for name, length, role in bar.parts), bar.text)
         for bar in bars
     ]
     axis = linear_axis(unit, [bar.total for bar in bars], zero=True)
     what = "of each run" if len(runs) > 1 else "of each stage"
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{bar.name}: {bar.says}" for bar in bars)
-        return bar_chart(f"Time {what}", told, bars, axis=axis, width=width)
+        description = "; ".join(f"{bar.name}: {bar.text}" for bar in bars)
+        return bar_chart(f"Time {what}", description, bars, axis=axis, width=width)
 
-    return Figure("time", f"Time {what}", "Scoring grows with the stages: every seen task is scored.", draw)
+    return Figure(
+        "time", f"Time {what}", "Scoring takes longer at later stages, where more tasks have been seen.", draw
+    )
 
 
 def _bar(name: str, stages: Sequence[StageFiles]) -> Bar:
@@ -217,7 +224,7 @@ def _total(run: RunFiles) -> Text:
     train, scoring = sum(run.summary.train_seconds), sum(run.summary.evaluate_seconds)
     peak = memory(run.summary.peak_memory_bytes)
     return Text(
-        f"Together: {duration(train)} of training, {duration(scoring)} of scoring, peak memory {peak}."
+        f"In total: {duration(train)} of training, {duration(scoring)} of scoring, peak memory {peak}."
     )
 
 

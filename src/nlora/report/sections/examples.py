@@ -1,44 +1,44 @@
-"""The sections about single examples, and about how to repeat a run."""
+"""The sections about forgotten examples, and about how to repeat a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from nlora.report.forgotten_examples import TaskAnswers, asked, find_forgotten
+from nlora.report.forgotten_examples import TaskAnswers, find_forgotten, prompts_of
 from nlora.report.page_blocks import Block, Example, Examples, Prompts, Section, Table, Text, words
 from nlora.report.run_files import RunFiles
-from nlora.report.wording import command
+from nlora.report.wording import repeat_command
 from nlora.runs.run_yaml import RUN_FILE
 
 MOST_EXAMPLES = 600
-"""On a page, over all runs and tasks; about 700 bytes each."""
+"""On one page, over all runs and tasks; each takes about 700 bytes."""
 
 
 def forgotten(runs: Sequence[RunFiles]) -> Section:
-    """What was answered right after learning a task and wrong at the end, to be searched."""
+    """A searchable list of the examples answered correctly right after learning a task and incorrectly at the end."""
     about = (
-        "Test examples that were answered right when their task had just been learned, and wrongly at the end. Right "
-        "means the same after lower-casing and without punctuation, "
+        "Test examples answered correctly when their task had just been learned, and incorrectly at the end. Correct "
+        "means equal to the expected answer except for case and punctuation, "
     )
     by_rouge = any(metric == "rougeL" for run in runs for metric in run.summary.metrics.values())
-    about += "also of tasks whose score is ROUGE-L." if by_rouge else "as in the accuracy matrix."
+    about += "also in tasks scored by ROUGE-L." if by_rouge else "as in the accuracy matrix."
     if not all(run.is_complete for run in runs):
-        about += " The end of an unfinished run is its last finished stage."
+        about += " For an unfinished run, the end is its last finished stage."
     pairs = sum(max(len(run.stages) - 1, 0) for run in runs)
     most = MOST_EXAMPLES // max(pairs, 1)
     found = {run.label: find_forgotten(run, most) for run in runs}
     answers = [(run.label, task) for run in runs for task in found[run.label]]
     blocks: list[Block] = []
     if not answers:
-        why = "Nothing to compare: it takes two finished stages with their predictions."
+        why = "Nothing to compare yet: this needs two finished stages with their predictions."
         blocks.append(Text(why, tone="note"))
     else:
         blocks.append(_counts(answers, many=len(runs) > 1))
         blocks.append(_list(runs, answers))
     prompts = _prompts(runs)
     blocks += [Prompts(prompts)] if prompts else []
-    return Section("forgotten", "What was forgotten", about, blocks, "Examples")
+    return Section("forgotten", "Forgotten examples", about, blocks, "Examples")
 
 
 def _counts(answers: Sequence[tuple[str, TaskAnswers]], *, many: bool) -> Table:
@@ -56,16 +56,16 @@ def _counts(answers: Sequence[tuple[str, TaskAnswers]], *, many: bool) -> Table:
     columns = (
         "task",
         "test examples",
-        "right then",
-        "right at the end",
+        "correct when learned",
+        "correct at the end",
         "forgotten",
-        "only right at the end",
+        "correct only at the end",
     )
-    return Table("Answers when just learned and at the end", columns, rows)
+    return Table("Correct answers when just learned and at the end", columns, rows)
 
 
 def _list(runs: Sequence[RunFiles], answers: Sequence[tuple[str, TaskAnswers]]) -> Examples:
-    # One of each task in turn, so that the first ones already show what all tasks lost.
+    # One of each task in turn, so that the first ones already cover all tasks.
     rounds = zip_longest(*(a.examples for _, a in answers))
     examples: list[Example] = [example for turn in rounds for example in turn if example is not None]
     tasks = tuple(dict.fromkeys(a.task for _, a in answers if a.examples))
@@ -75,8 +75,8 @@ def _list(runs: Sequence[RunFiles], answers: Sequence[tuple[str, TaskAnswers]]) 
 
 
 def _prompts(runs: Sequence[RunFiles]) -> tuple[tuple[str, str], ...]:
-    """Each task with its prompt; with the run, where runs asked it differently."""
-    found = [(run.label, task, text) for run in runs for task, text in asked(run).items()]
+    """Each task with its prompt, and the run if prompts of a task differ."""
+    found = [(run.label, task, text) for run in runs for task, text in prompts_of(run).items()]
     texts: dict[str, set[str]] = {}
     for _, task, text in found:
         texts.setdefault(task, set()).add(text)
@@ -87,26 +87,26 @@ def _prompts(runs: Sequence[RunFiles]) -> tuple[tuple[str, str], ...]:
 def repeat(runs: Sequence[RunFiles]) -> Section:
     """Commands and versions."""
     about = (
-        "run.yaml holds the configuration with all defaults filled in. A seed repeats a run on the same versions, kind "
-        "of machine and number of threads."
+        "run.yaml holds the configuration with all defaults filled in. The same seed gives the same run on the same "
+        "versions, kind of machine and number of threads."
     )
     blocks: list[Block] = []
     for run in runs:
         who = f"{run.label}: " if len(runs) > 1 else ""
-        when = f" Created {_day(run.created)}." if run.created else ""
-        text = f"{who}This repeats the run in another folder.{when}"
+        when = f" The run was created on {_day(run.created)}." if run.created else ""
+        text = f"{who}This command repeats the run in another folder.{when}"
         if (run.folder / RUN_FILE).is_file():
-            blocks.append(Text(text, code=command(run)))
+            blocks.append(Text(text, code=repeat_command(run)))
         else:
             blocks.append(
                 Text(f"{who}{RUN_FILE} is not in the folder, so the run cannot be repeated.", tone="note")
             )
     blocks.append(_versions(runs))
-    return Section("repeat", "Repeat it", about, blocks, "Repeat")
+    return Section("repeat", "Repeat the run", about, blocks, "Repeat")
 
 
 def _day(created: str) -> str:
-    """Date and time to the minute, as UTC has it."""
+    """Date and time to the minute, in UTC."""
     return f"{created[:16].replace('T', ' at ')} UTC" if created.endswith("+00:00") else created
 
 

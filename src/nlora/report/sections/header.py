@@ -1,4 +1,4 @@
-"""What a page opens with: its title, and what was run, in words."""
+"""The title of a page, and the description of the runs under it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nlora.report.page_blocks import Table, words
 from nlora.report.run_files import RunFiles
-from nlora.report.wording import listed, run_sentences
+from nlora.report.wording import listed, run_facts
 
 _LONGEST_TITLE = 70
 
@@ -17,9 +17,9 @@ def title_of(runs: Sequence[RunFiles]) -> str:
     return names if len(runs) == 1 or len(names) <= _LONGEST_TITLE else f"{len(runs)} runs"
 
 
-def what_was_run(runs: Sequence[RunFiles]) -> tuple[list[tuple[str, str]], Table | None]:
-    """What is the same in all runs, fact by fact, and a table of what is not; no table for a single run."""
-    facts = [dict(run_sentences(run)) for run in runs]
+def facts_and_differences(runs: Sequence[RunFiles]) -> tuple[list[tuple[str, str]], Table | None]:
+    """The facts that all runs share, and a table of those that differ (None for a single run)."""
+    facts = [dict(run_facts(run)) for run in runs]
     names = list(dict.fromkeys(name for each in facts for name in each))
     same = [(name, facts[0][name]) for name in names if len({each.get(name) for each in facts}) == 1]
     if len(runs) == 1:

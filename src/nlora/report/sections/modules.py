@@ -1,6 +1,6 @@
-"""Figures over the modules of a model: collisions by layer and by kind, nuclear norms by layer.
+"""Figures by module: collisions by layer and by kind, nuclear norms by layer.
 
-A layer's value is the mean over its modules of one kind, and over all pairs (or updates) of a run.
+A layer's value is the mean over its modules of one kind and over all pairs (or updates) of a run.
 """
 
 from __future__ import annotations
@@ -9,52 +9,48 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nlora.report.analysis_file import Microscope, Number
 from nlora.report.charts.axes import Axis, linear_axis, number
 from nlora.report.charts.bars import Bar, bar_chart
 from nlora.report.charts.lines import Series, line_chart
 from nlora.report.charts.palette import DASHES, series_role
 from nlora.report.charts.scene import Scene
 from nlora.report.page_blocks import Figure, Table, words
-from nlora.report.run_files import RunFiles
+from nlora.report.run_files import Analyzed
 from nlora.report.wording import measured, share
+from nlora.runs.interference_file import Number
 
-Looked = Sequence[tuple[RunFiles, Microscope]]
 
-
-def layer_figures(looked: Looked) -> list[Figure]:
-    """Collision rate by layer, a line for each kind of module, or for each run."""
-    lines = _by_layer(looked, "collision_rate", scale=100.0)
+def layer_figures(runs: Analyzed) -> list[Figure]:
+    """Collision rate by layer, one line per kind of module (and run)."""
+    lines = _by_layer(runs, "collision_rate", scale=100.0)
     if not lines:
         return []
     text = "Mean over all pairs."
     return [_layer_figure("collision-layers", "Collision rate by layer", "rate, %", text, lines)]
 
 
-def nuclear_norms(looked: Looked) -> Figure | None:
-    """Nuclear norm by layer, averaged over the updates: how much room the updates take up."""
-    lines = _by_layer(looked, "nuclear_norm")
+def nuclear_norms(runs: Analyzed) -> Figure | None:
+    """Nuclear norm by layer, averaged over the updates."""
+    lines = _by_layer(runs, "nuclear_norm")
     if not lines:
         return None
-    text = (
-        "Sum of an update's singular values, mean over the updates: how much of a layer the updates take up."
-    )
+    text = "The sum of an update's singular values, averaged over the updates: how large the updates are in each layer."
     return _layer_figure("nuclear-norm", "Nuclear norm by layer", "nuclear norm", text, lines)
 
 
-def kind_figures(looked: Looked) -> list[Figure]:
+def kind_figures(runs: Analyzed) -> list[Figure]:
     """Collision rate by kind of module."""
     rows: list[tuple[str, str, float]] = []
-    for run, found in looked:
+    for run, found in runs:
         for kind in dict.fromkeys(found.kinds):
             places = [i for i, k in enumerate(found.kinds) if k == kind]
             value = _mean_at(found.by_module.collision_rate, places)
             if value is not None:
-                name = f"{kind}, {run.label}" if len(looked) > 1 else kind
-                rows.append((name, series_role(run.order) if len(looked) > 1 else "accent", 100 * value))
+                name = f"{kind}, {run.label}" if len(runs) > 1 else kind
+                rows.append((name, series_role(run.order) if len(runs) > 1 else "accent", 100 * value))
     if not rows:
         return []
-    if len(looked) > 1:  # the runs of one kind beside each other
+    if len(runs) > 1:  # the runs of one kind together
         rows.sort(key=lambda row: row[0].partition(",")[0])
     bars = [Bar(name, (("collision rate", value, role),), share(value / 100)) for name, role, value in rows]
     axis = linear_axis(
@@ -62,8 +58,10 @@ def kind_figures(looked: Looked) -> list[Figure]:
     )
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{bar.name}: {bar.says}" for bar in bars)
-        return bar_chart("Collision rate by kind of module", told, bars, axis=axis, width=width, keys=False)
+        description = "; ".join(f"{bar.name}: {bar.text}" for bar in bars)
+        return bar_chart(
+            "Collision rate by kind of module", description, bars, axis=axis, width=width, keys=False
+        )
 
     return [
         Figure(
@@ -83,8 +81,8 @@ def _layer_figure(key: str, title: str, unit: str, text: str, lines: Sequence[Se
     series = [replace(line, dots=dots, width=2.0 if dots else 1.6) for line in lines]
 
     def draw(width: float) -> Scene:
-        told = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
-        return line_chart(title, told, series, x=x, y=y, width=width)
+        description = "; ".join(f"{s.name}: {s.points[0][1]:.3g} to {s.points[-1][1]:.3g}" for s in series)
+        return line_chart(title, description, series, x=x, y=y, width=width)
 
     rows = tuple(
         words(int(layer), *(measured(dict(line.points).get(layer)) for line in lines)) for layer in layers
@@ -101,12 +99,12 @@ def _layers_axis(layers: Sequence[float]) -> Axis:
     return Axis("layer", first, last if last > first else first + 1, ticks)
 
 
-def _by_layer(looked: Looked, measure: str, scale: float = 1.0) -> list[Series]:
-    """A line for each kind of module of each run; modules outside any layer are left out."""
+def _by_layer(runs: Analyzed, measure: str, scale: float = 1.0) -> list[Series]:
+    """One line per kind of module and run. Modules outside the layers are left out."""
     lines = []
-    many = len(looked) > 1
-    kinds = list(dict.fromkeys(kind for _, found in looked for kind in found.kinds))
-    for run, found in looked:
+    many = len(runs) > 1
+    kinds = list(dict.fromkeys(kind for _, found in runs for kind in found.kinds))
+    for run, found in runs:
         values: Mapping[str, Sequence[Number]] = getattr(found.by_module, measure)
         for which, kind in enumerate(kinds):
             places: dict[int, list[int]] = {}

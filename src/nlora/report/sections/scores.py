@@ -1,23 +1,23 @@
-"""The sections about the outcome: the headline numbers and the accuracy matrix. Every number is summary.json's."""
+"""The sections about scores: averages and the accuracy matrix, all from summary.json."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from nlora.report.charts.heatmap import heat_map, share
+from nlora.report.charts.heatmap import heat_map, scale_position
 from nlora.report.charts.palette import heat_role
 from nlora.report.charts.scene import Scene
 from nlora.report.comparison_notes import scoring_notes
+from nlora.report.formatting import duration
 from nlora.report.page_blocks import Block, Cell, Facts, Figure, Section, Table, Text, side_by_side, words
 from nlora.report.run_files import RunFiles
-from nlora.report.wording import change, duration, memory, score
-from nlora.report.wording import share as percent
+from nlora.report.wording import change, memory, score, share
 from nlora.runs.summary import Summary
 
 
-def outcome(runs: Sequence[RunFiles]) -> Section:
-    """The averages with their definitions; for several runs side by side."""
+def results(runs: Sequence[RunFiles]) -> Section:
+    """The averages with their definitions, as a table for several runs."""
     tasks = len(runs[0].tasks)
     if len(runs) > 1:
         blocks: list[Block] = [*_unlike(runs), _headline_table(runs)]
@@ -25,15 +25,15 @@ def outcome(runs: Sequence[RunFiles]) -> Section:
         blocks = [Facts(tuple(_facts(runs[0])))]
     else:
         done = len(runs[0].stages)
-        text = f"{done} of {tasks} tasks learned. The averages need all of them."
+        text = f"{done} of {tasks} tasks learned. The averages follow when all are."
         blocks = [Text(text, tone="note")]
-    return Section("outcome", "Outcome", _about(runs), blocks)
+    return Section("results", "Results", _about(runs), blocks)
 
 
 def _about(runs: Sequence[RunFiles]) -> str:
-    """What a score is; a ROUGE-L is no share of the examples."""
+    """What a score is. ROUGE-L is not a share of the examples."""
     if all(metric == "exact_match" for run in runs for metric in run.summary.metrics.values()):
-        return "Scores are percentages of a task's test examples."
+        return "Scores are the percentage of a task's test examples answered correctly."
     kinds = list(dict.fromkeys(run.summary.scoring for run in runs if run.summary.scoring))
     return f"Scores are in percent: {' | '.join(kinds)}."
 
@@ -63,13 +63,13 @@ def _facts(run: RunFiles) -> list[tuple[str, str, str]]:
             f"mean over the {tasks - 1} later tasks: score just before learning − score before any training",
         ),
     ]
-    if run.microscope is not None and run.microscope.average_collision_rate is not None:
-        rate = percent(run.microscope.average_collision_rate)
+    if run.interference is not None and run.interference.average_collision_rate is not None:
+        rate = share(run.interference.average_collision_rate)
         facts.append(
             (
                 rate,
                 "average collision rate",
-                "mean over pairs of tasks: share of weights that both updates change",
+                "mean over pairs of tasks: share of weights that both updates change by more than the threshold",
             )
         )
     return [fact for fact in facts if fact[0] != "–"]
@@ -79,8 +79,8 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
     averages = [r.summary.average_accuracy for r in runs if r.summary.average_accuracy is not None]
     _, alike = scoring_notes(_labeled(runs))
     comparable = bool(averages) and len({frozenset(run.tasks) for run in runs}) == 1 and alike
-    best = score(max(averages, default=None))  # as it is shown, so that equal numbers are marked alike
-    with_rate = any(run.microscope for run in runs)
+    best = score(max(averages, default=None))  # as shown: equal numbers are marked alike
+    with_rate = any(run.interference for run in runs)
     with_forward = any(run.summary.forward_transfer is not None for run in runs)
     columns = ["run", "method", "seed", "average accuracy", "backward transfer", "forgetting"]
     columns += ["forward transfer"] * with_forward + ["collision rate"] * with_rate
@@ -95,7 +95,7 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
         cells += words(change(s.backward_transfer), score(s.forgetting))
         cells += words(change(s.forward_transfer)) if with_forward else ()
         if with_rate:
-            cells += words(percent(run.microscope.average_collision_rate if run.microscope else None))
+            cells += words(share(run.interference.average_collision_rate if run.interference else None))
         cells += words(
             _count(s.trained_parameters), duration(sum(s.train_seconds)), memory(s.peak_memory_bytes)
         )
@@ -108,8 +108,8 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
     if comparable:
         note += " Bold: the best average accuracy."
     if with_rate:
-        note += " Collision rate: mean over pairs of tasks of the share of weights that both updates change; each "
-        note += "run's threshold stands in its section."
+        note += " Collision rate: mean over pairs of tasks of the share of weights that both updates change by more "
+        note += "than the run's threshold, which the section on collisions lists."
     return Table(
         "The runs side by side",
         (*columns, "trained parameters", "training", "peak memory"),
@@ -124,24 +124,24 @@ def _count(number: int | None) -> str:
 
 
 def _unlike(runs: Sequence[RunFiles]) -> list[Block]:
-    """What has to be kept in mind when these runs are compared."""
-    said = []
+    """Differences between the runs that make a comparison misleading."""
+    texts = []
     if len({frozenset(run.tasks) for run in runs}) > 1:
-        said.append("These runs learned different tasks: their averages do not compare.")
+        texts.append("These runs learned different tasks; averages are not comparable.")
     elif len({run.tasks for run in runs}) > 1:
-        said.append("These runs learned the same tasks in different orders.")
+        texts.append("These runs learned the same tasks in different orders.")
     if len({run.summary.model for run in runs}) > 1:
-        said.append("They are on different models.")
+        texts.append("They use different models.")
     if len({run.summary.protocol == "released" for run in runs}) > 1:
-        said.append("They followed different protocols, which score and cut differently.")
+        texts.append("They followed different protocols, which score and truncate differently.")
     decodes = {stage.decode for run in runs for stage in run.stages if stage.decode}
     if len(decodes) > 1:
-        said.append(
-            f"They were scored in different ways ({', '.join(sorted(decodes))}), which do not compare."
+        texts.append(
+            f"They were scored in different ways ({', '.join(sorted(decodes))}), which are not comparable."
         )
-    told, _ = scoring_notes(_labeled(runs))
-    said += [f"{heading} {'; '.join(lines)}{'.' if lines else ''}".rstrip() for heading, lines in told]
-    return [Text(" ".join(said), tone="note")] if said else []
+    notes, _ = scoring_notes(_labeled(runs))
+    texts += [f"{heading} {'; '.join(lines)}{'.' if lines else ''}".rstrip() for heading, lines in notes]
+    return [Text(" ".join(texts), tone="note")] if texts else []
 
 
 def _labeled(runs: Sequence[RunFiles]) -> list[tuple[str, list[Summary]]]:
@@ -149,18 +149,18 @@ def _labeled(runs: Sequence[RunFiles]) -> list[tuple[str, list[Summary]]]:
 
 
 def matrices(runs: Sequence[RunFiles]) -> Section:
-    """R as heat maps with one color scale for all runs."""
+    """Each run's R as a heat map, with one color scale for all."""
     low, high = _range(runs)
     figures = matrices_figures(runs)
     about = (
-        "A row is what the model scored after learning that row's task; a column is a task. Outlined: the task just "
-        f"learned. Read down a column to see a task being forgotten. Colors run from {low:g} to {high:g}."
+        "Each row holds the scores after learning that row's task; each column is a task. The task just learned is "
+        f"outlined. Read down a column to see a task being forgotten. Colors range from {low:g} to {high:g}."
     )
     return Section("matrix", "Accuracy matrix", about, side_by_side(figures), "Matrix")
 
 
 def matrices_figures(runs: Sequence[RunFiles]) -> tuple[Figure, ...]:
-    """Each run's matrix, on one scale."""
+    """Each run's matrix, on one color scale."""
     low, high = _range(runs)
     return tuple(_matrix(run, index, low, high, many=len(runs) > 1) for index, run in enumerate(runs))
 
@@ -191,7 +191,7 @@ def _matrix(run: RunFiles, index: int, low: float, high: float, *, many: bool) -
     def draw(width: float) -> Scene:
         return heat_map(
             title,
-            _told(run),
+            _description(run),
             rows=names,
             columns=tasks,
             cells=cells,
@@ -215,13 +215,13 @@ def _row(
             cells.append(Cell(""))
         else:
             marked = column == diagonal
-            role = heat_role(share(value, low, high))
+            role = heat_role(scale_position(value, low, high))
             cells.append(Cell(f"{value:.{digits}f}", heat=role, marked=marked, title=f"{value:.2f}"))
     return tuple(cells)
 
 
-def _told(run: RunFiles) -> str:
-    """The matrix in a sentence."""
+def _description(run: RunFiles) -> str:
+    """The matrix in a sentence, for screen readers."""
     lost = [
         (R_last - R_then, task)
         for k, (task, R_then, R_last) in enumerate(

@@ -1,4 +1,4 @@
-"""The section about the way through the stages: each task's score, and the average over the tasks seen so far."""
+"""The section about the stages: each task's score, and the average over the tasks seen so far."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from nlora.report.run_files import RunFiles
 from nlora.report.wording import score
 
 MOST_LINES = 6
-"""Up to so many tasks share one chart; more get a small one each."""
+"""Up to this many tasks share one chart; beyond it, each gets a small one."""
 
 
-def through_stages(runs: Sequence[RunFiles]) -> Section:
-    """Each task's score and the average over the seen tasks, stage by stage."""
-    about = "How every task fares while the others are learned, and how the average over the tasks seen so far moves."
+def scores_by_stage(runs: Sequence[RunFiles]) -> Section:
+    """Each task's score and the average over the seen tasks, by stage."""
+    about = (
+        "The score of every task while the others are learned, and the average over the tasks seen so far."
+    )
     blocks: list[Block] = []
     if any(run.stages for run in runs):
         blocks = [task_scores(runs), seen_average(runs)]
     else:
         blocks = [Text("No stage is finished yet.", tone="note")]
-    return Section("stages", "Through the stages", about, blocks, "Stages")
+    return Section("stages", "Scores by stage", about, blocks, "Stages")
 
 
 def task_scores(runs: Sequence[RunFiles]) -> Figure:
-    """One line for each task; several runs or many tasks have a small chart for each task."""
+    """One line per task; a small chart per task for several runs or many tasks."""
     stages = max(runs, key=lambda run: len(run.tasks)).tasks
     same = len({run.tasks for run in runs}) == 1
     across = [str(k) for k in range(1, len(stages) + 1)]
@@ -41,18 +43,18 @@ def task_scores(runs: Sequence[RunFiles]) -> Figure:
     )
 
     def draw(width: float) -> Scene:
-        title = "Score of each task through the stages"
-        told = "Each line begins at the stage where its task is learned." + order
+        title = "Score of each task by stage"
+        description = "Each line begins at the stage where its task is learned." + order
         if not many:
             series = _lines(scores[runs[0].label])
-            return line_chart(title, told, series, x=stage_axis(stages, width), y=y, width=width)
+            return line_chart(title, description, series, x=stage_axis(stages, width), y=y, width=width)
         x = index_axis("stage", across)
         return small_multiples(
-            title, told, _panels(runs, scores), x=x, y=y, width=width, names=_run_keys(runs)
+            title, description, _panels(runs, scores), x=x, y=y, width=width, names=_run_keys(runs)
         )
 
     numbers = Table(
-        "Scores by stage",
+        "Scores after each stage",
         ("run, task" if len(runs) > 1 else "task", *(f"stage {k}" for k in across)),
         tuple(
             (Cell(f"{run.label}, {task}" if len(runs) > 1 else task), *_padded(run, i, len(stages)))
@@ -60,7 +62,7 @@ def task_scores(runs: Sequence[RunFiles]) -> Figure:
             for i, task in enumerate(run.tasks)
         ),
     )
-    caption = "Each line begins where its task is learned; the drop after that is what was forgotten." + order
+    caption = "Each line begins where its task is learned; any drop after that is forgetting." + order
     return Figure("task-scores", "Score of each task", caption, draw, numbers)
 
 
@@ -128,11 +130,13 @@ def seen_average(runs: Sequence[RunFiles]) -> Figure:
             for i, (label, line) in enumerate(lines.items())
             if line
         ]
-        told = "; ".join(
+        description = "; ".join(
             f"{s.name}: {s.points[0][1]:.1f} after stage 1, {s.points[-1][1]:.1f} at the end" for s in series
         )
         x = stage_axis(names, width)
-        return line_chart("Average accuracy over seen tasks", told, series, x=x, y=y, width=width, height=300)
+        return line_chart(
+            "Average accuracy over seen tasks", description, series, x=x, y=y, width=width, height=300
+        )
 
     by_stage = {label: dict(line) for label, line in lines.items()}
     numbers = Table(

@@ -1,6 +1,6 @@
-// Before anything is drawn: the theme that was chosen last time, and that scripts run here.
+// Before the first paint: the theme chosen last time, and a mark that scripts run.
 try {
   const theme = localStorage.getItem("nlora-theme");
   if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
-} catch (error) { /* storage is off for files in some browsers; the system's theme stands */ }
+} catch (error) { /* some browsers have no storage for local files; the system's theme is used */ }
 document.documentElement.classList.add("scripted");

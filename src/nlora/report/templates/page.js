@@ -8,14 +8,14 @@ function theme() {
   const system = matchMedia("(prefers-color-scheme: dark)");
   const root = document.documentElement;
   const isDark = () => (root.dataset.theme || (system.matches ? "dark" : "light")) === "dark";
-  const tell = () => button.setAttribute("aria-pressed", String(isDark()));
+  const update = () => button.setAttribute("aria-pressed", String(isDark()));
   button.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    try { localStorage.setItem("nlora-theme", root.dataset.theme); } catch (error) { /* then only for now */ }
-    tell();
+    try { localStorage.setItem("nlora-theme", root.dataset.theme); } catch (error) { /* then it is not remembered */ }
+    update();
   });
-  system.addEventListener("change", tell);
-  tell();
+  system.addEventListener("change", update);
+  update();
 }
 
 function tabs() {
@@ -66,7 +66,7 @@ function examples() {
       item.hidden = !fits || found > shown;
     });
     const visible = Math.min(found, shown);
-    count.textContent = found === 0 ? "No example fits."
+    count.textContent = found === 0 ? "No example matches."
       : `${visible} of ${found} shown` + (found < items.length ? `, of ${items.length} in the list.` : ".");
     more.hidden = found <= shown;
   };
@@ -86,7 +86,7 @@ function examples() {
 function figures() {
   const data = JSON.parse(document.getElementById("figure-style").textContent);
   const drawn = (figure) => {
-    // A table has its drawing in a template; of the drawings on the page, the one that is seen is saved.
+    // A table's drawing is in a template; of several drawings on the page, the visible one is saved.
     const inert = figure.querySelector("template.drawing");
     const found = all("svg.figure", inert ? inert.content : figure);
     const visible = found.find((svg) => svg.getClientRects().length) || found[0];
@@ -132,7 +132,7 @@ function figures() {
       else picture(text, (blob) => save(blob, `${figure.id}.png`));
     });
   }
-  // A line under the pointer comes to the front.
+  // Hovering over a line dims the others.
   for (const group of all("svg.figure g.series")) {
     const svg = group.ownerSVGElement;
     group.addEventListener("pointerenter", () => {
@@ -154,7 +154,7 @@ function copying() {
       const selection = getSelection();
       selection.removeAllRanges();
       selection.addRange(range);
-      // The old way works from a file manager too, where the clipboard is closed to pages.
+      // Works for local files too, where the clipboard API is not available.
       const isCopied = document.execCommand("copy");
       button.textContent = isCopied ? "Copied" : "Selected";
     });

@@ -24,7 +24,9 @@ def test_a_run_leaves_its_collisions_and_its_page(tmp_path: Path, tiny_model: Ti
         for k, task in enumerate(summary.tasks, start=1)
     }
     assert summary.collision is not None
-    expected = compare_states(states, summary.collision.threshold).to_json()["average_collision_rate"]
+    expected = (
+        compare_states(states, summary.collision.threshold).interference().to_json()["average_collision_rate"]
+    )
     assert summary.collision.average_rate == pytest.approx(expected)
     assert summary.collision.pairs.keys() == {"colors|animals"}
     assert read_summary(run) == summary
@@ -50,7 +52,7 @@ def test_a_page_that_cannot_be_made_costs_the_run_nothing(
     def refuse(*args: object) -> None:
         raise RunError("no such thing")
 
-    monkeypatch.setattr("nlora.api.outcome.write_report", refuse)
-    monkeypatch.setattr("nlora.api.outcome.analyze_run", refuse)
+    monkeypatch.setattr("nlora.api.finish.write_report", refuse)
+    monkeypatch.setattr("nlora.api.finish.analyze_run", refuse)
     assert learn(write_config(tmp_path, tiny_model("llama"))).status == "complete"
     assert "no report: no such thing" in caplog.text

@@ -1,4 +1,4 @@
-"""benchmarks/microscope.py: its figures are those of the runs' own analyses, averaged over seeds."""
+"""benchmarks/interference.py shows the figures of the runs' own analyses, averaged over seeds."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from states import write_run
 
-from nlora.cli.analyze import analyze_run
+from nlora.analysis.of_run import analyze_run
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def microscope(monkeypatch: pytest.MonkeyPatch) -> Any:
+def table(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("microscope")
+    return importlib.import_module("interference")
 
 
 def cells(line: str) -> list[str]:
@@ -27,31 +27,31 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_table_is_made_of_the_runs_analyses(
-    microscope: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("small-seed1", "small-seed2"):
         write_run(tmp_path / name)
     (tmp_path / "nothing yet").mkdir()
-    monkeypatch.setattr(sys, "argv", ["microscope.py", str(tmp_path), "--reference", "small"])
-    microscope.main()
+    monkeypatch.setattr(sys, "argv", ["interference.py", str(tmp_path), "--reference", "small"])
+    table.main()
     lines = capsys.readouterr().out.splitlines()
     own = analyze_run(tmp_path / "small-seed1")
-    assert lines[0] == f"common threshold {own['threshold']:.3g}"
+    assert lines[0] == f"common threshold {own.threshold:.3g}"
     header, row = cells(lines[1]), cells(lines[3])
     found = dict(zip(header, row, strict=True))
     assert (found["run"], found["seeds"]) == ("small", "2")
     assert found["just learned"] == f"{statistics.mean([90, 80, 50]):.1f}"
-    rate = 100 * own["average_collision_rate"]
+    rate = 100 * own.average_collision_rate
     assert float(found["collisions, common threshold, %"]) == pytest.approx(rate, abs=0.005)
-    energy = statistics.mean(pair["overlap_energy"] for pair in own["pairs"].values())
+    energy = statistics.mean(pair.overlap_energy for pair in own.pairs.values())
     assert float(found["overlap energy"]) == pytest.approx(energy, abs=0.0005)
     assert any("over all pairs of all runs" in line and "n = 6" in line for line in lines[4:])
 
 
 def test_a_reference_that_is_no_run_is_told(
-    microscope: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_run(tmp_path / "one")
-    monkeypatch.setattr(sys, "argv", ["microscope.py", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["interference.py", str(tmp_path)])
     with pytest.raises(SystemExit, match="no finished run is called inclora"):
-        microscope.main()
+        table.main()

@@ -1,4 +1,4 @@
-"""What the tests of kept tokens share: a task with examples, encoders, and a look at the folder."""
+"""Helpers for tests of the token cache: a task with examples, encoders, and the files of the cache."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from nlora.data.tokenize import ExampleTokenizer
 LABELS = ("World", "Sports")
 TASK = Task("agnews", "TC", "What is the topic?", LABELS, (), ())
 TEXT = "The quick brown fox jumps over the lazy dog, and then it runs to the market. "
-# More than one block of rows, some prompts too long, some texts empty.
+# More than one batch, some prompts that are too long, some empty texts.
 EXAMPLES = [Example(str(i), f"{i} {TEXT * (i % 5)}", LABELS[i % 2]) for i in range(1100)]
 FEW = EXAMPLES[:40]
 
 
 def keep_everything(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep even the smallest set, below `cache`; returns the folder in which the files will lie."""
+    """Caches even the smallest set, in `cache`; returns the folder of the files."""
     monkeypatch.setenv("NLORA_CACHE", str(cache))
     monkeypatch.setattr(token_cache, "LEAST_CHARACTERS", 1)
-    return cache / "encoded"
+    return cache / "tokens"
 
 
 def make(tokenizer: Any, *, cached: bool = True, **options: Any) -> ExampleTokenizer:
-    """An encoder like every other, but for the options."""
+    """An encoder with the usual options, except for these."""
     options = {"encoder_decoder": False, "max_source_tokens": 128, "max_target_tokens": 50} | options
     return ExampleTokenizer(tokenizer, cache=TokenCache(tokenizer) if cached else None, **options)
 
 
 def files(folder: Path) -> list[str]:
-    """Names of everything in the folder."""
+    """The names of all files in the folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def lock_up(encoder: ExampleTokenizer | type[ExampleTokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on, this encoder, or all of them, may not tokenize a prompt."""
+    """Makes this encoder, or all of them, fail when it tokenizes a prompt."""
 
     def refuse(*_: Any) -> None:
         raise AssertionError("tokenized again")

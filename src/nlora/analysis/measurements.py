@@ -1,9 +1,4 @@
-"""What was found about some adapters, module by module; sums and means over modules; its JSON.
-
-comparison = compare_states(states)
-comparison.collision_rate()                   # (P,): one for each pair, over all entries that both have
-comparison.to_json()["average_collision_rate"]
-"""
+"""The measures of adapters at each module, and their sums and means over modules: the content of analysis.json."""
 
 from __future__ import annotations
 
@@ -15,15 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nlora.analysis.pair_measures import pairs_of
+from nlora.runs.interference_file import (
+    AdapterValues,
+    ByKind,
+    ByLayer,
+    ByModule,
+    Curve,
+    Interference,
+    PairValues,
+    RelativeCurve,
+)
 
 Floats = NDArray[np.float64]
-SCHEMA = 1
 _DIGITS = 6
-"""Of the long lists: values by module and curves."""
+"""Significant digits of the long lists: values by module and curves."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Curve:
+class SampledCurve:
     """Rates over thresholds, from a seeded sample of entries. at: (K,); density: (T, K); collision: (P, K)."""
 
     at: Floats
@@ -32,14 +36,14 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
-    """T adapters over M modules. Where an adapter lacks a module, its values there are NaN, and so are its pairs'.
+class Measurements:
+    """T adapters over M modules. Where an adapter lacks a module, its values and its pairs' values are NaN.
 
-    names: of the adapters, in the order given. modules: names, in order; entries: (M,) entries of each.
+    names: of the adapters, in the order given. modules: names, in order. entries: (M,), of each module.
     adapters: by measure, (T, M): large (entries above the threshold), l1, squared_norm, nuclear_norm, stable_rank,
         effective_rank.
-    pairs: by measure, (P, M), pairs in the order of `subspace.pairs_of`: both, unlike (entries), energy, inner,
-        orthogonality, product, row_angle, column_angle; what they are is said in `entrywise` and `subspace`.
+    pairs: by measure, (P, M), in the order of `pairs_of`: both, unlike, energy (see `Entrywise`); inner,
+        orthogonality, product, row_angle, column_angle (see `PairMeasures`).
     curve: over absolute thresholds. relative_curve: over thresholds in units of each adapter's own RMS.
     """
 
@@ -52,52 +56,52 @@ class Comparison:
     threshold_rule: str
     adapters: dict[str, Floats]
     pairs: dict[str, Floats]
-    curve: Curve
-    relative_curve: Curve
+    curve: SampledCurve
+    relative_curve: SampledCurve
     sampled_share: float
     notes: list[str] = field(default_factory=list)
 
     @property
-    def pair_names(self) -> list[str]:
-        """`a|b` of each pair, in order."""
-        return [f"{self.names[i]}|{self.names[j]}" for i, j in zip(*pairs_of(len(self.names)), strict=True)]
+    def name_pairs(self) -> list[tuple[str, str]]:
+        """The names of each pair, in order."""
+        return [(self.names[i], self.names[j]) for i, j in zip(*pairs_of(len(self.names)), strict=True)]
 
-    # Over all modules, or those that `where` selects: a mask (M,)
+    @property
+    def pair_names(self) -> list[str]:
+        """The keys of the pairs, `a|b`, in order."""
+        return ["|".join(pair) for pair in self.name_pairs]
+
+    # where: a mask (M,) that selects modules; None: all.
 
     def density(self, where: NDArray[np.bool_] | None = None) -> Floats:
-        """(T,): share of an adapter's entries above the threshold; NaN where it has none."""
+        """(T,): the share of an adapter's entries above the threshold; NaN for an adapter without entries there."""
         return self._share(self.adapters["large"], where)
 
     def collision_rate(self, where: NDArray[np.bool_] | None = None) -> Floats:
-        """(P,): share of the entries of the modules that both have at which both exceed the threshold."""
+        """(P,): the share of entries, over the modules that both have, where both exceed the threshold."""
         return self._share(self.pairs["both"], where)
 
     @property
     def average_collision_rate(self) -> float:
-        """Mean over the pairs; NaN of a single adapter."""
+        """Mean over the pairs; NaN for a single adapter."""
         return _mean(self.collision_rate())
 
     def pair_measures(self) -> dict[str, Floats]:
         """The measures of each pair over all modules that both have, (P,) each; NaN where undefined.
 
-        collision_rate, chance_rate (what independent supports of the same densities at each module would give),
-        sign_conflict (share of the colliding entries; NaN where none collides), overlap_energy and
-        cosine (0 beside a zero update), orthogonality (Σ‖A_iA_jᵀ‖²_F), update_orthogonality (‖ΔW_iᵀΔW_j‖_F over all
-        modules as one block-diagonal matrix), row_angle_degrees and column_angle_degrees (means over modules of the
-        smallest principal angle).
+        docs/analysis.md defines them. Rates and shares are 0 to 1, angles are in degrees; sign_conflict is NaN where
+        no entries collide, overlap_energy and cosine are 0 if an update is zero.
         """
         return {
             "collision_rate": self.collision_rate(),
             "chance_rate": self._share(self._by_chance(), None),
-            **self._of_pairs(
-                {name: np.nansum(values, 1) for name, values in self.pairs.items()}, self._norms()
-            ),
+            **self._of_pairs({name: _row_sums(values) for name, values in self.pairs.items()}, self._norms()),
             "row_angle_degrees": _row_means(self.pairs["row_angle"]),
             "column_angle_degrees": _row_means(self.pairs["column_angle"]),
         }
 
     def module_measures(self) -> dict[str, Floats]:
-        """The same, (P, M): each module for itself."""
+        """The same measures at each module alone, (P, M) each."""
         first, second = pairs_of(len(self.names))
         squares = self.adapters["squared_norm"]
         return {
@@ -108,38 +112,37 @@ class Comparison:
             "column_angle_degrees": self.pairs["column_angle"],
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """Schema 1, as `nlora analyze --json` prints it; None stands for what is undefined or not there."""
+    def interference(self) -> Interference:
+        """The content of analysis.json, with None for NaN."""
         measures = self.pair_measures()
-        return {
-            "schema": SCHEMA,
-            "threshold": self.threshold,
-            "threshold_rule": self.threshold_rule,
-            "adapters": {name: self._adapter_json(t) for t, name in enumerate(self.names)},
-            "pairs": {
-                pair: {measure: _plain(values[p]) for measure, values in measures.items()}
+        return Interference(
+            schema=1,
+            threshold=self.threshold,
+            threshold_rule=self.threshold_rule,
+            adapters={name: self._adapter_values(t) for t, name in enumerate(self.names)},
+            pairs={
+                pair: PairValues(**{measure: _plain(values[p]) for measure, values in measures.items()})
                 for p, pair in enumerate(self.pair_names)
             },
-            "average_collision_rate": _plain(self.average_collision_rate),
-            "modules": list(self.modules),
-            "layers": list(self.layers),
-            "kinds": list(self.kinds),
-            "entries": [int(n) for n in self.entries],
-            "by_module": {
-                "density": self._by_adapter(self.adapters["large"] / self.entries),
-                "nuclear_norm": self._by_adapter(self.adapters["nuclear_norm"]),
-                "collision_rate": self._by_pair(self.pairs["both"] / self.entries),
-            },
-            "by_layer": self._grouped("layers", self.layers),
-            "by_kind": self._grouped("kinds", self.kinds),
-            "curve": {"thresholds": _rounded(self.curve.at), **self._curve_json(self.curve)},
-            "relative_curve": {
-                "factors": _rounded(self.relative_curve.at),
-                **self._curve_json(self.relative_curve),
-            },
-            "sampled_share": self.sampled_share,
-            "notes": list(self.notes),
-        }
+            average_collision_rate=_plain(self.average_collision_rate),
+            modules=list(self.modules),
+            layers=list(self.layers),
+            kinds=list(self.kinds),
+            entries=[int(n) for n in self.entries],
+            by_module=ByModule(
+                density=self._by_adapter(self.adapters["large"] / self.entries),
+                nuclear_norm=self._by_adapter(self.adapters["nuclear_norm"]),
+                collision_rate=self._by_pair(self.pairs["both"] / self.entries),
+            ),
+            by_layer=ByLayer(**self._grouped("layers", self.layers)),
+            by_kind=ByKind(**self._grouped("kinds", self.kinds)),
+            curve=Curve(thresholds=_rounded(self.curve.at), **self._rates(self.curve)),
+            relative_curve=RelativeCurve(
+                factors=_rounded(self.relative_curve.at), **self._rates(self.relative_curve)
+            ),
+            sampled_share=self.sampled_share,
+            notes=list(self.notes),
+        )
 
     def _share(self, counted: Floats, where: NDArray[np.bool_] | None) -> Floats:
         chosen = slice(None) if where is None else where
@@ -148,7 +151,7 @@ class Comparison:
         return _ratio(np.nansum(counted[:, chosen], 1), total, np.nan)
 
     def _by_chance(self) -> Floats:
-        """(P, M): how many entries would collide if the two supports were independent."""
+        """(P, M): the entries that would collide if the two supports were independent."""
         first, second = pairs_of(len(self.names))
         large = self.adapters["large"]
         expected: Floats = large[first] * large[second] / self.entries
@@ -173,34 +176,35 @@ class Comparison:
             "cosine": np.clip(_ratio(values["inner"], norms, 0.0), -1.0, 1.0),
         }
 
-    def _adapter_json(self, t: int) -> dict[str, float | None]:
+    def _adapter_values(self, t: int) -> AdapterValues:
         own = {measure: values[t] for measure, values in self.adapters.items()}
         squares = math.fsum(own["squared_norm"][~np.isnan(own["squared_norm"])])
         entries = self.entries[~np.isnan(own["large"])].sum()
-        return {
-            "density": _plain(self.density()[t]),
-            **{
-                measure: _plain(_mean(own[measure]))
-                for measure in ("nuclear_norm", "stable_rank", "effective_rank")
-            },
-            "l1": _plain(np.nansum(own["l1"])),
-            "frobenius": math.sqrt(squares),
-            "rms": math.sqrt(squares / entries),
+        means = {
+            measure: _plain(_mean(own[measure]))
+            for measure in ("nuclear_norm", "stable_rank", "effective_rank")
         }
+        return AdapterValues(
+            density=_plain(self.density()[t]),
+            **means,
+            l1=_plain(np.nansum(own["l1"])),
+            frobenius=math.sqrt(squares),
+            rms=math.sqrt(squares / entries),
+        )
 
     def _grouped(self, key: str, groups: tuple[Any, ...]) -> dict[str, Any]:
-        """Collision rates over the modules of each group (None: modules without a layer are left out)."""
+        """Collision rates over the modules of each group. Modules whose group is None (no layer) are left out."""
         distinct = [group for group in dict.fromkeys(groups) if group is not None]
         masks = [np.array([other == group for other in groups]) for group in distinct]
         rates = np.array([self.collision_rate(mask) for mask in masks])
-        rates = rates.reshape(len(masks), len(self.pair_names)).T  # (P, groups), of no groups too
+        rates = rates.reshape(len(masks), len(self.pair_names)).T  # (P, groups), even without groups
         return {
             key: distinct,
             "collision_rate": self._by_pair(rates),
             "average_collision_rate": [_plain(_mean(column)) for column in rates.T],
         }
 
-    def _curve_json(self, curve: Curve) -> dict[str, Any]:
+    def _rates(self, curve: SampledCurve) -> dict[str, Any]:
         return {
             "density": self._by_adapter(curve.density),
             "collision_rate": self._by_pair(curve.collision),
@@ -215,7 +219,7 @@ class Comparison:
 
 
 def _ratio(upper: Floats, lower: Floats, without: float) -> Floats:
-    """upper / lower; `without` where lower is 0; NaN where either is."""
+    """upper / lower; `without` where lower is 0; NaN where either is NaN."""
     missing = np.where(np.isnan(lower), np.nan, without)
     made: Floats = np.broadcast_to(missing, upper.shape).copy()
     np.divide(upper, lower, out=made, where=lower > 0)
@@ -225,6 +229,11 @@ def _ratio(upper: Floats, lower: Floats, without: float) -> Floats:
 def _mean(values: Floats) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
+
+
+def _row_sums(values: Floats) -> Floats:
+    """Sums of the known values; NaN for a row without any."""
+    return np.where(np.isnan(values).all(1), np.nan, np.nansum(values, 1))
 
 
 def _row_means(values: Floats) -> Floats:

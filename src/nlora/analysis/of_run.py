@@ -1,0 +1,119 @@
+"""The interference of a run's finished stages, under their tasks' names, in the order of learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from nlora.analysis.forgetting import against_forgetting
+from nlora.analysis.interference import compare_states
+from nlora.analysis.measurements import Measurements
+from nlora.config import base_folder
+from nlora.config.schema import is_method_file
+from nlora.errors import InputErrors, RunError
+from nlora.methods.registry import find
+from nlora.models.lora_factors import AdapterState, LoraFactors, load_factors, stack
+from nlora.runs.folder import ADAPTER, OUTPUTS, stage_name
+from nlora.runs.interference_file import Interference, RunFacts
+from nlora.runs.run_yaml import RUN_FILE, read_run_file
+from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
+
+
+def analyze_run(folder: str | Path, threshold: float | None = None) -> Interference:
+    """The content of a run's analysis.json. Writes nothing; `measure_run` has the errors."""
+    return measure_run(Path(folder), threshold)[1]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is a run's, finished or not."""
+    return (folder / SUMMARY_FILE).is_file() or (folder / RUN_FILE).is_file()
+
+
+def measure_run(folder: Path, threshold: float | None) -> tuple[Measurements, Interference]:
+    """The measures by module, and their summary with `run` and `forgetting`.
+
+    threshold: absolute; None: the default of `nlora.analysis.threshold`. A single finished stage has no pairs.
+    Raises RunError if no stage is finished or the stages hold no adapters, AdapterError if an adapter is damaged.
+    """
+    summary = read_summary(folder)
+    states = _stages(folder, summary)
+    notes = []
+    if len(states) < len(summary.tasks):
+        notes.append(f"{len(states)} of {len(summary.tasks)} stages have an update.")
+    continues = _continues_adapter(folder, summary.method)
+    measured = compare_states(_changes(states) if continues else states, threshold)
+    if continues:
+        notes.append(
+            f"{summary.method} trains one adapter through all tasks, so a stage's update is its change in that stage, "
+            "ΔW_k - ΔW_{k-1}. Such a change has no factor A of its own: O-LoRA's orthogonality is left out."
+        )
+        undefined = np.full_like(measured.pairs["orthogonality"], np.nan)
+        measured = replace(measured, pairs={**measured.pairs, "orthogonality": undefined})
+    measured = replace(measured, notes=[*notes, *measured.notes])
+    found = measured.interference()
+    facts = RunFacts(
+        name=summary.name,
+        method=summary.method,
+        model=summary.model,
+        seed=summary.seed,
+        status=summary.status,
+    )
+    forgetting = against_forgetting(summary.tasks, summary.R, found.pairs)
+    return measured, found.model_copy(update={"run": facts, "forgetting": forgetting})
+
+
+def _stages(folder: Path, summary: Summary) -> dict[str, AdapterState]:
+    """The adapters of the finished stages by task, in order."""
+    stages = {task: folder / OUTPUTS / stage_name(k, task) for k, task in enumerate(summary.tasks, start=1)}
+    finished = {task: stage for task, stage in stages.items() if stage.is_dir()}
+    if not finished:
+        raise RunError(
+            f"{folder}: none of its {len(stages)} stages is finished; resume the run, then analyze it"
+        )
+    states = {
+        task: load_factors(stage / ADAPTER) for task, stage in finished.items() if (stage / ADAPTER).is_dir()
+    }
+    if not states:
+        raise RunError(
+            f"{folder}: its stages hold no adapters ({summary.method}); only LoRA updates can be compared"
+        )
+    return states
+
+
+def _continues_adapter(folder: Path, method: str) -> bool:
+    """Whether the run's method trains one adapter through all tasks; no for a method this version does not have.
+
+    method: its name in the summary. If it is a file, run.yaml has its path. Raises InputErrors if that cannot
+    be loaded.
+    """
+    try:
+        record = read_run_file(folder)
+    except RunError:  # the summary is enough for everything else here
+        record = {"config": {}}
+    choice = record["config"].get("method")
+    name = choice.get("name", method) if isinstance(choice, dict) else method
+    try:
+        return find(name, base_folder=base_folder.read(record, folder)).updates == "continued"
+    except InputErrors:
+        if is_method_file(name):
+            raise
+        return False
+
+
+def _changes(states: Mapping[str, AdapterState]) -> dict[str, AdapterState]:
+    """The change in each stage of an adapter that is trained through all of them: ΔW_k - ΔW_{k-1}."""
+    changes: dict[str, AdapterState] = {}
+    before: AdapterState = {}
+    for task, state in states.items():
+        changes[task] = {
+            name: stack([f, _negative(before[name])]) if name in before else f for name, f in state.items()
+        }
+        before = state
+    return changes
+
+
+def _negative(f: LoraFactors) -> LoraFactors:
+    return LoraFactors(f.A, f.B, -f.scaling)

@@ -1,0 +1,123 @@
+"""Scores any stage of a run, finished or not, on any tasks.
+
+The answers go through the same code as at the end of a stage, so the same stage and tasks give the run's own numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlora.data.select import SelectedTask, select_tasks
+from nlora.evaluation.choices import Metric
+from nlora.runs.checkpoint import Checkpoint, StageModel
+from nlora.runs.events import Progress
+from nlora.runs.task_records import differences
+
+if TYPE_CHECKING:
+    from nlora.runs.released_files import Prediction
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScore:
+    """The scores on one task. exact_match, rougeL: in percent of its examples.
+
+    metric: which of the two is the task's score, as in the accuracy matrix.
+    is_of_run: whether the run learns the task. is_bare: whether the untrained backbone answers it.
+    differs_from_run: how the task differs from the one that the run scored; None if the run never scored it.
+    """
+
+    task: str
+    examples: int
+    exact_match: float
+    rougeL: float  # noqa: N815 - the released key
+    metric: Metric
+    decode: str
+    seconds: float
+    is_of_run: bool
+    is_bare: bool
+    differs_from_run: tuple[str, ...] | None
+
+    @property
+    def score(self) -> float:
+        """The score by the task's own metric, in percent."""
+        return self.rougeL if self.metric == "rougeL" else self.exact_match
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The scores of a stage, and every answer."""
+
+    stage: Checkpoint
+    scores: tuple[TaskScore, ...]
+    predictions: tuple[Prediction, ...]
+
+    def mean(self, score: str) -> float:
+        """Mean over the tasks, not pooled over examples. score: exact_match, rougeL, or score (each task's own)."""
+        return math.fsum(getattr(s, score) for s in self.scores) / len(self.scores)
+
+    def values(self) -> dict[str, Any]:
+        """The scores as JSON values, as printed by `nlora eval --json`."""
+        config = self.stage.config
+        return {
+            "schema": SCHEMA,
+            "run": config.output_dir,
+            "name": config.name,
+            "method": config.method.label,
+            "model": config.model,
+            "stage": self.stage.stage,
+            "split": config.evaluate.split,
+            "tasks": [{**asdict(score), "score": score.score} for score in self.scores],
+            "exact_match_macro": self.mean("exact_match"),
+            "rougeL_macro": self.mean("rougeL"),
+            "score_macro": self.mean("score"),
+        }
+
+
+def tasks_of(stage: Checkpoint, names: Sequence[str] = (), file: Path | None = None) -> list[SelectedTask]:
+    """The tasks of these names and of a file of tasks; with neither, those that the run itself scored at the stage.
+
+    Raises InputErrors with every mistake found.
+    """
+    config = stage.config
+    seen = len(config.tasks) if config.evaluate.unseen or not stage.stage else stage.stage
+    default = [task.name for task in config.tasks[:seen]]
+    return select_tasks(config, stage.loaded.base_folder, names=names, file=file, default=default)
+
+
+def evaluate(
+    model: StageModel, stage: Checkpoint, tasks: Sequence[SelectedTask], progress: Progress
+) -> Evaluation:
+    """Score the model of a stage on tasks, one after another."""
+    from nlora.evaluation.text_metrics import free_text_score
+    from nlora.runs.stage_results import accuracy, predictions_of, task_records_then_and_now
+
+    served = model.serve(stage, [selected.task for selected in tasks])
+    scores, predictions = [], []
+    for selected in tasks:
+        task, is_of_run = selected.task, selected.index is not None
+        index = len(stage.config.tasks) if selected.index is None else selected.index
+        answers = served.answer(task, index, progress.scoring(stage.stage, task.name, len(task.test)))
+        predicted = predictions_of(task, answers)
+        then, now = task_records_then_and_now(stage.run, task)
+        scores.append(
+            TaskScore(
+                task=task.name,
+                examples=len(task.test),
+                exact_match=accuracy(task, answers),
+                rougeL=free_text_score(*zip(*(p.scored for p in predicted), strict=True)),
+                metric=now.metric,
+                decode=answers.decode,
+                seconds=answers.seconds,
+                is_of_run=is_of_run,
+                is_bare=served.is_bare(index),
+                differs_from_run=tuple(differences(then, now)) if is_of_run and then is not None else None,
+            )
+        )
+        predictions += predicted
+    return Evaluation(stage, tuple(scores), tuple(predictions))

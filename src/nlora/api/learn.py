@@ -1,0 +1,120 @@
+"""Learns the tasks of a configuration: checks everything, trains and scores stage after stage, writes the report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from nlora import __version__
+from nlora.api.downloads import announce_downloads
+from nlora.api.finish import finish_run
+from nlora.config.load import LoadedConfig
+from nlora.config.protocol import protocol_notes
+from nlora.evaluation.choices import decode_of
+from nlora.methods.registry import version_of
+from nlora.report.formatting import duration
+from nlora.runs.events import Progress
+from nlora.runs.folder import RunFolder
+from nlora.runs.plan import Plan, make_plan
+from nlora.runs.run_yaml import RUN_FILE
+from nlora.runs.summary import Summary, read_summary
+from nlora.runs.task_notes import task_notes
+
+
+def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
+    """Learn the sequence of tasks, or resume it; a complete run is left alone.
+
+    Raises InputErrors with all mistakes in data, model and method before anything is written.
+    """
+    from nlora.models.backbone import load_backbone
+    from nlora.runs.preflight import preflight, probes
+    from nlora.runs.sequence import learn_sequence
+    from nlora.runs.stage_results import task_records
+    from nlora.training.trackers import one_wandb_run
+
+    config = loaded.config
+    folder = Path(config.output_dir)
+    plan = unfinished_plan(loaded, progress)
+    if plan is None:
+        progress.say(f"{folder}: complete, nothing to do")
+        return read_summary(folder)
+    with (
+        RunFolder.open(config, versions(loaded), loaded.base_folder) as run,
+        _saying_what_is_kept(run, progress),
+    ):
+        task_records(run, plan.tasks)  # refuses changed examples before the model is loaded
+        run.attach_log()
+        if done := len(run.committed_stages()):
+            progress.say(f"{folder}: resuming after stage {done}")
+        backbone = load_backbone(
+            config.model,
+            dtype=config.dtype,
+            quantize=config.quantize,
+            trust_remote_code=config.trust_remote_code,
+        )
+        paths = preflight(
+            backbone,
+            [probes(task, plan.encoder) for task in plan.tasks],
+            lora=config.lora,
+            needs_gradients=plan.methods[0].trains == "adapter",
+            generates=any(decode_of(task, config.evaluate) == "generate" for task in plan.tasks),
+        )
+        progress.say(
+            f"{config.name}: {config.method.label} learns {len(plan.tasks)} tasks on {config.model}, "
+            f"about {duration(plan.seconds)}"
+        )
+        for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
+            progress.say(f"- {note}")
+        with one_wandb_run():
+            learn_sequence(plan, backbone, run, progress, paths)
+        return finish_run(run)
+
+
+def unfinished_plan(loaded: LoadedConfig, progress: Progress) -> Plan | None:
+    """The plan of a run that can start or resume; None if the run is complete."""
+    # An existing run first says whether it belongs to this configuration and whether anything is left to do.
+    if (Path(loaded.config.output_dir) / RUN_FILE).is_file():
+        with RunFolder.open(loaded.config, versions(loaded), loaded.base_folder) as run:
+            if run.is_complete():
+                return None
+    announce_downloads(loaded.config, progress)
+    return make_plan(loaded)
+
+
+def versions(loaded: LoadedConfig) -> dict[str, str]:
+    """What a run's numbers depend on in addition to its configuration."""
+    packages = ("torch", "transformers", "peft", "accelerate", "tokenizers")
+    return {
+        "nlora": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        **version_of(loaded.config.method.name, loaded.base_folder),
+    }
+
+
+@contextmanager
+def _saying_what_is_kept(run: RunFolder, progress: Progress) -> Iterator[None]:
+    """If the block fails or is stopped, say what the folder keeps and where the same command resumes."""
+    try:
+        yield
+    except BaseException as error:
+        kept = _what_is_kept(run)
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(kept) from error
+        if run.committed_stages() or run.trained_records():
+            progress.say(kept)
+        raise
+
+
+def _what_is_kept(run: RunFolder) -> str:
+    done, tasks = len(run.committed_stages()), run.config.tasks
+    kept = f"{run.folder} keeps {done} of {len(tasks)} stages"
+    if done == len(tasks):
+        return f"{kept}; the same command resumes with the report"
+    following = f"stage {done + 1}, {tasks[done].name}"
+    if done + 1 in run.trained_records():
+        return f"{kept}, and {following} is trained; the same command resumes with its scoring"
+    return f"{kept}; the same command resumes with {following}"

@@ -1,0 +1,245 @@
+"""Run: what `nlora.run` and `nlora.open_run` return."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlora.config.load import load_config
+from nlora.config.schema import Config
+from nlora.errors import InputErrors, Problem, did_you_mean
+from nlora.report.accuracy_matrix import AccuracyMatrix
+from nlora.runs.run_yaml import RUN_FILE, read_run_file
+from nlora.runs.summary import Summary, read_summary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from nlora.api.evaluation import Evaluation
+    from nlora.report.run_files import StageFiles
+    from nlora.runs.checkpoint import Checkpoint, StageModel
+    from nlora.runs.events import Progress
+
+
+class Run:
+    """A run in its folder, finished or not. Files are read anew each time, and the folder is never locked.
+
+    Raises RunError if the folder is not a run.
+
+    >>> run = nlora.open_run("runs/support")
+    >>> run
+    Run('runs/support')
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._given = os.fspath(folder)
+        self.folder = Path(folder).absolute()  # the current folder may change later
+        read_run_file(Path(folder))
+        self._loaded: tuple[tuple[int, int], StageModel] | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({self._given!r})"
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the run, with every key.
+
+        >>> run.config.method.name
+        'nlora'
+        """
+        return load_config(self.folder / RUN_FILE, {"output_dir": str(self.folder)}).config
+
+    @property
+    def summary(self) -> Summary:
+        """The contents of summary.json: scores, averages, times.
+
+        >>> run.summary.tasks, run.summary.status
+        (('tickets', 'urgency'), 'complete')
+        """
+        return read_summary(self.folder)
+
+    @property
+    def accuracy_matrix(self) -> AccuracyMatrix:
+        """The scores on every task after every stage, in percent.
+
+        >>> run.accuracy_matrix["urgency", "tickets"] == run.summary.R[1][0]
+        True
+        """
+        return AccuracyMatrix(self.summary)
+
+    @property
+    def stages(self) -> tuple[StageFiles, ...]:
+        """The committed stages, each with its number, task, folder, record, losses and file of answers.
+
+        >>> [(stage.number, stage.task) for stage in run.stages]
+        [(1, 'tickets'), (2, 'urgency')]
+        """
+        from nlora.report.run_files import load_run
+
+        return load_run(self.folder).stages
+
+    def model(
+        self, stage: int | None = None, *, task: str | None = None
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model after a stage, as a plain transformers model with all updates merged, and its tokenizer.
+
+        stage: from 1; 0 is before any training; None is the last committed stage. task: of the run; needed only if the
+            method has a model for each task (pertask).
+        A bfloat16 backbone is returned in float32, because bfloat16 would round the updates away. Raises ModelError if
+        the weights are quantized, so that updates cannot be merged; InputErrors for a stage that does not exist.
+
+        >>> model, tokenizer = run.model()
+        >>> type(model).__name__
+        'LlamaForCausalLM'
+        """
+        from nlora.runs.checkpoint import merged
+
+        with _quiet_python():
+            chosen = self._checkpoint(stage)
+            backbone = merged(chosen, _index(chosen, task))
+        model: PreTrainedModel = backbone.model.requires_grad_(True)  # type: ignore[assignment]
+        return model, backbone.tokenizer
+
+    def predict(
+        self, texts: Sequence[str], *, task: str, stage: int | None = None, **settings: Any
+    ) -> list[str]:
+        """The model's answers to new texts, using a task's prompt, as `nlora predict`.
+
+        stage: as for `model`. settings: keys of `evaluate`, such as decode="generate" or batch_size=64. The model stays
+        loaded for the next call: see `release`. Raises InputErrors naming every text that is none, and for a task or a
+        stage that does not exist.
+
+        >>> answers = run.predict(["the fox has gone", "the market is down"], task="tickets")
+        >>> set(answers) <= {"billing", "network", "hardware"}
+        True
+        """
+        from nlora.api.prediction import predict, task_to_answer
+        from nlora.data.rows import ProblemList, to_texts
+
+        if isinstance(texts, str):
+            raise InputErrors([Problem("texts", "is a single text; give a list of texts")])
+        problems = ProblemList("texts")
+        rows = to_texts([(f"texts[{i}]", text) for i, text in enumerate(texts)], problems)
+        if found := problems.report():
+            raise InputErrors(found)
+        with _quiet_python():
+            checkpoint = self._checkpoint(stage, settings)
+            asked, index = task_to_answer(checkpoint, task)
+            if not rows:
+                return []
+            answered = predict(self._model(checkpoint), checkpoint, asked, index, rows, _progress())
+        return [str(row["prediction"]) for row in answered]
+
+    def evaluate(
+        self, tasks: Sequence[str] | None = None, *, stage: int | None = None, **settings: Any
+    ) -> Evaluation:
+        """Scores of a stage on any tasks, with every answer, as `nlora eval`.
+
+        tasks: names of the run's tasks, of other data sets in its data folder, or of built-in tasks; None: those that
+            the run scored at the stage. stage: as for `model`.
+        settings: keys of `evaluate` that differ from the run's: batch_size, decode, max_samples, split.
+
+        The model stays loaded for the next call: see `release`. Raises InputErrors for tasks, a stage or settings that
+        do not exist.
+
+        >>> evaluation = run.evaluate(["tickets"], stage=1, batch_size=8)
+        >>> evaluation.scores[0].score == run.accuracy_matrix["tickets", "tickets"]
+        True
+        """
+        from nlora.api.evaluation import evaluate, tasks_of
+
+        names = [tasks] if isinstance(tasks, str) else list(tasks or ())
+        with _quiet_python():
+            checkpoint = self._checkpoint(stage, settings)
+            selected = tasks_of(checkpoint, names)
+            return evaluate(self._model(checkpoint), checkpoint, selected, _progress())
+
+    def release(self) -> None:
+        """Free the memory of the model that `predict` and `evaluate` have loaded; `with` does so at its end.
+
+        >>> with nlora.open_run("runs/support") as run:
+        ...     answers = run.predict(["the fox has gone"], task="tickets")
+        >>> run.release()
+        """
+        if self._loaded is None:
+            return
+        import gc
+
+        import torch
+
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def report(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write the report of the run, and return its path. path: None is report.html in the run's folder.
+
+        >>> run.report("support.html").name
+        'support.html'
+        """
+        from nlora.report.write import REPORT_FILE, write_report
+
+        return write_report([self.folder], self.folder / REPORT_FILE if path is None else Path(path))
+
+    def _checkpoint(self, stage: int | None, settings: Mapping[str, Any] | None = None) -> Checkpoint:
+        from nlora.runs.checkpoint import read_stage
+
+        overrides = {f"evaluate.{key}": value for key, value in (settings or {}).items()}
+        return read_stage(self.folder, stage, overrides)
+
+    def _model(self, stage: Checkpoint) -> StageModel:
+        """The stage's model: the one of the last call if it has the same weights."""
+        from nlora.runs.checkpoint import StageModel
+
+        # A stage may have been deleted and trained again since.
+        written = stage.run.stage_folder(stage.stage).stat().st_mtime_ns if stage.stage else 0
+        if self._loaded is None or self._loaded[0] != (stage.stage, written):
+            self.release()
+            self._loaded = (stage.stage, written), StageModel(stage)
+        return self._loaded[1]
+
+
+def _progress() -> Progress:
+    from nlora.api.notebook import notebook_bar
+    from nlora.runs.events import Progress
+
+    return Progress(notebook_bar())
+
+
+def _index(stage: Checkpoint, task: str | None) -> int:
+    """The position of the task whose model is wanted; any will do if all tasks share a model."""
+    names = [source.name for source in stage.config.tasks]
+    if task is not None:
+        if task not in names:
+            hint = did_you_mean(task, names) or f"; the tasks are {', '.join(names)}"
+            raise InputErrors([Problem("task", f"no task of the run is called '{task}'{hint}")])
+        return names.index(task)
+    if stage.method.updates == "per_task" and stage.stage > 1:
+        method = stage.config.method.label
+        raise InputErrors(
+            [Problem("task", f"{method} has a model for each task; say which, as task='{names[0]}'")]
+        )
+    return 0
+
+
+@contextmanager
+def _quiet_python() -> Iterator[None]:
+    """Silence other libraries, and report mistakes in options (`--stage`) as mistakes in arguments (`stage`)."""
+    from nlora.runs.quiet import quiet
+
+    try:
+        with quiet():
+            yield
+    except InputErrors as error:
+        raise InputErrors(replace(p, source=p.source.removeprefix("--")) for p in error.problems) from None

@@ -1,0 +1,125 @@
+"""`nlora check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nlora.cli.options import Overrides, Source
+
+if TYPE_CHECKING:
+    from nlora.config.schema import Config
+    from nlora.runs.plan import Plan
+
+_CLEARLY_FASTER = 1.5
+"""How many times as fast matrix products in another number format must be for a hint."""
+
+
+def check(source: Source, overrides: Overrides = None) -> None:
+    """Read and check everything, train nothing, print the plan."""
+    from nlora.config.load import load_config
+
+    loaded = load_config(source, overrides or [])  # mistakes are reported before anything heavy is imported
+    from nlora.api.downloads import announce_downloads
+    from nlora.runs.events import Progress
+    from nlora.runs.plan import make_plan
+
+    console = Console()
+    progress = Progress(lambda event: console.print(event, markup=False, highlight=False))
+    announce_downloads(loaded.config, progress)
+    plan = make_plan(loaded)
+    console.print(_table(plan))
+    for line in _lines(plan):
+        console.print(line, markup=False, highlight=False)
+
+
+def _lines(plan: Plan) -> list[str]:
+    from nlora.config.protocol import protocol_notes
+    from nlora.evaluation.choices import decode_of
+    from nlora.report.formatting import duration
+    from nlora.runs.task_notes import task_notes
+
+    config = plan.config
+    if plan.methods[0].trains == "weights":
+        trained = "the model's own weights are trained"
+    else:
+        trained = f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})"
+    decodes = ", ".join(sorted({decode_of(task, config.evaluate) for task in plan.tasks}))
+    return [
+        f"{config.method.label} on {config.model}: {len(plan.modules)} modules, {trained}",
+        f"scored on {config.evaluate.split} examples, {decodes}",
+        f"about {duration(plan.seconds)} on this machine, by the speed of its matrix products (a rough guess)",
+        _folder_line(plan),
+        *plan.limits,
+        *_faster_format(config),
+        *protocol_notes(config),
+        *task_notes(plan.tasks),
+    ]
+
+
+def _folder_line(plan: Plan) -> str:
+    """The output folder, and what `nlora run` would say about a run that it already contains.
+
+    Raises InputErrors, as `nlora run` would, if the tasks of that run have changed.
+    """
+    from nlora.runs.folder import RunFolder
+    from nlora.runs.run_yaml import RUN_FILE, read_run_file, what_differs
+    from nlora.runs.stage_results import task_records
+
+    config = plan.config
+    folder = Path(config.output_dir)
+    if not (folder / RUN_FILE).is_file():
+        return f"would be written to {folder}"
+    if found := what_differs(read_run_file(folder), config):
+        return f"{folder} belongs to another configuration ({'; '.join(found)}); give another output_dir"
+    run = RunFolder.read(config)
+    done = len(run.committed_stages())
+    if done < len(config.tasks):
+        task_records(run, plan.tasks)
+    return f"would resume in {folder}, which has {done} of {len(config.tasks)} stages"
+
+
+def _faster_format(config: Config) -> list[str]:
+    """A hint if this machine is clearly faster in another number format than the chosen one."""
+    from nlora.runs import time_estimate
+
+    gain = time_estimate.bfloat16_gain() if config.dtype == "float32" else 1.0
+    if gain < _CLEARLY_FASTER:
+        return []
+    return [
+        f"matrix products in bfloat16 are {gain:.1f} times as fast here as in float32: try dtype=bfloat16"
+    ]
+
+
+def _table(plan: Plan) -> Table:
+    from nlora.report.formatting import duration
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("stage", justify="right")
+    table.add_column("task", overflow="fold")
+    for heading in ("labels", "train", "test", "steps", "tokens", "shared", "cut", "time"):
+        table.add_column(heading, justify="right")
+    for number, stage in enumerate(plan.stages, start=1):
+        cut = f"{stage.cut_examples}" + (f"+{stage.cut_test_examples}" if stage.cut_test_examples else "")
+        table.add_row(
+            str(number),
+            escape(stage.task),
+            "free text" if stage.labels is None else str(stage.labels),
+            str(stage.train_examples),
+            str(stage.test_examples),
+            str(stage.steps),
+            f"{stage.prompt_tokens:.0f}",
+            str(stage.shared_tokens),
+            cut,
+            duration(stage.seconds),
+        )
+    table.caption = (
+        "tokens: mean per example; shared: tokens that all prompts start with; "
+        "cut: shortened prompts, in train + test"
+    )
+    table.caption_justify = "left"
+    return table

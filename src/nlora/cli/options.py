@@ -1,0 +1,58 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nlora.errors import InputErrors, Problem
+
+Source = Annotated[
+    str, typer.Argument(metavar="RECIPE-OR-FILE", help="The name of a recipe (see nlora ls) or a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Overrides by dotted key, such as train.learning_rate=5e-4 seed=1.",
+        show_default=False,
+    ),
+]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
+Stage = Annotated[
+    int | None,
+    typer.Option(
+        "--stage",
+        metavar="K",
+        help="The model after this stage, from 1; 0: before any training.",
+        show_default="the last committed one",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A key of evaluate, such as decode=generate or max_samples=100.",
+        show_default=False,
+    ),
+]
+
+
+def evaluate_overrides(settings: Sequence[str] | None) -> list[str]:
+    """`--set` options as overrides of the configuration."""
+    return [f"evaluate.{setting.removeprefix('evaluate.')}" for setting in settings or ()]
+
+
+def writable(path: str, option: str) -> Path:
+    """The path of a file that can be written after the work is done. Raises InputErrors naming the option."""
+    target = Path(path)
+    if target.is_dir():
+        raise InputErrors([Problem(option, f"{path} is a folder; give the name of a file")])
+    if not target.absolute().parent.is_dir():
+        what = f"{path}: there is no folder {target.absolute().parent}; create it first"
+        raise InputErrors([Problem(option, what)])
+    return target

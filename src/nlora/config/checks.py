@@ -1,0 +1,102 @@
+"""Everything that can be wrong with the values of a configuration, found before any data or model is looked at.
+
+>>> from nlora.config.yaml_positions import SourceMap
+>>> for problem in mistakes({"tasks": ["a"], "method": {"wieght": 1}, "stages": {"b": {}}}, SourceMap("my.yaml")):
+...     print(problem)
+my.yaml: method.wieght: unknown key; did you mean 'weight'?
+my.yaml: stages.b: no task is called 'b'; the tasks are a
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pydantic import BaseModel
+
+from nlora.config.messages import problems_in
+from nlora.config.overrides import task_names
+from nlora.config.schema import Config, TrainOptions, is_method_file
+from nlora.config.yaml_positions import SourceMap
+from nlora.errors import InputErrors, Key, Problem, did_you_mean
+
+
+def mistakes(data: dict[str, Any], places: SourceMap) -> list[Problem]:
+    """All that is wrong with a configuration; empty if `Config` and the method's options can be made of it."""
+    # output_dir has a default, unless the name it is made from is wrong: one mistake, reported once.
+    made_up = () if "output_dir" in data else ("output_dir",)
+    problems = problems_in(data, Config, places, counts=lambda path: path != made_up)
+    return problems + _method_problems(data, places) + _name_problems(data, places)
+
+
+def _method_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
+    """Mistakes in the method's own options, and in what `stages` changes."""
+    given = data.get("method", {})
+    method = given if isinstance(given, dict) else {"name": given}
+    name = method.get("name", Config.model_fields["method"].default.name)
+    options: type[BaseModel] | None = None
+    problems: list[Problem] = []
+    if isinstance(name, str) and not is_method_file(name):  # reading a configuration does not run a file
+        try:
+            options = _options_of(name)
+        except InputErrors as error:
+            key = ("method", "name") if given is method else ("method",)
+            problems = [places.problem(key, problem.what) for problem in error.problems]
+    own = {key: value for key, value in method.items() if key != "name"}
+    if options is not None:
+        problems += problems_in(own, options, places, ("method",))
+    stages = data.get("stages")
+    for task, stage in stages.items() if isinstance(stages, dict) else ():
+        if not isinstance(stage, dict):
+            continue
+        at = ("stages", task)
+        problems += _stage_problems(
+            data.get("train"), stage.get("train"), TrainOptions, places, (*at, "train")
+        )
+        if options is not None:
+            problems += _stage_problems(own, stage.get("method"), options, places, (*at, "method"))
+    return problems
+
+
+def _options_of(name: str) -> type[BaseModel]:
+    """The model of a method's own options. Raises InputErrors.
+
+    Methods are plug-ins, found by name at run time: the room that knows them is above this one.
+    """
+    options: type[BaseModel] = importlib.import_module("nlora.methods.registry").find(name).Options
+    return options
+
+
+def _stage_problems(
+    shared: Any, own: Any, model: type[BaseModel], places: SourceMap, at: Key
+) -> list[Problem]:
+    """Mistakes in the options of a single task, which are complete only when merged with those of all tasks."""
+    if not isinstance(own, dict):
+        return []
+    shared = shared if isinstance(shared, dict) else {}
+    own = {key: value for key, value in own.items() if key != "name"}  # Config reports a stage's method.name
+    shared_is_right = not problems_in(shared, model, places)
+    # A mistake in the shared options is reported there; one of no single key only if these are right.
+    return problems_in(
+        {**shared, **own}, model, places, at, lambda path: path[0] in own if path else shared_is_right
+    )
+
+
+def _name_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
+    """Tasks of the same name, and stages of tasks that do not exist."""
+    names = task_names(data)
+    problems: list[Problem] = []
+    first: dict[str, int] = {}  # by name without case: a folder of the run is named after the task
+    for i, name in enumerate(names):
+        if name is None or (j := first.setdefault(name.casefold(), i)) == i:
+            continue
+        same = "is also the name" if names[j] == name else "differs only by case from the name"
+        key: Key = ("tasks", i, "name") if isinstance(data["tasks"][i], dict) else ("tasks", i)
+        problems.append(places.problem(key, f"'{name}' {same} of tasks.{j}; rename one"))
+    stages = data.get("stages")
+    known = [name for name in names if name is not None]
+    for name in stages if isinstance(stages, dict) and known else ():
+        if isinstance(name, str) and name not in known:
+            hint = did_you_mean(name, known) or f"; the tasks are {', '.join(known)}"
+            problems.append(places.problem(("stages", name), f"no task is called '{name}'{hint}"))
+    return problems

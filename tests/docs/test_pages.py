@@ -1,0 +1,145 @@
+"""Every example of the README and of docs/ runs, on a tiny model: shell commands, Python and YAML."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from blocks import EXPECTED_FAILING, LANGUAGES, PAGES, REASONS, ROOT, Block, blocks
+
+from nlora.config.load import load_config
+from nlora.runs.plan import make_plan
+from released_data import write_benchmark
+
+TinyModel = Callable[[str], Path]
+Call = Callable[..., Any]
+SUBSTITUTIONS = {
+    # the released experiments: checked, not trained
+    "nlora run order_": "nlora check order_",
+    "nlora run llama_order_": "nlora check llama_order_",
+    "google-t5/t5-large": "tiny-t5",
+    "meta-llama/Llama-3.1-8B": "tiny",
+    # models, files and runs that a reader has
+    "Qwen/Qwen3-0.6B": "tiny",
+    "smollm2": "tiny",
+    "nlora cp demo mine.yaml": "nlora cp demo copied.yaml",
+    "nlora run mine.yaml": "nlora run support.yaml output_dir=runs/mine",
+    "mine.yaml": "support.yaml",
+    "runs/demo/nlora": "runs/support",
+    "runs/demo/inclora": "runs/plain",
+    "runs/a runs/b": "runs/support runs/plain",
+    "runs/five-tasks": "runs",
+    "RUN": "runs/support",
+    "reuters,tweets": "tickets,urgency",
+    "path/to/adapter": "runs/support/outputs/1-tickets/adapter",
+    "some/hub-adapter": "runs/support/outputs/2-urgency/adapter",
+    "nlora sweep benchmarks/five_tasks.yaml": f"nlora sweep {ROOT}/benchmarks/five_tasks.yaml --dry-run",
+}
+"""What a page says -> what is run in its place, in this order."""
+
+
+def _substituted(text: str) -> str:
+    for said, run in SUBSTITUTIONS.items():
+        text = text.replace(said, run)
+    return text
+
+
+def _pages(language: str) -> list[Any]:
+    expected = pytest.mark.xfail(reason="its examples do not run yet", strict=True)
+    return [
+        pytest.param(page, marks=[expected] if f"{page}:{language}" in EXPECTED_FAILING else [])
+        for page in PAGES
+        if _of(page, language)
+    ]
+
+
+def _of(page: str, language: str) -> list[Block]:
+    return [block for block in blocks(page) if block.language == language and block.reason is None]
+
+
+@pytest.fixture
+def reader(here: Path, tiny_model: TinyModel) -> Path:
+    """The folder of a reader: support.yaml, its data, two finished runs, new texts, two models, CL_Benchmark."""
+    shutil.copytree("runs/support", "runs/plain")
+    (here / "new.csv").write_text("sentence\nIt is down again\n")
+    (here / "tiny").symlink_to(tiny_model("llama"))
+    (here / "tiny-t5").symlink_to(tiny_model("t5"))
+    write_benchmark(here / "CL_Benchmark")
+    return here
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_names_its_language_and_a_known_reason(page: str) -> None:
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{page}:{block.line}: {block.language!r} is none of {LANGUAGES}"
+        assert block.reason is None or block.reason in REASONS, f"{page}:{block.line}: {block.reason}"
+
+
+@pytest.mark.parametrize("page", _pages("sh"))
+def test_the_commands_of_the_page_run(
+    page: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for block in _of(page, "sh"):
+        for command in _commands(block.text):
+            where = f"{page}:{block.line}: {command}"
+            if command.startswith("python benchmarks/"):
+                _check_benchmark(shlex.split(command, comments=True)[1:], where)
+                continue
+            request.getfixturevalue("reader")
+            before, _, last = _substituted(command).rpartition(" | ")
+            words = shlex.split(last, comments=True)
+            assert words[0] == "nlora", f"{where}: nothing runs this; say with <!-- test: ... --> why not"
+            given = shlex.split(before.removeprefix("echo "))
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(given).encode())))
+            told = request.getfixturevalue("nlora")(*words[1:])
+            assert told.status == 0, f"{where}\n{told.err}{told.out}"
+
+
+def _commands(text: str) -> Iterator[str]:
+    """Its command lines; those continued with a backslash joined, a loop over words unrolled."""
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        if loop := re.fullmatch(r"for (\w+) in (.+); do (.+); done", line):
+            yield from (loop[3].replace(f"${loop[1]}", word) for word in loop[2].split())
+        elif line.split("#")[0].strip():
+            yield line
+
+
+def _check_benchmark(words: list[str], where: str) -> None:
+    """A benchmark takes minutes: only that the script exists and knows the options."""
+    source = "".join(
+        f.read_text(encoding="utf-8") for f in (ROOT / words[0], ROOT / "benchmarks" / "measure.py")
+    )
+    for option in (word for word in words if word.startswith("--")):
+        assert f'"{option}"' in source, f"{where}: {words[0]} has no {option}"
+
+
+@pytest.mark.parametrize("page", _pages("python"))
+def test_the_python_of_the_page_runs(page: str, reader: Path) -> None:
+    """One after another, sharing their names, where no run is yet."""
+    shutil.rmtree("runs")
+    names: dict[str, Any] = {}
+    for block in _of(page, "python"):
+        exec(compile("\n" * (block.line - 1) + _substituted(block.text), page, "exec"), names)
+
+
+@pytest.mark.parametrize("page", _pages("yaml"))
+def test_the_yaml_of_the_page_is_accepted(page: str, reader: Path, nlora: Call) -> None:
+    for block in _of(page, "yaml"):
+        text, file = _substituted(block.text), reader / "block.yaml"
+        values = yaml.safe_load(text)
+        file.write_text(text if isinstance(values, dict) else yaml.safe_dump({"tasks": values}))
+        if "base" in values:
+            told = nlora("sweep", file, "--dry-run")
+            assert told.status == 0, f"{page}:{block.line}: {told.err}"
+        elif "hub:" in text:
+            load_config(str(file))
+        else:
+            make_plan(load_config(str(file)))

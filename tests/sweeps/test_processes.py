@@ -1,0 +1,153 @@
+"""The processes of a sweep: real runs, forked and as commands; how they are stopped; what their logs say."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+from safetensors.torch import load_file
+
+import nlora
+from helpers import write_config
+from nlora.cli.sweep import run_sweep, runner_of
+from nlora.sweeps.check import check_sweep, state_of
+from nlora.sweeps.expand import read_sweep
+from nlora.sweeps.processes import Job, Launch, last_error, launch_command, launch_forked, stop
+from sweeps import Running, table, write_sweep
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="runs are forked on Linux only")
+BOTH = pytest.mark.parametrize("launch", [launch_command, pytest.param(launch_forked, marks=LINUX)])
+
+
+def test_a_run_that_does_not_hear_is_killed() -> None:
+    processes = [Running(), Running(deaf=True), Running()]
+    stop(processes, grace_seconds=0.0)
+    assert processes[1].heard == ["terminate", "kill"]
+    assert processes[0].heard[:1] == processes[2].heard[:1] == ["terminate"]
+    assert all(process.ended.is_set() for process in processes)
+
+
+@pytest.mark.parametrize(
+    ("log", "status", "error"),
+    [
+        ("a\nerror: x.yaml:3: wrong\n", 2, "x.yaml:3: wrong"),
+        ("2 errors:\na: one\nb: two\n", 2, "a: one (2 errors in all)"),
+        ("internal error: KeyError: 'x'\nrun again with --debug for the traceback\n", 1,
+         "internal error: KeyError: 'x'"),
+        ("Traceback\nSegmentation fault\n\n", 139, "Segmentation fault"),
+        ("an error in words\nlast\n", 1, "last"),
+        ("", 1, "exit status 1, and nothing in the log"),
+        ("error: not this\n", -9, "killed by SIGKILL; out of memory?"),
+        ("", -11, "killed by SIGSEGV"),
+    ],
+)  # fmt: skip
+def test_the_last_error_is_found_in_the_log(tmp_path: Path, log: str, status: int, error: str) -> None:
+    before = "error: of the attempt before\n"
+    (tmp_path / "log").write_text(before + log)
+    assert last_error(tmp_path / "log", len(before), status) == error
+
+
+def real_sweep(folder: Path, tiny_model: Any, **changes: Any) -> str:
+    """The file of a sweep of real runs of a tiny model."""
+    base = yaml.safe_load(write_config(folder, tiny_model("llama")).read_text())
+    for key in ("name", "seed", "output_dir"):
+        del base[key]
+    return write_sweep(folder, base=base, **changes)
+
+
+@pytest.mark.slow
+@LINUX
+def test_a_run_is_the_same_whether_it_is_forked_or_not(tmp_path: Path, tiny_model: Any) -> None:
+    """Forked, one run finishes and one is refused by its own check; both say so in their logs."""
+    variants = {"good": {"method": "inclora"}, "bad": {"lora.targets": ["no_such_module"]}}
+    sweep = read_sweep(real_sweep(tmp_path, tiny_model, variants=variants, seeds=[1]))
+    check_sweep(sweep)
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as captured:
+        good = run_sweep(sweep, runner_of(sweep, 2), console)
+    told, out = captured.get(), tmp_path / "out"
+    assert not good
+    assert state_of(out / "good-seed1") == "complete"
+    assert "1 of 2 runs failed" in told
+    assert "no_such_module" in told
+    log = (out / "logs" / "good-seed1.log").read_text()
+    assert log.startswith(f"$ {sys.executable} -m nlora run {out}")
+    assert "average accuracy" in log
+    (row,) = table(out)
+    assert (row["run"], row["status"], row["seeds"]) == ("good", "complete", "1")
+    base = next(out.glob("base-*.yaml"))
+    alone = nlora.run(
+        nlora.load_config(base, ["method=inclora", "name=good", "seed=1", f"output_dir={tmp_path / 'alone'}"])
+    )
+    forked = nlora.open_run(out / "good-seed1")
+    assert forked.summary.R == alone.summary.R
+    for one, other in zip(forked.stages, alone.stages, strict=True):
+        file = "adapter/adapter_model.safetensors"
+        mine, theirs = load_file(one.folder / file), load_file(other.folder / file)
+        assert all(mine[key].equal(theirs[key]) for key in theirs)
+
+
+@BOTH
+def test_a_run_has_a_log_variables_and_an_exit_status(launch: Launch, tmp_path: Path) -> None:
+    job = Job("a", ("ls", "recipes"), tmp_path / "logs" / "a.log")
+    assert launch(job, {"COLUMNS": "30"}).wait(60) == 0
+    command, *lines = job.log.read_text().splitlines()
+    assert command == f"$ {sys.executable} -m nlora ls recipes"
+    assert max(map(len, lines)) <= 30
+    wrong = Job("b", ("ls", "nothing"), job.log)
+    size = job.log.stat().st_size
+    assert launch(wrong, {}).wait(60) == 2
+    assert last_error(job.log, size, 2).startswith("nlora ls: there is no list of 'nothing'")
+
+
+@pytest.mark.slow
+@BOTH
+def test_a_run_is_terminated_or_killed(launch: Launch, tmp_path: Path, tiny_model: Any) -> None:
+    """The one that is stopped by SIGSTOP does not react to SIGTERM."""
+    config = write_config(tmp_path, tiny_model("llama"), train={"epochs": 1e6, "batch_size": 8})
+    processes, logs = [], [tmp_path / "reacts", tmp_path / "deaf"]
+    for log in logs:
+        arguments = ("run", str(config), f"output_dir={log}.run", "evaluate.zero_shot=true")
+        processes.append(launch(Job(log.name, arguments, log), {}))
+    deadline = time.monotonic() + 60
+    while not all(Path(f"{log}.run", "zero_shot.json").is_file() for log in logs):
+        assert time.monotonic() < deadline
+        with pytest.raises(subprocess.TimeoutExpired):
+            processes[0].wait(0.1)
+    pid = pid_of(processes[1])
+    assert os.getpgid(pid) == pid != os.getpgid(0), "Ctrl-C must not reach it"
+    os.kill(pid, signal.SIGSTOP)
+    stop(processes, grace_seconds=5.0)
+    assert [process.wait(0) for process in processes] == [130, -signal.SIGKILL]
+    assert (
+        logs[0].read_text().endswith("keeps 0 of 2 stages; the same command resumes with stage 1, colors\n")
+    )
+
+
+def pid_of(process: Any) -> int:
+    return int(process.pid if isinstance(process, subprocess.Popen) else process._process.pid)
+
+
+@pytest.mark.slow
+@LINUX
+def test_the_server_starts_no_threads_and_leaves_cuda_alone() -> None:
+    code = """
+import os, torch
+used = []
+torch._C._cuda_init = lambda: used.append("init")
+import nlora.sweeps.preload
+print(len(os.listdir("/proc/self/task")), torch.cuda.is_initialized(), used)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1 False []\n"
