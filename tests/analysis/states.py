@@ -104,7 +104,7 @@ def write_run(
             schema=1,
         ),
     )
-    (folder / "run.yaml").write_text(yaml.safe_dump({"config": {"method": {"name": method}}}))
+    (folder / "run.yaml").write_text(yaml.safe_dump({"config": {"method": {"name": method}}, "versions": {}}))
     states = [random_state(SHAPES, 2, seed) for seed in range(stages)]
     for k, state in enumerate(states, start=1):
         write_adapter(folder / "outputs" / f"{k}-{TASKS[k - 1]}" / "adapter", state)
