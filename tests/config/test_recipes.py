@@ -18,7 +18,7 @@ from nlora.data.prompts import head
 from nlora.data.task import Task
 from nlora.methods.registry import build
 from nlora.models.lora_factors import load_factors
-from nlora.runs.folder import stage_name
+from nlora.runs.layout import stage_name
 from released_data import LABELS, write_benchmark
 
 SCRIPTS = {f"order_{k}": f"N-LoRA/scripts/order_{k}.sh" for k in range(1, 7)} | {

@@ -13,7 +13,8 @@ import pytest
 from helpers import scores_of
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.runs.folder import RunFolder, stage_name, write_stage_record
+from nlora.runs.folder import RunFolder, write_stage_record
+from nlora.runs.layout import stage_name
 from nlora.runs.summary import Collision, StageRecord, read_summary
 
 VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
@@ -80,7 +81,7 @@ def test_zero_shot_scores_outlive_the_process(tmp_path: Path) -> None:
     with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         assert run.zero_shot() is None
         run.write_zero_shot({"agnews": 10.0, "amazon": 20.0}, {})
-        with pytest.raises(ValueError, match="scores.agnews"):
+        with pytest.raises(ValueError, match=r"scores\.agnews"):
             run.write_zero_shot({"agnews": 101.0, "amazon": 20.0}, {})
     with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         assert run.zero_shot() == {"agnews": 10.0, "amazon": 20.0}
@@ -101,12 +102,6 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
             (folder / "all_results.json").write_text("{}")
         with pytest.raises(ValueError, match="is the record of stage 2, amazon"), run.stage(1) as folder:
             write_stage_record(folder, record_of(2, "amazon"))
-        short = record_of(1, "agnews").model_copy(update={"scores": {"yahoo": 90.0}})
-        with (
-            pytest.raises(ValueError, match="has scores of yahoo, which the run does not learn"),
-            run.stage(1) as folder,
-        ):
-            write_stage_record(folder, short)
         assert run.committed_stages() == []
 
 

@@ -16,9 +16,9 @@ from nlora.config.schema import is_method_file
 from nlora.errors import InputErrors, RunError
 from nlora.methods.registry import find
 from nlora.models.lora_factors import AdapterState, LoraFactors, load_factors, stack
-from nlora.runs.folder import ADAPTER, OUTPUTS, stage_name
 from nlora.runs.interference_file import Interference, RunFacts
-from nlora.runs.run_yaml import RUN_FILE, read_run_file
+from nlora.runs.layout import ADAPTER, OUTPUTS, RUN_FILE, stage_name
+from nlora.runs.run_yaml import read_run_file
 from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
 
 

@@ -18,8 +18,8 @@ from nlora.methods.registry import version_of
 from nlora.report.formatting import duration
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
+from nlora.runs.layout import RUN_FILE
 from nlora.runs.plan import Plan, make_plan
-from nlora.runs.run_yaml import RUN_FILE
 from nlora.runs.summary import Summary, read_summary
 from nlora.runs.task_notes import task_notes
 
@@ -76,10 +76,9 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
 def unfinished_plan(loaded: LoadedConfig, progress: Progress) -> Plan | None:
     """The plan of a run that can start or resume; None if the run is complete."""
     # An existing run first says whether it belongs to this configuration and whether anything is left to do.
-    if (Path(loaded.config.output_dir) / RUN_FILE).is_file():
-        with RunFolder.open(loaded.config, versions(loaded), loaded.base_folder) as run:
-            if run.is_complete():
-                return None
+    is_there = (Path(loaded.config.output_dir) / RUN_FILE).is_file()
+    if is_there and RunFolder.existing(loaded.config).is_complete():
+        return None
     announce_downloads(loaded.config, progress)
     return make_plan(loaded)
 

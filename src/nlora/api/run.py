@@ -13,7 +13,8 @@ from nlora.config.load import load_config
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, Problem, did_you_mean
 from nlora.report.accuracy_matrix import AccuracyMatrix
-from nlora.runs.run_yaml import RUN_FILE, read_run_file
+from nlora.runs.layout import RUN_FILE
+from nlora.runs.run_yaml import read_run_file
 from nlora.runs.summary import Summary, read_summary
 
 if TYPE_CHECKING:

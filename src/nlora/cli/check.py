@@ -67,14 +67,15 @@ def _folder_line(plan: Plan) -> str:
     Raises InputErrors, as `nlora run` would, if the tasks of that run have changed.
     """
     from nlora.runs.folder import RunFolder
-    from nlora.runs.run_yaml import RUN_FILE, read_run_file, what_differs
+    from nlora.runs.layout import RUN_FILE
+    from nlora.runs.run_yaml import what_differs
     from nlora.runs.stage_results import task_records
 
     config = plan.config
     folder = Path(config.output_dir)
     if not (folder / RUN_FILE).is_file():
         return f"would be written to {folder}"
-    if found := what_differs(read_run_file(folder), config):
+    if found := what_differs(folder, config):
         return f"{folder} belongs to another configuration ({'; '.join(found)}); give another output_dir"
     run = RunFolder.read(config)
     done = len(run.committed_stages())

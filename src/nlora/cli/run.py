@@ -85,7 +85,7 @@ def _learn(loaded: LoadedConfig, console: Console) -> Summary:
 
 def _written(config: Config) -> dict[str, Path]:
     from nlora.report.write import REPORT_FILE
-    from nlora.runs.folder import LOG_FILE, OUTPUTS, stage_name
+    from nlora.runs.layout import LOG_FILE, OUTPUTS, stage_name
     from nlora.runs.summary import SUMMARY_FILE
 
     folder = Path(config.output_dir)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,7 +58,7 @@ def sweep(
     from nlora.sweeps.expand import read_sweep
 
     checked = read_sweep(file, overrides or [])
-    check_sweep(checked)
+    checked = replace(checked, configs=check_sweep(checked))
     if dry_run:
         print_plan(checked, Console())
     elif not run_sweep(checked, runner_of(checked, jobs), Console()):
@@ -107,7 +108,10 @@ def print_plan(sweep: Sweep, console: Console) -> None:
 
     for run in sweep.runs:
         command = shlex.join(["nlora", *_arguments(sweep, run)])
-        for line in (f"{run.folder.name} ({_STATES[state_of(run.folder)]})", f"  {command}"):
+        for line in (
+            f"{run.folder.name} ({_STATES[state_of(run.folder, sweep.configs.get(run.folder))]})",
+            f"  {command}",
+        ):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(_counted(sweep), highlight=False)
 
@@ -134,6 +138,7 @@ class _Progress:
     def __init__(self, sweep: Sweep, console: Console) -> None:
         self._console = console
         self._folders = {run.folder.name: run.folder for run in sweep.runs}
+        self._configs = sweep.configs
         self._left = len(sweep.runs)
         self._done = 0
         self.failed: list[Outcome] = []
@@ -143,7 +148,8 @@ class _Progress:
         """Whether the job has to run: not if it is complete or running elsewhere."""
         from nlora.sweeps.check import state_of
 
-        state = state_of(self._folders[job.name])
+        folder = self._folders[job.name]
+        state = state_of(folder, self._configs.get(folder))
         if state in ("complete", "elsewhere"):
             self._left -= 1
             self._done += state == "complete"
@@ -185,7 +191,7 @@ def _counted(sweep: Sweep) -> str:
     """`22 runs, 5 complete, 17 new`."""
     from nlora.sweeps.check import state_of
 
-    count = Counter(state_of(run.folder) for run in sweep.runs)
+    count = Counter(state_of(run.folder, sweep.configs.get(run.folder)) for run in sweep.runs)
     runs = f"{len(sweep.runs)} run{'s' if len(sweep.runs) != 1 else ''}"
     return ", ".join([runs, *(f"{count[state]} {word}" for state, word in _STATES.items() if count[state])])
 

@@ -90,6 +90,10 @@ class Method(Generic[OptionsT]):
         """Why this method cannot learn a sequence of this many tasks; empty if it can. It may store the number."""
         return []
 
+    def check_extension(self, before: int, after: int) -> list[Problem]:
+        """Why a run that has learned some of `before` tasks cannot continue as one of `after`; empty if it can."""
+        return []
+
     def examples(self, tasks: Sequence[Task], index: int, seed: int) -> list[Portion]:
         """What the stage of `tasks[index]` trains on; empty: the stage is skipped, neither trained nor scored.
 

@@ -105,6 +105,12 @@ class Disjoint(Method[DisjointOptions]):
         too_many = [] if self._has_room(tasks) else [self._full(f"the sequence has {tasks}", tasks)]
         return too_many if was_known else too_many + self._too_narrow()
 
+    def check_extension(self, before: int, after: int) -> list[Problem]:
+        if self._given_share is not None or self.options.tasks is not None:
+            return []
+        what = f"the rows were split among {before} tasks, so nothing is left for task {before + 1}; start such a run "
+        return [Problem("method.tasks", what + "with method.tasks set to the number of tasks that may come")]
+
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         for hook in self._hooks:
             hook.remove()

@@ -20,6 +20,7 @@ from nlora.methods.base import Method, Portion
 
 if TYPE_CHECKING:
     from nlora.data.task import Task
+    from nlora.models.lora_adapter import AdapterState
 
 
 class Mtl(Method):
@@ -27,3 +28,11 @@ class Mtl(Method):
 
     def examples(self, tasks: Sequence[Task], index: int, seed: int) -> list[Portion]:
         return [(task, task.train) for task in tasks] if index == len(tasks) - 1 else []
+
+    # Only a run that was extended has an earlier update: of fewer tasks, trained before the last one was appended.
+
+    def active_in_training(self, updates: Sequence[AdapterState]) -> Sequence[AdapterState]:
+        return []
+
+    def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
+        return updates[-1:]

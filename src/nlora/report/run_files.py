@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, RunError
-from nlora.runs.folder import OUTPUTS, STAGE_FILE, stage_name
 from nlora.runs.interference_file import Interference, read_interference
-from nlora.runs.run_yaml import RUN_FILE, read_run_file
+from nlora.runs.layout import OUTPUTS, RUN_FILE, STAGE_FILE, stage_name
+from nlora.runs.run_yaml import read_run_file
 from nlora.runs.summary import StageRecord, Summary, read_summary
 
 PREDICTIONS = "predict_eval_predictions.jsonl"

@@ -10,7 +10,8 @@ from nlora.errors import InputErrors
 from nlora.report import formatting
 from nlora.report.charts.axes import number
 from nlora.report.run_files import RunFiles
-from nlora.runs.run_yaml import RUN_FILE, read_run_file
+from nlora.runs.layout import RUN_FILE
+from nlora.runs.run_yaml import read_run_file
 
 _DECODE = {
     "labels": "the most likely of the task's labels",

@@ -17,10 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.errors import RunError
-
-TEMPORARY = ".tmp-"
-"""The beginning of temporary names."""
-
+from nlora.runs.layout import TEMPORARY
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 """Errors that only a disk raises, whatever the process was doing."""

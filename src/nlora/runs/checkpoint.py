@@ -20,7 +20,8 @@ from nlora.evaluation.choices import decode_of
 from nlora.methods.base import Method
 from nlora.methods.registry import methods_of
 from nlora.runs.folder import RunFolder
-from nlora.runs.run_yaml import RUN_FILE, read_run_file
+from nlora.runs.layout import RUN_FILE
+from nlora.runs.run_yaml import read_run_file
 
 if TYPE_CHECKING:
     from nlora.data.task import Task

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 from nlora.config.schema import Config
 from nlora.errors import Problem, missing
 from nlora.methods.base import Method
+from nlora.runs.layout import RUN_FILE
+from nlora.runs.run_yaml import committed_stages, read_run_file
 
 
 def family_problems(config: Config, encoder_decoder: bool) -> list[Problem]:
@@ -48,6 +51,18 @@ def quantize_problems(config: Config, methods: Sequence[Method]) -> list[Problem
     if any(method.needs_float_weights for method in methods):
         found.append(f"{config.method.label} needs the backbone's weights as numbers; leave quantize out")
     return [Problem.at(("quantize",), what) for what in found]
+
+
+def extension_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
+    """Why the run in the output folder cannot go on with the number of tasks that it has now."""
+    folder = Path(config.output_dir)
+    if not (folder / RUN_FILE).is_file():
+        return []
+    old = read_run_file(folder)["config"]
+    before, after = len(old.get("tasks", [])), len(config.tasks)
+    if before == after or not committed_stages(folder, old):
+        return []
+    return [problem for method in methods for problem in method.check_extension(before, after)]
 
 
 def missing_extras(config: Config) -> list[Problem]:

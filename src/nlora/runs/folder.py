@@ -27,16 +27,16 @@ from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.runs.atomic import (
     DISK_FULL,
-    TEMPORARY,
     disk_errors,
     publish_folder,
     remove,
     sweep,
     write_json,
 )
+from nlora.runs.layout import ADAPTER, LOG_FILE, OUTPUTS, RUN_FILE, STAGE_FILE, stage_name, unfinished
 from nlora.runs.lock import free_lock, held_lock
 from nlora.runs.log_file import RunLog
-from nlora.runs.run_yaml import RUN_FILE, write_or_compare
+from nlora.runs.run_yaml import refuse_other_configuration, write_or_compare
 from nlora.runs.stage_files import TRAINED_FILE, read_zero_shot, trained, trained_task, write_zero_shot
 from nlora.runs.summary import (
     Collision,
@@ -47,16 +47,6 @@ from nlora.runs.summary import (
     write_summary,
 )
 from nlora.runs.task_records import TaskRecord
-
-LOG_FILE = Path("logs", "train_and_infer.log")
-OUTPUTS = "outputs"
-ADAPTER = "adapter"
-STAGE_FILE = "stage.json"
-
-_UNSAFE = '<>:"|?*%'
-_LONGEST_BYTES = (
-    80  # of a task's name. File systems allow 255 for the whole name, and %XX triples a character.
-)
 
 
 def write_stage_record(folder: Path, record: StageRecord) -> None:
@@ -106,6 +96,17 @@ class RunFolder:
         """
         folder = Path(config.output_dir)
         return cls(folder, config, {}, free_lock(folder))
+
+    @classmethod
+    def existing(cls, config: Config) -> RunFolder:
+        """The run in `config.output_dir`, for reading only, if it can continue with this configuration.
+
+        Raises RunError as `open` does.
+        """
+        run = cls.read(config)
+        held_lock(run.folder).release()
+        refuse_other_configuration(run.folder, config)
+        return run
 
     def __enter__(self) -> RunFolder:
         return self
@@ -172,7 +173,7 @@ class RunFolder:
             raise RunError(f"{final}: already committed; delete it and all later stages to run it again")
         if missing := [k for k in range(1, stage) if not self.is_committed(k)]:
             raise RunError(f"{final}: stage {missing[0]} must be committed first")
-        temporary = _unfinished(final)
+        temporary = unfinished(final)
         with disk_errors(temporary):
             if not trained(temporary):
                 remove(temporary)
@@ -207,7 +208,7 @@ class RunFolder:
         """For each stage that trained, even if it is not scored yet, the record of its task, if known."""
         tasks = {stage: records.get(self._task(stage)) for stage, records in self.scored_records() if stage}
         if (stage := len(self.committed_stages()) + 1) <= len(self.config.tasks):
-            tasks[stage] = trained_task(_unfinished(self.stage_folder(stage)))
+            tasks[stage] = trained_task(unfinished(self.stage_folder(stage)))
         return {stage: task for stage, task in tasks.items() if task is not None}
 
     def write_summary(self, collision: Collision | None = None) -> Summary:
@@ -235,11 +236,12 @@ class RunFolder:
         outputs = self.folder / OUTPUTS
         if not (self.folder / RUN_FILE).exists() and outputs.is_dir() and any(outputs.iterdir()):
             raise RunError(f"{self.folder}: has outputs but no {RUN_FILE}; choose another output_dir")
+        # Before anything is removed: the leftovers may belong to another configuration.
+        write_or_compare(self.folder, self.config, self.versions, base_folder)
         sweep(self.folder)
         following = min(len(self.committed_stages()) + 1, len(self.config.tasks))
-        unfinished = _unfinished(self.stage_folder(following))
-        sweep(outputs, keep=unfinished if trained(unfinished) else None)
-        write_or_compare(self.folder, self.config, self.versions, base_folder)
+        next_stage = unfinished(self.stage_folder(following))
+        sweep(outputs, keep=next_stage if trained(next_stage) else None)
         committed = self.committed_stages()
         if missing := [k for k in range(1, max(committed, default=0)) if k not in committed]:
             gone = self.stage_folder(missing[0])
@@ -256,7 +258,9 @@ class RunFolder:
 
     def _summary_is_outdated(self) -> bool:
         summary = self._summary()
-        return summary is None or len(summary.train_seconds) != len(self.committed_stages())
+        if summary is None or len(summary.train_seconds) != len(self.committed_stages()):
+            return True
+        return summary.tasks != tuple(task.name for task in self.config.tasks)
 
     def _record_in(self, folder: Path, stage: int) -> StageRecord:
         """The record in `folder`. Raises ValueError if it is missing, broken or of another stage."""
@@ -266,26 +270,9 @@ class RunFolder:
         record = StageRecord.model_validate_json(path.read_text(encoding="utf-8"))
         if (record.stage, record.task) != (stage, self._task(stage)):
             raise ValueError(f"{path}: this is the record of stage {record.stage}, {record.task}")
-        if others := record.scores.keys() - {task.name for task in self.config.tasks}:
-            raise ValueError(
-                f"{path}: has scores of {', '.join(sorted(others))}, which the run does not learn"
-            )
         return record
 
     def _task(self, stage: int) -> str:
         if not 1 <= stage <= len(self.config.tasks):
             raise ValueError(f"stage {stage} of a run of {len(self.config.tasks)} tasks; stages count from 1")
         return self.config.tasks[stage - 1].name
-
-
-def _unfinished(final: Path) -> Path:
-    """The folder of a stage before it is committed."""
-    return final.with_name(f"{TEMPORARY}{final.name}")
-
-
-def stage_name(stage: int, task_name: str) -> str:
-    """`2-amazon`. Characters that some system forbids in folder names are written as %XX: `1-what%3F`."""
-    shortened = task_name.encode()[:_LONGEST_BYTES].decode(errors="ignore")
-    safe = "".join(f"%{ord(c):02X}" if c in _UNSAFE else c for c in shortened)
-    kept = safe.rstrip(". ")  # Windows drops these at the end of a name
-    return f"{stage}-{kept}" + "".join(f"%{ord(c):02X}" for c in safe[len(kept) :])

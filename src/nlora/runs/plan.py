@@ -23,7 +23,7 @@ from nlora.errors import InputErrors, NloraError, Problem
 from nlora.methods.base import Method
 from nlora.methods.registry import methods_of
 from nlora.models.positions import Positions, positions_of
-from nlora.runs.checks import family_problems, missing_extras, quantize_problems
+from nlora.runs.checks import extension_problems, family_problems, missing_extras, quantize_problems
 from nlora.runs.run_yaml import folder_problem
 from nlora.runs.stage_plan import StagePlan, stage_plans
 
@@ -94,7 +94,11 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         encoder = _collect(problems, lambda: make_encoder(config, positions))
     if encoder is not None:
         problems += family_problems(config, encoder.encoder_decoder)
-    problems += [*missing_extras(config), *quantize_problems(config, methods)]
+    problems += [
+        *missing_extras(config),
+        *quantize_problems(config, methods),
+        *extension_problems(config, methods),
+    ]
     if wrong_folder := folder_problem(Path(config.output_dir)):
         problems.append(Problem.at(("output_dir",), wrong_folder))
     if layout is not None:

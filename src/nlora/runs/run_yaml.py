@@ -1,11 +1,12 @@
 """run.yaml: the configuration and the versions that a run's folder belongs to.
 
 >>> config = nlora.load_config("runs/support/run.yaml").config
->>> what_differs(read_run_file(Path("runs/support")), config.model_copy(update={"seed": 7}))
+>>> what_differs(Path("runs/support"), config.model_copy(update={"seed": 7}))
 ['seed: 3 in the folder, 7 now']
 
-A folder belongs to one configuration. Every key counts except output_dir, so that a folder can be moved. `load_config`
-reads run.yaml as the configuration in it, so `nlora run runs/a/run.yaml output_dir=runs/b` repeats a run.
+A folder belongs to one configuration, as far as its committed stages depend on it: `nlora.runs.run_changes` says what
+may change. `load_config` reads run.yaml as the configuration in it, so `nlora run runs/a/run.yaml output_dir=runs/b`
+repeats a run.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from nlora.config.schema import Config
 from nlora.config.yaml_positions import read_yaml, to_yaml
 from nlora.errors import Key, RunError, dotted
 from nlora.runs.atomic import write_text
+from nlora.runs.layout import OUTPUTS, RUN_FILE, stage_name, unfinished
+from nlora.runs.run_changes import fixed_parts
+from nlora.runs.stage_files import trained
 from nlora.runs.summary import SUMMARY_FILE
 
-RUN_FILE = "run.yaml"
 _COMMENT = (
     "# Written by nlora. The run resumes only with this configuration; another one needs another folder.\n"
 )
@@ -39,7 +42,7 @@ _log = logging.getLogger(__name__)
 def write_or_compare(
     folder: Path, config: Config, versions: Mapping[str, str], base_folder: Path | None = None
 ) -> None:
-    """Write run.yaml or, if it exists, compare it with the configuration.
+    """Write run.yaml or, if it exists, compare it with the configuration, and update what may change.
 
     versions: if they differ from the folder's, they are added under `resumed_with` and logged.
     base_folder: what relative paths in the configuration refer to, in addition to the current folder.
@@ -52,13 +55,14 @@ def write_or_compare(
         base = {} if base_folder is None else recorded(folder, config, base_folder)
         _write(path, {"config": new, "versions": dict(versions), "created": _now(), **base})
         return
+    refuse_other_configuration(folder, config)
     record = read_run_file(folder)
-    if found := what_differs(record, config):
-        lines = "\n".join(f"  {line}" for line in found)
-        raise RunError(
-            f"{folder}: was started with another configuration; give another output_dir"
-            f"{or_delete(folder)}. What differs:\n{lines}"
-        )
+    if lines := differences(_comparable(record["config"], new), new):
+        committed = committed_stages(folder, record["config"])
+        record["config"] = new
+        record.setdefault("changed", []).append({"after_stage": committed, "when": _now(), "what": lines})
+        _write(path, record)
+        _log.info("%s: changed after stage %d: %s", folder, committed, "; ".join(lines))
     resumed = record.setdefault("resumed_with", [])
     last = resumed[-1]["versions"] if resumed else record["versions"]
     if last != dict(versions):
@@ -69,13 +73,41 @@ def write_or_compare(
         _write(path, record)
 
 
-def what_differs(record: Mapping[str, Any], config: Config) -> list[str]:
-    """How a configuration differs from the one in a folder's run.yaml: a line for each key except output_dir.
+def refuse_other_configuration(folder: Path, config: Config) -> None:
+    """Raise RunError, with a line for every difference, if the folder's run cannot continue with a configuration."""
+    if found := what_differs(folder, config):
+        lines = "\n".join(f"  {line}" for line in found)
+        raise RunError(
+            f"{folder}: was started with another configuration; give another output_dir"
+            f"{or_delete(folder)}. What differs:\n{lines}\n"
+            "What may change is tasks that are not learned yet, and their options: stages.NAME"
+        )
 
-    record: what `read_run_file` returns.
+
+def what_differs(folder: Path, config: Config) -> list[str]:
+    """Why the run in a folder cannot continue with a configuration: a line for each key that may not change.
+
+    Raises RunError if run.yaml cannot be read.
     """
-    new = config.model_dump(mode="json")
-    return differences({**_with_new_keys(record["config"]), "output_dir": new["output_dir"]}, new)
+    old, new = read_run_file(folder)["config"], config.model_dump(mode="json")
+    return differences(*fixed_parts(_comparable(old, new), new, committed_stages(folder, old)))
+
+
+def committed_stages(folder: Path, config: Mapping[str, Any]) -> int:
+    """How many stages the folder has of a configuration from its run.yaml, one that only needs scoring included."""
+    outputs = folder / OUTPUTS
+    tasks = config.get("tasks")
+    done = 0
+    for stage, task in enumerate(tasks if isinstance(tasks, list) else [], start=1):
+        place = outputs / stage_name(stage, str(task.get("name")) if isinstance(task, dict) else str(task))
+        if place.is_dir() or trained(unfinished(place)):
+            done = stage
+    return done
+
+
+def _comparable(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The folder's configuration with all of today's keys, and with the place where the folder is now."""
+    return {**_with_new_keys(old), "output_dir": new["output_dir"]}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

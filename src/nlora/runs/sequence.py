@@ -46,9 +46,10 @@ def learn_sequence(
     history = UpdateHistory(backbone.model, [module.name for module in plan.modules])
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate, paths)
     done = len(run.committed_stages())
-    if plan.config.evaluate.zero_shot and run.zero_shot() is None:
-        answers = _answer(plan, evaluator, history, tasks, 0, progress)
-        run.write_zero_shot(scores_of(tasks, answers, records), records)
+    known = run.zero_shot() or {}
+    if plan.config.evaluate.zero_shot and (new := [task for task in tasks if task.name not in known]):
+        answers = _answer(plan, evaluator, history, new, 0, progress)
+        run.write_zero_shot(known | scores_of(new, answers, records), records)
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):
             if run.stage_record(stage).is_skipped:

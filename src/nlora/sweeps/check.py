@@ -23,8 +23,9 @@ from nlora.config.yaml_positions import Document, to_yaml
 from nlora.errors import InputErrors, Key, Problem, RunError
 from nlora.methods.registry import methods_of
 from nlora.runs.atomic import disk_errors, write_text
+from nlora.runs.layout import RUN_FILE
 from nlora.runs.lock import is_held
-from nlora.runs.run_yaml import RUN_FILE, folder_problem, or_delete, read_run_file, what_differs
+from nlora.runs.run_yaml import folder_problem, or_delete, what_differs
 from nlora.runs.summary import read_summary
 from nlora.sweeps.expand import Base, Sweep, SweepRun
 
@@ -90,16 +91,21 @@ def _base_file(sweep: Sweep, base: Base) -> tuple[str, str]:
     return f"base-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml", text
 
 
-def state_of(folder: Path) -> RunState:
-    """The progress of the run in a folder. elsewhere: another process is working on it."""
+def state_of(folder: Path, config: Config | None = None) -> RunState:
+    """The progress of the run in a folder. elsewhere: another process is working on it.
+
+    config: the run's; a finished run to which tasks were added since is unfinished again.
+    """
     if not (folder / RUN_FILE).is_file():
         return "new"
     if is_held(folder):
         return "elsewhere"
     try:
-        return "complete" if read_summary(folder).status == "complete" else "unfinished"
+        summary = read_summary(folder)
     except RunError:
         return "unfinished"
+    grown = config is not None and len(config.tasks) > len(summary.tasks)
+    return "complete" if summary.status == "complete" and not grown else "unfinished"
 
 
 def _folder_problems(folder: Path, config: Config) -> list[Problem]:
@@ -107,7 +113,7 @@ def _folder_problems(folder: Path, config: Config) -> list[Problem]:
     if not (folder / RUN_FILE).is_file():
         return []
     try:
-        found = what_differs(read_run_file(folder), config)
+        found = what_differs(folder, config)
     except RunError as error:
         return [Problem("", str(error))]
     if not found:

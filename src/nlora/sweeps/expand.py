@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nlora.config.overrides import Override, shown
+from nlora.config.schema import Config
 from nlora.config.yaml_positions import Place, SourceMap
 from nlora.errors import InputErrors, Key, Problem
 from nlora.sweeps.file import LoadedSweep, RayOptions, read_file, setting, settings
@@ -65,7 +66,7 @@ class SweepRun:
 class Sweep:
     """A sweep's file and its runs.
 
-    path: the file. places: where its keys are written.
+    path: the file. places: where its keys are written. configs: of the runs, by folder, once they are checked.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Sweep:
     runs: tuple[SweepRun, ...]
     runner: Literal["local", "ray"]
     ray: RayOptions
+    configs: Mapping[Path, Config] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

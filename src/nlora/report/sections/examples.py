@@ -9,7 +9,7 @@ from nlora.report.forgotten_examples import TaskAnswers, find_forgotten, prompts
 from nlora.report.page_blocks import Block, Example, Examples, Prompts, Section, Table, Text, words
 from nlora.report.run_files import RunFiles
 from nlora.report.wording import repeat_command
-from nlora.runs.run_yaml import RUN_FILE
+from nlora.runs.layout import RUN_FILE
 
 MOST_EXAMPLES = 600
 """On one page, over all runs and tasks; each takes about 700 bytes."""

@@ -1,0 +1,34 @@
+"""Names in a run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RUN_FILE = "run.yaml"
+LOG_FILE = Path("logs", "train_and_infer.log")
+OUTPUTS = "outputs"
+ADAPTER = "adapter"
+STAGE_FILE = "stage.json"
+TEMPORARY = ".tmp-"
+"""The beginning of temporary names."""
+
+_UNSAFE = '<>:"|?*%'
+_LONGEST_BYTES = 80
+"""Of a task's name. File systems allow 255 for the whole name, and %XX triples a character."""
+
+
+def stage_name(stage: int, task_name: str) -> str:
+    """The name of a stage's folder. Characters that some system forbids in folder names are written as %XX.
+
+    >>> stage_name(2, "amazon"), stage_name(1, "what?")
+    ('2-amazon', '1-what%3F')
+    """
+    shortened = task_name.encode()[:_LONGEST_BYTES].decode(errors="ignore")
+    safe = "".join(f"%{ord(c):02X}" if c in _UNSAFE else c for c in shortened)
+    kept = safe.rstrip(". ")  # Windows drops these at the end of a name
+    return f"{stage}-{kept}" + "".join(f"%{ord(c):02X}" for c in safe[len(kept) :])
+
+
+def unfinished(stage_folder: Path) -> Path:
+    """The folder of a stage before it is committed."""
+    return stage_folder.with_name(f"{TEMPORARY}{stage_folder.name}")

@@ -1,0 +1,62 @@
+"""What may change in the configuration of a run that has already started.
+
+What a committed stage depends on may not. Later tasks may be appended, replaced and trained otherwise, and so may
+everything that changes neither an update nor a score.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+FREE = frozenset(
+    {
+        "name",
+        "train.micro_batch_size",
+        "train.gradient_checkpointing",
+        "train.report_to",
+        "train.logging_steps",
+        "evaluate.batch_size",
+        "evaluate.zero_shot",
+    }
+)
+"""Keys that change neither an update nor a score, apart from rounding. `evaluate.zero_shot` adds scores."""
+
+
+def fixed_parts(
+    old: dict[str, Any], new: dict[str, Any], committed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts of two configurations that must be equal if the run is to continue from one to the other.
+
+    old, new: `Config.model_dump(mode="json")`. committed: stages that the run has. Without any, everything may change
+    but the tasks' order, the model and so on are still compared, because a folder belongs to one configuration.
+
+    >>> old = {"tasks": [{"name": "a"}], "stages": {}, "seed": 1}
+    >>> new = {"tasks": [{"name": "a"}, {"name": "b"}], "stages": {"b": {"train": {"epochs": 3}}}, "seed": 1}
+    >>> one, other = fixed_parts(old, new, committed=1)
+    >>> one == other
+    True
+    """
+    kept = []
+    for config in (old, new):
+        fixed = copy.deepcopy(config)
+        tasks = fixed.get("tasks")
+        if isinstance(tasks, list):
+            fixed["tasks"] = tasks[:committed]
+            names = [task.get("name") for task in fixed["tasks"] if isinstance(task, dict)]
+            fixed["stages"] = {
+                name: stage for name, stage in (fixed.get("stages") or {}).items() if name in names
+            }
+        for path in FREE:
+            _remove(fixed, path.split("."))
+            for stage in fixed.get("stages", {}).values():
+                _remove(stage, path.split("."))
+        kept.append(fixed)
+    return kept[0], kept[1]
+
+
+def _remove(values: Any, path: list[str]) -> None:
+    for key in path[:-1]:
+        values = values.get(key) if isinstance(values, dict) else None
+    if isinstance(values, dict):
+        values.pop(path[-1], None)

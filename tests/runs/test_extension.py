@@ -1,0 +1,189 @@
+"""Tasks that are appended to a run: it continues, and ends as a run that had all of them from the start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from helpers import ANIMALS, COLORS, learn, same_outcome, write_config, write_task
+from nlora.errors import InputErrors, NloraError, RunError
+from nlora.methods.registry import method_names
+from nlora.runs.summary import read_summary
+
+Made = Callable[[str], Path]
+PLANTS = ("rose", "oak")
+DEPENDS_ON_LENGTH = {"osf"}
+"""Its earlier stages freeze a share that depends on the number of tasks, unless `preserved` is set."""
+
+
+def three_tasks(folder: Path) -> list[dict[str, Any]]:
+    return [
+        write_task(folder, n, w) for n, w in (("colors", COLORS), ("animals", ANIMALS), ("plants", PLANTS))
+    ]
+
+
+def config_of(folder: Path, data: Path, model: Path, tasks: int, **changes: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"method": "inclora", "evaluate": {"batch_size": 4, "zero_shot": True}, **changes}
+    path = write_config(folder, model, **values)
+    text = yaml.safe_load(path.read_text())
+    return _written(path, {**text, "tasks": three_tasks(data)[:tasks]})
+
+
+def _written(path: Path, values: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def trained_files(run: Path) -> list[Path]:
+    return sorted(f.relative_to(run) for f in run.glob("outputs/*/*/*.safetensors"))
+
+
+TIMES = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "predict_runtime",
+         "predict_samples_per_second", "predict_steps_per_second", "train_seconds", "evaluate_seconds",
+         "peak_memory_bytes"}  # fmt: skip
+
+
+def without_times(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: without_times(value) for key, value in values.items() if key not in TIMES}
+    return [without_times(value) for value in values] if isinstance(values, list) else values
+
+
+@pytest.mark.parametrize("method", [name for name in method_names() if name not in ("disjoint", "mtl")])
+def test_two_tasks_and_one_more_are_three_tasks(tmp_path: Path, tiny_model: Made, method: str) -> None:
+    options: Any = {"name": "osf", "preserved": 0.4} if method in DEPENDS_ON_LENGTH else method
+    data, model = tmp_path / "data", tiny_model("llama")
+    grown, whole = tmp_path / "grown", tmp_path / "whole"
+    learn(config_of(grown, data, model, 2, method=options))
+    before = {f: (grown / "run" / f).read_bytes() for f in trained_files(grown / "run")}
+    stage_1 = (grown / "run/outputs/1-colors/stage.json").read_bytes()
+    one = learn(config_of(grown, data, model, 3, method=options))
+    other = learn(config_of(whole, data, model, 3, method=options))
+    assert same_outcome(one, other)
+    assert one.tasks == ("colors", "animals", "plants")
+    assert {f: (grown / "run" / f).read_bytes() for f in before} == before
+    assert (grown / "run/outputs/1-colors/stage.json").read_bytes() == stage_1
+    assert trained_files(grown / "run") == trained_files(whole / "run")
+    for file in trained_files(whole / "run"):
+        mine, theirs = load_file(grown / "run" / file), load_file(whole / "run" / file)
+        assert mine.keys() == theirs.keys()
+        assert all((mine[key] == theirs[key]).all() for key in mine), file
+    for file in sorted((whole / "run").glob("outputs/*/*.json*")):
+        twin = grown / "run" / file.relative_to(whole / "run")
+        if file.suffix == ".jsonl":
+            assert twin.read_bytes() == file.read_bytes(), file
+        else:
+            assert without_times(json.loads(twin.read_text())) == without_times(
+                json.loads(file.read_text())
+            ), file
+
+
+def test_mtl_trains_all_tasks_anew(tmp_path: Path, tiny_model: Made) -> None:
+    """What it trained before the last task was appended has no part in the model."""
+    data, model = tmp_path / "data", tiny_model("llama")
+    learn(config_of(tmp_path / "grown", data, model, 2, method="mtl"))
+    one = learn(config_of(tmp_path / "grown", data, model, 3, method="mtl"))
+    other = learn(config_of(tmp_path / "whole", data, model, 3, method="mtl"))
+    assert one.R[-1] == other.R[-1]
+    place = "run/outputs/3-plants/adapter/adapter_model.safetensors"
+    assert (tmp_path / "grown" / place).read_bytes() == (tmp_path / "whole" / place).read_bytes()
+
+
+def test_disjoint_needs_rows_for_later_tasks(tmp_path: Path, tiny_model: Made) -> None:
+    data, model = tmp_path / "data", tiny_model("llama")
+    learn(config_of(tmp_path / "a", data, model, 2, method="disjoint"))
+    before = (tmp_path / "a/run/run.yaml").read_bytes()
+    with pytest.raises(InputErrors, match=r"method\.tasks: the rows were split among 2 tasks") as caught:
+        learn(config_of(tmp_path / "a", data, model, 3, method="disjoint"))
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "a/run/run.yaml").read_bytes() == before
+    planned = {"name": "disjoint", "tasks": 3}
+    learn(config_of(tmp_path / "b", data, model, 2, method=planned))
+    one = learn(config_of(tmp_path / "b", data, model, 3, method=planned))
+    assert same_outcome(one, learn(config_of(tmp_path / "c", data, model, 3, method=planned)))
+
+
+def test_an_unfinished_run_may_get_other_later_tasks(tmp_path: Path, tiny_model: Made) -> None:
+    """Tasks that are not learned yet may be replaced, and trained otherwise."""
+    data, model = tmp_path / "data", tiny_model("llama")
+    config = config_of(tmp_path, data, model, 1)
+    learn(config)
+    values = yaml.safe_load(config.read_text())
+    plants = three_tasks(data)[2]
+    values |= {"tasks": [*values["tasks"], plants], "stages": {"plants": {"train": {"epochs": 1}}}}
+    summary = learn(_written(config, values))
+    assert summary.tasks == ("colors", "plants")
+    assert summary.zero_shot is not None
+    assert None not in summary.zero_shot
+    record = yaml.safe_load((tmp_path / "run/run.yaml").read_text())
+    assert record["config"]["tasks"][1]["name"] == "plants"
+    (change,) = record["changed"]
+    assert change["after_stage"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 9}, "seed: 3 in the folder, 9 now"),
+        ({"lora": {"r": 2, "alpha": 8}}, "lora.r: 4 in the folder, 2 now"),
+        ({"stages": {"colors": {"train": {"epochs": 5}}}}, "stages.colors.train"),
+        ({"evaluate": {"batch_size": 4, "zero_shot": True, "decode": "generate"}}, "evaluate.decode"),
+    ],
+)
+def test_what_committed_stages_depend_on_may_not_change(
+    tmp_path: Path, tiny_model: Made, changes: dict[str, Any], message: str
+) -> None:
+    data, model = tmp_path / "data", tiny_model("llama")
+    learn(config_of(tmp_path, data, model, 2))
+    kept = (tmp_path / "run/run.yaml").read_bytes(), read_summary(tmp_path / "run")
+    with pytest.raises(RunError, match=message.replace(".", r"\.")):
+        learn(config_of(tmp_path, data, model, 3, **changes))
+    assert ((tmp_path / "run/run.yaml").read_bytes(), read_summary(tmp_path / "run")) == kept
+
+
+def test_learned_tasks_stay_where_they_are(tmp_path: Path, tiny_model: Made) -> None:
+    data, model = tmp_path / "data", tiny_model("llama")
+    config = config_of(tmp_path, data, model, 2)
+    learn(config)
+    values = yaml.safe_load(config.read_text())
+    for tasks in (values["tasks"][::-1], values["tasks"][:1], [three_tasks(data)[2], *values["tasks"]]):
+        with pytest.raises(RunError, match=r"tasks\."):
+            learn(_written(config, {**values, "tasks": tasks}))
+
+
+def test_what_changes_no_score_may_change(tmp_path: Path, tiny_model: Made) -> None:
+    data, model = tmp_path / "data", tiny_model("llama")
+    first = learn(config_of(tmp_path, data, model, 2))
+    again = learn(
+        config_of(
+            tmp_path, data, model, 2, name="renamed", evaluate={"batch_size": 2, "zero_shot": True},
+            train={"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "micro_batch_size": 4},
+        )
+    )  # fmt: skip
+    assert again.R == first.R
+
+
+def test_a_task_that_cannot_be_read_leaves_the_run_as_it_was(tmp_path: Path, tiny_model: Made) -> None:
+    data, model = tmp_path / "data", tiny_model("llama")
+    config = config_of(tmp_path, data, model, 2)
+    learn(config)
+    kept = (tmp_path / "run/run.yaml").read_bytes()
+    values = yaml.safe_load(config.read_text())
+    missing = {
+        "name": "x",
+        "train": "nowhere.jsonl",
+        "test": "nowhere.jsonl",
+        "instruction": "Which?",
+        "labels": ["a", "b"],
+    }
+    with pytest.raises(NloraError, match=r"tasks\.2"):
+        learn(_written(config, {**values, "tasks": [*values["tasks"], missing]}))
+    assert (tmp_path / "run/run.yaml").read_bytes() == kept
+    assert learn(_written(config, values)).status == "complete"
