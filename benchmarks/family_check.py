@@ -29,10 +29,10 @@ from nlora.evaluation.greedy import is_plain
 from nlora.evaluation.label_scoring import LabelTree
 from nlora.evaluation.prefill import Prefiller
 from nlora.models.backbone import Backbone, load_backbone, load_skeleton
+from nlora.models.fast_paths import FastPaths
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter, target_modules
 from nlora.models.packed_attention import packed_attention
-from nlora.models.paths import Paths
 from nlora.runs.preflight import preflight, probes
 from nlora.runs.update_history import keep_updates
 from nlora.training.cpu_modules import cpu_modules
@@ -107,8 +107,8 @@ def _check(row: Row, folder: Path) -> None:
             max_target_tokens=MOST_TOKENS,
         )
         paths = preflight(backbone, [probes(task(), encoder)], lora=LORA, generates=True)
-        row.path = f"{paths.train}{'' if paths.leans else ', as it is'}, " + (
-            paths.read if paths.continues else f"{paths.read} again"
+        row.path = f"{paths.training}{'' if paths.cpu_modules else ', as it is'}, " + (
+            paths.prefill if paths.kv_cache else f"{paths.prefill} again"
         )
         trained = True
         _Comparison(backbone, encoder, paths, original, folder, row).all()
@@ -131,7 +131,7 @@ class _Comparison:
         self,
         backbone: Backbone,
         encoder: ExampleTokenizer,
-        paths: Paths,
+        paths: FastPaths,
         original: Any,
         folder: Path,
         row: Row,
@@ -174,8 +174,8 @@ class _Comparison:
         self._adapter.model.train()
         wanted = plain_loss(self._plain, self._examples)
         wanted.backward()  # type: ignore[no-untyped-call]
-        single = self._paths.train == "single"
-        with cpu_modules(self._adapter.model) if self._paths.leans else nullcontext():
+        single = self._paths.training == "single"
+        with cpu_modules(self._adapter.model) if self._paths.cpu_modules else nullcontext():
             losses = [
                 self._loss(some) for some in ([[e] for e in self._examples] if single else [self._examples])
             ]
@@ -187,7 +187,7 @@ class _Comparison:
     def _loss(self, examples: Sequence[TokenizedExample]) -> Tensor:
         """As nlora trains on a batch."""
         model: Any = self._backbone.model
-        if self._paths.train == "packed":
+        if self._paths.training == "packed":
             with packed_attention(model):
                 logits, targets = answer_logits(self._adapter.model, pack(examples))
         else:
@@ -216,11 +216,11 @@ class _Comparison:
             self._backbone.model,
             self._prompts,
             pad_id=self._backbone.tokenizer.pad_token_id,
-            packs=self._paths.read == "packed",
-            continues=self._paths.continues,
+            packs=self._paths.prefill == "packed",
+            kv_cache=self._paths.kv_cache,
         )
         order = sorted(range(len(self._prompts)), key=lambda i: -len(self._prompts[i].prompt_ids))
-        for some in [[i] for i in order] if self._paths.read == "single" else [order]:
+        for some in [[i] for i in order] if self._paths.prefill == "single" else [order]:
             prefill = prefiller.run([self._prompts[i] for i in some])
             for column, label in enumerate(tree.labels):
                 logits = [prefill.next_logits[:, None]]

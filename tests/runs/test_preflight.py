@@ -21,7 +21,7 @@ from nlora.data.task import TokenizedExample
 from nlora.errors import AdapterError, ModelError
 from nlora.kernels import elementwise
 from nlora.models.backbone import Backbone, load_backbone
-from nlora.models.paths import Paths
+from nlora.models.fast_paths import FastPaths
 from nlora.runs.events import Progress
 from nlora.runs.preflight import preflight
 from nlora.runs.reference_passes import kind
@@ -63,7 +63,7 @@ def test_the_known_families_take_their_fastest_way(tiny_model: TinyModel, family
     paths = preflight(backbone, TASKS, lora=LORA, generates=True)
     packs = family not in {"mistral", "t5"}  # a sliding window; an encoder
     assert paths.notes == ()
-    assert (paths.train, paths.leans, paths.read == "packed") == (
+    assert (paths.training, paths.cpu_modules, paths.prefill == "packed") == (
         "packed" if packs else "padded",
         True,
         packs,
@@ -87,7 +87,7 @@ def test_a_model_that_padding_changes_trains_and_scores_one_row_at_a_time(tiny_m
     forward_replaced(backbone, change)
     backbone.model._can_set_attn_implementation = lambda: False  # type: ignore[assignment] # no packing
     paths = preflight(backbone, TASKS, lora=LORA)
-    assert (paths.train, paths.read) == ("single", "single")
+    assert (paths.training, paths.prefill) == ("single", "single")
     assert any(note.startswith("training in padded rows") for note in paths.notes)
     assert any(note.startswith("scoring in padded rows") for note in paths.notes)
 
@@ -99,7 +99,7 @@ def test_a_leaner_module_that_computes_something_else_is_left_out(
     real = elementwise.silu_mul
     monkeypatch.setattr("nlora.training.cpu_modules.silu_mul", lambda gate, up: real(gate, up).clamp(max=0.1))
     paths = preflight(tiny(tiny_model, "llama"), TASKS, lora=LORA)
-    assert (paths.train, paths.leans) == ("packed", False)
+    assert (paths.training, paths.cpu_modules) == ("packed", False)
     assert "with faster modules" in paths.notes[0]
 
 
@@ -121,7 +121,7 @@ def test_a_wrong_gradient_alone_is_found(tiny_model: TinyModel, monkeypatch: pyt
 
     monkeypatch.setattr("nlora.training.cpu_forwards.lora_linear", wrong)
     paths = preflight(tiny(tiny_model, "llama"), TASKS, lora=LORA)
-    assert (paths.train, paths.leans) == ("packed", False)
+    assert (paths.training, paths.cpu_modules) == ("packed", False)
     assert "moves the gradient of" in paths.notes[0]
 
 
@@ -168,7 +168,7 @@ def test_a_run_whose_model_takes_no_batches_learns_what_one_that_does_learns(
 ) -> None:
     """Micro-batches of one example make the same step: the adapters agree but for the order of sums."""
     config = write_config(tmp_path, tiny_model("llama"))
-    alone = Paths("single", False, "single", False, "single")
+    alone = FastPaths("single", False, "single", False, "single")
     for name in ("together", "alone"):
         if name == "alone":
             monkeypatch.setattr("nlora.runs.preflight.preflight", lambda *args, **kwargs: alone)

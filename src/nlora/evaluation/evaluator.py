@@ -24,7 +24,7 @@ from nlora.evaluation.choices import Decode, decode_of
 from nlora.evaluation.greedy import greedy, greedy_generation, is_plain
 from nlora.evaluation.label_scoring import LabelTree, likeliest_labels
 from nlora.evaluation.prefill import Prefiller
-from nlora.models.paths import Paths, usual_paths
+from nlora.models.fast_paths import FastPaths, default_paths
 
 if TYPE_CHECKING:
     from nlora.config.schema import EvaluateOptions
@@ -71,7 +71,7 @@ class _Prompts:
 class Evaluator:
     """Answers tasks with one backbone; the prompts of a task are tokenized once per run.
 
-    paths: how batches go through the model, as found by `nlora.runs.preflight.preflight`; None: `usual_paths`.
+    paths: how batches go through the model, as found by `nlora.runs.preflight.preflight`; None: `default_paths`.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class Evaluator:
         backbone: Backbone,
         encoder: ExampleTokenizer,
         options: EvaluateOptions,
-        paths: Paths | None = None,
+        paths: FastPaths | None = None,
     ) -> None:
         self._backbone = backbone
         self._encoder = encoder
         self._options = options
-        self._paths = paths or usual_paths(backbone.model)
+        self._paths = paths or default_paths(backbone.model)
         self._plain = is_plain(backbone.model)
         self._prompts: dict[str, _Prompts] = {}
 
@@ -106,12 +106,12 @@ class Evaluator:
             self._backbone.model,
             prompts,
             pad_id=self._backbone.tokenizer.pad_token_id,
-            packs=self._paths.read == "packed",
-            continues=self._paths.continues,
+            packs=self._paths.prefill == "packed",
+            kv_cache=self._paths.kv_cache,
         )
         texts = [""] * len(prompts)
         tokens: list[int] = []
-        size = self._options.batch_size if self._paths.read != "single" else 1
+        size = self._options.batch_size if self._paths.prefill != "single" else 1
         for start in range(0, len(groups), size):
             some = groups[start : start + size]
             found = respond(prefiller, [TokenizedExample(prompts[group[0]].prompt_ids, []) for group in some])
@@ -143,7 +143,7 @@ class Evaluator:
         if prefiller.can_continue and self._plain:
             answers = greedy(prefiller.run(prompts), end_id=end_id, most_tokens=most)
         else:
-            together = len(prompts) if self._paths.generate == "padded" else 1
+            together = len(prompts) if self._paths.generation == "padded" else 1
             parts = [prompts[start : start + together] for start in range(0, len(prompts), together)]
             answers = [ids for part in parts for ids in self._generate(prefiller.batch(part))]
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -64,7 +64,7 @@ class Prefiller:
 
     prompts: all prompts of the task. packs: whether the model takes packed batches
     (`nlora.models.packed_attention.packing_is_exact`).
-    continues: False runs the whole prompt again with all further tokens.
+    kv_cache: False runs the whole prompt again with all further tokens.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Prefiller:
         *,
         pad_id: int,
         packs: bool,
-        continues: bool = True,
+        kv_cache: bool = True,
     ) -> None:
         self._model = model
         self._collate = Collator(pad_id, is_encoder_decoder(model))
-        self._keeps_all = continues and keeps_all_tokens(model)
+        self._keeps_all = kv_cache and keeps_all_tokens(model)
         self._device = next(model.parameters()).device
         self._packed = PackedPrefiller(model, prompts) if packs and self._keeps_all and prompts else None
 

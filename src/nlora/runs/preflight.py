@@ -25,11 +25,11 @@ from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import ModelError
 from nlora.evaluation.greedy import greedy_generation, is_plain
 from nlora.evaluation.prefill import Prefiller
+from nlora.models.fast_paths import FastPaths, Rows, default_paths
 from nlora.models.inspection import MODEL_RAISES
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
-from nlora.models.paths import Paths, Rows, usual_paths
 from nlora.runs.reference_passes import ReferencePasses, first_line
 from nlora.training.cpu_modules import cpu_modules
 
@@ -66,7 +66,7 @@ def preflight(
     lora: LoraOptions | None = None,
     needs_gradients: bool = True,
     generates: bool = False,
-) -> Paths:
+) -> FastPaths:
     """The paths that a run may use. The model and the global random state are left unchanged.
 
     tasks: for each task, its examples from `probes`. lora: what will be trained; None if the model only answers.
@@ -84,7 +84,7 @@ def preflight(
             reference.refuse_targets_without_gradient()
         comparison = _Comparison(reference, generates)
         found = comparison.generating_paths(
-            comparison.reading_paths(usual_paths(backbone.model, untried=True))
+            comparison.reading_paths(default_paths(backbone.model, untried=True))
         )
         return found if adapter is None else comparison.training_paths(found)
     finally:
@@ -122,24 +122,24 @@ class _Comparison:
 
     # Scoring
 
-    def reading_paths(self, paths: Paths) -> Paths:
+    def reading_paths(self, paths: FastPaths) -> FastPaths:
         """The first way of scoring with the reference logits, and notes on the ways before it."""
         rows: list[Rows] = ["packed", "padded", "single"]
-        ways = [(way, True) for way in rows[rows.index(paths.read) :] if paths.continues]
+        ways = [(way, True) for way in rows[rows.index(paths.prefill) :] if paths.kv_cache]
         ways += [("padded", False), ("single", False)]
         notes: list[str] = []
-        for way, continues in ways:
-            wrong = self._wrong(lambda w=way, c=continues: self._reading_off(w, c))  # type: ignore[misc]
+        for way, kv_cache in ways:
+            wrong = self._wrong(lambda w=way, c=kv_cache: self._reading_off(w, c))  # type: ignore[misc]
             if wrong is None:
-                return replace(paths, read=way, continues=continues, notes=(*paths.notes, *notes))
-            again = "" if continues else " without a cache"
+                return replace(paths, prefill=way, kv_cache=kv_cache, notes=(*paths.notes, *notes))
+            again = "" if kv_cache else " without a cache"
             notes.append(f"scoring in {way} rows{again} {wrong}; not used")
             _log.warning("%s", notes[-1])
         self._reference.refuse_what_sees_ahead()  # the most common reason
         raise ModelError(f"model {self._backbone.name}: its answers cannot be scored: {notes[-1]}")
 
     @torch.no_grad()
-    def _reading_off(self, way: Rows, continues: bool) -> str | None:
+    def _reading_off(self, way: Rows, kv_cache: bool) -> str | None:
         for number, examples in enumerate(self._batches):
             # The end token does not count in a label's score, but the first batch includes it.
             unscored = int(number > 0 and not self._generates)
@@ -150,7 +150,7 @@ class _Comparison:
                 prompts,
                 pad_id=self._collate.pad_id,
                 packs=way == "packed",
-                continues=continues,
+                kv_cache=kv_cache,
             )
             order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].prompt_ids))
             for some in [[i] for i in order] if way == "single" else [order]:
@@ -172,15 +172,15 @@ class _Comparison:
                         return wrong
         return None
 
-    def generating_paths(self, paths: Paths) -> Paths:
+    def generating_paths(self, paths: FastPaths) -> FastPaths:
         """How prompts share a batch of `generate`, if answers are not decoded by `nlora.evaluation.greedy`."""
-        if not self._generates or (paths.continues and is_plain(self._backbone.model)):
+        if not self._generates or (paths.kv_cache and is_plain(self._backbone.model)):
             return paths
         ways: tuple[Rows, Rows] = ("padded", "single")
         for way in ways:
             wrong = self._wrong(lambda way=way: self._generating_off(way))  # type: ignore[misc]
             if wrong is None:
-                return replace(paths, generate=way)
+                return replace(paths, generation=way)
             _log.warning("generating in %s rows %s; not used", way, wrong)
         raise ModelError(f"model {self._backbone.name}: its answers cannot be generated: {wrong}")
 
@@ -209,28 +209,30 @@ class _Comparison:
 
     # Training
 
-    def training_paths(self, usual: Paths) -> Paths:
+    def training_paths(self, default: FastPaths) -> FastPaths:
         """The first way of training with the reference logits and gradients, and notes on the ways before it."""
         rows: list[Rows] = ["packed", "padded", "single"]
-        ways = [(way, leans) for way in rows[rows.index(usual.train) :] for leans in (True, False)]
+        ways = [(way, faster) for way in rows[rows.index(default.training) :] for faster in (True, False)]
         notes: list[str] = []
-        for way, leans in ways:
+        for way, faster in ways:
             # If scoring has checked all batches packed, the first is enough to check layers and swapped modules.
-            batches = self._batches[:1] if way == usual.read == "packed" else self._batches
-            wrong = self._wrong(lambda w=way, m=leans, b=batches: self._training_off(w, m, b))  # type: ignore[misc]
+            batches = self._batches[:1] if way == default.prefill == "packed" else self._batches
+            wrong = self._wrong(lambda w=way, m=faster, b=batches: self._training_off(w, m, b))  # type: ignore[misc]
             if wrong is None:
-                return replace(usual, train=way, leans=leans, notes=(*usual.notes, *notes))
-            notes.append(f"training in {way} rows{' with faster modules' if leans else ''} {wrong}; not used")
+                return replace(default, training=way, cpu_modules=faster, notes=(*default.notes, *notes))
+            notes.append(
+                f"training in {way} rows{' with faster modules' if faster else ''} {wrong}; not used"
+            )
             _log.warning("%s", notes[-1])
         self._reference.refuse_what_sees_ahead()  # the most common reason
         raise ModelError(f"model {self._backbone.name}: cannot be trained: {notes[-1]}")
 
     def _training_off(
-        self, way: Rows, leans: bool, batches: Sequence[Sequence[TokenizedExample]]
+        self, way: Rows, faster: bool, batches: Sequence[Sequence[TokenizedExample]]
     ) -> str | None:
         packed = packed_attention(self._backbone.model) if way == "packed" else nullcontext()
         reference = self._reference
-        with cpu_modules(reference.model) if leans else nullcontext(), packed:
+        with cpu_modules(reference.model) if faster else nullcontext(), packed:
             for i, examples in enumerate(batches):
                 with reference.gradients_of_batch(i):
                     logits = self._batched_logits(examples, way)

@@ -20,7 +20,7 @@ from typing import Any
 from nlora.data.task import Task
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.backbone import Backbone
-from nlora.models.paths import Paths
+from nlora.models.fast_paths import FastPaths
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.plan import Plan
@@ -34,7 +34,7 @@ log = logging.getLogger("nlora")
 
 
 def learn_sequence(
-    plan: Plan, backbone: Backbone, run: RunFolder, progress: Progress, paths: Paths | None = None
+    plan: Plan, backbone: Backbone, run: RunFolder, progress: Progress, paths: FastPaths | None = None
 ) -> None:
     """Teach the backbone the plan's tasks in order.
 
@@ -85,7 +85,7 @@ def _train(
     stage: int,
     folder: Path,
     progress: Progress,
-    paths: Paths | None,
+    paths: FastPaths | None,
 ) -> TrainResult:
     """Train one stage as the method wants it, and save what was trained."""
     config, task, method = plan.config, plan.tasks[stage - 1], plan.methods[stage - 1]

@@ -25,8 +25,8 @@ from nlora.data.columns import TokenizedExamples
 from nlora.data.packing import pack
 from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
+from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.models.packed_attention import packed_attention
-from nlora.models.paths import Paths, usual_paths
 from nlora.training.cpu_modules import cpu_modules
 from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
@@ -108,7 +108,7 @@ def train(
     extra_loss: ExtraLoss | None = None,
     seed: int,
     folder: Path,
-    paths: Paths | None = None,
+    paths: FastPaths | None = None,
     on_step: Callable[[int], None] = lambda step: None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainResult:
@@ -120,9 +120,9 @@ def train(
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
     Raises RunError if the loss or a trained weight is not finite.
     """
-    paths = paths or usual_paths(backbone.model)
-    arguments = _training_arguments(options, seed, folder, together=paths.train != "single")
-    packs = paths.train == "packed"
+    paths = paths or default_paths(backbone.model)
+    arguments = _training_arguments(options, seed, folder, together=paths.training != "single")
+    packs = paths.training == "packed"
     if options.gradient_checkpointing:
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
@@ -141,7 +141,7 @@ def train(
     trainer.remove_callback(PrinterCallback)
     reset_peak_memory()
     begin = time.perf_counter()
-    modules = cpu_modules(trainable.model) if paths.leans else nullcontext()
+    modules = cpu_modules(trainable.model) if paths.cpu_modules else nullcontext()
     attention = packed_attention(backbone.model) if packs else nullcontext()
     with modules, attention:
         gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing

@@ -15,28 +15,28 @@ Rows = Literal["packed", "padded", "single"]
 
 
 @dataclass(frozen=True, slots=True)
-class Paths:
+class FastPaths:
     """How a run's batches go through its model.
 
-    train, read: how the examples of a training batch, and the prompts of a scoring batch, share it.
-    leans: whether training uses faster modules on a CPU (`nlora.training.cpu_modules`).
-    continues: whether tokens after a prompt reuse its stored keys and values, instead of computing it again.
-    generate: how prompts share a batch of transformers' own `generate`.
+    training, prefill, generation: how examples share a training batch, prompts a scoring batch, and prompts a batch of
+        transformers' own `generate`.
+    cpu_modules: whether training uses faster modules on a CPU (`nlora.training.cpu_modules`).
+    kv_cache: whether tokens after a prompt reuse its stored keys and values, instead of computing it again.
     notes: one line for each way that was tried and gave different numbers.
     """
 
-    train: Rows
-    leans: bool
-    read: Rows
-    continues: bool
-    generate: Rows
+    training: Rows
+    cpu_modules: bool
+    prefill: Rows
+    kv_cache: bool
+    generation: Rows
     notes: tuple[str, ...] = ()
 
 
-def usual_paths(model: nn.Module, *, untried: bool = False) -> Paths:
+def default_paths(model: nn.Module, *, untried: bool = False) -> FastPaths:
     """The fastest paths that a model's properties allow, without trying them on a run's texts.
 
     untried: do not even try packing on a few tokens.
     """
     rows: Rows = "packed" if (may_pack if untried else packing_is_exact)(model) else "padded"
-    return Paths(rows, True, rows, keeps_all_tokens(model), "padded")
+    return FastPaths(rows, True, rows, keeps_all_tokens(model), "padded")
