@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nlora.api.functions import compare, interference, open_run, run
+    from nlora.api.functions import compare, gate, interference, open_run, run
     from nlora.api.run import Run
     from nlora.config.load import load_config
     from nlora.config.schema import Config
@@ -52,6 +52,7 @@ __all__ = [
     "__version__",
     "compare",
     "factor_l1",
+    "gate",
     "interference",
     "load_config",
     "open_run",
@@ -61,7 +62,7 @@ __all__ = [
 ]
 
 _NAMES = {
-    "api.functions": ("compare", "interference", "open_run", "run"),
+    "api.functions": ("compare", "gate", "interference", "open_run", "run"),
     "api.run": ("Run",),
     "config.load": ("load_config",),
     "config.schema": ("Config",),

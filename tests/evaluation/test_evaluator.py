@@ -17,7 +17,7 @@ from nlora.data.task import Example, Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.backbone import Backbone, load_backbone
-from nlora.runs.stage_results import accuracy, score_row
+from nlora.runs.stage_results import accuracy, scores_of
 from nlora.runs.task_records import task_record
 
 TinyModel = Callable[[str], Path]
@@ -145,4 +145,4 @@ def test_accuracy_is_exact_match_after_the_released_normalization() -> None:
     assert accuracy(task(), right) == pytest.approx(60.0)
     other = Task("other", "TC", "", LABELS, task().train, task().test)
     facts = {"news": task_record(task(), Config.model_validate({"tasks": ["news", "other"]}))}
-    assert score_row([task(), other], {"news": right}, facts) == [pytest.approx(60.0), None]
+    assert scores_of([task(), other], {"news": right}, facts) == {"news": pytest.approx(60.0)}

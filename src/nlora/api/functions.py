@@ -1,4 +1,4 @@
-"""The functions of the public API: nlora.run, nlora.open_run, nlora.compare and nlora.interference.
+"""The functions of the public API: nlora.run, nlora.open_run, nlora.compare, nlora.gate, nlora.interference.
 
 They print nothing and raise NloraError for everything that a user can correct. torch is imported only once a model is
 needed.
@@ -16,6 +16,7 @@ from nlora.config.load import LoadedConfig, Source, load_config
 from nlora.runs.events import OnEvent
 
 if TYPE_CHECKING:
+    from nlora.analysis.gate import Gate
     from nlora.models.lora_factors import AdapterState
     from nlora.report.comparison import Comparison
 
@@ -72,6 +73,39 @@ def compare(runs: Iterable[Run | Folder]) -> Comparison:
 
     several = [runs] if isinstance(runs, Run | str | os.PathLike) else runs
     return compare_runs(read_runs(_path(run) for run in several))
+
+
+def gate(
+    run: Run | Folder,
+    *,
+    stage: int | None = None,
+    against: Run | Folder | None = None,
+    against_stage: int | None = None,
+    max_drop: float = 2.0,
+    alpha: float | None = None,
+) -> Gate:
+    """Which tasks lost answers since they were learned, or compared with another run; what `nlora gate` prints.
+
+    stage, against_stage: counted from 1; None is the last committed stage. Without `against` and `against_stage`, each
+    task is compared with the stage that learned it. max_drop: percentage points that a task may lose. alpha: if given,
+    a drop counts only if its p-value, corrected for the number of tasks, is below it.
+
+    Raises InputErrors if there is nothing to compare or the two were scored on different examples.
+
+    >>> verdict = nlora.gate("runs/support", max_drop=100)
+    >>> verdict.passed, verdict.tasks[0].since
+    (True, 'stage 1')
+    """
+    from nlora.analysis.gate import gate as compare_answers
+
+    return compare_answers(
+        _path(run),
+        stage=stage,
+        against=None if against is None else _path(against),
+        against_stage=against_stage,
+        max_drop=max_drop,
+        alpha=alpha,
+    )
 
 
 def interference(

@@ -20,6 +20,7 @@ from nlora.cli.check import check
 from nlora.cli.compare import compare
 from nlora.cli.cp import cp
 from nlora.cli.evaluate import evaluate
+from nlora.cli.gate import gate
 from nlora.cli.group import Commands, Stopped
 from nlora.cli.ls import ls
 from nlora.cli.predict import predict
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, demo, check, ls, cp, compare, sweep, analyze, report):
+for command in (run, demo, check, ls, cp, compare, gate, sweep, analyze, report):
     app.command()(command)
 app.command(name="eval")(evaluate)
 app.command()(predict)
