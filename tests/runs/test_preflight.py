@@ -131,7 +131,7 @@ def test_targets_that_no_text_reaches_are_named(tiny_model: TinyModel) -> None:
     lora = LORA.model_copy(update={"targets": ("q_proj", "tower.0", "tower.2")})
     with pytest.raises(ModelError, match=r"tower\.0 and 1 more layers get no gradient .* would stay 0"):
         preflight(backbone, TASKS, lora=lora)
-    assert preflight(backbone, TASKS, lora=lora, needs_gradients=False).train == "packed"
+    assert preflight(backbone, TASKS, lora=lora, needs_gradients=False).training == "packed"
 
 
 def test_an_expert_that_two_texts_do_not_reach_is_no_mistake(tiny_model: TinyModel) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nlora.report.run_files import StageFiles
     from nlora.runs.checkpoint import Checkpoint, StageModel
     from nlora.runs.events import Progress
+    from nlora.runs.export.result import Export
 
 
 class Run:
@@ -192,6 +193,32 @@ class Run:
         from nlora.report.write import REPORT_FILE, write_report
 
         return write_report([self.folder], self.folder / REPORT_FILE if path is None else Path(path))
+
+    def export(
+        self,
+        out: str | os.PathLike[str],
+        form: str,
+        *,
+        stage: int | None = None,
+        push: str | None = None,
+        **options: Any,
+    ) -> Export:
+        """Write a stage's model as a folder that others load, and check its answers, as `nlora export`.
+
+        form: merged, adapter, adapters or sparse. stage: as for `model`. push: a repository of the Hugging Face Hub.
+        options: rank, threshold, merge, density, task, dtype, examples, as on the command line.
+        Raises InputErrors for options that are wrong or do not fit the form, RunError if the export's answers are not
+        the run's; then nothing is left at `out`.
+
+        >>> found = run.export("exports/support", "merged")
+        >>> found.scores == found.run
+        True
+        """
+        from nlora.runs.export.export import export
+        from nlora.runs.export.options import ExportOptions
+
+        with _quiet_python():
+            return export(self.folder, Path(out), ExportOptions(form, **options), stage=stage, push=push)
 
     def _checkpoint(self, stage: int | None, settings: Mapping[str, Any] | None = None) -> Checkpoint:
         from nlora.runs.checkpoint import read_stage

@@ -20,6 +20,7 @@ from nlora.cli.check import check
 from nlora.cli.compare import compare
 from nlora.cli.cp import cp
 from nlora.cli.evaluate import evaluate
+from nlora.cli.export import export
 from nlora.cli.gate import gate
 from nlora.cli.group import Commands, Stopped
 from nlora.cli.ls import ls
@@ -44,6 +45,7 @@ for command in (run, demo, check, ls, cp, compare, gate, sweep, analyze, report)
     app.command()(command)
 app.command(name="eval")(evaluate)
 app.command()(predict)
+app.command()(export)
 
 
 def _print_version(wanted: bool) -> None:

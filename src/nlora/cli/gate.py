@@ -89,7 +89,7 @@ def gate_table(verdict: Gate) -> RenderableType:
             row.since,
             f"{changes.before:.1f}",
             f"{changes.after:.1f}",
-            f"{-changes.drop:+.1f}",
+            f"{changes.after - changes.before:+.1f}",
             str(changes.changes.worse),
             str(changes.changes.better),
             "<0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}",

@@ -1,0 +1,79 @@
+"""`nlora export`: a stage's model in a form that others load, checked against the run's own answers.
+
+>>> found = export("runs/support", "exports/support", ExportOptions("merged"))
+>>> found.scores == found.run
+True
+
+Everything wrong with the request is said first. The export is written into a temporary folder next to its place, and
+gets its name when it has answered as it must (`nlora.runs.export.work`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nlora.runs.atomic import DISK_FULL, disk_errors, publish_folder, remove
+from nlora.runs.checkpoint import read_stage
+from nlora.runs.events import OnEvent, Progress
+from nlora.runs.export.options import ExportOptions, check_folder, check_method, check_options
+from nlora.runs.export.result import Export
+from nlora.runs.layout import TEMPORARY
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    options: ExportOptions,
+    *,
+    stage: int | None = None,
+    push: str | None = None,
+    on_event: OnEvent | None = None,
+) -> Export:
+    """Export a stage of a run into the folder `out`, which must not exist yet or be empty.
+
+    stage: from 1; None: the last committed one. push: a repository of the Hugging Face Hub to upload the folder to.
+    on_event: receives the progress of scoring.
+
+    Raises InputErrors for a request that cannot be met, RunError if the export's answers are not the run's; then
+    nothing is left at `out`. If only the upload fails, RunError too, but the export stays.
+    """
+    from nlora.runs.export import hub, model_card
+    from nlora.runs.export.work import Work
+
+    out = Path(out)
+    check_options(options)
+    if push is not None:
+        hub.check_name(push)
+    checkpoint = read_stage(Path(run), stage)
+    index = check_method(checkpoint, options)
+    check_folder(out)
+    with _next_to(out) as folder:
+        work = Work(checkpoint, options, index, folder, Progress(on_event))
+        found = work.run()
+        found.folder = out
+        found.size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        model_card.write(found, folder)
+        if out.exists():
+            out.rmdir()  # empty, as was checked
+        publish_folder(folder, out)
+    if push is not None:
+        found.url = hub.push(out, push)
+    return found
+
+
+@contextmanager
+def _next_to(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`; removed if the block fails, with the parents that were made for it."""
+    temporary = out.absolute().with_name(f"{TEMPORARY}{out.absolute().name}")
+    made = next((p for p in reversed(temporary.parents) if not p.exists()), temporary)
+    with disk_errors(out):
+        remove(temporary)
+        temporary.mkdir(parents=True)
+    try:
+        with disk_errors(out, only=DISK_FULL):
+            yield temporary
+    except BaseException:
+        remove(made)
+        raise

@@ -1,0 +1,141 @@
+"""Writes an export in its form, into a folder that does not matter to anybody yet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+
+from nlora.models.backbone import Backbone, quiet_bars
+from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, LoraFactors, check_finite
+from nlora.models.recompress import recompress
+from nlora.models.target_modules import linear_layer
+from nlora.runs.export.combine import Update, dense_update
+from nlora.runs.export.updates import StageUpdate, folder_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class RankLoss:
+    """What a smaller rank lost of ΔW, relative Frobenius norms from 0 to 1. worst: the module that lost the most."""
+
+    rank: int
+    overall: float
+    worst_module: str
+    worst: float
+
+    def __str__(self) -> str:
+        return (
+            f"rank {self.rank} loses {100 * self.overall:.2g} % of the update's Frobenius norm, and of a "
+            f"single module's at most {100 * self.worst:.2g} % ({self.worst_module})"
+        )
+
+
+def round_weights(model: nn.Module, dtype: str) -> None:
+    """Round the parameters to a number format, in float32. Buffers stay: they are computed, not loaded."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(getattr(torch, dtype)).float()
+
+
+def rounding_note(model: nn.Module, update: Mapping[str, Update], dtype: str) -> str:
+    """What a number format costs an update that is merged into the weights. model: not rounded yet."""
+    rounding = size = 0.0
+    for name in update:
+        weight = linear_layer(model, name).weight
+        assert isinstance(weight, torch.Tensor)
+        exact = weight.detach()
+        rounding += float((exact.to(getattr(torch, dtype)).float() - exact).double().square().sum())
+        size += float(dense_update(update[name]).double().square().sum())
+    share = (rounding / size) ** 0.5 if size else 0.0
+    return (
+        f"{dtype} rounds the updated layers by {100 * share:.2g} % of the update's norm; the scores are those of the "
+        "rounded weights, computed in float32"
+    )
+
+
+def write_merged(backbone: Backbone, folder: Path, dtype: str) -> None:
+    """The whole model with its tokenizer and generation settings, as transformers saves them."""
+    model: Any = backbone.model
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    with quiet_bars():
+        model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+
+
+def recompressed(update: Mapping[str, Update], rank: int) -> tuple[dict[str, LoraFactors], RankLoss]:
+    """The closest update of at most this rank in every module."""
+    found = {name: recompress(update[name], rank) for name in update}
+    losses = {name: (one.lost / one.total) ** 0.5 if one.total else 0.0 for name, one in found.items()}
+    total = sum(one.total for one in found.values())
+    overall = (sum(one.lost for one in found.values()) / total) ** 0.5 if total else 0.0
+    worst = max(losses, key=losses.__getitem__)
+    return {name: one.factors for name, one in found.items()}, RankLoss(rank, overall, worst, losses[worst])
+
+
+def write_adapter(
+    factors: Mapping[str, LoraFactors], sources: Sequence[StageUpdate], folder: Path, base_model: str
+) -> None:
+    """One stock PEFT LoRA adapter, scaling 1. factors: scaling 1 (`stack`). sources: the adapters it is made of.
+
+    Raises AdapterError if a factor is not finite.
+    """
+    from peft import LoraConfig
+
+    check_finite(factors, str(folder))
+    configs = [json.loads((u.folder / CONFIG_FILE).read_text(encoding="utf-8")) for u in sources]
+    ranks = {name: f.A.shape[0] for name, f in factors.items()}
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {name: rank for name, rank in ranks.items() if rank != usual}
+    config = LoraConfig(
+        task_type=configs[0].get("task_type"),
+        r=usual,
+        lora_alpha=usual,
+        rank_pattern=others,
+        alpha_pattern=dict(others),
+        lora_dropout=0.0,
+        fan_in_fan_out=any(c.get("fan_in_fan_out") for c in configs),
+        target_modules=_targets(configs, sources, list(factors)),
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+    )
+    config.target_modules = sorted(config.target_modules)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"base_model.model.{name}.lora_{letter}.weight": factor.float().cpu().contiguous()
+        for name, f in factors.items()
+        for letter, factor in (("A", f.A), ("B", f.B))
+    }
+    (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    config.save_pretrained(str(folder))
+
+
+def _targets(
+    configs: Sequence[Mapping[str, Any]], sources: Sequence[StageUpdate], names: list[str]
+) -> list[str]:
+    """The sources' own short names, if all of them adapt the same modules under the same names; else whole names."""
+    targets = configs[0].get("target_modules")
+    same = all(
+        c.get("target_modules") == targets and u.state.keys() == set(names)
+        for c, u in zip(configs, sources, strict=True)
+    )
+    return sorted(targets) if same and isinstance(targets, list) else sorted(names)
+
+
+def write_adapters(updates: list[StageUpdate], folder: Path) -> list[str]:
+    """A copy of each task's adapter, in a folder of the task's name. Returns the names."""
+    names = folder_names(updates)
+    for name, update in zip(names, updates, strict=True):
+        shutil.copytree(update.folder, folder / name)
+    return names

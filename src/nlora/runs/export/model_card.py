@@ -1,0 +1,264 @@
+"""The README.md of an export: Hugging Face's model card, with the scores and what was forgotten."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nlora import __version__
+from nlora.evaluation.choices import METRIC_NAMES
+from nlora.models.backbone import BUILTIN_MODEL
+from nlora.runs.export.options import FORMS
+from nlora.runs.run_yaml import read_run_file
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+    from nlora.config.task_source import TaskSource
+    from nlora.runs.export.result import Export
+
+_HUB_NAMES = {BUILTIN_MODEL: "HuggingFaceTB/SmolLM2-135M-Instruct"}
+_PACKAGES = ("torch", "transformers", "peft")
+_CITATION = """@misc{nlora,
+  title = {Is Parameter Collision Hindering Continual Learning in LLMs?},
+  eprint = {2410.10179},
+  archivePrefix = {arXiv}
+}"""
+
+
+def write(export: Export, folder: Path) -> None:
+    """Writes README.md next to the exported files."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    config = export.checkpoint.config
+    base = hub_name(config.model)
+    data = ModelCardData(
+        model_name=config.name,
+        base_model=base,
+        library_name="transformers" if export.options.form == "merged" else "peft",
+        pipeline_tag="text-generation" if export.options.form == "merged" else None,
+        tags=["continual-learning", "lora", "nlora", config.method.label],
+        eval_results=_eval_results(export),
+        metrics=sorted({_METRIC_IDS[metric] for metric in _metrics(export).values()}),
+    )
+    if export.options.form == "sparse":
+        data.library_name = "nlora"
+    text = f"---\n{data.to_yaml()}\n---\n\n{_text(export)}"
+    card = ModelCard(text, ignore_metadata_errors=False)
+    (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+_METRIC_IDS = {"exact_match": "exact_match", "rougeL": "rouge"}
+
+
+def hub_name(model: str) -> str | None:
+    """The base model's name on the hub; None for a folder or file."""
+    if model in _HUB_NAMES:
+        return _HUB_NAMES[model]
+    is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model) and not model.endswith(".gguf")
+    return model if is_name and not Path(model).exists() else None
+
+
+def _base(export: Export) -> str:
+    """What the card calls the base model; of a local path only the last part, as the card may be published."""
+    model = export.checkpoint.config.model
+    return hub_name(model) or Path(model).name
+
+
+def _metrics(export: Export) -> dict[str, str]:
+    record = export.checkpoint.run.stage_record(export.checkpoint.stage)
+    return {name: task.metric if (task := record.tasks.get(name)) else "exact_match" for name in export.run}
+
+
+def _eval_results(export: Export) -> list[EvalResult]:
+    """The stage's scores on whole test sets, as the run measured them."""
+    from huggingface_hub import EvalResult
+
+    if not export.options.is_exact:
+        return []
+    metrics = _metrics(export)
+    kinds = {
+        task.name: "text-classification" if task.labels else "text-generation" for task in _tasks(export)
+    }
+    return [
+        EvalResult(
+            task_type=kinds.get(name, "text-generation"),
+            dataset_type=re.sub(r"[^\w.-]+", "-", name),
+            dataset_name=name,
+            dataset_split=export.checkpoint.config.evaluate.split,
+            metric_type=_METRIC_IDS[metrics[name]],
+            metric_name=METRIC_NAMES[metrics[name]],  # type: ignore[index]
+            metric_value=round(score, 2),
+        )
+        for name, score in _rows(export)[-1].items()
+        if name in metrics
+    ]
+
+
+def _tasks(export: Export) -> Sequence[TaskSource]:
+    return export.checkpoint.config.tasks
+
+
+def _rows(export: Export) -> list[dict[str, float]]:
+    """The rows of the accuracy matrix up to the stage: scores by task."""
+    run, stage = export.checkpoint.run, export.checkpoint.stage
+    return [dict(run.stage_record(k).scores) for k in range(1, stage + 1)]
+
+
+def _text(export: Export) -> str:
+    config, checkpoint = export.checkpoint.config, export.checkpoint
+    base = _base(export)
+    learned = [task.name for task in config.tasks[: checkpoint.stage]]
+    parts = [
+        f"# {config.name}",
+        f"{base} after learning {', '.join(learned)} (method: {config.method.label}). "
+        f"This is {FORMS[export.options.form]}{_choices(export)}.",
+        "## Scores",
+        _matrix(export),
+        _forgotten(export),
+        "## This export",
+        _checked(export),
+        *([_thresholds(export)] if export.thresholds else []),
+        "## How to load it",
+        f"```python\n{_loading(export)}\n```",
+        "Prompts must be those of the training; the file `predict_eval_predictions.jsonl` of each of the run's stages "
+        "has them as `Prompt`.",
+        "## Versions",
+        _versions(export),
+        "## Citation",
+        f"```bibtex\n{_CITATION}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _choices(export: Export) -> str:
+    options = export.options
+    said = [
+        f"of the task {options.task}" if options.task else "",
+        f"merged by {options.merge}" if options.merge != "sum" else "",
+        f"in {export.dtype}" if options.form == "merged" else "",
+        f"recompressed to rank {options.rank}" if options.rank else "",
+    ]
+    return "".join(f", {one}" for one in said if one)
+
+
+def _matrix(export: Export) -> str:
+    names = [task.name for task in export.checkpoint.config.tasks]
+    lines = [_row("after learning", names), _row("---", ["---:"] * len(names))]
+    for k, row in enumerate(_rows(export)):
+        lines.append(_row(names[k], [f"{row[name]:.1f}" if name in row else "" for name in names]))
+    words = "; ".join(
+        f"{name}: {METRIC_NAMES[metric]}"  # type: ignore[index]
+        for name, metric in _metrics(export).items()
+    )
+    return (
+        "\n".join(lines)
+        + f"\n\nIn percent of the run's {export.checkpoint.config.evaluate.split} examples ({words})."
+    )
+
+
+def _row(first: str, cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|") for cell in (first, *cells)]
+    return f"| {' | '.join(escaped)} |"
+
+
+def _forgotten(export: Export) -> str:
+    *before, last = _rows(export)
+    lines = []
+    for task in export.checkpoint.config.tasks[: export.checkpoint.stage - 1]:
+        past = [row[task.name] for row in before if task.name in row]
+        if task.name in last and past:
+            lost = max(*past, last[task.name]) - last[task.name]
+            lines.append(
+                f"- {task.name}: " + (f"{lost:.1f} points below its best score" if lost else "nothing")
+            )
+    return "Forgotten so far:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _checked(export: Export) -> str:
+    lines = [
+        "It was loaded again with stock libraries, and answered the first test examples of each task.",
+        "",
+        _row("task", ["examples", "the run", "this export", "answers that differ"]),
+        _row("---", ["---:"] * 4),
+    ]
+    for name, score in export.scores.items():
+        cells = [
+            str(export.examples[name]),
+            f"{export.run[name]:.1f}",
+            f"{score:.1f}",
+            str(export.different[name]),
+        ]
+        lines.append(_row(name, cells))
+    return "\n".join([*lines, *(["", *export.notes] if export.notes else [])])
+
+
+def _thresholds(export: Export) -> str:
+    names = list(export.scores)
+    lines = [
+        _row("threshold", ["x RMS", "entries kept", "bytes", *names]),
+        _row("---:", ["---:"] * (3 + len(names))),
+    ]
+    for row in export.thresholds:
+        cells = [f"{row.factor:.3g}", f"{100 * row.share_kept:.2f} %", f"{row.sparse_bytes:,}"]
+        lines.append(_row(f"{row.threshold:.3g}", [*cells, *(f"{row.scores[n]:.1f}" for n in names)]))
+    assert export.sizes is not None
+    factors = export.sizes.factors_bytes
+    as_factors = "" if factors is None else f"{factors:,} bytes as low-rank factors, "
+    return (
+        "\n".join(lines)
+        + f"\n\nThe whole update takes {as_factors}{export.sizes.dense_bytes:,} bytes as dense matrices."
+    )
+
+
+def _loading(export: Export) -> str:
+    form = export.options.form
+    seq2seq = export.is_encoder_decoder
+    auto = "AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM"
+    imports = f"from transformers import AutoTokenizer, {auto}\n"
+    base = _base(export)
+    tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("{}")'
+    if form == "merged":
+        return f'{imports}\nmodel = {auto}.from_pretrained("FOLDER")\n{tokenizer.format("FOLDER")}'
+    lines = f'\nbase = {auto}.from_pretrained("{base}", dtype="float32")\n{tokenizer.format(base)}'
+    if form == "adapter":
+        return (
+            f'from peft import PeftModel\n{imports}{lines}\nmodel = PeftModel.from_pretrained(base, "FOLDER")'
+        )
+    if form == "adapters":
+        first, *others = export.adapters
+        lines += f'\nmodel = PeftModel.from_pretrained(base, "FOLDER/{first}", adapter_name="update_0")'
+        for i, name in enumerate(others, start=1):
+            lines += f'\nmodel.load_adapter("FOLDER/{name}", adapter_name="update_{i}")'
+        if export.checkpoint.method.updates == "per_task":
+            lines += '\nmodel.set_adapter("update_0")  # the adapter of the task that a text belongs to'
+        elif export.checkpoint.method.updates == "continued":
+            lines += (
+                f'\nmodel.set_adapter("update_{len(others)}")  # the last one; each contains the ones before'
+            )
+        else:
+            active = ", ".join(f'"update_{i}"' for i in range(len(export.adapters)))
+            lines += f"\nmodel.base_model.set_adapter([{active}])  # their sum"
+        return f"from peft import PeftModel\n{imports}{lines}"
+    return (
+        f"import json\n\nimport torch\nfrom safetensors.torch import load_file\n{imports}{lines}\n"
+        'tensors = load_file("FOLDER/update.safetensors")\n'
+        'with open("FOLDER/sparse_config.json") as file:\n'
+        '    shapes = json.load(file)["shapes"]\n'
+        "for name, shape in shapes.items():\n"
+        "    update = torch.zeros(shape)  # (out, in)\n"
+        '    update.view(-1)[tensors[f"{name}.indices"].long()] = tensors[f"{name}.values"]\n'
+        "    layer = base.get_submodule(name)\n"
+        "    # A Conv1D, as GPT-2 has it, keeps its weight as (in, out).\n"
+        "    layer.weight.data += update if isinstance(layer, torch.nn.Linear) else update.T"
+    )
+
+
+def _versions(export: Export) -> str:
+    trained = read_run_file(export.checkpoint.run.folder)["versions"]
+    now = {"nlora": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+    then = ", ".join(f"{name} {version}" for name, version in trained.items())
+    return f"Trained with {then}. Exported with {', '.join(f'{n} {v}' for n, v in now.items())}."

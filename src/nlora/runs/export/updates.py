@@ -1,0 +1,54 @@
+"""Which updates make up a stage's model, read from the folders of the stages. No backbone is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nlora.models.lora_adapter import ADAPTER
+from nlora.models.lora_factors import AdapterState, load_factors
+from nlora.runs.checkpoint import Checkpoint
+from nlora.runs.layout import stage_name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StageUpdate:
+    """What one stage trained. folder: its adapter in PEFT's format."""
+
+    stage: int
+    task: str
+    folder: Path
+    state: AdapterState
+
+
+class StageUpdates:
+    """The updates of a run's stages up to one of them.
+
+    trained: of the stages that trained something, in order. Raises AdapterError if an adapter is missing or damaged.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        run, self._method = checkpoint.run, checkpoint.method
+        self._states: list[AdapterState] = []
+        self.trained: list[StageUpdate] = []
+        for k in range(1, checkpoint.stage + 1):
+            if run.stage_record(k).is_skipped:
+                self._states.append({})
+                continue
+            folder = run.stage_folder(k) / ADAPTER
+            state = load_factors(folder)
+            self._states.append(state)
+            self.trained.append(StageUpdate(k, checkpoint.config.tasks[k - 1].name, folder, state))
+
+    def active_for(self, index: int) -> list[StageUpdate]:
+        """Those that answer task `index` (from 0)."""
+        active = {id(state) for state in self._method.active_for(self._states, index)}
+        return [update for update in self.trained if id(update.state) in active]
+
+
+def folder_names(updates: list[StageUpdate]) -> list[str]:
+    """A folder name for each update: its task's, safe on every system; with the stage if names would be the same."""
+    names = [stage_name(u.stage, u.task).partition("-")[2] for u in updates]
+    if len({name.casefold() for name in names}) < len(names):
+        return [stage_name(u.stage, u.task) for u in updates]
+    return names

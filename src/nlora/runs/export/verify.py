@@ -1,0 +1,182 @@
+"""Whether two models answer alike: an export against the run's own answers, and against the model it was made from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from nlora.data.collate import Collator
+from nlora.data.select import select_tasks
+from nlora.data.task import Task, TokenizedExample
+from nlora.errors import InputErrors, NloraError, Problem, RunError
+from nlora.evaluation.choices import Metric, decode_of, metric_of
+from nlora.evaluation.evaluator import Evaluator
+from nlora.evaluation.label_scoring import LabelTree, label_scores
+from nlora.models.logits import answer_logits
+from nlora.runs.answers import PREDICTIONS_FILE, Answer, read_answers
+from nlora.runs.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from nlora.data.task import Example
+    from nlora.data.tokenize import ExampleTokenizer
+    from nlora.models.backbone import Backbone
+    from nlora.models.paths import Paths
+
+_TIE = 1e-3
+"""Two answers whose log-probabilities differ by less are equally likely, but for the rounding of float32."""
+_TIE_QUANTIZED = 0.1
+"""The same for a quantized backbone, which rounds the activations to 8 or 16 bits."""
+_SHOWN = 5
+_SHOWN_CHARACTERS = 60
+
+Texts = dict[str, list[str]]
+"""Answers by task, in the order of the examples."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTask:
+    """A task whose first test examples are answered. index: its place in the run. stored: the run's own answers."""
+
+    task: Task
+    index: int
+    metric: Metric
+    stored: tuple[Answer, ...]
+
+    def score(self, texts: Sequence[str]) -> float:
+        """Of these answers, in percent, by the task's own metric."""
+        given = [replace(a, prediction=t) for a, t in zip(self.stored, texts, strict=True)]
+        return 100 * sum(answer.score(self.metric) for answer in given) / len(given)
+
+    @property
+    def stored_texts(self) -> list[str]:
+        """The run's own answers."""
+        return [answer.prediction for answer in self.stored]
+
+
+def tasks_to_check(checkpoint: Checkpoint, examples: int, wanted: Callable[[int], bool]) -> list[CheckedTask]:
+    """The tasks that the run scored at the stage, with their first test examples and the answers stored for these.
+
+    wanted: whether the export answers the task of that index. Raises InputErrors if data is missing, or its examples
+    are not the ones that the run scored.
+    """
+    config, record = checkpoint.config, checkpoint.run.stage_record(checkpoint.stage)
+    names = [task.name for i, task in enumerate(config.tasks) if task.name in record.scores and wanted(i)]
+    loaded = select_tasks(config, checkpoint.loaded.base_folder, names=names) if names else []
+    path = checkpoint.run.stage_folder(checkpoint.stage) / PREDICTIONS_FILE
+    stored = read_answers(path, names)
+    found, problems = [], []
+    for one in loaded:
+        task = replace(one.task, test=one.task.test[:examples])
+        answers = [stored[task.name].get(key) for key in _keys(task.test)]
+        if None in answers:
+            what = (
+                f"its test examples are not the ones that stage {checkpoint.stage} was scored on, so the export cannot "
+                "be checked; restore the file"
+            )
+            problems.append(Problem(f"task {task.name}", what))
+        known = record.tasks.get(task.name)
+        metric = known.metric if known else metric_of(task, config)
+        assert one.index is not None
+        found.append(CheckedTask(task, one.index, metric, tuple(a for a in answers if a is not None)))
+    if problems:
+        raise InputErrors(problems)
+    return found
+
+
+def _keys(examples: Sequence[Example]) -> list[tuple[str, str, str, int]]:
+    seen: Counter[tuple[str, str, str]] = Counter()
+    keys = []
+    for example in examples:
+        key = (example.id, example.sentence, example.label)
+        keys.append((*key, seen[key]))
+        seen[key] += 1
+    return keys
+
+
+class Answerer:
+    """Answers the tasks to check with one model. paths: as `nlora.runs.preflight.preflight` found."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tasks: Sequence[CheckedTask],
+        backbone: Backbone,
+        encoder: ExampleTokenizer,
+        paths: Paths,
+        on_answered: Callable[[Task], Callable[[int], None]],
+    ) -> None:
+        self._options = checkpoint.config.evaluate
+        self._tie = _TIE if checkpoint.config.quantize is None else _TIE_QUANTIZED
+        self._tasks, self._backbone, self._encoder = tasks, backbone, encoder
+        self._evaluator = Evaluator(backbone, encoder, self._options, paths)
+        self._on_answered = on_answered
+
+    def answer(self, activate: Callable[[int], None] = lambda index: None) -> Texts:
+        """The answers to every task. activate: makes the model the one that answers a task, by its index."""
+        texts = {}
+        for checked in self._tasks:
+            activate(checked.index)
+            answers = self._evaluator.answer(checked.task, self._on_answered(checked.task))
+            texts[checked.task.name] = list(answers.texts)
+        return texts
+
+    def differences(
+        self,
+        expected: Texts,
+        found: Texts,
+        activate: Callable[[int], None] = lambda index: None,
+    ) -> list[str]:
+        """A line for each example whose answers differ, unless this model finds both equally likely."""
+        lines = []
+        for checked in self._tasks:
+            activate(checked.index)
+            name = checked.task.name
+            pairs = zip(checked.task.test, expected[name], found[name], strict=True)
+            for example, right, other in pairs:
+                if right != other and not self._is_tie(checked.task, example, right, other):
+                    text = example.sentence[:_SHOWN_CHARACTERS]
+                    lines.append(f"{name}, example {example.id}: '{right}', exported '{other}': {text}")
+        return lines
+
+    @torch.no_grad()
+    def _is_tie(self, task: Task, example: Example, one: str, other: str) -> bool:
+        """Whether rounding may decide between two answers."""
+        try:
+            rows = list(self._encoder.encode(task, [replace(example, label=text) for text in (one, other)]))
+        except NloraError:  # an answer that cannot be written as a label
+            return False
+        model, tokenizer = self._backbone.model, self._backbone.tokenizer
+        device = next(model.parameters()).device
+        collate = Collator(tokenizer.pad_token_id, self._backbone.encoder_decoder)
+        labels = task.labels or ()
+        if decode_of(task, self._options) == "labels" and {one, other} <= set(labels):
+            tree = LabelTree.build(self._encoder.label_ids(labels), tokenizer.eos_token_id)
+            batch = collate([TokenizedExample(rows[0].prompt_ids, [])])
+            scores = label_scores(model, {k: v.to(device) for k, v in batch.items()}, tree)[0]
+            return abs(float(scores[labels.index(one)] - scores[labels.index(other)])) < self._tie
+        a, b = list(rows[0].answer_ids), list(rows[1].answer_ids)
+        at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+        if at is None:
+            return False
+        batch = collate([rows[0]])
+        logits, _ = answer_logits(model, {k: v.to(device) for k, v in batch.items()})
+        there = logits[0, logits.shape[1] - len(a) + at].float()
+        return abs(float(there[a[at]] - there[b[at]])) < self._tie
+
+
+def refuse(differences: Sequence[str], what: str) -> None:
+    """Raises RunError with the first of these differences, if there are any."""
+    if not differences:
+        return
+    more = f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+    listed = "".join(f"\n  {line}" for line in differences[:_SHOWN])
+    raise RunError(f"{what}; nothing was written. {len(differences)} answers differ:{listed}{more}")
+
+
+def scores(tasks: Sequence[CheckedTask], texts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Percent by task."""
+    return {checked.task.name: checked.score(texts[checked.task.name]) for checked in tasks}

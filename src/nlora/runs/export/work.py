@@ -1,0 +1,220 @@
+"""Makes one export: the model in memory, its answers, the files, and the answers of what was loaded again."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nlora.errors import InputErrors, Problem
+from nlora.evaluation.choices import decode_of
+from nlora.models.positions import positions_of
+from nlora.runs.checkpoint import Checkpoint, merged
+from nlora.runs.events import Progress
+from nlora.runs.export import forms, reloaded, sparse
+from nlora.runs.export.combine import CombinedUpdate, Update
+from nlora.runs.export.in_memory import UpdatedBackbone
+from nlora.runs.export.options import ExportOptions
+from nlora.runs.export.result import Export
+from nlora.runs.export.updates import StageUpdates
+from nlora.runs.export.verify import Answerer, CheckedTask, Texts, refuse, scores, tasks_to_check
+from nlora.runs.plan import make_encoder
+from nlora.runs.preflight import preflight, probes
+
+if TYPE_CHECKING:
+    from nlora.data.task import Task
+    from nlora.models.backbone import Backbone
+    from nlora.models.lora_factors import LoraFactors
+    from nlora.models.paths import Paths
+
+
+class Work:
+    """One export."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, options: ExportOptions, index: int, folder: Path, progress: Progress
+    ) -> None:
+        self._checkpoint, self._options, self._index = checkpoint, options, index
+        self._folder, self._progress = folder, progress
+        self._found = Export(options, checkpoint, folder)
+        self._paths: Paths | None = None
+        self._tasks: list[CheckedTask] = []
+
+    def run(self) -> Export:
+        checkpoint, options = self._checkpoint, self._options
+        has_updates = checkpoint.method.trains == "adapter"
+        updates = StageUpdates(checkpoint) if has_updates else None
+        self._check_rank(updates)
+        self._tasks = tasks_to_check(checkpoint, options.examples, self._answers(updates))
+        expected = self._write(updates)
+        gc.collect()  # the model that was written, before it is loaded again
+        again = self._reload(updates)
+        answerer = self._answerer(again.backbone)
+        answers = answerer.answer(again.activate)
+        refuse(
+            answerer.differences(expected, answers, again.activate),
+            "the export, loaded again, does not answer as the model it was made from",
+        )
+        stored = {checked.task.name: checked.stored_texts for checked in self._tasks}
+        if self._is_exact:
+            refuse(
+                answerer.differences(stored, answers, again.activate),
+                f"the export does not answer as {checkpoint.name} of the run did",
+            )
+        found = self._found
+        found.is_encoder_decoder = again.backbone.encoder_decoder
+        if options.is_exact and not self._is_exact:
+            found.notes.append(
+                "the run answered in 16 bits or with a quantized backbone, the export in float32 where it can; single "
+                "answers may differ"
+            )
+        found.examples = {checked.task.name: len(checked.stored) for checked in self._tasks}
+        found.run, found.scores = scores(self._tasks, stored), scores(self._tasks, answers)
+        found.different = {
+            name: sum(a != b for a, b in zip(stored[name], answers[name], strict=True)) for name in stored
+        }
+        return found
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the export must give the run's own answers: a run in 16 bits or quantized rounds otherwise."""
+        config = self._checkpoint.config
+        return self._options.is_exact and config.dtype == "float32" and config.quantize is None
+
+    def _answers(self, updates: StageUpdates | None) -> Callable[[int], bool]:
+        """Which tasks the export answers: those with an update, or the one that it was asked for."""
+        if updates is None or self._checkpoint.method.updates != "per_task":
+            return lambda index: True
+        if self._options.form == "adapters":
+            return lambda index: bool(updates.active_for(index))
+        return lambda index: index == self._index
+
+    def _check_rank(self, updates: StageUpdates | None) -> None:
+        rank = self._options.rank
+        if updates is None or rank is None:
+            return
+        if rank > (full := self._combined(updates).full_rank()):
+            hint = "; without --rank it is exact" if self._options.merge == "sum" else ""
+            raise InputErrors([Problem("--rank", f"{rank} is above the update's full rank {full}{hint}")])
+
+    def _combined(self, updates: StageUpdates, index: int | None = None) -> CombinedUpdate:
+        options, seed = self._options, self._checkpoint.config.seed
+        states = [u.state for u in updates.active_for(self._index if index is None else index)]
+        return CombinedUpdate(states, options.merge, options.share_kept, seed)
+
+    # Write
+
+    def _write(self, updates: StageUpdates | None) -> Texts:
+        """Writes the export; returns the answers of the model in memory that it should equal."""
+        if updates is None:
+            return self._write_merged(merged(self._checkpoint, 0), {})
+        model = self._bare(updates)
+        form, base = self._options.form, self._checkpoint.config.model
+        if form in ("merged", "sparse") and not model.takes_updates:
+            what = f"the weights of {base} are quantized or shared by several layers; use --as adapter or adapters"
+            raise InputErrors([Problem("--as", what)])
+        if form == "adapters":
+            self._found.adapters = forms.write_adapters(updates.trained, self._folder)
+            return self._answerer(model.backbone).answer(lambda i: model.set(self._combined(updates, i)))
+        combined = self._combined(updates)
+        if form == "merged":
+            model.set(combined)
+            return self._write_merged(model.backbone, combined)
+        if form == "adapter":
+            return self._write_adapter(model, combined, updates)
+        return self._write_sparse(model, combined)
+
+    def _bare(self, updates: StageUpdates) -> UpdatedBackbone:
+        """The backbone without updates."""
+        names = list(dict.fromkeys(name for update in updates.trained for name in update.state))
+        return UpdatedBackbone(merged(replace(self._checkpoint, stage=0), 0), names)
+
+    def _write_merged(self, backbone: Backbone, update: Mapping[str, Update]) -> Texts:
+        """update: what is merged into the weights; empty for a method that trains the weights themselves."""
+        weights = next(p for p in backbone.model.parameters() if p.is_floating_point())
+        self._found.dtype = dtype = self._options.dtype or str(weights.dtype).removeprefix("torch.")
+        backbone.model.float()
+        if dtype != "float32":
+            if update:
+                self._found.notes.append(forms.rounding_note(backbone.model, update, dtype))
+            forms.round_weights(backbone.model, dtype)
+        answers = self._answerer(backbone).answer()
+        forms.write_merged(backbone, self._folder, dtype)
+        return answers
+
+    def _write_adapter(
+        self, model: UpdatedBackbone, combined: CombinedUpdate, updates: StageUpdates
+    ) -> Texts:
+        factors: Mapping[str, Update]
+        if self._options.rank is None:
+            factors = dict(combined)
+        else:
+            factors, loss = forms.recompressed(combined, self._options.rank)
+            self._found.rank_loss = loss
+            self._found.notes.append(str(loss))
+        plain: dict[str, LoraFactors] = factors  # type: ignore[assignment]  # a sum, or recompressed
+        forms.write_adapter(
+            plain, updates.active_for(self._index), self._folder, self._checkpoint.config.model
+        )
+        model.set(plain)
+        return self._answerer(model.backbone).answer()
+
+    def _write_sparse(self, model: UpdatedBackbone, combined: CombinedUpdate) -> Texts:
+        answerer = self._answerer(model.backbone)
+        self._found.sizes = size = sparse.sizes(combined)
+        chosen, several = sparse.thresholds(self._options.threshold, size.rms)
+        answers: dict[float, Texts] = {}
+        for threshold, kept in zip(several, sparse.count_kept(combined, several), strict=True):
+            model.set(sparse.AboveThreshold(combined, threshold))
+            answers[threshold] = answerer.answer()
+            factor = threshold / size.rms if size.rms else 0.0
+            row = sparse.ThresholdRow(
+                threshold,
+                factor,
+                kept,
+                kept / size.entries,
+                is_stored=threshold == chosen,
+                scores=scores(self._tasks, answers[threshold]),
+            )
+            self._found.thresholds.append(row)
+        sparse.write_sparse(
+            sparse.AboveThreshold(combined, chosen), self._folder, self._checkpoint.config.model
+        )
+        return answers[chosen]
+
+    # Load again
+
+    def _reload(self, updates: StageUpdates | None) -> reloaded.Reloaded:
+        form, config, folder = self._options.form, self._checkpoint.config, self._folder
+        if form == "merged":
+            return reloaded.load_merged(folder, config)
+        if form == "adapter":
+            return reloaded.load_adapter(folder, config)
+        if form == "sparse":
+            return reloaded.load_sparse(folder, config)
+        assert updates is not None
+        stages = [update.stage for update in updates.trained]
+        folders = [folder / name for name in self._found.adapters]
+        return reloaded.load_adapters(
+            folders, config, lambda index: [stages.index(u.stage) for u in updates.active_for(index)]
+        )
+
+    def _answerer(self, backbone: Backbone) -> Answerer:
+        """The same prompts, and the same paths through the model, for the model in memory and the export."""
+        config = self._checkpoint.config
+        # The tokenizer of the export, if it has one.
+        named = config.model_copy(update={"model": backbone.name})
+        encoder = make_encoder(named, positions_of(backbone.model))
+        if self._paths is None:
+            self._paths = preflight(
+                backbone,
+                [probes(checked.task, encoder) for checked in self._tasks],
+                generates=any(decode_of(c.task, config.evaluate) == "generate" for c in self._tasks),
+            )
+
+        def on_answered(task: Task) -> Callable[[int], None]:
+            return self._progress.scoring(self._checkpoint.stage, task.name, len(task.test))
+
+        return Answerer(self._checkpoint, self._tasks, backbone, encoder, self._paths, on_answered)

@@ -1,0 +1,136 @@
+"""The card of an export, as huggingface_hub reads it, and the upload, against a fake hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlora.errors import InputErrors, RunError
+from nlora.runs.export import hub
+from nlora.runs.export.export import export
+from nlora.runs.export.model_card import hub_name
+from nlora.runs.export.options import FORMS, ExportOptions
+from nlora.runs.summary import read_summary
+
+Runs = Callable[..., Path]
+
+
+def test_the_card_has_the_scores_and_what_was_forgotten(finished_run: Runs, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    run = finished_run()
+    export(run, tmp_path / "out", ExportOptions("adapter"))
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    summary = read_summary(run)
+    results = {r.dataset_name: r for r in card.data.eval_results}
+    assert {name: r.metric_value for name, r in results.items()} == pytest.approx(
+        dict(zip(summary.tasks, summary.R[1], strict=True)), abs=0.01
+    )
+    assert {r.metric_type for r in results.values()} == {"exact_match"}
+    assert card.data.library_name == "peft"
+    assert card.data.base_model is None, "a folder of this machine is no base model to others"
+    for stage, task in enumerate(summary.tasks):
+        cells = "".join(f" {'' if s is None else f'{s:.1f}'} |" for s in summary.R[stage])
+        assert f"| {task} |{cells}" in card.content
+    lost = max(s for s in (row[0] for row in summary.R) if s is not None) - (summary.R[1][0] or 0)
+    assert (f"- colors: {lost:.1f} points" if lost else "- colors: nothing") in card.content
+    assert "Trained with nlora" in card.content
+    assert "2410.10179" in card.content
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("family", ["llama", "t5", "gpt2"])
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_the_cards_own_code_loads_the_export(
+    finished_run: Runs, tmp_path: Path, tiny_model: Any, family: str, form: str
+) -> None:
+    export(finished_run(family), tmp_path / "out", ExportOptions(form))
+    text = (tmp_path / "out" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    model = tiny_model(family)
+    code = code.replace("FOLDER", str(tmp_path / "out")).replace(f'"{model.name}"', f'"{model}"')
+    values: dict[str, Any] = {}
+    exec(code, values)
+    assert values["tokenizer"]("a").input_ids
+    assert values["model" if form != "sparse" else "base"] is not None
+
+
+def test_names_of_base_models() -> None:
+    assert hub_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert hub_name("google-t5/t5-large") == "google-t5/t5-large"
+    assert hub_name("./folder") is None
+    assert hub_name("a/b/c") is None
+    assert hub_name("models/model.gguf") is None
+
+
+class HttpClientError(Exception):
+    """As HTTP clients have them: of no built-in kind."""
+
+
+class FakeHub:
+    """huggingface_hub.HfApi without a network: it keeps what it is given."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.created, self.uploaded = error, [], []
+
+    def __call__(self, **arguments: Any) -> FakeHub:
+        return self
+
+    def create_repo(self, repo: str, **arguments: Any) -> str:
+        if self.error:
+            raise self.error
+        self.created.append((repo, arguments))
+        return f"https://hub/{repo}"
+
+    def upload_folder(self, **arguments: Any) -> None:
+        files = sorted(file.name for file in Path(arguments["folder_path"]).iterdir())
+        self.uploaded.append((arguments["repo_id"], files))
+
+
+def test_push_uploads_the_folder(finished_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeHub()
+    monkeypatch.setattr("huggingface_hub.HfApi", fake)
+    found = export(finished_run(), tmp_path / "out", ExportOptions("adapter"), push="me/support")
+    assert found.url == "https://hub/me/support"
+    assert fake.created == [("me/support", {"repo_type": "model", "exist_ok": True})]
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert fake.uploaded == [("me/support", files)]
+
+
+@pytest.mark.parametrize("kind", ["token", "network", "client", "offline"])
+def test_a_failed_upload_is_one_line_and_the_export_stays(
+    finished_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    errors = {
+        "token": (LocalTokenNotFoundError("Token is required."), "hf auth login"),
+        "network": (ConnectionError("name resolution failed\nmore"), "check the network"),
+        "client": (HttpClientError("Name or service not known"), "check the network"),
+        "offline": (OfflineModeIsEnabled("offline mode is enabled"), "HF_HUB_OFFLINE"),
+    }
+    error, hint = errors[kind]
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub(error))
+    with pytest.raises(RunError, match=r"the export is in .*, but could not be uploaded to me/x") as raised:
+        export(finished_run(), tmp_path / "out", ExportOptions("adapter"), push="me/x")
+    assert hint in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "out" / "adapter_config.json").is_file()
+
+
+def test_without_a_network_the_real_client_fails_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match="could not be uploaded to me/x"
+    ):  # the tests run with HF_HUB_OFFLINE=1
+        hub.push(tmp_path, "me/x")
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "what?", "-x/y", ""])
+def test_a_name_that_no_repository_can_have(finished_run: Runs, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputErrors, match=r"--push: .* is not the name of a repository"):
+        export(finished_run(), tmp_path / "out", ExportOptions("adapter"), push=name)
+    assert not list(tmp_path.iterdir())
