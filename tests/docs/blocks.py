@@ -32,8 +32,6 @@ REASONS = {
     "usage": "shows the syntax of a command, with placeholders",
 }
 """The word that a block carries -> what it means. Anything else has to run."""
-EXPECTED_FAILING = set((Path(__file__).parent / "expected_failing.txt").read_text(encoding="utf-8").split())
-"""Modules, and pages with a language, whose examples do not run yet. Names only leave the file."""
 LANGUAGES = ("sh", "python", "yaml", "text")
 
 _FENCE = re.compile(r"```(\S*)\s*$")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blocks import EXPECTED_FAILING, REASONS, ROOT, docstrings, unmarked_examples
+from blocks import REASONS, ROOT, docstrings, unmarked_examples
 
 import nlora
 
@@ -26,11 +26,6 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-def _parameters(names: list[str]) -> list[Any]:
-    expected = pytest.mark.xfail(reason="its examples do not run yet", strict=True)
-    return [pytest.param(name, marks=[expected] if name in EXPECTED_FAILING else []) for name in names]
-
-
 def _with_examples() -> list[str]:
     texts = {name: [d[2] for d in docstrings(file.read_text())] for name, file in MODULES.items()}
     return [name for name, found in texts.items() if any(">>>" in d or unmarked_examples(d) for d in found)]
@@ -43,7 +38,7 @@ def names(here: Path, tiny_model: Callable[[str], Path]) -> dict[str, Any]:
     return {"nlora": nlora, "Path": Path, "run": nlora.open_run("runs/support")}
 
 
-@pytest.mark.parametrize("module", _parameters(_with_examples()))
+@pytest.mark.parametrize("module", _with_examples())
 def test_the_examples_of_a_module_run(module: str, request: pytest.FixtureRequest) -> None:
     file = MODULES[module]
     found = list(docstrings(file.read_text()))
@@ -63,11 +58,6 @@ def _run(test: doctest.DocTest) -> str:
     told: list[str] = []
     doctest.DocTestRunner(optionflags=FLAGS).run(test, out=told.append)
     return "".join(told)
-
-
-def test_only_modules_with_examples_are_expected_to_fail() -> None:
-    done = {name for name in EXPECTED_FAILING if name.startswith("nlora")} - set(_with_examples())
-    assert not done, f"remove from expected_failing.txt: {sorted(done)}"
 
 
 @pytest.mark.parametrize(

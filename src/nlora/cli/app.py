@@ -41,11 +41,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, demo, check, ls, cp, compare, gate, sweep, analyze, report):
+for command in (run, demo, check, ls, cp, compare, gate, export, sweep, analyze, report):
     app.command()(command)
 app.command(name="eval")(evaluate)
 app.command()(predict)
-app.command()(export)
 
 
 def _print_version(wanted: bool) -> None:

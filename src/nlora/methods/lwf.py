@@ -1,9 +1,7 @@
 """Learning without Forgetting: on the new task's texts, stay close to what the model predicted before.
 
 Source: arXiv 1606.09282. Incremental LoRA. From the second task on, this is added to the cross-entropy of an answer
-token:
-
-    weight · T² · KL( softmax(z_before / T) ‖ softmax(z / T) )
+token: weight · T² · KL(softmax(z_before / T) ‖ softmax(z / T)).
 
 z: the logits that predict the token. z_before: the same of the model as it was before this stage, which is the backbone
 with the adapter switched off. T: the temperature.

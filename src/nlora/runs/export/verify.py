@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nlora.data.task import Example
     from nlora.data.tokenize import ExampleTokenizer
     from nlora.models.backbone import Backbone
-    from nlora.models.paths import Paths
+    from nlora.models.fast_paths import FastPaths
 
 _TIE = 1e-3
 """Two answers whose log-probabilities differ by less are equally likely, but for the rounding of float32."""
@@ -106,7 +106,7 @@ class Answerer:
         tasks: Sequence[CheckedTask],
         backbone: Backbone,
         encoder: ExampleTokenizer,
-        paths: Paths,
+        paths: FastPaths,
         on_answered: Callable[[Task], Callable[[int], None]],
     ) -> None:
         self._options = checkpoint.config.evaluate

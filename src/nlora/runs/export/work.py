@@ -26,8 +26,8 @@ from nlora.runs.preflight import preflight, probes
 if TYPE_CHECKING:
     from nlora.data.task import Task
     from nlora.models.backbone import Backbone
+    from nlora.models.fast_paths import FastPaths
     from nlora.models.lora_factors import LoraFactors
-    from nlora.models.paths import Paths
 
 
 class Work:
@@ -39,7 +39,7 @@ class Work:
         self._checkpoint, self._options, self._index = checkpoint, options, index
         self._folder, self._progress = folder, progress
         self._found = Export(options, checkpoint, folder)
-        self._paths: Paths | None = None
+        self._paths: FastPaths | None = None
         self._tasks: list[CheckedTask] = []
 
     def run(self) -> Export:
