@@ -19,6 +19,10 @@ from nlora.config.schema import BUILTIN, Config, is_method_file
 HERE, THEN = "base_folder", "base_folder_then"
 
 
+_TASK_PATHS = ("train", "test", "adapter")
+"""Keys of a task that hold paths."""
+
+
 def recorded(run_folder: Path, config: Config, base: Path) -> dict[str, str]:
     """The keys of run.yaml. base: the folder of the configuration's file; the current folder takes precedence."""
     paths = _relative_paths(config.model_dump())
@@ -49,7 +53,7 @@ def located(config: Config, base: Path) -> Config:
             str(base / path) if path is not None and _is_relative(path) and (base / path).exists() else path
         )
 
-    tasks = (t.model_copy(update={"train": found(t.train), "test": found(t.test)}) for t in config.tasks)
+    tasks = (t.model_copy(update={key: found(getattr(t, key)) for key in _TASK_PATHS}) for t in config.tasks)
     method = config.method
     if is_method_file(method.name):
         method = method.model_copy(update={"name": found(method.name)})
@@ -60,7 +64,7 @@ def _relative_paths(config: Mapping[str, Any]) -> list[str]:
     """Those of the data and the method. config: a mapping, checked or not."""
     tasks = config.get("tasks")
     entries = [entry for entry in tasks if isinstance(entry, dict)] if isinstance(tasks, list | tuple) else []
-    paths = [config.get("data"), *(entry.get(split) for entry in entries for split in ("train", "test"))]
+    paths = [config.get("data"), *(entry.get(split) for entry in entries for split in _TASK_PATHS)]
     method = config.get("method")
     name = method.get("name") if isinstance(method, dict) else method
     if isinstance(name, str) and is_method_file(name):

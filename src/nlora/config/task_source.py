@@ -23,6 +23,11 @@ class TaskSource(BaseModel):
     type: str | None = Field(None, description="Kind of task as the prompt names it; null: the task's name.")
     train: str | None = Field(None, description=f"Training examples: {_SOURCE}")
     test: str | None = Field(None, description=f"Test examples: {_SOURCE}")
+    adapter: str | None = Field(
+        None,
+        description="A LoRA adapter that has learned the task already, instead of 'train': a folder in PEFT's format "
+        "or a hub id. Nothing is trained; 'test' is optional. See the key after.",
+    )
     quoting: bool | None = Field(
         None,
         description="Whether cells of the task's CSV and TSV files may be quoted; null: in CSV they may, in TSV "
@@ -35,7 +40,9 @@ class TaskSource(BaseModel):
 
     @model_validator(mode="after")
     def _both_files_or_none(self) -> TaskSource:
-        if (self.train is None) != (self.test is None):
+        if self.adapter is not None and self.train is not None:
+            raise ValueError(f"task '{self.name}' has an 'adapter' and a 'train' file; leave one of them out")
+        if self.adapter is None and (self.train is None) != (self.test is None):
             missing = "test" if self.test is None else "train"
             raise ValueError(
                 f"task '{self.name}' has no '{missing}' file; a task with files of its own needs both"
