@@ -30,7 +30,7 @@ def compare_adapters(
     if not isinstance(sources, Mapping):
         return measure_adapters(sources, threshold).interference()
     states = {
-        name: _loaded(_located(source), source) if isinstance(source, str) else source
+        name: load_from(located(source), source) if isinstance(source, str) else source
         for name, source in sources.items()
     }
     if len(states) < 2:
@@ -45,11 +45,11 @@ def measure_adapters(sources: Sequence[str], threshold: float | None) -> Measure
             raise InputErrors(
                 [Problem(source, "is a run; give it alone, or give the adapter folders of its stages")]
             )
-    folders = [_located(source) for source in sources]
+    folders = [located(source) for source in sources]
     for i, source in enumerate(sources):
         if folders[i] in folders[:i]:
             raise InputErrors([Problem(source, "is given twice; give different adapters")])
-    states = [_loaded(folder, source) for folder, source in zip(folders, sources, strict=True)]
+    states = [load_from(folder, source) for folder, source in zip(folders, sources, strict=True)]
     if len(states) < 2:
         raise InputErrors(
             [Problem(sources[0], "is a single adapter; give two or more, or the folder of a run")]
@@ -65,7 +65,7 @@ def measure_adapters(sources: Sequence[str], threshold: float | None) -> Measure
     return replace(measured, notes=[*measured.notes, note])
 
 
-def _located(source: str) -> Path:
+def located(source: str) -> Path:
     """The folder of an adapter: as given, or its two files fetched from the hub."""
     folder = Path(source)
     if folder.exists() or not _HUB_ID.fullmatch(source):
@@ -82,7 +82,7 @@ def _located(source: str) -> Path:
         ) from error
 
 
-def _loaded(folder: Path, source: str) -> AdapterState:
+def load_from(folder: Path, source: str) -> AdapterState:
     """The factors in a folder. Errors name the source as the user gave it."""
     try:
         return load_factors(folder)
