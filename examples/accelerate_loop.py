@@ -3,11 +3,11 @@
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
-from common import arguments, load, read, tokenize
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq
 
 import nlora
+from common import arguments, load, read, tokenize
 
 args = arguments(__doc__)
 model, tokenizer = load(args.model)

@@ -1,11 +1,11 @@
 """One more task in a loop of your own, with gradient accumulation."""
 
 import torch
-from common import arguments, load, read, tokenize
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import DataCollatorForSeq2Seq
 
 import nlora
+from common import arguments, load, read, tokenize
 
 args = arguments(__doc__)
 model, tokenizer = load(args.model)

@@ -1,9 +1,9 @@
 """One more task with transformers' Trainer."""
 
-from common import arguments, load, read, tokenize
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 import nlora
+from common import arguments, load, read, tokenize
 
 args = arguments(__doc__)
 model, tokenizer = load(args.model)

@@ -1,11 +1,11 @@
 """One more task with TRL's SFTTrainer (pip install trl)."""
 
 import torch
-from common import arguments, load, read
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 import nlora
+from common import arguments, load, read
 
 args = arguments(__doc__)
 model, tokenizer = load(args.model)

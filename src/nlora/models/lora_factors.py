@@ -103,7 +103,8 @@ def load_factors(folder: str | Path) -> AdapterState:
                 f"{folder / WEIGHTS_FILE}: tensor '{key}' of shape {list(tensor.shape)} is not a factor of a "
                 "linear layer; only LoRA on linear layers can be read"
             )
-        halves.setdefault(match["module"], {})[match["factor"]] = tensor.float()
+        # A copy: the tensors are views of the file, and would change with it.
+        halves.setdefault(match["module"], {})[match["factor"]] = tensor.to(torch.float32, copy=True)
     if not halves:
         raise AdapterError(f"{folder / WEIGHTS_FILE}: holds no tensors")
     state = {name: _factors(folder, config, name, pair) for name, pair in halves.items()}

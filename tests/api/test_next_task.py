@@ -1,0 +1,279 @@
+"""A task in a training loop of one's own: which updates are active, the gradient, what is left, and mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import Trainer, TrainingArguments
+
+import nlora
+from nlora.methods.registry import builtin_names
+from nlora.models.lora_factors import AdapterState, load_factors
+from nlora.models.target_modules import target_modules
+from nlora.runs.sequence import stage_seed
+from states import of_matrix, random_state, write_adapter
+from tiny import IDS, LORA, assert_bitwise, assert_same, load, logits, loss, weights
+
+TinyModel = Callable[[str], Path]
+VALUES = {"r": 4, "alpha": 8, "dropout": 0.0}
+NEEDS_MORE = {"ewc", "lwf", "mtl", "osf", "replay", "seqft"}
+
+
+@pytest.fixture
+def model(tiny_model: TinyModel) -> Any:
+    return load(tiny_model("llama"))
+
+
+def _shapes(model: Any, *targets: str) -> dict[str, tuple[int, int]]:
+    lora = LORA.model_copy(update={"targets": targets or None})
+    return {m.name: (m.out_features, m.in_features) for m in target_modules(model, lora)}
+
+
+@pytest.fixture
+def first(model: Any, tmp_path: Path) -> Path:
+    """An earlier adapter of other layers and another rank than the new one's."""
+    state = _small(random_state(_shapes(model, "q_proj", "o_proj"), 2, 1))
+    return write_adapter(tmp_path / "first", state, target_modules=["q_proj", "o_proj"])
+
+
+def _small(state: AdapterState) -> AdapterState:
+    for f in state.values():
+        f.B.mul_(0.05)
+    return state
+
+
+def _step(task: Any, **arguments: Any) -> None:
+    """One optimizer step that moves every factor."""
+    optimizer = torch.optim.AdamW([p for p in task.model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        (loss(task.model) + task.penalty()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+# Which updates are active, and what is left
+
+
+def test_stock_peft_adds_up_to_the_model_that_was_trained(
+    model: Any, first: Path, tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    task = nlora.next_task(model, after=[first], lora=VALUES)
+    _step(task)
+    task.save(tmp_path / "second")
+    stock = PeftModel.from_pretrained(load(tiny_model("llama")), tmp_path / "second", adapter_name="second")
+    assert not torch.allclose(logits(stock), logits(task.model), atol=1e-3)
+    stock.load_adapter(first, "first")
+    stock.base_model.set_adapter(["first", "second"])
+    assert torch.allclose(logits(stock), logits(task.model), atol=1e-5)
+
+
+def test_release_leaves_the_model_as_it_was(model: Any, first: Path) -> None:
+    model.requires_grad_(True)
+    before, trainable = weights(model), sum(p.requires_grad for p in model.parameters())
+    with nlora.next_task(model, after=[first], lora=VALUES) as task:
+        assert sum(p.requires_grad for p in model.parameters()) == 8, "A and B of q and v in two layers"
+        _step(task)
+    assert task.release() is model
+    assert_bitwise(model, before)
+    assert sum(p.requires_grad for p in model.parameters()) == trainable
+
+
+def test_a_peft_model_is_used_as_it_is(model: Any, first: Path, tmp_path: Path) -> None:
+    layers = _shapes(model, "v_proj", "down_proj").keys()
+    config = LoraConfig(r=3, use_rslora=True, target_modules=["v_proj", "down_proj"], task_type="CAUSAL_LM")
+    own = get_peft_model(model, config, adapter_name="mine")
+    before = logits(own)
+    task = nlora.next_task(own, after=[first])
+    assert task.model is own
+    assert not torch.equal(logits(own), before), "the earlier adapter is active"
+    _step(task)
+    task.save(tmp_path / "mine")
+    assert load_factors(tmp_path / "mine").keys() == layers
+    trained = logits(own)
+    assert task.release() is own
+    assert not torch.equal(logits(own), trained)
+    nlora.next_task(own, after=[first])
+    assert torch.equal(logits(own), trained), "its adapter is the trained one"
+
+
+def test_a_16_bit_model_keeps_earlier_updates_unmerged(first: Path, tiny_model: TinyModel) -> None:
+    model = load(tiny_model("llama"), torch.bfloat16)
+    before = weights(model)
+    with nlora.next_task(model, after=[first], lora=VALUES) as task:
+        changed = logits(task.model)
+        assert_bitwise(model.model.embed_tokens, {"weight": before["model.embed_tokens.weight"]})
+    assert not torch.equal(logits(model), changed)
+    assert_bitwise(model, before)
+
+
+def test_a_run_counts_with_each_of_its_stages(here: Path) -> None:
+    run = nlora.open_run("runs/support")
+    folders = [stage.folder / "adapter" for stage in run.stages]
+    plain, _ = run.model(stage=0)
+    whole, _ = run.model()
+    for after in (run, "runs/support", [run], folders, [load_factors(folder) for folder in folders]):
+        with nlora.next_task(plain, after=after) as task:
+            assert torch.allclose(logits(task.model), logits(whole), atol=1e-6)
+            assert task.seed == stage_seed(42, 3)
+
+
+def test_a_method_that_continues_starts_from_the_last_adapter(model: Any, tmp_path: Path) -> None:
+    state = _small(random_state(_shapes(model), 4, 1))
+    task = nlora.next_task(model, after=state, method="seqlora", lora=VALUES)
+    task.save(tmp_path / "again")
+    assert_same(load_factors(tmp_path / "again"), state)
+
+
+# What the gradient is
+
+
+@pytest.mark.parametrize("name", sorted({*builtin_names()} - NEEDS_MORE))
+def test_backward_adds_the_gradient_of_the_penalty(name: str, model: Any, first: Path) -> None:
+    """Which includes modules that the earlier adapter did not change."""
+    method = {"name": name, "tasks": 4} if name == "disjoint" else name
+    after = [first] if name != "seqlora" else []
+    task = nlora.next_task(model, after=after, method=method, lora=VALUES)
+    _step(task)
+    trained = [p for p in task.model.parameters() if p.requires_grad]
+    penalty = task.penalty()
+    assert penalty.shape == ()
+    assert (penalty > 0) == (name in {"nlora", "olora", "ella"})
+    task.backward()
+    wanted = torch.autograd.grad(penalty, trained, allow_unused=True) if penalty > 0 else [None] * 8
+    for parameter, gradient in zip(trained, wanted, strict=True):
+        assert (parameter.grad is None) == (gradient is None)
+        assert gradient is None or torch.equal(parameter.grad, gradient)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory")
+def test_the_penalty_counts_once_whatever_the_accumulation(model: Any, first: Path, tmp_path: Path) -> None:
+    """And it is clipped with the rest: a small max_grad_norm leaves the direction of the sum."""
+    data = [{"input_ids": row, "labels": row} for row in IDS.repeat(4, 1)]
+
+    def learned(rows: int, *, callback: bool = True) -> AdapterState:
+        task = nlora.next_task(model, after=[first], method={"name": "olora", "weight": 2}, lora=VALUES)
+        arguments = TrainingArguments(
+            str(tmp_path), per_device_train_batch_size=rows, gradient_accumulation_steps=4 // rows,
+            max_grad_norm=0.01, seed=task.seed, optim="sgd", learning_rate=10, report_to="none",
+            save_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        callbacks = [task.callback] if callback else []
+        Trainer(task.model, arguments, train_dataset=data, callbacks=callbacks).train()
+        task.save(tmp_path / "adapter")
+        task.release()
+        return load_factors(tmp_path / "adapter")
+
+    whole, halves, none = learned(4), learned(2), learned(4, callback=False)
+    for name, f in whole.items():
+        assert torch.allclose(f.A, halves[name].A, atol=1e-6)
+        assert torch.allclose(f.B, halves[name].B, atol=1e-6)
+    assert any(not torch.allclose(f.A, none[name].A, atol=1e-4) for name, f in whole.items())
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_MORE))
+def test_a_method_that_needs_more_is_refused_by_name(name: str, model: Any) -> None:
+    with pytest.raises(nlora.InputErrors, match=f"^method: {name} .*nlora run only.*disjoint, ella, inclora"):
+        nlora.next_task(model, method=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "nlra"}, "method.name: unknown method 'nlra'; did you mean 'nlora'?"),
+        ({"method": {"name": "nlora", "wieght": 1}}, "method.wieght: unknown key; did you mean 'weight'?"),
+        ({"lora": {"rank": 4}}, "lora.rank: unknown key; use lora.r"),
+        ({"lora": {"targets": ["q_prj"]}}, "lora.targets: LlamaForCausalLM has no layer q_prj"),
+        ({"method": "disjoint"}, "method.tasks: the number of tasks is not known here"),
+        ({"method": {"name": "nlora", "penalty": "factor_l1"}}, "method.penalty: factor_l1 needs layers"),
+        ({"after": ["nowhere"]}, "nowhere: not an adapter, there is no such folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_the_model_alone(
+    arguments: dict[str, Any], message: str, model: Any
+) -> None:
+    with pytest.raises(nlora.NloraError) as caught:
+        nlora.next_task(model, **arguments)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    assert "lora_A" not in str(model)
+    nlora.next_task(model)  # nothing is left of the attempt
+
+
+def test_an_adapter_of_another_backbone_is_refused(model: Any, tmp_path: Path) -> None:
+    name = next(iter(_shapes(model)))
+    other = write_adapter(tmp_path / "wide", random_state({name: (64, 48)}, 2, 1))
+    with pytest.raises(
+        nlora.AdapterError, match=r"wide: .* is 64x48, but the layer is 32x32 .*another model"
+    ):
+        nlora.next_task(model, after=[other])
+    other = write_adapter(tmp_path / "deep", random_state({name.replace("0", "9"): (32, 32)}, 2, 1))
+    with pytest.raises(
+        nlora.AdapterError, match=r"deep: updates .*layers\.9.*, which the model does not have"
+    ):
+        nlora.next_task(model, after=[other])
+    with pytest.raises(nlora.AdapterError, match=r"adapter 1: .*is 3x3"):
+        nlora.next_task(model, after={name: of_matrix(torch.ones(3, 3))})
+
+
+def test_a_peft_model_needs_one_plain_lora_adapter_that_trains(model: Any) -> None:
+    own = get_peft_model(model, LoraConfig(target_modules=["q_proj"]), "one")
+    with pytest.raises(nlora.InputErrors, match="lora: the PeftModel has an adapter already"):
+        nlora.next_task(own, lora=VALUES)
+    own.add_adapter("two", LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(nlora.AdapterError, match=r"several adapters \(one, two\); delete all but one"):
+        nlora.next_task(own)
+    own.delete_adapter("two")
+    own.requires_grad_(False)
+    with pytest.raises(nlora.AdapterError, match=r"adapter one is frozen; load it with .*is_trainable=True"):
+        nlora.next_task(own)
+    model = own.unload()
+    with pytest.raises(nlora.AdapterError, match="default is not plain LoRA, it uses use_dora"):
+        nlora.next_task(get_peft_model(model, LoraConfig(target_modules=["q_proj"], use_dora=True)))
+
+
+def test_an_adapter_of_an_embedding_is_refused(model: Any) -> None:
+    own = get_peft_model(model, LoraConfig(target_modules=["q_proj", "embed_tokens"]))
+    with pytest.raises(
+        nlora.AdapterError, match=r"adapts model\.embed_tokens, a Embedding; only linear layers"
+    ):
+        nlora.next_task(own)
+
+
+def test_a_model_learns_one_task_at_a_time(model: Any, tmp_path: Path) -> None:
+    task = nlora.next_task(model)
+    with pytest.raises(nlora.ModelError, match=r"learning another task already; call release\(\)"):
+        nlora.next_task(model)
+    with pytest.raises(nlora.ModelError, match=r"learning another task already; call release\(\)"):
+        nlora.next_task(task.model)
+    task.release()
+    with pytest.raises(nlora.RunError, match="save the adapter before release"):
+        task.save(tmp_path / "late")
+    assert not (tmp_path / "late").exists()
+
+
+@pytest.mark.parametrize("method", ["pertask", "osf"])
+def test_a_run_without_one_adapter_per_stage_says_what_to_give(method: str, here: Path) -> None:
+    run = nlora.run(nlora.load_config("support.yaml", {"method": method, "output_dir": "runs/other"}))
+    plain, _ = nlora.open_run("runs/support").model(stage=0)
+    message = {
+        "pertask": "has a model for each task; name the adapters",
+        "osf": r"trains weights.*Run\.model\(\)",
+    }
+    with pytest.raises(nlora.AdapterError, match=f"runs/other: {method} {message[method]}"):
+        nlora.next_task(plain, after=run)
+
+
+@pytest.mark.parametrize("option", ["fp16", "deepspeed", "fsdp"])
+def test_a_trainer_that_scales_or_splits_gradients_is_refused(option: str, model: Any) -> None:
+    task = nlora.next_task(model)
+    with pytest.raises(nlora.ModelError, match=rf"TrainingArguments\({option}=...\)"):
+        task.callback.on_train_begin(SimpleNamespace(**{option: True}), None, None)
