@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainingArguments
 
@@ -16,13 +17,15 @@ import nlora
 from nlora.methods.registry import builtin_names
 from nlora.models.lora_factors import AdapterState, load_factors
 from nlora.models.target_modules import target_modules
+from nlora.runs.plan import make_plan
 from nlora.runs.sequence import stage_seed
+from nlora.runs.update_history import load_memory
 from states import of_matrix, random_state, write_adapter
 from tiny import IDS, LORA, assert_bitwise, assert_same, load, logits, loss, weights
 
 TinyModel = Callable[[str], Path]
 VALUES = {"r": 4, "alpha": 8, "dropout": 0.0}
-NEEDS_MORE = {"ewc", "lwf", "mtl", "osf", "replay", "seqft"}
+NEEDS_MORE = {"lwf", "mtl", "osf", "replay", "seqft"}
 
 
 @pytest.fixture
@@ -130,6 +133,61 @@ def test_a_method_that_continues_starts_from_the_last_adapter(model: Any, tmp_pa
     assert_same(load_factors(tmp_path / "again"), state)
 
 
+# What a method remembers
+
+
+def _rows(config: Path | str, index: int = 0) -> list[dict[str, list[int]]]:
+    """The training examples of a run, as a data set for a trainer."""
+    encoded = make_plan(nlora.load_config(config)).encoded[index]
+    return [
+        {"input_ids": e.prompt_ids + e.answer_ids, "labels": [-100] * len(e.prompt_ids) + e.answer_ids}
+        for e in encoded
+    ]
+
+
+def test_what_ewc_remembers_is_what_a_run_remembers(here: Path) -> None:
+    """It is saved beside the adapter, and read from there or from the run's stage."""
+    tasks = yaml.safe_load(Path("support.yaml").read_text())["tasks"][:1]
+    only = {"method": "ewc", "output_dir": "runs/ewc", "tasks": tasks}
+    run = nlora.run(nlora.load_config("support.yaml", only))
+    plain, _ = run.model(stage=0)
+    stage = run.stages[0].folder
+    own = PeftModel.from_pretrained(plain, stage / "adapter", is_trainable=True)
+    rows = _rows("support.yaml")
+    task = nlora.next_task(own, method="ewc")
+    task.save("adapters/tickets", examples=rows)
+    assert torch.is_grad_enabled()
+    assert all(p.requires_grad == ("lora_" in name) for name, p in own.named_parameters())
+    saved, wanted = load_memory(Path("adapters/tickets")), load_memory(stage)
+    assert saved.keys() == wanted.keys() != set()
+    for name, fisher in saved.items():
+        torch.testing.assert_close(fisher, wanted[name], rtol=1e-4, atol=1e-10)
+    task.release()
+    plain = own.unload()
+    penalties = []
+    for after in ("adapters/tickets", stage / "adapter", run):
+        with nlora.next_task(plain, after=after, method="ewc", lora=VALUES) as task:
+            _step(task)
+            penalties.append(task.penalty().item())
+    assert penalties[0] == pytest.approx(penalties[1], rel=1e-3) == pytest.approx(penalties[2], rel=1e-3)
+    assert penalties[0] > 0
+
+
+def test_ewc_needs_the_examples_and_what_it_remembered(model: Any, first: Path, tmp_path: Path) -> None:
+    with pytest.raises(nlora.AdapterError, match=r"first: holds nothing that ewc remembers; save every task"):
+        nlora.next_task(model, after=[first], method="ewc")
+    task = nlora.next_task(model, method="ewc")
+    for examples, message in (
+        (None, "examples: ewc estimates from them what to remember; give task.save"),
+        ([{"input_ids": [5, 9]}], "examples: example 0 lacks input_ids or labels"),
+        ([{"input_ids": [5, 9], "labels": [-100, -100]}], "examples: the labels of example 0 should be -100"),
+        ([{"input_ids": [5, 9, 0], "labels": [-100, 9, -100]}], ".*, without padding"),
+    ):
+        with pytest.raises(nlora.InputErrors, match=message):
+            task.save(tmp_path / "new", examples=examples)
+    assert not (tmp_path / "new").exists()
+
+
 # What the gradient is
 
 
@@ -137,7 +195,7 @@ def test_a_method_that_continues_starts_from_the_last_adapter(model: Any, tmp_pa
 def test_backward_adds_the_gradient_of_the_penalty(name: str, model: Any, first: Path) -> None:
     """Which includes modules that the earlier adapter did not change."""
     method = {"name": name, "tasks": 4} if name == "disjoint" else name
-    after = [first] if name != "seqlora" else []
+    after = [first] if name not in {"seqlora", "ewc"} else []
     task = nlora.next_task(model, after=after, method=method, lora=VALUES)
     _step(task)
     trained = [p for p in task.model.parameters() if p.requires_grad]
@@ -181,7 +239,9 @@ def test_the_penalty_counts_once_whatever_the_accumulation(model: Any, first: Pa
 
 @pytest.mark.parametrize("name", sorted(NEEDS_MORE))
 def test_a_method_that_needs_more_is_refused_by_name(name: str, model: Any) -> None:
-    with pytest.raises(nlora.InputErrors, match=f"^method: {name} .*nlora run only.*disjoint, ella, inclora"):
+    with pytest.raises(
+        nlora.InputErrors, match=f"^method: {name} .*nlora run only.*disjoint, ella, ewc, inclora"
+    ):
         nlora.next_task(model, method=name)
 
 

@@ -1,45 +1,90 @@
-"""The updates that a next task starts after: of adapters in PEFT's format, of factors in memory, or of whole runs."""
+"""What a next task starts after: adapters in PEFT's format, factors in memory, or whole runs; and its examples."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn, zeros
+import torch
+from torch import Tensor, nn
 
 from nlora.analysis.adapter_sources import load_from, located
 from nlora.analysis.of_run import is_run
 from nlora.api.run import Run
-from nlora.errors import AdapterError, NloraError
+from nlora.data.collate import IGNORED
+from nlora.data.task import TokenizedExample
+from nlora.errors import AdapterError, InputErrors, NloraError, Problem
+from nlora.methods.base import Memory
 from nlora.models.lora_factors import AdapterState, LoraFactors
 from nlora.models.merged_updates import check_fits
 from nlora.models.target_modules import linear_layer
 from nlora.runs.checkpoint import read_stage
 from nlora.runs.export.updates import StageUpdates
+from nlora.runs.update_history import load_memory
 
 Earlier = Run | str | os.PathLike[str] | AdapterState
 """A run or its folder, a PEFT LoRA folder, a hub id, or factors in memory."""
 
 
-def earlier_updates(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> list[AdapterState]:
-    """The updates of everything that was learned before, in order; a run counts with each of its stages.
+@dataclass(frozen=True, slots=True, eq=False)
+class EarlierTask:
+    """What was learned at one earlier task. name: for messages. folder: of the adapter; None for factors in memory."""
+
+    name: str
+    update: AdapterState
+    folder: Path | None
+
+    def memory(self) -> Memory:
+        """What the method kept beside the adapter: `NextTask.save` in its folder, a run in the stage's."""
+        return {} if self.folder is None else load_memory(self.folder) or load_memory(self.folder.parent)
+
+
+def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> list[EarlierTask]:
+    """Everything that was learned before, in order; a run counts with each of its stages.
 
     Raises AdapterError, with the name of the source, if one cannot be read or does not fit the backbone.
     """
     sources = [after] if isinstance(after, Run | str | os.PathLike | Mapping) else list(after)
-    updates = []
+    tasks: list[EarlierTask] = []
     for number, source in enumerate(sources, start=1):
         if isinstance(source, Mapping):
-            name, states = f"adapter {number}", [dict(source)]
+            tasks.append(EarlierTask(f"adapter {number}", dict(source), None))
+            continue
+        name = str(source.folder) if isinstance(source, Run) else os.fspath(source)
+        if is_run(Path(name)):
+            tasks += _of_run(name)
         else:
-            name = str(source.folder) if isinstance(source, Run) else os.fspath(source)
-            states = _of_run(name) if is_run(Path(name)) else [load_from(located(name), name)]
-        for state in states:
-            _check(name, state, backbone)
-        updates += states
-    return updates
+            folder = located(name)
+            tasks.append(EarlierTask(name, load_from(folder, name), folder))
+    for task in tasks:
+        _check(task.name, task.update, backbone)
+    return tasks
+
+
+def tokenized(rows: Iterable[Mapping[str, Any]], *, encoder_decoder: bool) -> list[TokenizedExample]:
+    """Examples of a trainer, each with input_ids and labels, as prompts and answers.
+
+    Raises InputErrors, with the number of the example (from 0), if its labels are not those of its last tokens.
+    """
+    examples = []
+    for number, row in enumerate(rows):
+        if not {"input_ids", "labels"} <= row.keys():
+            raise InputErrors([Problem("examples", f"example {number} lacks input_ids or labels")])
+        ids, labels = (torch.as_tensor(row[key]).tolist() for key in ("input_ids", "labels"))
+        if encoder_decoder:
+            examples.append(TokenizedExample(ids, [label for label in labels if label != IGNORED]))
+            continue
+        begin = next((i for i, label in enumerate(labels) if i and label != IGNORED), len(labels))
+        if not ids[begin:] or ids[begin:] != labels[begin:]:
+            what = (
+                f"the labels of example {number} should be {IGNORED} for its prompt, then equal its input_ids"
+            )
+            raise InputErrors([Problem("examples", what + ", without padding")])
+        examples.append(TokenizedExample(ids[:begin], ids[begin:]))
+    return examples
 
 
 def with_all_modules(update: AdapterState, like: AdapterState) -> AdapterState:
@@ -53,10 +98,10 @@ def with_all_modules(update: AdapterState, like: AdapterState) -> AdapterState:
 
 
 def _zeros(*size: int) -> Tensor:
-    return zeros(size)
+    return torch.zeros(size)
 
 
-def _of_run(folder: str) -> list[AdapterState]:
+def _of_run(folder: str) -> list[EarlierTask]:
     stage = read_stage(Path(folder), None)
     method: Any = stage.method
     if method.trains == "weights":
@@ -67,7 +112,7 @@ def _of_run(folder: str) -> list[AdapterState]:
         raise AdapterError(
             f"{folder}: {method.name} has a model for each task; name the adapters that should stay active"
         )
-    return [update.state for update in StageUpdates(stage).active_for(0)]
+    return [EarlierTask(folder, update.state, update.folder) for update in StageUpdates(stage).active_for(0)]
 
 
 def _check(source: str, state: AdapterState, backbone: nn.Module) -> None:

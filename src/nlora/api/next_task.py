@@ -7,7 +7,8 @@ patched: the Trainer gets a callback, and a loop calls `NextTask.backward`, or a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -16,14 +17,15 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from nlora.api.earlier import Earlier, earlier_updates, with_all_modules
+from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized, with_all_modules
 from nlora.config.messages import problems_in
 from nlora.config.schema import LoraOptions
 from nlora.config.yaml_positions import SourceMap
-from nlora.errors import InputErrors, ModelError, Problem, RunError
-from nlora.methods.base import Method, MethodOptions
+from nlora.errors import AdapterError, InputErrors, ModelError, Problem, RunError
+from nlora.methods.base import Memory, Method, MethodOptions
 from nlora.methods.registry import build, builtin_names, find
-from nlora.models.lora_adapter import AdapterState, LoraAdapter
+from nlora.models.inspection import is_encoder_decoder
+from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.target_modules import ModuleShape
 from nlora.runs.sequence import stage_seed
 from nlora.runs.update_history import UpdateHistory
@@ -34,7 +36,6 @@ _NEEDS: dict[str, str] = {
     "attach": "trains weights instead of a LoRA adapter",
     "extra_loss": "adds to the loss of each micro-batch",
     "examples": "decides which examples are trained on",
-    "end_task": "needs the examples again after training",
 }
 
 
@@ -61,16 +62,32 @@ class NextTask:
         self._base: nn.Module = self.model.get_base_model()
         _IN_USE.add(self._base)
 
-    def _begin(self, updates: Sequence[AdapterState]) -> None:
+    def _begin(self, earlier: Sequence[EarlierTask]) -> None:
         """Activate the earlier updates as the method wants it, and let it prepare."""
         factors = self._adapter.factors()
         shapes = [ModuleShape(name, f.shape[1], f.shape[0]) for name, f in factors.items()]
         if problems := self._method.check(shapes):
             raise InputErrors(problems)
-        for update in updates:
-            self._history.add(update)
+        for task in earlier:
+            self._history.add(task.update)
         self._history.activate_for_training(self._method)
-        self._method.begin_task(self._adapter, [with_all_modules(update, factors) for update in updates])
+        memory = earlier[-1].memory() if earlier else {}
+        self._method.restore(memory)
+        try:
+            self._method.begin_task(
+                self._adapter, [with_all_modules(task.update, factors) for task in earlier]
+            )
+        except RunError as error:
+            if memory:
+                raise
+            raise AdapterError(
+                f"{earlier[-1].name}: holds nothing that {self._method.name} remembers; save every task that it learns "
+                "with task.save(folder, examples=...)"
+            ) from error
+
+    @property
+    def _keeps_memory(self) -> bool:
+        return type(self._method).end_task is not Method.end_task
 
     def penalty(self) -> Tensor:
         """The method's penalty, weight included: a scalar to add to the loss once per optimizer step.
@@ -90,14 +107,27 @@ class NextTask:
         if penalty is not None:
             penalty.backward()  # type: ignore[no-untyped-call]
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(
+        self, folder: str | os.PathLike[str], *, examples: Iterable[Mapping[str, Any]] | None = None
+    ) -> None:
         """Write the new adapter, without the earlier ones, as an ordinary PEFT LoRA folder.
 
-        Raises AdapterError if a factor is not finite, RunError after `release`.
+        examples: those that were trained on, each with input_ids and labels (-100 for the prompt). Only for a method
+            that remembers something of a task (ewc), which is written to the same folder.
+
+        Raises AdapterError if a factor is not finite, InputErrors for a lack of examples, RunError after `release`.
         """
         if self._base not in _IN_USE:
             raise RunError("save the adapter before release, which removes it")
+        memory: Memory = {}
+        if self._keeps_memory:
+            if examples is None:
+                what = f"{self._method.name} estimates from them what to remember; give task.save(..., examples=...)"
+                raise InputErrors([Problem("examples", what)])
+            rows = tokenized(examples, encoder_decoder=is_encoder_decoder(self._base))
+            memory = self._method.end_task(self._base, list(self._adapter.factors()), rows, pad_id=0)
         self._adapter.save(os.fspath(folder), base_model=str(getattr(self._base.config, "name_or_path", "")))
+        self._history.save_memory(Path(folder), memory)
 
     def release(self) -> Any:
         """Return the given model without the earlier updates: a plain model as it was, a PeftModel with its adapter."""
@@ -172,13 +202,13 @@ def next_task(
     base: nn.Module = model.get_base_model() if peft else model
     if base in _IN_USE:
         raise ModelError("the model is learning another task already; call release() of that NextTask first")
-    updates = earlier_updates(after, base)
-    own_seed = stage_seed(seed, len(updates) + 1)
+    earlier = earlier_tasks(after, base)
+    own_seed = stage_seed(seed, len(earlier) + 1)
     adapter = LoraAdapter.of(model) if peft else LoraAdapter.attach(model, options, seed=own_seed)
-    modules = dict.fromkeys([*adapter.factors(), *(name for update in updates for name in update)])
+    modules = dict.fromkeys([*adapter.factors(), *(name for task in earlier for name in task.update)])
     task = NextTask(model, adapter, UpdateHistory(base, list(modules)), made, own_seed)
     try:
-        task._begin(updates)
+        task._begin(earlier)
     except BaseException:
         task.release()
         raise
