@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized, with_all_modules
 from nlora.config.messages import problems_in
@@ -78,7 +78,7 @@ class NextTask:
                 self._adapter, [with_all_modules(task.update, factors) for task in earlier]
             )
         except RunError as error:
-            if memory:
+            if memory or not earlier:
                 raise
             raise AdapterError(
                 f"{earlier[-1].name}: holds nothing that {self._method.name} remembers; save every task that it learns "
@@ -183,7 +183,7 @@ def next_task(
     seed: determines the fresh adapter, as in a run.
 
     Raises InputErrors for options that do not exist or a method that needs more than this, AdapterError for an adapter
-    that does not fit the model.
+    that does not fit the model, ModelError for a model that cannot be adapted or is learning another task.
 
     >>> model, tokenizer = nlora.open_run("runs/support").model(stage=0)  # or any model of transformers
     >>> task = nlora.next_task(model, after=["runs/support"], method={"name": "nlora", "weight": 1e-3})
@@ -196,15 +196,19 @@ def next_task(
     >>> task.release() is model
     True
     """
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        raise ModelError(
+            f"next_task needs a loaded transformers model or a PeftModel, not a {type(model).__name__}"
+        )
     made = _method(method)
-    peft = isinstance(model, PeftModel)
-    options = _lora(lora, peft)
-    base: nn.Module = model.get_base_model() if peft else model
+    own: Any = model if isinstance(model, PeftModel) else None
+    options = _lora(lora, own is not None)
+    base = model if own is None else own.get_base_model()
     if base in _IN_USE:
         raise ModelError("the model is learning another task already; call release() of that NextTask first")
     earlier = earlier_tasks(after, base)
     own_seed = stage_seed(seed, len(earlier) + 1)
-    adapter = LoraAdapter.of(model) if peft else LoraAdapter.attach(model, options, seed=own_seed)
+    adapter = LoraAdapter.attach(model, options, seed=own_seed) if own is None else LoraAdapter.of(own)
     modules = dict.fromkeys([*adapter.factors(), *(name for task in earlier for name in task.update)])
     task = NextTask(model, adapter, UpdateHistory(base, list(modules)), made, own_seed)
     try:
