@@ -59,9 +59,20 @@ class TrainOptions(Frozen):
         ge=1,
         description="Examples per forward pass on one device; null: what batch_size leaves per process.",
     )
-    learning_rate: float = Field(1e-3, gt=0, description="Constant learning rate of AdamW.")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's learning rate; with a schedule, its peak.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="The learning rate after the warm-up: constant; linear or cosine, down to 0 at the end of each "
+        "task.",
+    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
+    warmup_ratio: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Linear warm-up as a share of each task's optimizer steps, rounded up; instead of warmup_steps.",
+    )
     max_grad_norm: float = Field(
         1.0, ge=0, description="Clip the gradient (penalty included) to this norm; 0: never."
     )
@@ -102,6 +113,23 @@ class TrainOptions(Frozen):
         6
         """
         return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
+
+    def warmup(self, examples: int) -> int:
+        """Optimizer steps of one task's warm-up.
+
+        >>> TrainOptions(epochs=1.5, batch_size=32, warmup_ratio=0.2).warmup(100)
+        2
+        """
+        return self.warmup_steps or math.ceil(self.warmup_ratio * self.steps(examples))
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> TrainOptions:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} and warmup_ratio {self.warmup_ratio:g} exclude each other; "
+                "set one of them to 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainOptions:

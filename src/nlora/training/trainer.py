@@ -37,6 +37,13 @@ if TYPE_CHECKING:
     from nlora.models.backbone import Backbone
     from nlora.models.trainable import Trainable
 
+_SCHEDULES = {
+    ("constant", False): "constant",
+    ("constant", True): "constant_with_warmup",
+    **{(name, warms_up): name for name in ("linear", "cosine") for warms_up in (False, True)},
+}
+"""transformers' names, by `train.schedule` and whether there is a warm-up."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
@@ -121,7 +128,8 @@ def train(
     Raises RunError if the loss or a trained weight is not finite.
     """
     paths = paths or default_paths(backbone.model)
-    arguments = _training_arguments(options, seed, folder, together=paths.training != "single")
+    warmup = options.warmup(len(examples))
+    arguments = _training_arguments(options, warmup, seed, folder, together=paths.training != "single")
     packs = paths.training == "packed"
     if options.gradient_checkpointing:
         trainable.enable_checkpointing()
@@ -181,9 +189,12 @@ def _order(
 
 
 def _training_arguments(
-    options: TrainOptions, seed: int, folder: Path, *, together: bool
+    options: TrainOptions, warmup: int, seed: int, folder: Path, *, together: bool
 ) -> TrainingArguments:
-    """together: whether examples share a micro-batch. If each has its own, the optimizer step is the same."""
+    """warmup: optimizer steps.
+
+    together: whether examples share a micro-batch. If each has its own, the optimizer step is the same.
+    """
     # Not WORLD_SIZE: some schedulers set that variable even for a single process.
     processes = PartialState().num_processes
     per_process, left_over = divmod(options.batch_size, processes)
@@ -201,8 +212,8 @@ def _training_arguments(
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
-        lr_scheduler_type="constant_with_warmup" if options.warmup_steps else "constant",
-        warmup_steps=options.warmup_steps,
+        lr_scheduler_type=_SCHEDULES[options.schedule, warmup > 0],
+        warmup_steps=warmup,
         seed=seed,
         save_strategy="no",
         logging_steps=options.logging_steps,
