@@ -41,6 +41,9 @@ _OURS = {
     "train.schedule: constant, linear or cosine": (
         "lr_schedule", "lr_scheduler", "lr_scheduler_kwargs", "lr_scheduler_type", "scheduler", "scheduler_type"
     ),
+    "train.label_weights: balanced, or {label: weight}": (
+        "class_weight", "class_weights", "label_weight", "loss_weights", "sample_weight", "weighted_loss"
+    ),
     "train.max_grad_norm": ("clip_grad_norm", "grad_clip", "gradient_clip_val", "gradient_clipping"),
     "train.max_source_tokens": ("cutoff_len", "max_input_length", "max_length", "max_seq_length", "max_source_length"),
     "train.max_target_tokens": ("generation_max_length", "max_new_tokens", "max_target_length"),

@@ -85,6 +85,11 @@ class TrainOptions(Frozen):
         description="How a prompt that is too long is cut: text shortens the text and keeps the instruction and "
         "'Answer:'; released cuts off the end, 'Answer:' included, as the released code does.",
     )
+    label_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        None,
+        description="How much an example counts in the loss, by its label: balanced, all labels the same in sum, "
+        "however rare; {label: weight}, where a label that is not named counts 1; null: all examples the same.",
+    )
     max_samples: int | None = Field(
         None, ge=1, description="Train on at most this many examples per task, a seeded sample; null: all."
     )
@@ -121,6 +126,20 @@ class TrainOptions(Frozen):
         2
         """
         return self.warmup_steps or math.ceil(self.warmup_ratio * self.steps(examples))
+
+    @field_validator("label_weights", mode="before")
+    @classmethod
+    def _weights_of_labels(cls, weights: Any) -> Any:
+        """In one message what pydantic would say of each member of the union."""
+        if weights is None or weights == "balanced":
+            return weights
+        if not isinstance(weights, dict) or not weights:
+            raise ValueError(f"must be balanced, a mapping of labels to weights, or null, not {weights!r}")
+        for label, weight in weights.items():
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not is_number or not 0 < weight < math.inf:
+                raise ValueError(f"the weight of '{label}' must be a number > 0, not {weight!r}")
+        return weights
 
     @model_validator(mode="after")
     def _one_warmup(self) -> TrainOptions:

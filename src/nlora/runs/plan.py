@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from nlora.config.schema import Config
 from nlora.data.columns import TokenizedExamples
+from nlora.data.label_weights import Weights, example_weights
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
@@ -23,7 +26,13 @@ from nlora.errors import InputErrors, NloraError, Problem
 from nlora.methods.base import Method
 from nlora.methods.registry import methods_of
 from nlora.models.positions import Positions, positions_of
-from nlora.runs.checks import extension_problems, family_problems, missing_extras, quantize_problems
+from nlora.runs.checks import (
+    extension_problems,
+    family_problems,
+    label_weight_problems,
+    missing_extras,
+    quantize_problems,
+)
 from nlora.runs.run_yaml import folder_problem
 from nlora.runs.stage_plan import StagePlan, stage_plans
 
@@ -47,6 +56,7 @@ class Plan:
     positions: Positions
     encoder: ExampleTokenizer
     encoded: tuple[TokenizedExamples, ...]
+    weights: tuple[Weights | None, ...]
     stages: tuple[StagePlan, ...]
 
     @property
@@ -104,17 +114,22 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     if layout is not None:
         for method in methods:
             problems += [*method.check(layout[0]), *method.check_sequence(len(config.tasks))]
+    if tasks is not None:
+        problems += label_weight_problems(config, tasks)
     encoded = cut = None
     if tasks is not None and methods and encoder is not None:
-        encoded = _collect(problems, lambda: _encode(tasks, methods, encoder, config.seed))
+        encoded = _collect(problems, lambda: _encode(config, tasks, methods, encoder))
         if encoded is not None:  # otherwise the same mistakes would be reported twice
             cut = _collect(problems, lambda: [encoder.encode(task, task.test).cut_examples for task in tasks])
     if problems or tasks is None or layout is None or encoder is None or encoded is None or cut is None:
         # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
     modules, parameters = layout
-    stages = stage_plans(config, tasks, encoder, encoded, cut, parameters)
-    return Plan(config, tuple(tasks), tuple(methods), tuple(modules), positions, encoder, encoded, stages)
+    examples, weights = zip(*encoded, strict=True)
+    stages = stage_plans(config, tasks, encoder, examples, cut, parameters)
+    return Plan(
+        config, tuple(tasks), tuple(methods), tuple(modules), positions, encoder, examples, weights, stages
+    )
 
 
 def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
@@ -169,17 +184,26 @@ def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:
 
 
 def _encode(
-    tasks: Sequence[Task], methods: Sequence[Method], encoder: ExampleTokenizer, seed: int
-) -> tuple[TokenizedExamples, ...]:
-    """Every stage's training examples as tokens; finds prompts that do not fit and labels with the same tokens."""
+    config: Config, tasks: Sequence[Task], methods: Sequence[Method], encoder: ExampleTokenizer
+) -> list[tuple[TokenizedExamples, Weights | None]]:
+    """Every stage's training examples as tokens, with their weights in the loss, if these differ.
+
+    Raises InputErrors for prompts that do not fit and labels with the same tokens.
+    """
     problems: list[Problem] = []
-    encoded = []
+    encoded: list[tuple[TokenizedExamples, Weights | None]] = []
     for index, method in enumerate(methods):
         try:
-            portions = [encoder.encode(*portion) for portion in method.examples(tasks, index, seed)]
-            encoded.append(TokenizedExamples(part for portion in portions for part in portion.parts))
+            given = method.examples(tasks, index, config.seed)
+            portions = [encoder.encode(*portion) for portion in given]
+            choices = [config.train_options(task.name).label_weights for task, _ in given]
+            weights = None
+            if any(choice is not None for choice in choices):
+                each = zip(given, choices, strict=True)
+                weights = np.concatenate([example_weights(some, choice) for (_, some), choice in each])
+            encoded.append((TokenizedExamples(part for p in portions for part in p.parts), weights))
         except InputErrors as error:
             problems.extend(error.problems)
     if problems:
         raise InputErrors(problems)
-    return tuple(encoded)
+    return encoded

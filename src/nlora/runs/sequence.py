@@ -110,6 +110,7 @@ def _train(
             extra_loss=method.extra_loss,
             seed=seed,
             folder=folder,
+            weights=plan.weights[stage - 1],
             paths=paths,
             on_step=progress.training(stage, task.name, plan.stages[stage - 1].steps),
             callbacks=trackers(options.report_to, Path(config.output_dir), steps_before=steps_before),

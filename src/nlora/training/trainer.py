@@ -30,9 +30,11 @@ from nlora.models.packed_attention import packed_attention
 from nlora.training.cpu_modules import cpu_modules
 from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
+from nlora.training.weighted_batches import WeightedExamples, weighted
 
 if TYPE_CHECKING:
     from nlora.config.schema import TrainOptions
+    from nlora.data.label_weights import Weights
     from nlora.data.task import TokenizedExample
     from nlora.models.backbone import Backbone
     from nlora.models.trainable import Trainable
@@ -115,6 +117,7 @@ def train(
     extra_loss: ExtraLoss | None = None,
     seed: int,
     folder: Path,
+    weights: Weights | None = None,
     paths: FastPaths | None = None,
     on_step: Callable[[int], None] = lambda step: None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -122,7 +125,7 @@ def train(
     """Train in place what is attached to the backbone.
 
     penalty: called once per optimizer step. extra_loss: see `Method.extra_loss`.
-    folder: where trainer_state.json is written.
+    folder: where trainer_state.json is written. weights: of the examples in the loss, (n,); None: all the same.
     paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
     Raises RunError if the loss or a trained weight is not finite.
@@ -138,8 +141,8 @@ def train(
     trainer = PenalizedTrainer(
         model=trainable.model,
         args=arguments,
-        train_dataset=examples,
-        data_collator=collate,
+        train_dataset=examples if weights is None else WeightedExamples(examples, weights),
+        data_collator=collate if weights is None else weighted(collate),
         callbacks=[_StepCallback(on_step), *callbacks],
         penalty=penalty,
         extra_loss=extra_loss,
