@@ -15,7 +15,8 @@ from transformers import TrainerCallback
 
 from helpers import COLORS, learn, write_config, write_task
 from nlora.config.load import load_config
-from nlora.config.schema import LoraOptions, TrainOptions
+from nlora.config.schema import LoraOptions
+from nlora.config.train_options import TrainOptions
 from nlora.data.task import TokenizedExample
 from nlora.errors import InputErrors
 from nlora.methods.registry import build

@@ -18,7 +18,8 @@ from transformers import (
 
 from helpers import learn, write_config
 from nlora.config.load import load_config
-from nlora.config.schema import LoraOptions, TrainOptions
+from nlora.config.schema import LoraOptions
+from nlora.config.train_options import TrainOptions
 from nlora.data.task import TokenizedExample
 from nlora.errors import InputErrors
 from nlora.models.backbone import load_backbone

@@ -41,6 +41,9 @@ _OURS = {
     "train.schedule: constant, linear or cosine": (
         "lr_schedule", "lr_scheduler", "lr_scheduler_kwargs", "lr_scheduler_type", "scheduler", "scheduler_type"
     ),
+    "train.early_stopping: {patience: N}, which keeps the best epoch": (
+        "early_stopping_patience", "load_best_model_at_end", "metric_for_best_model"
+    ),
     "train.label_weights: balanced, or {label: weight}": (
         "class_weight", "class_weights", "label_weight", "loss_weights", "sample_weight", "weighted_loss"
     ),

@@ -76,6 +76,27 @@ def label_weight_problems(config: Config, tasks: Sequence[Task]) -> list[Problem
     return found
 
 
+def early_stopping_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
+    """Why this method cannot keep the best epoch."""
+    found = []
+    for task, method in zip(config.tasks, methods, strict=True):
+        if config.train_options(task.name).early_stopping is None:
+            continue
+        stage = config.stages.get(task.name)
+        own = stage is not None and "early_stopping" in stage.train
+        key: Key = ("stages", task.name, "train", "early_stopping") if own else ("train", "early_stopping")
+        if method.trains != "adapter":
+            what = (
+                f"{config.method.label} trains the model's own weights, and only adapters can be taken back"
+            )
+        elif method.at_once:
+            what = f"{config.method.label} trains on all tasks at once, and epochs are compared on one task"
+        else:
+            continue
+        found.append(Problem.at(key, f"{what}; leave it out"))
+    return found
+
+
 def extension_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
     """Why the run in the output folder cannot go on with the number of tasks that it has now."""
     folder = Path(config.output_dir)

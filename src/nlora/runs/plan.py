@@ -27,6 +27,7 @@ from nlora.methods.base import Method
 from nlora.methods.registry import methods_of
 from nlora.models.positions import Positions, positions_of
 from nlora.runs.checks import (
+    early_stopping_problems,
     extension_problems,
     family_problems,
     label_weight_problems,
@@ -107,6 +108,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     problems += [
         *missing_extras(config),
         *quantize_problems(config, methods),
+        *(early_stopping_problems(config, methods) if methods else ()),
         *extension_problems(config, methods),
     ]
     if wrong_folder := folder_problem(Path(config.output_dir)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,14 @@ from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
 from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.models.packed_attention import packed_attention
+from nlora.training.best_epoch import BestEpoch
 from nlora.training.cpu_modules import cpu_modules
 from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
 from nlora.training.weighted_batches import WeightedExamples, weighted
 
 if TYPE_CHECKING:
-    from nlora.config.schema import TrainOptions
+    from nlora.config.train_options import TrainOptions
     from nlora.data.label_weights import Weights
     from nlora.data.task import TokenizedExample
     from nlora.models.backbone import Backbone
@@ -54,6 +55,7 @@ class TrainResult:
     loss: the training loss, penalty included (as the released code logs it), averaged over the optimizer steps.
     penalty: the same average of the penalty alone; 0.0 for a method without one.
     padding_share: share of the computed positions that were padding.
+    best_epoch, best_score: the epoch that was kept, from 1, and its score in percent; None without early stopping.
     peak_memory_bytes: of the GPU; on a CPU, the largest resident size of this process so far.
     """
 
@@ -66,6 +68,8 @@ class TrainResult:
     padding_share: float
     peak_memory_bytes: int
     trained_parameters: int
+    best_epoch: int | None = None
+    best_score: float | None = None
 
     @property
     def samples_per_second(self) -> float:
@@ -121,6 +125,7 @@ def train(
     paths: FastPaths | None = None,
     on_step: Callable[[int], None] = lambda step: None,
     callbacks: Sequence[TrainerCallback] = (),
+    score: Callable[[], float] | None = None,
 ) -> TrainResult:
     """Train in place what is attached to the backbone.
 
@@ -128,6 +133,7 @@ def train(
     folder: where trainer_state.json is written. weights: of the examples in the loss, (n,); None: all the same.
     paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
+    score: of the model as it is, in percent, for `early_stopping`.
     Raises RunError if the loss or a trained weight is not finite.
     """
     paths = paths or default_paths(backbone.model)
@@ -138,12 +144,15 @@ def train(
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
     collate = _Counting(pack if packs else Collator(pad_id, backbone.encoder_decoder))
+    best = None
+    if options.early_stopping is not None and score is not None:
+        best = BestEpoch(trainable, score, options.early_stopping.patience)
     trainer = PenalizedTrainer(
         model=trainable.model,
         args=arguments,
         train_dataset=examples if weights is None else WeightedExamples(examples, weights),
         data_collator=collate if weights is None else weighted(collate),
-        callbacks=[_StepCallback(on_step), *callbacks],
+        callbacks=[_StepCallback(on_step), *callbacks, *([best] if best else [])],
         penalty=penalty,
         extra_loss=extra_loss,
         without=trainable.without,
@@ -152,14 +161,30 @@ def train(
     trainer.remove_callback(PrinterCallback)
     reset_peak_memory()
     begin = time.perf_counter()
-    modules = cpu_modules(trainable.model) if paths.cpu_modules else nullcontext()
-    attention = packed_attention(backbone.model) if packs else nullcontext()
-    with modules, attention:
+    with ExitStack() as fast_paths:
+
+        def enter() -> None:
+            if paths.cpu_modules:
+                fast_paths.enter_context(cpu_modules(trainable.model))
+            if packs:
+                fast_paths.enter_context(packed_attention(backbone.model))
+
+        def outside(call: Callable[[], float]) -> float:
+            fast_paths.close()
+            found = call()
+            enter()
+            return found
+
+        if best is not None:
+            best.outside = outside
+        enter()
         gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
         try:
             output = trainer.train()
         finally:
             gc.unfreeze()
+    if best is not None:
+        best.restore()
     seconds = time.perf_counter() - begin
     trained = [p for p in trainable.model.parameters() if p.requires_grad]
     if not all(torch.isfinite(p).all() for p in trained):
@@ -176,6 +201,8 @@ def train(
         padding_share=collate.padding_share,
         peak_memory_bytes=peak_memory_bytes(),
         trained_parameters=sum(p.numel() for p in trained),
+        best_epoch=None if best is None else best.epoch,
+        best_score=None if best is None else best.best,
     )
 
 
