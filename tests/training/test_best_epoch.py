@@ -122,6 +122,15 @@ def test_an_epoch_is_scored_as_its_committed_adapter_is(
     assert again.R[0][0] == learned["best_score"]
 
 
+def test_half_an_epoch_is_scored_too(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = scripted(monkeypatch, [30, 40, 50])
+    learn(one_task(tmp_path, tiny_model("llama"), epochs=1.5, early_stopping={"patience": 1}))
+    assert given == [30, 40]
+    assert record(tmp_path / "run")["best_epoch"] == 2
+
+
 @pytest.mark.parametrize(
     ("override", "method", "said"),
     [

@@ -15,21 +15,18 @@ if TYPE_CHECKING:
 class BestEpoch(TrainerCallback):
     """Scores the adapter at the end of each epoch; `restore` puts the best epoch's back.
 
-    score: of the adapter as it is, in percent; called outside of training's fast paths, if `outside` is set.
+    score: of the adapter as it is, in percent.
     patience: stop after this many epochs in a row without a better score. Of equal scores, the first is the best.
     """
 
     def __init__(self, trainable: Trainable, score: Callable[[], float], patience: int) -> None:
         self._trainable, self._score, self._patience = trainable, score, patience
         self._state: AdapterState = {}
-        self.scores: list[float] = []
-        self.best = 0.0
-        """The best score so far. epoch: its epoch, from 1."""
-        self.epoch = 0
-        self.outside: Callable[[Callable[[], float]], float] = lambda score: score()
+        self.scores: list[float] = []  # of the epochs so far
+        self.epoch, self.best = 0, 0.0  # the best one, from 1, and its score
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.scores.append(self.outside(self._score))
+        self.scores.append(self._score())
         if not self.epoch or self.scores[-1] > self.best:
             self.epoch, self.best, self._state = len(self.scores), self.scores[-1], self._trainable.state()
         elif len(self.scores) - self.epoch >= self._patience:

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from nlora.data.collate import Collator
@@ -111,6 +112,30 @@ class _Counting:
         return 1 - self._tokens / self._positions if self._positions else 0.0
 
 
+class _FastTraining:
+    """A block in which the model trains on its fast paths."""
+
+    def __init__(self, backbone: nn.Module, model: nn.Module, paths: FastPaths) -> None:
+        self._backbone, self._model, self._paths = backbone, model, paths
+        self._entered = ExitStack()
+
+    def __enter__(self) -> None:
+        if self._paths.cpu_modules:
+            self._entered.enter_context(cpu_modules(self._model))
+        if self._paths.training == "packed":
+            self._entered.enter_context(packed_attention(self._backbone))
+
+    def __exit__(self, *error: object) -> None:
+        self._entered.close()
+
+    def outside(self, call: Callable[[], float]) -> float:
+        """What a function returns that needs the model without them. Within the block."""
+        self._entered.close()
+        found = call()
+        self.__enter__()
+        return found
+
+
 def train(
     backbone: Backbone,
     trainable: Trainable,
@@ -137,19 +162,18 @@ def train(
     Raises RunError if the loss or a trained weight is not finite.
     """
     paths = paths or default_paths(backbone.model)
-    warmup = options.warmup(len(examples))
-    arguments = _training_arguments(options, warmup, seed, folder, together=paths.training != "single")
-    packs = paths.training == "packed"
+    packs, together = paths.training == "packed", paths.training != "single"
     if options.gradient_checkpointing:
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
     collate = _Counting(pack if packs else Collator(pad_id, backbone.encoder_decoder))
+    fast = _FastTraining(backbone.model, trainable.model, paths)
     best = None
     if options.early_stopping is not None and score is not None:
-        best = BestEpoch(trainable, score, options.early_stopping.patience)
+        best = BestEpoch(trainable, partial(fast.outside, score), options.early_stopping.patience)
     trainer = PenalizedTrainer(
         model=trainable.model,
-        args=arguments,
+        args=_training_arguments(options, options.warmup(len(examples)), seed, folder, together=together),
         train_dataset=examples if weights is None else WeightedExamples(examples, weights),
         data_collator=collate if weights is None else weighted(collate),
         callbacks=[_StepCallback(on_step), *callbacks, *([best] if best else [])],
@@ -161,23 +185,7 @@ def train(
     trainer.remove_callback(PrinterCallback)
     reset_peak_memory()
     begin = time.perf_counter()
-    with ExitStack() as fast_paths:
-
-        def enter() -> None:
-            if paths.cpu_modules:
-                fast_paths.enter_context(cpu_modules(trainable.model))
-            if packs:
-                fast_paths.enter_context(packed_attention(backbone.model))
-
-        def outside(call: Callable[[], float]) -> float:
-            fast_paths.close()
-            found = call()
-            enter()
-            return found
-
-        if best is not None:
-            best.outside = outside
-        enter()
+    with fast:
         gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
         try:
             output = trainer.train()
@@ -185,18 +193,31 @@ def train(
             gc.unfreeze()
     if best is not None:
         best.restore()
-    seconds = time.perf_counter() - begin
+    return _result(trainer, trainable, output.training_loss, time.perf_counter() - begin, collate, best)
+
+
+def _result(
+    trainer: PenalizedTrainer,
+    trainable: Trainable,
+    loss: float,
+    seconds: float,
+    collate: _Counting,
+    best: BestEpoch | None,
+) -> TrainResult:
+    """The result of a finished training, once its weights are known to be finite; writes trainer_state.json."""
     trained = [p for p in trainable.model.parameters() if p.requires_grad]
     if not all(torch.isfinite(p).all() for p in trained):
         raise RunError("training left weights that are not finite; try a smaller train.learning_rate")
-    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+    state = trainer.state
+    state.save_to_json(str(Path(str(trainer.args.output_dir)) / "trainer_state.json"))
     trainable.model.eval()
+    examples: Any = trainer.train_dataset
     return TrainResult(
-        steps=output.global_step,
+        steps=state.global_step,
         examples=len(examples),
-        epochs=float(trainer.state.epoch or options.epochs),
+        epochs=float(state.epoch or trainer.args.num_train_epochs),
         seconds=seconds,
-        loss=float(output.training_loss),
+        loss=float(loss),
         penalty=trainer.mean_penalty,
         padding_share=collate.padding_share,
         peak_memory_bytes=peak_memory_bytes(),
