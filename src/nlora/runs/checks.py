@@ -55,15 +55,20 @@ def quantize_problems(config: Config, methods: Sequence[Method]) -> list[Problem
     return [Problem.at(("quantize",), what) for what in found]
 
 
+def _key(config: Config, task: str, option: str) -> Key:
+    """Where an option of a task's training is set: under its stage, or for all tasks."""
+    stage = config.stages.get(task)
+    return ("stages", task, "train", option) if stage and option in stage.train else ("train", option)
+
+
 def label_weight_problems(config: Config, tasks: Sequence[Task]) -> list[Problem]:
     """Why tasks cannot have the label weights of the configuration: other labels, or free text."""
     found = []
     for task in tasks:
-        weights = config.train_options(task.name).label_weights
-        stage = config.stages.get(task.name)
-        own = stage is not None and "label_weights" in stage.train
-        key: Key = ("stages", task.name, "train", "label_weights") if own else ("train", "label_weights")
-        way_out = "" if own else f"; weights of single tasks are set under stages.{task.name}.train"
+        weights, key = config.train_options(task.name).label_weights, _key(config, task.name, "label_weights")
+        way_out = (
+            "" if key[0] == "stages" else f"; weights of single tasks are set under stages.{task.name}.train"
+        )
         if weights is None:
             continue
         if task.labels is None:
@@ -82,9 +87,6 @@ def early_stopping_problems(config: Config, methods: Sequence[Method]) -> list[P
     for task, method in zip(config.tasks, methods, strict=True):
         if config.train_options(task.name).early_stopping is None:
             continue
-        stage = config.stages.get(task.name)
-        own = stage is not None and "early_stopping" in stage.train
-        key: Key = ("stages", task.name, "train", "early_stopping") if own else ("train", "early_stopping")
         if method.trains != "adapter":
             what = (
                 f"{config.method.label} trains the model's own weights, and only adapters can be taken back"
@@ -93,7 +95,7 @@ def early_stopping_problems(config: Config, methods: Sequence[Method]) -> list[P
             what = f"{config.method.label} trains on all tasks at once, and epochs are compared on one task"
         else:
             continue
-        found.append(Problem.at(key, f"{what}; leave it out"))
+        found.append(Problem.at(_key(config, task.name, "early_stopping"), f"{what}; leave it out"))
     return found
 
 
