@@ -35,7 +35,8 @@ from transformers import GenerationConfig
 
 import measure
 from measure import Spread
-from nlora.config.schema import EvaluateOptions, LoraOptions, TrainOptions
+from nlora.config.schema import EvaluateOptions, LoraOptions
+from nlora.config.train_options import TrainOptions
 from nlora.data.collate import IGNORED
 from nlora.data.task import Task, TokenizedExample
 from nlora.data.tokenize import ExampleTokenizer

@@ -35,7 +35,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 
 import measure
 from measure import Spread
-from nlora.config.schema import LoraOptions, TrainOptions
+from nlora.config.schema import LoraOptions
+from nlora.config.train_options import TrainOptions
 from nlora.data.task import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import Backbone

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nlora.config.schema import LoraOptions, TrainOptions
+from nlora.config.schema import LoraOptions
+from nlora.config.train_options import TrainOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.task import TokenizedExample
 from nlora.methods.registry import build

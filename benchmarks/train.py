@@ -39,7 +39,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 import measure
 from measure import Spread
-from nlora.config.schema import LoraOptions, TrainOptions
+from nlora.config.schema import LoraOptions
+from nlora.config.train_options import TrainOptions
 from nlora.data.collate import IGNORED
 from nlora.data.task import TokenizedExample
 from nlora.methods.registry import build

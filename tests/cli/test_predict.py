@@ -5,15 +5,22 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 
-from helpers import learn, write_config
+import nlora
+from helpers import ANIMALS, learn, write_config
+from nlora.api import prediction
 from nlora.cli import app
 from nlora.cli.predict import predict
+from nlora.errors import InputErrors
+from nlora.runs.checkpoint import StageModel, read_stage
+from nlora.runs.events import Event, Progress
 
 TinyModel = Callable[[str], Path]
 
@@ -140,3 +147,114 @@ def test_quotes_mean_in_new_texts_what_they_mean_in_the_task_s_own(
     (other / "run.yaml").write_text(text.replace("-test.jsonl", "-test.tsv"))
     (line,) = answer(other, capsys, "colors", file=str(file))
     assert line["sentence"] == 'the "red" thing'
+
+
+def plain_probabilities(run: Path, task: str, prompts: list[str], labels: tuple[str, ...]) -> torch.Tensor:
+    """(prompts, labels): each label after each prompt alone, through the merged model, token by token."""
+    model, tokenizer = nlora.open_run(run).model(task=task)
+    model.eval()
+    scores = torch.zeros(len(prompts), len(labels))
+    for i, prompt in enumerate(prompts):
+        begin = tokenizer(prompt)["input_ids"]
+        for j, label in enumerate(labels):
+            ids = tokenizer(f"{prompt} {label}")["input_ids"]
+            assert ids[: len(begin)] == begin
+            with torch.no_grad():
+                log_p = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+            scores[i, j] = sum(log_p[k - 1, ids[k]] for k in range(len(begin), len(ids)))
+    return scores.softmax(1)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_probabilities_are_those_of_each_label_alone(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, suffix: str
+) -> None:
+    texts, _ = own_answers(run, "2-animals", "animals")
+    if suffix == ".csv":
+        (tmp_path / "texts.csv").write_text("".join(f"{text}\n" for text in ["sentence", *texts]))
+    else:
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({"sentence": texts}), tmp_path / "texts.parquet")
+    lines: list[Any] = answer(
+        run,
+        capsys,
+        "animals",
+        file=str(tmp_path / f"texts{suffix}"),
+        probabilities=True,
+        settings=["decode=labels"],
+    )
+    assert [line["sentence"] for line in lines] == texts
+    stage = run / "outputs" / "2-animals" / "predict_eval_predictions.jsonl"
+    prompts = {
+        line["Instance"]["sentence"]: line["Prompt"]
+        for line in map(json.loads, stage.read_text().splitlines())
+        if line["Dataset"] == "animals"
+    }
+    expected = plain_probabilities(run, "animals", [prompts[text] for text in texts], ANIMALS)
+    found = torch.tensor([[line["probabilities"][label] for label in ANIMALS] for line in lines])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    for line in lines:
+        assert list(line) == ["sentence", "prediction", "probabilities"]
+        assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert line["prediction"] == max(line["probabilities"], key=line["probabilities"].get)
+
+
+def test_python_gets_the_same_probabilities(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["the red thing", "the blue thing"]
+    lines: list[Any] = answer(
+        run, capsys, "colors", "\n".join(texts), probabilities=True, settings=["decode=labels"]
+    )
+    found = nlora.open_run(run).predict(texts, task="colors", probabilities=True, decode="labels")
+    assert found == [line["probabilities"] for line in lines]
+
+
+def test_a_part_of_the_texts_is_read_before_the_first_answer(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four at a time, whose answers are those of all nine together."""
+    texts, expected = own_answers(run, "1-colors", "colors")
+    read: list[str] = []
+
+    class Rows(list[dict[str, str]]):
+        def __iter__(self) -> Iterator[dict[str, str]]:
+            for row in super().__iter__():
+                read.append(row["text"])
+                yield row
+
+    monkeypatch.setattr(prediction, "BATCHES", 1)
+    checkpoint = read_stage(run, 1, ["evaluate.decode=generate"])
+    task, index = prediction.task_to_answer(checkpoint, "colors")
+    events: list[Event] = []
+    rows = Rows({"text": text} for text in texts)
+    answers = prediction.predict(
+        StageModel(checkpoint), checkpoint, task, index, rows, Progress(events.append)
+    )
+    first = next(answers)
+    assert read == texts[:4]
+    assert [row["prediction"] for row in [first, *answers]] == expected
+    assert [(event.done, event.total) for event in events] == [(0, 9), (4, 9), (8, 9), (9, 9)]
+
+
+def test_a_mistake_far_below_is_found_before_the_first_answer(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "BATCHES", 1)
+    with pytest.raises(InputErrors, match=r"standard input:8: .*'sentence'"):
+        answer(run, capsys, "colors", '{"text": "fine"}\n' * 7 + "{}\n")
+    assert capsys.readouterr().out == ""
+
+
+def test_generated_answers_have_no_probabilities(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        InputErrors, match=r"--probabilities: the run generates its answers; set decode=labels"
+    ):
+        answer(run, capsys, "colors", "x", probabilities=True)
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    text = (run / "run.yaml").read_text().replace("labels:", "labels: null #", 1)
+    (other / "run.yaml").write_text(text.replace("    - red\n    - green\n    - blue\n", ""))
+    with pytest.raises(InputErrors, match=r"^probabilities: task colors has free text as answers"):
+        nlora.open_run(other).predict(["x"], task="colors", probabilities=True)

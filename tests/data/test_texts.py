@@ -16,7 +16,7 @@ NOTHING = io.BytesIO()
 
 
 def piped(text: str, **options: Any) -> list[dict[str, Any]]:
-    return read_texts(None, io.BytesIO(text.encode()), **options)
+    return list(read_texts(None, io.BytesIO(text.encode()), **options))
 
 
 def problems_of(*arguments: Any, **options: Any) -> list[str]:
@@ -51,8 +51,8 @@ def test_an_explicit_format_overrides(tmp_path: Path) -> None:
     assert piped('sentence\n"a"\n', kind="csv", quoting=False) == [{"sentence": '"a"'}]
     file = tmp_path / "texts.csv"
     file.write_text("sentence\nfine\n")
-    assert read_texts(file, NOTHING) == [{"sentence": "fine"}]
-    assert read_texts(file, NOTHING, kind="text") == [{"sentence": "sentence"}, {"sentence": "fine"}]
+    assert list(read_texts(file, NOTHING)) == [{"sentence": "fine"}]
+    assert list(read_texts(file, NOTHING, kind="text")) == [{"sentence": "sentence"}, {"sentence": "fine"}]
     assert problems_of(file, NOTHING, kind="jsn") == [
         "--format: must be one of text, jsonl, json, csv, tsv, parquet, not 'jsn'; did you mean 'json'?"
     ]
@@ -79,7 +79,7 @@ def test_rows_without_a_text_are_named_with_their_line(tmp_path: Path) -> None:
         "7: text is empty",
     ]
     file.write_text('"bare"\n')
-    assert read_texts(file, NOTHING) == [{"sentence": "bare"}]
+    assert list(read_texts(file, NOTHING)) == [{"sentence": "bare"}]
 
 
 def test_a_wrongly_recognized_format_says_what_to_do() -> None:

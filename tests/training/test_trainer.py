@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from nlora.config.schema import LoraOptions, TrainOptions
+from nlora.config.schema import LoraOptions
+from nlora.config.train_options import TrainOptions
 from nlora.data.task import TokenizedExample
 from nlora.errors import RunError
 from nlora.methods.registry import build

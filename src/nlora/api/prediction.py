@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from nlora.data.rows import text_of
+from nlora.data.rows import ProblemList, text_of, to_texts
 from nlora.data.select import select_tasks
 from nlora.data.task import Example, Task
+from nlora.data.texts import Texts
+from nlora.errors import InputErrors, Problem
+from nlora.evaluation.choices import decode_of
 from nlora.runs.checkpoint import Checkpoint, StageModel
 from nlora.runs.events import Progress
 
 Row = dict[str, Any]
+BATCHES = 16
+"""Batches of texts that are read and answered before their answers are printed; they are sorted by length."""
+
+
+def given_rows(texts: Sequence[str]) -> list[Row]:
+    """Texts as rows. Raises InputErrors naming every text that is none."""
+    if isinstance(texts, str):
+        raise InputErrors([Problem("texts", "is a single text; give a list of texts")])
+    problems = ProblemList("texts")
+    rows = list(to_texts(((f"texts[{i}]", text) for i, text in enumerate(texts)), problems))
+    if found := problems.report():
+        raise InputErrors(found)
+    return rows
 
 
 def task_to_answer(stage: Checkpoint, name: str) -> tuple[Task, int]:
@@ -30,17 +47,45 @@ def task_to_answer(stage: Checkpoint, name: str) -> tuple[Task, int]:
     return found.task, len(config.tasks) if found.index is None else found.index
 
 
+def check_probabilities(stage: Checkpoint, task: Task) -> None:
+    """Raises InputErrors if the task's answers are generated."""
+    if task.labels is None:
+        what = f"task {task.name} has free text as answers, and only labels have probabilities"
+    elif decode_of(task, stage.config.evaluate) == "generate":
+        what = "the run generates its answers; set decode=labels for the probabilities of the labels"
+    else:
+        return
+    raise InputErrors([Problem("--probabilities", what)])
+
+
 def predict(
-    model: StageModel, stage: Checkpoint, task: Task, index: int, rows: Sequence[Row], progress: Progress
-) -> list[Row]:
-    """The rows, each with the model's answer added as `prediction`.
+    model: StageModel,
+    stage: Checkpoint,
+    task: Task,
+    index: int,
+    rows: Texts | Sequence[Row],
+    progress: Progress,
+    *,
+    probabilities: bool = False,
+) -> Iterator[Row]:
+    """The rows, each with the model's answer added as `prediction`; a part of them is in memory at a time.
 
     task, index: as returned by `task_to_answer`.
     rows: at least one, each with its text as `sentence`, `input` or `text`.
+    probabilities: also add `probabilities`, by label; see `check_probabilities`.
     """
     # The label is not used; a valid one keeps the checks of the tokenizer quiet.
     label = task.labels[0] if task.labels else "-"
-    task = replace(task, test=tuple(Example(str(i), text_of(row), label) for i, row in enumerate(rows)))
     on_answered = progress.scoring(stage.stage, task.name, len(rows))
-    answers = model.serve(stage, [task]).answer(task, index, on_answered)
-    return [{**row, "prediction": text} for row, text in zip(rows, answers.texts, strict=True)]
+    served = None
+    left = iter(rows)
+    while some := list(islice(left, BATCHES * stage.config.evaluate.batch_size)):
+        part = replace(task, test=tuple(Example(str(i), text_of(row), label) for i, row in enumerate(some)))
+        served = served or model.serve(stage, [part])
+        answers = served.answer(part, index, on_answered, probabilities=probabilities)
+        for i, (row, text) in enumerate(zip(some, answers.texts, strict=True)):
+            row = {**row, "prediction": text}
+            if answers.probabilities is not None:
+                each = (float(f"{p:.6g}") for p in answers.probabilities[i])
+                row["probabilities"] = dict(zip(task.labels or (), each, strict=True))
+            yield row

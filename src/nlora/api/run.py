@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nlora.config.load import load_config
 from nlora.config.schema import Config
@@ -106,35 +106,50 @@ class Run:
         model: PreTrainedModel = backbone.model.requires_grad_(True)  # type: ignore[assignment]
         return model, backbone.tokenizer
 
+    @overload
     def predict(
-        self, texts: Sequence[str], *, task: str, stage: int | None = None, **settings: Any
-    ) -> list[str]:
+        self, texts: Sequence[str], *, probabilities: Literal[True], task: str, **settings: Any
+    ) -> list[dict[str, float]]: ...
+    @overload
+    def predict(self, texts: Sequence[str], *, task: str, **settings: Any) -> list[str]: ...
+    def predict(
+        self,
+        texts: Sequence[str],
+        *,
+        task: str,
+        stage: int | None = None,
+        probabilities: bool = False,
+        **settings: Any,
+    ) -> list[str] | list[dict[str, float]]:
         """The model's answers to new texts, using a task's prompt, as `nlora predict`.
 
-        stage: as for `model`. settings: keys of `evaluate`, such as decode="generate" or batch_size=64. The model stays
-        loaded for the next call: see `release`. Raises InputErrors naming every text that is none, and for a task or a
-        stage that does not exist.
+        stage: as for `model`. probabilities: return those of the task's labels instead of the answers.
+        settings: keys of `evaluate`, such as decode="generate" or batch_size=64.
+        The model stays loaded for the next call: see `release`. Raises InputErrors naming every text that is none, and
+        for a task or a stage that does not exist.
 
         >>> answers = run.predict(["the fox has gone", "the market is down"], task="tickets")
         >>> set(answers) <= {"billing", "network", "hardware"}
         True
+        >>> (found,) = run.predict(["the fox has gone"], task="tickets", probabilities=True)
+        >>> max(found, key=found.get) == answers[0]
+        True
         """
-        from nlora.api.prediction import predict, task_to_answer
-        from nlora.data.rows import ProblemList, to_texts
+        from nlora.api.prediction import check_probabilities, given_rows, predict, task_to_answer
 
-        if isinstance(texts, str):
-            raise InputErrors([Problem("texts", "is a single text; give a list of texts")])
-        problems = ProblemList("texts")
-        rows = to_texts([(f"texts[{i}]", text) for i, text in enumerate(texts)], problems)
-        if found := problems.report():
-            raise InputErrors(found)
+        rows = given_rows(texts)
         with _quiet_python():
             checkpoint = self._checkpoint(stage, settings)
             asked, index = task_to_answer(checkpoint, task)
+            if probabilities:
+                check_probabilities(checkpoint, asked)
             if not rows:
                 return []
-            answered = predict(self._model(checkpoint), checkpoint, asked, index, rows, _progress())
-        return [str(row["prediction"]) for row in answered]
+            model, field = self._model(checkpoint), "probabilities" if probabilities else "prediction"
+            answered = predict(
+                model, checkpoint, asked, index, rows, _progress(), probabilities=probabilities
+            )
+            return [row[field] for row in answered]
 
     def evaluate(
         self, tasks: Sequence[str] | None = None, *, stage: int | None = None, **settings: Any

@@ -24,9 +24,9 @@ _UNITS = {"training": ("train", "steps"), "scoring": ("score", "examples")}
 
 
 class Bars:
-    """A context manager, which restores the terminal, and a function of events."""
+    """A context manager, which restores the terminal, and a function of events. shown: False: only the lines."""
 
-    def __init__(self, console: Console, stages: int) -> None:
+    def __init__(self, console: Console, stages: int, *, shown: bool = True) -> None:
         self._console, self._stages = console, stages
         self._begin = time.perf_counter()
         self._current: TaskID | None = None
@@ -38,7 +38,7 @@ class Bars:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal and shown),
         )
 
     def __enter__(self) -> Bars:

@@ -34,6 +34,10 @@ def predict(
             show_default="by the file's suffix; for standard input, JSON or plain text by its first line",
         ),
     ] = None,
+    probabilities: Annotated[
+        bool,
+        typer.Option("--probabilities", help="Also print the probability of each of the task's labels."),
+    ] = False,
     settings: Settings = None,
 ) -> None:
     """Answer new texts with a run's model; prints a line of JSON for each."""
@@ -49,15 +53,20 @@ def predict(
     checkpoint = read_stage(Path(run), stage, evaluate_overrides(settings))
     tasks = checkpoint.config.tasks
     asked, index = prediction.task_to_answer(checkpoint, task)  # before waiting for anybody's texts
+    if probabilities:
+        prediction.check_probabilities(checkpoint, asked)
     if file is None and sys.stdin.isatty():
         console.print("one text per line; end the input with Ctrl-D", highlight=False)
     quoting = None if index == len(tasks) else tasks[index].quoting
     rows = read_texts(None if file is None else Path(file), sys.stdin.buffer, kind=kind, quoting=quoting)
     if not rows:
         return
-    with Bars(console, stages=len(tasks)) as bars:
+    out = sys.stdout  # while there are bars, rich sends what is printed to their console
+    with Bars(console, stages=len(tasks), shown=not out.isatty()) as bars:
         progress = Progress(bars)
         announce_downloads(checkpoint.config, progress)
-        answered = prediction.predict(StageModel(checkpoint), checkpoint, asked, index, rows, progress)
-    for row in answered:
-        typer.echo(as_line(row))
+        model = StageModel(checkpoint)
+        for row in prediction.predict(
+            model, checkpoint, asked, index, rows, progress, probabilities=probabilities
+        ):
+            typer.echo(as_line(row), file=out)

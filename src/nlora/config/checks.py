@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from nlora.config.messages import problems_in
 from nlora.config.overrides import task_names
-from nlora.config.schema import Config, TrainOptions, is_method_file
+from nlora.config.schema import Config, is_method_file
+from nlora.config.train_options import TrainOptions
 from nlora.config.yaml_positions import SourceMap
 from nlora.errors import InputErrors, Key, Problem, did_you_mean
 

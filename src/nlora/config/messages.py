@@ -1,6 +1,6 @@
 """Pydantic's errors in plain words, with the key and its line.
 
->>> from nlora.config.schema import TrainOptions
+>>> from nlora.config.train_options import TrainOptions
 >>> for problem in problems_in({"epochs": "ten", "epoch": 1}, TrainOptions, SourceMap("my.yaml"), ("train",)):
 ...     print(problem)
 my.yaml: train.epochs: must be a number > 0, not 'ten'

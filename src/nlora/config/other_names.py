@@ -37,9 +37,15 @@ _OURS = {
     ),
     "train.learning_rate": ("lr",),
     "train.weight_decay": ("wd",),
-    "train.warmup_steps, a number of optimizer steps": ("num_warmup_steps", "warmup", "warmup_ratio"),
-    "train.warmup_steps, after which the learning rate is constant": (
-        "lr_scheduler", "lr_scheduler_kwargs", "lr_scheduler_type", "scheduler"
+    "train.warmup_steps, or train.warmup_ratio": ("num_warmup_steps", "warmup"),
+    "train.schedule: constant, linear or cosine": (
+        "lr_schedule", "lr_scheduler", "lr_scheduler_kwargs", "lr_scheduler_type", "scheduler", "scheduler_type"
+    ),
+    "train.early_stopping: {patience: N}, which keeps the best epoch": (
+        "early_stopping_patience", "load_best_model_at_end", "metric_for_best_model"
+    ),
+    "train.label_weights: balanced, or {label: weight}": (
+        "class_weight", "class_weights", "label_weight", "loss_weights", "sample_weight", "weighted_loss"
     ),
     "train.max_grad_norm": ("clip_grad_norm", "grad_clip", "gradient_clip_val", "gradient_clipping"),
     "train.max_source_tokens": ("cutoff_len", "max_input_length", "max_length", "max_seq_length", "max_source_length"),

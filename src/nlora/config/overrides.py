@@ -22,7 +22,8 @@ from typing import Any
 
 from nlora.config.other_names import named_elsewhere
 from nlora.config.python_values import OMITTED, plain
-from nlora.config.schema import Config, EvaluateOptions, LoraOptions, TrainOptions
+from nlora.config.schema import Config, EvaluateOptions, LoraOptions
+from nlora.config.train_options import TrainOptions
 from nlora.config.yaml_positions import Place, SourceMap, read_yaml
 from nlora.errors import InputErrors, Key, Problem, dotted
 

@@ -9,23 +9,18 @@ A field's description is its help text and its documentation. `nlora.config.load
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nlora.config.frozen import Frozen
 from nlora.config.task_source import TaskSource
+from nlora.config.train_options import TrainOptions
 
 BUILTIN = "builtin"
 """The value of `data` that means the built-in tasks."""
-
-
-class Frozen(BaseModel):
-    """A value that cannot change; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 ALL_LINEAR = "all-linear"
@@ -48,69 +43,6 @@ class LoraOptions(Frozen):
     @classmethod
     def _one_word(cls, targets: Any) -> Any:
         return [targets] if targets == ALL_LINEAR else targets
-
-
-class TrainOptions(Frozen):
-    """How one task is trained."""
-
-    epochs: float = Field(1, gt=0, description="Passes over the task's training examples.")
-    batch_size: int = Field(32, ge=1, description="Examples per optimizer step, over all processes.")
-    micro_batch_size: int | None = Field(
-        None,
-        ge=1,
-        description="Examples per forward pass on one device; null: what batch_size leaves per process.",
-    )
-    learning_rate: float = Field(1e-3, gt=0, description="Constant learning rate of AdamW.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
-    warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
-    max_grad_norm: float = Field(
-        1.0, ge=0, description="Clip the gradient (penalty included) to this norm; 0: never."
-    )
-    max_source_tokens: int = Field(
-        512, ge=8, description="Longest prompt, in tokens; fewer if the model has fewer positions."
-    )
-    max_target_tokens: int = Field(50, ge=1, description="Longest answer, in tokens, its end token included.")
-    truncate: Literal["text", "released"] = Field(
-        "text",
-        description="How a prompt that is too long is cut: text shortens the text and keeps the instruction and "
-        "'Answer:'; released cuts off the end, 'Answer:' included, as the released code does.",
-    )
-    max_samples: int | None = Field(
-        None, ge=1, description="Train on at most this many examples per task, a seeded sample; null: all."
-    )
-    batches: Literal["by_length", "random"] = Field(
-        "by_length",
-        description="Which examples form a batch: by_length, those of similar length, which needs the least padding; "
-        "random, any.",
-    )
-    gradient_checkpointing: bool = Field(False, description="Save memory by computing activations twice.")
-    logging_steps: int = Field(
-        10,
-        ge=1,
-        description="Optimizer steps between lines of the training log and points of the report's chart; "
-        "a task's first and last step are always logged.",
-    )
-    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
-        (),
-        description="Also log to these, each run under the name of its folder; TensorBoard's files are in its "
-        "logs/tensorboard. Each needs its package, such as pip install tensorboard.",
-    )
-
-    def steps(self, examples: int) -> int:
-        """Optimizer steps of one task: batches per epoch (the last one may be smaller) times epochs, rounded up.
-
-        >>> TrainOptions(epochs=1.5, batch_size=32).steps(100)
-        6
-        """
-        return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
-
-    @model_validator(mode="after")
-    def _micro_batch_divides(self) -> TrainOptions:
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
-            )
-        return self
 
 
 class EvaluateOptions(Frozen):

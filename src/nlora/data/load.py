@@ -208,16 +208,21 @@ def _limit(task: Task, config: Config) -> Task:
     held_out = config.evaluate.split == "validation"
     if held_out:
         task = hold_out(task, config.evaluate.validation_share, _seed(config, task, "validation"))
-    train, test = config.train_options(task.name).max_samples, config.evaluate.max_samples
+    options, test = config.train_options(task.name), config.evaluate.max_samples
+    train, stops = options.max_samples, options.early_stopping is not None and bool(task.train)
     if train is not None:
         task = replace(task, train=sample(task.train, train, _seed(config, task, "train")))
+    if stops:
+        share, seed = config.evaluate.validation_share, _seed(config, task, "early_stopping")
+        split = hold_out(task, share, seed, "leave train.early_stopping out")
+        task = replace(task, train=split.train, validation=split.test)
     if test is not None:
         task = replace(task, test=sample(task.test, test, _seed(config, task, "test")))
     source = whole.train if held_out else whole.test
     return replace(
         task,
         drawn_from=(
-            digest(whole.train) if held_out or train is not None else None,
+            digest(whole.train) if held_out or train is not None or stops else None,
             digest(source) if held_out or test is not None else None,
         ),
     )

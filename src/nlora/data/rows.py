@@ -10,7 +10,7 @@ tickets.jsonl:1: label 'netwrk' is not one of the task's labels: billing, networ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nlora.config.characters import half_problem, look_alike, told_apart
@@ -109,12 +109,11 @@ def to_examples(
     return tuple(examples)
 
 
-def to_texts(rows: Iterable[tuple[str, Any]], problems: ProblemList) -> list[dict[str, Any]]:
+def to_texts(rows: Iterable[tuple[str, Any]], problems: ProblemList) -> Iterator[dict[str, Any]]:
     """The rows that have a text, with all of their fields; a bare text is short for {"sentence": text}.
 
     rows, problems: as in `to_examples`. An empty file is not a mistake.
     """
-    texts = []
     for where, bare in rows:
         row = {"sentence": bare} if isinstance(bare, str) else bare
         if not isinstance(row, Mapping):
@@ -128,8 +127,7 @@ def to_texts(rows: Iterable[tuple[str, Any]], problems: ProblemList) -> list[dic
             # All fields are printed with the answer, so all must be valid.
             if half := half_problem(as_line(row)):
                 problems.add(where, f"a field {half}")
-            texts.append(dict(row))
-    return texts
+            yield dict(row)
 
 
 def text_of(row: Mapping[str, Any]) -> str:

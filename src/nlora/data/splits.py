@@ -33,13 +33,13 @@ def sample(examples: Sequence[Example], n: int, seed: int) -> tuple[Example, ...
     return tuple(examples[i] for i in sorted(chosen))
 
 
-def hold_out(task: Task, share: float, seed: int) -> Task:
+def hold_out(task: Task, share: float, seed: int, way_out: str = "use evaluate.split: test") -> Task:
     """The task with a part of its training examples instead of its test examples.
 
     share: of the training examples, in (0, 1); at least one is held out and at least one is kept. With labels, the
         share is that of each label, and at least one example of each label is kept.
 
-    Raises InputErrors for a task that has too few training examples.
+    way_out: what to do otherwise. Raises InputErrors for a task that has too few training examples.
     """
     if not 0 < share < 1:
         raise ValueError(f"share is {share}; it must be between 0 and 1")
@@ -48,7 +48,7 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
     spare = [len(group) - (task.labels is not None) for group in groups]
     n = min(max(1, round(share * total)), total - 1, sum(spare))
     if n < 1:
-        what = f"its {total} training examples are too few to hold any out; use evaluate.split: test"
+        what = f"its {total} training examples are too few to hold any out; {way_out}"
         raise InputErrors([Problem(f"task {task.name}", what)])
     held = _choose(groups, n, spare, random.Random(seed))
     return replace(

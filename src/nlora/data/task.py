@@ -38,6 +38,7 @@ class Task:
     instruction: the question to the model, without the options; may be empty (COPA).
     labels: the label words in the order in which the prompt lists them; None: free text.
     options_in_prompt: whether the prompt lists the labels (COPA's does not).
+    validation: examples held out from train for `train.early_stopping`; neither trained on nor tested.
     drawn_from: digests of the examples that train and test were sampled from; None: they are not samples.
     """
 
@@ -48,4 +49,5 @@ class Task:
     train: tuple[Example, ...]
     test: tuple[Example, ...]
     options_in_prompt: bool = True
+    validation: tuple[Example, ...] = ()
     drawn_from: tuple[str | None, str | None] = (None, None)

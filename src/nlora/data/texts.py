@@ -1,7 +1,7 @@
 """New texts to answer, from a file or from standard input, in the formats of examples or as plain text.
 
 >>> import io
->>> read_texts(None, io.BytesIO(b"It is down again"))
+>>> list(read_texts(None, io.BytesIO(b"It is down again")))
 [{'sentence': 'It is down again'}]
 
 The format is that of the file's suffix or, on standard input, JSON if the first line begins like it; `kind` overrides
@@ -10,9 +10,13 @@ both. Nothing that looks like a table or like JSON is read as plain text, unless
 
 from __future__ import annotations
 
-import io
 import re
+import shutil
+import weakref
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
 from nlora.data.readers import FORMATS, READERS, Form, unknown_format
@@ -21,13 +25,53 @@ from nlora.errors import InputErrors, Problem, did_you_mean
 
 STDIN = "standard input"
 _SUFFIXES = {**FORMATS, ".txt": "text"}
+_IN_MEMORY = 1 << 24
+"""Bytes of standard input that are kept in memory; more go to a temporary file."""
 _JSON_STARTS = {"jsonl": re.compile(r'\{\s*("|\}|$)'), "json": re.compile(r"\[\s*(\{|\]|$)")}
+
+
+class Texts:
+    """The rows of an input, read anew for each iteration, so that they do not all have to fit into memory.
+
+    Each row has a text as `sentence`, `input` or `text`, and all its other fields. All rows are checked when the object
+    is made: raises InputErrors with the lines that have no text.
+    """
+
+    def __init__(self, source: Path | IO[bytes], name: str, kind: str | None, quoting: bool | None) -> None:
+        """source: a file's path, or a seekable file, which is closed at the end. kind: None: from the first line."""
+        self._source, self._name, self._form = source, name, Form(labeled=False, quoting=quoting)
+        if not isinstance(source, Path):
+            weakref.finalize(self, source.close)
+        with self._opened() as file:
+            self._kind = kind or _recognized(file)
+        try:
+            self._count = sum(1 for _ in self)
+        except InputErrors as error:
+            what = f"{name} begins like JSON and was read as JSON; use --format text to read it as plain text"
+            hint = [Problem("--format", what)] if kind is None and self._kind != "text" else []
+            raise InputErrors([*error.problems, *hint]) from None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        problems = ProblemList(self._name)
+        with self._opened() as file:
+            yield from to_texts(READERS[self._kind](file, self._form, problems), problems)
+        if found := problems.report():
+            raise InputErrors(found)
+
+    def _opened(self) -> Any:
+        if isinstance(self._source, Path):
+            return self._source.open("rb")
+        self._source.seek(0)
+        return nullcontext(self._source)
 
 
 def read_texts(
     file: Path | None, stdin: IO[bytes], *, kind: str | None = None, quoting: bool | None = None
-) -> list[dict[str, Any]]:
-    """The rows, each with a text as `sentence`, `input` or `text`, and with all its other fields.
+) -> Texts:
+    """The texts of a file or of standard input.
 
     file: None: standard input. kind: its format, a key of READERS; None: from the suffix or the first line.
     quoting: whether CSV and TSV cells may be quoted; None: in CSV only.
@@ -38,14 +82,15 @@ def read_texts(
         what = f"must be one of {', '.join(READERS)}, not '{kind}'{did_you_mean(kind, READERS)}"
         raise InputErrors([Problem("--format", what)])
     if file is None:
-        return _read(io.BytesIO(stdin.read()), STDIN, kind, quoting)
+        return Texts(_copied(stdin), STDIN, kind, quoting)
     kind = kind or _SUFFIXES.get(file.suffix.lower())
     try:
-        with file.expanduser().open("rb") as opened:
+        with (path := file.expanduser()).open("rb") as opened:
             if kind is None:
                 what = unknown_format(file, _SUFFIXES, "; or give its format with --format")
                 raise InputErrors([Problem("--file", what)])
-            return _read(opened, str(file), kind, quoting)
+            source = path if opened.seekable() else _copied(opened)
+        return Texts(source, str(file), kind, quoting)
     except FileNotFoundError as error:
         raise InputErrors([Problem("--file", f"no such file: {file}")]) from error
     except IsADirectoryError as error:
@@ -56,18 +101,11 @@ def read_texts(
         ) from error
 
 
-def _read(file: IO[bytes], name: str, kind: str | None, quoting: bool | None) -> list[dict[str, Any]]:
-    """kind: None: from the first line."""
-    chosen = kind or _recognized(file)
-    problems = ProblemList(name)
-    rows = to_texts(READERS[chosen](file, Form(labeled=False, quoting=quoting), problems), problems)
-    found = problems.report()
-    if found and kind is None and chosen != "text":
-        what = f"{name} begins like JSON and was read as JSON; use --format text to read it as plain text"
-        found.append(Problem("--format", what))
-    if found:
-        raise InputErrors(found)
-    return rows
+def _copied(file: IO[bytes]) -> IO[bytes]:
+    """What can be read only once, as a file that can be read again."""
+    copy: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (deleted with its last reference)
+    shutil.copyfileobj(file, copy)
+    return copy
 
 
 def _recognized(file: IO[bytes]) -> str:

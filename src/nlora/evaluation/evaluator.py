@@ -13,7 +13,7 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,13 +22,13 @@ from nlora.data.columns import TokenizedExamples
 from nlora.data.task import TokenizedExample
 from nlora.evaluation.choices import Decode, decode_of
 from nlora.evaluation.greedy import greedy, greedy_generation, is_plain
-from nlora.evaluation.label_scoring import LabelTree, likeliest_labels
+from nlora.evaluation.label_scoring import LabelTree, label_probabilities, likeliest_labels
 from nlora.evaluation.prefill import Prefiller
 from nlora.models.fast_paths import FastPaths, default_paths
 
 if TYPE_CHECKING:
     from nlora.config.schema import EvaluateOptions
-    from nlora.data.task import Task
+    from nlora.data.task import Example, Task
     from nlora.data.tokenize import ExampleTokenizer
     from nlora.models.backbone import Backbone
     from nlora.models.inspection import Batch
@@ -39,6 +39,7 @@ class Answers:
     """A model's answers to a task's test examples, in the order of the examples.
 
     answer_tokens: mean length of the generated answers, end token included; None for `labels`.
+    probabilities: of each of the task's labels, in their order, for each example; None unless asked for.
     """
 
     texts: tuple[str, ...]
@@ -46,6 +47,15 @@ class Answers:
     seconds: float
     batches: int
     answer_tokens: float | None = None
+    probabilities: tuple[tuple[float, ...], ...] | None = None
+
+
+class _Found(NamedTuple):
+    """The answer to one prompt. tokens: how many were generated, end token included."""
+
+    text: str
+    tokens: int = 0
+    probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +96,35 @@ class Evaluator:
         self._options = options
         self._paths = paths or default_paths(backbone.model)
         self._plain = is_plain(backbone.model)
-        self._prompts: dict[str, _Prompts] = {}
+        # By task; the examples tell whether another call is about the same ones.
+        self._prompts: dict[str, tuple[Sequence[Example], _Prompts]] = {}
 
     def decode_of(self, task: Task) -> Decode:
         """How this task is answered."""
         return decode_of(task, self._options)
 
     @torch.inference_mode()
-    def answer(self, task: Task, on_answered: Callable[[int], None] = lambda count: None) -> Answers:
-        """The model's answers to `task.test`. on_answered: called after each batch with its number of examples."""
+    def answer(
+        self,
+        task: Task,
+        on_answered: Callable[[int], None] = lambda count: None,
+        *,
+        probabilities: bool = False,
+    ) -> Answers:
+        """The model's answers to `task.test`.
+
+        on_answered: called after each batch with its number of examples.
+        probabilities: compute those of the labels too; the task must be answered by `labels`.
+        """
         begin = time.perf_counter()
-        if task.name not in self._prompts:
-            self._prompts[task.name] = _Prompts.of(self._encoder.encode(task, task.test))
-        prompts, groups = self._prompts[task.name].rows, self._prompts[task.name].groups
+        given, known = self._prompts.get(task.name, (None, None))
+        if known is None or given is not task.test:
+            known = _Prompts.of(self._encoder.encode(task, task.test))
+            self._prompts[task.name] = task.test, known
+        prompts, groups = known.rows, known.groups
         decode = self.decode_of(task)
         self._backbone.model.eval()
-        respond = self._label_words(task) if decode == "labels" else self._generated
+        respond = self._label_words(task, probabilities) if decode == "labels" else self._generated
         prefiller = Prefiller(
             self._backbone.model,
             prompts,
@@ -109,35 +132,43 @@ class Evaluator:
             packs=self._paths.prefill == "packed",
             kv_cache=self._paths.kv_cache,
         )
-        texts = [""] * len(prompts)
-        tokens: list[int] = []
+        answers = [_Found("")] * len(prompts)
         size = self._options.batch_size if self._paths.prefill != "single" else 1
         for start in range(0, len(groups), size):
             some = groups[start : start + size]
             found = respond(prefiller, [TokenizedExample(prompts[group[0]].prompt_ids, []) for group in some])
-            for group, (text, length) in zip(some, found, strict=True):
-                tokens += [length] * len(group)
+            for group, answer in zip(some, found, strict=True):
                 for index in group:
-                    texts[index] = text
+                    answers[index] = answer
             on_answered(sum(map(len, some)))
-        mean_tokens = sum(tokens) / len(tokens) if tokens and decode == "generate" else None
-        batches = -(-len(groups) // size)
-        return Answers(tuple(texts), decode, time.perf_counter() - begin, batches, mean_tokens)
+        tokens = [answer.tokens for answer in answers]
+        return Answers(
+            tuple(answer.text for answer in answers),
+            decode,
+            time.perf_counter() - begin,
+            batches=-(-len(groups) // size),
+            answer_tokens=sum(tokens) / len(tokens) if tokens and decode == "generate" else None,
+            probabilities=tuple(answer.probabilities for answer in answers) if probabilities else None,
+        )
 
     def _label_words(
-        self, task: Task
-    ) -> Callable[[Prefiller, Sequence[TokenizedExample]], list[tuple[str, int]]]:
-        """A function that returns each prompt's likeliest label, and 0 generated tokens."""
+        self, task: Task, probabilities: bool
+    ) -> Callable[[Prefiller, Sequence[TokenizedExample]], list[_Found]]:
+        """A function that returns each prompt's likeliest label."""
         labels = task.labels or ()
         tree = LabelTree.build(self._encoder.label_ids(labels), self._backbone.tokenizer.eos_token_id)
 
-        def respond(prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
-            return [(labels[i], 0) for i in likeliest_labels(prefiller.run(prompts), tree).tolist()]
+        def respond(prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[_Found]:
+            prefill = prefiller.run(prompts)
+            if not probabilities:
+                return [_Found(labels[i]) for i in likeliest_labels(prefill, tree).tolist()]
+            rows = label_probabilities(prefill, tree).tolist()
+            return [_Found(labels[row.index(max(row))], 0, tuple(row)) for row in rows]
 
         return respond
 
-    def _generated(self, prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[tuple[str, int]]:
-        """Each prompt's greedy answer and its number of tokens, end token included."""
+    def _generated(self, prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[_Found]:
+        """Each prompt's greedy answer."""
         tokenizer: Any = self._backbone.tokenizer
         end_id, most = int(tokenizer.eos_token_id), self._encoder.max_target_tokens
         if prefiller.can_continue and self._plain:
@@ -147,7 +178,7 @@ class Evaluator:
             parts = [prompts[start : start + together] for start in range(0, len(prompts), together)]
             answers = [ids for part in parts for ids in self._generate(prefiller.batch(part))]
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return [(text.strip(), _length(ids, end_id)) for text, ids in zip(texts, answers, strict=True)]
+        return [_Found(text.strip(), _length(ids, end_id)) for text, ids in zip(texts, answers, strict=True)]
 
     def _generate(self, batch: Batch) -> list[list[int]]:
         """transformers' own greedy answers: they follow the model's rules, and need no cache that can continue."""

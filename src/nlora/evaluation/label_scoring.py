@@ -66,6 +66,15 @@ def label_scores(model: nn.Module, batch: Batch, tree: LabelTree) -> Tensor:
 
 
 @torch.no_grad()
+def label_probabilities(prefill: Prefill, tree: LabelTree) -> Tensor:
+    """Probability of each label among the labels, shape (B, number of labels): the softmax of their scores.
+
+    Removes rows from the prefill.
+    """
+    return _scores(prefill, tree, all_labels=True).double().softmax(1)
+
+
+@torch.no_grad()
 def likeliest_labels(prefill: Prefill, tree: LabelTree) -> Tensor:
     """Index of the likeliest label per row, shape (B,). Removes rows from the prefill."""
     return _scores(prefill, tree, all_labels=False).argmax(1)

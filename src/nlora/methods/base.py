@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, get_args, get_orig
 
 from typing_extensions import TypeVar
 
-from nlora.config.schema import Frozen
+from nlora.config.frozen import Frozen
 from nlora.errors import Problem
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Method(Generic[OptionsT]):
     added: the model is the backbone plus all updates. continued: each stage trains the previous stage's update further,
     so the latest one is the model's. per_task: each task has its own update, so the model must know the task.
     """
+    at_once: ClassVar[bool] = False
+    """Whether one stage trains on all tasks together."""
     needs_float_weights: ClassVar[bool] = False
     """Whether the backbone's weights are trained or differentiated, which rules out a quantized backbone."""
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class Mtl(Method):
     """All tasks' examples at the last stage, and none before."""
 
+    at_once = True
+
     def examples(self, tasks: Sequence[Task], index: int, seed: int) -> list[Portion]:
         return [(task, task.train) for task in tasks] if index == len(tasks) - 1 else []
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from nlora.config.schema import Frozen
+from nlora.config.frozen import Frozen
 from nlora.config.yaml_positions import read_yaml
 
 PUBLISHED_FILE = "published.yaml"

@@ -191,7 +191,12 @@ class ServedModel:
     evaluator: Evaluator
 
     def answer(
-        self, task: Task, index: int, on_answered: Callable[[int], None] = lambda count: None
+        self,
+        task: Task,
+        index: int,
+        on_answered: Callable[[int], None] = lambda count: None,
+        *,
+        probabilities: bool = False,
     ) -> Answers:
         """The model's answers to `task.test`.
 
@@ -199,7 +204,7 @@ class ServedModel:
         in the run, the number of the run's tasks.
         """
         self.history.activate_for_task(self.method, index)
-        return self.evaluator.answer(task, on_answered)
+        return self.evaluator.answer(task, on_answered, probabilities=probabilities)
 
     def is_bare(self, index: int) -> bool:
         """Whether the task at that position is answered by the untrained backbone although something was trained."""

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nlora.config.schema import Config
-from nlora.errors import Problem, missing
+from nlora.data.rows import outside
+from nlora.data.task import Task
+from nlora.errors import Key, Problem, missing
 from nlora.methods.base import Method
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.run_yaml import committed_stages, read_run_file
@@ -51,6 +53,50 @@ def quantize_problems(config: Config, methods: Sequence[Method]) -> list[Problem
     if any(method.needs_float_weights for method in methods):
         found.append(f"{config.method.label} needs the backbone's weights as numbers; leave quantize out")
     return [Problem.at(("quantize",), what) for what in found]
+
+
+def _key(config: Config, task: str, option: str) -> Key:
+    """Where an option of a task's training is set: under its stage, or for all tasks."""
+    stage = config.stages.get(task)
+    return ("stages", task, "train", option) if stage and option in stage.train else ("train", option)
+
+
+def label_weight_problems(config: Config, tasks: Sequence[Task]) -> list[Problem]:
+    """Why tasks cannot have the label weights of the configuration: other labels, or free text."""
+    found = []
+    for task in tasks:
+        weights, key = config.train_options(task.name).label_weights, _key(config, task.name, "label_weights")
+        way_out = (
+            "" if key[0] == "stages" else f"; weights of single tasks are set under stages.{task.name}.train"
+        )
+        if weights is None:
+            continue
+        if task.labels is None:
+            found.append(Problem.at(key, f"task {task.name} has free text as answers, not labels{way_out}"))
+            continue
+        for label in weights if isinstance(weights, dict) else ():
+            if label not in task.labels:
+                what = f"task {task.name}: {outside(label, task.labels)}{way_out}"
+                found.append(Problem.at((*key, label), what))
+    return found
+
+
+def early_stopping_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
+    """Why this method cannot keep the best epoch."""
+    found = []
+    for task, method in zip(config.tasks, methods, strict=True):
+        if config.train_options(task.name).early_stopping is None:
+            continue
+        if method.trains != "adapter":
+            what = (
+                f"{config.method.label} trains the model's own weights, and only adapters can be taken back"
+            )
+        elif method.at_once:
+            what = f"{config.method.label} trains on all tasks at once, and epochs are compared on one task"
+        else:
+            continue
+        found.append(Problem.at(_key(config, task.name, "early_stopping"), f"{what}; leave it out"))
+    return found
 
 
 def extension_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:

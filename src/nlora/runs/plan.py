@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from nlora.config.schema import Config
 from nlora.data.columns import TokenizedExamples
+from nlora.data.label_weights import Weights, example_weights
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
@@ -23,7 +26,14 @@ from nlora.errors import AdapterError, InputErrors, NloraError, Problem
 from nlora.methods.base import Method
 from nlora.methods.registry import methods_of
 from nlora.models.positions import Positions, positions_of
-from nlora.runs.checks import extension_problems, family_problems, missing_extras, quantize_problems
+from nlora.runs.checks import (
+    early_stopping_problems,
+    extension_problems,
+    family_problems,
+    label_weight_problems,
+    missing_extras,
+    quantize_problems,
+)
 from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
 from nlora.runs.run_yaml import folder_problem
 from nlora.runs.stage_plan import StagePlan, stage_plans
@@ -57,6 +67,7 @@ class Plan:
     positions: Positions
     encoder: ExampleTokenizer
     encoded: tuple[TokenizedExamples, ...]
+    weights: tuple[Weights | None, ...]
     stages: tuple[StagePlan, ...]
     adopted: Mapping[int, Adopted] = field(default_factory=dict)
 
@@ -113,6 +124,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     problems += [
         *missing_extras(config),
         *quantize_problems(config, methods),
+        *(early_stopping_problems(config, methods) if methods else ()),
         *extension_problems(config, methods),
     ]
     if wrong_folder := folder_problem(Path(config.output_dir)):
@@ -124,18 +136,30 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     if skeleton is not None and methods:
         found = _collect(problems, lambda: _adopted(config, loaded.base_folder, methods, skeleton))
         adopted = found or {}
+    if tasks is not None:
+        problems += label_weight_problems(config, tasks)
     encoded = cut = None
     if tasks is not None and methods and encoder is not None:
-        encoded = _collect(problems, lambda: _encode(tasks, methods, encoder, config.seed))
+        encoded = _collect(problems, lambda: _encode(config, tasks, methods, encoder))
         if encoded is not None:  # otherwise the same mistakes would be reported twice
             cut = _collect(problems, lambda: [encoder.encode(task, task.test).cut_examples for task in tasks])
     if problems or tasks is None or layout is None or encoder is None or encoded is None or cut is None:
         # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
     modules, parameters = layout
-    stages = stage_plans(config, tasks, encoder, encoded, cut, parameters)
+    examples, weights = zip(*encoded, strict=True)
+    stages = stage_plans(config, tasks, encoder, examples, cut, parameters)
     return Plan(
-        config, tuple(tasks), tuple(methods), tuple(modules), positions, encoder, encoded, stages, adopted
+        config,
+        tuple(tasks),
+        tuple(methods),
+        tuple(modules),
+        positions,
+        encoder,
+        examples,
+        weights,
+        stages,
+        adopted,
     )
 
 
@@ -223,17 +247,26 @@ def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:
 
 
 def _encode(
-    tasks: Sequence[Task], methods: Sequence[Method], encoder: ExampleTokenizer, seed: int
-) -> tuple[TokenizedExamples, ...]:
-    """Every stage's training examples as tokens; finds prompts that do not fit and labels with the same tokens."""
+    config: Config, tasks: Sequence[Task], methods: Sequence[Method], encoder: ExampleTokenizer
+) -> list[tuple[TokenizedExamples, Weights | None]]:
+    """Every stage's training examples as tokens, with their weights in the loss, if these differ.
+
+    Raises InputErrors for prompts that do not fit and labels with the same tokens.
+    """
     problems: list[Problem] = []
-    encoded = []
+    encoded: list[tuple[TokenizedExamples, Weights | None]] = []
     for index, method in enumerate(methods):
         try:
-            portions = [encoder.encode(*portion) for portion in method.examples(tasks, index, seed)]
-            encoded.append(TokenizedExamples(part for portion in portions for part in portion.parts))
+            given = method.examples(tasks, index, config.seed)
+            portions = [encoder.encode(*portion) for portion in given]
+            choices = [config.train_options(task.name).label_weights for task, _ in given]
+            weights = None
+            if any(choice is not None for choice in choices):
+                each = zip(given, choices, strict=True)
+                weights = np.concatenate([example_weights(some, choice) for (_, some), choice in each])
+            encoded.append((TokenizedExamples(part for p in portions for part in p.parts), weights))
         except InputErrors as error:
             problems.extend(error.problems)
     if problems:
         raise InputErrors(problems)
-    return tuple(encoded)
+    return encoded

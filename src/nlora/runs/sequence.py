@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from nlora.data.task import Task
+from nlora.evaluation.choices import metric_of
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.adapter_source import copy_adapter
 from nlora.models.backbone import Backbone
@@ -27,7 +28,7 @@ from nlora.runs.folder import RunFolder
 from nlora.runs.layout import ADAPTER
 from nlora.runs.plan import Plan
 from nlora.runs.stage_files import keep_trained, trained
-from nlora.runs.stage_results import scores_of, task_records, write_skipped, write_stage
+from nlora.runs.stage_results import score, scores_of, task_records, write_skipped, write_stage
 from nlora.runs.update_history import MEMORY_FILE, UpdateHistory
 from nlora.training.trackers import trackers
 from nlora.training.trainer import TrainResult, train
@@ -136,8 +137,10 @@ def _train(
             extra_loss=method.extra_loss,
             seed=seed,
             folder=folder,
+            weights=plan.weights[stage - 1],
             paths=paths,
             on_step=progress.training(stage, task.name, plan.stages[stage - 1].steps),
+            score=_validation_score(plan, backbone, task, paths),
             callbacks=trackers(options.report_to, Path(config.output_dir), steps_before=steps_before),
         )
         trainable.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
@@ -150,6 +153,15 @@ def _train(
     names = [module.name for module in plan.modules]
     history.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
     return result
+
+
+def _validation_score(
+    plan: Plan, backbone: Backbone, task: Task, paths: FastPaths | None
+) -> Callable[[], float]:
+    """A function that scores the model in training, in percent, on the examples held out from the task's own."""
+    held_out = replace(task, test=task.validation)
+    evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate, paths)
+    return lambda: score(held_out, evaluator.answer(held_out), metric_of(task, plan.config))
 
 
 def _answer(

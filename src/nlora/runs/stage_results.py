@@ -115,6 +115,8 @@ def write_stage(
             train_samples_per_second=result.samples_per_second,
             peak_memory_bytes=result.peak_memory_bytes,
             trained_parameters=result.trained_parameters,
+            best_epoch=result.best_epoch,
+            best_score=result.best_score,
             is_adopted=is_adopted,
             tasks={name: records[name] for name in answers},
         ),
@@ -148,6 +150,8 @@ def _write_released(
         steps=result.steps,
         padding_share=result.padding_share,
     )
+    if result.best_epoch is not None:
+        train |= {"train_best_epoch": result.best_epoch, "train_best_score": result.best_score}
     write_results(folder, train, predict, predictions)
 
 

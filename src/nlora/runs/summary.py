@@ -132,6 +132,12 @@ class StageRecord(BaseModel):
     peak_memory_bytes: int | None = Field(None, ge=0, description="Null if not measured.")
     trained_parameters: int | None = Field(None, ge=0, description="Parameters that this stage trained.")
     is_adopted: bool = Field(False, description="True if the adapter existed before the run.")
+    best_epoch: int | None = Field(
+        None, ge=1, description="The epoch that was kept; null without early stopping."
+    )
+    best_score: float | None = Field(
+        None, ge=0, le=100, description="Its score on the examples held out from train, in percent."
+    )
     is_skipped: bool = Field(False, description="True if the method trained nothing at this stage.")
     tasks: dict[str, TaskRecord] = Field(
         default_factory=dict, description="Records of the scored tasks; empty in files of older versions."

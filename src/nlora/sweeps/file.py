@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from nlora.config.frozen import Frozen
 from nlora.config.messages import problems_in
 from nlora.config.overrides import Override, apply, as_overrides
-from nlora.config.schema import Config, Frozen
+from nlora.config.schema import Config
 from nlora.config.yaml_positions import SourceMap, read_yaml
 from nlora.errors import InputErrors, Key, Problem
 

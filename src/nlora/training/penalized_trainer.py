@@ -20,6 +20,7 @@ from nlora.data.collate import IGNORED
 from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
 from nlora.models.logits import answer_logits
+from nlora.training.weighted_batches import WEIGHTS
 
 Penalty = Callable[[], Tensor | None]
 ExtraLoss = Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor | None]
@@ -53,6 +54,7 @@ class PenalizedTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self._penalty = penalty
         self._penalty_sum: Tensor | float = 0.0
+        self._mean_weight: Tensor | float = 1.0  # of the step's answer tokens
         self._logged = 0, 0.0  # optimizer steps and sum of the penalties at the last log entry
 
     def compute_loss(
@@ -62,14 +64,24 @@ class PenalizedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Σ over this micro-batch of the answer tokens' cross-entropy / answer tokens of the step (+ penalty)."""
+        """Σ over this micro-batch of the answer tokens' cross-entropy / answer tokens of the step (+ penalty).
+
+        With label weights w: Σ w·cross-entropy / Σ w over the step's answer tokens.
+        """
         logits, targets = answer_logits(model, inputs)  # (B, K, V), (B, K)
+        weights = inputs.get(WEIGHTS)
         total = F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+            logits.flatten(0, 1).float(),
+            targets.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum" if weights is None else "none",
         )
+        if weights is not None:
+            total = total @ weights[:, -targets.shape[1] :].flatten()
         if self._extra_loss is not None:
             extra = self._extra_loss(logits, targets, lambda: self._logits_before(model, inputs))
-            total = total if extra is None else total + extra
+            if extra is not None:  # divided by the answer tokens, whatever their weights
+                total = total + (extra if weights is None else extra * self._mean_weight)
         items = num_items_in_batch if num_items_in_batch is not None else targets.ne(IGNORED).sum()
         # Gradients are averaged over the processes, and `items` counts the tokens of all of them.
         loss = total / items * self.accelerator.num_processes
@@ -80,6 +92,17 @@ class PenalizedTrainer(Trainer):
                 # A tensor, not a float: reading its value would wait for the device at every step.
                 self._penalty_sum = self._penalty_sum + penalty.detach()
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """The answer tokens of an optimizer step, over all processes; with label weights, the sum of their weights."""
+        tokens: Any = super()._get_num_items_in_batch(batch_samples, device)
+        if not batch_samples or WEIGHTS not in batch_samples[0]:
+            return tokens
+        weight = torch.stack([batch[WEIGHTS].sum() for batch in batch_samples]).sum().to(device)
+        if self.args.world_size > 1:
+            weight = self.accelerator.gather(weight).sum()
+        self._mean_weight = weight / tokens
+        return weight
 
     def _logits_before(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """(B, K, V) of the model as it was before the stage."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from nlora.data.collate import Collator
@@ -27,15 +28,25 @@ from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
 from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.models.packed_attention import packed_attention
+from nlora.training.best_epoch import BestEpoch
 from nlora.training.cpu_modules import cpu_modules
 from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
+from nlora.training.weighted_batches import WeightedExamples, weighted
 
 if TYPE_CHECKING:
-    from nlora.config.schema import TrainOptions
+    from nlora.config.train_options import TrainOptions
+    from nlora.data.label_weights import Weights
     from nlora.data.task import TokenizedExample
     from nlora.models.backbone import Backbone
     from nlora.models.trainable import Trainable
+
+_SCHEDULES = {
+    ("constant", False): "constant",
+    ("constant", True): "constant_with_warmup",
+    **{(name, warms_up): name for name in ("linear", "cosine") for warms_up in (False, True)},
+}
+"""transformers' names, by `train.schedule` and whether there is a warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,7 @@ class TrainResult:
     loss: the training loss, penalty included (as the released code logs it), averaged over the optimizer steps.
     penalty: the same average of the penalty alone; 0.0 for a method without one.
     padding_share: share of the computed positions that were padding.
+    best_epoch, best_score: the epoch that was kept, from 1, and its score in percent; None without early stopping.
     peak_memory_bytes: of the GPU; on a CPU, the largest resident size of this process so far.
     """
 
@@ -57,6 +69,8 @@ class TrainResult:
     padding_share: float
     peak_memory_bytes: int
     trained_parameters: int
+    best_epoch: int | None = None
+    best_score: float | None = None
 
     @property
     def samples_per_second(self) -> float:
@@ -98,6 +112,30 @@ class _Counting:
         return 1 - self._tokens / self._positions if self._positions else 0.0
 
 
+class _FastTraining:
+    """A block in which the model trains on its fast paths."""
+
+    def __init__(self, backbone: nn.Module, model: nn.Module, paths: FastPaths) -> None:
+        self._backbone, self._model, self._paths = backbone, model, paths
+        self._entered = ExitStack()
+
+    def __enter__(self) -> None:
+        if self._paths.cpu_modules:
+            self._entered.enter_context(cpu_modules(self._model))
+        if self._paths.training == "packed":
+            self._entered.enter_context(packed_attention(self._backbone))
+
+    def __exit__(self, *error: object) -> None:
+        self._entered.close()
+
+    def outside(self, call: Callable[[], float]) -> float:
+        """What a function returns that needs the model without them. Within the block."""
+        self._entered.close()
+        found = call()
+        self.__enter__()
+        return found
+
+
 def train(
     backbone: Backbone,
     trainable: Trainable,
@@ -108,31 +146,37 @@ def train(
     extra_loss: ExtraLoss | None = None,
     seed: int,
     folder: Path,
+    weights: Weights | None = None,
     paths: FastPaths | None = None,
     on_step: Callable[[int], None] = lambda step: None,
     callbacks: Sequence[TrainerCallback] = (),
+    score: Callable[[], float] | None = None,
 ) -> TrainResult:
     """Train in place what is attached to the backbone.
 
     penalty: called once per optimizer step. extra_loss: see `Method.extra_loss`.
-    folder: where trainer_state.json is written.
+    folder: where trainer_state.json is written. weights: of the examples in the loss, (n,); None: all the same.
     paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
+    score: of the model as it is, in percent, for `early_stopping`.
     Raises RunError if the loss or a trained weight is not finite.
     """
     paths = paths or default_paths(backbone.model)
-    arguments = _training_arguments(options, seed, folder, together=paths.training != "single")
-    packs = paths.training == "packed"
+    packs, together = paths.training == "packed", paths.training != "single"
     if options.gradient_checkpointing:
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
     collate = _Counting(pack if packs else Collator(pad_id, backbone.encoder_decoder))
+    fast = _FastTraining(backbone.model, trainable.model, paths)
+    best = None
+    if options.early_stopping is not None and score is not None:
+        best = BestEpoch(trainable, partial(fast.outside, score), options.early_stopping.patience)
     trainer = PenalizedTrainer(
         model=trainable.model,
-        args=arguments,
-        train_dataset=examples,
-        data_collator=collate,
-        callbacks=[_StepCallback(on_step), *callbacks],
+        args=_training_arguments(options, options.warmup(len(examples)), seed, folder, together=together),
+        train_dataset=examples if weights is None else WeightedExamples(examples, weights),
+        data_collator=collate if weights is None else weighted(collate),
+        callbacks=[_StepCallback(on_step), *callbacks, *([best] if best else [])],
         penalty=penalty,
         extra_loss=extra_loss,
         without=trainable.without,
@@ -141,30 +185,45 @@ def train(
     trainer.remove_callback(PrinterCallback)
     reset_peak_memory()
     begin = time.perf_counter()
-    modules = cpu_modules(trainable.model) if paths.cpu_modules else nullcontext()
-    attention = packed_attention(backbone.model) if packs else nullcontext()
-    with modules, attention:
+    with fast:
         gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
         try:
             output = trainer.train()
         finally:
             gc.unfreeze()
-    seconds = time.perf_counter() - begin
+    if best is not None:
+        best.restore()
+    return _result(trainer, trainable, output.training_loss, time.perf_counter() - begin, collate, best)
+
+
+def _result(
+    trainer: PenalizedTrainer,
+    trainable: Trainable,
+    loss: float,
+    seconds: float,
+    collate: _Counting,
+    best: BestEpoch | None,
+) -> TrainResult:
+    """The result of a finished training, once its weights are known to be finite; writes trainer_state.json."""
     trained = [p for p in trainable.model.parameters() if p.requires_grad]
     if not all(torch.isfinite(p).all() for p in trained):
         raise RunError("training left weights that are not finite; try a smaller train.learning_rate")
-    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+    state = trainer.state
+    state.save_to_json(str(Path(str(trainer.args.output_dir)) / "trainer_state.json"))
     trainable.model.eval()
+    examples: Any = trainer.train_dataset
     return TrainResult(
-        steps=output.global_step,
+        steps=state.global_step,
         examples=len(examples),
-        epochs=float(trainer.state.epoch or options.epochs),
+        epochs=float(state.epoch or trainer.args.num_train_epochs),
         seconds=seconds,
-        loss=float(output.training_loss),
+        loss=float(loss),
         penalty=trainer.mean_penalty,
         padding_share=collate.padding_share,
         peak_memory_bytes=peak_memory_bytes(),
         trained_parameters=sum(p.numel() for p in trained),
+        best_epoch=None if best is None else best.epoch,
+        best_score=None if best is None else best.best,
     )
 
 
@@ -181,9 +240,12 @@ def _order(
 
 
 def _training_arguments(
-    options: TrainOptions, seed: int, folder: Path, *, together: bool
+    options: TrainOptions, warmup: int, seed: int, folder: Path, *, together: bool
 ) -> TrainingArguments:
-    """together: whether examples share a micro-batch. If each has its own, the optimizer step is the same."""
+    """warmup: optimizer steps.
+
+    together: whether examples share a micro-batch. If each has its own, the optimizer step is the same.
+    """
     # Not WORLD_SIZE: some schedulers set that variable even for a single process.
     processes = PartialState().num_processes
     per_process, left_over = divmod(options.batch_size, processes)
@@ -201,8 +263,8 @@ def _training_arguments(
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
-        lr_scheduler_type="constant_with_warmup" if options.warmup_steps else "constant",
-        warmup_steps=options.warmup_steps,
+        lr_scheduler_type=_SCHEDULES[options.schedule, warmup > 0],
+        warmup_steps=warmup,
         seed=seed,
         save_strategy="no",
         logging_steps=options.logging_steps,

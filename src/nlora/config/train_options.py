@@ -1,0 +1,132 @@
+"""The keys of `train`: how one task is trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from nlora.config.frozen import Frozen
+
+
+class EarlyStopping(Frozen):
+    """When the training of one task ends before its last epoch."""
+
+    patience: int = Field(ge=1, description="Stop after this many epochs in a row without a better score.")
+
+
+class TrainOptions(Frozen):
+    """How one task is trained."""
+
+    epochs: float = Field(1, gt=0, description="Passes over the task's training examples.")
+    batch_size: int = Field(32, ge=1, description="Examples per optimizer step, over all processes.")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Examples per forward pass on one device; null: what batch_size leaves per process.",
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's learning rate; with a schedule, its peak.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="The learning rate after the warm-up: constant; linear or cosine, down to 0 at the end of each "
+        "task.",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
+    warmup_ratio: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Linear warm-up as a share of each task's optimizer steps, rounded up; instead of warmup_steps.",
+    )
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="Clip the gradient (penalty included) to this norm; 0: never."
+    )
+    max_source_tokens: int = Field(
+        512, ge=8, description="Longest prompt, in tokens; fewer if the model has fewer positions."
+    )
+    max_target_tokens: int = Field(50, ge=1, description="Longest answer, in tokens, its end token included.")
+    truncate: Literal["text", "released"] = Field(
+        "text",
+        description="How a prompt that is too long is cut: text shortens the text and keeps the instruction and "
+        "'Answer:'; released cuts off the end, 'Answer:' included, as the released code does.",
+    )
+    early_stopping: EarlyStopping | None = Field(
+        None,
+        description="{patience: N}: after each epoch, score the task on evaluate.validation_share of its training "
+        "examples, which are then not trained on; stop after N epochs in a row without a better score, and keep the "
+        "best epoch's adapter; null: train every epoch and keep the last.",
+    )
+    label_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        None,
+        description="How much an example counts in the loss, by its label: balanced, all labels the same in sum, "
+        "however rare; {label: weight}, where a label that is not named counts 1; null: all examples the same.",
+    )
+    max_samples: int | None = Field(
+        None, ge=1, description="Train on at most this many examples per task, a seeded sample; null: all."
+    )
+    batches: Literal["by_length", "random"] = Field(
+        "by_length",
+        description="Which examples form a batch: by_length, those of similar length, which needs the least padding; "
+        "random, any.",
+    )
+    gradient_checkpointing: bool = Field(False, description="Save memory by computing activations twice.")
+    logging_steps: int = Field(
+        10,
+        ge=1,
+        description="Optimizer steps between lines of the training log and points of the report's chart; "
+        "a task's first and last step are always logged.",
+    )
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (),
+        description="Also log to these, each run under the name of its folder; TensorBoard's files are in its "
+        "logs/tensorboard. Each needs its package, such as pip install tensorboard.",
+    )
+
+    def steps(self, examples: int) -> int:
+        """Optimizer steps of one task: batches per epoch (the last one may be smaller) times epochs, rounded up.
+
+        >>> TrainOptions(epochs=1.5, batch_size=32).steps(100)
+        6
+        """
+        return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
+
+    def warmup(self, examples: int) -> int:
+        """Optimizer steps of one task's warm-up.
+
+        >>> TrainOptions(epochs=1.5, batch_size=32, warmup_ratio=0.2).warmup(100)
+        2
+        """
+        return self.warmup_steps or math.ceil(self.warmup_ratio * self.steps(examples))
+
+    @field_validator("label_weights", mode="before")
+    @classmethod
+    def _weights_of_labels(cls, weights: Any) -> Any:
+        """In one message what pydantic would say of each member of the union."""
+        if weights is None or weights == "balanced":
+            return weights
+        if not isinstance(weights, dict) or not weights:
+            raise ValueError(f"must be balanced, a mapping of labels to weights, or null, not {weights!r}")
+        for label, weight in weights.items():
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not is_number or not 0 < weight < math.inf:
+                raise ValueError(f"the weight of '{label}' must be a number > 0, not {weight!r}")
+        return weights
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> TrainOptions:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} and warmup_ratio {self.warmup_ratio:g} exclude each other; "
+                "set one of them to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> TrainOptions:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
