@@ -14,6 +14,7 @@ import pytest
 from helpers import learn, write_config
 from nlora.cli import app
 from nlora.cli.predict import predict
+from nlora.errors import InputErrors
 
 TinyModel = Callable[[str], Path]
 
@@ -140,3 +141,28 @@ def test_quotes_mean_in_new_texts_what_they_mean_in_the_task_s_own(
     (other / "run.yaml").write_text(text.replace("-test.jsonl", "-test.tsv"))
     (line,) = answer(other, capsys, "colors", file=str(file))
     assert line["sentence"] == 'the "red" thing'
+
+
+def with_keys(run: Path, folder: Path, keys: str) -> Path:
+    """A copy of the run whose task colors has other keys."""
+    shutil.copytree(run, folder)
+    head, _, tail = (run / "run.yaml").read_text().partition("    template: null\n")
+    (folder / "run.yaml").write_text(f"{head}    {keys}\n{tail}")
+    return folder
+
+
+def test_new_texts_have_the_columns_of_the_task(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    texts = [text for text in own_answers(run, "1-colors", "colors")[0] if " " in text]
+    with_template = with_keys(run, tmp_path / "template", "template: '{first} {rest}'")
+    rows = [dict(zip(("first", "rest"), text.split(" ", 1), strict=True)) for text in texts]
+    (file := tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = answer(with_template, capsys, "colors", file=str(file), stage=1)
+    plain = answer(run, capsys, "colors", "\n".join(texts), stage=1)
+    assert [line.pop("prediction") for line in lines] == [line["prediction"] for line in plain]
+    assert lines == rows
+    with pytest.raises(InputErrors, match="a text instead of an object with the fields first and rest"):
+        answer(with_template, capsys, "colors", texts[0])
+    one_place = with_keys(run, tmp_path / "one", "template: '{body}'")
+    assert answer(one_place, capsys, "colors", texts[0], stage=1)[0]["body"] == texts[0]

@@ -125,7 +125,7 @@ def test_parquet_with_class_numbers_and_without_a_label_column(tmp_path: Path) -
 
     path = tmp_path / "d.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x", "label": 1}]), path)
-    assert problems_of(path)[0].startswith("d.parquet[0]: label is the number 1 instead of text")
+    assert problems_of(path)[0].startswith("d.parquet[0]: label '1' is not one of the task's labels")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x", "topic": "billing"}]), path)
     assert problems_of(path) == ["d.parquet: no field 'label' (or output); the fields are: text, topic"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from nlora.data.rows import text_of
+from nlora.data.fields import Fields
 from nlora.data.select import select_tasks
 from nlora.data.task import Example, Task
 from nlora.runs.checkpoint import Checkpoint, StageModel
@@ -30,16 +30,23 @@ def task_to_answer(stage: Checkpoint, name: str) -> tuple[Task, int]:
     return found.task, len(config.tasks) if found.index is None else found.index
 
 
+def fields_to_answer(stage: Checkpoint, index: int) -> Fields:
+    """Where new rows have their text: where the task's own files have it. index: as of `task_to_answer`."""
+    tasks = stage.config.tasks
+    return Fields.of(tasks[index]) if index < len(tasks) else Fields()
+
+
 def predict(
     model: StageModel, stage: Checkpoint, task: Task, index: int, rows: Sequence[Row], progress: Progress
 ) -> list[Row]:
     """The rows, each with the model's answer added as `prediction`.
 
     task, index: as returned by `task_to_answer`.
-    rows: at least one, each with its text as `sentence`, `input` or `text`.
+    rows: at least one, each with the fields of its text (`fields_to_answer`).
     """
     # The label is not used; a valid one keeps the checks of the tokenizer quiet.
     label = task.labels[0] if task.labels else "-"
+    text_of = fields_to_answer(stage, index).text_of
     task = replace(task, test=tuple(Example(str(i), text_of(row), label) for i, row in enumerate(rows)))
     on_answered = progress.scoring(stage.stage, task.name, len(rows))
     answers = model.serve(stage, [task]).answer(task, index, on_answered)

@@ -107,10 +107,16 @@ class Run:
         return model, backbone.tokenizer
 
     def predict(
-        self, texts: Sequence[str], *, task: str, stage: int | None = None, **settings: Any
+        self,
+        texts: Sequence[str | Mapping[str, Any]],
+        *,
+        task: str,
+        stage: int | None = None,
+        **settings: Any,
     ) -> list[str]:
         """The model's answers to new texts, using a task's prompt, as `nlora predict`.
 
+        texts: a task with a template of several columns takes mappings with these columns instead of texts.
         stage: as for `model`. settings: keys of `evaluate`, such as decode="generate" or batch_size=64. The model stays
         loaded for the next call: see `release`. Raises InputErrors naming every text that is none, and for a task or a
         stage that does not exist.
@@ -119,18 +125,18 @@ class Run:
         >>> set(answers) <= {"billing", "network", "hardware"}
         True
         """
-        from nlora.api.prediction import predict, task_to_answer
+        from nlora.api.prediction import fields_to_answer, predict, task_to_answer
         from nlora.data.rows import ProblemList, to_texts
 
         if isinstance(texts, str):
             raise InputErrors([Problem("texts", "is a single text; give a list of texts")])
-        problems = ProblemList("texts")
-        rows = to_texts([(f"texts[{i}]", text) for i, text in enumerate(texts)], problems)
-        if found := problems.report():
-            raise InputErrors(found)
         with _quiet_python():
             checkpoint = self._checkpoint(stage, settings)
             asked, index = task_to_answer(checkpoint, task)
+            problems, fields = ProblemList("texts"), fields_to_answer(checkpoint, index)
+            rows = to_texts([(f"texts[{i}]", text) for i, text in enumerate(texts)], problems, fields)
+            if found := problems.report():
+                raise InputErrors(found)
             if not rows:
                 return []
             answered = predict(self._model(checkpoint), checkpoint, asked, index, rows, _progress())

@@ -24,6 +24,15 @@ _OURS = {
     ),
     "protocol: released, which keeps them": ("keep_unlabeled", "keep_unlabelled"),
     "method.weight": ("l1_weight", "lambda", "lambda_1", "lamda_1", "reg_weight"),
+    "columns.text": (
+        "dataset_text_field", "input_column", "prompt_column", "sentence_column", "source_column", "text_column",
+        "text_field",
+    ),
+    "columns.label": (
+        "answer_column", "label_column", "label_field", "output_column", "response_column", "target_column"
+    ),
+    "template": ("input_template", "prompt_format", "prompt_template"),
+    "label_names": ("class_names", "id2label", "label_map", "label_mapping"),
     "lora.r": ("lora_r", "lora_rank", "rank"),
     "lora.alpha": ("lora_alpha",),
     "lora.dropout": ("lora_dropout",),

@@ -216,7 +216,7 @@ def _walk_mapping(
         if not isinstance(key, yaml.ScalarNode):
             yield here.problem("a key must be text, not a list or a mapping")
             continue
-        if key.tag != _TEXT_TAG:
+        if key.tag != _TEXT_TAG and path[-1:] != ("label_names",):  # whose keys are values of the data
             yield here.problem(f"the key {key.value} must be text; put it in quotes: '{key.value}'")
         if key.value in first:
             what = f"duplicate key, first used on line {first[key.value]}; keep one of them"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nlora.data import hub
+from nlora.data.fields import Fields
 from nlora.data.readers import FORMATS, READERS, Form, unknown_format
 from nlora.data.rows import ProblemList, to_examples
 from nlora.data.task import Example
@@ -23,6 +24,7 @@ def read_examples(
     folders: Sequence[Path] = (Path(),),
     split: str = "train",
     quoting: bool | None = None,
+    fields: Fields = Fields(),  # noqa: B008 (immutable)
     key: Key = (),
 ) -> tuple[tuple[Example, ...], list[Problem]]:
     """The examples of a file or hub data set, and its problems: the first five, and the number of all others.
@@ -32,11 +34,13 @@ def read_examples(
     folders: where to look for a relative path, in this order.
     split: the split of a hub data set, if the source names none.
     quoting: whether CSV and TSV cells may be quoted; None: in CSV only.
+    fields: where a row's text and answer are.
     key: the configuration key that names the source, for problems of the source as a whole.
     """
     if source.startswith(hub.PREFIX):
         problems = ProblemList(source)
-        return to_examples(hub.read_rows(source, split, problems), labels, problems), problems.report()
+        rows = hub.read_rows(source, split, problems, fields)
+        return to_examples(rows, labels, problems, fields), problems.report()
     path = find(source, folders)
     if path is None:
         return (), [Problem("" if key else source, _not_found(source, folders), key=key)]
@@ -46,8 +50,8 @@ def read_examples(
         return (), [Problem("" if key else str(path), unknown_format(path, FORMATS), key=key)]
     try:
         with path.open("rb") as file:
-            rows = READERS[kind](file, Form(quoting=quoting), problems)
-            examples = to_examples(rows, labels, problems)
+            form = Form(quoting=quoting, fields=fields)
+            examples = to_examples(READERS[kind](file, form, problems), labels, problems, fields)
     except OSError as error:
         problems.add(str(path), f"cannot be read ({error.strerror or error})")
         examples = ()

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nlora.data.rows import LABEL_FIELDS, ProblemList, column_problem
+from nlora.data.fields import Fields
+from nlora.data.rows import ProblemList
 from nlora.errors import MissingExtraError, missing
 
 PREFIX = "hub:"
@@ -36,7 +37,7 @@ def parse(source: str, split: str) -> tuple[str, str | None, str]:
     return name, None, split
 
 
-def read_rows(source: str, split: str, problems: ProblemList) -> Iterator[tuple[str, Any]]:
+def read_rows(source: str, split: str, problems: ProblemList, fields: Fields) -> Iterator[tuple[str, Any]]:
     """(where, row) for each row of the split, with class numbers replaced by the data set's class names.
 
     Raises MissingExtraError if `datasets` is not installed. A data set, configuration or split that cannot be loaded
@@ -53,18 +54,30 @@ def read_rows(source: str, split: str, problems: ProblemList) -> Iterator[tuple[
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         problems.add(source, f"the data set could not be loaded from the hub: {reason}")
         return
-    if wrong := column_problem(table.column_names):
+    yield from table_rows(table, source, problems, fields)
+
+
+def table_rows(table: Any, source: str, problems: ProblemList, fields: Fields) -> Iterator[tuple[str, Any]]:
+    """(where, row) for each row of a `datasets.Dataset`, as `read_rows`."""
+    if wrong := fields.problem(table.column_names):
         problems.add(source, wrong)
         return
     class_names = {
-        field: feature.names
+        field: names
         for field, feature in table.features.items()
-        if field in LABEL_FIELDS and getattr(feature, "names", None)
+        if (names := getattr(feature, "names", None))
     }
+    numbers = fields.label_names or {}  # the task may name a class otherwise, by its number
     for number, row in enumerate(table):
-        yield f"{source}[{number}]", {k: _named(v, class_names.get(k)) for k, v in row.items()}
-
-
-def _named(value: Any, names: list[str] | None) -> Any:
-    # -1 means "no label" on the hub. It stays a number, which is reported later.
-    return names[value] if names and isinstance(value, int) and value >= 0 else value
+        where = f"{source}[{number}]"
+        if missing_label := next((f for f in class_names if f in fields.label and row[f] == -1), None):
+            problems.add(where, f"{missing_label} is -1, which means that the row has no label")
+            continue
+        named = {
+            field: names[row[field]]
+            for field, names in class_names.items()
+            if isinstance(row[field], int)
+            and row[field] >= 0
+            and not (field in fields.label and str(row[field]) in numbers)
+        }
+        yield where, {**row, **named}

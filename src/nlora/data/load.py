@@ -17,6 +17,7 @@ from nlora.config.schema import BUILTIN, Config
 from nlora.config.task_source import TaskSource
 from nlora.data import builtin, cl_benchmark
 from nlora.data.digest import digest
+from nlora.data.fields import Fields
 from nlora.data.files import read_examples
 from nlora.data.splits import hold_out, sample
 from nlora.data.task import Example, Task
@@ -150,6 +151,7 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
             folders=folders,
             split=split,
             quoting=source.quoting,
+            fields=Fields.of(source),
             key=(*key, split),
         )
         problems += found

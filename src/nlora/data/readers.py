@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from nlora.data.rows import ProblemList, RepeatedKey, column_problem
+from nlora.data.fields import Fields
+from nlora.data.rows import ProblemList, RepeatedKey
 
 Row = tuple[str, Any]
 _COMPRESSED = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".zip": "unzip"}
@@ -30,10 +31,12 @@ class Form:
 
     labeled: whether every row needs a label.
     quoting: whether cells of a table may be quoted; None: in CSV, but not in TSV, where a quote is a character.
+    fields: those that a table needs.
     """
 
     labeled: bool = True
     quoting: bool | None = None
+    fields: Fields = Fields()  # noqa: RUF009 (immutable)
 
 
 class NotJsonError(ValueError):
@@ -96,7 +99,7 @@ def _read_text(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[R
     """One text per line, without spaces around it; empty lines are skipped."""
     for number, line in _lines(file, problems):
         if line.strip():
-            yield f"{problems.file}:{number}", {"sentence": line.strip()}
+            yield f"{problems.file}:{number}", line.strip()
 
 
 def _read_jsonl(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
@@ -170,7 +173,7 @@ def _read_table(
                     continue
                 if header is None:
                     header = [cell.strip() for cell in cells]
-                    if wrong := _header_problem(header, form.labeled, delimiter, quoting):
+                    if wrong := _header_problem(header, form, delimiter, quoting):
                         problems.add(where, wrong)
                         return
                 elif len(cells) != len(header):
@@ -198,11 +201,11 @@ def _quoting_hint(cells: Sequence[str]) -> str:
     return "; if cells are quoted, set quoting: true" if quoted else ""
 
 
-def _header_problem(header: list[str], labeled: bool, delimiter: str, quoting: bool) -> str | None:
+def _header_problem(header: list[str], form: Form, delimiter: str, quoting: bool) -> str | None:
     duplicates = sorted({name for name in header if header.count(name) > 1})
     if duplicates:
         return f"duplicate column '{duplicates[0]}'"
-    wrong = column_problem(header, labeled=labeled)
+    wrong = form.fields.problem(header, labeled=form.labeled)
     if wrong and not quoting:
         wrong += _quoting_hint(header)
     if wrong and len(header) == 1:
@@ -219,7 +222,7 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
     number = 0
     try:
         table = pyarrow.parquet.ParquetFile(file)
-        if wrong := column_problem(table.schema_arrow.names, labeled=form.labeled):
+        if wrong := form.fields.problem(table.schema_arrow.names, labeled=form.labeled):
             problems.add(problems.file, wrong)
             return
         for batch in table.iter_batches():

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from nlora.data.fields import Fields
 from nlora.data.readers import FORMATS, READERS, Form, unknown_format
-from nlora.data.rows import TEXT_FIELDS, ProblemList, to_texts
+from nlora.data.rows import ProblemList, to_texts
 from nlora.errors import InputErrors, Problem, did_you_mean
 
 STDIN = "standard input"
@@ -25,27 +27,33 @@ _JSON_STARTS = {"jsonl": re.compile(r'\{\s*("|\}|$)'), "json": re.compile(r"\[\s
 
 
 def read_texts(
-    file: Path | None, stdin: IO[bytes], *, kind: str | None = None, quoting: bool | None = None
+    file: Path | None,
+    stdin: IO[bytes],
+    *,
+    kind: str | None = None,
+    quoting: bool | None = None,
+    fields: Fields = Fields(),  # noqa: B008 (immutable)
 ) -> list[dict[str, Any]]:
-    """The rows, each with a text as `sentence`, `input` or `text`, and with all its other fields.
+    """The rows, each with the field or fields of its text, and with all its other fields.
 
     file: None: standard input. kind: its format, a key of READERS; None: from the suffix or the first line.
-    quoting: whether CSV and TSV cells may be quoted; None: in CSV only.
+    quoting: whether CSV and TSV cells may be quoted; None: in CSV only. fields: where a row's text is.
 
     Raises InputErrors with the lines that have no text, or if the format is unknown.
     """
     if kind is not None and kind not in READERS:
         what = f"must be one of {', '.join(READERS)}, not '{kind}'{did_you_mean(kind, READERS)}"
         raise InputErrors([Problem("--format", what)])
+    form = Form(labeled=False, quoting=quoting, fields=fields)
     if file is None:
-        return _read(io.BytesIO(stdin.read()), STDIN, kind, quoting)
+        return _read(io.BytesIO(stdin.read()), STDIN, kind, form)
     kind = kind or _SUFFIXES.get(file.suffix.lower())
     try:
         with file.expanduser().open("rb") as opened:
             if kind is None:
                 what = unknown_format(file, _SUFFIXES, "; or give its format with --format")
                 raise InputErrors([Problem("--file", what)])
-            return _read(opened, str(file), kind, quoting)
+            return _read(opened, str(file), kind, form)
     except FileNotFoundError as error:
         raise InputErrors([Problem("--file", f"no such file: {file}")]) from error
     except IsADirectoryError as error:
@@ -56,11 +64,11 @@ def read_texts(
         ) from error
 
 
-def _read(file: IO[bytes], name: str, kind: str | None, quoting: bool | None) -> list[dict[str, Any]]:
+def _read(file: IO[bytes], name: str, kind: str | None, form: Form) -> list[dict[str, Any]]:
     """kind: None: from the first line."""
-    chosen = kind or _recognized(file)
+    chosen = kind or _recognized(file, form.fields)
     problems = ProblemList(name)
-    rows = to_texts(READERS[chosen](file, Form(labeled=False, quoting=quoting), problems), problems)
+    rows = to_texts(READERS[chosen](file, form, problems), problems, form.fields)
     found = problems.report()
     if found and kind is None and chosen != "text":
         what = f"{name} begins like JSON and was read as JSON; use --format text to read it as plain text"
@@ -70,20 +78,20 @@ def _read(file: IO[bytes], name: str, kind: str | None, quoting: bool | None) ->
     return rows
 
 
-def _recognized(file: IO[bytes]) -> str:
+def _recognized(file: IO[bytes], fields: Fields) -> str:
     """json, jsonl or text, from the first non-empty line. Raises InputErrors for the header of a table."""
     start = next((line for line in (raw.strip() for raw in file) if line), b"").decode("utf-8-sig", "replace")
     file.seek(0)
-    if _is_header(start):
+    if _is_header(start, fields.places or fields.text):
         what = "looks like the header of a table; use --format csv or tsv, or --format text for plain text"
         raise InputErrors([Problem(STDIN, f"'{start[:60]}' {what}")])
     return next((kind for kind, begins in _JSON_STARTS.items() if begins.match(start)), "text")
 
 
-def _is_header(line: str) -> bool:
+def _is_header(line: str, names: Sequence[str]) -> bool:
     """Whether a line consists of column names, one of them that of the text."""
     for delimiter in ",\t;":
         cells = [cell.strip(' "') for cell in line.split(delimiter)]
-        if any(cell in TEXT_FIELDS for cell in cells) and all(cell and " " not in cell for cell in cells):
+        if any(cell in names for cell in cells) and all(cell and " " not in cell for cell in cells):
             return True
     return False
