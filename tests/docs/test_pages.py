@@ -66,6 +66,8 @@ def reader(here: Path, tiny_model: TinyModel) -> Path:
     """The folder of a reader: support.yaml, its data, two finished runs, new texts, two models, CL_Benchmark."""
     shutil.copytree("runs/support", "runs/plain")
     (here / "new.csv").write_text("sentence\nIt is down again\n")
+    lines = [f"{label} {i},{label}\n" for i in range(20) for label in ("billing", "network", "hardware")]
+    (here / "all.csv").write_text("text,label\n" + "".join(lines))
     for folder in ("questions", "entailment"):
         (here / folder).mkdir()
     for split in ("train", "test"):

@@ -31,6 +31,9 @@ _OURS = {
     "columns.label": (
         "answer_column", "label_column", "label_field", "output_column", "response_column", "target_column"
     ),
+    "test_share of a task": (
+        "split_ratio", "test_size", "test_split", "train_size", "val_set_size", "val_size", "validation_split"
+    ),
     "template": ("input_template", "prompt_format", "prompt_template"),
     "label_names": ("class_names", "id2label", "label_map", "label_mapping"),
     "lora.r": ("lora_r", "lora_rank", "rank"),

@@ -58,6 +58,12 @@ class TaskSource(BaseModel):
     type: str | None = Field(None, description="Kind of task as the prompt names it; null: the task's name.")
     train: str | None = Field(None, description=f"Training examples: {_SOURCE}")
     test: str | None = Field(None, description=f"Test examples: {_SOURCE}")
+    test_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Instead of test: this share of the texts of train, of each label, is not trained on, but tested.",
+    )
     quoting: bool | None = Field(
         None,
         description="Whether cells of the task's CSV and TSV files may be quoted; null: in CSV they may, in TSV "
@@ -112,11 +118,15 @@ class TaskSource(BaseModel):
 
     @model_validator(mode="after")
     def _both_files_or_none(self) -> TaskSource:
-        if (self.train is None) != (self.test is None):
-            missing = "test" if self.test is None else "train"
-            raise ValueError(
-                f"task '{self.name}' has no '{missing}' file; a task with files of its own needs both"
+        if self.test is not None and self.test_share is not None:
+            raise ValueError(f"task '{self.name}' sets test and test_share; keep one of them")
+        if (self.train is None) != (self.test is None and self.test_share is None):
+            missing = "train" if self.train is None else "test"
+            way_out = (
+                "; without one, test_share: 0.1 tests on a tenth of 'train'" if missing == "test" else ""
             )
+            what = f"has no '{missing}' file; a task with files of its own needs both{way_out}"
+            raise ValueError(f"task '{self.name}' {what}")
         return self
 
     @model_validator(mode="after")

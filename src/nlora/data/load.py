@@ -19,7 +19,7 @@ from nlora.data import builtin, cl_benchmark
 from nlora.data.digest import digest
 from nlora.data.fields import Fields
 from nlora.data.files import read_examples
-from nlora.data.splits import hold_out, sample
+from nlora.data.splits import hold_out, sample, split_off
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
@@ -144,7 +144,7 @@ def _scored_on_train(source: TaskSource, key: Key) -> Problem:
 def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Path], key: Key) -> Task:
     examples: dict[str, tuple[Example, ...]] = {"train": (), "test": ()}
     problems: list[Problem] = []
-    for split in splits:
+    for split in splits if source.test_share is None else ("train",):
         examples[split], found = read_examples(
             getattr(source, split),
             labels=source.labels,
@@ -157,7 +157,7 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
         problems += found
     if problems:
         raise InputErrors(problems)
-    return Task(
+    task = Task(
         name=source.name,
         type=source.type or source.name,
         instruction=(source.instruction or "").strip(),
@@ -165,6 +165,7 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
         train=examples["train"],
         test=examples["test"],
     )
+    return task if source.test_share is None else split_off(task, source.test_share, key)
 
 
 def _from_benchmark(source: TaskSource, folder: Path, key: Key, *, keep_unlabeled: bool) -> Task:
