@@ -111,7 +111,9 @@ WRONG_FORMATS = [
     ("d.jsonl", '\n{"sentence": "x", "label": "a", "label": "b"}', "d.jsonl:2: duplicate key 'label'"),
     ("d.jsonl", f'{{"sentence": "x", "id": {"7" * 5000}}}', "d.jsonl:1: a number of more than 4300 digits"),
     ("d.jsonl", "\n" + '{"a":' * 100_000, "d.jsonl:2: lists or objects nested too deeply"),
-    ("d.jsonl.gz", "x", "d.jsonl.gz is compressed, which is not supported; unpack it first: gunzip d.jsonl.gz"),
+    ("d.jsonl.bz2", "x", "d.jsonl.bz2 is compressed, which is not supported; unpack it first: bunzip2 d.jsonl.bz2"),
+    ("d.jsonl.gz", "x", "d.jsonl.gz: cannot be read (not a complete gzip file: Not a gzipped file"),
+    ("d.txt.gz", "x", "d.txt.gz has an unknown format '.txt'; known: .jsonl"),
     ("d.parquet", "no parquet", "d.parquet: not readable as Parquet"),
     ("d.txt", "x", "d.txt has an unknown format '.txt'; known: .jsonl"),
 ]

@@ -160,4 +160,6 @@ def test_a_cell_may_have_any_length(tmp_path: Path, suffix: str) -> None:
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "tickets").mkdir()
     _, (problem,) = read_examples("tickets", labels=None, folders=(tmp_path,), key=("tasks", 0, "train"))
-    assert str(problem) == "tasks.0.train: tickets is a folder; name a file in it"
+    assert (
+        str(problem) == "tasks.0.train: tickets is a folder; name a file in it, or several as tickets/*.jsonl"
+    )

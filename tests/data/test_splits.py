@@ -93,10 +93,13 @@ def test_a_share_outside_0_and_1_is_refused(share: float) -> None:
 
 
 texts_of = st.lists(
-    st.tuples(st.sampled_from([f"{word}{i}" for i in range(9) for word in ("Text  ", " text ")]), st.sampled_from(LABELS)),
+    st.tuples(
+        st.sampled_from([f"{word}{i}" for i in range(9) for word in ("Text  ", " text ")]),
+        st.sampled_from(LABELS),
+    ),
     min_size=2,
     max_size=40,
-)  # fmt: skip
+)
 
 
 @given(rows=texts_of, share=st.floats(0.01, 0.99))

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _SOURCE = (
-    "a JSONL, JSON, CSV, TSV or Parquet file with the fields sentence (or input, or text) and label (or output), or "
-    "hub:<data set>[:configuration][/split]."
+    "a JSONL, JSON, CSV, TSV or Parquet file (also .gz) with the fields sentence (or input, or text) and label (or "
+    "output), a pattern (data/*.jsonl), a folder saved by datasets, or hub:<data set>[:configuration][/split]."
 )
 
 
@@ -132,7 +132,9 @@ class TaskSource(BaseModel):
     @model_validator(mode="after")
     def _quoting_of_a_table(self) -> TaskSource:
         files = (self.train or "", self.test or "")
-        if self.quoting is not None and not any(f.lower().endswith((".csv", ".tsv")) for f in files):
+        if self.quoting is not None and not any(
+            f.lower().removesuffix(".gz").endswith((".csv", ".tsv")) for f in files
+        ):
             raise ValueError(f"task '{self.name}' sets quoting, but has no CSV or TSV file; leave it out")
         return self
 

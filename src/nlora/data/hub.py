@@ -1,4 +1,4 @@
-"""Examples from a data set on the Hugging Face hub, through the optional package `datasets`.
+"""Rows of a data set on the Hugging Face hub, or in a folder, through the optional package `datasets`.
 
 hub:fancyzhx/ag_news              its split train as `train`, its split test as `test`
 hub:fancyzhx/ag_news/test         one split
@@ -8,6 +8,7 @@ hub:nyu-mll/glue:sst2/validation  one configuration, one split
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nlora.data.fields import Fields
@@ -43,18 +44,48 @@ def read_rows(source: str, split: str, problems: ProblemList, fields: Fields) ->
     Raises MissingExtraError if `datasets` is not installed. A data set, configuration or split that cannot be loaded
     is added to `problems`.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError(f"{source}: {missing('datasets')}") from error
+    datasets = _datasets(source)
     name, config, split = parse(source, split)
     try:
         table = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        problems.add(source, f"the data set could not be loaded from the hub: {reason}")
+        problems.add(source, f"the data set could not be loaded from the hub: {_reason(error)}")
         return
     yield from table_rows(table, source, problems, fields)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of a Dataset or a DatasetDict wrote the folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def read_folder(folder: Path, split: str, problems: ProblemList, fields: Fields) -> Iterator[tuple[str, Any]]:
+    """`read_rows` for a folder that `save_to_disk` wrote: of one split, or of several."""
+    datasets = _datasets(str(folder))
+    try:
+        table = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        problems.add(str(folder), f"the folder could not be loaded by datasets: {_reason(error)}")
+        return
+    if isinstance(table, dict):
+        if split not in table:
+            what = f"has no split '{split}'; name one of its splits: "
+            problems.add(str(folder), what + ", ".join(f"{folder.name}/{name}" for name in table))
+            return
+        table = table[split]
+    yield from table_rows(table, str(folder), problems, fields)
+
+
+def _datasets(source: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(f"{source}: {missing('datasets')}") from error
+    return datasets
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def table_rows(table: Any, source: str, problems: ProblemList, fields: Fields) -> Iterator[tuple[str, Any]]:

@@ -10,8 +10,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ from nlora.data.fields import Fields
 from nlora.data.rows import ProblemList, RepeatedKey
 
 Row = tuple[str, Any]
-_COMPRESSED = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".zip": "unzip"}
+_COMPRESSED = {".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".zip": "unzip"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
+def suffix_of(path: Path) -> str:
+    """The suffix that names the format: .csv for tickets.csv and for tickets.csv.gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """A file to be read from its start, unpacked if it is named .gz. Raises OSError."""
+    if path.suffix.lower() != ".gz":
+        return path.open("rb")
+    try:
+        with gzip.open(path) as packed:
+            return io.BytesIO(packed.read())  # Parquet is not read in order
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise OSError(f"not a complete gzip file: {error}") from error
+
+
 def unknown_format(path: Path, known: Iterable[str], way_out: str = "") -> str:
     """The message for a file with an unknown suffix. way_out: what to do instead of renaming it."""
     if tool := _COMPRESSED.get(path.suffix.lower()):
         return f"{path.name} is compressed, which is not supported; unpack it first: {tool} {path}"
-    return f"{path.name} has an unknown format '{path.suffix}'; known: {', '.join(known)}{way_out}"
+    return f"{path.name} has an unknown format '{suffix_of(path)}'; known: {', '.join(known)}{way_out}"
 
 
 def _lines(file: IO[bytes], problems: ProblemList) -> Iterator[tuple[int, str]]:

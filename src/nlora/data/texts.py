@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nlora.data.fields import Fields
-from nlora.data.readers import FORMATS, READERS, Form, unknown_format
+from nlora.data.readers import FORMATS, READERS, Form, open_file, suffix_of, unknown_format
 from nlora.data.rows import ProblemList, to_texts
 from nlora.errors import InputErrors, Problem, did_you_mean
 
@@ -47,9 +47,9 @@ def read_texts(
     form = Form(labeled=False, quoting=quoting, fields=fields)
     if file is None:
         return _read(io.BytesIO(stdin.read()), STDIN, kind, form)
-    kind = kind or _SUFFIXES.get(file.suffix.lower())
+    kind = kind or _SUFFIXES.get(suffix_of(file))
     try:
-        with file.expanduser().open("rb") as opened:
+        with open_file(file.expanduser()) as opened:
             if kind is None:
                 what = unknown_format(file, _SUFFIXES, "; or give its format with --format")
                 raise InputErrors([Problem("--file", what)])
