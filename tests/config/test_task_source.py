@@ -40,6 +40,9 @@ def test_label_names_of_a_yaml_file_may_have_numbers_and_truth_values_as_keys(tm
     ]
     file.write_text(dump(config))
     assert load_config(str(file)).config == config
+    file.write_text("tasks: [{name: a, train: a.csv, test: b.csv, label_names: {yes: spam, 'no': ham}}]")
+    with pytest.raises(InputErrors, match="the key yes must be text; put it in quotes: 'yes'"):
+        load_config(str(file))
 
 
 @pytest.mark.parametrize(
