@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from states import SHAPES, random_state, write_adapter
 
 from nlora.cli import app
+from states import SHAPES, random_state, write_adapter
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -7,7 +7,8 @@ from math import comb
 
 import pytest
 
-from nlora.analysis.answer_changes import holm, sign_test, task_changes
+from nlora.analysis.answer_changes import task_changes
+from nlora.evaluation.paired_test import holm, sign_test
 from nlora.runs.answers import Answer, ExampleKey
 
 

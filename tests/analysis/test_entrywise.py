@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from states import of_matrix, random_factors
 
 from nlora.analysis import entrywise as walk
 from nlora.analysis.bitsets import counts, filled, packed, pair_counts, put, words_for
 from nlora.analysis.buffers import Scratch
 from nlora.analysis.entrywise import entrywise
 from nlora.models.lora_factors import LoraFactors
+from states import of_matrix, random_factors
 
 
 def test_bits_are_counted_for_every_pair() -> None:

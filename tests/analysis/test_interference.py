@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from states import plain_measures, random_factors, random_state
 
 from nlora.analysis.interference import compare_states
 from nlora.analysis.threshold import DEFAULT_FACTOR
 from nlora.errors import AdapterError
 from nlora.models.lora_factors import AdapterState, LoraFactors
 from nlora.runs.interference_file import Interference
+from states import plain_measures, random_factors, random_state
 
 SHAPES = {
     f"model.layers.{i}.{kind}": shape

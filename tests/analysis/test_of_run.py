@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from states import SHAPES, plain_measures, random_state, write_adapter, write_run
 
 from nlora.analysis.of_run import analyze_run
 from nlora.models.lora_factors import load_factors
+from states import SHAPES, plain_measures, random_state, write_adapter, write_run
 from tiny import load
 
 Call = Callable[..., tuple[int, str, str]]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from states import SHAPES, random_factors, random_state, write_adapter, write_run
 
 from nlora.analysis.of_run import analyze_run
 from nlora.errors import RunError
+from states import SHAPES, random_factors, random_state, write_adapter, write_run
 
 Call = Callable[..., tuple[int, str, str]]
 

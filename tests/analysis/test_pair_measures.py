@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from states import of_matrix, random_factors
 
 from nlora.analysis.pair_measures import pair_measures, pairs_of, principal_angles
 from nlora.models.lora_factors import LoraFactors
+from states import of_matrix, random_factors
 
 
 def test_pairs_come_row_by_row() -> None:

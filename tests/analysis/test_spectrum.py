@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from states import of_matrix, random_factors
 
 from nlora.analysis.spectrum import effective_rank, nuclear_norm, reduced_svds, stable_rank
 from nlora.models.lora_factors import LoraFactors, stack
+from states import of_matrix, random_factors
 
 
 @pytest.mark.parametrize(("out", "n_in", "r"), [(12, 7, 3), (5, 20, 4), (3, 4, 6), (9, 9, 1)])

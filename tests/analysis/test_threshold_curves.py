@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from states import random_factors
 
 from nlora.analysis.threshold_curves import FACTORS, CurveSums, sample
+from states import random_factors
 
 
 def test_a_sample_of_everything_is_the_update() -> None:

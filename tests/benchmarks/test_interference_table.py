@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from states import write_run
 
 from nlora.analysis.of_run import analyze_run
+from states import write_run
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

@@ -59,6 +59,7 @@ def test_label_names_of_a_yaml_file_may_have_numbers_and_truth_values_as_keys(tm
         ({"test_share": 0.1}, "sets test and test_share; keep one of them"),
         ({"test": None, "test_share": 1.0}, "tasks.0.test_share: must be a number > 0 and < 1, or null, not 1.0"),
         ({"train": None, "test": None, "test_share": 0.1}, "has no 'train' file"),
+        ({"train": None, "test": None, "adapter": "a", "test_share": 0.1}, "has no 'train' file"),
         ({"test_size": 0.1}, "unknown key; use test_share of a task"),
         ({"label_names": "yes"}, "tasks.0.label_names: must be a list of words, or a mapping from value to word"),
         ({"label_names": [1, "b"]}, "tasks.0.label_names.0: must be text, not 1; put it in quotes"),

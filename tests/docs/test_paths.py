@@ -16,7 +16,7 @@ import nlora
 
 REPOSITORY = "https://github.com/nlora/nlora/blob/main/"
 RAW = "https://raw.githubusercontent.com/nlora/nlora/main/"
-NOT_WRAPPED = {f"docs/{name}.md" for name in ("analysis", "api", "configuration", "methods", "report")}
+NOT_WRAPPED = {"docs/configuration.md"}  # generated
 
 
 @cache

@@ -125,7 +125,7 @@ def test_without_matplotlib_the_svg_files_are_written_and_the_command_is_named(
         (
             "outputs/1-colors/predict_eval_predictions.jsonl",
             '{"Dataset": "colors"}\n',
-            "jsonl:1: is not a prediction",
+            "jsonl:1: not a prediction",
         ),
         ("run.yaml", "config: [", "run.yaml"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,10 @@ from pathlib import Path
 from nlora.analysis.interference import compare_states
 from nlora.analysis.measurements import Measurements
 from nlora.analysis.of_run import is_run
-from nlora.errors import AdapterError, InputErrors, Problem
-from nlora.models.hub import offline_without_hub
-from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, AdapterState, load_factors
+from nlora.errors import InputErrors, Problem
+from nlora.models.adapter_source import load_adapter, locate_adapter
+from nlora.models.lora_factors import CONFIG_FILE, AdapterState
 from nlora.runs.interference_file import Interference
-
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def compare_adapters(
@@ -30,7 +27,7 @@ def compare_adapters(
     if not isinstance(sources, Mapping):
         return measure_adapters(sources, threshold).interference()
     states = {
-        name: _loaded(_located(source), source) if isinstance(source, str) else source
+        name: load_adapter(locate_adapter(source), source) if isinstance(source, str) else source
         for name, source in sources.items()
     }
     if len(states) < 2:
@@ -45,11 +42,11 @@ def measure_adapters(sources: Sequence[str], threshold: float | None) -> Measure
             raise InputErrors(
                 [Problem(source, "is a run; give it alone, or give the adapter folders of its stages")]
             )
-    folders = [_located(source) for source in sources]
+    folders = [locate_adapter(source) for source in sources]
     for i, source in enumerate(sources):
         if folders[i] in folders[:i]:
             raise InputErrors([Problem(source, "is given twice; give different adapters")])
-    states = [_loaded(folder, source) for folder, source in zip(folders, sources, strict=True)]
+    states = [load_adapter(folder, source) for folder, source in zip(folders, sources, strict=True)]
     if len(states) < 2:
         raise InputErrors(
             [Problem(sources[0], "is a single adapter; give two or more, or the folder of a run")]
@@ -63,31 +60,6 @@ def measure_adapters(sources: Sequence[str], threshold: float | None) -> Measure
         "only if these have the same weights."
     )
     return replace(measured, notes=[*measured.notes, note])
-
-
-def _located(source: str) -> Path:
-    """The folder of an adapter: as given, or its two files fetched from the hub."""
-    folder = Path(source)
-    if folder.exists() or not _HUB_ID.fullmatch(source):
-        return folder.resolve() if folder.exists() else folder
-    import huggingface_hub
-
-    try:
-        with offline_without_hub():
-            return Path(huggingface_hub.snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except (OSError, ValueError) as error:  # the hub's client raises nothing else
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AdapterError(
-            f"{source}: neither a folder here nor an adapter that can be fetched from the hub ({reason})"
-        ) from error
-
-
-def _loaded(folder: Path, source: str) -> AdapterState:
-    """The factors in a folder. Errors name the source as the user gave it."""
-    try:
-        return load_factors(folder)
-    except AdapterError as error:
-        raise AdapterError(str(error).replace(str(folder), source)) from error
 
 
 def _base_model(folder: Path) -> str | None:

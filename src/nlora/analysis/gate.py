@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nlora.analysis.answer_changes import Answers, TaskChanges, holm, task_changes
+from nlora.analysis.answer_changes import Answers, TaskChanges, task_changes
 from nlora.errors import InputErrors, Problem
+from nlora.evaluation.paired_test import holm
 from nlora.runs.answers import PREDICTIONS_FILE, read_answers
 from nlora.runs.checkpoint import Checkpoint, read_stage
 from nlora.runs.task_records import TaskRecord, differences

@@ -23,7 +23,7 @@ def task_to_answer(stage: Checkpoint, name: str) -> tuple[Task, int]:
     """
     config = stage.config
     for index, source in enumerate(config.tasks):
-        if source.name == name and source.train is not None:
+        if source.name == name and (source.train is not None or source.test is not None):
             kind, instruction = source.type or name, (source.instruction or "").strip()
             return Task(name, kind, instruction, source.labels, (), ()), index
     (found,) = select_tasks(config, stage.loaded.base_folder, names=[name], option="--task")

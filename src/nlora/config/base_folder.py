@@ -9,6 +9,7 @@ run.yaml records the folder relative to itself, and as an absolute path for a ru
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ from typing import Any
 from nlora.config.schema import BUILTIN, Config, is_method_file
 
 HERE, THEN = "base_folder", "base_folder_then"
+
+
+_TASK_PATHS = ("train", "test", "adapter")
+"""Keys of a task that hold paths."""
 
 
 def recorded(run_folder: Path, config: Config, base: Path) -> dict[str, str]:
@@ -45,11 +50,9 @@ def located(config: Config, base: Path) -> Config:
     """
 
     def found(path: str | None) -> str | None:
-        return (
-            str(base / path) if path is not None and _is_relative(path) and (base / path).exists() else path
-        )
+        return (_below(base, path) or path) if path is not None and _is_relative(path) else path
 
-    tasks = (t.model_copy(update={"train": found(t.train), "test": found(t.test)}) for t in config.tasks)
+    tasks = (t.model_copy(update={key: found(getattr(t, key)) for key in _TASK_PATHS}) for t in config.tasks)
     method = config.method
     if is_method_file(method.name):
         method = method.model_copy(update={"name": found(method.name)})
@@ -60,7 +63,7 @@ def _relative_paths(config: Mapping[str, Any]) -> list[str]:
     """Those of the data and the method. config: a mapping, checked or not."""
     tasks = config.get("tasks")
     entries = [entry for entry in tasks if isinstance(entry, dict)] if isinstance(tasks, list | tuple) else []
-    paths = [config.get("data"), *(entry.get(split) for entry in entries for split in ("train", "test"))]
+    paths = [config.get("data"), *(entry.get(split) for entry in entries for split in _TASK_PATHS)]
     method = config.get("method")
     name = method.get("name") if isinstance(method, dict) else method
     if isinstance(name, str) and is_method_file(name):
@@ -69,7 +72,16 @@ def _relative_paths(config: Mapping[str, Any]) -> list[str]:
 
 
 def _holds(folder: Path, paths: Sequence[str]) -> bool:
-    return all((folder / path).exists() for path in paths)
+    return all(_below(folder, path) for path in paths)
+
+
+def _below(folder: Path, path: str) -> str | None:
+    """The path, or the pattern of paths, below the folder; None if nothing is there."""
+    if (folder / path).exists():
+        return str(folder / path)
+    if glob.has_magic(path) and any(folder.glob(path)):
+        return str(Path(glob.escape(str(folder))) / path)
+    return None
 
 
 def _is_relative(path: str) -> bool:

@@ -10,6 +10,7 @@ A field's description is its help text and its documentation. `nlora.config.load
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -191,6 +192,25 @@ RELEASED_CHOICES: dict[str, dict[str, str]] = {
 """Defaults under `protocol: released`."""
 
 
+def _adapter_tasks(adapters: Sequence[Any], tasks: Sequence[Any]) -> list[Any]:
+    """An entry of `tasks` for each adapter, named after its folder."""
+    names = {task.get("name") for task in tasks if isinstance(task, dict)}
+    entries = []
+    for adapter in adapters:
+        if not isinstance(adapter, str):
+            return []  # a mistake, which is reported as such
+        parts = [
+            part for part in adapter.replace("\\", "/").split("/") if part not in ("", ".", "..", "adapter")
+        ]
+        stem = name = parts[-1] if parts else "adapter"
+        number = 2
+        while name in names:
+            name, number = f"{stem}-{number}", number + 1
+        names.add(name)
+        entries.append({"name": name, "adapter": adapter})
+    return entries
+
+
 class Config(Frozen):
     """Everything that decides the outcome of a run.
 
@@ -234,6 +254,11 @@ class Config(Frozen):
     stages: dict[str, StageOptions] = Field(
         default_factory=dict, description="Settings that differ for single tasks, by task name."
     )
+    after: tuple[str, ...] = Field(
+        (),
+        description="LoRA adapters that exist already, as tasks learned before the first: folders in PEFT's format or "
+        "hub ids. Short for entries of tasks with only a name and an adapter.",
+    )
     seed: int = Field(42, ge=0, lt=2**32, description="Determines every random choice of the run.")
     output_dir: str = Field(description="Folder that the run writes to.")
 
@@ -246,6 +271,10 @@ class Config(Frozen):
         values = dict(values)
         if isinstance(values.get("tasks"), list | tuple):
             values["tasks"] = [{"name": t} if isinstance(t, str) else t for t in values["tasks"]]
+        after = values.get("after")
+        if isinstance(after, list | tuple) and isinstance(values.get("tasks"), list):
+            values["tasks"] = [*_adapter_tasks(after, values["tasks"]), *values["tasks"]]
+            values["after"] = ()
         if isinstance(values.get("method"), str):
             values["method"] = {"name": values["method"]}
         if "output_dir" not in values and isinstance(values.get("name", "run"), str):

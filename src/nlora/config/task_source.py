@@ -64,6 +64,11 @@ class TaskSource(BaseModel):
         lt=1,
         description="Instead of test: this share of the texts of train, of each label, is not trained on, but tested.",
     )
+    adapter: str | None = Field(
+        None,
+        description="A LoRA adapter that has learned the task already, instead of 'train': a folder in PEFT's format "
+        "or a hub id. Nothing is trained; 'test' is optional. See the key after.",
+    )
     quoting: bool | None = Field(
         None,
         description="Whether cells of the task's CSV and TSV files may be quoted; null: in CSV they may, in TSV "
@@ -120,7 +125,10 @@ class TaskSource(BaseModel):
     def _both_files_or_none(self) -> TaskSource:
         if self.test is not None and self.test_share is not None:
             raise ValueError(f"task '{self.name}' sets test and test_share; keep one of them")
-        if (self.train is None) != (self.test is None and self.test_share is None):
+        if self.adapter is not None and self.train is not None:
+            raise ValueError(f"task '{self.name}' has an 'adapter' and a 'train' file; leave one of them out")
+        no_test = self.test is None and self.test_share is None
+        if (self.train is None) != no_test and (self.adapter is None or self.test is None):
             missing = "train" if self.train is None else "test"
             way_out = (
                 "; without one, test_share: 0.1 tests on a tenth of 'train'" if missing == "test" else ""
@@ -156,6 +164,6 @@ class TaskSource(BaseModel):
             "label_names": self.label_names,
         }
         name = next((key for key, value in given.items() if value), None)
-        if name and self.train is None:
+        if name and self.train is None and self.test is None:
             raise ValueError(f"task '{self.name}' sets {name}, but has no files of its own; leave it out")
         return self

@@ -49,8 +49,10 @@ def load_tasks(
         key: Key = ("tasks", i)
         problems += _check_labels(source.labels, (*key, "labels"))
         try:
-            if source.train is not None:
+            if source.train is not None or source.test is not None:
                 task = _from_files(source, splits, folders, key)
+            elif source.adapter is not None and config.data is None:
+                task = Task(source.name, source.type or source.name, "", source.labels, (), ())
             elif config.data == BUILTIN:
                 task = _from_builtin(source, key)
             elif benchmark is not None:
@@ -60,7 +62,9 @@ def load_tasks(
                     what = f"'{source.name}' has no 'train' and 'test' files, and 'data' names no benchmark"
                     problems.append(Problem.at(key, f"{what}; set one of the two"))
                 continue  # a missing folder is reported once, not for every task
-            if not test_only and config.evaluate.split == "test" and _same_examples(task):
+            if source.adapter is not None:
+                task = replace(task, train=())
+            elif not test_only and config.evaluate.split == "test" and _same_examples(task):
                 problems.append(_scored_on_train(source, key))
             tasks.append(_limit(task, config))
         except InputErrors as error:
@@ -78,7 +82,9 @@ def _absent(sources: Sequence[TaskSource], benchmark: Path | None) -> frozenset[
     return frozenset(
         i
         for i, source in enumerate(sources)
-        if source.train is None and not cl_benchmark.is_there(benchmark, source.name, source.type)
+        if source.train is None
+        and source.adapter is None
+        and not cl_benchmark.is_there(benchmark, source.name, source.type)
     )
 
 
@@ -117,7 +123,7 @@ def _check_labels(labels: Sequence[str] | None, key: Key) -> list[Problem]:
 
 def _benchmark_folder(config: Config, folders: Sequence[Path], problems: list[Problem]) -> Path | None:
     """The folder that `data` names; None if it names none, or, with a problem added, if there is none."""
-    if config.data is None or config.data == BUILTIN or all(s.train for s in config.tasks):
+    if config.data is None or config.data == BUILTIN or all(s.train or s.adapter for s in config.tasks):
         return None
     path = Path(config.data).expanduser()
     found = next((folder / path for folder in folders if (folder / path).is_dir()), None)
@@ -145,6 +151,10 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
     examples: dict[str, tuple[Example, ...]] = {"train": (), "test": ()}
     problems: list[Problem] = []
     for split in splits if source.test_share is None else ("train",):
+        if (
+            getattr(source, split) is None
+        ):  # an adapter's task has no training examples, perhaps no test examples
+            continue
         examples[split], found = read_examples(
             getattr(source, split),
             labels=source.labels,

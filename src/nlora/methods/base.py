@@ -90,6 +90,16 @@ class Method(Generic[OptionsT]):
         """Why this method cannot learn a sequence of this many tasks; empty if it can. It may store the number."""
         return []
 
+    def check_adopted(self, update: AdapterState, lora: LoraOptions) -> str | None:
+        """Why this method cannot learn on top of an adapter that it did not train; None if it can."""
+        if self.trains == "weights":
+            return f"{self.name} trains the model's own weights and cannot start from an adapter"
+        if self.updates == "continued":
+            scaling = lora.alpha / lora.r
+            if any(f.A.shape[0] != lora.r or f.scaling != scaling for f in update.values()):
+                return f"{self.name} continues the adapter, so lora.r and lora.alpha must be the adapter's"
+        return None
+
     def check_extension(self, before: int, after: int) -> list[Problem]:
         """Why a run that has learned some of `before` tasks cannot continue as one of `after`; empty if it can."""
         return []

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
+    from nlora.config.schema import LoraOptions
     from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 
@@ -104,6 +105,9 @@ class Disjoint(Method[DisjointOptions]):
         was_known, self._sequence = self._share is not None, tasks
         too_many = [] if self._has_room(tasks) else [self._full(f"the sequence has {tasks}", tasks)]
         return too_many if was_known else too_many + self._too_narrow()
+
+    def check_adopted(self, update: AdapterState, lora: LoraOptions) -> str | None:
+        return "disjoint gives each task rows of its own, but an adapter from elsewhere changes all of them"
 
     def check_extension(self, before: int, after: int) -> list[Problem]:
         if self._given_share is not None or self.options.tasks is not None:

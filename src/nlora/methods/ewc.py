@@ -32,6 +32,7 @@ from nlora.methods.base import Memory, Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from nlora.config.schema import LoraOptions
     from nlora.data.task import TokenizedExample
     from nlora.models.lora_adapter import AdapterState
     from nlora.models.trainable import Trainable
@@ -60,6 +61,9 @@ class Ewc(Method[EwcOptions]):
         super().__init__(options)
         self._fisher: Memory = {}
         self._is_first = True
+
+    def check_adopted(self, update: AdapterState, lora: LoraOptions) -> str | None:
+        return "ewc needs the Fisher information of earlier tasks, which an adapter does not have"
 
     def restore(self, memory: Memory) -> None:
         self._fisher = memory

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from nlora.methods.base import Method, Portion
 
 if TYPE_CHECKING:
+    from nlora.config.schema import LoraOptions
     from nlora.data.task import Task
     from nlora.models.lora_adapter import AdapterState
 
@@ -28,6 +29,9 @@ class Mtl(Method):
 
     def examples(self, tasks: Sequence[Task], index: int, seed: int) -> list[Portion]:
         return [(task, task.train) for task in tasks] if index == len(tasks) - 1 else []
+
+    def check_adopted(self, update: AdapterState, lora: LoraOptions) -> str | None:
+        return "mtl trains on the examples of all tasks, which an adapter does not have"
 
     # Only a run that was extended has an earlier update: of fewer tasks, trained before the last one was appended.
 

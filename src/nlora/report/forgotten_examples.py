@@ -6,24 +6,17 @@ released normalization, as in the accuracy matrix.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from nlora.errors import RunError
-from nlora.evaluation.text_metrics import exact_match
 from nlora.report.page_blocks import Example
 from nlora.report.run_files import RunFiles
+from nlora.runs.answers import Answer, ExampleKey, prediction_lines, read_answers
 
 LONGEST_TEXT = 320
 """Characters of a text that the page shows, from its beginning and its end."""
 LONGEST_PROMPT = 4000
 """Characters of a prompt that the page shows. Only long lists of labels exceed it."""
 _LONGEST_ANSWER = 160
-
-_Key = tuple[str, str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +43,18 @@ def find_forgotten(run: RunFiles, most: int) -> list[TaskAnswers]:
     last = stages[-1].predictions
     assert last is not None
     earlier = [stage for stage in stages[:-1] if stage.predictions is not None]
-    now = _answers(last, [stage.task for stage in earlier])
+    now = read_answers(last, [stage.task for stage in earlier])
     found = []
     for stage in earlier:
         assert stage.predictions is not None
-        then = _answers(stage.predictions, [stage.task])[stage.task]
+        then = read_answers(stage.predictions, [stage.task])[stage.task]
         if then and now[stage.task]:
             found.append(_compared(run.label, stage.task, then, now[stage.task], most))
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    text: str
-    label: str
-    prediction: str
-    exact: bool
-
-    @property
-    def is_right(self) -> bool:
-        if self.exact:
-            return self.prediction == self.label
-        return exact_match(self.prediction, self.label)
-
-
 def _compared(
-    run: str, task: str, then: dict[_Key, _Answer], now: dict[_Key, _Answer], most: int
+    run: str, task: str, then: dict[ExampleKey, Answer], now: dict[ExampleKey, Answer], most: int
 ) -> TaskAnswers:
     both = [(then[key], now[key]) for key in then if key in now]
     lost = [(a, b) for a, b in both if a.is_right and not b.is_right]
@@ -116,7 +95,11 @@ def prompts_of(run: RunFiles) -> dict[str, str]:
     """
     found = {}
     for stage in run.stages:
-        row = next(_rows(stage.predictions, [stage.task]), None) if stage.predictions is not None else None
+        row = (
+            next(prediction_lines(stage.predictions, [stage.task]), None)
+            if stage.predictions is not None
+            else None
+        )
         if row is not None and isinstance(instruction := row["Instance"].get("instruction"), str):
             end = "{0}\nAnswer:"
             text = f"{instruction.removesuffix(end)}…\nAnswer:" if instruction.endswith(end) else instruction
@@ -128,42 +111,3 @@ def prompts_of(run: RunFiles) -> dict[str, str]:
 def _middle_left_out(prompt: str) -> str:
     half = LONGEST_PROMPT // 2
     return f"{prompt[:half]}\n… {len(prompt) - 2 * half:,} characters left out …\n{prompt[-half:]}"
-
-
-def _answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[_Key, _Answer]]:
-    """Each example's answer, by task. Examples of the same id and text are numbered."""
-    found: dict[str, dict[_Key, _Answer]] = {task: {} for task in tasks}
-    seen: dict[tuple[str, str, str, str], int] = {}
-    for row in _rows(path, tasks):
-        task, instance = row["Dataset"], row["Instance"]
-        name = (str(instance["id"]), str(instance["sentence"]), str(instance["label"]))
-        count = seen.get((task, *name), 0)
-        seen[(task, *name)] = count + 1
-        found[task][(*name, count)] = _Answer(
-            name[1], name[2], str(row["Prediction"]), exact=bool(row.get("Exact"))
-        )
-    return found
-
-
-def _rows(path: Path, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The lines of these tasks, parsing no others: a stage's file has all tasks before it too."""
-    wanted = set(tasks)
-    quoted = {json.dumps(task) for task in tasks} | {json.dumps(task, ensure_ascii=False) for task in tasks}
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not any(name in line for name in quoted):
-                    continue
-                try:
-                    row = json.loads(line)
-                    if row["Dataset"] in wanted:
-                        _ = row["Instance"]["id"], row["Instance"]["sentence"], row["Instance"]["label"]
-                        _ = row["Prediction"]
-                        yield row
-                except (ValueError, KeyError, TypeError) as error:
-                    raise RunError(
-                        f"{path}:{number}: is not a prediction of this run; delete the file to leave it out of "
-                        "the report"
-                    ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error

@@ -16,12 +16,11 @@ from pydantic import ValidationError
 
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, RunError
+from nlora.runs.answers import PREDICTIONS_FILE
 from nlora.runs.interference_file import Interference, read_interference
 from nlora.runs.layout import OUTPUTS, RUN_FILE, STAGE_FILE, stage_name
 from nlora.runs.run_yaml import read_run_file
 from nlora.runs.summary import StageRecord, Summary, read_summary
-
-PREDICTIONS = "predict_eval_predictions.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ def _stage(place: Path, number: int, task: str) -> StageFiles:
         ) from error
     results = read_json(place / "all_results.json") if (place / "all_results.json").is_file() else {}
     examples = results.get("train_samples")
-    predictions = place / PREDICTIONS
+    predictions = place / PREDICTIONS_FILE
     steps, losses = _trained(place / "trainer_state.json")
     return StageFiles(
         number=number,

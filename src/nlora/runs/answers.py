@@ -73,6 +73,8 @@ def prediction_lines(path: Path, tasks: Sequence[str]) -> Iterator[Mapping[str, 
                         _ = row["Prediction"]
                         yield row
                 except (ValueError, KeyError, TypeError) as error:
-                    raise RunError(f"{path}:{number}: not a prediction of this run") from error
+                    raise RunError(
+                        f"{path}:{number}: not a prediction of this run; delete the file to do without it"
+                    ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error

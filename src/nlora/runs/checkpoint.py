@@ -132,15 +132,22 @@ def _backbone(config: Config) -> Backbone:
 def _history(stage: Checkpoint, backbone: Backbone) -> UpdateHistory:
     """The updates up to the stage, over a freshly loaded backbone."""
     from nlora.models.lora_adapter import target_modules
+    from nlora.models.lora_factors import load_factors
     from nlora.runs.update_history import UpdateHistory
 
     modules = [module.name for module in target_modules(backbone.model, stage.config.lora)]
-    history = UpdateHistory(backbone.model, modules)
-    for k in range(1, stage.stage + 1):
-        if stage.run.stage_record(k).is_skipped:
+    records = {k: stage.run.stage_record(k) for k in range(1, stage.stage + 1)}
+    adopted = [
+        load_factors(stage.run.adapter_folder(k)) for k, record in records.items() if record.is_adopted
+    ]
+    history = UpdateHistory(backbone.model, modules, others=[name for update in adopted for name in update])
+    for k, record in records.items():
+        if record.is_skipped:
             history.skip()
         else:
-            history.reload_stage(stage.run.stage_folder(k), stage.methods[k - 1], is_last=k == stage.stage)
+            folder, is_last = stage.run.stage_folder(k), k == stage.stage
+            method = stage.methods[k - 1]
+            history.reload_stage(folder, method, is_last=is_last, is_adopted=record.is_adopted)
     return history
 
 

@@ -9,8 +9,8 @@ Nothing is trained and no weights are loaded: the model is built on the meta dev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,11 +19,12 @@ from nlora.data.columns import TokenizedExamples
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
-from nlora.errors import InputErrors, NloraError, Problem
+from nlora.errors import AdapterError, InputErrors, NloraError, Problem
 from nlora.methods.base import Method
 from nlora.methods.registry import methods_of
 from nlora.models.positions import Positions, positions_of
 from nlora.runs.checks import extension_problems, family_problems, missing_extras, quantize_problems
+from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
 from nlora.runs.run_yaml import folder_problem
 from nlora.runs.stage_plan import StagePlan, stage_plans
 
@@ -32,13 +33,22 @@ if TYPE_CHECKING:
 
     from nlora.config.load import LoadedConfig
     from nlora.models.lora_adapter import ModuleShape
+    from nlora.models.lora_factors import AdapterState
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Adopted:
+    """An adapter that existed before the run: its folder and its update."""
+
+    folder: Path
+    update: AdapterState
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked run: everything it needs except the model's weights."""
+    """A checked run: everything it needs except the model's weights. adopted: adapters from elsewhere, by stage."""
 
     config: Config
     tasks: tuple[Task, ...]
@@ -48,6 +58,12 @@ class Plan:
     encoder: ExampleTokenizer
     encoded: tuple[TokenizedExamples, ...]
     stages: tuple[StagePlan, ...]
+    adopted: Mapping[int, Adopted] = field(default_factory=dict)
+
+    @property
+    def adopted_modules(self) -> list[str]:
+        """The layers that adapters from elsewhere update."""
+        return [name for adapter in self.adopted.values() for name in adapter.update]
 
     @property
     def limits(self) -> list[str]:
@@ -104,6 +120,10 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     if layout is not None:
         for method in methods:
             problems += [*method.check(layout[0]), *method.check_sequence(len(config.tasks))]
+    adopted: dict[int, Adopted] = {}
+    if skeleton is not None and methods:
+        found = _collect(problems, lambda: _adopted(config, loaded.base_folder, methods, skeleton))
+        adopted = found or {}
     encoded = cut = None
     if tasks is not None and methods and encoder is not None:
         encoded = _collect(problems, lambda: _encode(tasks, methods, encoder, config.seed))
@@ -114,7 +134,9 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
     modules, parameters = layout
     stages = stage_plans(config, tasks, encoder, encoded, cut, parameters)
-    return Plan(config, tuple(tasks), tuple(methods), tuple(modules), positions, encoder, encoded, stages)
+    return Plan(
+        config, tuple(tasks), tuple(methods), tuple(modules), positions, encoder, encoded, stages, adopted
+    )
 
 
 def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
@@ -126,6 +148,38 @@ def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
     except NloraError as error:
         problems.append(Problem("", str(error)))
     return None
+
+
+def _adopted(
+    config: Config, base_folder: Path, methods: Sequence[Method], skeleton: nn.Module
+) -> dict[int, Adopted]:
+    """The adapters from elsewhere, by stage. Raises InputErrors for those that fit neither the model nor the method."""
+    from nlora.models.adapter_source import load_adapter, locate_adapter
+    from nlora.models.merged_updates import check_fits
+
+    problems: list[Problem] = []
+    adopted = {}
+    layers = dict(skeleton.named_modules())
+    for stage, (source, method) in enumerate(zip(config.tasks, methods, strict=True), start=1):
+        if source.adapter is None:
+            continue
+        key = ("tasks", stage - 1, "adapter")
+        try:
+            own = Path(config.output_dir, OUTPUTS, stage_name(stage, source.name), ADAPTER)
+            there = base_folder / source.adapter
+            is_there = there.exists() and not Path(source.adapter).exists()
+            folder = own if own.is_dir() else locate_adapter(str(there) if is_there else source.adapter)
+            update = load_adapter(folder, source.adapter)
+            check_fits(update, {name: layers[name] for name in update if name in layers})
+        except AdapterError as error:
+            problems.append(Problem.at(key, str(error)))
+            continue
+        if why := method.check_adopted(update, config.lora):
+            problems.append(Problem.at(key, why))
+        adopted[stage] = Adopted(folder, update)
+    if problems:
+        raise InputErrors(problems)
+    return adopted
 
 
 def _skeleton(config: Config) -> nn.Module:

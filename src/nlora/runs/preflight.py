@@ -55,6 +55,8 @@ _log = logging.getLogger(__name__)
 def probes(task: Task, encoder: ExampleTokenizer) -> list[TokenizedExample]:
     """Two short examples of a task, of different lengths if possible; if the task has only one example, that one."""
     looked_at = sorted((task.train or task.test)[:_LOOKED_AT], key=lambda example: len(example.sentence))
+    if not looked_at:  # an adapter from elsewhere, without examples
+        return []
     longer = [e for e in looked_at if len(e.sentence) > 1.2 * len(looked_at[0].sentence)]
     return list(encoder.encode(task, [looked_at[0], *(longer or looked_at[1:])[:1]]))
 

@@ -19,10 +19,12 @@ from typing import Any
 
 from nlora.data.task import Task
 from nlora.evaluation.evaluator import Answers, Evaluator
+from nlora.models.adapter_source import copy_adapter
 from nlora.models.backbone import Backbone
 from nlora.models.fast_paths import FastPaths
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
+from nlora.runs.layout import ADAPTER
 from nlora.runs.plan import Plan
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.stage_results import scores_of, task_records, write_skipped, write_stage
@@ -31,6 +33,17 @@ from nlora.training.trackers import trackers
 from nlora.training.trainer import TrainResult, train
 
 log = logging.getLogger("nlora")
+_NOTHING_TRAINED = TrainResult(
+    steps=0,
+    examples=0,
+    epochs=0.0,
+    seconds=0.0,
+    loss=0.0,
+    penalty=0.0,
+    padding_share=0.0,
+    peak_memory_bytes=0,
+    trained_parameters=0,
+)
 
 
 def learn_sequence(
@@ -43,26 +56,37 @@ def learn_sequence(
     """
     tasks = plan.tasks
     records = task_records(run, tasks)
-    history = UpdateHistory(backbone.model, [module.name for module in plan.modules])
+    history = UpdateHistory(
+        backbone.model, [module.name for module in plan.modules], others=plan.adopted_modules
+    )
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate, paths)
     done = len(run.committed_stages())
     known = run.zero_shot() or {}
-    if plan.config.evaluate.zero_shot and (new := [task for task in tasks if task.name not in known]):
+    if plan.config.evaluate.zero_shot and (
+        new := [task for task in tasks if task.test and task.name not in known]
+    ):
         answers = _answer(plan, evaluator, history, new, 0, progress)
         run.write_zero_shot(known | scores_of(new, answers, records), records)
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if run.is_committed(stage):
-            if run.stage_record(stage).is_skipped:
+            record = run.stage_record(stage)
+            if record.is_skipped:
                 history.skip()
             else:
-                history.reload_stage(run.stage_folder(stage), method, is_last=stage == done)
+                folder = run.stage_folder(stage)
+                history.reload_stage(folder, method, is_last=stage == done, is_adopted=record.is_adopted)
             continue
         with run.stage(stage, task.name) as folder:
-            if not plan.encoded[stage - 1]:  # the method trains nothing here
+            adopted = plan.adopted.get(stage)
+            if adopted is None and not plan.encoded[stage - 1]:  # the method trains nothing here
                 history.skip()
                 write_skipped(folder, tasks, stage)
             else:
-                if kept := trained(folder):
+                if adopted is not None:
+                    copy_adapter(adopted.folder, folder / ADAPTER)
+                    history.add(adopted.update)
+                    result = _NOTHING_TRAINED
+                elif kept := trained(folder):
                     log.info("stage %d: %s is trained already and only needs scoring", stage, task.name)
                     history.reload_stage(folder, method, is_last=True)
                     result = TrainResult(**kept)
@@ -71,7 +95,9 @@ def learn_sequence(
                     keep_trained(folder, asdict(result), records[task.name])
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 answers = _answer(plan, evaluator, history, seen, stage, progress)
-                scores = write_stage(folder, tasks, stage, answers, result, records)
+                scores = write_stage(
+                    folder, tasks, stage, answers, result, records, is_adopted=adopted is not None
+                )
                 progress.stage_done(stage, task.name, scores)
         if stage > 1:  # the new stage has a memory of its own
             (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
@@ -138,6 +164,8 @@ def _answer(
     method = plan.methods[max(stage - 1, 0)]
     answers = {}
     for index, task in enumerate(tasks):
+        if not task.test:  # of an adapter from elsewhere
+            continue
         history.activate_for_task(method, index)
         answers[task.name] = evaluator.answer(task, progress.scoring(stage, task.name, len(task.test)))
         log.info("stage %d: %s answered in %.1f s", stage, task.name, answers[task.name].seconds)

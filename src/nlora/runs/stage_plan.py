@@ -58,7 +58,7 @@ def stage_plans(
             parameters=parameters, tokens=tokens, shared=shared, rows=rows, passes=passes, rate=rate
         )
         for i in range(len(tasks) if config.evaluate.unseen else index + 1) if examples else ():
-            rows = min(config.evaluate.batch_size, len(tasks[i].test))
+            rows = max(min(config.evaluate.batch_size, len(tasks[i].test)), 1)
             seconds += time_estimate.score_seconds(
                 parameters=parameters,
                 tokens=lengths[i][0],

@@ -92,23 +92,49 @@ def write_stage(
     answers: Mapping[str, Answers],
     result: TrainResult,
     records: Mapping[str, TaskRecord],
+    *,
+    is_adopted: bool = False,
 ) -> dict[str, float]:
     """Write a stage's result files and its record into its folder; returns its scores by task.
 
     answers, records: by task name. Tasks may be decoded differently (free text is always generated); the files
     list every kind, joined by '+'.
     """
+    if answers:  # an adapter from elsewhere may come without test examples
+        _write_released(folder, tasks, answers, result)
+    seconds = sum(a.seconds for a in answers.values())
+    scores = scores_of(tasks, answers, records)
+    write_stage_record(
+        folder,
+        StageRecord(
+            stage=stage,
+            task=tasks[stage - 1].name,
+            scores=scores,
+            train_seconds=result.seconds,
+            evaluate_seconds=seconds,
+            train_samples_per_second=result.samples_per_second,
+            peak_memory_bytes=result.peak_memory_bytes,
+            trained_parameters=result.trained_parameters,
+            is_adopted=is_adopted,
+            tasks={name: records[name] for name in answers},
+        ),
+    )
+    return scores
+
+
+def _write_released(
+    folder: Path, tasks: Sequence[Task], answers: Mapping[str, Answers], result: TrainResult
+) -> None:
     predictions = [
         p for task in tasks if task.name in answers for p in predictions_of(task, answers[task.name])
     ]
     given = list(answers.values())
-    seconds = sum(a.seconds for a in given)
     lengths = [(a.answer_tokens, len(a.texts)) for a in given if a.answer_tokens is not None]
     generated = sum(count for _, count in lengths)
     predict = predict_results(
         predictions,
         decode="+".join(sorted({a.decode for a in given})),
-        runtime_seconds=seconds,
+        runtime_seconds=sum(a.seconds for a in given),
         steps=sum(a.batches for a in given),
         epochs=result.epochs,
         global_step=result.steps,
@@ -123,22 +149,6 @@ def write_stage(
         padding_share=result.padding_share,
     )
     write_results(folder, train, predict, predictions)
-    scores = scores_of(tasks, answers, records)
-    write_stage_record(
-        folder,
-        StageRecord(
-            stage=stage,
-            task=tasks[stage - 1].name,
-            scores=scores,
-            train_seconds=result.seconds,
-            evaluate_seconds=seconds,
-            train_samples_per_second=result.samples_per_second,
-            peak_memory_bytes=result.peak_memory_bytes,
-            trained_parameters=result.trained_parameters,
-            tasks={name: records[name] for name in answers},
-        ),
-    )
-    return scores
 
 
 def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:

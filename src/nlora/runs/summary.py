@@ -131,6 +131,7 @@ class StageRecord(BaseModel):
     train_samples_per_second: float = Field(ge=0)
     peak_memory_bytes: int | None = Field(None, ge=0, description="Null if not measured.")
     trained_parameters: int | None = Field(None, ge=0, description="Parameters that this stage trained.")
+    is_adopted: bool = Field(False, description="True if the adapter existed before the run.")
     is_skipped: bool = Field(False, description="True if the method trained nothing at this stage.")
     tasks: dict[str, TaskRecord] = Field(
         default_factory=dict, description="Records of the scored tasks; empty in files of older versions."
@@ -156,7 +157,7 @@ def summary_of(
     before = None if zero_shot is None else tuple(map(zero_shot.get, tasks))
     memory = [record.peak_memory_bytes for record in records if record.peak_memory_bytes is not None]
     trained = [record.trained_parameters for record in records if record.trained_parameters is not None]
-    averages: dict[str, Any] = summarize(R, zero_shot=before) if complete else {}
+    averages: dict[str, Any] = _averages(R, before) if complete else {}
     known = {name: task for record in records for name, task in record.tasks.items()}
     known_tasks = {name: known[name] for name in tasks if name in known}
     return Summary(
@@ -185,6 +186,15 @@ def summary_of(
             for name, task in known_tasks.items()
         },
     )
+
+
+def _averages(R: Sequence[Sequence[Score]], zero_shot: Sequence[Score] | None) -> dict[str, Score]:
+    """The averages over the tasks that have test examples: an adapter from elsewhere may come without."""
+    scored = [i for i in range(len(R)) if any(row[i] is not None for row in R)]
+    if len(scored) in (0, len(R)):
+        return summarize(R, zero_shot=zero_shot)
+    before = None if zero_shot is None else [zero_shot[i] for i in scored]
+    return summarize([[R[k][i] for i in scored] for k in scored], zero_shot=before)
 
 
 def write_summary(folder: Path, summary: Summary) -> None:

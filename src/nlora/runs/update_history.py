@@ -6,7 +6,7 @@ with the stage. Only the latest memory is ever needed, so a stage's file is dele
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -29,14 +29,16 @@ class UpdateHistory:
 
     updates: of each stage, in order; empty for a stage that trained no adapter.
     memory: what the method kept at the latest stage.
+
+    module_names: the layers that the run trains. others: further layers that adapters from elsewhere update.
     """
 
-    def __init__(self, model: nn.Module, module_names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, module_names: Sequence[str], others: Iterable[str] = ()) -> None:
         self.updates: list[AdapterState] = []
         self.memory: Memory = {}
         self._model, self._names = model, list(module_names)
         self._quantized = any(is_quantized(linear_layer(model, name)) for name in module_names)
-        self._holder = keep_updates(model, module_names)
+        self._holder = keep_updates(model, list(dict.fromkeys([*module_names, *others])))
         self._active: list[AdapterState] = []
 
     @property
@@ -55,13 +57,15 @@ class UpdateHistory:
         """Append a stage at which the method trains nothing."""
         self.updates.append({})
 
-    def reload_stage(self, folder: Path, method: Method, *, is_last: bool) -> None:
-        """Append what a stage trained earlier, read from its folder. is_last: whether no later stage exists.
+    def reload_stage(self, folder: Path, method: Method, *, is_last: bool, is_adopted: bool = False) -> None:
+        """Append what a stage trained earlier, read from its folder.
+
+        is_last: whether no later stage exists. is_adopted: the adapter was made elsewhere, and may lack layers.
 
         Raises AdapterError for an adapter that lacks a layer, RunError for a damaged memory.
         """
         update = method.reload(self._model, folder, is_last=is_last)
-        if update and (lost := [name for name in self._names if name not in update]):
+        if update and not is_adopted and (lost := [name for name in self._names if name not in update]):
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise AdapterError(
                 f"{folder / ADAPTER}: lacks the update of {lost[0]}{more}; restore the file, or delete {folder} and "

@@ -61,7 +61,7 @@ class TrainResult:
     @property
     def samples_per_second(self) -> float:
         """Training examples per second, every epoch counted."""
-        return self.examples * self.epochs / self.seconds
+        return self.examples * self.epochs / self.seconds if self.seconds else 0.0
 
     @property
     def steps_per_second(self) -> float:

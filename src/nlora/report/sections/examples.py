@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from nlora.evaluation.paired_test import holm, sign_test
 from nlora.report.forgotten_examples import TaskAnswers, find_forgotten, prompts_of
 from nlora.report.page_blocks import Block, Example, Examples, Prompts, Section, Table, Text, words
 from nlora.report.run_files import RunFiles
@@ -42,6 +43,10 @@ def forgotten(runs: Sequence[RunFiles]) -> Section:
 
 
 def _counts(answers: Sequence[tuple[str, TaskAnswers]], *, many: bool) -> Table:
+    # Several tasks of a run are several tests.
+    p_values: list[float] = []
+    for label in dict.fromkeys(label for label, _ in answers):
+        p_values += holm([sign_test(a.forgotten, a.gained) for other, a in answers if other == label])
     rows = tuple(
         words(
             f"{label}, {a.task}" if many else a.task,
@@ -50,8 +55,9 @@ def _counts(answers: Sequence[tuple[str, TaskAnswers]], *, many: bool) -> Table:
             a.right_now,
             a.forgotten,
             a.gained,
+            "< 0.001" if p < 0.001 else f"{p:.3f}",
         )
-        for label, a in answers
+        for (label, a), p in zip(answers, p_values, strict=True)
     )
     columns = (
         "task",
@@ -60,8 +66,13 @@ def _counts(answers: Sequence[tuple[str, TaskAnswers]], *, many: bool) -> Table:
         "correct at the end",
         "forgotten",
         "correct only at the end",
+        "p",
     )
-    return Table("Correct answers when just learned and at the end", columns, rows)
+    note = (
+        "p: exact McNemar test of forgotten against correct only at the end, corrected for the number of the run's "
+        "tasks (Holm)."
+    )
+    return Table("Correct answers when just learned and at the end", columns, rows, note=note)
 
 
 def _list(runs: Sequence[RunFiles], answers: Sequence[tuple[str, TaskAnswers]]) -> Examples:

@@ -1,0 +1,143 @@
+"""Adapters that were made elsewhere, as tasks learned before the first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from helpers import ANIMALS, COLORS, learn, write_config, write_task
+from nlora.errors import InputErrors, NloraError
+from nlora.methods.registry import method_names
+
+Made = Callable[[str], Path]
+REFUSED = {
+    "seqft": "trains the model's own weights",
+    "osf": "trains the model's own weights",
+    "ewc": "needs the Fisher information",
+    "mtl": "trains on the examples of all tasks",
+    "disjoint": "gives each task rows of its own",
+    "seqlora": "continues the adapter",
+}
+
+
+def foreign_adapter(folder: Path, model: Path, seed: int = 0, **options: Any) -> Path:
+    """An adapter that plain PEFT made, with a B that is not zero."""
+    torch.manual_seed(seed)
+    values = {"r": 3, "lora_alpha": 7, "target_modules": ["q_proj", "o_proj"], **options}
+    peft = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model), LoraConfig(task_type="CAUSAL_LM", **values)
+    )
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.05)
+    peft.save_pretrained(folder)
+    return folder
+
+
+def config_of(folder: Path, model: Path, tasks: list[dict[str, Any]], **changes: Any) -> Path:
+    values = {"method": "inclora", "train": {"epochs": 1, "batch_size": 8, "learning_rate": 5e-3}, **changes}
+    path = write_config(folder, model, **values)
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "tasks": tasks}))
+    return path
+
+
+def test_a_foreign_adapter_is_scored_first_and_learned_on(tmp_path: Path, tiny_model: Made) -> None:
+    """Another rank, other modules, rslora and an alpha pattern; the last model is the sum of all of them."""
+    model = tiny_model("llama")
+    options = {"use_rslora": True, "alpha_pattern": {"q_proj": 5}}
+    adapter = foreign_adapter(tmp_path / "theirs", model, **options)
+    colors = write_task(tmp_path, "colors", COLORS)
+    before = {k: v for k, v in colors.items() if k != "train"} | {"adapter": str(adapter)}
+    summary = learn(config_of(tmp_path, model, [before, write_task(tmp_path, "animals", ANIMALS)]))
+    assert summary.status == "complete"
+    assert summary.R[0][0] is not None
+    assert summary.average_accuracy is not None
+    run = tmp_path / "run"
+    record = json.loads((run / "outputs/1-colors/stage.json").read_text())
+    assert record["is_adopted"]
+    import nlora
+
+    ours, _tokenizer = nlora.open_run(run).model()
+    stock = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model), adapter, adapter_name="one"
+    )
+    stock.load_adapter(run / "outputs/2-animals/adapter", adapter_name="two")
+    stock.base_model.set_adapter(["one", "two"])
+    ids = AutoTokenizer.from_pretrained(model)("the red fox", return_tensors="pt").input_ids
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(ids).logits, stock.eval()(ids).logits, rtol=1e-4, atol=1e-4)
+    report = nlora.open_run(run).evaluate(["colors"], stage=1)
+    assert report.scores[0].score == pytest.approx(summary.R[0][0])
+
+
+def test_after_is_short_for_tasks_with_an_adapter(tmp_path: Path, tiny_model: Made) -> None:
+    """They need no examples: they are part of the model, and have no scores."""
+    model = tiny_model("llama")
+    adapters = [
+        str(foreign_adapter(tmp_path / name, model, seed)) for seed, name in enumerate(("old", "older"))
+    ]
+    config = config_of(tmp_path, model, [write_task(tmp_path, "animals", ANIMALS)])
+    summary = learn(config, f"after={json.dumps(adapters)}")
+    assert summary.tasks == ("old", "older", "animals")
+    assert summary.R[2][:2] == (None, None)
+    assert summary.average_accuracy == summary.R[2][2]
+    shutil.rmtree(adapters[0])  # the run has a copy
+    assert learn(config, f"after={json.dumps(adapters)}").R == summary.R
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_learns_on_or_says_why_not(tmp_path: Path, tiny_model: Made, method: str) -> None:
+    model = tiny_model("llama")
+    adapter = str(foreign_adapter(tmp_path / "old", model, target_modules=["q_proj", "v_proj"]))
+    config = config_of(tmp_path, model, [write_task(tmp_path, "animals", ANIMALS)], method=method)
+    if method in REFUSED:
+        with pytest.raises(InputErrors, match=REFUSED[method]) as caught:
+            learn(config, f"after=[{adapter}]")
+        assert "tasks.0.adapter" in str(caught.value)
+        assert not (tmp_path / "run").exists()
+    else:
+        assert learn(config, f"after=[{adapter}]").status == "complete"
+
+
+def test_seqlora_continues_an_adapter_of_its_own_shape(tmp_path: Path, tiny_model: Made) -> None:
+    model = tiny_model("llama")
+    adapter = foreign_adapter(tmp_path / "old", model, r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    config = config_of(tmp_path, model, [write_task(tmp_path, "animals", ANIMALS)], method="seqlora")
+    assert learn(config, f"after=[{adapter}]").status == "complete"
+
+
+def test_adapters_that_do_not_fit_are_one_line(tmp_path: Path, tiny_model: Made) -> None:
+    model = tiny_model("llama")
+    adapter = foreign_adapter(tmp_path / "old", model)
+    weights = adapter / "adapter_model.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights)
+    save_file({key: torch.zeros(3, 7) if "lora_A" in key else t for key, t in tensors.items()}, weights)
+    config = config_of(tmp_path, model, [write_task(tmp_path, "animals", ANIMALS)])
+    for name, message in (
+        ("old", "but the layer is"),
+        ("nowhere", "not an adapter, there is no such folder"),
+    ):
+        with pytest.raises(NloraError, match=message) as caught:
+            learn(config, f"after=[{tmp_path / name}]")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_is_not_trained(tmp_path: Path, tiny_model: Made) -> None:
+    config = config_of(
+        tmp_path, tiny_model("llama"), [{**write_task(tmp_path, "animals", ANIMALS), "adapter": "x"}]
+    )
+    with pytest.raises(InputErrors, match="has an 'adapter' and a 'train' file; leave one of them out"):
+        learn(config)
