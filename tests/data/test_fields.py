@@ -74,7 +74,7 @@ def test_a_named_column_wins_over_the_usual_one(tmp_path: Path) -> None:
 def test_a_column_that_does_not_exist_is_reported_with_those_that_do(
     tmp_path: Path, suffix: str, fields: Fields, missing: str
 ) -> None:
-    path = write(tmp_path / f"d{suffix}", [{"text": "x", "label": "a", "id": "1"}])
+    path = write(tmp_path / f"d{suffix}", [{"text": "x", "label": "a", "id": "1"}] * 20)
     _, (problem,) = read_examples(str(path), labels=None, fields=fields)
     assert str(problem).endswith(f"{missing}: text, label, id")
 

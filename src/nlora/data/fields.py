@@ -67,10 +67,10 @@ class Fields:
                 return _missing((place,), there, "column")
         for wanted in ((self.text,) if self.template is None else ()) + ((self.label,) if labeled else ()):
             if not any(name in there for name in wanted):
-                return self.chat_problem(there) or _missing(wanted, there)
+                return self._chat_problem(there) or _missing(wanted, there)
         return None
 
-    def chat_problem(self, there: Iterable[str]) -> str | None:
+    def _chat_problem(self, there: Iterable[str]) -> str | None:
         """The message for a row with a conversation instead of a text; None: it has none."""
         found = set(there)
         chat = next((name for name in CHAT_FIELDS if name in found), None)

@@ -71,12 +71,14 @@ def to_examples(
         if not isinstance(row, Mapping):
             problems.add(where, f"{kind_of(row)} instead of an object with the fields sentence and label")
             continue
-        if wrong := fields.chat_problem(row):
-            problems.add(where, wrong)
-            return ()
         if isinstance(row, RepeatedKey):
             problems.add(where, _repeated(row))
             continue
+        if number == 0 and (
+            wrong := fields.problem(list(row))
+        ):  # most likely a problem of all rows: reported once
+            problems.add(where, wrong)
+            return ()
         sentence = _read(fields.text_of, row, where, problems)
         label = _read(fields.label_of, row, where, problems)
         if sentence is None or label is None:
@@ -100,18 +102,18 @@ def to_texts(
     rows, problems: as in `to_examples`. An empty file is not a mistake.
     """
     texts = []
-    for where, bare in rows:
+    for number, (where, bare) in enumerate(rows):
         row = fields.row_of(bare) if isinstance(bare, str) else bare
         if not isinstance(row, Mapping):
             wanted = " and ".join(fields.places or fields.text[:1])
             what = f"an object with the field{'s' if len(fields.places) > 1 else ''} {wanted}"
             either = what if isinstance(bare, str) else f"a text or {what}"
             problems.add(where, f"{'a text' if isinstance(bare, str) else kind_of(bare)} instead of {either}")
-        elif wrong := fields.chat_problem(row):
-            problems.add(where, wrong)
-            break
         elif isinstance(row, RepeatedKey):
             problems.add(where, _repeated(row))
+        elif number == 0 and (wrong := fields.problem(list(row), labeled=False)):
+            problems.add(where, wrong)
+            break
         elif _read(fields.text_of, row, where, problems) is not None:
             # All fields are printed with the answer, so all must be valid.
             if half := half_problem(as_line(row)):
