@@ -66,7 +66,10 @@ def test_a_label_that_is_no_value_is_refused(tmp_path: Path, label: str) -> None
 
 def test_missing_fields_name_the_existing_ones(tmp_path: Path) -> None:
     (problem,) = problems_in(tmp_path, "data.jsonl", '{"txt": "x", "label": "billing"}')
-    assert problem == "data.jsonl:1: no field 'sentence' (or input or text); the fields are: txt, label"
+    assert problem == (
+        "data.jsonl:1: no field 'sentence' (or input or text); the fields are: txt, label; "
+        "the task can name another: columns: {text: ...}"
+    )
 
 
 def test_problems_beyond_the_first_few_are_counted(tmp_path: Path) -> None:

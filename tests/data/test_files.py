@@ -127,7 +127,10 @@ def test_parquet_with_class_numbers_and_without_a_label_column(tmp_path: Path) -
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x", "label": 1}]), path)
     assert problems_of(path)[0].startswith("d.parquet[0]: label '1' is not one of the task's labels")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x", "topic": "billing"}]), path)
-    assert problems_of(path) == ["d.parquet: no field 'label' (or output); the fields are: text, topic"]
+    assert problems_of(path) == [
+        "d.parquet: no field 'label' (or output); the fields are: text, topic; "
+        "the task can name another: columns: {label: ...}"
+    ]
 
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path) -> None:

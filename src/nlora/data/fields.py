@@ -67,7 +67,9 @@ class Fields:
                 return _missing((place,), there, "column")
         for wanted in ((self.text,) if self.template is None else ()) + ((self.label,) if labeled else ()):
             if not any(name in there for name in wanted):
-                return self._chat_problem(there) or _missing(wanted, there)
+                key = {TEXT_FIELDS: "text", LABEL_FIELDS: "label"}.get(wanted)
+                hint = f"; the task can name another: columns: {{{key}: ...}}" if key and labeled else ""
+                return self._chat_problem(there) or _missing(wanted, there) + hint
         return None
 
     def _chat_problem(self, there: Iterable[str]) -> str | None:
