@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nlora.api.functions import compare, gate, interference, open_run, run
+    from nlora.api.next_task import NextTask, next_task
     from nlora.api.run import Run
     from nlora.config.load import load_config
     from nlora.config.schema import Config
@@ -45,6 +46,7 @@ __all__ = [
     "InputErrors",
     "MissingExtraError",
     "ModelError",
+    "NextTask",
     "NloraError",
     "Problem",
     "Run",
@@ -55,6 +57,7 @@ __all__ = [
     "gate",
     "interference",
     "load_config",
+    "next_task",
     "open_run",
     "run",
     "summarize",
@@ -63,6 +66,7 @@ __all__ = [
 
 _NAMES = {
     "api.functions": ("compare", "gate", "interference", "open_run", "run"),
+    "api.next_task": ("NextTask", "next_task"),
     "api.run": ("Run",),
     "config.load": ("load_config",),
     "config.schema": ("Config",),

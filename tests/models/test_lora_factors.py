@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from nlora.errors import AdapterError
 from nlora.models.lora_adapter import LoraAdapter, LoraFactors, load_factors
@@ -169,3 +169,11 @@ def test_stack_is_the_sum_of_updates() -> None:
     assert joint.shape == (5, 7)
     assert joint.entries == 35
     torch.testing.assert_close(joint.update(), sum(p.scaling * p.B @ p.A for p in parts))
+
+
+def test_factors_that_were_read_do_not_change_with_their_file(saved: Path) -> None:
+    before = load_factors(saved)
+    wanted = {name: f.A.clone() for name, f in before.items()}
+    zeros = {k: torch.zeros_like(t) for k, t in load_file(saved / "adapter_model.safetensors").items()}
+    (saved / "adapter_model.safetensors").write_bytes(save(zeros))
+    assert all(torch.equal(f.A, wanted[name]) for name, f in before.items())

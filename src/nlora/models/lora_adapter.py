@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +20,15 @@ from torch import nn
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
 from nlora.models.inspection import recompute_activations
-from nlora.models.lora_factors import WEIGHTS_FILE, AdapterState, LoraFactors, check_finite, load_factors
-from nlora.models.target_modules import ModuleShape, target_modules, target_names
+from nlora.models.lora_factors import (
+    WEIGHTS_FILE,
+    AdapterState,
+    LoraFactors,
+    check_finite,
+    load_factors,
+    not_plain,
+)
+from nlora.models.target_modules import ModuleShape, is_linear, target_modules, target_names
 
 __all__ = ["AdapterState", "LoraAdapter", "LoraFactors", "ModuleShape", "load_factors", "target_modules"]
 
@@ -32,15 +39,22 @@ NAME = "default"
 
 
 class LoraAdapter:
-    """A LoRA adapter on a frozen backbone, ready to train. Create one with `attach`.
+    """A LoRA adapter on a frozen backbone, ready to train. Create one with `attach`, or take one that exists with `of`.
 
     model: the PeftModel to train. It wraps the given backbone, which is changed in place.
     """
 
-    def __init__(self, model: Any, modules: dict[str, Any], trainable_before: list[nn.Parameter]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        modules: dict[str, Any],
+        trainable_before: Sequence[nn.Parameter] = (),
+        name: str = NAME,
+    ) -> None:
         self.model = model
         self._modules = modules
         self._trainable_before = trainable_before
+        self._name = name
         self._checkpointing = False
 
     @classmethod
@@ -78,10 +92,42 @@ class LoraAdapter:
                 raise ModelError(f"lora.targets: PEFT cannot adapt these layers: {error}") from error
         return cls(peft_model, {s.name: model.get_submodule(s.name) for s in shapes}, trainable_before)
 
+    @classmethod
+    def of(cls, model: Any) -> LoraAdapter:
+        """The only adapter of a PeftModel, whatever its name.
+
+        Raises AdapterError if there are several, or it is not a plain LoRA adapter of linear layers that trains.
+        """
+        if len(model.peft_config) != 1:
+            names = ", ".join(model.peft_config)
+            raise AdapterError(
+                f"the PeftModel has several adapters ({names}); delete all but one (delete_adapter)"
+            )
+        ((name, config),) = model.peft_config.items()
+        if str(kind := getattr(config.peft_type, "value", config.peft_type)) != "LORA":
+            raise AdapterError(f"the PeftModel's adapter {name} is of kind {kind}; only LORA can be used")
+        if used := not_plain(config.to_dict()):
+            raise AdapterError(f"the PeftModel's adapter {name} is not plain LoRA, it uses {', '.join(used)}")
+        layers = {n: m for n, m in model.get_base_model().named_modules() if hasattr(m, "lora_A")}
+        for layer_name, layer in layers.items():
+            if name not in layer.lora_A or not is_linear(layer.base_layer):
+                raise AdapterError(
+                    f"the PeftModel's adapter {name} adapts {layer_name}, a {type(layer.base_layer).__name__}; only "
+                    "linear layers can be used"
+                )
+            if not layer.lora_A[name].weight.requires_grad:
+                raise AdapterError(
+                    f"the PeftModel's adapter {name} is frozen; load it with PeftModel.from_pretrained(..., "
+                    "is_trainable=True)"
+                )
+        return cls(model, layers, name=name)
+
     def factors(self) -> AdapterState:
         """The live, trainable A (r, in) and B (out, r) of every module, by its name in the backbone."""
         return {
-            name: LoraFactors(layer.lora_A[NAME].weight, layer.lora_B[NAME].weight, layer.scaling[NAME])
+            name: LoraFactors(
+                layer.lora_A[self._name].weight, layer.lora_B[self._name].weight, layer.scaling[self._name]
+            )
             for name, layer in self._modules.items()
         }
 
@@ -118,8 +164,8 @@ class LoraAdapter:
         folder = Path(folder)
         check_finite(self.factors(), str(folder))
         # PEFT's save_pretrained would also write a README and look up the base model on the hub.
-        tensors = get_peft_model_state_dict(self.model, adapter_name=NAME, save_embedding_layers=False)
-        config = copy.deepcopy(self.model.peft_config[NAME])
+        tensors = get_peft_model_state_dict(self.model, adapter_name=self._name, save_embedding_layers=False)
+        config = copy.deepcopy(self.model.peft_config[self._name])
         config.base_model_name_or_path = base_model
         config.inference_mode = True
         config.target_modules = sorted(config.target_modules)  # PEFT's set has a random order

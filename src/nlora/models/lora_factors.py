@@ -103,7 +103,8 @@ def load_factors(folder: str | Path) -> AdapterState:
                 f"{folder / WEIGHTS_FILE}: tensor '{key}' of shape {list(tensor.shape)} is not a factor of a "
                 "linear layer; only LoRA on linear layers can be read"
             )
-        halves.setdefault(match["module"], {})[match["factor"]] = tensor.float()
+        # A copy: the tensors are views of the file, and would change with it.
+        halves.setdefault(match["module"], {})[match["factor"]] = tensor.to(torch.float32, copy=True)
     if not halves:
         raise AdapterError(f"{folder / WEIGHTS_FILE}: holds no tensors")
     state = {name: _factors(folder, config, name, pair) for name, pair in halves.items()}
@@ -149,17 +150,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise AdapterError(f"{folder}: an adapter of kind {kind}; only LORA can be read")
+    if used := not_plain(config):
+        raise AdapterError(
+            f"{folder}: not a plain LoRA adapter, it uses {', '.join(used)}; that cannot be read"
+        )
+    return config
+
+
+def not_plain(config: Mapping[str, Any]) -> list[str]:
+    """The fields of a LoraConfig's values that make the adapter's update something other than scaling·B·A."""
     used = [field for field in _NOT_PLAIN if config.get(field)]
     if config.get("bias", "none") != "none":
         used.append("bias")
     init = config.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(_MOVES_WEIGHT):
         used.append(f"init_lora_weights: {init}")
-    if used:
-        raise AdapterError(
-            f"{folder}: not a plain LoRA adapter, it uses {', '.join(used)}; that cannot be read"
-        )
-    return config
+    return used
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

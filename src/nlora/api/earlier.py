@@ -1,0 +1,129 @@
+"""What a next task starts after: adapters in PEFT's format, factors in memory, or whole runs; and its examples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlora.analysis.of_run import is_run
+from nlora.api.run import Run
+from nlora.data.collate import IGNORED
+from nlora.data.task import TokenizedExample
+from nlora.errors import AdapterError, InputErrors, NloraError, Problem
+from nlora.methods.base import Memory
+from nlora.models.adapter_source import load_adapter, locate_adapter
+from nlora.models.lora_factors import AdapterState, LoraFactors
+from nlora.models.merged_updates import check_fits
+from nlora.models.target_modules import linear_layer
+from nlora.runs.checkpoint import read_stage
+from nlora.runs.export.updates import StageUpdates
+from nlora.runs.update_history import load_memory
+
+Earlier = Run | str | os.PathLike[str] | AdapterState
+"""A run or its folder, a PEFT LoRA folder, a hub id, or factors in memory."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EarlierTask:
+    """What was learned at one earlier task. name: for messages. folder: of the adapter; None for factors in memory."""
+
+    name: str
+    update: AdapterState
+    folder: Path | None
+
+    def memory(self) -> Memory:
+        """What the method kept beside the adapter: `NextTask.save` in its folder, a run in the stage's."""
+        return {} if self.folder is None else load_memory(self.folder) or load_memory(self.folder.parent)
+
+
+def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> list[EarlierTask]:
+    """Everything that was learned before, in order; a run counts with each of its stages.
+
+    Raises AdapterError, with the name of the source, if one cannot be read or does not fit the backbone.
+    """
+    sources = [after] if isinstance(after, Run | str | os.PathLike | Mapping) else list(after)
+    tasks: list[EarlierTask] = []
+    for number, source in enumerate(sources, start=1):
+        if isinstance(source, Mapping):
+            tasks.append(EarlierTask(f"adapter {number}", dict(source), None))
+            continue
+        name = str(source.folder) if isinstance(source, Run) else os.fspath(source)
+        if is_run(Path(name)):
+            tasks += _of_run(name)
+        else:
+            folder = locate_adapter(name)
+            tasks.append(EarlierTask(name, load_adapter(folder, name), folder))
+    for task in tasks:
+        _check(task.name, task.update, backbone)
+    return tasks
+
+
+def tokenized(rows: Iterable[Mapping[str, Any]], *, encoder_decoder: bool) -> list[TokenizedExample]:
+    """Examples of a trainer, each with input_ids and labels, as prompts and answers.
+
+    Raises InputErrors, with the number of the example (from 0), if its labels are not those of its last tokens.
+    """
+    examples = []
+    for number, row in enumerate(rows):
+        if not {"input_ids", "labels"} <= row.keys():
+            raise InputErrors([Problem("examples", f"example {number} lacks input_ids or labels")])
+        ids, labels = (torch.as_tensor(row[key]).tolist() for key in ("input_ids", "labels"))
+        if encoder_decoder:
+            examples.append(TokenizedExample(ids, [label for label in labels if label != IGNORED]))
+            continue
+        begin = next((i for i, label in enumerate(labels) if i and label != IGNORED), len(labels))
+        if not ids[begin:] or ids[begin:] != labels[begin:]:
+            what = (
+                f"the labels of example {number} should be {IGNORED} for its prompt, then equal its input_ids"
+            )
+            raise InputErrors([Problem("examples", what + ", without padding")])
+        examples.append(TokenizedExample(ids[:begin], ids[begin:]))
+    return examples
+
+
+def with_all_modules(update: AdapterState, like: AdapterState) -> AdapterState:
+    """The update with zeros for the modules that only the other one has: it leaves these as they were."""
+    nothing = {
+        name: LoraFactors(_zeros(1, f.shape[1]), _zeros(f.shape[0], 1), 1.0)
+        for name, f in like.items()
+        if name not in update
+    }
+    return {**update, **nothing}
+
+
+def _zeros(*size: int) -> Tensor:
+    return torch.zeros(size)
+
+
+def _of_run(folder: str) -> list[EarlierTask]:
+    stage = read_stage(Path(folder), None)
+    method: Any = stage.method
+    if method.trains == "weights":
+        raise AdapterError(
+            f"{folder}: {method.name} trains weights, not adapters; give the model of Run.model()"
+        )
+    if method.updates == "per_task":
+        raise AdapterError(
+            f"{folder}: {method.name} has a model for each task; name the adapters that should stay active"
+        )
+    return [EarlierTask(folder, update.state, update.folder) for update in StageUpdates(stage).active_for(0)]
+
+
+def _check(source: str, state: AdapterState, backbone: nn.Module) -> None:
+    """Raises AdapterError if the update does not fit the backbone's layers."""
+    try:
+        check_fits(state, {name: linear_layer(backbone, name) for name in state})
+    except AttributeError:
+        names = {name for name, _ in backbone.named_modules()}
+        first = next(name for name in state if name not in names)
+        raise AdapterError(
+            f"{source}: updates {first}, which the model does not have; it is of another model"
+        ) from None
+    except NloraError as error:
+        raise AdapterError(f"{source}: {error}; it is of another model") from error

@@ -1,0 +1,255 @@
+"""One more task in a training script of your own: transformers' Trainer, TRL, Accelerate or a bare loop.
+
+Earlier adapters are made part of the frozen model, and the method's penalty becomes part of the gradient. Nothing is
+patched: the Trainer gets a callback, and a loop calls `NextTask.backward`, or adds `NextTask.penalty` to its loss.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback
+
+from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized, with_all_modules
+from nlora.config.messages import problems_in
+from nlora.config.schema import LoraOptions
+from nlora.config.yaml_positions import SourceMap
+from nlora.errors import AdapterError, InputErrors, ModelError, Problem, RunError
+from nlora.methods.base import Memory, Method, MethodOptions
+from nlora.methods.registry import build, builtin_names, find
+from nlora.models.inspection import is_encoder_decoder
+from nlora.models.lora_adapter import LoraAdapter
+from nlora.models.target_modules import ModuleShape
+from nlora.runs.sequence import stage_seed
+from nlora.runs.update_history import UpdateHistory
+
+_IN_USE: WeakSet[nn.Module] = WeakSet()
+# What a training loop of someone else's does not do for a method -> what the method would need it for.
+_NEEDS: dict[str, str] = {
+    "attach": "trains weights instead of a LoRA adapter",
+    "extra_loss": "adds to the loss of each micro-batch",
+    "examples": "decides which examples are trained on",
+}
+
+
+class NextTask:
+    """A task in training, made by `nlora.next_task`.
+
+    model: the PeftModel to train; only its LoRA adapter is trainable. callback: for a Trainer's `callbacks`.
+    seed: this task's own, for the order of the examples; the one that `nlora run` would use.
+
+    >>> model, tokenizer = nlora.open_run("runs/support").model(stage=0)
+    >>> with nlora.next_task(model, after="runs/support", method="olora") as task:
+    ...     task.model.print_trainable_parameters(), task.penalty().item() > 0
+    trainable params: ...
+    (None, True)
+    """
+
+    def __init__(
+        self, given: Any, adapter: LoraAdapter, history: UpdateHistory, method: Method, seed: int
+    ) -> None:
+        self.model: Any = adapter.model
+        self.callback = PenaltyCallback(self.backward)
+        self.seed = seed
+        self._given, self._adapter, self._history, self._method = given, adapter, history, method
+        self._base: nn.Module = self.model.get_base_model()
+        _IN_USE.add(self._base)
+
+    def _begin(self, earlier: Sequence[EarlierTask]) -> None:
+        """Activate the earlier updates as the method wants it, and let it prepare."""
+        factors = self._adapter.factors()
+        shapes = [ModuleShape(name, f.shape[1], f.shape[0]) for name, f in factors.items()]
+        if problems := self._method.check(shapes):
+            raise InputErrors(problems)
+        for task in earlier:
+            self._history.add(task.update)
+        self._history.activate_for_training(self._method)
+        memory = earlier[-1].memory() if earlier else {}
+        self._method.restore(memory)
+        try:
+            self._method.begin_task(
+                self._adapter, [with_all_modules(task.update, factors) for task in earlier]
+            )
+        except RunError as error:
+            if memory or not earlier:
+                raise
+            raise AdapterError(
+                f"{earlier[-1].name}: holds nothing that {self._method.name} remembers; save every task that it learns "
+                "with task.save(folder, examples=...)"
+            ) from error
+
+    @property
+    def _keeps_memory(self) -> bool:
+        return type(self._method).end_task is not Method.end_task
+
+    def penalty(self) -> Tensor:
+        """The method's penalty, weight included: a scalar to add to the loss once per optimizer step.
+
+        Zero if the method has none. The gradient goes to the adapter's factors only.
+        """
+        penalty = self._method.penalty(self._adapter)
+        return torch.zeros((), device=next(self.model.parameters()).device) if penalty is None else penalty
+
+    def backward(self) -> None:
+        """Add the penalty's gradient to the adapter's `.grad`: once per optimizer step, before clipping.
+
+        The same as adding `penalty` to the loss, but independent of how the loss is scaled or accumulated. A loop with
+        a GradScaler has to add `penalty` to its loss instead.
+        """
+        penalty = self._method.penalty(self._adapter)
+        if penalty is not None:
+            penalty.backward()  # type: ignore[no-untyped-call]
+
+    def save(
+        self, folder: str | os.PathLike[str], *, examples: Iterable[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Write the new adapter, without the earlier ones, as an ordinary PEFT LoRA folder.
+
+        examples: those that were trained on, each with input_ids and labels (-100 for the prompt). Only for a method
+            that remembers something of a task (ewc), which is written to the same folder.
+
+        Raises AdapterError if a factor is not finite, InputErrors for a lack of examples, RunError after `release`.
+        """
+        if self._base not in _IN_USE:
+            raise RunError("save the adapter before release, which removes it")
+        memory: Memory = {}
+        if self._keeps_memory:
+            if examples is None:
+                what = f"{self._method.name} estimates from them what to remember; give task.save(..., examples=...)"
+                raise InputErrors([Problem("examples", what)])
+            rows = tokenized(examples, encoder_decoder=is_encoder_decoder(self._base))
+            memory = self._method.end_task(self._base, list(self._adapter.factors()), rows, pad_id=0)
+        self._adapter.save(os.fspath(folder), base_model=str(getattr(self._base.config, "name_or_path", "")))
+        self._history.save_memory(Path(folder), memory)
+
+    def release(self) -> Any:
+        """Return the given model without the earlier updates: a plain model as it was, a PeftModel with its adapter."""
+        if self._base in _IN_USE:
+            _IN_USE.discard(self._base)
+            if self._given is not self.model:
+                self._adapter.detach()
+            self._history.deactivate()
+        return self._given
+
+    def __enter__(self) -> NextTask:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+class PenaltyCallback(TrainerCallback):
+    """Adds the penalty's gradient at the beginning of each optimizer step, where the micro-batches add theirs."""
+
+    def __init__(self, backward: Callable[[], None]) -> None:
+        self._backward = backward
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raises ModelError if the Trainer scales or splits gradients, which the penalty's would not be."""
+        for option in ("fp16", "deepspeed", "fsdp"):
+            if getattr(args, option, None):
+                hint = "use bf16" if option == "fp16" else "train on one device or with DDP"
+                raise ModelError(
+                    f"TrainingArguments({option}=...): the penalty cannot be added to such gradients; {hint}"
+                )
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Gradients are zero now; the Trainer clips the sum."""
+        self._backward()
+
+
+def next_task(
+    model: Any,
+    *,
+    after: Earlier | Sequence[Earlier] = (),
+    method: str | Mapping[str, Any] = "nlora",
+    lora: Mapping[str, Any] | LoraOptions | None = None,
+    seed: int = 42,
+) -> NextTask:
+    """Prepare a model to learn one more task in a training loop of your own.
+
+    model: a transformers model, which gets a fresh LoRA adapter, or a PeftModel with one LoRA adapter, which is used as
+        it is. It is changed in place until `NextTask.release`.
+    after: what was learned before, in order: PEFT LoRA folders, hub ids, runs (each of their stages), or factors in
+        memory. They are frozen, and active as the method wants it.
+    method, lora: as in a configuration: a name, or a mapping with the method's options; the keys of `lora`.
+    seed: determines the fresh adapter, as in a run.
+
+    Raises InputErrors for options that do not exist or a method that needs more than this, AdapterError for an adapter
+    that does not fit the model, ModelError for a model that cannot be adapted or is learning another task.
+
+    >>> model, tokenizer = nlora.open_run("runs/support").model(stage=0)  # or any model of transformers
+    >>> task = nlora.next_task(model, after=["runs/support"], method={"name": "nlora", "weight": 1e-3})
+    >>> optimizer = torch.optim.AdamW([p for p in task.model.parameters() if p.requires_grad])
+    >>> ids = torch.tensor([[5, 9, 17]])
+    >>> loss = task.model(input_ids=ids, labels=ids).loss + task.penalty()
+    >>> loss.backward()
+    >>> optimizer.step()
+    >>> task.save("adapters/mail")
+    >>> task.release() is model
+    True
+    """
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        raise ModelError(
+            f"next_task needs a loaded transformers model or a PeftModel, not a {type(model).__name__}"
+        )
+    made = _method(method)
+    own: Any = model if isinstance(model, PeftModel) else None
+    options = _lora(lora, own is not None)
+    base = model if own is None else own.get_base_model()
+    if base in _IN_USE:
+        raise ModelError("the model is learning another task already; call release() of that NextTask first")
+    earlier = earlier_tasks(after, base)
+    own_seed = stage_seed(seed, len(earlier) + 1)
+    adapter = LoraAdapter.attach(model, options, seed=own_seed) if own is None else LoraAdapter.of(own)
+    modules = dict.fromkeys([*adapter.factors(), *(name for task in earlier for name in task.update)])
+    task = NextTask(model, adapter, UpdateHistory(base, list(modules)), made, own_seed)
+    try:
+        task._begin(earlier)
+    except BaseException:
+        task.release()
+        raise
+    return task
+
+
+def _method(method: str | Mapping[str, Any]) -> Method:
+    """The method. Raises InputErrors if it is unknown, has no such option, or needs more than an adapter's penalty."""
+    options = {"name": method} if isinstance(method, str) else dict(method)
+    name = options.pop("name", "nlora")
+    if reason := _needs(kind := find(name)):
+        able = ", ".join(other for other in builtin_names() if not _needs(find(other)))
+        raise InputErrors(
+            [
+                Problem(
+                    "method",
+                    f"{kind.name} {reason}, so it works in nlora run only; in other trainers: {able}",
+                )
+            ]
+        )
+    return build(name, options)
+
+
+def _needs(kind: type[Method[MethodOptions]]) -> str | None:
+    """What the method needs apart from a penalty on the adapter; None if nothing."""
+    return next(
+        (what for name, what in _NEEDS.items() if getattr(kind, name) is not getattr(Method, name)), None
+    )
+
+
+def _lora(lora: Mapping[str, Any] | LoraOptions | None, peft: bool) -> LoraOptions:
+    if isinstance(lora, LoraOptions):
+        lora = lora.model_dump(exclude_unset=True)
+    if peft and lora:
+        raise InputErrors(
+            [Problem("lora", "the PeftModel has an adapter already, which is used as it is; leave lora out")]
+        )
+    if problems := problems_in(dict(lora or {}), LoraOptions, SourceMap(""), ("lora",)):
+        raise InputErrors(problems)
+    return LoraOptions.model_validate(dict(lora or {}))

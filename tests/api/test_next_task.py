@@ -1,0 +1,250 @@
+"""A task in a training loop of one's own: which updates are active, the gradient, and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import Trainer, TrainingArguments
+
+import nlora
+from nlora.methods.registry import builtin_names
+from nlora.models.lora_factors import AdapterState, load_factors
+from nlora.models.target_modules import target_modules
+from nlora.runs.plan import make_plan
+from nlora.runs.sequence import stage_seed
+from nlora.runs.update_history import load_memory
+from states import random_state, write_adapter
+from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits, loss, weights
+
+TinyModel = Callable[[str], Path]
+VALUES = {"r": 4, "alpha": 8, "dropout": 0.0}
+NEEDS_MORE = {"lwf", "mtl", "osf", "replay", "seqft"}
+
+
+@pytest.fixture
+def model(tiny_model: TinyModel) -> Any:
+    return load(tiny_model("llama"))
+
+
+def _shapes(model: Any, *targets: str) -> dict[str, tuple[int, int]]:
+    lora = LORA.model_copy(update={"targets": targets or None})
+    return {m.name: (m.out_features, m.in_features) for m in target_modules(model, lora)}
+
+
+@pytest.fixture
+def first(model: Any, tmp_path: Path) -> Path:
+    """An earlier adapter of other layers and another rank than the new one's."""
+    state = _small(random_state(_shapes(model, "q_proj", "o_proj"), 2, 1))
+    return write_adapter(tmp_path / "first", state, target_modules=["q_proj", "o_proj"])
+
+
+def _small(state: AdapterState) -> AdapterState:
+    for f in state.values():
+        f.B.mul_(0.05)
+    return state
+
+
+def _step(task: Any, **arguments: Any) -> None:
+    """One optimizer step that moves every factor."""
+    optimizer = torch.optim.AdamW([p for p in task.model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        (loss(task.model) + task.penalty()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+# Which updates are active, and what is left
+
+
+def test_stock_peft_adds_up_to_the_model_that_was_trained(
+    model: Any, first: Path, tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    task = nlora.next_task(model, after=[first], lora=VALUES)
+    _step(task)
+    task.save(tmp_path / "second")
+    stock = PeftModel.from_pretrained(load(tiny_model("llama")), tmp_path / "second", adapter_name="second")
+    assert not torch.allclose(logits(stock), logits(task.model), atol=1e-3)
+    stock.load_adapter(first, "first")
+    stock.base_model.set_adapter(["first", "second"])
+    assert torch.allclose(logits(stock), logits(task.model), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tasks_follow_one_another_in_every_family(family: str, tmp_path: Path, tiny_model: TinyModel) -> None:
+    model, folders = load(tiny_model(family)), []
+    for number in (1, 2):
+        task = nlora.next_task(model, after=folders, method="inclora", lora=VALUES)
+        _step(task)
+        folders.append(tmp_path / str(number))
+        task.save(folders[-1])
+        trained = logits(task.model.eval())
+        task.release()
+    stock = PeftModel.from_pretrained(load(tiny_model(family)), folders[0], adapter_name="1")
+    stock.load_adapter(folders[1], "2")
+    stock.base_model.set_adapter(["1", "2"])
+    assert torch.allclose(logits(stock), trained, atol=1e-4)
+    assert not torch.allclose(logits(model), trained, atol=1e-2)
+
+
+def test_release_leaves_the_model_as_it_was(model: Any, first: Path) -> None:
+    model.requires_grad_(True)
+    before, trainable = weights(model), sum(p.requires_grad for p in model.parameters())
+    with nlora.next_task(model, after=[first], lora=VALUES) as task:
+        assert sum(p.requires_grad for p in model.parameters()) == 8, "A and B of q and v in two layers"
+        _step(task)
+    assert task.release() is model
+    assert_bitwise(model, before)
+    assert sum(p.requires_grad for p in model.parameters()) == trainable
+
+
+def test_a_peft_model_is_used_as_it_is(model: Any, first: Path, tmp_path: Path) -> None:
+    layers = _shapes(model, "v_proj", "down_proj").keys()
+    config = LoraConfig(r=3, use_rslora=True, target_modules=["v_proj", "down_proj"], task_type="CAUSAL_LM")
+    own = get_peft_model(model, config, adapter_name="mine")
+    before = logits(own)
+    task = nlora.next_task(own, after=[first])
+    assert task.model is own
+    assert not torch.equal(logits(own), before), "the earlier adapter is active"
+    _step(task)
+    task.save(tmp_path / "mine")
+    assert load_factors(tmp_path / "mine").keys() == layers
+    trained = logits(own)
+    assert task.release() is own
+    assert not torch.equal(logits(own), trained)
+    nlora.next_task(own, after=[first])
+    assert torch.equal(logits(own), trained), "its adapter is the trained one"
+
+
+def test_a_16_bit_model_keeps_earlier_updates_unmerged(first: Path, tiny_model: TinyModel) -> None:
+    model = load(tiny_model("llama"), torch.bfloat16)
+    before = weights(model)
+    with nlora.next_task(model, after=[first], lora=VALUES) as task:
+        changed = logits(task.model)
+        assert_bitwise(model.model.embed_tokens, {"weight": before["model.embed_tokens.weight"]})
+    assert not torch.equal(logits(model), changed)
+    assert_bitwise(model, before)
+
+
+def test_a_run_counts_with_each_of_its_stages(here: Path) -> None:
+    run = nlora.open_run("runs/support")
+    folders = [stage.folder / "adapter" for stage in run.stages]
+    plain, _ = run.model(stage=0)
+    whole, _ = run.model()
+    for after in (run, "runs/support", [run], folders, [load_factors(folder) for folder in folders]):
+        with nlora.next_task(plain, after=after) as task:
+            assert torch.allclose(logits(task.model), logits(whole), atol=1e-6)
+            assert task.seed == stage_seed(42, 3)
+
+
+def test_a_method_that_continues_starts_from_the_last_adapter(model: Any, tmp_path: Path) -> None:
+    state = _small(random_state(_shapes(model), 4, 1))
+    task = nlora.next_task(model, after=state, method="seqlora", lora=VALUES)
+    task.save(tmp_path / "again")
+    assert_same(load_factors(tmp_path / "again"), state)
+
+
+# What a method remembers
+
+
+def _rows(config: Path | str, index: int = 0) -> list[dict[str, list[int]]]:
+    """The training examples of a run, as a data set for a trainer."""
+    encoded = make_plan(nlora.load_config(config)).encoded[index]
+    return [
+        {"input_ids": e.prompt_ids + e.answer_ids, "labels": [-100] * len(e.prompt_ids) + e.answer_ids}
+        for e in encoded
+    ]
+
+
+def test_what_ewc_remembers_is_what_a_run_remembers(here: Path) -> None:
+    """It is saved beside the adapter, and read from there or from the run's stage."""
+    tasks = yaml.safe_load(Path("support.yaml").read_text())["tasks"][:1]
+    only = {"method": "ewc", "output_dir": "runs/ewc", "tasks": tasks}
+    run = nlora.run(nlora.load_config("support.yaml", only))
+    plain, _ = run.model(stage=0)
+    stage = run.stages[0].folder
+    own = PeftModel.from_pretrained(plain, stage / "adapter", is_trainable=True)
+    rows = _rows("support.yaml")
+    task = nlora.next_task(own, method="ewc")
+    task.save("adapters/tickets", examples=rows)
+    assert torch.is_grad_enabled()
+    assert all(p.requires_grad == ("lora_" in name) for name, p in own.named_parameters())
+    saved, wanted = load_memory(Path("adapters/tickets")), load_memory(stage)
+    assert saved.keys() == wanted.keys() != set()
+    for name, fisher in saved.items():
+        torch.testing.assert_close(fisher, wanted[name], rtol=1e-4, atol=1e-10)
+    task.release()
+    plain = own.unload()
+    penalties = []
+    for after in ("adapters/tickets", stage / "adapter", run):
+        with nlora.next_task(plain, after=after, method="ewc", lora=VALUES) as task:
+            _step(task)
+            penalties.append(task.penalty().item())
+    assert penalties[0] == pytest.approx(penalties[1], rel=1e-3) == pytest.approx(penalties[2], rel=1e-3)
+    assert penalties[0] > 0
+
+
+def test_ewc_needs_the_examples_and_what_it_remembered(model: Any, first: Path, tmp_path: Path) -> None:
+    with pytest.raises(nlora.AdapterError, match=r"first: holds nothing that ewc remembers; save every task"):
+        nlora.next_task(model, after=[first], method="ewc")
+    task = nlora.next_task(model, method="ewc")
+    for examples, message in (
+        (None, "examples: ewc estimates from them what to remember; give task.save"),
+        ([{"input_ids": [5, 9]}], "examples: example 0 lacks input_ids or labels"),
+        ([{"input_ids": [5, 9], "labels": [-100, -100]}], "examples: the labels of example 0 should be -100"),
+        ([{"input_ids": [5, 9, 0], "labels": [-100, 9, -100]}], ".*, without padding"),
+    ):
+        with pytest.raises(nlora.InputErrors, match=message):
+            task.save(tmp_path / "new", examples=examples)
+    assert not (tmp_path / "new").exists()
+
+
+# What the gradient is
+
+
+@pytest.mark.parametrize("name", sorted({*builtin_names()} - NEEDS_MORE))
+def test_backward_adds_the_gradient_of_the_penalty(name: str, model: Any, first: Path) -> None:
+    """Which includes modules that the earlier adapter did not change."""
+    method = {"name": name, "tasks": 4} if name == "disjoint" else name
+    after = [first] if name not in {"seqlora", "ewc"} else []
+    task = nlora.next_task(model, after=after, method=method, lora=VALUES)
+    _step(task)
+    trained = [p for p in task.model.parameters() if p.requires_grad]
+    penalty = task.penalty()
+    assert penalty.shape == ()
+    assert (penalty > 0) == (name in {"nlora", "olora", "ella"})
+    task.backward()
+    wanted = torch.autograd.grad(penalty, trained, allow_unused=True) if penalty > 0 else [None] * 8
+    for parameter, gradient in zip(trained, wanted, strict=True):
+        assert (parameter.grad is None) == (gradient is None)
+        assert gradient is None or torch.equal(parameter.grad, gradient)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory")
+def test_the_penalty_counts_once_whatever_the_accumulation(model: Any, first: Path, tmp_path: Path) -> None:
+    """And it is clipped with the rest: a small max_grad_norm leaves the direction of the sum."""
+    data = [{"input_ids": row, "labels": row} for row in IDS.repeat(4, 1)]
+
+    def learned(rows: int, *, callback: bool = True) -> AdapterState:
+        task = nlora.next_task(model, after=[first], method={"name": "olora", "weight": 2}, lora=VALUES)
+        arguments = TrainingArguments(
+            str(tmp_path), per_device_train_batch_size=rows, gradient_accumulation_steps=4 // rows,
+            max_grad_norm=0.01, seed=task.seed, optim="sgd", learning_rate=10, report_to="none",
+            save_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        callbacks = [task.callback] if callback else []
+        Trainer(task.model, arguments, train_dataset=data, callbacks=callbacks).train()
+        task.save(tmp_path / "adapter")
+        task.release()
+        return load_factors(tmp_path / "adapter")
+
+    whole, halves, none = learned(4), learned(2), learned(4, callback=False)
+    for name, f in whole.items():
+        assert torch.allclose(f.A, halves[name].A, atol=1e-6)
+        assert torch.allclose(f.B, halves[name].B, atol=1e-6)
+    assert any(not torch.allclose(f.A, none[name].A, atol=1e-4) for name, f in whole.items())

@@ -1,0 +1,131 @@
+"""Mistakes in a call of nlora.next_task: one line each, and the model is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+import nlora
+from nlora.models.target_modules import target_modules
+from states import of_matrix, random_state, write_adapter
+from tiny import LORA, load
+
+VALUES = {"r": 4, "alpha": 8, "dropout": 0.0}
+
+
+@pytest.fixture
+def model(tiny_model: Callable[[str], Path]) -> Any:
+    return load(tiny_model("llama"))
+
+
+@pytest.mark.parametrize("name", ["lwf", "mtl", "osf", "replay", "seqft"])
+def test_a_method_that_needs_more_is_refused_by_name(name: str, model: Any) -> None:
+    with pytest.raises(
+        nlora.InputErrors, match=f"^method: {name} .*nlora run only.*disjoint, ella, ewc, inclora"
+    ):
+        nlora.next_task(model, method=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "nlra"}, "method.name: unknown method 'nlra'; did you mean 'nlora'?"),
+        ({"method": {"name": "nlora", "wieght": 1}}, "method.wieght: unknown key; did you mean 'weight'?"),
+        ({"lora": {"rank": 4}}, "lora.rank: unknown key; use lora.r"),
+        ({"lora": {"targets": ["q_prj"]}}, "lora.targets: LlamaForCausalLM has no layer q_prj"),
+        ({"method": "disjoint"}, "method.tasks: the number of tasks is not known here"),
+        ({"method": {"name": "nlora", "penalty": "factor_l1"}}, "method.penalty: factor_l1 needs layers"),
+        ({"after": ["nowhere"]}, "nowhere: not an adapter, there is no such folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_the_model_alone(
+    arguments: dict[str, Any], message: str, model: Any
+) -> None:
+    with pytest.raises(nlora.NloraError) as caught:
+        nlora.next_task(model, **arguments)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    assert "lora_A" not in str(model)
+    nlora.next_task(model)  # nothing is left of the attempt
+
+
+def test_an_adapter_of_another_backbone_is_refused(model: Any, tmp_path: Path) -> None:
+    name = target_modules(model, LORA)[0].name
+    other = write_adapter(tmp_path / "wide", random_state({name: (64, 48)}, 2, 1))
+    with pytest.raises(
+        nlora.AdapterError, match=r"wide: .* is 64x48, but the layer is 32x32 .*another model"
+    ):
+        nlora.next_task(model, after=[other])
+    other = write_adapter(tmp_path / "deep", random_state({name.replace("0", "9"): (32, 32)}, 2, 1))
+    with pytest.raises(
+        nlora.AdapterError, match=r"deep: updates .*layers\.9.*, which the model does not have"
+    ):
+        nlora.next_task(model, after=[other])
+    with pytest.raises(nlora.AdapterError, match=r"adapter 1: .*is 3x3"):
+        nlora.next_task(model, after={name: of_matrix(torch.ones(3, 3))})
+
+
+def test_a_peft_model_needs_one_plain_lora_adapter_that_trains(model: Any) -> None:
+    own = get_peft_model(model, LoraConfig(target_modules=["q_proj"]), "one")
+    with pytest.raises(nlora.InputErrors, match="lora: the PeftModel has an adapter already"):
+        nlora.next_task(own, lora=VALUES)
+    own.add_adapter("two", LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(nlora.AdapterError, match=r"several adapters \(one, two\); delete all but one"):
+        nlora.next_task(own)
+    own.delete_adapter("two")
+    own.requires_grad_(False)
+    with pytest.raises(nlora.AdapterError, match=r"adapter one is frozen; load it with .*is_trainable=True"):
+        nlora.next_task(own)
+    model = own.unload()
+    with pytest.raises(nlora.AdapterError, match="default is not plain LoRA, it uses use_dora"):
+        nlora.next_task(get_peft_model(model, LoraConfig(target_modules=["q_proj"], use_dora=True)))
+
+
+def test_an_adapter_of_an_embedding_is_refused(model: Any) -> None:
+    own = get_peft_model(model, LoraConfig(target_modules=["q_proj", "embed_tokens"]))
+    with pytest.raises(
+        nlora.AdapterError, match=r"adapts model\.embed_tokens, a Embedding; only linear layers"
+    ):
+        nlora.next_task(own)
+
+
+def test_a_model_learns_one_task_at_a_time(model: Any, tmp_path: Path) -> None:
+    task = nlora.next_task(model)
+    with pytest.raises(nlora.ModelError, match=r"learning another task already; call release\(\)"):
+        nlora.next_task(model)
+    with pytest.raises(nlora.ModelError, match=r"learning another task already; call release\(\)"):
+        nlora.next_task(task.model)
+    task.release()
+    with pytest.raises(nlora.RunError, match="save the adapter before release"):
+        task.save(tmp_path / "late")
+    assert not (tmp_path / "late").exists()
+
+
+@pytest.mark.parametrize("method", ["pertask", "osf"])
+def test_a_run_without_one_adapter_per_stage_says_what_to_give(method: str, here: Path) -> None:
+    run = nlora.run(nlora.load_config("support.yaml", {"method": method, "output_dir": "runs/other"}))
+    plain, _ = nlora.open_run("runs/support").model(stage=0)
+    message = {
+        "pertask": "has a model for each task; name the adapters",
+        "osf": r"trains weights.*Run\.model\(\)",
+    }
+    with pytest.raises(nlora.AdapterError, match=f"runs/other: {method} {message[method]}"):
+        nlora.next_task(plain, after=run)
+
+
+def test_a_model_that_is_not_loaded_is_refused() -> None:
+    with pytest.raises(nlora.ModelError, match="needs a loaded transformers model or a PeftModel, not a str"):
+        nlora.next_task("smollm2")
+
+
+@pytest.mark.parametrize("option", ["fp16", "deepspeed", "fsdp"])
+def test_a_trainer_that_scales_or_splits_gradients_is_refused(option: str, model: Any) -> None:
+    task = nlora.next_task(model)
+    with pytest.raises(nlora.ModelError, match=rf"TrainingArguments\({option}=...\)"):
+        task.callback.on_train_begin(SimpleNamespace(**{option: True}), None, None)
