@@ -6,8 +6,8 @@ from pathlib import Path
 
 from nlora.cli.config_docs import configuration_keys, markdown
 from nlora.config.schema import Config
+from nlora.data.fields import LABEL_FIELDS, TEXT_FIELDS
 from nlora.data.readers import FORMATS, READERS
-from nlora.data.rows import LABEL_FIELDS, TEXT_FIELDS
 
 
 def test_the_page_is_up_to_date() -> None:

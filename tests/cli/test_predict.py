@@ -258,3 +258,28 @@ def test_generated_answers_have_no_probabilities(
     (other / "run.yaml").write_text(text.replace("    - red\n    - green\n    - blue\n", ""))
     with pytest.raises(InputErrors, match=r"^probabilities: task colors has free text as answers"):
         nlora.open_run(other).predict(["x"], task="colors", probabilities=True)
+
+
+def with_keys(run: Path, folder: Path, keys: str) -> Path:
+    """A copy of the run whose task colors has other keys."""
+    shutil.copytree(run, folder)
+    head, _, tail = (run / "run.yaml").read_text().partition("    template: null\n")
+    (folder / "run.yaml").write_text(f"{head}    {keys}\n{tail}")
+    return folder
+
+
+def test_new_texts_have_the_columns_of_the_task(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    texts = [text for text in own_answers(run, "1-colors", "colors")[0] if " " in text]
+    with_template = with_keys(run, tmp_path / "template", "template: '{first} {rest}'")
+    rows = [dict(zip(("first", "rest"), text.split(" ", 1), strict=True)) for text in texts]
+    (file := tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = answer(with_template, capsys, "colors", file=str(file), stage=1)
+    plain = answer(run, capsys, "colors", "\n".join(texts), stage=1)
+    assert [line.pop("prediction") for line in lines] == [line["prediction"] for line in plain]
+    assert lines == rows
+    with pytest.raises(InputErrors, match="a text instead of an object with the fields first and rest"):
+        answer(with_template, capsys, "colors", texts[0])
+    one_place = with_keys(run, tmp_path / "one", "template: '{body}'")
+    assert answer(one_place, capsys, "colors", texts[0], stage=1)[0]["body"] == texts[0]

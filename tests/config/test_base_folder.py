@@ -17,6 +17,7 @@ from nlora.api.evaluation import Evaluation
 from nlora.config.base_folder import located, read, recorded
 from nlora.config.load import load_config
 from nlora.config.schema import Config
+from nlora.data.files import read_examples
 from nlora.runs.run_yaml import read_run_file
 
 TinyModel = Callable[[str], Path]
@@ -138,3 +139,18 @@ def test_only_relative_paths_that_are_there_are_made_absolute(tmp_path: Path) ->
         "data/test.jsonl",
     )
     assert json.loads(found.model_dump_json())["tasks"][0]["test"] == "data/test.jsonl"
+
+
+def test_a_pattern_of_paths_is_a_path_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "[x]"
+    (base / "data").mkdir(parents=True)
+    (base / "data/a.csv").write_text("text,label\nfine,a\n")
+    task = {"name": "t", "train": "data/*.csv", "test": "data/*.tsv"}
+    config = Config(tasks=[task], output_dir="run")  # type: ignore[list-item]
+    (found,) = located(config, base).tasks
+    assert (found.train, found.test) == (f"{tmp_path}/[[]x]/data/*.csv", "data/*.tsv")
+    (example,), problems = read_examples(str(found.train), labels=None)
+    assert (example.sentence, problems) == ("fine", [])
+    monkeypatch.chdir(base)  # the current folder has the data, not the configuration's
+    config = Config(tasks=[{**task, "test": "data/a.csv"}], output_dir="run")  # type: ignore[list-item]
+    assert recorded(base / "runs/x", config, tmp_path)["base_folder"] == "../.."

@@ -136,7 +136,8 @@ stages:
         ),
         (
             "tasks:\n- {name: t, train: a}",
-            "my.yaml:2: tasks.0: task 't' has no 'test' file; a task with files of its own needs both",
+            "my.yaml:2: tasks.0: task 't' has no 'test' file; a task with files of its own needs both; "
+            "without one, test_share: 0.1 tests on a tenth of 'train'",
         ),
         (
             "tasks:\n- name: t\n  labels: [yes, other]",

@@ -44,15 +44,32 @@ def test_jsonl_problems_have_their_lines(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("label", "said"), [("1", "the number 1"), ("true", "the truth value true")])
-def test_labels_that_are_not_text_say_what_to_do(tmp_path: Path, label: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("label", "word"), [("1", "1"), ("1.0", "1"), ("-2", "-2"), ("12.5", "12.5"), ("true", "true")]
+)
+def test_a_number_is_read_as_text_and_must_be_one_of_the_labels(
+    tmp_path: Path, label: str, word: str
+) -> None:
     (problem,) = problems_in(tmp_path, "data.jsonl", f'{{"sentence": "x", "label": {label}}}')
-    assert f"label is {said} instead of text; write the label as text" in problem
+    assert problem.startswith(
+        f"data.jsonl:1: label '{word}' is not one of the task's labels: billing, network"
+    )
+    assert problem.endswith("; label_names gives such values their words") == word.lstrip("-").isdecimal()
+
+
+@pytest.mark.parametrize("label", ["NaN", "Infinity", "[1]"])
+def test_a_label_that_is_no_value_is_refused(tmp_path: Path, label: str) -> None:
+    (problem,) = problems_in(tmp_path, "data.jsonl", f'{{"sentence": "x", "label": {label}}}')
+    assert "data.jsonl:1: label is " in problem
+    assert problem.endswith(" instead of text")
 
 
 def test_missing_fields_name_the_existing_ones(tmp_path: Path) -> None:
     (problem,) = problems_in(tmp_path, "data.jsonl", '{"txt": "x", "label": "billing"}')
-    assert problem == "data.jsonl:1: no field 'sentence' (or input or text); the fields are: txt, label"
+    assert problem == (
+        "data.jsonl:1: no field 'sentence' (or input or text); the fields are: txt, label; "
+        "the task can name another: columns: {text: ...}"
+    )
 
 
 def test_problems_beyond_the_first_few_are_counted(tmp_path: Path) -> None:
@@ -97,7 +114,9 @@ WRONG_FORMATS = [
     ("d.jsonl", '\n{"sentence": "x", "label": "a", "label": "b"}', "d.jsonl:2: duplicate key 'label'"),
     ("d.jsonl", f'{{"sentence": "x", "id": {"7" * 5000}}}', "d.jsonl:1: a number of more than 4300 digits"),
     ("d.jsonl", "\n" + '{"a":' * 100_000, "d.jsonl:2: lists or objects nested too deeply"),
-    ("d.jsonl.gz", "x", "d.jsonl.gz is compressed, which is not supported; unpack it first: gunzip d.jsonl.gz"),
+    ("d.jsonl.bz2", "x", "d.jsonl.bz2 is compressed, which is not supported; unpack it first: bunzip2 d.jsonl.bz2"),
+    ("d.jsonl.gz", "x", "d.jsonl.gz: cannot be read (not a complete gzip file: Not a gzipped file"),
+    ("d.txt.gz", "x", "d.txt.gz has an unknown format '.txt'; known: .jsonl"),
     ("d.parquet", "no parquet", "d.parquet: not readable as Parquet"),
     ("d.txt", "x", "d.txt has an unknown format '.txt'; known: .jsonl"),
 ]

@@ -125,9 +125,12 @@ def test_parquet_with_class_numbers_and_without_a_label_column(tmp_path: Path) -
 
     path = tmp_path / "d.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x", "label": 1}]), path)
-    assert problems_of(path)[0].startswith("d.parquet[0]: label is the number 1 instead of text")
+    assert problems_of(path)[0].startswith("d.parquet[0]: label '1' is not one of the task's labels")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x", "topic": "billing"}]), path)
-    assert problems_of(path) == ["d.parquet: no field 'label' (or output); the fields are: text, topic"]
+    assert problems_of(path) == [
+        "d.parquet: no field 'label' (or output); the fields are: text, topic; "
+        "the task can name another: columns: {label: ...}"
+    ]
 
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
@@ -160,4 +163,6 @@ def test_a_cell_may_have_any_length(tmp_path: Path, suffix: str) -> None:
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "tickets").mkdir()
     _, (problem,) = read_examples("tickets", labels=None, folders=(tmp_path,), key=("tasks", 0, "train"))
-    assert str(problem) == "tasks.0.train: tickets is a folder; name a file in it"
+    assert (
+        str(problem) == "tasks.0.train: tickets is a folder; name a file in it, or several as tickets/*.jsonl"
+    )

@@ -66,7 +66,7 @@ def test_rows_without_a_label_and_columns_of_other_names(monkeypatch: pytest.Mon
         sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, config, split: tables[name])
     )
     _, (problem,) = read_examples("hub:unlabeled", labels=("World", "Sports"))
-    assert str(problem).startswith("hub:unlabeled[0]: label is the number -1 instead of text")
+    assert str(problem).startswith("hub:unlabeled[0]: label is -1, which means")
     _, (problem,) = read_examples("hub:other", labels=("no", "yes"))
     assert "no field 'sentence' (or input or text); the fields are: premise, label" in str(problem)
 

@@ -237,3 +237,22 @@ def test_importing_the_package_is_cheap() -> None:
     code = f"import sys, nlora.data; print(*[m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+def test_one_file_for_train_and_test(tmp_path: Path, own: dict[str, Any]) -> None:
+    one = {key: value for key, value in own.items() if key != "test"} | {"test_share": 0.25}
+    (task,) = load_tasks(config([one]))
+    assert (len(task.train), len(task.test)) == (30, 10)
+    assert Counter(e.label for e in task.test) == {"a": 5, "b": 5}
+    assert not {e.sentence for e in task.train} & {e.sentence for e in task.test}
+    assert load_tasks(config([{**one, "name": "other"}], seed=7))[0].test == task.test
+    assert load_tasks(config([one]), test_only=True)[0].test == task.test
+    (held_out,) = load_tasks(config([one], evaluate={"split": "validation"}))
+    assert {*held_out.train, *held_out.test} == set(task.train)
+
+
+def test_one_file_with_too_few_texts(tmp_path: Path, own: dict[str, Any]) -> None:
+    train = write(tmp_path / "few.jsonl", rows(2) * 5)
+    one = {"name": "few", "train": train, "test_share": 0.5, "labels": ["a", "b"]}
+    what = "task 'few' has only 2 different texts, too few to split; use a 'test' file"
+    assert problems_of(config([own, one])) == [f"tasks.1.test_share: {what}"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.data.splits import hold_out, sample
+from nlora.data.splits import hold_out, sample, split_off
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors
 
@@ -90,3 +90,38 @@ def test_samples_differ_by_seed_and_are_not_the_first_examples() -> None:
 def test_a_share_outside_0_and_1_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="share"):
         hold_out(task_of((Example("0", "x", "a"),) * 4), share, 0)
+
+
+texts_of = st.lists(
+    st.tuples(
+        st.sampled_from([f"{word}{i}" for i in range(9) for word in ("Text  ", " text ")]),
+        st.sampled_from(LABELS),
+    ),
+    min_size=2,
+    max_size=40,
+)
+
+
+@given(rows=texts_of, share=st.floats(0.01, 0.99))
+def test_no_text_of_train_is_split_off_for_test(rows: list[tuple[str, str]], share: float) -> None:
+    examples = tuple(Example(str(i), text, label) for i, (text, label) in enumerate(rows))
+    digits = {text[-1] for text, _ in rows}
+    first = {text[-1]: label for text, label in reversed(rows)}
+    if len(digits) == len(set(first.values())):
+        with pytest.raises(InputErrors, match=r"tasks.0.test_share: task 't' has only \d different texts"):
+            split_off(task_of(examples), share, ("tasks", 0))
+        return
+    split = split_off(task_of(examples), share, ("tasks", 0))
+    assert sorted(split.train + split.test, key=lambda e: int(e.id)) == list(examples)
+    on_sides = [{e.sentence[-1] for e in side} for side in (split.train, split.test)]
+    assert not on_sides[0] & on_sides[1]
+    assert {first[digit] for digit in on_sides[0]} == set(first.values())
+    assert len(on_sides[1]) == min(max(1, round(share * len(digits))), len(digits) - len(set(first.values())))
+
+
+def test_each_label_gives_its_share_of_texts() -> None:
+    rows = [(f"text {i}", "a" if i < 60 else "b") for i in range(80)] * 2
+    examples = tuple(Example(str(i), text, label) for i, (text, label) in enumerate(rows))
+    split = split_off(task_of(examples), 0.1, ())
+    assert counts(split.test) == {"a": 12, "b": 4}
+    assert counts(split.train) == {"a": 108, "b": 36}

@@ -108,9 +108,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         "--file: texts.dat has an unknown format '.dat'; known: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .txt; "
         "or give its format with --format"
     ]
-    (packed := tmp_path / "texts.txt.gz").write_text("x")
+    (packed := tmp_path / "texts.txt.xz").write_text("x")
     assert problems_of(packed, NOTHING) == [
-        f"--file: texts.txt.gz is compressed, which is not supported; unpack it first: gunzip {packed}"
+        f"--file: texts.txt.xz is compressed, which is not supported; unpack it first: unxz {packed}"
     ]
     (latin := tmp_path / "texts.txt").write_bytes("fine\ncafé\n".encode("latin-1"))
     assert problems_of(latin, NOTHING) == [f"{latin}:2: not UTF-8 (byte 0xe9); save the file as UTF-8"]

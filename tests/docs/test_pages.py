@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 import shutil
@@ -65,6 +66,14 @@ def reader(here: Path, tiny_model: TinyModel) -> Path:
     """The folder of a reader: support.yaml, its data, two finished runs, new texts, two models, CL_Benchmark."""
     shutil.copytree("runs/support", "runs/plain")
     (here / "new.csv").write_text("sentence\nIt is down again\n")
+    lines = [f"{label} {i},{label}\n" for i in range(20) for label in ("billing", "network", "hardware")]
+    (here / "all.csv").write_text("text,label\n" + "".join(lines))
+    for folder in ("questions", "entailment"):
+        (here / folder).mkdir()
+    for split in ("train", "test"):
+        (here / f"questions/{split}.csv").write_text(f"question,team\nIs it down ({split})?,network\n")
+        row = {"premise": f"It rains ({split})", "hypothesis": "It is wet", "gold": 0}
+        (here / f"entailment/{split}.jsonl").write_text(json.dumps(row) + "\n")
     (here / "tiny").symlink_to(tiny_model("llama"))
     (here / "tiny-t5").symlink_to(tiny_model("t5"))
     write_benchmark(here / "CL_Benchmark")

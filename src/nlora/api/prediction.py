@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from nlora.data.rows import ProblemList, text_of, to_texts
+from nlora.data.fields import Fields
+from nlora.data.rows import ProblemList, to_texts
 from nlora.data.select import select_tasks
 from nlora.data.task import Example, Task
 from nlora.data.texts import Texts
@@ -21,12 +22,12 @@ BATCHES = 16
 """Batches of texts that are read and answered before their answers are printed; they are sorted by length."""
 
 
-def given_rows(texts: Sequence[str]) -> list[Row]:
-    """Texts as rows. Raises InputErrors naming every text that is none."""
+def given_rows(texts: Sequence[str | Mapping[str, Any]], fields: Fields) -> list[Row]:
+    """Texts, or mappings with the fields of a text, as rows. Raises InputErrors naming every text that is none."""
     if isinstance(texts, str):
         raise InputErrors([Problem("texts", "is a single text; give a list of texts")])
     problems = ProblemList("texts")
-    rows = list(to_texts(((f"texts[{i}]", text) for i, text in enumerate(texts)), problems))
+    rows = list(to_texts(((f"texts[{i}]", text) for i, text in enumerate(texts)), problems, fields))
     if found := problems.report():
         raise InputErrors(found)
     return rows
@@ -40,7 +41,7 @@ def task_to_answer(stage: Checkpoint, name: str) -> tuple[Task, int]:
     """
     config = stage.config
     for index, source in enumerate(config.tasks):
-        if source.name == name and source.test is not None:
+        if source.name == name and (source.train is not None or source.test is not None):
             kind, instruction = source.type or name, (source.instruction or "").strip()
             return Task(name, kind, instruction, source.labels, (), ()), index
     (found,) = select_tasks(config, stage.loaded.base_folder, names=[name], option="--task")
@@ -58,6 +59,12 @@ def check_probabilities(stage: Checkpoint, task: Task) -> None:
     raise InputErrors([Problem("--probabilities", what)])
 
 
+def fields_to_answer(stage: Checkpoint, index: int) -> Fields:
+    """Where new rows have their text: where the task's own files have it. index: as of `task_to_answer`."""
+    tasks = stage.config.tasks
+    return Fields.of(tasks[index]) if index < len(tasks) else Fields()
+
+
 def predict(
     model: StageModel,
     stage: Checkpoint,
@@ -71,11 +78,12 @@ def predict(
     """The rows, each with the model's answer added as `prediction`; a part of them is in memory at a time.
 
     task, index: as returned by `task_to_answer`.
-    rows: at least one, each with its text as `sentence`, `input` or `text`.
+    rows: at least one, each with the fields of its text (`fields_to_answer`).
     probabilities: also add `probabilities`, by label; see `check_probabilities`.
     """
     # The label is not used; a valid one keeps the checks of the tokenizer quiet.
     label = task.labels[0] if task.labels else "-"
+    text_of = fields_to_answer(stage, index).text_of
     on_answered = progress.scoring(stage.stage, task.name, len(rows))
     served = None
     left = iter(rows)

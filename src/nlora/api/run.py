@@ -108,13 +108,20 @@ class Run:
 
     @overload
     def predict(
-        self, texts: Sequence[str], *, probabilities: Literal[True], task: str, **settings: Any
+        self,
+        texts: Sequence[str | Mapping[str, Any]],
+        *,
+        probabilities: Literal[True],
+        task: str,
+        **settings: Any,
     ) -> list[dict[str, float]]: ...
     @overload
-    def predict(self, texts: Sequence[str], *, task: str, **settings: Any) -> list[str]: ...
+    def predict(
+        self, texts: Sequence[str | Mapping[str, Any]], *, task: str, **settings: Any
+    ) -> list[str]: ...
     def predict(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Mapping[str, Any]],
         *,
         task: str,
         stage: int | None = None,
@@ -123,6 +130,7 @@ class Run:
     ) -> list[str] | list[dict[str, float]]:
         """The model's answers to new texts, using a task's prompt, as `nlora predict`.
 
+        texts: a task with a template of several columns takes mappings with these columns instead of texts.
         stage: as for `model`. probabilities: return those of the task's labels instead of the answers.
         settings: keys of `evaluate`, such as decode="generate" or batch_size=64.
         The model stays loaded for the next call: see `release`. Raises InputErrors naming every text that is none, and
@@ -135,12 +143,18 @@ class Run:
         >>> max(found, key=found.get) == answers[0]
         True
         """
-        from nlora.api.prediction import check_probabilities, given_rows, predict, task_to_answer
+        from nlora.api.prediction import (
+            check_probabilities,
+            fields_to_answer,
+            given_rows,
+            predict,
+            task_to_answer,
+        )
 
-        rows = given_rows(texts)
         with _quiet_python():
             checkpoint = self._checkpoint(stage, settings)
             asked, index = task_to_answer(checkpoint, task)
+            rows = given_rows(texts, fields_to_answer(checkpoint, index))
             if probabilities:
                 check_probabilities(checkpoint, asked)
             if not rows:

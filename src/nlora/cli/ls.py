@@ -78,7 +78,7 @@ def _data() -> Table:
         "a folder", "in the released layout <type>/<dataset>/{train,dev,test,labels}.json; data: FOLDER"
     )
     formats = "JSONL, JSON, CSV, TSV or Parquet, or hub:<data set>"
-    table.add_row("files", f"of your own, {formats}; tasks: [{{name, train, test, instruction, labels}}]")
+    table.add_row("files", f"of your own, {formats}; nlora cp own mine.yaml writes an example")
     return table
 
 

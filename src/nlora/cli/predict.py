@@ -21,7 +21,7 @@ def predict(
         typer.Option(
             "--file",
             metavar="FILE",
-            help="JSONL, JSON, CSV, TSV or Parquet, with a text as 'sentence' in each row; or .txt, one text a line.",
+            help="JSONL, JSON, CSV, TSV or Parquet with the columns of the task's text; or .txt, one text a line.",
             show_default="standard input",
         ),
     ] = None,
@@ -58,7 +58,9 @@ def predict(
     if file is None and sys.stdin.isatty():
         console.print("one text per line; end the input with Ctrl-D", highlight=False)
     quoting = None if index == len(tasks) else tasks[index].quoting
-    rows = read_texts(None if file is None else Path(file), sys.stdin.buffer, kind=kind, quoting=quoting)
+    fields = prediction.fields_to_answer(checkpoint, index)
+    path = None if file is None else Path(file)
+    rows = read_texts(path, sys.stdin.buffer, kind=kind, quoting=quoting, fields=fields)
     if not rows:
         return
     out = sys.stdout  # while there are bars, rich sends what is printed to their console

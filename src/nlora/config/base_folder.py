@@ -9,6 +9,7 @@ run.yaml records the folder relative to itself, and as an absolute path for a ru
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,9 +50,7 @@ def located(config: Config, base: Path) -> Config:
     """
 
     def found(path: str | None) -> str | None:
-        return (
-            str(base / path) if path is not None and _is_relative(path) and (base / path).exists() else path
-        )
+        return (_below(base, path) or path) if path is not None and _is_relative(path) else path
 
     tasks = (t.model_copy(update={key: found(getattr(t, key)) for key in _TASK_PATHS}) for t in config.tasks)
     method = config.method
@@ -73,7 +72,16 @@ def _relative_paths(config: Mapping[str, Any]) -> list[str]:
 
 
 def _holds(folder: Path, paths: Sequence[str]) -> bool:
-    return all((folder / path).exists() for path in paths)
+    return all(_below(folder, path) for path in paths)
+
+
+def _below(folder: Path, path: str) -> str | None:
+    """The path, or the pattern of paths, below the folder; None if nothing is there."""
+    if (folder / path).exists():
+        return str(folder / path)
+    if glob.has_magic(path) and any(folder.glob(path)):
+        return str(Path(glob.escape(str(folder))) / path)
+    return None
 
 
 def _is_relative(path: str) -> bool:

@@ -24,6 +24,18 @@ _OURS = {
     ),
     "protocol: released, which keeps them": ("keep_unlabeled", "keep_unlabelled"),
     "method.weight": ("l1_weight", "lambda", "lambda_1", "lamda_1", "reg_weight"),
+    "tasks.N.columns.text": (
+        "dataset_text_field", "input_column", "prompt_column", "sentence_column", "source_column", "text_column",
+        "text_field",
+    ),
+    "tasks.N.columns.label": (
+        "answer_column", "label_column", "label_field", "output_column", "response_column", "target_column"
+    ),
+    "tasks.N.test_share": (
+        "split_ratio", "test_size", "test_split", "train_size", "val_set_size", "val_size", "validation_split"
+    ),
+    "tasks.N.template": ("input_template", "prompt_format", "prompt_template"),
+    "tasks.N.label_names": ("class_names", "id2label", "label_map", "label_mapping"),
     "lora.r": ("lora_r", "lora_rank", "rank"),
     "lora.alpha": ("lora_alpha",),
     "lora.dropout": ("lora_dropout",),

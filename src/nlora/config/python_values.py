@@ -30,6 +30,8 @@ def plain(value: Any, place: Place, problems: list[Problem]) -> Any:
     Tuples may stand for lists, and paths for texts. A value of another type is left out, with a mistake at its place.
     """
     if isinstance(value, Mapping):
+        if place.key[-1:] == ("label_names",):  # its keys are values of the data
+            value = {str(k).lower() if isinstance(k, bool) else str(k): name for k, name in value.items()}
         wrong = [key for key in value if not isinstance(key, str)]
         problems += [place.problem(f"the key {key!r} must be text") for key in wrong]
         inner = {k: plain(v, _below(place, k), problems) for k, v in value.items() if isinstance(k, str)}

@@ -216,7 +216,7 @@ def _walk_mapping(
         if not isinstance(key, yaml.ScalarNode):
             yield here.problem("a key must be text, not a list or a mapping")
             continue
-        if key.tag != _TEXT_TAG:
+        if key.tag != _TEXT_TAG and not (path[-1:] == ("label_names",) and _is_value(key)):
             yield here.problem(f"the key {key.value} must be text; put it in quotes: '{key.value}'")
         if key.value in first:
             what = f"duplicate key, first used on line {first[key.value]}; keep one of them"
@@ -226,6 +226,11 @@ def _walk_mapping(
         yield from _walk(value, (*path, key.value), places, active=active, done=done)
     for value in merged:  # `<<: *defaults`; the mapping's own keys come first and win
         yield from _walk(value, path, places, active=active, done=done)
+
+
+def _is_value(key: yaml.ScalarNode) -> bool:
+    """Whether a key reads as the value of the data that it looks like, unlike yes, which YAML takes for true."""
+    return key.value.lower() in ("true", "false") or key.value.lstrip("-").isdecimal()
 
 
 def _joined(node: yaml.Node) -> str | None:

@@ -1,4 +1,4 @@
-"""Examples from a data set on the Hugging Face hub, through the optional package `datasets`.
+"""Rows of a data set on the Hugging Face hub, or in a folder, through the optional package `datasets`.
 
 hub:fancyzhx/ag_news              its split train as `train`, its split test as `test`
 hub:fancyzhx/ag_news/test         one split
@@ -8,9 +8,11 @@ hub:nyu-mll/glue:sst2/validation  one configuration, one split
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from nlora.data.rows import LABEL_FIELDS, ProblemList, column_problem
+from nlora.data.fields import Fields
+from nlora.data.rows import ProblemList
 from nlora.errors import MissingExtraError, missing
 
 PREFIX = "hub:"
@@ -36,35 +38,77 @@ def parse(source: str, split: str) -> tuple[str, str | None, str]:
     return name, None, split
 
 
-def read_rows(source: str, split: str, problems: ProblemList) -> Iterator[tuple[str, Any]]:
+def read_rows(source: str, split: str, problems: ProblemList, fields: Fields) -> Iterator[tuple[str, Any]]:
     """(where, row) for each row of the split, with class numbers replaced by the data set's class names.
 
     Raises MissingExtraError if `datasets` is not installed. A data set, configuration or split that cannot be loaded
     is added to `problems`.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError(f"{source}: {missing('datasets')}") from error
+    datasets = _datasets(source)
     name, config, split = parse(source, split)
     try:
         table = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        problems.add(source, f"the data set could not be loaded from the hub: {reason}")
+        problems.add(source, f"the data set could not be loaded from the hub: {_reason(error)}")
         return
-    if wrong := column_problem(table.column_names):
+    yield from table_rows(table, source, problems, fields)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of a Dataset or a DatasetDict wrote the folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def read_folder(folder: Path, split: str, problems: ProblemList, fields: Fields) -> Iterator[tuple[str, Any]]:
+    """`read_rows` for a folder that `save_to_disk` wrote: of one split, or of several."""
+    datasets = _datasets(str(folder))
+    try:
+        table = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        problems.add(str(folder), f"the folder could not be loaded by datasets: {_reason(error)}")
+        return
+    if isinstance(table, dict):
+        if split not in table:
+            what = f"has no split '{split}'; name one of its splits: "
+            problems.add(str(folder), what + ", ".join(f"{folder.name}/{name}" for name in table))
+            return
+        table = table[split]
+    yield from table_rows(table, str(folder), problems, fields)
+
+
+def _datasets(source: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(f"{source}: {missing('datasets')}") from error
+    return datasets
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def table_rows(table: Any, source: str, problems: ProblemList, fields: Fields) -> Iterator[tuple[str, Any]]:
+    """(where, row) for each row of a `datasets.Dataset`, as `read_rows`."""
+    if wrong := fields.problem(table.column_names):
         problems.add(source, wrong)
         return
     class_names = {
-        field: feature.names
+        field: names
         for field, feature in table.features.items()
-        if field in LABEL_FIELDS and getattr(feature, "names", None)
+        if (names := getattr(feature, "names", None))
     }
+    numbers = fields.label_names or {}  # the task may name a class otherwise, by its number
     for number, row in enumerate(table):
-        yield f"{source}[{number}]", {k: _named(v, class_names.get(k)) for k, v in row.items()}
-
-
-def _named(value: Any, names: list[str] | None) -> Any:
-    # -1 means "no label" on the hub. It stays a number, which is reported later.
-    return names[value] if names and isinstance(value, int) and value >= 0 else value
+        where = f"{source}[{number}]"
+        if missing_label := next((f for f in class_names if f in fields.label and row[f] == -1), None):
+            problems.add(where, f"{missing_label} is -1, which means that the row has no label")
+            continue
+        named = {
+            field: names[row[field]]
+            for field, names in class_names.items()
+            if isinstance(row[field], int)
+            and row[field] >= 0
+            and not (field in fields.label and str(row[field]) in numbers)
+        }
+        yield where, {**row, **named}

@@ -17,8 +17,9 @@ from nlora.config.schema import BUILTIN, Config
 from nlora.config.task_source import TaskSource
 from nlora.data import builtin, cl_benchmark
 from nlora.data.digest import digest
+from nlora.data.fields import Fields
 from nlora.data.files import read_examples
-from nlora.data.splits import hold_out, sample
+from nlora.data.splits import hold_out, sample, split_off
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
@@ -149,10 +150,10 @@ def _scored_on_train(source: TaskSource, key: Key) -> Problem:
 def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Path], key: Key) -> Task:
     examples: dict[str, tuple[Example, ...]] = {"train": (), "test": ()}
     problems: list[Problem] = []
-    for split in splits:
+    for split in splits if source.test_share is None else ("train",):
         if (
             getattr(source, split) is None
-        ):  # an adapter has no training examples, and may have none to be scored on
+        ):  # an adapter's task has no training examples, perhaps no test examples
             continue
         examples[split], found = read_examples(
             getattr(source, split),
@@ -160,12 +161,13 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
             folders=folders,
             split=split,
             quoting=source.quoting,
+            fields=Fields.of(source),
             key=(*key, split),
         )
         problems += found
     if problems:
         raise InputErrors(problems)
-    return Task(
+    task = Task(
         name=source.name,
         type=source.type or source.name,
         instruction=(source.instruction or "").strip(),
@@ -173,6 +175,7 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
         train=examples["train"],
         test=examples["test"],
     )
+    return task if source.test_share is None else split_off(task, source.test_share, key)
 
 
 def _from_benchmark(source: TaskSource, folder: Path, key: Key, *, keep_unlabeled: bool) -> Task:

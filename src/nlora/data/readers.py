@@ -10,18 +10,22 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from nlora.data.rows import ProblemList, RepeatedKey, column_problem
+from nlora.data.fields import Fields
+from nlora.data.rows import ProblemList, RepeatedKey
 
 Row = tuple[str, Any]
-_COMPRESSED = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".zip": "unzip"}
+_COMPRESSED = {".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".zip": "unzip"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +34,12 @@ class Form:
 
     labeled: whether every row needs a label.
     quoting: whether cells of a table may be quoted; None: in CSV, but not in TSV, where a quote is a character.
+    fields: those that a table needs.
     """
 
     labeled: bool = True
     quoting: bool | None = None
+    fields: Fields = Fields()  # noqa: RUF009 (immutable)
 
 
 class NotJsonError(ValueError):
@@ -68,11 +74,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
+def suffix_of(path: Path) -> str:
+    """The suffix that names the format: .csv for tickets.csv and for tickets.csv.gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """A file to be read from its start, unpacked if it is named .gz. Raises OSError."""
+    if path.suffix.lower() != ".gz":
+        return path.open("rb")
+    try:
+        with gzip.open(path) as packed:
+            return io.BytesIO(packed.read())  # Parquet is not read in order
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise OSError(f"not a complete gzip file: {error}") from error
+
+
 def unknown_format(path: Path, known: Iterable[str], way_out: str = "") -> str:
     """The message for a file with an unknown suffix. way_out: what to do instead of renaming it."""
     if tool := _COMPRESSED.get(path.suffix.lower()):
         return f"{path.name} is compressed, which is not supported; unpack it first: {tool} {path}"
-    return f"{path.name} has an unknown format '{path.suffix}'; known: {', '.join(known)}{way_out}"
+    return f"{path.name} has an unknown format '{suffix_of(path)}'; known: {', '.join(known)}{way_out}"
 
 
 def _lines(file: IO[bytes], problems: ProblemList) -> Iterator[tuple[int, str]]:
@@ -96,7 +118,7 @@ def _read_text(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[R
     """One text per line, without spaces around it; empty lines are skipped."""
     for number, line in _lines(file, problems):
         if line.strip():
-            yield f"{problems.file}:{number}", {"sentence": line.strip()}
+            yield f"{problems.file}:{number}", line.strip()
 
 
 def _read_jsonl(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
@@ -170,7 +192,7 @@ def _read_table(
                     continue
                 if header is None:
                     header = [cell.strip() for cell in cells]
-                    if wrong := _header_problem(header, form.labeled, delimiter, quoting):
+                    if wrong := _header_problem(header, form, delimiter, quoting):
                         problems.add(where, wrong)
                         return
                 elif len(cells) != len(header):
@@ -198,11 +220,11 @@ def _quoting_hint(cells: Sequence[str]) -> str:
     return "; if cells are quoted, set quoting: true" if quoted else ""
 
 
-def _header_problem(header: list[str], labeled: bool, delimiter: str, quoting: bool) -> str | None:
+def _header_problem(header: list[str], form: Form, delimiter: str, quoting: bool) -> str | None:
     duplicates = sorted({name for name in header if header.count(name) > 1})
     if duplicates:
         return f"duplicate column '{duplicates[0]}'"
-    wrong = column_problem(header, labeled=labeled)
+    wrong = form.fields.problem(header, labeled=form.labeled)
     if wrong and not quoting:
         wrong += _quoting_hint(header)
     if wrong and len(header) == 1:
@@ -219,7 +241,7 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
     number = 0
     try:
         table = pyarrow.parquet.ParquetFile(file)
-        if wrong := column_problem(table.schema_arrow.names, labeled=form.labeled):
+        if wrong := form.fields.problem(table.schema_arrow.names, labeled=form.labeled):
             problems.add(problems.file, wrong)
             return
         for batch in table.iter_batches():

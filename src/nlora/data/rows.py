@@ -10,16 +10,14 @@ tickets.jsonl:1: label 'netwrk' is not one of the task's labels: billing, networ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nlora.config.characters import half_problem, look_alike, told_apart
+from nlora.data.fields import FieldError, Fields, kind_of
 from nlora.data.task import Example
 from nlora.errors import Problem, did_you_mean
 
-TEXT_FIELDS = ("sentence", "input", "text")
-LABEL_FIELDS = ("label", "output")
-CHAT_FIELDS = ("messages", "conversations")
 SHOWN_PER_FILE = 5
 
 
@@ -54,32 +52,15 @@ class ProblemList:
         return [*self._shown, Problem(self.file, f"{more} problems")]
 
 
-def column_problem(fields: Sequence[str], *, labeled: bool = True) -> str | None:
-    """The problem with the columns of a table; None: there is none."""
-    for wanted in (TEXT_FIELDS, LABEL_FIELDS) if labeled else (TEXT_FIELDS,):
-        if not any(field in fields for field in wanted):
-            return chat_problem(fields) or _missing(wanted, fields)
-    return None
-
-
-def chat_problem(fields: Iterable[str]) -> str | None:
-    """The message for a row with a conversation instead of a text; None: it has none."""
-    there = set(fields)
-    chat = next((field for field in CHAT_FIELDS if field in there), None)
-    if chat is None or there & {*TEXT_FIELDS, *LABEL_FIELDS}:
-        return None
-    return (
-        f"chat rows ('{chat}') are not supported; give each row a text as 'sentence' and an answer as 'label'"
-    )
-
-
 def to_examples(
-    rows: Iterable[tuple[str, Any]], labels: Sequence[str] | None, problems: ProblemList
+    rows: Iterable[tuple[str, Any]],
+    labels: Sequence[str] | None,
+    problems: ProblemList,
+    fields: Fields = Fields(),  # noqa: B008 (immutable)
 ) -> tuple[Example, ...]:
     """Examples from rows, in their order; an example's id is the number of its row, as in the release.
 
-    rows: (where, row) pairs; a row is a mapping with a text (`sentence`, or else `input`, or else `text`)
-        and an answer (`label`, or else `output`); other fields are ignored.
+    rows: (where, row) pairs; a row is a mapping with the fields of text and answer; others are ignored.
     labels: the task's label words; None: free text.
     problems: gets all mistakes; rows with a mistake are left out of the result.
     """
@@ -88,16 +69,18 @@ def to_examples(
     number = -1
     for number, (where, row) in enumerate(rows):
         if not isinstance(row, Mapping):
-            problems.add(where, f"{_kind(row)} instead of an object with the fields sentence and label")
+            problems.add(where, f"{kind_of(row)} instead of an object with the fields sentence and label")
             continue
-        if wrong := chat_problem(row):
-            problems.add(where, wrong)
-            return ()
         if isinstance(row, RepeatedKey):
             problems.add(where, _repeated(row))
             continue
-        sentence = _field(row, TEXT_FIELDS, where, problems)
-        label = _field(row, LABEL_FIELDS, where, problems)
+        if number == 0 and (
+            wrong := fields.problem(list(row))
+        ):  # most likely a problem of all rows: reported once
+            problems.add(where, wrong)
+            return ()
+        sentence = _read(fields.text_of, row, where, problems)
+        label = _read(fields.label_of, row, where, problems)
         if sentence is None or label is None:
             continue
         if known is not None and label not in known:
@@ -109,30 +92,32 @@ def to_examples(
     return tuple(examples)
 
 
-def to_texts(rows: Iterable[tuple[str, Any]], problems: ProblemList) -> Iterator[dict[str, Any]]:
+def to_texts(
+    rows: Iterable[tuple[str, Any]],
+    problems: ProblemList,
+    fields: Fields = Fields(),  # noqa: B008 (immutable)
+) -> Iterator[dict[str, Any]]:
     """The rows that have a text, with all of their fields; a bare text is short for {"sentence": text}.
 
     rows, problems: as in `to_examples`. An empty file is not a mistake.
     """
-    for where, bare in rows:
-        row = {"sentence": bare} if isinstance(bare, str) else bare
+    for number, (where, bare) in enumerate(rows):
+        row = fields.row_of(bare) if isinstance(bare, str) else bare
         if not isinstance(row, Mapping):
-            problems.add(where, f"{_kind(row)} instead of a text or an object with the field sentence")
-        elif wrong := chat_problem(row):
-            problems.add(where, wrong)
-            break
+            wanted = " and ".join(fields.places or fields.text[:1])
+            what = f"an object with the field{'s' if len(fields.places) > 1 else ''} {wanted}"
+            either = what if isinstance(bare, str) else f"a text or {what}"
+            problems.add(where, f"{'a text' if isinstance(bare, str) else kind_of(bare)} instead of {either}")
         elif isinstance(row, RepeatedKey):
             problems.add(where, _repeated(row))
-        elif _field(row, TEXT_FIELDS, where, problems) is not None:
+        elif number == 0 and (wrong := fields.problem(list(row), labeled=False)):
+            problems.add(where, wrong)
+            break
+        elif _read(fields.text_of, row, where, problems) is not None:
             # All fields are printed with the answer, so all must be valid.
             if half := half_problem(as_line(row)):
                 problems.add(where, f"a field {half}")
             yield dict(row)
-
-
-def text_of(row: Mapping[str, Any]) -> str:
-    """The text of a row, which must have one."""
-    return str(next(row[field] for field in TEXT_FIELDS if field in row))
 
 
 def as_line(row: Mapping[str, Any]) -> str:
@@ -145,48 +130,19 @@ def outside(label: str, labels: Sequence[str]) -> str:
     if twin := next((word for word in labels if look_alike(word, label)), None):
         return f"label '{label}' only looks like the task's label '{twin}': {told_apart(label, twin)}"
     shown = ", ".join(labels[:8]) + (f", ... ({len(labels)} in all)" if len(labels) > 8 else "")
-    return f"label '{label}' is not one of the task's labels: {shown}{did_you_mean(label, labels)}"
+    hint = "; label_names gives such values their words" if label.lstrip("-").isdecimal() else ""
+    return f"label '{label}' is not one of the task's labels: {shown}{did_you_mean(label, labels) or hint}"
 
 
 def _repeated(row: RepeatedKey) -> str:
     return f"duplicate key '{row.key}'; keep one of them"
 
 
-def _field(row: Mapping[str, Any], names: Sequence[str], where: str, problems: ProblemList) -> str | None:
-    name = next((n for n in names if n in row), None)
-    if name is None:
-        problems.add(where, _missing(names, list(row)))
+def _read(
+    field_of: Callable[[Mapping[str, Any]], str], row: Mapping[str, Any], where: str, problems: ProblemList
+) -> str | None:
+    try:
+        return field_of(row)
+    except FieldError as error:
+        problems.add(where, str(error))
         return None
-    value = row[name]
-    if not isinstance(value, str):
-        way_out = ""
-        if isinstance(value, int | float) and name in LABEL_FIELDS:
-            way_out = "; write the label as text, preferably as a meaningful word"
-        problems.add(where, f"{name} is {_kind(value)} instead of text{way_out}")
-        return None
-    if not value.strip():
-        problems.add(where, f"{name} is empty")
-        return None
-    if half := half_problem(value):
-        problems.add(where, f"{name} {half}")
-        return None
-    return value
-
-
-def _missing(wanted: Sequence[str], there: Sequence[str]) -> str:
-    others = " or ".join(wanted[1:])
-    return f"no field '{wanted[0]}' (or {others}); the fields are: {', '.join(map(str, there)) or 'none'}"
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "empty (null)"
-    if isinstance(value, bool):
-        return f"the truth value {str(value).lower()}"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return "an object" if isinstance(value, Mapping) else f"of type {type(value).__name__}"

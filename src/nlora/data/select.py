@@ -86,17 +86,18 @@ def select_tasks(
 def _load(config: Config, base_folder: Path, entry: _Entry) -> Task:
     """One task. Its mistakes name the task, instead of a key in a configuration that the user did not write."""
     fields, data = dict(entry.fields), config.data
-    if "test" in fields:
+    own_files = not fields.keys().isdisjoint({"test", "test_share"})
+    if own_files:
         if "train" not in fields and config.evaluate.split == "validation":
             what = f"task '{entry.name}' has no 'train' file to hold out validation examples from; leave --split out"
             raise InputErrors([entry.place.problem(what)])
-        source = TaskSource(**{"train": fields["test"], **fields, "name": entry.name})
+        source = TaskSource(**{"train": fields.get("test"), **fields, "name": entry.name})
     else:
         found, data = _source(config, base_folder, entry)
         source = found.model_copy(update=fields)
     one = config.model_copy(update={"tasks": (source,), "data": data})
     try:
-        folder = entry.base_folder if "test" in fields else base_folder
+        folder = entry.base_folder if own_files else base_folder
         (task,) = load_tasks(one, base_folder=folder, test_only=True)
     except InputErrors as error:
         raise InputErrors(

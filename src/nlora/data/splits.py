@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nlora.data.task import Example, Task
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Key, Problem
 
 
 def sample(examples: Sequence[Example], n: int, seed: int) -> tuple[Example, ...]:
@@ -43,14 +43,44 @@ def hold_out(task: Task, share: float, seed: int, way_out: str = "use evaluate.s
     """
     if not 0 < share < 1:
         raise ValueError(f"share is {share}; it must be between 0 and 1")
-    total = len(task.train)
-    groups = _by_label(task.train)
-    spare = [len(group) - (task.labels is not None) for group in groups]
-    n = min(max(1, round(share * total)), total - 1, sum(spare))
-    if n < 1:
-        what = f"its {total} training examples are too few to hold any out; {way_out}"
+    held = _held_out(task.train, share, seed, labeled=task.labels is not None)
+    if not held:
+        what = f"its {len(task.train)} training examples are too few to hold any out; {way_out}"
         raise InputErrors([Problem(f"task {task.name}", what)])
-    held = _choose(groups, n, spare, random.Random(seed))
+    return _divided(task, held)
+
+
+def split_off(task: Task, share: float, key: Key) -> Task:
+    """The task with a part of its training examples as its test examples: the same part for every seed.
+
+    share: of the different texts (apart from case and spaces), in (0, 1), as in `hold_out`. All examples of a text are
+        on the same side.
+    key: where the configuration has the task.
+
+    Raises InputErrors for a task with too few different texts.
+    """
+    texts = [" ".join(example.sentence.split()).casefold() for example in task.train]
+    first = dict(zip(reversed(texts), reversed(task.train), strict=True))
+    unique = list(dict.fromkeys(texts))
+    chosen = _held_out([first[text] for text in unique], share, 0, labeled=task.labels is not None)
+    if not chosen:
+        what = (
+            f"task '{task.name}' has only {len(unique)} different texts, too few to split; use a 'test' file"
+        )
+        raise InputErrors([Problem.at((*key, "test_share"), what)])
+    held = {unique[i] for i in chosen}
+    return _divided(task, {i for i, text in enumerate(texts) if text in held})
+
+
+def _held_out(examples: Sequence[Example], share: float, seed: int, *, labeled: bool) -> set[int]:
+    """Indices of the examples to hold out; empty if there are too few."""
+    groups = _by_label(examples)
+    spare = [len(group) - labeled for group in groups]
+    n = min(max(1, round(share * len(examples))), len(examples) - 1, sum(spare))
+    return _choose(groups, n, spare, random.Random(seed)) if n > 0 else set()
+
+
+def _divided(task: Task, held: set[int]) -> Task:
     return replace(
         task,
         train=tuple(example for i, example in enumerate(task.train) if i not in held),

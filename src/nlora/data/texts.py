@@ -13,14 +13,15 @@ from __future__ import annotations
 import re
 import shutil
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
-from nlora.data.readers import FORMATS, READERS, Form, unknown_format
-from nlora.data.rows import TEXT_FIELDS, ProblemList, to_texts
+from nlora.data.fields import Fields
+from nlora.data.readers import FORMATS, READERS, Form, open_file, suffix_of, unknown_format
+from nlora.data.rows import ProblemList, to_texts
 from nlora.errors import InputErrors, Problem, did_you_mean
 
 STDIN = "standard input"
@@ -33,17 +34,17 @@ _JSON_STARTS = {"jsonl": re.compile(r'\{\s*("|\}|$)'), "json": re.compile(r"\[\s
 class Texts:
     """The rows of an input, read anew for each iteration, so that they do not all have to fit into memory.
 
-    Each row has a text as `sentence`, `input` or `text`, and all its other fields. All rows are checked when the object
+    Each row has the field or fields of its text, and all its other fields. All rows are checked when the object
     is made: raises InputErrors with the lines that have no text.
     """
 
-    def __init__(self, source: Path | IO[bytes], name: str, kind: str | None, quoting: bool | None) -> None:
+    def __init__(self, source: Path | IO[bytes], name: str, kind: str | None, form: Form) -> None:
         """source: a file's path, or a seekable file, which is closed at the end. kind: None: from the first line."""
-        self._source, self._name, self._form = source, name, Form(labeled=False, quoting=quoting)
+        self._source, self._name, self._form = source, name, form
         if not isinstance(source, Path):
             weakref.finalize(self, source.close)
         with self._opened() as file:
-            self._kind = kind or _recognized(file)
+            self._kind = kind or _recognized(file, form.fields)
         try:
             self._count = sum(1 for _ in self)
         except InputErrors as error:
@@ -57,40 +58,46 @@ class Texts:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         problems = ProblemList(self._name)
         with self._opened() as file:
-            yield from to_texts(READERS[self._kind](file, self._form, problems), problems)
+            yield from to_texts(READERS[self._kind](file, self._form, problems), problems, self._form.fields)
         if found := problems.report():
             raise InputErrors(found)
 
     def _opened(self) -> Any:
         if isinstance(self._source, Path):
-            return self._source.open("rb")
+            return open_file(self._source)
         self._source.seek(0)
         return nullcontext(self._source)
 
 
 def read_texts(
-    file: Path | None, stdin: IO[bytes], *, kind: str | None = None, quoting: bool | None = None
+    file: Path | None,
+    stdin: IO[bytes],
+    *,
+    kind: str | None = None,
+    quoting: bool | None = None,
+    fields: Fields = Fields(),  # noqa: B008 (immutable)
 ) -> Texts:
-    """The texts of a file or of standard input.
+    """The texts of a file or of standard input, each with all its other fields.
 
     file: None: standard input. kind: its format, a key of READERS; None: from the suffix or the first line.
-    quoting: whether CSV and TSV cells may be quoted; None: in CSV only.
+    quoting: whether CSV and TSV cells may be quoted; None: in CSV only. fields: where a row's text is.
 
     Raises InputErrors with the lines that have no text, or if the format is unknown.
     """
     if kind is not None and kind not in READERS:
         what = f"must be one of {', '.join(READERS)}, not '{kind}'{did_you_mean(kind, READERS)}"
         raise InputErrors([Problem("--format", what)])
+    form = Form(labeled=False, quoting=quoting, fields=fields)
     if file is None:
-        return Texts(_copied(stdin), STDIN, kind, quoting)
-    kind = kind or _SUFFIXES.get(file.suffix.lower())
+        return Texts(_copied(stdin), STDIN, kind, form)
+    kind = kind or _SUFFIXES.get(suffix_of(file))
     try:
-        with (path := file.expanduser()).open("rb") as opened:
+        with open_file(path := file.expanduser()) as opened:
             if kind is None:
                 what = unknown_format(file, _SUFFIXES, "; or give its format with --format")
                 raise InputErrors([Problem("--file", what)])
             source = path if opened.seekable() else _copied(opened)
-        return Texts(source, str(file), kind, quoting)
+        return Texts(source, str(file), kind, form)
     except FileNotFoundError as error:
         raise InputErrors([Problem("--file", f"no such file: {file}")]) from error
     except IsADirectoryError as error:
@@ -108,20 +115,20 @@ def _copied(file: IO[bytes]) -> IO[bytes]:
     return copy
 
 
-def _recognized(file: IO[bytes]) -> str:
+def _recognized(file: IO[bytes], fields: Fields) -> str:
     """json, jsonl or text, from the first non-empty line. Raises InputErrors for the header of a table."""
     start = next((line for line in (raw.strip() for raw in file) if line), b"").decode("utf-8-sig", "replace")
     file.seek(0)
-    if _is_header(start):
+    if _is_header(start, fields.places or fields.text):
         what = "looks like the header of a table; use --format csv or tsv, or --format text for plain text"
         raise InputErrors([Problem(STDIN, f"'{start[:60]}' {what}")])
     return next((kind for kind, begins in _JSON_STARTS.items() if begins.match(start)), "text")
 
 
-def _is_header(line: str) -> bool:
+def _is_header(line: str, names: Sequence[str]) -> bool:
     """Whether a line consists of column names, one of them that of the text."""
     for delimiter in ",\t;":
         cells = [cell.strip(' "') for cell in line.split(delimiter)]
-        if any(cell in TEXT_FIELDS for cell in cells) and all(cell and " " not in cell for cell in cells):
+        if any(cell in names for cell in cells) and all(cell and " " not in cell for cell in cells):
             return True
     return False

@@ -1,0 +1,162 @@
+"""Which fields of a row make an example: fields of known names, columns that the task names, or a template.
+
+>>> fields = Fields(template="{question} ({lang})", label_names={"0": "no", "1": "yes"})
+>>> row = {"question": "Is it down?", "lang": "en", "label": 1}
+>>> fields.text_of(row), fields.label_of(row)
+('Is it down? (en)', 'yes')
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nlora.config.characters import half_problem
+from nlora.config.task_source import TaskSource, template_pieces
+
+TEXT_FIELDS = ("sentence", "input", "text")
+LABEL_FIELDS = ("label", "output")
+CHAT_FIELDS = ("messages", "conversations")
+
+
+class FieldError(ValueError):
+    """A field of a row that is missing or of no use. The message says what is wrong, but not in which row."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """How to make text and answer of a row.
+
+    text: the names of the text's field; the first that a row has counts. label: the same for the answer.
+    template: the text with `{column}` places; None: the text is a field.
+    label_names: the label word of each value; None: the value is the label.
+    """
+
+    text: tuple[str, ...] = TEXT_FIELDS
+    label: tuple[str, ...] = LABEL_FIELDS
+    template: str | None = None
+    label_names: Mapping[str, str] | None = None
+
+    @classmethod
+    def of(cls, source: TaskSource) -> Fields:
+        """The fields of a task's files."""
+        text, label = source.columns.text, source.columns.label
+        return cls(
+            TEXT_FIELDS if text is None else (text,),
+            LABEL_FIELDS if label is None else (label,),
+            source.template,
+            source.label_names,
+        )
+
+    @cached_property
+    def places(self) -> tuple[str, ...]:
+        """The columns that the template names; empty without a template."""
+        return tuple(dict.fromkeys(column for _, column in self._pieces if column is not None))
+
+    @cached_property
+    def _pieces(self) -> tuple[tuple[str, str | None], ...]:
+        return template_pieces(self.template or "")
+
+    def problem(self, there: Sequence[str], *, labeled: bool = True) -> str | None:
+        """The problem with the columns of a table; None: there is none."""
+        for place in self.places:
+            if place not in there:
+                return _missing((place,), there, "column")
+        for wanted in ((self.text,) if self.template is None else ()) + ((self.label,) if labeled else ()):
+            if not any(name in there for name in wanted):
+                key = {TEXT_FIELDS: "text", LABEL_FIELDS: "label"}.get(wanted)
+                hint = f"; the task can name another: columns: {{{key}: ...}}" if key and labeled else ""
+                return self._chat_problem(there) or _missing(wanted, there) + hint
+        return None
+
+    def _chat_problem(self, there: Iterable[str]) -> str | None:
+        """The message for a row with a conversation instead of a text; None: it has none."""
+        found = set(there)
+        chat = next((name for name in CHAT_FIELDS if name in found), None)
+        if chat is None or found & {*self.text, *self.label, *self.places}:
+            return None
+        way_out = "give each row a text as 'sentence' and an answer as 'label'"
+        return f"chat rows ('{chat}') are not supported; {way_out}"
+
+    def row_of(self, text: str) -> dict[str, Any] | None:
+        """The row for a bare text; None if a template needs several columns."""
+        names = self.places if self.template is not None else self.text[:1]
+        return {names[0]: text} if len(names) == 1 else None
+
+    def text_of(self, row: Mapping[str, Any]) -> str:
+        """The text of a row. Raises FieldError."""
+        if self.template is None:
+            name, value = _find(row, self.text)
+            return _checked(name, value)
+        values = {place: _cell(place, row) for place in self.places}
+        if not any(value.strip() for value in values.values()):
+            raise FieldError(f"{' and '.join(values)} {'are' if len(values) > 1 else 'is'} empty")
+        return "".join(text + ("" if column is None else values[column]) for text, column in self._pieces)
+
+    def label_of(self, row: Mapping[str, Any]) -> str:
+        """The answer of a row; a number or truth value becomes text. Raises FieldError."""
+        name, value = _find(row, self.label)
+        word = _checked(name, _as_text(value))
+        if self.label_names is None:
+            return word
+        if word not in self.label_names:
+            known = ", ".join(self.label_names)
+            raise FieldError(f"{name} '{word}' has no name; label_names has names for {known}")
+        return self.label_names[word]
+
+
+def _find(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
+    name = next((name for name in names if name in row), None)
+    if name is None:
+        raise FieldError(_missing(names, list(row)))
+    return name, row[name]
+
+
+def _cell(place: str, row: Mapping[str, Any]) -> str:
+    """A column's text in a template. It may be empty or null, as the input of many instruction data sets is."""
+    if place not in row:
+        raise FieldError(_missing((place,), list(row), "column"))
+    value = "" if row[place] is None else _as_text(row[place])
+    return _checked(place, value) if value != "" else ""
+
+
+def _checked(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise FieldError(f"{name} is {kind_of(value)} instead of text")
+    if not value.strip():
+        raise FieldError(f"{name} is empty")
+    if half := half_problem(value):
+        raise FieldError(f"{name} {half}")
+    return value
+
+
+def _as_text(value: Any) -> Any:
+    """A finite number or a truth value as text, and a whole number without a fraction: 1.0 is 1."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if isinstance(value, int | float) and math.isfinite(value) else value
+
+
+def _missing(wanted: Sequence[str], there: Sequence[str], what: str = "field") -> str:
+    others = f" (or {' or '.join(wanted[1:])})" if wanted[1:] else ""
+    return f"no {what} '{wanted[0]}'{others}; the {what}s are: {', '.join(map(str, there)) or 'none'}"
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, for a message: `the number 12`, `a list`."""
+    if value is None:
+        return "empty (null)"
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "an object" if isinstance(value, Mapping) else f"of type {type(value).__name__}"
