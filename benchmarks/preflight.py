@@ -4,7 +4,7 @@
     python benchmarks/preflight.py --labels 1000 --model smollm2
 
 The first: seconds of the preflight check of a recipe or file on its own texts, and how many of its optimizer steps
-take as long. The second: random prompts over so many labels of one beginning, c000 c001 ...; the search of the
+take as long. The second: random prompts over this many labels with the same beginning, c000 c001 ...; the search of the
 likeliest one against scoring every label, and whether both name the same.
 """
 

@@ -143,24 +143,18 @@ class Run:
         >>> max(found, key=found.get) == answers[0]
         True
         """
-        from nlora.api.prediction import (
-            check_probabilities,
-            fields_to_answer,
-            given_rows,
-            predict,
-            task_to_answer,
-        )
+        from nlora.api import prediction
 
         with _quiet_python():
             checkpoint = self._checkpoint(stage, settings)
-            asked, index = task_to_answer(checkpoint, task)
-            rows = given_rows(texts, fields_to_answer(checkpoint, index))
+            asked, index = prediction.task_to_answer(checkpoint, task)
+            rows = prediction.given_rows(texts, prediction.fields_to_answer(checkpoint, index))
             if probabilities:
-                check_probabilities(checkpoint, asked)
+                prediction.check_probabilities(checkpoint, asked)
             if not rows:
                 return []
             model, field = self._model(checkpoint), "probabilities" if probabilities else "prediction"
-            answered = predict(
+            answered = prediction.predict(
                 model, checkpoint, asked, index, rows, _progress(), probabilities=probabilities
             )
             return [row[field] for row in answered]

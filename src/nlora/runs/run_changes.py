@@ -28,8 +28,8 @@ def fixed_parts(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parts of two configurations that must be equal if the run is to continue from one to the other.
 
-    old, new: `Config.model_dump(mode="json")`. committed: stages that the run has. Without any, everything may change
-    but the tasks' order, the model and so on are still compared, because a folder belongs to one configuration.
+    old, new: `Config.model_dump(mode="json")`. committed: stages that the run has. Tasks after these may change; the
+    model, the method and the other settings may not, even before the first stage.
 
     >>> old = {"tasks": [{"name": "a"}], "stages": {}, "seed": 1}
     >>> new = {"tasks": [{"name": "a"}, {"name": "b"}], "stages": {"b": {"train": {"epochs": 3}}}, "seed": 1}
