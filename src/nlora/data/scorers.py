@@ -21,16 +21,13 @@ from nlora.errors import InputErrors, Key, Problem
 
 
 def versions_of_scorers(config: Config, base_folder: Path) -> dict[str, str]:
-    """What identifies the code of the user's own functions, for run.yaml: a digest of each file or module."""
-    found = {}
+    """What identifies the code of the user's own functions, for run.yaml: a digest of each file."""
+    found: dict[str, str] = {}
     for source in config.tasks:
-        if source.metric is None or source.metric in METRICS:
-            continue
-        module = Reference.of(source.metric).module
-        if is_python_file(module):
-            found |= version_of_file(module, (Path(), base_folder))
-        elif file := getattr(sys.modules.get(module), "__file__", None):
-            found |= {module: version for version in version_of_file(file, (Path(),)).values()}
+        if source.metric is not None and source.metric not in METRICS:
+            module = Reference.of(source.metric).module
+            file = module if is_python_file(module) else getattr(sys.modules.get(module), "__file__", None)
+            found |= version_of_file(file, (Path(), base_folder)) if file else {}
     return found
 
 
