@@ -26,14 +26,6 @@ from nlora.runs.task_records import TaskRecord, changes, task_record
 from nlora.training.trainer import TrainResult
 
 
-def accuracy(task: Task, answers: Answers) -> float:
-    """Exact match on the task's test examples, in percent, after the released normalization.
-
-    Labels that normalization would make equal are compared unnormalized.
-    """
-    return score(task, answers, "exact_match")
-
-
 def task_records(run: RunFolder, tasks: Sequence[Task]) -> dict[str, TaskRecord]:
     """The records of a run's tasks as they are now, by name.
 
