@@ -48,7 +48,8 @@ def task(scorer: Any) -> Task:
 
 
 @pytest.mark.parametrize(
-    ("value", "score"), [(True, 1.0), (0, 0.0), (0.25, 0.25), (np.float32(0.5), 0.5), (np.bool_(True), 1.0)]
+    ("value", "score"),
+    [(True, 1.0), (0, 0.0), (0.25, 0.25), (np.float32(0.5), 0.5), (np.bool_(True), 1.0), (1 + 1e-15, 1.0)],
 )
 def test_a_function_of_ones_own_gets_the_prediction_and_all_answers(value: Any, score: float) -> None:
     got = []
@@ -71,6 +72,7 @@ def fails(prediction: str, answers: tuple[str, ...]) -> float:
     [
         (fails, "raised KeyError: 'two\\nlines' on example 7, prediction 'x'"),
         (lambda p, a: 7, "returned 7 for example 7; it must return a number from 0 to 1"),
+        (lambda p, a: 1.001, "returned 1.001 for example 7; it must"),
         (lambda p, a: -0.1, "returned -0.1 for example 7; it must"),
         (lambda p, a: "right", "returned 'right' for example 7; it must"),
         (lambda p, a: None, "returned None for example 7; it must"),

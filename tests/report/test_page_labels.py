@@ -58,7 +58,9 @@ def test_each_run_has_its_own_table(tmp_path: Path) -> None:
         assert len(table_of(root, f"Scores by label of {name}")) == 2
 
 
-@pytest.mark.parametrize("value", [["red"], {"colors": 1}, {"colors": {"labels": {"red": {}}, "outside": 0}}])
+@pytest.mark.parametrize(
+    "value", [["colors"], 1, {"colors": 1}, {"colors": {"labels": {"red": {}}, "outside": 0}}]
+)
 def test_what_is_broken_is_named(tmp_path: Path, value: Any) -> None:
     run = with_labels(tmp_path / "run", value)
     with pytest.raises(RunError, match=r"all_results\.json: by_label is broken; delete the file"):

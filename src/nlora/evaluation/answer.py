@@ -21,6 +21,8 @@ from nlora.evaluation.text_metrics import exact_match, normalize, rouge_l, told_
 
 _SHOWN = 60
 """Characters of a value in a message."""
+_ROUNDING = 1e-6
+"""How far a function's score may be outside of 0 to 1, as a quotient of sums in float32 may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,8 @@ def own_score(task: Task, example: Example, text: str) -> float:
     except Exception as error:
         what = f"{where} raised {one_line(error)} on example {example.id}, prediction {_short(text)}"
         raise InputErrors([Problem("", what)]) from error
-    if isinstance(found, int | float) and 0 <= found <= 1:
-        return float(found)
+    if isinstance(found, int | float) and -_ROUNDING <= found <= 1 + _ROUNDING:
+        return min(max(float(found), 0.0), 1.0)
     what = f"{where} returned {_short(found)} for example {example.id}; it must return a number from 0 to 1"
     raise InputErrors([Problem("", what)])
 

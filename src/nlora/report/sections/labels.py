@@ -28,12 +28,13 @@ def scores_by_label(runs: Sequence[RunFiles]) -> list[Section]:
 def _table(run: RunFiles, *, many: bool) -> Table:
     last = run.stages[-1]
     try:
+        known = {task: last.by_label[task] for task in run.tasks if task in last.by_label}
         rows = [
             (Cell(task), Cell(label), *map(Cell, _numbers(values)))
-            for task, found in last.by_label.items()
+            for task, found in known.items()
             for label, values in found["labels"].items()
         ]
-        outside = {task: int(found["outside"]) for task, found in last.by_label.items() if found["outside"]}
+        outside = {task: int(found["outside"]) for task, found in known.items() if found["outside"]}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         file = last.folder / "all_results.json"
         raise RunError(

@@ -72,7 +72,7 @@ def tasks_to_check(checkpoint: Checkpoint, examples: int, wanted: Callable[[int]
     for one in loaded:
         task = replace(one.task, test=one.task.test[:examples])
         answers = [stored[task.name].get(key) for key in _keys(task.test)]
-        if None in answers:
+        if any(a is None or a.others != e.others for a, e in zip(answers, task.test, strict=True)):
             what = (
                 f"its test examples are not the ones that stage {checkpoint.stage} was scored on, so the export cannot "
                 "be checked; restore the file"
