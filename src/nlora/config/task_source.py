@@ -91,7 +91,7 @@ class TaskSource(BaseModel):
     metric: str | None = Field(
         None,
         description="What the task is scored by: accuracy or macro_f1 (with labels), exact_match, rougeL, or a "
-        "function of your own, as score.py:my_function or module:my_function; null: exact_match with labels, rougeL "
+        "function of your own, as ./score.py:my_function or module:my_function; null: exact_match with labels, rougeL "
         "for free text (exact_match under protocol: released).",
     )
     label_names: dict[str, str] | None = Field(
