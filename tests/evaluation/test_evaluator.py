@@ -17,7 +17,7 @@ from nlora.data.task import Example, Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.backbone import Backbone, load_backbone
-from nlora.runs.stage_results import accuracy, scores_of
+from nlora.runs.stage_results import score, scores_of
 from nlora.runs.task_records import task_record
 
 TinyModel = Callable[[str], Path]
@@ -142,7 +142,7 @@ def test_free_text_is_always_generated(tmp_path: Path, tiny_model: TinyModel) ->
 def test_accuracy_is_exact_match_after_the_released_normalization() -> None:
     right = Answers(("world", "Sports.", " business ", "science-or-technology", "x"), "generate", 1.0, 1)
     # Case, punctuation and spaces do not count; a hyphen joins words, so the fourth is wrong.
-    assert accuracy(task(), right) == pytest.approx(60.0)
+    assert score(task(), right, "exact_match") == pytest.approx(60.0)
     other = Task("other", "TC", "", LABELS, task().train, task().test)
     facts = {"news": task_record(task(), Config.model_validate({"tasks": ["news", "other"]}))}
     assert scores_of([task(), other], {"news": right}, facts) == {"news": pytest.approx(60.0)}

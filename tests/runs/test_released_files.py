@@ -16,7 +16,7 @@ from nlora.runs.released_files import (
     train_results,
     write_results,
 )
-from nlora.runs.stage_results import accuracy, predictions_of
+from nlora.runs.stage_results import predictions_of, score
 from nlora.runs.task_notes import task_notes
 
 OF_PREDICT = {"predict_exact_match_macro", "decode"}
@@ -131,7 +131,7 @@ def test_labels_that_differ_in_punctuation_only_are_compared_as_they_are(tmp_pat
         tuple(Example(str(i), "x", "-1" if i % 2 else "1") for i in range(8)),
     )
     answers = Answers(("1",) * 8, "labels", 0.1, 1)
-    assert accuracy(task, answers) == 50.0
+    assert score(task, answers, "exact_match") == 50.0
     predictions = predictions_of(task, answers)
     results = predict_results(predictions, decode="labels", runtime_seconds=1.0, steps=1)
     percentages = {key: results[key] for key in results if "exact_match" in key or "rouge" in key}

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nlora.evaluation.answer import Answer, percent
 from nlora.evaluation.paired_test import sign_test
-from nlora.runs.answers import Answer, ExampleKey
+from nlora.runs.answers import ExampleKey
 
 Answers = Mapping[ExampleKey, Answer]
+_BY_LABEL = ("exact_match", "macro_f1")
+"""Metrics by which changes are listed for each label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,10 @@ class TaskChanges:
 
 
 def task_changes(task: str, metric: str, before: Answers, after: Answers) -> TaskChanges:
-    """Compare the answers of two models on the examples that both answered. metric: `exact_match` or `rougeL`.
+    """Compare the answers of two models on the examples that both answered, by a metric.
+
+    Scores are by the metric. An example is worse or better by its own score (`Answer.score`), which for macro-F1 is
+    whether it is right.
 
     >>> right, wrong = Answer("a fox", "animal", "animal"), Answer("a fox", "animal", "plant")
     >>> before = {(str(i), "a fox", "animal", 0): right for i in range(4)}
@@ -65,10 +71,10 @@ def task_changes(task: str, metric: str, before: Answers, after: Answers) -> Tas
     return TaskChanges(
         task=task,
         metric=metric,
-        before=100 * sum(one for one, _, _ in scores) / len(scores),
-        after=100 * sum(other for _, other, _ in scores) / len(scores),
+        before=percent([before[key] for key in common], metric),
+        after=percent([after[key] for key in common], metric),
         changes=_changes([(one, other) for one, other, _ in scores]),
-        labels={label: _changes(pairs) for label, pairs in labels.items()} if metric == "exact_match" else {},
+        labels={label: _changes(pairs) for label, pairs in labels.items()} if metric in _BY_LABEL else {},
     )
 
 

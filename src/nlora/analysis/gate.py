@@ -147,7 +147,7 @@ def _compared(after: Checkpoint, pairs: Mapping[str, Checkpoint]) -> list[TaskCh
     for task, before in pairs.items():
         then, record = _scored(before)[task], _scored(after)[task]
         if then.test.sha256 != record.test.sha256 or then.metric != record.metric:
-            what = "; ".join(differences(then, record)) or f"scored by {record.metric}, not {then.metric}"
+            what = "; ".join(differences(then, record))
             problems.append(Problem(f"task {task}", f"the two are not comparable: {what}"))
             continue
         compared.append(task_changes(task, record.metric, _answers(before, [task])[task], now[task]))

@@ -12,7 +12,7 @@ from nlora.analysis.forgetting import against_forgetting
 from nlora.analysis.interference import compare_states
 from nlora.analysis.measurements import Measurements
 from nlora.config import base_folder
-from nlora.config.schema import is_method_file
+from nlora.config.outside_code import is_python_file
 from nlora.errors import InputErrors, RunError
 from nlora.methods.registry import find
 from nlora.models.lora_factors import AdapterState, LoraFactors, load_factors, stack
@@ -98,7 +98,7 @@ def _continues_adapter(folder: Path, method: str) -> bool:
     try:
         return find(name, base_folder=base_folder.read(record, folder)).updates == "continued"
     except InputErrors:
-        if is_method_file(name):
+        if is_python_file(name):
             raise
         return False
 

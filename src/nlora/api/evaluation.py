@@ -27,7 +27,7 @@ SCHEMA = 1
 class TaskScore:
     """The scores on one task. exact_match, rougeL: in percent of its examples.
 
-    metric: which of the two is the task's score, as in the accuracy matrix.
+    score: in percent, by the task's own metric, as in the accuracy matrix.
     is_of_run: whether the run learns the task. is_bare: whether the untrained backbone answers it.
     differs_from_run: how the task differs from the one that the run scored; None if the run never scored it.
     """
@@ -37,16 +37,12 @@ class TaskScore:
     exact_match: float
     rougeL: float  # noqa: N815 - the released key
     metric: Metric
+    score: float
     decode: str
     seconds: float
     is_of_run: bool
     is_bare: bool
     differs_from_run: tuple[str, ...] | None
-
-    @property
-    def score(self) -> float:
-        """The score by the task's own metric, in percent."""
-        return self.rougeL if self.metric == "rougeL" else self.exact_match
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ class Evaluation:
             "model": config.model,
             "stage": self.stage.stage,
             "split": config.evaluate.split,
-            "tasks": [{**asdict(score), "score": score.score} for score in self.scores],
+            "tasks": [asdict(score) for score in self.scores],
             "exact_match_macro": self.mean("exact_match"),
             "rougeL_macro": self.mean("rougeL"),
             "score_macro": self.mean("score"),
@@ -94,8 +90,8 @@ def evaluate(
     model: StageModel, stage: Checkpoint, tasks: Sequence[SelectedTask], progress: Progress
 ) -> Evaluation:
     """Score the model of a stage on tasks, one after another."""
-    from nlora.evaluation.text_metrics import free_text_score
-    from nlora.runs.stage_results import accuracy, predictions_of, task_records_then_and_now
+    from nlora.evaluation.answer import percent
+    from nlora.runs.stage_results import predictions_of, task_records_then_and_now
 
     served = model.serve(stage, [selected.task for selected in tasks])
     scores, predictions = [], []
@@ -104,14 +100,16 @@ def evaluate(
         index = len(stage.config.tasks) if selected.index is None else selected.index
         answers = served.answer(task, index, progress.scoring(stage.stage, task.name, len(task.test)))
         predicted = predictions_of(task, answers)
+        graded = [prediction.answer for prediction in predicted]
         then, now = task_records_then_and_now(stage.run, task)
         scores.append(
             TaskScore(
                 task=task.name,
                 examples=len(task.test),
-                exact_match=accuracy(task, answers),
-                rougeL=free_text_score(*zip(*(p.scored for p in predicted), strict=True)),
+                exact_match=percent(graded, "exact_match"),
+                rougeL=percent(graded, "rougeL"),
                 metric=now.metric,
+                score=percent(graded, now.metric),
                 decode=answers.decode,
                 seconds=answers.seconds,
                 is_of_run=is_of_run,

@@ -13,6 +13,7 @@ from nlora.api.downloads import announce_downloads
 from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig
 from nlora.config.protocol import protocol_notes
+from nlora.data.scorers import versions_of_scorers
 from nlora.evaluation.choices import decode_of
 from nlora.methods.registry import version_of
 from nlora.report.formatting import duration
@@ -91,6 +92,7 @@ def versions(loaded: LoadedConfig) -> dict[str, str]:
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
         **version_of(loaded.config.method.name, loaded.base_folder),
+        **versions_of_scorers(loaded.config, loaded.base_folder),
     }
 
 

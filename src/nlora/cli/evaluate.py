@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nlora.cli.options import RunFolder, Settings, Stage, evaluate_overrides, writable
+from nlora.evaluation.choices import both_or_all, metric_name
 
 if TYPE_CHECKING:
     from nlora.api.evaluation import Evaluation, TaskScore
@@ -98,8 +99,9 @@ def score_table(found: Evaluation) -> Table:
     table.add_row(Text(title, style="bold"))
     table.add_row(_rows(found))
     table.add_row("* the task's score, in percent, as in the accuracy matrix")
-    if len({s.metric for s in scores}) > 1:
-        table.add_row(f"mean of * over the tasks {found.mean('score'):.1f}, across both kinds of scores")
+    if (kinds := len({s.metric for s in scores})) > 1:
+        mean = f"mean of * over the tasks {found.mean('score'):.1f}"
+        table.add_row(f"{mean}, across {both_or_all(kinds)} kinds of scores")
     for s in scores:
         if s.differs_from_run:
             table.add_row(
@@ -115,18 +117,23 @@ def score_table(found: Evaluation) -> Table:
 def _rows(found: Evaluation) -> Table:
     rows = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     rows.add_column("task", overflow="fold")
-    for heading in ("examples", "exact match", "ROUGE-L", "decode", "seconds"):
+    metrics = list(dict.fromkeys(["exact_match", "rougeL", *(s.metric for s in found.scores)]))
+    for heading in ("examples", *map(metric_name, metrics), "decode", "seconds"):
         rows.add_column(heading, justify="right")
     for s in found.scores:
         # The marker has a column of its own, so that digits line up.
-        values = {"exact_match": f"{s.exact_match:.1f} ", "rougeL": f"{s.rougeL:.1f} "}
-        values[s.metric] = f"{s.score:.1f}*"
+        values = dict.fromkeys(metrics, "") | {
+            "exact_match": f"{s.exact_match:.1f} ",
+            "rougeL": f"{s.rougeL:.1f} ",
+            s.metric: f"{s.score:.1f}*",
+        }
         rows.add_row(
             Text(s.task + _marks(s)), str(s.examples), *values.values(), s.decode, f"{s.seconds:.1f}"
         )
     if len(found.scores) > 1:
         means = (f"{found.mean('exact_match'):.1f} ", f"{found.mean('rougeL'):.1f} ")
-        rows.add_row(Text("mean over tasks"), "", *means, "", "", style="bold")
+        blank = [""] * len(metrics)
+        rows.add_row(Text("mean over tasks"), "", *means, *blank, style="bold")
     return rows
 
 

@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.config.schema import BUILTIN, Config, is_method_file
+from nlora.config.outside_code import is_python_file
+from nlora.config.schema import BUILTIN, Config
+from nlora.config.task_source import TaskSource
 
 HERE, THEN = "base_folder", "base_folder_then"
 
@@ -52,23 +54,36 @@ def located(config: Config, base: Path) -> Config:
     def found(path: str | None) -> str | None:
         return (_below(base, path) or path) if path is not None and _is_relative(path) else path
 
-    tasks = (t.model_copy(update={key: found(getattr(t, key)) for key in _TASK_PATHS}) for t in config.tasks)
+    def moved(task: TaskSource) -> dict[str, str | None]:
+        paths = {key: found(getattr(task, key)) for key in _TASK_PATHS}
+        if file := _metric_file(task.metric):
+            paths["metric"] = f"{found(file)}:{str(task.metric).rpartition(':')[2]}"
+        return paths
+
+    tasks = (task.model_copy(update=moved(task)) for task in config.tasks)
     method = config.method
-    if is_method_file(method.name):
+    if is_python_file(method.name):
         method = method.model_copy(update={"name": found(method.name)})
     return config.model_copy(update={"data": found(config.data), "tasks": tuple(tasks), "method": method})
 
 
 def _relative_paths(config: Mapping[str, Any]) -> list[str]:
-    """Those of the data and the method. config: a mapping, checked or not."""
+    """Those of the data, the metrics and the method. config: a mapping, checked or not."""
     tasks = config.get("tasks")
     entries = [entry for entry in tasks if isinstance(entry, dict)] if isinstance(tasks, list | tuple) else []
     paths = [config.get("data"), *(entry.get(split) for entry in entries for split in _TASK_PATHS)]
+    paths += [_metric_file(entry.get("metric")) for entry in entries]
     method = config.get("method")
     name = method.get("name") if isinstance(method, dict) else method
-    if isinstance(name, str) and is_method_file(name):
+    if isinstance(name, str) and is_python_file(name):
         paths.append(name)
     return [path for path in paths if isinstance(path, str) and _is_relative(path)]
+
+
+def _metric_file(metric: Any) -> str | None:
+    """The file of a function of the user's own that scores a task; None for any other metric."""
+    file = metric.rpartition(":")[0] if isinstance(metric, str) else ""
+    return file if is_python_file(file) else None
 
 
 def _holds(folder: Path, paths: Sequence[str]) -> bool:

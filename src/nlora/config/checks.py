@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from nlora.config.messages import problems_in
+from nlora.config.outside_code import is_python_file
 from nlora.config.overrides import task_names
-from nlora.config.schema import Config, is_method_file
+from nlora.config.schema import Config
 from nlora.config.train_options import TrainOptions
 from nlora.config.yaml_positions import SourceMap
 from nlora.errors import InputErrors, Key, Problem, did_you_mean
@@ -37,7 +38,7 @@ def _method_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     name = method.get("name", Config.model_fields["method"].default.name)
     options: type[BaseModel] | None = None
     problems: list[Problem] = []
-    if isinstance(name, str) and not is_method_file(name):  # reading a configuration does not run a file
+    if isinstance(name, str) and not is_python_file(name):  # reading a configuration does not run a file
         try:
             options = _options_of(name)
         except InputErrors as error:

@@ -34,6 +34,7 @@ _OURS = {
     "tasks.N.test_share": (
         "split_ratio", "test_size", "test_split", "train_size", "val_set_size", "val_size", "validation_split"
     ),
+    "tasks.N.metric": ("compute_metrics", "eval_metric", "metric_name", "metrics", "scorer", "scoring"),
     "tasks.N.template": ("input_template", "prompt_format", "prompt_template"),
     "tasks.N.label_names": ("class_names", "id2label", "label_map", "label_mapping"),
     "lora.r": ("lora_r", "lora_rank", "rank"),

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nlora.config.frozen import Frozen
+from nlora.config.outside_code import is_python_file
 from nlora.config.task_source import TaskSource
 from nlora.config.train_options import TrainOptions
 
@@ -71,11 +72,6 @@ class EvaluateOptions(Frozen):
     )
 
 
-def is_method_file(name: str) -> bool:
-    """Whether a method's name is the path of a Python file."""
-    return name.endswith(".py") or "/" in name
-
-
 class MethodChoice(BaseModel):
     """Which method, and its own options; `nlora ls` names both."""
 
@@ -88,7 +84,7 @@ class MethodChoice(BaseModel):
     @property
     def label(self) -> str:
         """What tables call the method: its name, or its file's name without `.py`."""
-        return PurePath(self.name).stem if is_method_file(self.name) else self.name
+        return PurePath(self.name).stem if is_python_file(self.name) else self.name
 
     @property
     def options(self) -> dict[str, Any]:

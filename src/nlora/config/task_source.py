@@ -12,6 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nlora.config.outside_code import Reference
+from nlora.errors import did_you_mean
+
+OF_LABELS = ("accuracy", "macro_f1")
+METRICS = (*OF_LABELS, "exact_match", "rougeL")
 _SOURCE = (
     "a JSONL, JSON, CSV, TSV or Parquet file (also .gz) with the fields sentence (or input, or text) and label (or "
     "output), a pattern (data/*.jsonl), a folder saved by datasets, or hub:<data set>[:configuration][/split]."
@@ -83,6 +88,12 @@ class TaskSource(BaseModel):
     labels: tuple[str, ...] | None = Field(
         None, description="The label words; without them, answers are free text, scored by ROUGE-L."
     )
+    metric: str | None = Field(
+        None,
+        description="What the task is scored by: accuracy or macro_f1 (with labels), exact_match, rougeL, or a "
+        "function of your own, as ./score.py:my_function or module:my_function; null: exact_match with labels, rougeL "
+        "for free text (exact_match under protocol: released).",
+    )
     label_names: dict[str, str] | None = Field(
         None,
         description="The label word of each value that the files have: a list (of 0, 1, ...), or a mapping from value "
@@ -99,6 +110,18 @@ class TaskSource(BaseModel):
         if names is None:
             return None
         raise ValueError("must be a list of words, or a mapping from value to word")
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str | None) -> str | None:
+        if metric is None or metric in METRICS:
+            return metric
+        if ":" in metric:
+            Reference.of(metric)
+            return metric
+        own = f"{metric}:FUNCTION" if metric.endswith(".py") else "score.py:FUNCTION"
+        known = f"; the metrics are {', '.join(METRICS)}, or a function of your own: {own}"
+        raise ValueError(f"unknown metric '{metric}'{did_you_mean(metric, METRICS) or known}")
 
     @field_validator("template")
     @classmethod

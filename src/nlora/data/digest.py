@@ -7,14 +7,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 
 from nlora.data.task import Example
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """64 hexadecimal digits, determined by texts, labels and their order, but not by the examples' ids."""
-    return text_digest(text for example in examples for text in (example.sentence, example.label))
+    """64 hexadecimal digits, determined by texts, answers and their order, but not by the examples' ids."""
+    found = text_digest(text for example in examples for text in (example.sentence, example.label))
+    if any(example.others for example in examples):
+        found = text_digest([found, json.dumps([example.others for example in examples])])
+    return found
 
 
 def text_digest(texts: Iterable[str]) -> str:

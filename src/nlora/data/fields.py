@@ -2,8 +2,8 @@
 
 >>> fields = Fields(template="{question} ({lang})", label_names={"0": "no", "1": "yes"})
 >>> row = {"question": "Is it down?", "lang": "en", "label": 1}
->>> fields.text_of(row), fields.label_of(row)
-('Is it down? (en)', 'yes')
+>>> fields.text_of(row), fields.answers_of(row)
+('Is it down? (en)', ('yes',))
 """
 
 from __future__ import annotations
@@ -96,9 +96,17 @@ class Fields:
             raise FieldError(f"{' and '.join(values)} {'are' if len(values) > 1 else 'is'} empty")
         return "".join(text + ("" if column is None else values[column]) for text, column in self._pieces)
 
-    def label_of(self, row: Mapping[str, Any]) -> str:
-        """The answer of a row; a number or truth value becomes text. Raises FieldError."""
+    def answers_of(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """The accepted answers of a row, without repetitions; the first is trained on. Raises FieldError."""
         name, value = _find(row, self.label)
+        if not isinstance(value, list | tuple):
+            return (self._answer(name, value),)
+        if not value:
+            raise FieldError(f"{name} is an empty list; it needs at least one answer")
+        return tuple(dict.fromkeys(self._answer(f"{name}[{i}]", one) for i, one in enumerate(value)))
+
+    def _answer(self, name: str, value: Any) -> str:
+        """An answer in a field of that name; a number or truth value becomes text."""
         word = _checked(name, _as_text(value))
         if self.label_names is None:
             return word

@@ -19,6 +19,7 @@ from nlora.data import builtin, cl_benchmark
 from nlora.data.digest import digest
 from nlora.data.fields import Fields
 from nlora.data.files import read_examples
+from nlora.data.scorers import with_metric
 from nlora.data.splits import hold_out, sample, split_off
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Key, Problem, did_you_mean
@@ -66,7 +67,7 @@ def load_tasks(
                 task = replace(task, train=())
             elif not test_only and config.evaluate.split == "test" and _same_examples(task):
                 problems.append(_scored_on_train(source, key))
-            tasks.append(_limit(task, config))
+            tasks.append(_limit(with_metric(task, source, folders, key), config))
         except InputErrors as error:
             way_out = _without(config.tasks, absent) if i in absent else ""
             problems += [replace(p, what=p.what + way_out) for p in error.problems]

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from nlora.config.characters import half_problem, look_alike, told_apart
 from nlora.data.fields import FieldError, Fields, kind_of
 from nlora.data.task import Example
 from nlora.errors import Problem, did_you_mean
 
+T = TypeVar("T")
 SHOWN_PER_FILE = 5
 
 
@@ -80,13 +81,13 @@ def to_examples(
             problems.add(where, wrong)
             return ()
         sentence = _read(fields.text_of, row, where, problems)
-        label = _read(fields.label_of, row, where, problems)
-        if sentence is None or label is None:
+        answers = _read(fields.answers_of, row, where, problems)
+        if sentence is None or answers is None:
             continue
-        if known is not None and label not in known:
-            problems.add(where, outside(label, labels or ()))
+        if known is not None and (unknown := next((word for word in answers if word not in known), None)):
+            problems.add(where, outside(unknown, labels or ()))
             continue
-        examples.append(Example(str(number), sentence, label))
+        examples.append(Example(str(number), sentence, answers[0], answers[1:]))
     if number < 0 and not problems.count:
         problems.add(problems.file, "has no examples")
     return tuple(examples)
@@ -139,8 +140,8 @@ def _repeated(row: RepeatedKey) -> str:
 
 
 def _read(
-    field_of: Callable[[Mapping[str, Any]], str], row: Mapping[str, Any], where: str, problems: ProblemList
-) -> str | None:
+    field_of: Callable[[Mapping[str, Any]], T], row: Mapping[str, Any], where: str, problems: ProblemList
+) -> T | None:
     try:
         return field_of(row)
     except FieldError as error:

@@ -6,7 +6,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+Scorer = Callable[[str, tuple[str, ...]], float]
+"""A prediction and the accepted answers, the example's label first -> the score, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +18,18 @@ class Example:
     """One text and its right answer.
 
     id: unique within its split; as in the release, the number of its row in the file.
+    label: the answer that is trained on. others: further answers that are accepted when a model is scored.
     """
 
     id: str
     sentence: str
     label: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All accepted answers, the label first."""
+        return (self.label, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +51,8 @@ class Task:
     options_in_prompt: whether the prompt lists the labels (COPA's does not).
     validation: examples held out from train for `train.early_stopping`; neither trained on nor tested.
     drawn_from: digests of the examples that train and test were sampled from; None: they are not samples.
+    metric: what the configuration says that the task is scored by, without the folder of a file; None: nothing.
+    scorer: the function of a metric of the user's own.
     """
 
     name: str
@@ -51,3 +64,5 @@ class Task:
     options_in_prompt: bool = True
     validation: tuple[Example, ...] = ()
     drawn_from: tuple[str | None, str | None] = (None, None)
+    metric: str | None = None
+    scorer: Scorer | None = None

@@ -52,11 +52,6 @@ def told_apart(labels: Sequence[str]) -> bool:
     return len({normalize(label) for label in labels}) == len(set(labels))
 
 
-def as_they_are(prediction: str, reference: str) -> tuple[str, str]:
-    """A pair of words that scores like these texts without normalization: equal words, or different ones."""
-    return ("right" if prediction == reference else "wrong"), "right"
-
-
 @lru_cache(maxsize=1)
 def _scorer() -> Any:
     # Imported here, because rouge-score loads nltk, which takes time that only scoring should cost.
@@ -104,11 +99,12 @@ def free_text_score(predictions: Sequence[str], references: Sequence[str]) -> fl
     """
     _same_lengths(predictions=predictions, references=references)
     pairs = zip(predictions, references, strict=True)
-    return 100.0 * math.fsum(_rouge_l(*pair) for pair in pairs) / len(predictions)
+    return 100.0 * math.fsum(rouge_l(*pair) for pair in pairs) / len(predictions)
 
 
 @lru_cache(maxsize=65_536)
-def _rouge_l(prediction: str, reference: str) -> float:
+def rouge_l(prediction: str, reference: str) -> float:
+    """ROUGE-L F-measure of a pair, from 0 to 1, as in `free_text_score`."""
     if prediction.isascii() and reference.isascii() and any(map(str.isalnum, reference)):
         return rouge(prediction, reference).rougeL
     scores = _scorer_of_all_scripts().score(target=reference, prediction=prediction)

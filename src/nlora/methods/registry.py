@@ -12,7 +12,6 @@ start fast.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import pkgutil
 import sys
@@ -25,17 +24,11 @@ from pydantic_core import PydanticUndefined
 
 from nlora import methods
 from nlora.config.messages import problems_in
-from nlora.config.schema import Config, is_method_file
+from nlora.config.outside_code import UnusableCodeError, file_of, is_python_file, version_of_file
+from nlora.config.schema import Config
 from nlora.config.yaml_positions import SourceMap
 from nlora.errors import InputErrors, Problem, did_you_mean
-from nlora.methods._outside import (
-    UnusableMethodError,
-    file_of,
-    installed,
-    load_file,
-    load_installed,
-    method_in,
-)
+from nlora.methods._outside import installed, load_file, load_installed, method_in
 from nlora.methods.base import Method
 
 _NOT_METHODS = ("base", "contract", "registry")
@@ -122,35 +115,31 @@ def find(name: str, base_folder: Path = Path()) -> type[Method]:
     """
     try:
         return _find(name, base_folder)
-    except UnusableMethodError as error:
+    except UnusableCodeError as error:
         raise InputErrors([Problem.at(("method", "name"), str(error))]) from error
 
 
 def version_of(name: str, base_folder: Path) -> dict[str, str]:
     """What identifies the code of a method from outside, for run.yaml: a package's version or a file's digest."""
-    if is_method_file(name):
-        try:
-            path = file_of(name, base_folder)
-            return {path.name: f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"}
-        except (UnusableMethodError, OSError):  # reported when the method is built
-            return {}
+    if is_python_file(name):
+        return version_of_file(name, (Path(), base_folder))
     packages = [entry.dist for entry in installed().get(name, []) if entry.dist is not None]
     return {package.name: package.version for package in packages}
 
 
 def _find(name: str, base_folder: Path) -> type[Method]:
     builtin, others = builtin_names(), installed()
-    if is_method_file(name):
-        path = file_of(name, base_folder)
+    if is_python_file(name):
+        path = file_of(name, (Path(), base_folder))
         if path.stem in (*builtin, *others):
-            raise UnusableMethodError(
+            raise UnusableCodeError(
                 f"{path}: there is a method called '{path.stem}' already; rename the file"
             )
         return load_file(path)
     entries = others.get(name, [])
     sources = [*(["nlora itself"] if name in builtin else []), *(entry.value for entry in entries)]
     if len(sources) > 1:
-        raise UnusableMethodError(
+        raise UnusableCodeError(
             f"'{name}' is defined by {' and '.join(sources)}; uninstall or rename all but one"
         )
     if entries:
@@ -158,7 +147,7 @@ def _find(name: str, base_folder: Path) -> type[Method]:
     if not sources:
         names = sorted({*builtin, *others})
         hint = did_you_mean(name, names) or f"; the methods are {', '.join(names)}"
-        raise UnusableMethodError(f"unknown method '{name}'{hint}")
+        raise UnusableCodeError(f"unknown method '{name}'{hint}")
     return method_in(importlib.import_module(f"{methods.__name__}.{name}"), name)
 
 

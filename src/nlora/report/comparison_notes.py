@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from nlora.evaluation.choices import DECODE_NAMES, METRIC_NAMES, by_task
+from nlora.evaluation.choices import DECODE_NAMES, by_task, metric_name
 from nlora.report.published import order_of
 from nlora.runs.summary import Digests, Summary
 
@@ -71,7 +71,7 @@ def notes_on(rows: Labeled) -> tuple[list[str], bool]:
 def scoring_notes(rows: Labeled) -> tuple[list[tuple[str, list[str]]], bool]:
     """Differences in metrics, examples and prompts by heading, and whether averages are comparable despite them."""
     common = _scored_in_all([s.metrics or s.tasks for _, summaries in rows for s in summaries])
-    metrics = _unlike(rows, lambda s: by_task({task: METRIC_NAMES[s.metric_of(task)] for task in common}))
+    metrics = _unlike(rows, lambda s: by_task({task: metric_name(s.metric_of(task)) for task in common}))
     tests, *others = [(heading, _different(rows, what, kind)) for heading, what, kind in _EXAMPLES]
     found = [(_METRICS, metrics), tests, *others]
     sampled: list[tuple[str, list[str]]] = [(_SAMPLED, [])] if _is_sampled(rows) else []

@@ -1,16 +1,17 @@
 """Forgotten examples: answered correctly when their task had just been learned, and incorrectly at the end.
 
-They are found in the predictions of a task's own stage and of the last stage. Correct means an exact match after the
-released normalization, as in the accuracy matrix.
+They are found in the predictions of a task's own stage and of the last stage. Correct means an exact match with an
+accepted answer after the released normalization, as in the accuracy matrix.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nlora.evaluation.answer import Answer
 from nlora.report.page_blocks import Example
 from nlora.report.run_files import RunFiles
-from nlora.runs.answers import Answer, ExampleKey, prediction_lines, read_answers
+from nlora.runs.answers import ExampleKey, prediction_lines, read_answers
 
 LONGEST_TEXT = 320
 """Characters of a text that the page shows, from its beginning and its end."""
@@ -70,7 +71,7 @@ def _compared(
                 run=run,
                 task=task,
                 text=shortened(a.text, LONGEST_TEXT),
-                expected=shortened(a.label, _LONGEST_ANSWER),
+                expected=shortened(" | ".join(a.accepted), _LONGEST_ANSWER),
                 then=shortened(a.prediction, _LONGEST_ANSWER),
                 now=shortened(b.prediction, _LONGEST_ANSWER),
             )

@@ -34,7 +34,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StageFiles:
-    """One committed stage. steps: optimizer steps. train_examples: of the task, None if unknown."""
+    """One committed stage. steps: optimizer steps. train_examples: of the task, None if unknown.
+
+    by_label: of predict_results.json; empty if the file has none.
+    """
 
     number: int
     task: str
@@ -45,6 +48,7 @@ class StageFiles:
     train_examples: int | None
     decode: str | None
     predictions: Path | None
+    by_label: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,7 @@ def _stage(place: Path, number: int, task: str) -> StageFiles:
         train_examples=examples if isinstance(examples, int) else None,
         decode=None if results.get("decode") is None else str(results["decode"]),
         predictions=predictions if predictions.is_file() else None,
+        by_label=results.get("by_label", {}),
     )
 
 

@@ -4,39 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nlora.errors import RunError
-from nlora.evaluation.text_metrics import exact_match, free_text_score
+from nlora.evaluation.answer import Answer
 
 PREDICTIONS_FILE = "predict_eval_predictions.jsonl"
 ExampleKey = tuple[str, str, str, int]
 """Id, text and label of an example, and how many equal ones come before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model answered to one example. exact: compare with the label without normalization."""
-
-    text: str
-    label: str
-    prediction: str
-    exact: bool = False
-
-    @property
-    def is_right(self) -> bool:
-        """Whether it matches the label."""
-        if self.exact:
-            return self.prediction == self.label
-        return exact_match(self.prediction, self.label)
-
-    def score(self, metric: str) -> float:
-        """0 to 1 by `exact_match` or `rougeL`."""
-        if metric == "exact_match":
-            return float(self.is_right)
-        return free_text_score([self.prediction], [self.label]) / 100
 
 
 def read_answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[ExampleKey, Answer]]:
@@ -48,8 +24,15 @@ def read_answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[ExampleKey,
         example = (str(instance["id"]), str(instance["sentence"]), str(instance["label"]))
         before = seen.get((task, *example), 0)
         seen[(task, *example)] = before + 1
+        score = row.get("Score")
         found[task][(*example, before)] = Answer(
-            example[1], example[2], str(row["Prediction"]), exact=bool(row.get("Exact"))
+            example[1],
+            example[2],
+            str(row["Prediction"]),
+            exact=bool(row.get("Exact")),
+            others=tuple(map(str, row.get("Answers", ())[1:])),
+            is_outside=bool(row.get("Outside")),
+            own_score=None if score is None else float(score),
         )
     return found
 
@@ -70,7 +53,7 @@ def prediction_lines(path: Path, tasks: Sequence[str]) -> Iterator[Mapping[str, 
                     row = json.loads(line)
                     if row["Dataset"] in wanted:
                         _ = row["Instance"]["id"], row["Instance"]["sentence"], row["Instance"]["label"]
-                        _ = row["Prediction"]
+                        _ = row["Prediction"], row.get("Answers", ())[1:], float(row.get("Score") or 0)
                         yield row
                 except (ValueError, KeyError, TypeError) as error:
                     raise RunError(

@@ -14,7 +14,8 @@ from pathlib import Path
 from nlora.config.schema import Config
 from nlora.data.rows import outside
 from nlora.data.task import Task
-from nlora.errors import Key, Problem, missing
+from nlora.errors import InputErrors, Key, Problem, missing
+from nlora.evaluation.answer import own_score
 from nlora.methods.base import Method
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.run_yaml import committed_stages, read_run_file
@@ -78,6 +79,20 @@ def label_weight_problems(config: Config, tasks: Sequence[Task]) -> list[Problem
             if label not in task.labels:
                 what = f"task {task.name}: {outside(label, task.labels)}{way_out}"
                 found.append(Problem.at((*key, label), what))
+    return found
+
+
+def scorer_problems(tasks: Sequence[Task]) -> list[Problem]:
+    """Why tasks cannot be scored by the user's own functions, which are tried on one example each."""
+    found = []
+    for i, task in enumerate(tasks):
+        examples = task.train or task.test
+        if task.scorer is None or not examples:
+            continue
+        try:
+            own_score(task, examples[0], examples[0].label)
+        except InputErrors as error:
+            found += [Problem.at(("tasks", i, "metric"), problem.what) for problem in error.problems]
     return found
 
 

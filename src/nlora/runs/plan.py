@@ -33,6 +33,7 @@ from nlora.runs.checks import (
     label_weight_problems,
     missing_extras,
     quantize_problems,
+    scorer_problems,
 )
 from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
 from nlora.runs.run_yaml import folder_problem
@@ -137,7 +138,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         found = _collect(problems, lambda: _adopted(config, loaded.base_folder, methods, skeleton))
         adopted = found or {}
     if tasks is not None:
-        problems += label_weight_problems(config, tasks)
+        problems += [*label_weight_problems(config, tasks), *scorer_problems(tasks)]
     encoded = cut = None
     if tasks is not None and methods and encoder is not None:
         encoded = _collect(problems, lambda: _encode(config, tasks, methods, encoder))

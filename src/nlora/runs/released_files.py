@@ -1,23 +1,26 @@
 """The result files of one stage, with the released code's names, keys, rounding and line format.
 
 These are `train_results.json`, `predict_results.json`, `all_results.json` (both together) and
-`predict_eval_predictions.jsonl`. Two keys are added to the released ones: `predict_exact_match_macro`, the mean over
-data sets (the released `predict_exact_match` is pooled over examples), and `decode`, how answers were made.
+`predict_eval_predictions.jsonl`. Three keys are added to the released ones: `predict_exact_match_macro`, the mean over
+data sets (the released `predict_exact_match` is pooled over examples); `decode`, how answers were made; and `by_label`,
+precision, recall and F1 of the labels of each task that has labels.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlora.evaluation.text_metrics import DIGITS, as_they_are, exact_match, released_scores
+from nlora.evaluation.answer import Answer, percent
+from nlora.evaluation.per_label import LabelCounts
+from nlora.evaluation.text_metrics import DIGITS, released_scores
 from nlora.runs.atomic import write_text
 
-Results = dict[str, float | int | str | None]
+Results = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Prediction:
     type, dataset: kind and name of the task.
     instruction: the released field: the prompt without its first two lines, with `{0}` in place of the sentence.
     prompt: the whole input text; None if unknown.
-    exact: compare answers unnormalized, because normalization would make two of the task's labels equal.
+    exact, others, is_outside, own_score: as in `Answer`.
     """
 
     type: str
@@ -39,14 +42,25 @@ class Prediction:
     prediction: str
     prompt: str | None = None
     exact: bool = False
+    others: tuple[str, ...] = ()
+    is_outside: bool = False
+    own_score: float | None = None
 
     @property
-    def scored(self) -> tuple[str, str]:
-        """Answer and label, as the scoring functions take them."""
-        return as_they_are(self.prediction, self.label) if self.exact else (self.prediction, self.label)
+    def answer(self) -> Answer:
+        """What is scored."""
+        return Answer(
+            self.sentence,
+            self.label,
+            self.prediction,
+            self.exact,
+            self.others,
+            self.is_outside,
+            self.own_score,
+        )
 
     def line(self) -> dict[str, Any]:
-        """A line of `predict_eval_predictions.jsonl`. The released line has the label twice; `Prompt` is added."""
+        """A line of `predict_eval_predictions.jsonl`. The released line has the label twice; keys are added to it."""
         instance = {
             "id": self.id,
             "sentence": self.sentence,
@@ -61,6 +75,9 @@ class Prediction:
             "Prediction": self.prediction,
             **({} if self.prompt is None else {"Prompt": self.prompt}),
             **({"Exact": True} if self.exact else {}),
+            **({"Answers": [self.label, *self.others]} if self.others else {}),
+            **({"Outside": True} if self.is_outside else {}),
+            **({} if self.own_score is None else {"Score": self.own_score}),
         }
 
 
@@ -91,6 +108,7 @@ def predict_results(
     global_step: int | None = None,
     loss: float | None = None,
     mean_tokens: float | None = None,
+    by_label: Mapping[str, Any] | None = None,
 ) -> Results:
     """The released keys of an evaluation and the added ones, in percent. Raises ValueError without predictions.
 
@@ -98,8 +116,10 @@ def predict_results(
     steps: forward batches.
     epochs, global_step: how long the evaluated model was trained on its last task.
     loss, mean_tokens: over the answers; left out if None.
+    by_label: `label_results` of each task with labels; left out if there is none.
     """
-    texts, labels = zip(*(p.scored for p in predictions), strict=True) if predictions else ((), ())
+    pairs = [p.answer.closest for p in predictions]
+    texts, labels = [text for text, _ in pairs], [label for _, label in pairs]
     scores = released_scores(texts, labels, [p.type for p in predictions], [p.dataset for p in predictions])
     macro = math.fsum(exact_match_by_dataset(predictions).values()) / len({p.dataset for p in predictions})
     optional: Results = {
@@ -115,15 +135,40 @@ def predict_results(
         "predict_samples": len(predictions),
         "predict_exact_match_macro": round(macro, DIGITS),
         "decode": decode,
+        **({"by_label": by_label} if by_label else {}),
     }
+
+
+def label_results(counts: Mapping[str, LabelCounts], outside: int) -> dict[str, Any]:
+    """The value of `by_label` for a task: percent by label, null where a share is of nothing, and numbers of examples.
+
+    outside: answers that are none of the labels.
+    """
+    return {
+        "labels": {
+            label: {
+                "precision": _percent(found.precision),
+                "recall": _percent(found.recall),
+                "f1": _percent(found.f1),
+                "support": found.support,
+                "answered": found.answered,
+            }
+            for label, found in counts.items()
+        },
+        "outside": outside,
+    }
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, DIGITS)
 
 
 def exact_match_by_dataset(predictions: Sequence[Prediction]) -> dict[str, float]:
     """Exact match of each data set in percent, not rounded: the entries of a row of R."""
-    hits: dict[str, list[bool]] = {}
+    answers: dict[str, list[Answer]] = {}
     for p in predictions:
-        hits.setdefault(p.dataset, []).append(exact_match(*p.scored))
-    return {dataset: 100.0 * sum(matches) / len(matches) for dataset, matches in hits.items()}
+        answers.setdefault(p.dataset, []).append(p.answer)
+    return {dataset: percent(given, "exact_match") for dataset, given in answers.items()}
 
 
 def write_results(folder: Path, train: Results, predict: Results, predictions: Sequence[Prediction]) -> None:

@@ -5,29 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nlora.data.prompts import TAIL, head, names, prompt
 from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
+from nlora.evaluation.answer import by_label, graded, percent
 from nlora.evaluation.choices import Metric
 from nlora.evaluation.evaluator import Answers
-from nlora.evaluation.text_metrics import as_they_are, exact_match, free_text_score, told_apart
 from nlora.runs.folder import RunFolder, write_stage_record
-from nlora.runs.released_files import Prediction, predict_results, train_results, write_results
+from nlora.runs.released_files import (
+    Prediction,
+    label_results,
+    predict_results,
+    train_results,
+    write_results,
+)
 from nlora.runs.summary import StageRecord
 from nlora.runs.task_records import TaskRecord, changes, task_record
 from nlora.training.trainer import TrainResult
-
-
-def accuracy(task: Task, answers: Answers) -> float:
-    """Exact match on the task's test examples, in percent, after the released normalization.
-
-    Labels that normalization would make equal are compared unnormalized.
-    """
-    apart = told_apart(task.labels or ())
-    pairs = zip(answers.texts, (example.label for example in task.test), strict=True)
-    hits = sum(exact_match(*(pair if apart else as_they_are(*pair))) for pair in pairs)
-    return 100.0 * hits / len(task.test)
 
 
 def task_records(run: RunFolder, tasks: Sequence[Task]) -> dict[str, TaskRecord]:
@@ -35,7 +31,8 @@ def task_records(run: RunFolder, tasks: Sequence[Task]) -> dict[str, TaskRecord]
 
     A run that an older nlora started keeps that version's metric, exact match, so that a column of R has one metric.
 
-    Raises InputErrors if a committed stage was trained or scored on other examples, or with another prompt.
+    Raises InputErrors if a committed stage was trained or scored on other examples, with another prompt, or by another
+    metric.
     """
     scored, trained = run.scored_records(), run.trained_records()
     now = {task.name: task_record(task, run.config, _metric_so_far(scored)) for task in tasks}
@@ -59,7 +56,7 @@ def task_records_then_and_now(run: RunFolder, task: Task) -> tuple[TaskRecord | 
 
 
 def _metric_so_far(scored: Sequence[tuple[int, Mapping[str, TaskRecord]]]) -> Metric | None:
-    """The metric of all tasks in a run that an older version started; None if each task has its own."""
+    """The metric, unless it is set, of tasks in a run that an older version started; None: as in a new run."""
     return None if all(records for _, records in scored) else "exact_match"
 
 
@@ -69,9 +66,7 @@ def _stage_in_words(stage: int) -> str:
 
 def score(task: Task, answers: Answers, metric: Metric) -> float:
     """An entry of R, in percent, by the given metric."""
-    if metric == "exact_match":
-        return accuracy(task, answers)
-    return free_text_score(answers.texts, [example.label for example in task.test])
+    return percent(graded(task, answers.texts), metric)
 
 
 def scores_of(
@@ -100,10 +95,15 @@ def write_stage(
     answers, records: by task name. Tasks may be decoded differently (free text is always generated); the files
     list every kind, joined by '+'.
     """
+    predictions = {
+        task.name: predictions_of(task, answers[task.name]) for task in tasks if task.name in answers
+    }
     if answers:  # an adapter from elsewhere may come without test examples
-        _write_released(folder, tasks, answers, result)
+        _write_released(folder, tasks, answers, predictions, result)
     seconds = sum(a.seconds for a in answers.values())
-    scores = scores_of(tasks, answers, records)
+    scores = {
+        name: percent([p.answer for p in given], records[name].metric) for name, given in predictions.items()
+    }
     write_stage_record(
         folder,
         StageRecord(
@@ -125,22 +125,29 @@ def write_stage(
 
 
 def _write_released(
-    folder: Path, tasks: Sequence[Task], answers: Mapping[str, Answers], result: TrainResult
+    folder: Path,
+    tasks: Sequence[Task],
+    answers: Mapping[str, Answers],
+    predictions: Mapping[str, Sequence[Prediction]],
+    result: TrainResult,
 ) -> None:
-    predictions = [
-        p for task in tasks if task.name in answers for p in predictions_of(task, answers[task.name])
-    ]
     given = list(answers.values())
+    each = [p for some in predictions.values() for p in some]
     lengths = [(a.answer_tokens, len(a.texts)) for a in given if a.answer_tokens is not None]
     generated = sum(count for _, count in lengths)
     predict = predict_results(
-        predictions,
+        each,
         decode="+".join(sorted({a.decode for a in given})),
         runtime_seconds=sum(a.seconds for a in given),
         steps=sum(a.batches for a in given),
         epochs=result.epochs,
         global_step=result.steps,
         mean_tokens=sum(mean * count for mean, count in lengths) / generated if generated else None,
+        by_label={
+            task.name: _label_results(task, predictions[task.name])
+            for task in tasks
+            if task.labels and task.name in predictions
+        },
     )
     train = train_results(
         epochs=result.epochs,
@@ -152,7 +159,12 @@ def _write_released(
     )
     if result.best_epoch is not None:
         train |= {"train_best_epoch": result.best_epoch, "train_best_score": result.best_score}
-    write_results(folder, train, predict, predictions)
+    write_results(folder, train, predict, each)
+
+
+def _label_results(task: Task, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    answers = [p.answer for p in predictions]
+    return label_results(by_label(task, answers), sum(answer.is_outside for answer in answers))
 
 
 def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
@@ -171,7 +183,6 @@ def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
 
 def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
     """Each answer with its example, as in the released files, plus the whole prompt."""
-    exact = not told_apart(task.labels or ())
     instruction = f"{head(task).removeprefix(names(task))}{{0}}{TAIL}"  # the released field
     return [
         Prediction(
@@ -181,11 +192,14 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
             sentence=example.sentence,
             label=example.label,
             instruction=instruction,
-            prediction=text,
+            prediction=answer.prediction,
             prompt=prompt(task, example),
-            exact=exact,
+            exact=answer.exact,
+            others=answer.others,
+            is_outside=answer.is_outside,
+            own_score=answer.own_score,
         )
-        for example, text in zip(task.test, answers.texts, strict=True)
+        for example, answer in zip(task.test, graded(task, answers.texts), strict=True)
     ]
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.evaluation.choices import Decode, Metric, scoring_words
+from nlora.evaluation.choices import Decode, Metric, both_or_all, scoring_words
 from nlora.evaluation.continual_metrics import summarize
 from nlora.runs.atomic import write_json
 from nlora.runs.task_records import ExamplesRecord, TaskRecord
@@ -106,7 +106,8 @@ class Summary(BaseModel):
     def scoring(self) -> str:
         """What the scores so far are, in words; empty if the file does not say."""
         words = scoring_words({task: self.metric_of(task) for task in self.decode}, self.decode)
-        return words + ("; averages are over both kinds" if len(set(self.metrics.values())) > 1 else "")
+        kinds = len(set(self.metrics.values()))
+        return words + (f"; averages are over {both_or_all(kinds)} kinds" if kinds > 1 else "")
 
     @model_validator(mode="after")
     def _fits(self) -> Summary:

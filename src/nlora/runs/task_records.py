@@ -13,7 +13,7 @@ from nlora.data.digest import digest, text_digest
 from nlora.data.prompts import TAIL, head
 from nlora.data.task import Example, Task
 from nlora.errors import Problem
-from nlora.evaluation.choices import Decode, Metric, decode_of, metric_of
+from nlora.evaluation.choices import Decode, Metric, decode_of, metric_name, metric_of
 
 
 class ExamplesRecord(BaseModel):
@@ -46,13 +46,13 @@ class TaskRecord(BaseModel):
 
 
 def task_record(task: Task, config: Config, metric: Metric | None = None) -> TaskRecord:
-    """The record of a task as it is now. metric: None for the task's own (`metric_of`)."""
+    """The record of a task as it is now. metric: of a task that sets none, as in `metric_of`."""
     return TaskRecord(
         train=_examples(task.train, task.drawn_from[0]),
         test=_examples(task.test, task.drawn_from[1]),
         prompt_sha256=text_digest([head(task), TAIL]),
         decode=decode_of(task, config.evaluate),
-        metric=metric or metric_of(task, config),
+        metric=metric_of(task, config, metric),
     )
 
 
@@ -82,6 +82,11 @@ def changes(
         found.append(
             f"its prompt is not the one {first[0]} used; restore instruction and labels, or choose another output_dir"
         )
+    if scored is not None and scored[1].metric != now.metric:
+        found.append(
+            f"it is scored by {metric_name(now.metric)}, but {scored[0]} was scored on it by "
+            f"{metric_name(scored[1].metric)}; restore its metric, or choose another output_dir"
+        )
     return [Problem(f"task {task}", what) for what in found]
 
 
@@ -94,6 +99,8 @@ def differences(then: TaskRecord, now: TaskRecord) -> list[str]:
         found.append("another prompt")
     if then.decode != now.decode:
         found.append(f"decode {now.decode} (the run had {then.decode})")
+    if then.metric != now.metric:
+        found.append(f"scored by {metric_name(now.metric)} (the run: by {metric_name(then.metric)})")
     return found
 
 

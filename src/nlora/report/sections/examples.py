@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from nlora.evaluation.choices import metric_name
 from nlora.evaluation.paired_test import holm, sign_test
 from nlora.report.forgotten_examples import TaskAnswers, find_forgotten, prompts_of
 from nlora.report.page_blocks import Block, Example, Examples, Prompts, Section, Table, Text, words
 from nlora.report.run_files import RunFiles
-from nlora.report.wording import repeat_command
+from nlora.report.wording import listed, repeat_command
 from nlora.runs.layout import RUN_FILE
 
 MOST_EXAMPLES = 600
@@ -22,8 +23,9 @@ def forgotten(runs: Sequence[RunFiles]) -> Section:
         "Test examples answered correctly when their task had just been learned, and incorrectly at the end. Correct "
         "means equal to the expected answer except for case and punctuation, "
     )
-    by_rouge = any(metric == "rougeL" for run in runs for metric in run.summary.metrics.values())
-    about += "also in tasks scored by ROUGE-L." if by_rouge else "as in the accuracy matrix."
+    metrics = dict.fromkeys(metric for run in runs for metric in run.summary.metrics.values())
+    others = [metric_name(metric) for metric in metrics if metric != "exact_match"]
+    about += f"also in tasks scored by {listed(others)}." if others else "as in the accuracy matrix."
     if not all(run.is_complete for run in runs):
         about += " For an unfinished run, the end is its last finished stage."
     pairs = sum(max(len(run.stages) - 1, 0) for run in runs)

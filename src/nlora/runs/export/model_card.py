@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlora import __version__
-from nlora.evaluation.choices import METRIC_NAMES
+from nlora.evaluation.choices import metric_name
 from nlora.models.backbone import BUILTIN_MODEL
 from nlora.runs.export.options import FORMS
 from nlora.runs.run_yaml import read_run_file
@@ -42,7 +42,7 @@ def write(export: Export, folder: Path) -> None:
         pipeline_tag="text-generation" if export.options.form == "merged" else None,
         tags=["continual-learning", "lora", "nlora", config.method.label],
         eval_results=_eval_results(export),
-        metrics=sorted({_METRIC_IDS[metric] for metric in _metrics(export).values()}),
+        metrics=sorted({_METRIC_IDS[m] for m in _metrics(export).values() if m in _METRIC_IDS}),
     )
     if export.options.form == "sparse":
         data.library_name = "nlora"
@@ -51,7 +51,7 @@ def write(export: Export, folder: Path) -> None:
     (folder / "README.md").write_text(str(card), encoding="utf-8")
 
 
-_METRIC_IDS = {"exact_match": "exact_match", "rougeL": "rouge"}
+_METRIC_IDS = {"exact_match": "exact_match", "macro_f1": "f1", "rougeL": "rouge"}
 
 
 def hub_name(model: str) -> str | None:
@@ -89,8 +89,8 @@ def _eval_results(export: Export) -> list[EvalResult]:
             dataset_type=re.sub(r"[^\w.-]+", "-", name),
             dataset_name=name,
             dataset_split=export.checkpoint.config.evaluate.split,
-            metric_type=_METRIC_IDS[metrics[name]],
-            metric_name=METRIC_NAMES[metrics[name]],  # type: ignore[index]
+            metric_type=_METRIC_IDS.get(metrics[name], metrics[name]),
+            metric_name=metric_name(metrics[name]),
             metric_value=round(score, 2),
         )
         for name, score in _rows(export)[-1].items()
@@ -150,10 +150,7 @@ def _matrix(export: Export) -> str:
     lines = [_row("after learning", names), _row("---", ["---:"] * len(names))]
     for k, row in enumerate(_rows(export)):
         lines.append(_row(names[k], [f"{row[name]:.1f}" if name in row else "" for name in names]))
-    words = "; ".join(
-        f"{name}: {METRIC_NAMES[metric]}"  # type: ignore[index]
-        for name, metric in _metrics(export).items()
-    )
+    words = "; ".join(f"{name}: {metric_name(metric)}" for name, metric in _metrics(export).items())
     return (
         "\n".join(lines)
         + f"\n\nIn percent of the run's {export.checkpoint.config.evaluate.split} examples ({words})."

@@ -13,11 +13,12 @@ from nlora.data.collate import Collator
 from nlora.data.select import select_tasks
 from nlora.data.task import Task, TokenizedExample
 from nlora.errors import InputErrors, NloraError, Problem, RunError
+from nlora.evaluation.answer import Answer, graded, percent
 from nlora.evaluation.choices import Metric, decode_of, metric_of
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.label_scoring import LabelTree, label_scores
 from nlora.models.logits import answer_logits
-from nlora.runs.answers import PREDICTIONS_FILE, Answer, read_answers
+from nlora.runs.answers import PREDICTIONS_FILE, read_answers
 from nlora.runs.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ class CheckedTask:
 
     def score(self, texts: Sequence[str]) -> float:
         """Of these answers, in percent, by the task's own metric."""
-        given = [replace(a, prediction=t) for a, t in zip(self.stored, texts, strict=True)]
-        return 100 * sum(answer.score(self.metric) for answer in given) / len(given)
+        return percent(graded(self.task, texts), self.metric)
 
     @property
     def stored_texts(self) -> list[str]:
@@ -72,7 +72,7 @@ def tasks_to_check(checkpoint: Checkpoint, examples: int, wanted: Callable[[int]
     for one in loaded:
         task = replace(one.task, test=one.task.test[:examples])
         answers = [stored[task.name].get(key) for key in _keys(task.test)]
-        if None in answers:
+        if any(a is None or a.others != e.others for a, e in zip(answers, task.test, strict=True)):
             what = (
                 f"its test examples are not the ones that stage {checkpoint.stage} was scored on, so the export cannot "
                 "be checked; restore the file"
