@@ -117,7 +117,7 @@ def gate(
         raise InputErrors([Problem("--alpha", f"must be between 0 and 1, not {alpha:g}")])
     after = _export(run, stage, Progress(on_event)) if is_export(run) else _stage(read_stage(run, stage))
     if against is not None or against_stage is not None:
-        before = read_stage(against or after.point.run.folder, against_stage)
+        before = read_stage(against or after.point.run.folder, against_stage, option="--against-stage")
         pairs = {task: before for task in _scored(before) if task in after.tasks}
     else:
         pairs = _just_learned(after)
