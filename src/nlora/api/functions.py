@@ -101,16 +101,18 @@ def gate(
     (True, 'stage 1')
     """
     from nlora.analysis.gate import gate as compare_answers
+    from nlora.runs.quiet import quiet
 
-    return compare_answers(
-        _path(run),
-        stage=stage,
-        against=None if against is None else _path(against),
-        against_stage=against_stage,
-        max_drop=max_drop,
-        alpha=alpha,
-        on_event=on_event,
-    )
+    with quiet():  # an export is loaded
+        return compare_answers(
+            _path(run),
+            stage=stage,
+            against=None if against is None else _path(against),
+            against_stage=against_stage,
+            max_drop=max_drop,
+            alpha=alpha,
+            on_event=on_event,
+        )
 
 
 def interference(
