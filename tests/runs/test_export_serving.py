@@ -1,4 +1,4 @@
-"""What servers ask of an export: vLLM's documented rules for adapters, and plain text completion of the prompts on file."""
+"""What servers ask of an export: vLLM's rules for adapters, and plain completion of the prompts on file."""
 
 from __future__ import annotations
 
