@@ -1,7 +1,6 @@
 """nlora_export.json: which stage of which run an export was made from, and how. It lies beside the exported files.
 
->>> export("runs/support", "exports/record", ExportOptions("adapter", rank=2)).folder
-PosixPath('exports/record')
+>>> found = run.export("exports/record", "adapter", rank=2)
 >>> record = read_record(Path("exports/record"))
 >>> record.run, record.stage, str(record.options)
 ('../../runs/support', 2, '--as adapter --rank 2')
