@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nlora
 from nlora.cli.export import in_words
@@ -17,7 +18,7 @@ from nlora.cli.export import in_words
 ALL = 1_000_000
 
 
-def forms(rank: int) -> dict[str, dict[str, str | int]]:
+def forms(rank: int) -> dict[str, dict[str, Any]]:
     """The rows of the table: the form and its options. rank: of one task's adapter."""
     return {
         "merged": {},
