@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from helpers import learn, write_config
+from nlora.runs.export.record import RECORD_FILE
 
 Nlora = Callable[..., Any]
 
@@ -31,7 +32,9 @@ def test_it_prints_form_path_size_and_scores(nlora: Nlora, here: Path) -> None:
     assert "nlora on " in lines[0]
     assert "stage 2 of 2, urgency" in lines[0]
     assert lines[1].split()[:2] == ["merged", "out/merged"]
-    size = sum(f.stat().st_size for f in (here / "out/merged").iterdir() if f.name != "README.md")
+    size = sum(
+        f.stat().st_size for f in (here / "out/merged").iterdir() if f.name not in {"README.md", RECORD_FILE}
+    )
     assert lines[1].endswith(f"{size / 1000:.3g} kB")
     assert lines[2].split() == ["task", "examples", "run", "export", "answers", "that", "differ"]
     for line, task in zip(lines[3:5], ("tickets", "urgency"), strict=True):

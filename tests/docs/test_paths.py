@@ -64,11 +64,12 @@ def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
         r"(?:src|srcset)=\"([^\"]+)\"", _text(page)
     )
     for target in targets:
-        path, _, anchor = target.removeprefix(REPOSITORY).removeprefix(RAW).partition("#")
+        inside = target.removeprefix(REPOSITORY).removeprefix(RAW)
+        path, _, anchor = inside.partition("#")
         if path.startswith("http"):
             continue
-        assert page != "README.md" or target != path or not path, f"{page}: {target} must be absolute"
-        file = (ROOT / path if target != path else (ROOT / page).parent / path) if path else ROOT / page
+        assert page != "README.md" or target != inside or not path, f"{page}: {target} must be absolute"
+        file = (ROOT / path if target != inside else (ROOT / page).parent / path) if path else ROOT / page
         assert file.exists(), f"{page}: {target}"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)

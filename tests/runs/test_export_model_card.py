@@ -87,13 +87,14 @@ class FakeHub:
         return f"https://hub/{repo}"
 
     def upload_folder(self, **arguments: Any) -> None:
-        files = sorted(file.name for file in Path(arguments["folder_path"]).iterdir())
-        self.uploaded.append((arguments["repo_id"], files))
+        files = {file.name for file in Path(arguments["folder_path"]).iterdir()}
+        self.uploaded.append((arguments["repo_id"], sorted(files - set(arguments["ignore_patterns"]))))
 
 
 def test_push_uploads_the_folder(finished_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeHub()
     monkeypatch.setattr("huggingface_hub.HfApi", fake)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
     found = export(finished_run(), tmp_path / "out", ExportOptions("adapter"), push="me/support")
     assert found.url == "https://hub/me/support"
     assert fake.created == [("me/support", {"repo_type": "model", "exist_ok": True})]
@@ -115,6 +116,7 @@ def test_a_failed_upload_is_one_line_and_the_export_stays(
     }
     error, hint = errors[kind]
     monkeypatch.setattr("huggingface_hub.HfApi", FakeHub(error))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
     with pytest.raises(RunError, match=r"the export is in .*, but could not be uploaded to me/x") as raised:
         export(finished_run(), tmp_path / "out", ExportOptions("adapter"), push="me/x")
     assert hint in str(raised.value)
@@ -127,6 +129,18 @@ def test_without_a_network_the_real_client_fails_in_one_line(tmp_path: Path) -> 
         RunError, match="could not be uploaded to me/x"
     ):  # the tests run with HF_HUB_OFFLINE=1
         hub.push(tmp_path, "me/x")
+
+
+def test_without_a_login_nothing_is_begun(
+    finished_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished_run()
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(
+        InputErrors, match=r"^--push: nobody is logged in to the hub; run `hf auth login` first$"
+    ):
+        export(run, tmp_path / "sub" / "out", ExportOptions("adapter"), push="me/support")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "what?", "-x/y", ""])

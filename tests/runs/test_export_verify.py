@@ -17,6 +17,7 @@ from nlora.models.lora_factors import LoraFactors
 from nlora.runs.export import forms, verify
 from nlora.runs.export.export import export
 from nlora.runs.export.options import ExportOptions
+from nlora.runs.export.record import RECORD_FILE
 
 Runs = Callable[..., Path]
 
@@ -167,6 +168,7 @@ def test_an_empty_folder_is_filled_and_a_leftover_removed(run: Path, tmp_path: P
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        RECORD_FILE,
     }
     assert not (tmp_path / ".tmp-out").exists()
 

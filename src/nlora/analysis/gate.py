@@ -1,12 +1,12 @@
-"""Ship or not: which tasks lost too much between two models of a run, or of two runs.
+"""Ship or not: which tasks lost too much between two models of a run, or of two runs, or in an export.
 
-The answers are in the runs' own files, so nothing is loaded or scored again.
+A run's answers are in its own files, so nothing is loaded or scored again. An export answers the test examples anew.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from nlora.errors import InputErrors, Problem
 from nlora.evaluation.paired_test import holm
 from nlora.runs.answers import PREDICTIONS_FILE, read_answers
 from nlora.runs.checkpoint import Checkpoint, read_stage
+from nlora.runs.events import OnEvent, Progress
+from nlora.runs.export.record import exported_stage, is_export, read_record
 from nlora.runs.task_records import TaskRecord, differences
 
 SCHEMA = 1
@@ -76,6 +78,17 @@ class Gate:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The model that the verdict is about. tasks: those that it answers; answers: gives them, by task."""
+
+    name: str
+    point: Checkpoint
+    tasks: Collection[str]
+    answers: Callable[[Sequence[str]], Mapping[str, Answers]]
+    is_export: bool = False
+
+
 def gate(
     run: Path,
     *,
@@ -84,14 +97,17 @@ def gate(
     against_stage: int | None = None,
     max_drop: float = DEFAULT_MAX_DROP,
     alpha: float | None = None,
+    on_event: OnEvent | None = None,
 ) -> Gate:
-    """Compare the model after a stage of a run with an earlier or another one, task by task.
+    """Compare the model after a stage of a run, or an export, with an earlier or another model, task by task.
 
-    stage: from 1; None: the last committed one. against: another run; None: the run itself.
+    run: the folder of a run or of an export. stage: of a run, from 1; None: the last committed one.
+    against: another run; None: the run itself, or the one that was exported.
     against_stage: of that run; None: its last committed stage, or, within one run, for each task the stage that learned
-        it. max_drop, alpha: see `Gate`.
+        it. max_drop, alpha: see `Gate`. on_event: receives the progress of an export's scoring.
 
-    Raises InputErrors if there is nothing to compare, or the two were not scored on the same examples.
+    Raises InputErrors if there is nothing to compare, or the two were not scored on the same examples; RunError for an
+    export that cannot be loaded, or whose run is unknown or gone.
     """
     if not (max_drop >= 0 and math.isfinite(max_drop)):
         raise InputErrors(
@@ -99,24 +115,24 @@ def gate(
         )
     if alpha is not None and not 0 < alpha < 1:
         raise InputErrors([Problem("--alpha", f"must be between 0 and 1, not {alpha:g}")])
-    after = read_stage(run, stage)
+    after = _export(run, stage, Progress(on_event)) if is_export(run) else _stage(read_stage(run, stage))
     if against is not None or against_stage is not None:
-        before = read_stage(against or run, against_stage)
-        pairs = {task: before for task in _scored(before) if task in _scored(after)}
+        before = read_stage(against or after.point.run.folder, against_stage, option="--against-stage")
+        pairs = {task: before for task in _scored(before) if task in after.tasks}
     else:
         pairs = _just_learned(after)
     if not pairs:
-        raise InputErrors([Problem(str(run), _nothing_to_compare(after, against))])
+        raise InputErrors([Problem(str(run), _nothing_to_compare(after.point, against))])
     compared = _compared(after, pairs)
     corrected = holm([changes.changes.p_value for changes in compared])
     return Gate(
-        model=f"{after.config.name}, {after.name}",
+        model=after.name,
         max_drop=max_drop,
         alpha=alpha,
         tasks=tuple(
             TaskVerdict(
                 changes,
-                since=_since(pairs[changes.task], after),
+                since=_since(pairs[changes.task], after.point),
                 p_value=p_value,
                 is_allowed=changes.drop <= max_drop or (alpha is not None and p_value >= alpha),
             )
@@ -125,13 +141,42 @@ def gate(
     )
 
 
-def _just_learned(after: Checkpoint) -> dict[str, Checkpoint]:
-    """Each task learned before the stage, with the stage that learned it."""
-    found = {}
-    for earlier in range(1, after.stage):
-        task = after.config.tasks[earlier - 1].name
-        if not after.run.stage_record(earlier).is_skipped and task in _scored(after):
-            found[task] = read_stage(after.run.folder, earlier)
+def _stage(point: Checkpoint) -> _Judged:
+    """The model after a stage, with the answers that are kept with it."""
+    return _Judged(
+        f"{point.config.name}, {point.name}", point, _scored(point), lambda tasks: _answers(point, tasks)
+    )
+
+
+def _export(folder: Path, stage: int | None, progress: Progress) -> _Judged:
+    """An export, which is loaded when its answers are wanted."""
+    record = read_record(folder)
+    if stage is not None:
+        what = f"{folder} is an export of stage {record.stage}; leave it out, or use --against-stage"
+        raise InputErrors([Problem("--stage", what)])
+    point = exported_stage(folder, record)
+    from nlora.runs.export.answered import AnsweredExport  # imports torch, which runs do without
+
+    export = AnsweredExport(folder, record, point, progress)
+    scored = [task for task in export.tasks if task in _scored(point)]
+    name = f"{point.config.name}, {point.name}, exported {record.options}"
+    return _Judged(name, point, scored, export.answers, is_export=True)
+
+
+def _just_learned(after: _Judged) -> dict[str, Checkpoint]:
+    """Each task learned before the stage, with the stage that learned it.
+
+    For an export also the stage's own task, and those that only its stage trained (mtl): it may have lost them, too.
+    """
+    found, point = {}, after.point
+    for stage in range(1, point.stage + after.is_export):
+        task = point.config.tasks[stage - 1].name
+        if task not in after.tasks:
+            continue
+        if not point.run.stage_record(stage).is_skipped:
+            found[task] = read_stage(point.run.folder, stage)
+        elif after.is_export:
+            found[task] = point
     return found
 
 
@@ -140,30 +185,33 @@ def _scored(point: Checkpoint) -> Mapping[str, TaskRecord]:
     return point.run.stage_record(point.stage).tasks if point.stage else {}
 
 
-def _compared(after: Checkpoint, pairs: Mapping[str, Checkpoint]) -> list[TaskChanges]:
+def _compared(after: _Judged, pairs: Mapping[str, Checkpoint]) -> list[TaskChanges]:
     problems: list[Problem] = []
-    compared = []
-    now = _answers(after, list(pairs))
+    records = _scored(after.point)
     for task, before in pairs.items():
-        then, record = _scored(before)[task], _scored(after)[task]
+        then, record = _scored(before)[task], records[task]
         if then.test.sha256 != record.test.sha256 or then.metric != record.metric:
             what = "; ".join(differences(then, record))
             problems.append(Problem(f"task {task}", f"the two are not comparable: {what}"))
-            continue
-        compared.append(task_changes(task, record.metric, _answers(before, [task])[task], now[task]))
     if problems:
         raise InputErrors(problems)
-    return compared
+    earlier = {task: _answers(before, [task])[task] for task, before in pairs.items()}
+    now = after.answers(list(pairs))
+    return [task_changes(task, records[task].metric, earlier[task], now[task]) for task in pairs]
 
 
-def _answers(point: Checkpoint, tasks: list[str]) -> dict[str, Answers]:
+def _answers(point: Checkpoint, tasks: Sequence[str]) -> dict[str, Answers]:
     return {**read_answers(point.run.stage_folder(point.stage) / PREDICTIONS_FILE, tasks)}
 
 
 def _since(before: Checkpoint, after: Checkpoint) -> str:
     """`stage 1`, or which run and stage."""
     stage = f"stage {before.stage}"
-    return stage if before.run.folder == after.run.folder else f"{before.config.name}, {stage}"
+    return (
+        stage
+        if before.run.folder.resolve() == after.run.folder.resolve()
+        else f"{before.config.name}, {stage}"
+    )
 
 
 def _nothing_to_compare(after: Checkpoint, against: Path | None) -> str:

@@ -83,29 +83,36 @@ def gate(
     against_stage: int | None = None,
     max_drop: float = 2.0,
     alpha: float | None = None,
+    on_event: OnEvent | None = None,
 ) -> Gate:
     """Which tasks lost answers since they were learned, or compared with another run; what `nlora gate` prints.
 
+    run: a run, or the folder of a run or of an export; an export answers the test examples anew.
     stage, against_stage: counted from 1; None is the last committed stage. Without `against` and `against_stage`, each
     task is compared with the stage that learned it. max_drop: percentage points that a task may lose. alpha: if given,
-    a drop counts only if its p-value, corrected for the number of tasks, is below it.
+    a drop counts only if its p-value, corrected for the number of tasks, is below it. on_event: receives the progress
+    of an export's scoring.
 
-    Raises InputErrors if there is nothing to compare or the two were scored on different examples.
+    Raises InputErrors if there is nothing to compare or the two were scored on different examples, RunError for an
+    export that cannot be loaded, or whose run is unknown or gone.
 
     >>> verdict = nlora.gate("runs/support", max_drop=100)
     >>> verdict.passed, verdict.tasks[0].since
     (True, 'stage 1')
     """
     from nlora.analysis.gate import gate as compare_answers
+    from nlora.runs.quiet import quiet
 
-    return compare_answers(
-        _path(run),
-        stage=stage,
-        against=None if against is None else _path(against),
-        against_stage=against_stage,
-        max_drop=max_drop,
-        alpha=alpha,
-    )
+    with quiet():  # an export is loaded
+        return compare_answers(
+            _path(run),
+            stage=stage,
+            against=None if against is None else _path(against),
+            against_stage=against_stage,
+            max_drop=max_drop,
+            alpha=alpha,
+            on_event=on_event,
+        )
 
 
 def interference(

@@ -24,9 +24,12 @@ _UNITS = {"training": ("train", "steps"), "scoring": ("score", "examples")}
 
 
 class Bars:
-    """A context manager, which restores the terminal, and a function of events. shown: False: only the lines."""
+    """A context manager, which restores the terminal, and a function of events.
 
-    def __init__(self, console: Console, stages: int, *, shown: bool = True) -> None:
+    stages: of the run; None: the stage is not shown. shown: False: only the lines.
+    """
+
+    def __init__(self, console: Console, stages: int | None = None, *, shown: bool = True) -> None:
         self._console, self._stages = console, stages
         self._begin = time.perf_counter()
         self._current: TaskID | None = None
@@ -55,7 +58,7 @@ class Bars:
             scores = "  ".join(f"{task} {score:.1f}" for task, score in event.scores.items())
             minutes, seconds = divmod(int(time.perf_counter() - self._begin), 60)
             self._print(
-                f"{self._position(event)} {event.task} learned after {minutes}:{seconds:02d}   {scores}"
+                f"{self._position(event)}{event.task} learned after {minutes}:{seconds:02d}   {scores}"
             )
         else:
             self._advance(event)
@@ -64,7 +67,7 @@ class Bars:
         if event.done == 0 or self._current is None:
             self._remove()
             word, unit = _UNITS[event.kind]
-            description = escape(f"{self._position(event)} {word} {event.task}")
+            description = escape(f"{self._position(event)}{word} {event.task}")
             self._current = self._bars.add_task(description, total=event.total, unit=unit)
         self._bars.update(self._current, completed=event.done)
         if event.done >= event.total:
@@ -80,4 +83,4 @@ class Bars:
         self._console.print(line, markup=False, highlight=False, soft_wrap=not wraps)
 
     def _position(self, event: Event) -> str:
-        return f"[{event.stage}/{self._stages}]"
+        return f"[{event.stage}/{self._stages}] " if self._stages is not None else ""

@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 
 def gate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN|EXPORT", help="The folder of a run or of an export.", show_default=False),
+    ],
     stage: Annotated[
         int | None,
-        typer.Option("--stage", metavar="K", help="The model after this stage.", show_default="the last one"),
+        typer.Option(
+            "--stage", metavar="K", help="A run's model after this stage.", show_default="the last one"
+        ),
     ] = None,
     against: Annotated[
         str | None,
@@ -54,15 +59,18 @@ def gate(
     from rich.console import Console
 
     from nlora.analysis import gate as analysis
+    from nlora.cli.bars import Bars
 
-    verdict = analysis.gate(
-        Path(run),
-        stage=stage,
-        against=None if against is None else Path(against),
-        against_stage=against_stage,
-        max_drop=max_drop,
-        alpha=alpha,
-    )
+    with Bars(Console(stderr=True)) as bars:
+        verdict = analysis.gate(
+            Path(run),
+            stage=stage,
+            against=None if against is None else Path(against),
+            against_stage=against_stage,
+            max_drop=max_drop,
+            alpha=alpha,
+            on_event=bars,
+        )
     if as_json:
         print(json.dumps(verdict.values(), indent=1))
     else:

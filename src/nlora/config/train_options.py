@@ -81,7 +81,8 @@ class TrainOptions(Frozen):
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (),
         description="Also log to these, each run under the name of its folder; TensorBoard's files are in its "
-        "logs/tensorboard. Each needs its package, such as pip install tensorboard.",
+        "logs/tensorboard. A run that resumes goes on in the same tracked run. Each needs its package, such as "
+        "pip install tensorboard.",
     )
 
     def steps(self, examples: int) -> int:

@@ -65,7 +65,7 @@ def check_fits(state: AdapterState, modules: Mapping[str, nn.Module]) -> None:
     """Raises AdapterError with the module's name if a state updates other modules than these, or other shapes."""
     for name, f in state.items():
         if name not in modules:
-            raise AdapterError(f"an adapter updates {name}, which is not among the model's target modules")
+            raise AdapterError(f"an adapter updates {name}, which the model does not have or does not update")
         in_features, out_features = in_and_out(modules[name])
         if f.shape != (out_features, in_features):
             raise AdapterError(

@@ -57,11 +57,13 @@ class Checkpoint:
         return f"stage {self.stage} of {len(self.config.tasks)}, {self.config.tasks[self.stage - 1].name}"
 
 
-def read_stage(folder: Path, stage: int | None, overrides: Overrides = ()) -> Checkpoint:
+def read_stage(
+    folder: Path, stage: int | None, overrides: Overrides = (), *, option: str = "--stage"
+) -> Checkpoint:
     """A stage of the run in a folder; no weights are loaded yet.
 
     stage: from 1; 0 is the backbone before any training; None is the last committed stage.
-    overrides: `evaluate.*` and `data` keys that differ from the run's.
+    overrides: `evaluate.*` and `data` keys that differ from the run's. option: what asked for the stage, for messages.
 
     Raises RunError if the folder is no run, InputErrors if there is no such stage (yet) or the method trained nothing
     at it.
@@ -75,10 +77,10 @@ def read_stage(folder: Path, stage: int | None, overrides: Overrides = ()) -> Ch
     for method in methods:
         method.check_sequence(len(config.tasks))
     run = RunFolder.read(config)
-    return Checkpoint(replace(loaded, config=config), run, _checked(run, stage), methods)
+    return Checkpoint(replace(loaded, config=config), run, _checked(run, stage, option), methods)
 
 
-def _checked(run: RunFolder, stage: int | None) -> int:
+def _checked(run: RunFolder, stage: int | None, option: str) -> int:
     """The number of the stage, which exists and has trained something."""
     committed, tasks = run.committed_stages(), len(run.config.tasks)
     before = "0 is the backbone before any training"
@@ -96,7 +98,7 @@ def _checked(run: RunFolder, stage: int | None) -> int:
         trained = [k for k in committed if not run.stage_record(k).is_skipped]
         hint = f"use stage {trained[-1]}" if trained else "let the run continue first"
         problem = f"{run.config.method.label} trains nothing at stage {stage}; {hint}"
-    raise InputErrors([Problem("--stage", problem)])
+    raise InputErrors([Problem(option, problem)])
 
 
 def merged(stage: Checkpoint, index: int) -> Backbone:

@@ -195,9 +195,14 @@ def _adopted(
             is_there = there.exists() and not Path(source.adapter).exists()
             folder = own if own.is_dir() else locate_adapter(str(there) if is_there else source.adapter)
             update = load_adapter(folder, source.adapter)
-            check_fits(update, {name: layers[name] for name in update if name in layers})
         except AdapterError as error:
             problems.append(Problem.at(key, str(error)))
+            continue
+        try:
+            check_fits(update, {name: layers[name] for name in update if name in layers})
+        except AdapterError as error:
+            way_out = f"give one that was made for {config.model}"
+            problems.append(Problem.at(key, f"{source.adapter}: {error}; {way_out}"))
             continue
         if why := method.check_adopted(update, config.lora):
             problems.append(Problem.at(key, why))

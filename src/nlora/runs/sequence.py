@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlora.data.task import Task
 from nlora.evaluation.choices import metric_of
@@ -29,9 +29,13 @@ from nlora.runs.layout import ADAPTER
 from nlora.runs.plan import Plan
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.stage_results import score, scores_of, task_records, write_skipped, write_stage
+from nlora.runs.tracker_id import tracker_id
 from nlora.runs.update_history import MEMORY_FILE, UpdateHistory
 from nlora.training.trackers import trackers
 from nlora.training.trainer import TrainResult, train
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 log = logging.getLogger("nlora")
 _NOTHING_TRAINED = TrainResult(
@@ -141,7 +145,7 @@ def _train(
             paths=paths,
             on_step=progress.training(stage, task.name, plan.stages[stage - 1].steps),
             score=_validation_score(plan, backbone, task, paths),
-            callbacks=trackers(options.report_to, Path(config.output_dir), steps_before=steps_before),
+            callbacks=_trackers(options.report_to, Path(config.output_dir), steps_before),
         )
         trainable.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
         if zeros := history.add(trainable.state()):
@@ -153,6 +157,11 @@ def _train(
     names = [module.name for module in plan.modules]
     history.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
     return result
+
+
+def _trackers(names: Sequence[str], run: Path, steps_before: int) -> list[TrainerCallback]:
+    """The callbacks of `train.report_to`. steps_before: of all earlier stages."""
+    return trackers(names, run, run_id=tracker_id(run), steps_before=steps_before) if names else []
 
 
 def _validation_score(

@@ -18,6 +18,7 @@ from nlora.runs.atomic import DISK_FULL, disk_errors, publish_folder, remove
 from nlora.runs.checkpoint import read_stage
 from nlora.runs.events import OnEvent, Progress
 from nlora.runs.export.options import ExportOptions, check_folder, check_method, check_options
+from nlora.runs.export.record import write_record
 from nlora.runs.export.result import Export
 from nlora.runs.layout import TEMPORARY
 
@@ -45,7 +46,7 @@ def export(
     out = Path(out)
     check_options(options)
     if push is not None:
-        hub.check_name(push)
+        hub.check(push)
     checkpoint = read_stage(Path(run), stage)
     index = check_method(checkpoint, options)
     check_folder(out)
@@ -55,6 +56,7 @@ def export(
         found.folder = out
         found.size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         model_card.write(found, folder)
+        write_record(found, folder)
         if out.exists():
             out.rmdir()  # empty, as was checked
         publish_folder(folder, out)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from nlora.errors import InputErrors, Problem, RunError
+from nlora.runs.export.record import RECORD_FILE
 
 
-def check_name(repo: str) -> None:
-    """Raises InputErrors for what cannot be the name of a repository."""
+def check(repo: str) -> None:
+    """Raises InputErrors for what cannot be the name of a repository, or if nobody is logged in."""
+    from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
@@ -17,6 +19,12 @@ def check_name(repo: str) -> None:
     except HFValidationError as error:
         what = f"'{repo}' is not the name of a repository, as user/model ({str(error).splitlines()[0]})"
         raise InputErrors([Problem("--push", what)]) from error
+    try:
+        reason = "" if get_token() else "nobody is logged in to the hub"
+    except Exception as error:  # a login of a CI service, which needs the network
+        reason = _first_line(error)
+    if reason:
+        raise InputErrors([Problem("--push", f"{reason}; run `hf auth login` first")])
 
 
 def push(folder: Path, repo: str) -> str:
@@ -32,15 +40,23 @@ def push(folder: Path, repo: str) -> str:
         created = api.create_repo(repo, repo_type="model", exist_ok=True)
         name = str(getattr(created, "repo_id", repo))  # with the user's name, if that was left out
         api.upload_folder(
-            repo_id=name, repo_type="model", folder_path=str(folder), commit_message="Export by nlora"
+            repo_id=name,
+            repo_type="model",
+            folder_path=str(folder),
+            ignore_patterns=[RECORD_FILE],
+            commit_message="Export by nlora",
         )
     except Exception as error:  # those of the hub's client have no common base; the export is there anyway
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        first = _first_line(error)
         status = getattr(getattr(error, "response", None), "status_code", None)
         needs_token = isinstance(error, LocalTokenNotFoundError) or status in (401, 403)
         way_out = "log in with `hf auth login`" if needs_token else "check the network and HF_HUB_OFFLINE"
         raise RunError(
             f"the export is in {folder}, but could not be uploaded to {repo}: {first}; {way_out}, "
-            f"then upload it with `hf upload {repo} {folder}`"
+            f"then upload it with `hf upload {repo} {folder} --exclude {RECORD_FILE}`"
         ) from error
     return str(created)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

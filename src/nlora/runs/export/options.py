@@ -41,6 +41,19 @@ class ExportOptions:
         """The density of the pruning merges."""
         return DEFAULT_DENSITY if self.density is None else self.density
 
+    def __str__(self) -> str:
+        """The model as the command line asks for it: `--as adapter --rank 8`."""
+        given = (
+            ("--as", self.form),
+            ("--rank", self.rank),
+            ("--threshold", self.threshold),
+            ("--merge", None if self.merge == "sum" else self.merge),
+            ("--density", self.density),
+            ("--task", self.task),
+            ("--dtype", self.dtype),
+        )
+        return " ".join(f"{option} {value}" for option, value in given if value is not None)
+
     @property
     def is_exact(self) -> bool:
         """Whether the export computes what the run's model computes, but for rounding."""

@@ -13,7 +13,9 @@ import torch
 
 from nlora.config.schema import Config
 from nlora.models.backbone import Backbone, load_backbone
+from nlora.runs.checkpoint import Checkpoint
 from nlora.runs.export import sparse
+from nlora.runs.export.updates import StageUpdates
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,26 @@ class Reloaded:
 
     backbone: Backbone
     activate: Callable[[int], None]
+
+
+def load(
+    folder: Path, form: str, adapters: Sequence[str], checkpoint: Checkpoint, updates: StageUpdates | None
+) -> Reloaded:
+    """An export in any form. adapters: the folders of form `adapters`. updates: of the run's stages, for that form."""
+    config = checkpoint.config
+    if form == "merged":
+        return load_merged(folder, config)
+    if form == "adapter":
+        return load_adapter(folder, config)
+    if form == "sparse":
+        return load_sparse(folder, config)
+    assert updates is not None
+    stages = [update.stage for update in updates.trained]
+    return load_adapters(
+        [folder / name for name in adapters],
+        config,
+        lambda index: [stages.index(update.stage) for update in updates.active_for(index)],
+    )
 
 
 def load_merged(folder: Path, config: Config) -> Reloaded:

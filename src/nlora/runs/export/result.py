@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Export:
     """What was exported.
 
-    size: bytes on the disk, without the model card. examples: how many of each task were answered.
+    size: bytes on the disk, without the model card and the record. examples: how many of each task were answered.
     run, scores: percent by task, of the run's own answers and of the export's, on these examples.
     different: how many answers differ from the run's, by task. notes: what to know, a line each.
     """

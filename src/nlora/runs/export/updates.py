@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nlora.models.lora_adapter import ADAPTER
 from nlora.models.lora_factors import AdapterState, load_factors
 from nlora.runs.checkpoint import Checkpoint
+from nlora.runs.export.options import ExportOptions
 from nlora.runs.layout import stage_name
 
 
@@ -44,6 +46,25 @@ class StageUpdates:
         """Those that answer task `index` (from 0)."""
         active = {id(state) for state in self._method.active_for(self._states, index)}
         return [update for update in self.trained if id(update.state) in active]
+
+
+def updates_of(checkpoint: Checkpoint) -> StageUpdates | None:
+    """The updates of the run's stages; None for a method that trains the weights themselves."""
+    return StageUpdates(checkpoint) if checkpoint.method.trains == "adapter" else None
+
+
+def answers_task(
+    checkpoint: Checkpoint, options: ExportOptions, index: int, updates: StageUpdates | None
+) -> Callable[[int], bool]:
+    """Which tasks an export answers, by their index: those with an update, or the one that it was asked for.
+
+    index: as `check_method` returned.
+    """
+    if updates is None or checkpoint.method.updates != "per_task":
+        return lambda asked: True
+    if options.form == "adapters":
+        return lambda asked: bool(updates.active_for(asked))
+    return lambda asked: asked == index
 
 
 def folder_names(updates: list[StageUpdate]) -> list[str]:

@@ -18,8 +18,12 @@ from nlora.evaluation.choices import Metric, decode_of, metric_of
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.label_scoring import LabelTree, label_scores
 from nlora.models.logits import answer_logits
-from nlora.runs.answers import PREDICTIONS_FILE, read_answers
+from nlora.models.positions import positions_of
+from nlora.runs.answers import PREDICTIONS_FILE, ExampleKey, read_answers
 from nlora.runs.checkpoint import Checkpoint
+from nlora.runs.events import Progress
+from nlora.runs.plan import make_encoder
+from nlora.runs.preflight import preflight, probes
 
 if TYPE_CHECKING:
     from nlora.data.task import Example
@@ -51,17 +55,23 @@ class CheckedTask:
         """Of these answers, in percent, by the task's own metric."""
         return percent(graded(self.task, texts), self.metric)
 
+    def answers(self, texts: Sequence[str]) -> dict[ExampleKey, Answer]:
+        """These answers in the form of the stored ones, by example."""
+        return dict(zip(_keys(self.task.test), graded(self.task, texts), strict=True))
+
     @property
     def stored_texts(self) -> list[str]:
         """The run's own answers."""
         return [answer.prediction for answer in self.stored]
 
 
-def tasks_to_check(checkpoint: Checkpoint, examples: int, wanted: Callable[[int], bool]) -> list[CheckedTask]:
+def tasks_to_check(
+    checkpoint: Checkpoint, examples: int | None, wanted: Callable[[int], bool]
+) -> list[CheckedTask]:
     """The tasks that the run scored at the stage, with their first test examples and the answers stored for these.
 
-    wanted: whether the export answers the task of that index. Raises InputErrors if data is missing, or its examples
-    are not the ones that the run scored.
+    examples: how many of each task; None: all. wanted: whether the export answers the task of that index.
+    Raises InputErrors if data is missing, or its examples are not the ones that the run scored.
     """
     config, record = checkpoint.config, checkpoint.run.stage_record(checkpoint.stage)
     names = [task.name for i, task in enumerate(config.tasks) if task.name in record.scores and wanted(i)]
@@ -72,7 +82,9 @@ def tasks_to_check(checkpoint: Checkpoint, examples: int, wanted: Callable[[int]
     for one in loaded:
         task = replace(one.task, test=one.task.test[:examples])
         answers = [stored[task.name].get(key) for key in _keys(task.test)]
-        if any(a is None or a.others != e.others for a, e in zip(answers, task.test, strict=True)):
+        are_missing = examples is None and len(task.test) < len(stored[task.name])
+        same = all(a is not None and a.others == e.others for a, e in zip(answers, task.test, strict=True))
+        if are_missing or not same:
             what = (
                 f"its test examples are not the ones that stage {checkpoint.stage} was scored on, so the export cannot "
                 "be checked; restore the file"
@@ -87,7 +99,7 @@ def tasks_to_check(checkpoint: Checkpoint, examples: int, wanted: Callable[[int]
     return found
 
 
-def _keys(examples: Sequence[Example]) -> list[tuple[str, str, str, int]]:
+def _keys(examples: Sequence[Example]) -> list[ExampleKey]:
     seen: Counter[tuple[str, str, str]] = Counter()
     keys = []
     for example in examples:
@@ -95,6 +107,34 @@ def _keys(examples: Sequence[Example]) -> list[tuple[str, str, str, int]]:
         keys.append((*key, seen[key]))
         seen[key] += 1
     return keys
+
+
+class Answering:
+    """Makes several models answer alike: the same prompts, and the same paths through the model.
+
+    The paths are found on the first model.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, tasks: Sequence[CheckedTask], progress: Progress) -> None:
+        self._checkpoint, self._tasks, self._progress = checkpoint, tasks, progress
+        self._paths: FastPaths | None = None
+
+    def by(self, backbone: Backbone) -> Answerer:
+        """The answers by this model; by an export with a tokenizer of its own, through that."""
+        config = self._checkpoint.config
+        named = config.model_copy(update={"model": backbone.name})
+        encoder = make_encoder(named, positions_of(backbone.model))
+        if self._paths is None:
+            self._paths = preflight(
+                backbone,
+                [probes(checked.task, encoder) for checked in self._tasks],
+                generates=any(decode_of(c.task, config.evaluate) == "generate" for c in self._tasks),
+            )
+
+        def on_answered(task: Task) -> Callable[[int], None]:
+            return self._progress.scoring(self._checkpoint.stage, task.name, len(task.test))
+
+        return Answerer(self._checkpoint, self._tasks, backbone, encoder, self._paths, on_answered)
 
 
 class Answerer:

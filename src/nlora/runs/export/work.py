@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlora.errors import InputErrors, Problem
-from nlora.evaluation.choices import decode_of
-from nlora.models.positions import positions_of
 from nlora.runs.checkpoint import Checkpoint, merged
 from nlora.runs.events import Progress
 from nlora.runs.export import forms, reloaded, sparse
@@ -18,15 +16,11 @@ from nlora.runs.export.combine import CombinedUpdate, Update
 from nlora.runs.export.in_memory import UpdatedBackbone
 from nlora.runs.export.options import ExportOptions
 from nlora.runs.export.result import Export
-from nlora.runs.export.updates import StageUpdates
-from nlora.runs.export.verify import Answerer, CheckedTask, Texts, refuse, scores, tasks_to_check
-from nlora.runs.plan import make_encoder
-from nlora.runs.preflight import preflight, probes
+from nlora.runs.export.updates import StageUpdates, answers_task, updates_of
+from nlora.runs.export.verify import Answering, Texts, refuse, scores, tasks_to_check
 
 if TYPE_CHECKING:
-    from nlora.data.task import Task
     from nlora.models.backbone import Backbone
-    from nlora.models.fast_paths import FastPaths
     from nlora.models.lora_factors import LoraFactors
 
 
@@ -39,19 +33,18 @@ class Work:
         self._checkpoint, self._options, self._index = checkpoint, options, index
         self._folder, self._progress = folder, progress
         self._found = Export(options, checkpoint, folder)
-        self._paths: FastPaths | None = None
-        self._tasks: list[CheckedTask] = []
 
     def run(self) -> Export:
         checkpoint, options = self._checkpoint, self._options
-        has_updates = checkpoint.method.trains == "adapter"
-        updates = StageUpdates(checkpoint) if has_updates else None
+        updates = updates_of(checkpoint)
         self._check_rank(updates)
-        self._tasks = tasks_to_check(checkpoint, options.examples, self._answers(updates))
+        wanted = answers_task(checkpoint, options, self._index, updates)
+        self._tasks = tasks_to_check(checkpoint, options.examples, wanted)
+        self._answering = Answering(checkpoint, self._tasks, self._progress)
         expected = self._write(updates)
         gc.collect()  # the model that was written, before it is loaded again
-        again = self._reload(updates)
-        answerer = self._answerer(again.backbone)
+        again = reloaded.load(self._folder, options.form, self._found.adapters, checkpoint, updates)
+        answerer = self._answering.by(again.backbone)
         answers = answerer.answer(again.activate)
         refuse(
             answerer.differences(expected, answers, again.activate),
@@ -83,14 +76,6 @@ class Work:
         config = self._checkpoint.config
         return self._options.is_exact and config.dtype == "float32" and config.quantize is None
 
-    def _answers(self, updates: StageUpdates | None) -> Callable[[int], bool]:
-        """Which tasks the export answers: those with an update, or the one that it was asked for."""
-        if updates is None or self._checkpoint.method.updates != "per_task":
-            return lambda index: True
-        if self._options.form == "adapters":
-            return lambda index: bool(updates.active_for(index))
-        return lambda index: index == self._index
-
     def _check_rank(self, updates: StageUpdates | None) -> None:
         rank = self._options.rank
         if updates is None or rank is None:
@@ -104,8 +89,6 @@ class Work:
         states = [u.state for u in updates.active_for(self._index if index is None else index)]
         return CombinedUpdate(states, options.merge, options.share_kept, seed)
 
-    # Write
-
     def _write(self, updates: StageUpdates | None) -> Texts:
         """Writes the export; returns the answers of the model in memory that it should equal."""
         if updates is None:
@@ -117,7 +100,7 @@ class Work:
             raise InputErrors([Problem("--as", what)])
         if form == "adapters":
             self._found.adapters = forms.write_adapters(updates.trained, self._folder)
-            return self._answerer(model.backbone).answer(lambda i: model.set(self._combined(updates, i)))
+            return self._answering.by(model.backbone).answer(lambda i: model.set(self._combined(updates, i)))
         combined = self._combined(updates)
         if form == "merged":
             model.set(combined)
@@ -140,7 +123,7 @@ class Work:
             if update:
                 self._found.notes.append(forms.rounding_note(backbone.model, update, dtype))
             forms.round_weights(backbone.model, dtype)
-        answers = self._answerer(backbone).answer()
+        answers = self._answering.by(backbone).answer()
         forms.write_merged(backbone, self._folder, dtype)
         return answers
 
@@ -159,10 +142,10 @@ class Work:
             plain, updates.active_for(self._index), self._folder, self._checkpoint.config.model
         )
         model.set(plain)
-        return self._answerer(model.backbone).answer()
+        return self._answering.by(model.backbone).answer()
 
     def _write_sparse(self, model: UpdatedBackbone, combined: CombinedUpdate) -> Texts:
-        answerer = self._answerer(model.backbone)
+        answerer = self._answering.by(model.backbone)
         self._found.sizes = size = sparse.sizes(combined)
         chosen, several = sparse.thresholds(self._options.threshold, size.rms)
         answers: dict[float, Texts] = {}
@@ -183,38 +166,3 @@ class Work:
             sparse.AboveThreshold(combined, chosen), self._folder, self._checkpoint.config.model
         )
         return answers[chosen]
-
-    # Load again
-
-    def _reload(self, updates: StageUpdates | None) -> reloaded.Reloaded:
-        form, config, folder = self._options.form, self._checkpoint.config, self._folder
-        if form == "merged":
-            return reloaded.load_merged(folder, config)
-        if form == "adapter":
-            return reloaded.load_adapter(folder, config)
-        if form == "sparse":
-            return reloaded.load_sparse(folder, config)
-        assert updates is not None
-        stages = [update.stage for update in updates.trained]
-        folders = [folder / name for name in self._found.adapters]
-        return reloaded.load_adapters(
-            folders, config, lambda index: [stages.index(u.stage) for u in updates.active_for(index)]
-        )
-
-    def _answerer(self, backbone: Backbone) -> Answerer:
-        """The same prompts, and the same paths through the model, for the model in memory and the export."""
-        config = self._checkpoint.config
-        # The tokenizer of the export, if it has one.
-        named = config.model_copy(update={"model": backbone.name})
-        encoder = make_encoder(named, positions_of(backbone.model))
-        if self._paths is None:
-            self._paths = preflight(
-                backbone,
-                [probes(checked.task, encoder) for checked in self._tasks],
-                generates=any(decode_of(c.task, config.evaluate) == "generate" for c in self._tasks),
-            )
-
-        def on_answered(task: Task) -> Callable[[int], None]:
-            return self._progress.scoring(self._checkpoint.stage, task.name, len(task.test))
-
-        return Answerer(self._checkpoint, self._tasks, backbone, encoder, self._paths, on_answered)
