@@ -3,7 +3,7 @@
 >>> examples = [TokenizedExample([1, 8, 9], [2]), TokenizedExample([1, 8, 7, 6], [3, 2])]
 >>> rows = TokenizedExamples([Columns.of((example, False) for example in examples)])
 >>> rows[1], rows.shared_tokens
-(TokenizedExample(prompt_ids=[1, 8, 7, 6], answer_ids=[3, 2]), 2)
+(TokenizedExample(prompt_ids=[1, 8, 7, 6], answer_ids=[3, 2], earlier=()), 2)
 
 A prompt is stored as the number of tokens that it shares with the first prompt, and the tokens that follow. So the
 instruction and the options are stored with the first prompt only, and the smallest of these numbers is the length of
@@ -17,7 +17,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, overload
 
 import numpy as np
@@ -36,6 +36,7 @@ class Columns:
     shared: (n,) how many tokens each prompt shares with the first one. cut: (n,) 1 where the text was shortened.
     rest_ids, answer_ids: what follows the shared tokens, and the answers; those of example i are
         ids[starts[i] : starts[i + 1]]. rest_starts, answer_starts: (n + 1,).
+    earlier, earlier_starts: the same for the begins and ends of earlier answers, begin, end, begin, end, ...
     """
 
     first: Integers
@@ -45,13 +46,15 @@ class Columns:
     rest_starts: Integers
     answer_ids: Integers
     answer_starts: Integers
+    earlier: Integers
+    earlier_starts: Integers
 
     @classmethod
     def of(cls, examples: Iterable[tuple[TokenizedExample, bool]]) -> Columns:
         """From examples, each with whether its text was shortened; they are consumed one at a time."""
         first: list[int] | None = None
-        shared, cut, rest_ids, answer_ids = (array("i") for _ in range(4))
-        rest_starts, answer_starts = array("q", [0]), array("q", [0])
+        shared, cut, rest_ids, answer_ids, earlier = (array("i") for _ in range(5))
+        rest_starts, answer_starts, earlier_starts = (array("q", [0]) for _ in range(3))
         n = 0
         for example, is_cut in examples:
             ids = example.prompt_ids
@@ -63,8 +66,10 @@ class Columns:
             rest_starts.append(len(rest_ids))
             answer_ids.extend(example.answer_ids)
             answer_starts.append(len(answer_ids))
+            earlier.extend(chain.from_iterable(example.earlier))
+            earlier_starts.append(len(earlier))
         columns = (array("i", first or []), shared, cut, rest_ids, rest_starts, answer_ids, answer_starts)
-        return cls(*map(np.asarray, columns))
+        return cls(*map(np.asarray, (*columns, earlier, earlier_starts)))
 
     def __len__(self) -> int:
         return len(self.shared)
@@ -73,12 +78,23 @@ class Columns:
         """Example i, as new lists."""
         rest = self.rest_ids[self.rest_starts[i] : self.rest_starts[i + 1]]
         answer = self.answer_ids[self.answer_starts[i] : self.answer_starts[i + 1]]
-        return TokenizedExample([*self.first[: self.shared[i]].tolist(), *rest.tolist()], answer.tolist())
+        ends = self.earlier[self.earlier_starts[i] : self.earlier_starts[i + 1]].tolist()
+        earlier = tuple(zip(ends[::2], ends[1::2], strict=True))
+        prompt = [*self.first[: self.shared[i]].tolist(), *rest.tolist()]
+        return TokenizedExample(prompt, answer.tolist(), earlier)
 
     @property
     def prompt_lengths(self) -> Integers:
         """(n,) tokens of each prompt."""
         return self.shared + np.diff(self.rest_starts)
+
+    @property
+    def first_answers(self) -> Integers:
+        """(n,) where the first answer of each example begins: after its prompt, or within it."""
+        found = np.array(self.prompt_lengths)
+        has_earlier = np.diff(self.earlier_starts) > 0
+        found[has_earlier] = self.earlier[self.earlier_starts[:-1][has_earlier]]
+        return found
 
 
 class TokenizedExamples(Sequence[TokenizedExample]):
@@ -119,6 +135,11 @@ class TokenizedExamples(Sequence[TokenizedExample]):
     def prompt_lengths(self) -> list[int]:
         """Tokens of each prompt."""
         return [n for part in self.parts for n in part.prompt_lengths.tolist()]
+
+    @property
+    def first_answers(self) -> list[int]:
+        """Where the first answer of each example begins: after its prompt, or within it."""
+        return [n for part in self.parts for n in part.first_answers.tolist()]
 
     @property
     def lengths(self) -> list[int]:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nlora.config.characters import half_problem, look_alike, told_apart
-from nlora.data.fields import FieldError, Fields, kind_of
+from nlora.data.field_error import FieldError, kind_of
+from nlora.data.fields import Fields
 from nlora.data.task import Example
 from nlora.errors import Problem, did_you_mean
 
@@ -74,19 +76,21 @@ def to_examples(
         if isinstance(row, RepeatedKey):
             problems.add(where, _repeated(row))
             continue
-        if number == 0 and (
-            wrong := fields.problem(list(row))
-        ):  # most likely a problem of all rows: reported once
-            problems.add(where, wrong)
-            return ()
+        if number == 0:
+            if wrong := fields.problem(list(row)):  # most likely a problem of all rows: reported once
+                problems.add(where, wrong)
+                return ()
+            fields = replace(fields, chat=fields.is_chat(row))
         sentence = _read(fields.text_of, row, where, problems)
+        if sentence is None and fields.chat:  # a mistake in a conversation is one of the answer, too
+            continue
         label = _read(fields.label_of, row, where, problems)
         if sentence is None or label is None:
             continue
         if known is not None and label not in known:
             problems.add(where, outside(label, labels or ()))
             continue
-        examples.append(Example(str(number), sentence, label))
+        examples.append(Example(str(number), sentence, label, chat=bool(fields.chat)))
     if number < 0 and not problems.count:
         problems.add(problems.file, "has no examples")
     return tuple(examples)

@@ -14,19 +14,26 @@ class Example:
     """One text and its right answer.
 
     id: unique within its split; as in the release, the number of its row in the file.
+    chat: whether the sentence is a conversation (`nlora.data.chat`), which the label continues.
     """
 
     id: str
     sentence: str
     label: str
+    chat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
-    """One example as token ids; the answer ends with the end token."""
+    """One example as token ids; the answer ends with the end token.
+
+    earlier: (begin, end) of each part of the prompt that is an earlier answer of the conversation, in their order;
+        these tokens count in the loss as those of the answer do.
+    """
 
     prompt_ids: list[int]
     answer_ids: list[int]
+    earlier: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +58,8 @@ class Task:
     options_in_prompt: bool = True
     validation: tuple[Example, ...] = ()
     drawn_from: tuple[str | None, str | None] = (None, None)
+
+    @property
+    def chat(self) -> bool:
+        """Whether the examples are conversations."""
+        return any(split[0].chat for split in (self.train, self.test, self.validation) if split)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nlora.data.prompts import TAIL, head, names, prompt
+from nlora.data.prompts import frame, names, prompt
 from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation.choices import Metric
@@ -172,7 +172,8 @@ def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
 def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
     """Each answer with its example, as in the released files, plus the whole prompt."""
     exact = not told_apart(task.labels or ())
-    instruction = f"{head(task).removeprefix(names(task))}{{0}}{TAIL}"  # the released field
+    before, after = frame(task)
+    instruction = f"{before.removeprefix(names(task))}{{0}}{after}"  # the released field
     return [
         Prediction(
             type=task.type,
