@@ -21,48 +21,30 @@ Span = tuple[int, int]
 
 _BEGIN, _END = "\U000f0000", "\U000f0001"
 """Around a special token in a message, while the template runs. Private characters, which no text should have."""
-_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class ChatRenderer:
-    """The chat template of a fast tokenizer. Raises ValueError if it has none.
-
-    template: its source. is_marked: whether it marks the assistant's part by `{% generation %}`.
-    """
+    """The chat template of a fast tokenizer. Raises ValueError if it has none. template: its source."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer: Any = tokenizer
         self.template: str = self._tokenizer.get_chat_template()
-        self.is_marked = _MARKER.search(self.template) is not None
         special = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special]
         longest_first = sorted(special, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
-    def render(self, messages: Sequence[Message], *, asks: bool) -> tuple[str, list[Span]]:
-        """The conversation's text, and the characters that the template marks as the assistant's.
+    def render(self, messages: Sequence[Message], *, asks: bool) -> str:
+        """The conversation's text. asks: whether an assistant's turn is opened at the end.
 
-        asks: whether an assistant's turn is opened at the end. In the text, special tokens that are not the template's
-            stand between marks, which `tokens` takes out.
-
+        Special tokens that are not the template's stand between marks, which `tokens` takes out.
         Raises FieldError with the message of a template that refuses the conversation.
         """
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         chat = [{"role": m.role, "content": self._as_characters(m.content)} for m in messages]
-        rendered: Any
         try:
-            rendered = render_jinja_template(
-                [chat],
-                chat_template=self.template,
-                return_assistant_tokens_mask=self.is_marked,
-                add_generation_prompt=asks,
-                **self._tokenizer.special_tokens_map,
-            )
+            return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks))
         except Exception as error:  # a template is a program, and may raise anything
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise FieldError(f"the model's chat template refuses it: {first}") from error
-        texts, spans = rendered
-        return texts[0], spans[0] if spans else []
 
     def tokens(self, text: str) -> tuple[list[int], list[Span]]:
         """The ids of a rendered text, and the characters of each token."""

@@ -4,10 +4,11 @@ A conversation is one sequence. Its prompt is what the template makes of all mes
 with the opening of an assistant's turn; it is what the model gets when it answers, token by token. The answer is what
 the template adds for the answer, up to the token that closes a turn.
 
-An earlier answer lies within the prompt. Its place is what `{% generation %}` in the template marks, or else what
-follows the prompt of that turn. This is only so if the conversation up to a turn is rendered as the beginning of the
-whole. Some templates render earlier turns otherwise (they drop the thoughts of earlier answers, for example). Then
-each answer gets a sequence of its own, with all that comes before it as the prompt.
+An earlier answer lies within the prompt: it is what follows the prompt for that turn, if the conversation up to the
+turn is rendered as the beginning of the whole. Some templates render earlier turns otherwise (they drop the thoughts of
+earlier answers, for example). Then each answer gets a sequence of its own, with all that comes before it as the prompt.
+`{% generation %}` in a template is not needed. It often marks more than the model generates, such as the newline after
+the token that closes a turn.
 
 In a prompt that is too long, the oldest turns are left out, but not the system's. The answers among them get a
 sequence of their own. Only if the last turn alone is too long, its text is shortened.
@@ -37,13 +38,12 @@ class _Prompt(NamedTuple):
     """What the template makes of some messages and the opening of the next answer.
 
     messages: those that are in it. left_out: the number of messages that are not, after those of the system.
-    marked: what the template marks as the assistant's. tokens: the characters of each token.
+    tokens: the characters of each token.
     """
 
     messages: list[Message]
     left_out: int
     text: str
-    marked: list[Span]
     ids: list[int]
     tokens: list[Span]
     is_shortened: bool = False
@@ -58,8 +58,10 @@ class ChatTemplate:
     Raises InputErrors for a tokenizer without one, or with one that does not show where an answer begins.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, encoder_decoder: bool = False) -> None:
         self._name = tokenizer.name_or_path
+        if encoder_decoder:
+            raise self._unfit("is an encoder-decoder model, and rows of messages need a causal one")
         if not tokenizer.is_fast:
             raise self._unfit(
                 "has a tokenizer in plain Python, which does not tell the characters of a token"
@@ -85,8 +87,8 @@ class ChatTemplate:
     def _two_turns(self) -> tuple[str, str, str, str]:
         """A conversation as rendered: its prompt, the whole, and what is in the answer before and after its words."""
         try:
-            base = self._chat.render([_ASKED], asks=True)[0]
-            whole = self._chat.render([_ASKED, _ANSWER], asks=False)[0]
+            base = self._chat.render([_ASKED], asks=True)
+            whole = self._chat.render([_ASKED, _ANSWER], asks=False)
         except FieldError as error:
             raise self._unfit(f"cannot be used for chats: {error}") from None
         before, found, closing = whole.removeprefix(base).rpartition(_ANSWER.content)
@@ -158,8 +160,8 @@ class ChatTemplate:
     def _rendered(self, messages: Sequence[Message], left_out: int) -> _Prompt:
         system = _system(messages)
         kept = [*system, *messages[len(system) + left_out :]]
-        text, marked = self._chat.render(kept, asks=True)
-        return _Prompt(kept, left_out, text, marked, *self._chat.tokens(text))
+        text = self._chat.render(kept, asks=True)
+        return _Prompt(kept, left_out, text, *self._chat.tokens(text))
 
     def _shortened(self, messages: Sequence[Message], left_out: int, room: int) -> _Prompt:
         """The prompt of the last turn, with the user's text shortened."""
@@ -181,12 +183,10 @@ class ChatTemplate:
         """The earlier answers in a prompt, in characters; None if they are not rendered as when they were given."""
         if prompt.is_shortened:
             return None
-        if self._chat.is_marked:
-            return prompt.marked
         spans = []
         for i in _answers(prompt.messages):
-            asked = self._chat.render(prompt.messages[:i], asks=True)[0]
-            whole = self._chat.render(prompt.messages[: i + 1], asks=False)[0]
+            asked = self._chat.render(prompt.messages[:i], asks=True)
+            whole = self._chat.render(prompt.messages[: i + 1], asks=False)
             answered = asked + self._closed(whole.removeprefix(asked))
             if not whole.startswith(asked) or not prompt.text.startswith(answered):
                 return None
@@ -197,7 +197,7 @@ class ChatTemplate:
 
     def _answer(self, messages: Sequence[Message], prompt: str, text: str) -> list[int]:
         """The ids of the answer to a prompt, with its end token."""
-        whole = self._chat.render([*messages, Message("assistant", text)], asks=False)[0]
+        whole = self._chat.render([*messages, Message("assistant", text)], asks=False)
         if not whole.startswith(prompt):
             raise FieldError(
                 "the model's chat template does not begin its last turn as it asks for an answer"

@@ -17,7 +17,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, overload
 
 import numpy as np
@@ -36,7 +36,7 @@ class Columns:
     shared: (n,) how many tokens each prompt shares with the first one. cut: (n,) 1 where the text was shortened.
     rest_ids, answer_ids: what follows the shared tokens, and the answers; those of example i are
         ids[starts[i] : starts[i + 1]]. rest_starts, answer_starts: (n + 1,).
-    earlier, earlier_starts: the same for the begins and ends of earlier answers, begin, end, begin, end, ...
+    earlier: (m, 3) the earlier answers of conversations, in their order: example, begin and end in its prompt.
     """
 
     first: Integers
@@ -47,14 +47,13 @@ class Columns:
     answer_ids: Integers
     answer_starts: Integers
     earlier: Integers
-    earlier_starts: Integers
 
     @classmethod
     def of(cls, examples: Iterable[tuple[TokenizedExample, bool]]) -> Columns:
         """From examples, each with whether its text was shortened; they are consumed one at a time."""
         first: list[int] | None = None
         shared, cut, rest_ids, answer_ids, earlier = (array("i") for _ in range(5))
-        rest_starts, answer_starts, earlier_starts = (array("q", [0]) for _ in range(3))
+        rest_starts, answer_starts = array("q", [0]), array("q", [0])
         n = 0
         for example, is_cut in examples:
             ids = example.prompt_ids
@@ -66,10 +65,20 @@ class Columns:
             rest_starts.append(len(rest_ids))
             answer_ids.extend(example.answer_ids)
             answer_starts.append(len(answer_ids))
-            earlier.extend(chain.from_iterable(example.earlier))
-            earlier_starts.append(len(earlier))
-        columns = (array("i", first or []), shared, cut, rest_ids, rest_starts, answer_ids, answer_starts)
-        return cls(*map(np.asarray, (*columns, earlier, earlier_starts)))
+            for span in example.earlier:
+                earlier.extend((len(shared) - 1, *span))
+        spans = np.asarray(earlier).reshape(-1, 3)
+        columns = (
+            array("i", first or []),
+            shared,
+            cut,
+            rest_ids,
+            rest_starts,
+            answer_ids,
+            answer_starts,
+            spans,
+        )
+        return cls(*map(np.asarray, columns))
 
     def __len__(self) -> int:
         return len(self.shared)
@@ -78,8 +87,8 @@ class Columns:
         """Example i, as new lists."""
         rest = self.rest_ids[self.rest_starts[i] : self.rest_starts[i + 1]]
         answer = self.answer_ids[self.answer_starts[i] : self.answer_starts[i + 1]]
-        ends = self.earlier[self.earlier_starts[i] : self.earlier_starts[i + 1]].tolist()
-        earlier = tuple(zip(ends[::2], ends[1::2], strict=True))
+        begin, end = np.searchsorted(self.earlier[:, 0], (i, i + 1))
+        earlier = tuple((int(first), int(last)) for _, first, last in self.earlier[begin:end])
         prompt = [*self.first[: self.shared[i]].tolist(), *rest.tolist()]
         return TokenizedExample(prompt, answer.tolist(), earlier)
 
@@ -92,8 +101,7 @@ class Columns:
     def first_answers(self) -> Integers:
         """(n,) where the first answer of each example begins: after its prompt, or within it."""
         found = np.array(self.prompt_lengths)
-        has_earlier = np.diff(self.earlier_starts) > 0
-        found[has_earlier] = self.earlier[self.earlier_starts[:-1][has_earlier]]
+        np.minimum.at(found, self.earlier[:, 0], self.earlier[:, 1])
         return found
 
 

@@ -15,7 +15,7 @@ _SHOWN_CHARACTERS = 60
 
 
 def conversations(
-    template: ChatTemplate, task: str, examples: Sequence[Example], *, room: int, most: int, all_turns: bool
+    template: ChatTemplate, task: str, examples: Sequence[Example], room: int, most: int, *, all_turns: bool
 ) -> Iterator[tuple[TokenizedExample, bool]]:
     """The sequences of all conversations, and whether the prompt of each had to be cut.
 

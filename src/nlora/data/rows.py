@@ -108,7 +108,7 @@ def to_texts(
     for number, (where, bare) in enumerate(rows):
         row = fields.row_of(bare) if isinstance(bare, str) else bare
         if not isinstance(row, Mapping):
-            wanted = " and ".join(fields.places or fields.text[:1])
+            wanted = fields.messages[0] if fields.chat else " and ".join(fields.places or fields.text[:1])
             what = f"an object with the field{'s' if len(fields.places) > 1 else ''} {wanted}"
             either = what if isinstance(bare, str) else f"a text or {what}"
             problems.add(where, f"{'a text' if isinstance(bare, str) else kind_of(bare)} instead of {either}")
@@ -121,6 +121,7 @@ def to_texts(
             # All fields are printed with the answer, so all must be valid.
             if half := half_problem(as_line(row)):
                 problems.add(where, f"a field {half}")
+            fields = replace(fields, chat=fields.is_chat(row))  # the other rows have to be of the same kind
             yield dict(row)
 
 

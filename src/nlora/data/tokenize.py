@@ -86,10 +86,7 @@ class ExampleTokenizer:
     @cached_property
     def chat(self) -> ChatTemplate:
         """The model's chat template. Raises InputErrors if it has none, or none of use."""
-        if self.encoder_decoder:
-            what = "is an encoder-decoder model, and rows of messages need a causal one"
-            raise InputErrors([Problem.at(("model",), f"{self._tokenizer.name_or_path} {what}")])
-        return ChatTemplate(self._tokenizer)
+        return ChatTemplate(self._tokenizer, encoder_decoder=self.encoder_decoder)
 
     def encode(
         self, task: Task, examples: Sequence[Example], *, all_turns: bool = False
@@ -134,9 +131,7 @@ class ExampleTokenizer:
         """Each example, and whether its text was shortened."""
         if task.chat:
             room, most = self.longest_prompt(task), self.max_target_tokens
-            yield from conversations(
-                self.chat, task.name, examples, room=room, most=most, all_turns=all_turns
-            )
+            yield from conversations(self.chat, task.name, examples, room, most, all_turns=all_turns)
             return
         for some in text_batches(examples, len(self._head(task)[1])):
             for ids, is_cut, example in zip(*self._prompts(task, some), some, strict=True):
@@ -266,8 +261,8 @@ class ExampleTokenizer:
 
     def _after_answer(self, text: str) -> list[int]:
         """The ids of " " + text after "Answer:"; if the tokenizer merges across it, with or without the space."""
-        after = f" {text}"
-        found = ids_after(self._plain, self._tokenizer.decode, prompts.TAIL, after, [after, text])
+        after, decode = f" {text}", lambda ids: str(self._tokenizer.decode(ids))
+        found = ids_after(self._plain, decode, prompts.TAIL, after, [after, text])
         if found is not None:
             return found
         raise ModelError(f"the tokenizer cannot represent the answer '{text}' after 'Answer:'")
