@@ -126,7 +126,10 @@ class ChatTemplate:
 
     def answer_ids(self, text: str) -> list[int]:
         """The ids of an answer that does not depend on the conversation, such as a label, with its end token."""
-        return self._answer([_ASKED], self._base, text)
+        try:
+            return self._answer([_ASKED], self._base, text)
+        except FieldError as error:
+            raise self._unfit(f"cannot answer '{text}' in a chat: {error}") from None
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The words of a generated answer, given without its end token."""

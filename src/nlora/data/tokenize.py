@@ -80,7 +80,7 @@ class ExampleTokenizer:
         self._cache = cache
         self.end_id = int(tokenizer.eos_token_id)
         self._before, self._after = self._special_ids()
-        self._label_ids: dict[tuple[str, bool], list[int]] = {}
+        self._label_ids: dict[str, list[int]] = {}
         self._heads: dict[str, tuple[list[int], str]] = {}
 
     @cached_property
@@ -93,8 +93,7 @@ class ExampleTokenizer:
     ) -> TokenizedExamples:
         """The ids of examples of one task, in their order.
 
-        all_turns: in conversations, the assistant's earlier turns are answers as well, as in training. A conversation
-            can then become several examples (`nlora.data.chat_template`).
+        all_turns: for training; a conversation's earlier answers count, and it may become several examples.
 
         Raises InputErrors if the instruction leaves no space for the text, if a label does not fit into
         max_target_tokens, if two labels have the same tokens, or if the model does not know a token.
@@ -107,9 +106,8 @@ class ExampleTokenizer:
         if self._cache is None:
             columns = tokenize()
         else:
-            columns = self._cache.columns(
-                self._settings(task, all_turns), prompts.head(task), examples, tokenize
-            )
+            settings = self._settings(task, all_turns)
+            columns = self._cache.columns(settings, prompts.head(task), examples, tokenize)
         rows = TokenizedExamples([columns])
         self._check_known(task, rows)
         return rows
@@ -249,15 +247,12 @@ class ExampleTokenizer:
 
     def _answer(self, text: str, chat: bool = False) -> list[int]:
         """The answer's ids without the end token. Memoized, because most answers are one of a few labels."""
-        if (text, chat) not in self._label_ids:
-            if chat:
-                ids = self.chat.answer_ids(text)[:-1]
-            else:
-                ids = (
-                    [*self._before, *self._plain(text)] if self.encoder_decoder else self._after_answer(text)
-                )
-            self._label_ids[text, chat] = ids
-        return self._label_ids[text, chat]
+        if chat:
+            return self.chat.answer_ids(text)[:-1]
+        if text not in self._label_ids:
+            alone = [*self._before, *self._plain(text)]
+            self._label_ids[text] = self._after_answer(text) if not self.encoder_decoder else alone
+        return self._label_ids[text]
 
     def _after_answer(self, text: str) -> list[int]:
         """The ids of " " + text after "Answer:"; if the tokenizer merges across it, with or without the space."""
