@@ -16,6 +16,7 @@ import pytest
 import yaml
 from blocks import LANGUAGES, PAGES, REASONS, ROOT, Block, blocks
 
+from chat_models import save_model, template, with_template
 from nlora.config.load import load_config
 from nlora.runs.plan import make_plan
 from released_data import write_benchmark
@@ -30,6 +31,7 @@ SUBSTITUTIONS = {
     "meta-llama/Llama-3.1-8B": "tiny",
     # models, files and runs that a reader has
     "Qwen/Qwen3-0.6B": "tiny",
+    "Qwen/Qwen2.5-0.5B-Instruct": "tiny-chat",
     "smollm2": "tiny",
     "nlora cp demo mine.yaml": "nlora cp demo copied.yaml",
     "nlora run mine.yaml": "nlora run support.yaml output_dir=runs/mine",
@@ -62,8 +64,8 @@ def _of(page: str, language: str) -> list[Block]:
 
 
 @pytest.fixture
-def reader(here: Path, tiny_model: TinyModel) -> Path:
-    """The folder of a reader: support.yaml, its data, two finished runs, new texts, two models, CL_Benchmark."""
+def reader(here: Path, tiny_model: TinyModel, tiny_tokenizer: Callable[[bool], Any]) -> Path:
+    """The folder of a reader: support.yaml, its data, two finished runs, new texts, three models, CL_Benchmark."""
     shutil.copytree("runs/support", "runs/plain")
     (here / "new.csv").write_text("sentence\nIt is down again\n")
     lines = [f"{label} {i},{label}\n" for i in range(20) for label in ("billing", "network", "hardware")]
@@ -76,6 +78,8 @@ def reader(here: Path, tiny_model: TinyModel) -> Path:
         (here / f"entailment/{split}.jsonl").write_text(json.dumps(row) + "\n")
     (here / "tiny").symlink_to(tiny_model("llama"))
     (here / "tiny-t5").symlink_to(tiny_model("t5"))
+    chat_tokenizer = with_template(tiny_tokenizer(False), template("qwen2_5"))
+    save_model(here / "tiny-chat", tiny_model("llama"), chat_tokenizer)
     write_benchmark(here / "CL_Benchmark")
     return here
 

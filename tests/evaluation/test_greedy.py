@@ -65,7 +65,7 @@ def test_answers_are_those_of_generate(
         monkeypatch.setattr("nlora.evaluation.prefill._PASS_OVERHEAD_TOKENS", 0)
     with torch.inference_mode():
         prefill = Prefiller(model, PROMPTS, pad_id=0, packs=packing_is_exact(model)).run(PROMPTS)
-        assert greedy(prefill, end_id=end_id, most_tokens=MOST_TOKENS) == expected
+        assert greedy(prefill, end_ids=(end_id,), most_tokens=MOST_TOKENS) == expected
     # The rows must end at different times; otherwise the test shows little.
     assert len({len(answer) for answer in expected}) >= 3
 
@@ -98,7 +98,7 @@ class Counting:
 
 def test_rows_that_have_ended_do_not_run_again() -> None:
     prefill = Counting([1, 4, 2, 9, 2])
-    answers = greedy(prefill, end_id=1, most_tokens=6)
+    answers = greedy(prefill, end_ids=(1,), most_tokens=6)
     assert answers == [[1], [5, 5, 5, 1], [5, 1], [5] * 6, [5, 1]]
     assert prefill.sizes == [4, 2, 2, 1, 1]
 

@@ -59,10 +59,16 @@ def check_probabilities(stage: Checkpoint, task: Task) -> None:
     raise InputErrors([Problem("--probabilities", what)])
 
 
-def fields_to_answer(stage: Checkpoint, index: int) -> Fields:
-    """Where new rows have their text: where the task's own files have it. index: as of `task_to_answer`."""
+def fields_to_answer(stage: Checkpoint, task: Task, index: int) -> Fields:
+    """Where new rows have their text: where the task's own files have it. task, index: as of `task_to_answer`."""
     tasks = stage.config.tasks
-    return Fields.of(tasks[index]) if index < len(tasks) else Fields()
+    if index == len(tasks):
+        return Fields(chat=task.chat)
+    fields = Fields.of(tasks[index])
+    known = next(
+        (records[task.name] for _, records in stage.run.scored_records() if task.name in records), None
+    )
+    return fields if known is None else replace(fields, chat=known.chat)
 
 
 def predict(
@@ -83,12 +89,16 @@ def predict(
     """
     # The label is not used; a valid one keeps the checks of the tokenizer quiet.
     label = task.labels[0] if task.labels else "-"
-    text_of = fields_to_answer(stage, index).text_of
+    fields = fields_to_answer(stage, task, index)
     on_answered = progress.scoring(stage.stage, task.name, len(rows))
     served = None
     left = iter(rows)
     while some := list(islice(left, BATCHES * stage.config.evaluate.batch_size)):
-        part = replace(task, test=tuple(Example(str(i), text_of(row), label) for i, row in enumerate(some)))
+        examples = (
+            Example(str(i), fields.text_of(row), label, chat=fields.is_chat(row))
+            for i, row in enumerate(some)
+        )
+        part = replace(task, test=tuple(examples))
         served = served or model.serve(stage, [part])
         answers = served.answer(part, index, on_answered, probabilities=probabilities)
         for i, (row, text) in enumerate(zip(some, answers.texts, strict=True)):

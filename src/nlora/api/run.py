@@ -148,7 +148,7 @@ class Run:
         with _quiet_python():
             checkpoint = self._checkpoint(stage, settings)
             asked, index = prediction.task_to_answer(checkpoint, task)
-            rows = prediction.given_rows(texts, prediction.fields_to_answer(checkpoint, index))
+            rows = prediction.given_rows(texts, prediction.fields_to_answer(checkpoint, asked, index))
             if probabilities:
                 prediction.check_probabilities(checkpoint, asked)
             if not rows:

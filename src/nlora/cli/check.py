@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nlora.config.schema import Config
     from nlora.runs.plan import Plan
 
+_SHOWN_CHARACTERS = 2000
+"""Of a conversation, from its beginning and its end."""
 _CLEARLY_FASTER = 1.5
 """How many times as fast matrix products in another number format must be for a hint."""
 
@@ -58,7 +60,23 @@ def _lines(plan: Plan) -> list[str]:
         *_faster_format(config),
         *protocol_notes(config),
         *task_notes(plan.tasks),
+        *_conversations(plan),
     ]
+
+
+def _conversations(plan: Plan) -> list[str]:
+    """The first training example of each task of conversations, as the model gets it."""
+    from nlora.report.forgotten_examples import middle_left_out
+
+    lines = []
+    for task in plan.tasks:
+        if task.chat and task.train:
+            first = plan.encoder.encode(task, task.train[:1], all_turns=True)[0]
+            text = middle_left_out(plan.encoder.chat.shown(first), _SHOWN_CHARACTERS)
+            lines.append(
+                f"{task.name}: its first conversation, with what is learned between « and »:\n{text}"
+            )
+    return lines
 
 
 def _folder_line(plan: Plan) -> str:

@@ -58,7 +58,7 @@ def predict(
     if file is None and sys.stdin.isatty():
         console.print("one text per line; end the input with Ctrl-D", highlight=False)
     quoting = None if index == len(tasks) else tasks[index].quoting
-    fields = prediction.fields_to_answer(checkpoint, index)
+    fields = prediction.fields_to_answer(checkpoint, asked, index)
     path = None if file is None else Path(file)
     rows = read_texts(path, sys.stdin.buffer, kind=kind, quoting=quoting, fields=fields)
     if not rows:

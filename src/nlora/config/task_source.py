@@ -19,7 +19,8 @@ OF_LABELS = ("accuracy", "macro_f1")
 METRICS = (*OF_LABELS, "exact_match", "rougeL")
 _SOURCE = (
     "a JSONL, JSON, CSV, TSV or Parquet file (also .gz) with the fields sentence (or input, or text) and label (or "
-    "output), a pattern (data/*.jsonl), a folder saved by datasets, or hub:<data set>[:configuration][/split]."
+    "output), or messages (a conversation), a pattern (data/*.jsonl), a folder saved by datasets, or "
+    "hub:<data set>[:configuration][/split]."
 )
 
 
@@ -33,6 +34,11 @@ class Columns(BaseModel):
     )
     label: str | None = Field(
         None, min_length=1, description="The column of the answer; null: label, or else output."
+    )
+    messages: str | None = Field(
+        None,
+        min_length=1,
+        description="The column of a conversation, instead of text and answer; null: messages, or else conversations.",
     )
 
 
@@ -174,6 +180,13 @@ class TaskSource(BaseModel):
         if self.template is not None and self.columns.text is not None:
             raise ValueError(
                 f"task '{self.name}' sets columns.text and template; the template makes the text, keep one"
+            )
+        if self.columns.messages is not None and (
+            self.template or self.label_names or self.columns.text or self.columns.label
+        ):
+            raise ValueError(
+                f"task '{self.name}' sets columns.messages, so text and answer are in the conversation; leave "
+                "columns.text, columns.label, template and label_names out"
             )
         for word in (self.label_names or {}).values():
             if self.labels is not None and word not in self.labels:

@@ -9,7 +9,8 @@ has to run on the last positions. (Models that allow it get packed batches inste
 
     input_ids       (B, T)    each prompt, followed by its answer
     attention_mask  (B, T)    0 on padding
-    labels          (B, K+1)  of the last K+1 positions: answer tokens, else -100; column 0 is always -100
+    labels          (B, K+1)  of the last K+1 positions: answer tokens, else -100; column 0 is always -100. Earlier
+                              answers of a conversation are answer tokens, too
 
 For encoder-decoder models, input_ids (B, T) and labels (B, K) are padded on the right.
 """
@@ -54,13 +55,25 @@ class Collator:
 
     def _causal(self, examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
         rows = [[*e.prompt_ids, *e.answer_ids] for e in examples]
-        answer_tokens = max(len(e.answer_ids) for e in examples)
-        labels = [[IGNORED] * (answer_tokens + 1 - len(e.answer_ids)) + list(e.answer_ids) for e in examples]
         return {
             "input_ids": _pad(rows, self.pad_id, left=True),
             "attention_mask": _pad([[1] * len(row) for row in rows], 0, left=True),
-            "labels": torch.tensor(labels),
+            "labels": _pad([[IGNORED, *labels_of(e)] for e in examples], IGNORED, left=True),
         }
+
+
+def labels_of(example: TokenizedExample) -> list[int]:
+    """The tokens from the first that counts in the loss to the end, -100 for those that do not count.
+
+    >>> labels_of(TokenizedExample([5, 6, 7, 8], [9, 2], earlier=((1, 2),)))
+    [6, -100, -100, 9, 2]
+    """
+    found = list(example.answer_ids)
+    begin_after = len(example.prompt_ids)
+    for begin, end in reversed(example.earlier):
+        found = [*example.prompt_ids[begin:end], *[IGNORED] * (begin_after - end), *found]
+        begin_after = begin
+    return found
 
 
 def _pad(rows: Sequence[Sequence[int]], value: int, *, left: bool) -> Tensor:

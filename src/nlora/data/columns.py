@@ -3,7 +3,7 @@
 >>> examples = [TokenizedExample([1, 8, 9], [2]), TokenizedExample([1, 8, 7, 6], [3, 2])]
 >>> rows = TokenizedExamples([Columns.of((example, False) for example in examples)])
 >>> rows[1], rows.shared_tokens
-(TokenizedExample(prompt_ids=[1, 8, 7, 6], answer_ids=[3, 2]), 2)
+(TokenizedExample(prompt_ids=[1, 8, 7, 6], answer_ids=[3, 2], earlier=()), 2)
 
 A prompt is stored as the number of tokens that it shares with the first prompt, and the tokens that follow. So the
 instruction and the options are stored with the first prompt only, and the smallest of these numbers is the length of
@@ -36,6 +36,7 @@ class Columns:
     shared: (n,) how many tokens each prompt shares with the first one. cut: (n,) 1 where the text was shortened.
     rest_ids, answer_ids: what follows the shared tokens, and the answers; those of example i are
         ids[starts[i] : starts[i + 1]]. rest_starts, answer_starts: (n + 1,).
+    earlier: (m, 3) the earlier answers of conversations, in their order: example, begin and end in its prompt.
     """
 
     first: Integers
@@ -45,12 +46,13 @@ class Columns:
     rest_starts: Integers
     answer_ids: Integers
     answer_starts: Integers
+    earlier: Integers
 
     @classmethod
     def of(cls, examples: Iterable[tuple[TokenizedExample, bool]]) -> Columns:
         """From examples, each with whether its text was shortened; they are consumed one at a time."""
         first: list[int] | None = None
-        shared, cut, rest_ids, answer_ids = (array("i") for _ in range(4))
+        shared, cut, rest_ids, answer_ids, earlier = (array("i") for _ in range(5))
         rest_starts, answer_starts = array("q", [0]), array("q", [0])
         n = 0
         for example, is_cut in examples:
@@ -63,7 +65,19 @@ class Columns:
             rest_starts.append(len(rest_ids))
             answer_ids.extend(example.answer_ids)
             answer_starts.append(len(answer_ids))
-        columns = (array("i", first or []), shared, cut, rest_ids, rest_starts, answer_ids, answer_starts)
+            for span in example.earlier:
+                earlier.extend((len(shared) - 1, *span))
+        spans = np.asarray(earlier).reshape(-1, 3)
+        columns = (
+            array("i", first or []),
+            shared,
+            cut,
+            rest_ids,
+            rest_starts,
+            answer_ids,
+            answer_starts,
+            spans,
+        )
         return cls(*map(np.asarray, columns))
 
     def __len__(self) -> int:
@@ -73,12 +87,22 @@ class Columns:
         """Example i, as new lists."""
         rest = self.rest_ids[self.rest_starts[i] : self.rest_starts[i + 1]]
         answer = self.answer_ids[self.answer_starts[i] : self.answer_starts[i + 1]]
-        return TokenizedExample([*self.first[: self.shared[i]].tolist(), *rest.tolist()], answer.tolist())
+        begin, end = np.searchsorted(self.earlier[:, 0], (i, i + 1))
+        earlier = tuple((int(first), int(last)) for _, first, last in self.earlier[begin:end])
+        prompt = [*self.first[: self.shared[i]].tolist(), *rest.tolist()]
+        return TokenizedExample(prompt, answer.tolist(), earlier)
 
     @property
     def prompt_lengths(self) -> Integers:
         """(n,) tokens of each prompt."""
         return self.shared + np.diff(self.rest_starts)
+
+    @property
+    def first_answers(self) -> Integers:
+        """(n,) where the first answer of each example begins: after its prompt, or within it."""
+        found = np.array(self.prompt_lengths)
+        np.minimum.at(found, self.earlier[:, 0], self.earlier[:, 1])
+        return found
 
 
 class TokenizedExamples(Sequence[TokenizedExample]):
@@ -119,6 +143,11 @@ class TokenizedExamples(Sequence[TokenizedExample]):
     def prompt_lengths(self) -> list[int]:
         """Tokens of each prompt."""
         return [n for part in self.parts for n in part.prompt_lengths.tolist()]
+
+    @property
+    def first_answers(self) -> list[int]:
+        """Where the first answer of each example begins: after its prompt, or within it."""
+        return [n for part in self.parts for n in part.first_answers.tolist()]
 
     @property
     def lengths(self) -> list[int]:

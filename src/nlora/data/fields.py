@@ -4,6 +4,9 @@
 >>> row = {"question": "Is it down?", "lang": "en", "label": 1}
 >>> fields.text_of(row), fields.answers_of(row)
 ('Is it down? (en)', ('yes',))
+>>> row = {"messages": [{"role": "user", "content": "Is it down?"}, {"role": "assistant", "content": "No."}]}
+>>> Fields().text_of(row), Fields().answers_of(row)
+('user: Is it down?', ('No.',))
 """
 
 from __future__ import annotations
@@ -16,14 +19,12 @@ from typing import Any
 
 from nlora.config.characters import half_problem
 from nlora.config.task_source import TaskSource, template_pieces
+from nlora.data import chat
+from nlora.data.field_error import FieldError, kind_of
 
 TEXT_FIELDS = ("sentence", "input", "text")
 LABEL_FIELDS = ("label", "output")
 CHAT_FIELDS = ("messages", "conversations")
-
-
-class FieldError(ValueError):
-    """A field of a row that is missing or of no use. The message says what is wrong, but not in which row."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +34,38 @@ class Fields:
     text: the names of the text's field; the first that a row has counts. label: the same for the answer.
     template: the text with `{column}` places; None: the text is a field.
     label_names: the label word of each value; None: the value is the label.
+    messages: the names of the field with a conversation, which has text and answer in it.
+    chat: whether rows are conversations; None: those that have one, and no text with an answer.
     """
 
     text: tuple[str, ...] = TEXT_FIELDS
     label: tuple[str, ...] = LABEL_FIELDS
     template: str | None = None
     label_names: Mapping[str, str] | None = None
+    messages: tuple[str, ...] = CHAT_FIELDS
+    chat: bool | None = None
 
     @classmethod
     def of(cls, source: TaskSource) -> Fields:
         """The fields of a task's files."""
-        text, label = source.columns.text, source.columns.label
+        text, label, messages = source.columns.text, source.columns.label, source.columns.messages
+        is_plain = any((text, label, source.template, source.label_names))
         return cls(
             TEXT_FIELDS if text is None else (text,),
             LABEL_FIELDS if label is None else (label,),
             source.template,
             source.label_names,
+            CHAT_FIELDS if messages is None else (messages,),
+            True if messages is not None else False if is_plain else None,
+        )
+
+    def is_chat(self, there: Iterable[str]) -> bool:
+        """Whether a row with these fields is a conversation."""
+        if self.chat is not None:
+            return self.chat
+        found = set(there)
+        return not found.isdisjoint(self.messages) and (
+            found.isdisjoint(self.text) or found.isdisjoint(self.label)
         )
 
     @cached_property
@@ -62,6 +79,8 @@ class Fields:
 
     def problem(self, there: Sequence[str], *, labeled: bool = True) -> str | None:
         """The problem with the columns of a table; None: there is none."""
+        if self.is_chat(there):
+            return _missing(self.messages, there) if set(there).isdisjoint(self.messages) else None
         for place in self.places:
             if place not in there:
                 return _missing((place,), there, "column")
@@ -69,25 +88,21 @@ class Fields:
             if not any(name in there for name in wanted):
                 key = {TEXT_FIELDS: "text", LABEL_FIELDS: "label"}.get(wanted)
                 hint = f"; the task can name another: columns: {{{key}: ...}}" if key and labeled else ""
-                return self._chat_problem(there) or _missing(wanted, there) + hint
+                return _missing(wanted, there) + hint
         return None
 
-    def _chat_problem(self, there: Iterable[str]) -> str | None:
-        """The message for a row with a conversation instead of a text; None: it has none."""
-        found = set(there)
-        chat = next((name for name in CHAT_FIELDS if name in found), None)
-        if chat is None or found & {*self.text, *self.label, *self.places}:
-            return None
-        way_out = "give each row a text as 'sentence' and an answer as 'label'"
-        return f"chat rows ('{chat}') are not supported; {way_out}"
-
     def row_of(self, text: str) -> dict[str, Any] | None:
-        """The row for a bare text; None if a template needs several columns."""
+        """The row for a bare text, or for a conversation of it; None if a template needs several columns."""
+        if self.chat:
+            return {self.messages[0]: [{"role": "user", "content": text}]}
         names = self.places if self.template is not None else self.text[:1]
         return {names[0]: text} if len(names) == 1 else None
 
     def text_of(self, row: Mapping[str, Any]) -> str:
-        """The text of a row. Raises FieldError."""
+        """The text of a row; of a conversation, what comes before the assistant's last turn. Raises FieldError."""
+        if self.is_chat(row):
+            messages = chat.conversation(row, self._messages_in(row))
+            return chat.as_text(messages[:-1] if messages[-1].role == "assistant" else messages)
         if self.template is None:
             name, value = _find(row, self.text)
             return _checked(name, value)
@@ -98,6 +113,8 @@ class Fields:
 
     def answers_of(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The accepted answers of a row, without repetitions; the first is trained on. Raises FieldError."""
+        if self.is_chat(row):
+            return (chat.conversation(row, self._messages_in(row), answered=True)[-1].content,)
         name, value = _find(row, self.label)
         if not isinstance(value, list | tuple):
             return (self._answer(name, value),)
@@ -114,6 +131,14 @@ class Fields:
             known = ", ".join(self.label_names)
             raise FieldError(f"{name} '{word}' has no name; label_names has names for {known}")
         return self.label_names[word]
+
+    def _messages_in(self, row: Mapping[str, Any]) -> str:
+        name = next((name for name in self.messages if name in row), None)
+        if name is None:
+            raise FieldError(
+                f"{_missing(self.messages, list(row))}; all rows of a chat task are conversations"
+            )
+        return name
 
 
 def _find(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
@@ -153,18 +178,3 @@ def _as_text(value: Any) -> Any:
 def _missing(wanted: Sequence[str], there: Sequence[str], what: str = "field") -> str:
     others = f" (or {' or '.join(wanted[1:])})" if wanted[1:] else ""
     return f"no {what} '{wanted[0]}'{others}; the {what}s are: {', '.join(map(str, there)) or 'none'}"
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, for a message: `the number 12`, `a list`."""
-    if value is None:
-        return "empty (null)"
-    if isinstance(value, bool):
-        return f"the truth value {str(value).lower()}"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return "an object" if isinstance(value, Mapping) else f"of type {type(value).__name__}"

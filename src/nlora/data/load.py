@@ -8,7 +8,7 @@ seed and the task's name, so that a task has the same examples at any position i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +166,7 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
             key=(*key, split),
         )
         problems += found
+    problems += _chat_problems(source, examples, key)
     if problems:
         raise InputErrors(problems)
     task = Task(
@@ -177,6 +178,22 @@ def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Pat
         test=examples["test"],
     )
     return task if source.test_share is None else split_off(task, source.test_share, key)
+
+
+def _chat_problems(source: TaskSource, examples: Mapping[str, Sequence[Example]], key: Key) -> list[Problem]:
+    """What is wrong with a task of conversations as a whole."""
+    found = {split: some[0].chat for split, some in examples.items() if some}
+    kinds = {example.chat for some in examples.values() for example in some}
+    if len(kinds) > 1:
+        kind = "a conversation in some rows and a text in others"
+        if len(set(found.values())) > 1:
+            words = {True: "conversations", False: "texts"}
+            kind = " and ".join(f"{words[chat]} in '{split}'" for split, chat in found.items())
+        return [Problem.at(key, f"task '{source.name}' has {kind}; give it one of the two")]
+    if kinds == {True} and source.instruction:
+        what = f"the rows of task '{source.name}' are conversations, which get no instruction"
+        return [Problem.at((*key, "instruction"), f"{what}; leave it out, or write it into a system turn")]
+    return []
 
 
 def _from_benchmark(source: TaskSource, folder: Path, key: Key, *, keep_unlabeled: bool) -> Task:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nlora.data.collate import IGNORED
+from nlora.data.collate import IGNORED, labels_of
 from nlora.data.columns import TokenizedExamples, shared_prefix
 from nlora.data.task import TokenizedExample
 
@@ -58,8 +58,11 @@ def pack_rests(
         positions += range(shared, shared + len(rest))
         rows_at.append([*range(begin, end), *[end - 1] * (longest - len(rest))])
         back_at += range(row * longest, row * longest + len(rest))
-        predict_at += range(end - max(len(example.answer_ids), 1), end)
-        labels += example.answer_ids
+        answers = labels_of(example)
+        predict_at += [i for i, label in enumerate(answers, end - len(answers)) if label != IGNORED] or [
+            end - 1
+        ]
+        labels += [label for label in answers if label != IGNORED]
     return {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
@@ -71,8 +74,8 @@ def pack_rests(
 
 
 def common_tokens(examples: Sequence[TokenizedExample]) -> int:
-    """Number of tokens that all prompts begin with, without any prompt's last, from which its answer is predicted."""
+    """Number of tokens that all prompts begin with, without any from which a token of an answer is predicted."""
     if isinstance(examples, TokenizedExamples):
-        return min(examples.shared_tokens, min(examples.prompt_lengths) - 1)
-    prompts = [example.prompt_ids for example in examples]
-    return min(shared_prefix(prompts), min(map(len, prompts)) - 1)
+        return min(examples.shared_tokens, min(examples.first_answers) - 1)
+    first_answers = (e.earlier[0][0] if e.earlier else len(e.prompt_ids) for e in examples)
+    return min(shared_prefix([e.prompt_ids for e in examples]), min(first_answers) - 1)

@@ -33,9 +33,15 @@ def names(task: Task) -> str:
     return f"Task:{task.type}\nDataset:{task.name}\n"
 
 
+def frame(task: Task) -> tuple[str, str]:
+    """(head, tail) around each text; nothing around a conversation, which the model's chat template writes."""
+    return ("", "") if task.chat else (head(task), TAIL)
+
+
 def parts(task: Task, example: Example) -> tuple[str, str, str]:
     """(head, text, tail), which together are the prompt; only the text may be shortened."""
-    return head(task), example.sentence, TAIL
+    before, after = frame(task)
+    return before, example.sentence, after
 
 
 def prompt(task: Task, example: Example) -> str:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from nlora.config.characters import half_problem, look_alike, told_apart
-from nlora.data.fields import FieldError, Fields, kind_of
+from nlora.data.field_error import FieldError, kind_of
+from nlora.data.fields import Fields
 from nlora.data.task import Example
 from nlora.errors import Problem, did_you_mean
 
@@ -75,19 +77,21 @@ def to_examples(
         if isinstance(row, RepeatedKey):
             problems.add(where, _repeated(row))
             continue
-        if number == 0 and (
-            wrong := fields.problem(list(row))
-        ):  # most likely a problem of all rows: reported once
-            problems.add(where, wrong)
-            return ()
+        if number == 0:
+            if wrong := fields.problem(list(row)):  # most likely a problem of all rows: reported once
+                problems.add(where, wrong)
+                return ()
+            fields = replace(fields, chat=fields.is_chat(row))
         sentence = _read(fields.text_of, row, where, problems)
+        if sentence is None and fields.chat:  # a mistake in a conversation is one of the answer, too
+            continue
         answers = _read(fields.answers_of, row, where, problems)
         if sentence is None or answers is None:
             continue
         if known is not None and (unknown := next((word for word in answers if word not in known), None)):
             problems.add(where, outside(unknown, labels or ()))
             continue
-        examples.append(Example(str(number), sentence, answers[0], answers[1:]))
+        examples.append(Example(str(number), sentence, answers[0], answers[1:], chat=bool(fields.chat)))
     if number < 0 and not problems.count:
         problems.add(problems.file, "has no examples")
     return tuple(examples)
@@ -105,7 +109,7 @@ def to_texts(
     for number, (where, bare) in enumerate(rows):
         row = fields.row_of(bare) if isinstance(bare, str) else bare
         if not isinstance(row, Mapping):
-            wanted = " and ".join(fields.places or fields.text[:1])
+            wanted = fields.messages[0] if fields.chat else " and ".join(fields.places or fields.text[:1])
             what = f"an object with the field{'s' if len(fields.places) > 1 else ''} {wanted}"
             either = what if isinstance(bare, str) else f"a text or {what}"
             problems.add(where, f"{'a text' if isinstance(bare, str) else kind_of(bare)} instead of {either}")
@@ -118,6 +122,7 @@ def to_texts(
             # All fields are printed with the answer, so all must be valid.
             if half := half_problem(as_line(row)):
                 problems.add(where, f"a field {half}")
+            fields = replace(fields, chat=fields.is_chat(row))  # the other rows have to be of the same kind
             yield dict(row)
 
 

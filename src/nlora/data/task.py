@@ -19,12 +19,14 @@ class Example:
 
     id: unique within its split; as in the release, the number of its row in the file.
     label: the answer that is trained on. others: further answers that are accepted when a model is scored.
+    chat: whether the sentence is a conversation (`nlora.data.chat`), which the label continues.
     """
 
     id: str
     sentence: str
     label: str
     others: tuple[str, ...] = ()
+    chat: bool = False
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -34,10 +36,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
-    """One example as token ids; the answer ends with the end token."""
+    """One example as token ids; the answer ends with the end token.
+
+    earlier: (begin, end) of each part of the prompt that is an earlier answer of the conversation, in their order;
+        these tokens count in the loss as those of the answer do.
+    """
 
     prompt_ids: list[int]
     answer_ids: list[int]
+    earlier: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +73,8 @@ class Task:
     drawn_from: tuple[str | None, str | None] = (None, None)
     metric: str | None = None
     scorer: Scorer | None = None
+
+    @property
+    def chat(self) -> bool:
+        """Whether the examples are conversations."""
+        return any(split[0].chat for split in (self.train, self.test, self.validation) if split)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Raise it with every change that gives a prompt or an answer other ids, or a file another layout."""
 
 LEAST_CHARACTERS = 100_000

@@ -19,25 +19,25 @@ Special tokens that occur in a text (an "<s>" in HTML) are tokenized as characte
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from nlora.data import prompts
 from nlora.data.backend import backend_of, ids_of
+from nlora.data.chat_template import ChatTemplate
 from nlora.data.columns import Columns, TokenizedExamples
+from nlora.data.continuation import ids_after
+from nlora.data.conversations import conversations
 from nlora.data.head_split import split_head
 from nlora.data.shorten import fit, fit_by_search
 from nlora.data.task import Example, Task, TokenizedExample
+from nlora.data.text_batches import text_batches
 from nlora.errors import InputErrors, ModelError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from nlora.data.token_cache import TokenCache
-
-# Longer lists are not faster, and keep the offsets of more prompts in memory.
-_BATCH = 1024
-_BATCH_CHARACTERS = 1 << 20
 
 
 class ExampleTokenizer:
@@ -50,7 +50,7 @@ class ExampleTokenizer:
     known_tokens: the number of rows of the model's embedding; None: no limit.
     generates: whether answers to tasks with labels are generated, so that they may take max_target_tokens.
     cache: keeps the ids for later runs; None: no cache.
-    end_id: the end token of every answer.
+    end_id: the end token of every answer; that of answers in conversations is the chat template's (`end_ids`).
     """
 
     def __init__(
@@ -83,8 +83,17 @@ class ExampleTokenizer:
         self._label_ids: dict[str, list[int]] = {}
         self._heads: dict[str, tuple[list[int], str]] = {}
 
-    def encode(self, task: Task, examples: Sequence[Example]) -> TokenizedExamples:
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        """The model's chat template. Raises InputErrors if it has none, or none of use."""
+        return ChatTemplate(self._tokenizer, encoder_decoder=self.encoder_decoder)
+
+    def encode(
+        self, task: Task, examples: Sequence[Example], *, all_turns: bool = False
+    ) -> TokenizedExamples:
         """The ids of examples of one task, in their order.
+
+        all_turns: for training; a conversation's earlier answers count, and it may become several examples.
 
         Raises InputErrors if the instruction leaves no space for the text, if a label does not fit into
         max_target_tokens, if two labels have the same tokens, or if the model does not know a token.
@@ -92,12 +101,13 @@ class ExampleTokenizer:
         self._check_labels(task)
 
         def tokenize() -> Columns:
-            return Columns.of(self._rows(task, examples))
+            return Columns.of(self._rows(task, examples, all_turns))
 
         if self._cache is None:
             columns = tokenize()
         else:
-            columns = self._cache.columns(self._settings(task), prompts.head(task), examples, tokenize)
+            settings = self._settings(task, all_turns)
+            columns = self._cache.columns(settings, prompts.head(task), examples, tokenize)
         rows = TokenizedExamples([columns])
         self._check_known(task, rows)
         return rows
@@ -113,13 +123,19 @@ class ExampleTokenizer:
             )
             raise InputErrors([Problem(f"task {task.name}", what)])
 
-    def _rows(self, task: Task, examples: Sequence[Example]) -> Iterator[tuple[TokenizedExample, bool]]:
+    def _rows(
+        self, task: Task, examples: Sequence[Example], all_turns: bool
+    ) -> Iterator[tuple[TokenizedExample, bool]]:
         """Each example, and whether its text was shortened."""
-        for some in _batches(examples, len(self._head(task)[1])):
+        if task.chat:
+            room, most = self.longest_prompt(task), self.max_target_tokens
+            yield from conversations(self.chat, task.name, examples, room, most, all_turns=all_turns)
+            return
+        for some in text_batches(examples, len(self._head(task)[1])):
             for ids, is_cut, example in zip(*self._prompts(task, some), some, strict=True):
                 yield TokenizedExample(ids, self.answer_ids(example.label)), is_cut
 
-    def _settings(self, task: Task) -> dict[str, Any]:
+    def _settings(self, task: Task, all_turns: bool) -> dict[str, Any]:
         """What determines the ids of a task's examples, apart from tokenizer, head and examples."""
         return {
             "encoder_decoder": self.encoder_decoder,
@@ -129,6 +145,7 @@ class ExampleTokenizer:
             "special": [self._before, self._after, self.end_id],
             "tail": prompts.TAIL,
             "labels": task.labels,
+            "chat": [self.chat.identity, all_turns] if task.chat else None,
         }
 
     def longest_prompt(self, task: Task) -> int:
@@ -143,7 +160,7 @@ class ExampleTokenizer:
             return 0
         if task.labels is None or self._generates:
             return self.max_target_tokens
-        return max(len(self._answer(label)) for label in task.labels) + 1
+        return max(len(self._answer(label, task.chat)) for label in task.labels) + 1
 
     def prompt_ids(self, task: Task, example: Example) -> list[int]:
         """The ids of one prompt, at most `longest_prompt(task)`."""
@@ -153,9 +170,13 @@ class ExampleTokenizer:
         """The ids of an answer with its end token, at most max_target_tokens."""
         return [*self._answer(text)[: self.max_target_tokens - 1], self.end_id]
 
-    def label_ids(self, labels: Sequence[str]) -> list[list[int]]:
-        """The ids of each label as an answer, without the end token."""
-        return [list(self._answer(label)) for label in labels]
+    def label_ids(self, labels: Sequence[str], *, chat: bool = False) -> list[list[int]]:
+        """The ids of each label as an answer, without the end token. chat: in a conversation."""
+        return [list(self._answer(label, chat)) for label in labels]
+
+    def end_ids(self, task: Task) -> tuple[int, ...]:
+        """The end token of the task's answers and, if it is another one, the tokenizer's."""
+        return tuple(dict.fromkeys((self.chat.end_id if task.chat else self.end_id, self.end_id)))
 
     def _prompts(self, task: Task, examples: Sequence[Example]) -> tuple[list[list[int]], list[bool]]:
         """The ids of each prompt, and whether its text was shortened."""
@@ -210,7 +231,7 @@ class ExampleTokenizer:
         problems = []
         seen: dict[tuple[int, ...], str] = {}
         for label in task.labels or ():
-            ids = self._answer(label)
+            ids = self._answer(label, task.chat)
             if len(ids) + 1 > self.max_target_tokens:
                 what = (
                     f"label '{label}' takes {len(ids) + 1} tokens with its end token, but train.max_target_tokens is "
@@ -224,27 +245,21 @@ class ExampleTokenizer:
         if problems:
             raise InputErrors(problems)
 
-    def _answer(self, text: str) -> list[int]:
+    def _answer(self, text: str, chat: bool = False) -> list[int]:
         """The answer's ids without the end token. Memoized, because most answers are one of a few labels."""
+        if chat:
+            return self.chat.answer_ids(text)[:-1]
         if text not in self._label_ids:
             alone = [*self._before, *self._plain(text)]
             self._label_ids[text] = self._after_answer(text) if not self.encoder_decoder else alone
         return self._label_ids[text]
 
     def _after_answer(self, text: str) -> list[int]:
-        """The ids of " " + text after "Answer:".
-
-        Normally the ids of "Answer: text" begin with those of "Answer:", and the rest is the answer. If the tokenizer
-        merges across that boundary, the answer is tokenized separately, with or without the space, so that the
-        whole decodes to the same text.
-        """
-        base, whole = self._plain(prompts.TAIL), self._plain(f"{prompts.TAIL} {text}")
-        if whole[: len(base)] == base and len(whole) > len(base):
-            return whole[len(base) :]
-        wanted = self._tokenizer.decode(whole)
-        for alone in (self._plain(f" {text}"), self._plain(text)):
-            if alone and self._tokenizer.decode(base + alone) == wanted:
-                return alone
+        """The ids of " " + text after "Answer:"; if the tokenizer merges across it, with or without the space."""
+        after, decode = f" {text}", lambda ids: str(self._tokenizer.decode(ids))
+        found = ids_after(self._plain, decode, prompts.TAIL, after, [after, text])
+        if found is not None:
+            return found
         raise ModelError(f"the tokenizer cannot represent the answer '{text}' after 'Answer:'")
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
@@ -281,17 +296,3 @@ class ExampleTokenizer:
             verbose=False,
         )
         return batch
-
-
-def _batches(examples: Sequence[Example], head_chars: int) -> Iterator[list[Example]]:
-    """The examples in batches. head_chars: number of characters that are tokenized before each text."""
-    some: list[Example] = []
-    characters = 0
-    for example in examples:
-        some.append(example)
-        characters += head_chars + len(example.sentence)
-        if len(some) == _BATCH or characters >= _BATCH_CHARACTERS:
-            yield some
-            some, characters = [], 0
-    if some:
-        yield some

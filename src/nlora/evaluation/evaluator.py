@@ -124,7 +124,7 @@ class Evaluator:
         prompts, groups = known.rows, known.groups
         decode = self.decode_of(task)
         self._backbone.model.eval()
-        respond = self._label_words(task, probabilities) if decode == "labels" else self._generated
+        respond = self._label_words(task, probabilities) if decode == "labels" else self._words(task)
         prefiller = Prefiller(
             self._backbone.model,
             prompts,
@@ -156,7 +156,8 @@ class Evaluator:
     ) -> Callable[[Prefiller, Sequence[TokenizedExample]], list[_Found]]:
         """A function that returns each prompt's likeliest label."""
         labels = task.labels or ()
-        tree = LabelTree.build(self._encoder.label_ids(labels), self._backbone.tokenizer.eos_token_id)
+        label_ids = self._encoder.label_ids(labels, chat=task.chat)
+        tree = LabelTree.build(label_ids, self._encoder.end_ids(task)[0])
 
         def respond(prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[_Found]:
             prefill = prefiller.run(prompts)
@@ -167,32 +168,55 @@ class Evaluator:
 
         return respond
 
-    def _generated(self, prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[_Found]:
-        """Each prompt's greedy answer."""
-        tokenizer: Any = self._backbone.tokenizer
-        end_id, most = int(tokenizer.eos_token_id), self._encoder.max_target_tokens
-        if prefiller.can_continue and self._plain:
-            answers = greedy(prefiller.run(prompts), end_id=end_id, most_tokens=most)
-        else:
-            together = len(prompts) if self._paths.generation == "padded" else 1
-            parts = [prompts[start : start + together] for start in range(0, len(prompts), together)]
-            answers = [ids for part in parts for ids in self._generate(prefiller.batch(part))]
-        texts = tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return [_Found(text.strip(), _length(ids, end_id)) for text, ids in zip(texts, answers, strict=True)]
+    def _words(self, task: Task) -> Callable[[Prefiller, Sequence[TokenizedExample]], list[_Found]]:
+        """A function that returns each prompt's greedy answer."""
+        end_ids = self._encoder.end_ids(task)
 
-    def _generate(self, batch: Batch) -> list[list[int]]:
+        def respond(prefiller: Prefiller, prompts: Sequence[TokenizedExample]) -> list[_Found]:
+            answers = self._generated(prefiller, prompts, end_ids)
+            lengths = [_length(ids, end_ids) for ids in answers]
+            if task.chat:
+                texts = [
+                    self._encoder.chat.text_of(ids[:n] if ids[n - 1] not in end_ids else ids[: n - 1])
+                    for ids, n in zip(answers, lengths, strict=True)
+                ]
+            else:
+                texts = self._decoded(answers)
+            return [_Found(text, n) for text, n in zip(texts, lengths, strict=True)]
+
+        return respond
+
+    def _decoded(self, answers: list[list[int]]) -> list[str]:
+        tokenizer: Any = self._backbone.tokenizer
+        texts = tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
+
+    def _generated(
+        self, prefiller: Prefiller, prompts: Sequence[TokenizedExample], end_ids: Sequence[int]
+    ) -> list[list[int]]:
+        """The tokens of each prompt's greedy answer, with an end token if it was reached; padding may follow."""
+        if prefiller.can_continue and self._plain:
+            most = self._encoder.max_target_tokens
+            return greedy(prefiller.run(prompts), end_ids=end_ids, most_tokens=most)
+        together = len(prompts) if self._paths.generation == "padded" else 1
+        parts = [prompts[start : start + together] for start in range(0, len(prompts), together)]
+        return [ids for part in parts for ids in self._generate(prefiller.batch(part), end_ids)]
+
+    def _generate(self, batch: Batch, end_ids: Sequence[int]) -> list[list[int]]:
         """transformers' own greedy answers: they follow the model's rules, and need no cache that can continue."""
         model: Any = self._backbone.model
         output: Tensor = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            generation_config=greedy_generation(self._backbone, most_tokens=self._encoder.max_target_tokens),
+            generation_config=greedy_generation(
+                self._backbone, most_tokens=self._encoder.max_target_tokens, end_ids=end_ids
+            ),
         )
         # A causal model's output repeats the prompt; a decoder's begins with its start token.
         begin = 1 if self._backbone.encoder_decoder else batch["input_ids"].shape[1]
         return output[:, begin:].tolist()
 
 
-def _length(ids: Sequence[int], end_id: int) -> int:
-    """Number of tokens up to and including the end token."""
-    return ids.index(end_id) + 1 if end_id in ids else len(ids)
+def _length(ids: Sequence[int], end_ids: Sequence[int]) -> int:
+    """Number of tokens up to and including the first end token."""
+    return next((n for n, token in enumerate(ids, start=1) if token in end_ids), len(ids))

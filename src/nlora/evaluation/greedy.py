@@ -9,6 +9,7 @@ answer, which `is_plain` checks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nlora.evaluation.prefill import Prefill
@@ -32,15 +33,15 @@ _HARMLESS = _SAMPLING | _SET_HERE | _LENGTHS | _MACHINERY | _OUTPUT
 """Generation settings without effect on greedy decoding."""
 
 
-def greedy(prefill: Prefill, *, end_id: int, most_tokens: int) -> list[list[int]]:
-    """The tokens of each row's answer: at most `most_tokens`, the end token included if it was reached."""
+def greedy(prefill: Prefill, *, end_ids: Sequence[int], most_tokens: int) -> list[list[int]]:
+    """The tokens of each row's answer: at most `most_tokens`, the end token included if one was reached."""
     answers: list[list[int]] = [[] for _ in prefill.rows]
     tokens = prefill.next_logits.argmax(dim=-1)  # (B,)
     for count in range(1, most_tokens + 1):
         found = tokens.tolist()
         for row, token in zip(prefill.rows, found, strict=True):
             answers[row].append(token)
-        unfinished = [place for place, token in enumerate(found) if token != end_id]
+        unfinished = [place for place, token in enumerate(found) if token not in end_ids]
         if count == most_tokens or not unfinished:
             break
         if len(unfinished) < len(found):
@@ -62,15 +63,18 @@ def is_plain(model: Any) -> bool:
     )
 
 
-def greedy_generation(backbone: Backbone, *, most_tokens: int) -> Any:
-    """A GenerationConfig for one beam without sampling; `generate` adds the model's own settings."""
+def greedy_generation(backbone: Backbone, *, most_tokens: int, end_ids: Sequence[int] | None = None) -> Any:
+    """A GenerationConfig for one beam without sampling; `generate` adds the model's own settings.
+
+    end_ids: None: the tokenizer's end token.
+    """
     from transformers import GenerationConfig
 
     return GenerationConfig(
         max_new_tokens=most_tokens,
         do_sample=False,
         num_beams=1,
-        eos_token_id=backbone.tokenizer.eos_token_id,
+        eos_token_id=backbone.tokenizer.eos_token_id if end_ids is None else list(end_ids),
         pad_token_id=backbone.tokenizer.pad_token_id,
         decoder_start_token_id=decoder_start(backbone.model) if backbone.encoder_decoder else None,
     )

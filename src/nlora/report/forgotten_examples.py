@@ -105,10 +105,15 @@ def prompts_of(run: RunFiles) -> dict[str, str]:
             end = "{0}\nAnswer:"
             text = f"{instruction.removesuffix(end)}…\nAnswer:" if instruction.endswith(end) else instruction
             prompt = f"Task:{row.get('Task')}\nDataset:{row['Dataset']}\n{text}"
-            found[stage.task] = prompt if len(prompt) <= LONGEST_PROMPT else _middle_left_out(prompt)
+            if instruction == "{0}":
+                prompt = "… (the conversation, as the model's chat template writes it)"
+            found[stage.task] = middle_left_out(prompt, LONGEST_PROMPT)
     return found
 
 
-def _middle_left_out(prompt: str) -> str:
-    half = LONGEST_PROMPT // 2
-    return f"{prompt[:half]}\n… {len(prompt) - 2 * half:,} characters left out …\n{prompt[-half:]}"
+def middle_left_out(text: str, longest: int) -> str:
+    """The text; one of more characters without its middle."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"

@@ -20,7 +20,7 @@ from nlora.config.schema import Config
 from nlora.data.columns import TokenizedExamples
 from nlora.data.label_weights import Weights, example_weights
 from nlora.data.load import load_tasks
-from nlora.data.task import Task
+from nlora.data.task import Example, Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import AdapterError, InputErrors, NloraError, Problem
 from nlora.methods.base import Method
@@ -264,15 +264,28 @@ def _encode(
     for index, method in enumerate(methods):
         try:
             given = method.examples(tasks, index, config.seed)
-            portions = [encoder.encode(*portion) for portion in given]
+            portions = [encoder.encode(*portion, all_turns=True) for portion in given]
             choices = [config.train_options(task.name).label_weights for task, _ in given]
             weights = None
             if any(choice is not None for choice in choices):
                 each = zip(given, choices, strict=True)
                 weights = np.concatenate([example_weights(some, choice) for (_, some), choice in each])
+                problems += _without_weights(given, portions)
             encoded.append((TokenizedExamples(part for p in portions for part in p.parts), weights))
         except InputErrors as error:
             problems.extend(error.problems)
     if problems:
         raise InputErrors(problems)
     return encoded
+
+
+def _without_weights(
+    given: Sequence[tuple[Task, Sequence[Example]]], portions: Sequence[TokenizedExamples]
+) -> list[Problem]:
+    """The tasks whose answers cannot be weighted, because conversations have become several examples."""
+    what = "the answers of its conversations are examples of their own, without weights; leave train.label_weights out"
+    return [
+        Problem(f"task {task.name}", what)
+        for (task, some), rows in zip(given, portions, strict=True)
+        if len(rows) != len(some)
+    ]

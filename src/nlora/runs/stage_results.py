@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlora.data.prompts import TAIL, head, names, prompt
+from nlora.data.prompts import frame, names, prompt
 from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation.answer import by_label, graded, percent
@@ -183,7 +183,8 @@ def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
 
 def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
     """Each answer with its example, as in the released files, plus the whole prompt."""
-    instruction = f"{head(task).removeprefix(names(task))}{{0}}{TAIL}"  # the released field
+    before, after = frame(task)
+    instruction = f"{before.removeprefix(names(task))}{{0}}{after}"  # the released field
     return [
         Prediction(
             type=task.type,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nlora.config.schema import Config
 from nlora.data.digest import digest, text_digest
-from nlora.data.prompts import TAIL, head
+from nlora.data.prompts import frame
 from nlora.data.task import Example, Task
 from nlora.errors import Problem
 from nlora.evaluation.choices import Decode, Metric, decode_of, metric_name, metric_of
@@ -41,6 +41,7 @@ class TaskRecord(BaseModel):
     train: ExamplesRecord
     test: ExamplesRecord
     prompt_sha256: str = Field(description="Of what comes before and after each text.")
+    chat: bool = Field(False, description="Whether the examples are conversations.")
     decode: Decode = Field(description="How answers are made: the likeliest label, or generated.")
     metric: Metric = Field(description="What the entries of R are.")
 
@@ -50,7 +51,8 @@ def task_record(task: Task, config: Config, metric: Metric | None = None) -> Tas
     return TaskRecord(
         train=_examples(task.train, task.drawn_from[0]),
         test=_examples(task.test, task.drawn_from[1]),
-        prompt_sha256=text_digest([head(task), TAIL]),
+        prompt_sha256=text_digest(frame(task)),
+        chat=task.chat,
         decode=decode_of(task, config.evaluate),
         metric=metric_of(task, config, metric),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nlora.data.collate import IGNORED
+from nlora.data.collate import IGNORED, labels_of
 
 if TYPE_CHECKING:
     from nlora.data.label_weights import Weights
@@ -46,7 +46,8 @@ def weighted(
         labels = batch["labels"]
         of_labels = weights[:, None]
         if "rows_at" in batch:  # packed: all answers in one row, after one label that is ignored
-            lengths = torch.tensor([len(example.answer_ids) for example in examples])
+            answers = ([label for label in labels_of(e) if label != IGNORED] for e in examples)
+            lengths = torch.tensor([*map(len, answers)])
             of_labels = torch.cat([weights[:1], weights.repeat_interleave(lengths)])[None]
         return {**batch, WEIGHTS: of_labels * labels.ne(IGNORED)}
 

@@ -194,7 +194,9 @@ class Answerer:
         collate = Collator(tokenizer.pad_token_id, self._backbone.encoder_decoder)
         labels = task.labels or ()
         if decode_of(task, self._options) == "labels" and {one, other} <= set(labels):
-            tree = LabelTree.build(self._encoder.label_ids(labels), tokenizer.eos_token_id)
+            tree = LabelTree.build(
+                self._encoder.label_ids(labels, chat=task.chat), self._encoder.end_ids(task)[0]
+            )
             batch = collate([TokenizedExample(rows[0].prompt_ids, [])])
             scores = label_scores(model, {k: v.to(device) for k, v in batch.items()}, tree)[0]
             return abs(float(scores[labels.index(one)] - scores[labels.index(other)])) < self._tie

@@ -1,0 +1,25 @@
+"""What is said about a field of a row that is of no use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class FieldError(ValueError):
+    """A field of a row that is missing or of no use. The message says what is wrong, but not in which row."""
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, for a message: `the number 12`, `a list`."""
+    if value is None:
+        return "empty (null)"
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "an object" if isinstance(value, Mapping) else f"of type {type(value).__name__}"
