@@ -149,7 +149,7 @@ def job(name: str, folder: Path, *arguments: str) -> Job:
     return Job(name, arguments, folder / "logs" / f"{name}.log", folder / name)
 
 
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
     """Wait for another process to make it so."""
     deadline = time.monotonic() + seconds
     while not holds():

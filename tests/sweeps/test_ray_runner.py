@@ -96,6 +96,7 @@ def test_a_run_gets_what_it_asks_for(
 
     def told(job: Job, folder: str, environment: Mapping[str, str], patience: float) -> Iterator[Outcome]:
         import json
+
         import ray
 
         yield Outcome(

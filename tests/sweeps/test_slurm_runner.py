@@ -97,7 +97,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 def test_the_jobs_are_an_array_with_the_options_of_the_file(
     slurm: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slurm ends both without a result."""
+    """Slurm ends both without a result. It passes the environment on by itself: no file keeps a token."""
+    monkeypatch.setenv("HF_TOKEN", "a secret")
     monkeypatch.setattr("submitit.SlurmJob._results_timeout_s", 0)
     ended = "echo 'JobID|State|NodeList\n7_0|TIMEOUT|n1\n7_1|CANCELLED by 0|n2'"
     tools = slurm(sbatch="cat $1 > $(dirname $0)/given; echo Submitted batch job 7", sacct=ended)
@@ -117,6 +118,9 @@ def test_the_jobs_are_an_array_with_the_options_of_the_file(
     }  # fmt: skip
     assert asked.items() <= given.items()
     assert "overcommit" not in given
+    files = [path.read_bytes() for path in (tmp_path / "slurm").iterdir()]
+    assert len(files) >= 3
+    assert not any(b"a secret" in content for content in files)
     assert "--cpus-per-task=4" in (tools / "given").read_text().split("srun", 1)[1]
     assert {o.job.name: o.error for o in outcomes if isinstance(o, Outcome)} == {
         "a": "Slurm: job 7_0: timeout",

@@ -16,16 +16,13 @@ from nlora.sweeps.runners import Event, Found, LocalRunner, Outcome
 PATIENCE_SECONDS = 120.0
 """How long a run that is tried again waits for the lock of its folder: a file system frees a dead node's late."""
 _POLL_SECONDS = 0.5
-_TRAVELING = ("NLORA_", "HF_", "TRANSFORMERS_", "OMP_", "WANDB_")
 
 
 def environment(cpus: float, gpus: float) -> dict[str, str]:
-    """The environment variables that travel from this machine to a run on a node."""
-    threads = {"OMP_NUM_THREADS": str(max(1, int(cpus)))}
-    own = {k: v for k, v in os.environ.items() if k.startswith(_TRAVELING) or k == "PYTHONPATH"}
+    """The environment variables that give a run a thread for each core, unless the user set that, and its GPUs."""
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, int(cpus)))}
     # Neither Ray nor Slurm hides the GPUs of a node from a run that asks for none.
-    hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    return {**threads, **own, **hidden}
+    return threads if gpus else {**threads, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def make_logs(jobs: list[Job]) -> None:

@@ -28,6 +28,8 @@ from nlora.sweeps.runners import Events, Found, Lost, Outcome, without_complete
 _CONNECT_SECONDS = 5.0
 _DEAD = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "LocalRayletDiedError", "ObjectLostError")
 """Ray's errors after which a run resumes elsewhere. All others are of the run or of the set-up."""
+_TRAVELING = ("NLORA_", "HF_", "TRANSFORMERS_", "OMP_", "WANDB_")
+"""How the names of the environment variables begin that travel from this machine to the runs."""
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -94,7 +96,9 @@ class RayRunner:
             memory=options.memory,
             runtime_env={"env_vars": {"PYTHONPATH": path}} if path else None,
         )(events_on_node)
-        return task.remote(job, str(Path.cwd()), environment(options.cpus, self._gpus), patience)
+        traveling = {k: v for k, v in os.environ.items() if k.startswith(_TRAVELING) or k == "PYTHONPATH"}
+        variables = {**traveling, **environment(options.cpus, self._gpus)}
+        return task.remote(job, str(Path.cwd()), variables, patience)
 
 
 def connected(address: str | None, **local: Any) -> Any:

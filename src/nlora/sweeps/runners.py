@@ -8,6 +8,7 @@ Not yet tested on such hardware: one GPU per run (CUDA_VISIBLE_DEVICES).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import shutil
@@ -21,6 +22,8 @@ from typing import Protocol
 
 from nlora.sweeps.check import RunState, state_of
 from nlora.sweeps.processes import Job, Launch, Process, best_launch, last_error, stop
+
+_STEP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class LocalRunner:
                     running[job] = (process, environment, size, time.monotonic())
                     threading.Thread(target=_await, args=(job, process, ended), daemon=True).start()
                 if running:
-                    job, status = ended.get()
+                    job, status = _next(ended)
                     _, environment, size, start = running.pop(job)
                     self._free.append(environment)
                     why = last_error(job.log, size, status) if status else ""
@@ -149,6 +152,13 @@ def visible_gpus() -> list[str]:
 
 def _await(job: Job, process: Process, ended: queue.SimpleQueue[tuple[Job, int]]) -> None:
     ended.put((job, process.wait()))
+
+
+def _next(ended: queue.SimpleQueue[tuple[Job, int]]) -> tuple[Job, int]:
+    """The next to have ended. It waits in steps: between two of them, Ray's cancel raises KeyboardInterrupt."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return ended.get(timeout=_STEP_SECONDS)
 
 
 def _cores() -> int:

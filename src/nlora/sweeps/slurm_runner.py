@@ -141,7 +141,8 @@ class SlurmTask:
         """What the run found at each of its starts so far."""
         if not self.starts.is_file():
             return []
-        lines = [line.split() for line in self.starts.read_text().splitlines()]
+        whole = self.starts.read_text().rpartition("\n")[0]  # the last line may be half written
+        lines = [line.split() for line in whole.splitlines()]
         return [Found(self.job, cast("RunState", state), node) for state, node in lines]
 
     def _events(self) -> Iterator[Event]:
