@@ -181,7 +181,7 @@ def swept_with(runner: Runner, file: str) -> tuple[str, list[dict[str, str]]]:
         sweep_with(runner, file, console=console)
     rows = table(read_sweep(file).output_dir)
     return captured.get(), [
-        {key: value for key, value in row.items() if not re.search("time|memory", key)} for row in rows
+        {key: value for key, value in row.items() if not re.search("seconds|memory", key)} for row in rows
     ]
 
 

@@ -111,15 +111,14 @@ def connected(address: str | None, **local: Any) -> Any:
         return ray
     given = address or os.environ.get("RAY_ADDRESS")
     at: Key = ("ray", "address") if address else ("runner",)
-    named = given if address else f"ray, with RAY_ADDRESS={given}"
     if given:
-        _check_address(given, at, named)
+        _check_address(given, at)
     try:
         with _kept_handler():
             ray.init(address=given, log_to_driver=False, logging_level="ERROR", **local)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        what = f"{named or 'ray'}: no connection: {reason(error)}"
-        raise InputErrors([Problem.at(at, what)]) from error
+        where = f"the Ray cluster '{given}'" if given else "Ray"
+        raise InputErrors([Problem.at(at, f"no connection to {where}: {reason(error)}")]) from error
     return ray
 
 
@@ -133,24 +132,26 @@ def reason(error: BaseException) -> str:
     return lines[-1] if type(error).__name__.startswith("RayTaskError") else lines[0]
 
 
-def _check_address(given: str, at: Key, named: str | None) -> None:
+def _check_address(given: str, at: Key) -> None:
     """Raises InputErrors if nobody listens there, for which ray.init would wait minutes."""
     if given in ("auto", "local"):
         return
     host, _, port = given.rpartition(":")
     if "://" in given or not host or not port.isdecimal():
-        what = "give the cluster's own address as host:port (6379 by default), on a machine of the cluster"
-        raise InputErrors([Problem.at(at, f"{named}: {what}")])
+        what = (
+            f"the address of a Ray cluster must be host:port, as `ray start --head` prints it, not '{given}'"
+        )
+        raise InputErrors([Problem.at(at, what)])
     try:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
     except OSError as error:
-        what = f"{named}: no Ray cluster answers there ({error}); start one with `ray start --head`"
+        what = f"no Ray cluster answers at {given} ({error}); start one with `ray start --head`"
         raise InputErrors([Problem.at(at, what)]) from error
 
 
 def _check_fits(needs: dict[str, tuple[str, float]], there: dict[str, float]) -> None:
     problems = [
-        Problem.at(("ray", key), f"a run needs {need:g}, and Ray on this machine has {there.get(name, 0):g}")
+        Problem.at(("ray", key), f"a run needs {need:g}, and the Ray cluster has {there.get(name, 0):g}")
         for key, (name, need) in needs.items()
         if need > there.get(name, 0)
     ]
