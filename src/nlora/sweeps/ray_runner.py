@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from nlora.errors import InputErrors, Key, MissingExtraError, Problem, missing
 from nlora.sweeps.cluster_options import RayOptions
 from nlora.sweeps.node import PATIENCE_SECONDS, environment, events_on_node, make_logs
 from nlora.sweeps.processes import GRACE_SECONDS, Job
-from nlora.sweeps.runners import Events, Found, Lost, Outcome, without_complete
+from nlora.sweeps.runners import Event, Events, Found, Lost, Outcome, without_complete
 
 _CONNECT_SECONDS = 5.0
 _DEAD = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "LocalRayletDiedError", "ObjectLostError")
@@ -95,10 +95,19 @@ class RayRunner:
             num_cpus=options.cpus,
             memory=options.memory,
             runtime_env={"env_vars": {"PYTHONPATH": path}} if path else None,
-        )(events_on_node)
+        )(events_on_worker)
         traveling = {k: v for k, v in os.environ.items() if k.startswith(_TRAVELING) or k == "PYTHONPATH"}
         variables = {**traveling, **environment(options.cpus, self._gpus)}
         return task.remote(job, str(Path.cwd()), variables, patience)
+
+
+def events_on_worker(
+    job: Job, folder: str, environment: Mapping[str, str], patience: float
+) -> Iterator[Event]:
+    """The task of a Ray worker."""
+    # Ray cancels by SIGINT, which a shell lets a sweep in the background ignore, and with it the workers it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield from events_on_node(job, folder, environment, patience)
 
 
 def connected(address: str | None, **local: Any) -> Any:
