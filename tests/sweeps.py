@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 
+from helpers import write_config
 from nlora.cli.sweep import run_sweep
 from nlora.config.load import load_config
 from nlora.runs.folder import RunFolder, write_stage_record
+from nlora.runs.layout import RUN_FILE
+from nlora.runs.lock import is_held
 from nlora.runs.summary import StageRecord
 from nlora.sweeps.check import check_sweep
 from nlora.sweeps.expand import Sweep, read_sweep
@@ -137,3 +142,74 @@ def sweep_with(runner: Runner, file: str, *overrides: str, console: Console) -> 
 def table(folder: Path) -> list[dict[str, str]]:
     """The rows of the CSV table that a sweep has written."""
     return list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+
+
+def job(name: str, folder: Path, *arguments: str) -> Job:
+    """A job whose log and run lie in `folder`; without arguments it has none to run."""
+    return Job(name, arguments, folder / "logs" / f"{name}.log", folder / name)
+
+
+def until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait for another process to make it so."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.05)
+
+
+# Runs on a cluster
+
+
+def two_runs(folder: Path, tiny_model: Any) -> str:
+    """The file of a sweep of a real run that finishes and one that its own check refuses."""
+    variants = {"good": {"method": "inclora"}, "bad": {"lora.targets": ["no_such_module"]}}
+    return real_sweep(folder, tiny_model, variants=variants, seeds=[1])
+
+
+def real_sweep(folder: Path, tiny_model: Any, **changes: Any) -> str:
+    """The file of a sweep of real runs of a tiny model."""
+    base = yaml.safe_load(write_config(folder, tiny_model("llama")).read_text())
+    for key in ("name", "seed", "output_dir"):
+        del base[key]
+    return write_sweep(folder, base=base, **changes)
+
+
+def swept_with(runner: Runner, file: str) -> tuple[str, list[dict[str, str]]]:
+    """What a sweep prints, and the rows of its table without what differs between two runs of the same."""
+    console = Console(width=200, force_terminal=False, color_system=None)
+    with console.capture() as captured:
+        sweep_with(runner, file, console=console)
+    rows = table(read_sweep(file).output_dir)
+    return captured.get(), [
+        {key: value for key, value in row.items() if not re.search("seconds|memory", key)} for row in rows
+    ]
+
+
+def endless_job(folder: Path, tiny_model: Any) -> Job:
+    """A real run that goes on until it is stopped."""
+    config = write_config(folder, tiny_model("llama"), train={"epochs": 1e6, "batch_size": 8})
+    return job("endless", folder, "run", str(config), f"output_dir={folder / 'endless'}")
+
+
+def is_running(job: Job) -> bool:
+    return (job.folder / RUN_FILE).is_file() and bool(is_held(job.folder))
+
+
+def running(job: Job) -> int:
+    """The id of the process that runs it; on Linux only."""
+    wanted = f"output_dir={job.folder}"
+    (found,) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if wanted in path.read_text().split("\0")
+    ]
+    return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(variable.split("=", 1) for variable in variables if variable)

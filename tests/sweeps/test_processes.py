@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -20,11 +19,19 @@ from helpers import write_config
 from nlora.cli.sweep import run_sweep, runner_of
 from nlora.sweeps.check import check_sweep, state_of
 from nlora.sweeps.expand import read_sweep
-from nlora.sweeps.processes import Job, Launch, last_error, launch_command, launch_forked, stop
-from sweeps import Running, table, write_sweep
+from nlora.sweeps.processes import (
+    Job,
+    Launch,
+    last_error,
+    launch_command,
+    launch_forked,
+    launch_tethered,
+    stop,
+)
+from sweeps import Running, job, table, two_runs
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="runs are forked on Linux only")
-BOTH = pytest.mark.parametrize("launch", [launch_command, pytest.param(launch_forked, marks=LINUX)])
+WAYS = [launch_command, pytest.param(launch_forked, marks=LINUX)]
 
 
 def test_a_run_that_does_not_hear_is_killed() -> None:
@@ -55,20 +62,11 @@ def test_the_last_error_is_found_in_the_log(tmp_path: Path, log: str, status: in
     assert last_error(tmp_path / "log", len(before), status) == error
 
 
-def real_sweep(folder: Path, tiny_model: Any, **changes: Any) -> str:
-    """The file of a sweep of real runs of a tiny model."""
-    base = yaml.safe_load(write_config(folder, tiny_model("llama")).read_text())
-    for key in ("name", "seed", "output_dir"):
-        del base[key]
-    return write_sweep(folder, base=base, **changes)
-
-
 @pytest.mark.slow
 @LINUX
 def test_a_run_is_the_same_whether_it_is_forked_or_not(tmp_path: Path, tiny_model: Any) -> None:
     """Forked, one run finishes and one is refused by its own check; both say so in their logs."""
-    variants = {"good": {"method": "inclora"}, "bad": {"lora.targets": ["no_such_module"]}}
-    sweep = read_sweep(real_sweep(tmp_path, tiny_model, variants=variants, seeds=[1]))
+    sweep = read_sweep(two_runs(tmp_path, tiny_model))
     check_sweep(sweep)
     console = Console(width=200, force_terminal=False)
     with console.capture() as captured:
@@ -95,28 +93,28 @@ def test_a_run_is_the_same_whether_it_is_forked_or_not(tmp_path: Path, tiny_mode
         assert all(mine[key].equal(theirs[key]) for key in theirs)
 
 
-@BOTH
+@pytest.mark.parametrize("launch", [*WAYS, launch_tethered])
 def test_a_run_has_a_log_variables_and_an_exit_status(launch: Launch, tmp_path: Path) -> None:
-    job = Job("a", ("ls", "recipes"), tmp_path / "logs" / "a.log")
-    assert launch(job, {"COLUMNS": "30"}).wait(60) == 0
-    command, *lines = job.log.read_text().splitlines()
+    right = job("a", tmp_path, "ls", "recipes")
+    assert launch(right, {"COLUMNS": "30"}).wait(60) == 0
+    command, *lines = right.log.read_text().splitlines()
     assert command == f"$ {sys.executable} -m nlora ls recipes"
     assert max(map(len, lines)) <= 30
-    wrong = Job("b", ("ls", "nothing"), job.log)
-    size = job.log.stat().st_size
+    size = right.log.stat().st_size
+    wrong = job("a", tmp_path, "ls", "nothing")
     assert launch(wrong, {}).wait(60) == 2
-    assert last_error(job.log, size, 2).startswith("nlora ls: there is no list of 'nothing'")
+    assert last_error(wrong.log, size, 2).startswith("nlora ls: there is no list of 'nothing'")
 
 
 @pytest.mark.slow
-@BOTH
+@pytest.mark.parametrize("launch", WAYS)
 def test_a_run_is_terminated_or_killed(launch: Launch, tmp_path: Path, tiny_model: Any) -> None:
     """The one that is stopped by SIGSTOP does not react to SIGTERM."""
     config = write_config(tmp_path, tiny_model("llama"), train={"epochs": 1e6, "batch_size": 8})
     processes, logs = [], [tmp_path / "reacts", tmp_path / "deaf"]
     for log in logs:
         arguments = ("run", str(config), f"output_dir={log}.run", "evaluate.zero_shot=true")
-        processes.append(launch(Job(log.name, arguments, log), {}))
+        processes.append(launch(Job(log.name, arguments, log, Path(f"{log}.run")), {}))
     deadline = time.monotonic() + 60
     while not all(Path(f"{log}.run", "zero_shot.json").is_file() for log in logs):
         assert time.monotonic() < deadline

@@ -20,8 +20,8 @@ from nlora.runs.lock import LOCK_FILE
 from nlora.sweeps.check import check_sweep, state_of
 from nlora.sweeps.expand import read_sweep
 from nlora.sweeps.processes import Job
-from nlora.sweeps.runners import LocalRunner, environments, visible_gpus
-from sweeps import FIVE_TASKS, Machine, Running, sweep_with, swept, table, write_sweep
+from nlora.sweeps.runners import LocalRunner, Outcome, environments, visible_gpus
+from sweeps import FIVE_TASKS, Machine, Running, job, sweep_with, swept, table, write_sweep
 
 
 def test_a_failed_run_stops_no_other_and_is_the_only_one_repeated(tmp_path: Path) -> None:
@@ -138,14 +138,15 @@ def test_jobs_run_side_by_side_each_at_a_place_of_its_own(tmp_path: Path) -> Non
             running["b"].ended.set()  # the second one ends first, and its place is taken by the third
         return running[job.name]
 
-    jobs = [Job(name, (), tmp_path / name) for name in "abc"]
-    outcomes = LocalRunner(2, places, launch).outcomes(jobs, lambda _: True)
+    jobs = [job(name, tmp_path) for name in "abc"]
+    events = LocalRunner(2, places, launch).events(jobs)
+    outcomes = (event for event in events if isinstance(event, Outcome))
     assert next(outcomes).job.name == "b"
     assert "c" not in running
     running["a"].ended.set()
     assert next(outcomes).job.name == "a"
     assert devices == {"a": "0", "b": "1", "c": "1"}
-    outcomes.close()
+    events.close()
     assert running["c"].heard == ["terminate"]
 
 
@@ -153,8 +154,9 @@ def test_a_command_that_cannot_be_started_is_a_failed_run(tmp_path: Path) -> Non
     def launch(job: Job, environment: Mapping[str, str]) -> Running:
         raise OSError(12, "Cannot allocate memory")
 
-    jobs = [Job(name, (), tmp_path / name) for name in "ab"]
-    outcomes = list(LocalRunner(1, [], launch).outcomes(jobs, lambda _: True))
+    jobs = [job(name, tmp_path) for name in "ab"]
+    events = LocalRunner(1, [], launch).events(jobs)
+    outcomes = [event for event in events if isinstance(event, Outcome)]
     assert [outcome.status for outcome in outcomes] == [1, 1]
     assert "Cannot allocate memory" in outcomes[0].error
 

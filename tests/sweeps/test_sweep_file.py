@@ -132,7 +132,7 @@ def expect(told: dict[str, str], file: str, expected: dict[str, tuple[str, str]]
 def test_unknown_keys_of_the_file_are_reported_first(tmp_path: Path) -> None:
     file = write_sweep(tmp_path, runner="locl", sedes=[3], variants={"b": "nlroa"})
     expect(mistakes(file), file, {
-        "runner": ("runner:", "must be local or ray, not 'locl'; did you mean 'local'?"),
+        "runner": ("runner:", "must be local, ray or slurm, not 'locl'; did you mean 'local'?"),
         "sedes": ("sedes:", "unknown key; did you mean 'seeds'?"),
     })  # fmt: skip
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nlora.sweeps.check import RunState
     from nlora.sweeps.expand import Sweep, SweepRun
     from nlora.sweeps.processes import Job
-    from nlora.sweeps.runners import Outcome, Runner
+    from nlora.sweeps.runners import Event, Outcome, Runner
 
 LOGS = "logs"
 TABLE = "table"
@@ -68,16 +68,25 @@ def sweep(
 def runner_of(sweep: Sweep, jobs: int | None) -> Runner:
     """What runs the sweep. jobs: runs side by side on this machine; None is one per visible GPU, or 1 without any."""
     from nlora.errors import InputErrors, Problem
-    from nlora.sweeps.runners import LocalRunner, RayRunner, environments, visible_gpus
+    from nlora.sweeps.runners import LocalRunner, environments, visible_gpus
 
-    if sweep.runner == "ray":
-        if jobs is not None:
-            what = "is for runner: local; Ray places runs by ray: {cpus, gpus} in the sweep's file"
-            raise InputErrors([Problem("--jobs", what)])
-        return RayRunner(sweep.ray)
-    gpus = visible_gpus()
-    places = jobs or len(gpus) or 1
-    return LocalRunner(places, environments(places, gpus))
+    if sweep.runner == "local":
+        gpus = visible_gpus()
+        places = jobs or len(gpus) or 1
+        return LocalRunner(places, environments(places, gpus))
+    if jobs is not None:
+        what = f"is for runner: local; the keys of {sweep.runner} in the sweep's file say what a run needs"
+        raise InputErrors([Problem("--jobs", what)])
+    try:
+        if sweep.runner == "ray":
+            from nlora.sweeps.ray_runner import RayRunner
+
+            return RayRunner(sweep.ray)
+        from nlora.sweeps.slurm_runner import SlurmRunner
+
+        return SlurmRunner(sweep.slurm, sweep.output_dir / "slurm")
+    except InputErrors as error:
+        raise InputErrors(map(sweep.places.located, error.problems)) from error
 
 
 def run_sweep(sweep: Sweep, runner: Runner, console: Console) -> bool:
@@ -88,9 +97,9 @@ def run_sweep(sweep: Sweep, runner: Runner, console: Console) -> bool:
     write_base(sweep, sweep.output_dir)
     progress = _Progress(sweep, console)
     try:
-        with stopped_like_ctrl_c(), closing(runner.outcomes(jobs_of(sweep), progress.begin)) as outcomes:
-            for outcome in outcomes:
-                progress.ended(outcome)
+        with stopped_like_ctrl_c(), closing(runner.events(jobs_of(sweep))) as events:
+            for event in events:
+                progress.tell(event)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("the same command resumes with what is missing") from error
     finally:  # also after Ctrl-C: the runs that are done
@@ -109,7 +118,7 @@ def print_plan(sweep: Sweep, console: Console) -> None:
     for run in sweep.runs:
         command = shlex.join(["nlora", *_arguments(sweep, run)])
         for line in (
-            f"{run.folder.name} ({_STATES[state_of(run.folder, sweep.configs.get(run.folder))]})",
+            f"{run.folder.name} ({_STATES[state_of(run.folder, _tasks(sweep, run))]})",
             f"  {command}",
         ):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -122,7 +131,14 @@ def jobs_of(sweep: Sweep) -> list[Job]:
 
     logs = sweep.output_dir / LOGS
     return [
-        Job(run.folder.name, _arguments(sweep, run), logs / f"{run.folder.name}.log") for run in sweep.runs
+        Job(
+            run.folder.name,
+            _arguments(sweep, run),
+            logs / f"{run.folder.name}.log",
+            run.folder,
+            _tasks(sweep, run),
+        )
+        for run in sweep.runs
     ]
 
 
@@ -132,34 +148,39 @@ def _arguments(sweep: Sweep, run: SweepRun) -> tuple[str, ...]:
     return ("run", base_source(sweep, run, sweep.output_dir), *run.overrides)
 
 
+def _tasks(sweep: Sweep, run: SweepRun) -> int:
+    """How many tasks a run has; 0 if its configuration was not checked."""
+    return len(sweep.configs[run.folder].tasks) if run.folder in sweep.configs else 0
+
+
 class _Progress:
     """Prints which run starts and how each one ended."""
 
     def __init__(self, sweep: Sweep, console: Console) -> None:
         self._console = console
         self._folders = {run.folder.name: run.folder for run in sweep.runs}
-        self._configs = sweep.configs
         self._left = len(sweep.runs)
         self._done = 0
         self.failed: list[Outcome] = []
         self._say(f"{sweep.name}: {_counted(sweep)}; logs in {sweep.output_dir / LOGS}")
 
-    def begin(self, job: Job) -> bool:
-        """Whether the job has to run: not if it is complete or running elsewhere."""
-        from nlora.sweeps.check import state_of
+    def tell(self, event: Event) -> None:
+        """Print what happened to a run."""
+        from nlora.sweeps.runners import Found, Outcome
 
-        folder = self._folders[job.name]
-        state = state_of(folder, self._configs.get(folder))
-        if state in ("complete", "elsewhere"):
+        if isinstance(event, Outcome):
+            self._ended(event)
+        elif not isinstance(event, Found):
+            self._say(f"{event.job.name}: {event.why}; starts again")
+        elif event.starts:
+            where = f" on {event.node}" if event.node else ""
+            self._say(f"{event.job.name}: {'resumed' if event.state == 'unfinished' else 'started'}{where}")
+        else:
             self._left -= 1
-            self._done += state == "complete"
-            self._say(f"{job.name}: {_STATES[state]}, left alone")
-            return False
-        self._say(f"{job.name}: {'resumed' if state == 'unfinished' else 'started'}")
-        return True
+            self._done += event.state == "complete"
+            self._say(f"{event.job.name}: {_STATES[event.state]}, left alone")
 
-    def ended(self, outcome: Outcome) -> None:
-        """Print how a run ended."""
+    def _ended(self, outcome: Outcome) -> None:
         from nlora.report.formatting import duration
 
         self._left -= 1
@@ -191,7 +212,7 @@ def _counted(sweep: Sweep) -> str:
     """`22 runs, 5 complete, 17 new`."""
     from nlora.sweeps.check import state_of
 
-    count = Counter(state_of(run.folder, sweep.configs.get(run.folder)) for run in sweep.runs)
+    count = Counter(state_of(run.folder, _tasks(sweep, run)) for run in sweep.runs)
     runs = f"{len(sweep.runs)} run{'s' if len(sweep.runs) != 1 else ''}"
     return ", ".join([runs, *(f"{count[state]} {word}" for state, word in _STATES.items() if count[state])])
 

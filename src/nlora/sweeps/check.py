@@ -91,10 +91,10 @@ def _base_file(sweep: Sweep, base: Base) -> tuple[str, str]:
     return f"base-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml", text
 
 
-def state_of(folder: Path, config: Config | None = None) -> RunState:
+def state_of(folder: Path, tasks: int = 0) -> RunState:
     """The progress of the run in a folder. elsewhere: another process is working on it.
 
-    config: the run's; a finished run to which tasks were added since is unfinished again.
+    tasks: how many the run has; a finished run to which tasks were added since is unfinished again.
     """
     if not (folder / RUN_FILE).is_file():
         return "new"
@@ -104,8 +104,7 @@ def state_of(folder: Path, config: Config | None = None) -> RunState:
         summary = read_summary(folder)
     except RunError:
         return "unfinished"
-    grown = config is not None and len(config.tasks) > len(summary.tasks)
-    return "complete" if summary.status == "complete" and not grown else "unfinished"
+    return "complete" if summary.status == "complete" and len(summary.tasks) >= tasks else "unfinished"
 
 
 def _folder_problems(folder: Path, config: Config) -> list[Problem]:

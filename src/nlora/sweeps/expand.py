@@ -34,7 +34,8 @@ from nlora.config.overrides import Override, shown
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import Place, SourceMap
 from nlora.errors import InputErrors, Key, Problem
-from nlora.sweeps.file import LoadedSweep, RayOptions, read_file, setting, settings
+from nlora.sweeps.cluster_options import RayOptions, SlurmOptions
+from nlora.sweeps.file import LoadedSweep, read_file, setting, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,9 @@ class Sweep:
     places: SourceMap
     output_dir: Path
     runs: tuple[SweepRun, ...]
-    runner: Literal["local", "ray"]
+    runner: Literal["local", "ray", "slurm"]
     ray: RayOptions
+    slurm: SlurmOptions
     configs: Mapping[Path, Config] = field(default_factory=dict)
 
 
@@ -107,7 +109,16 @@ def read_sweep(file: str, overrides: Sequence[str] = ()) -> Sweep:
     if reader.problems:
         raise InputErrors(dict.fromkeys(reader.problems))
     values = loaded.values
-    return Sweep(values.name, loaded.path, loaded.places, reader.output_dir, runs, values.runner, values.ray)
+    return Sweep(
+        values.name,
+        loaded.path,
+        loaded.places,
+        reader.output_dir,
+        runs,
+        runner=values.runner,
+        ray=values.ray,
+        slurm=values.slurm,
+    )
 
 
 class _Reader:

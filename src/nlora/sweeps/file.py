@@ -18,13 +18,7 @@ from nlora.config.overrides import Override, apply, as_overrides
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import SourceMap, read_yaml
 from nlora.errors import InputErrors, Key, Problem
-
-
-class RayOptions(Frozen):
-    """What one run needs of a Ray cluster."""
-
-    gpus: float = Field(0, ge=0, description="GPUs of each run.")
-    cpus: float = Field(1, gt=0, description="CPU cores of each run.")
+from nlora.sweeps.cluster_options import RayOptions, SlurmOptions
 
 
 class SweepFile(Frozen):
@@ -41,8 +35,9 @@ class SweepFile(Frozen):
         (Config.model_fields["seed"].default,), min_length=1, description="One run for each."
     )
     output_dir: str | None = Field(None, min_length=1, description="Folder of the runs; null: runs/<name>.")
-    runner: Literal["local", "ray"] = Field("local", description="Where the runs run.")
+    runner: Literal["local", "ray", "slurm"] = Field("local", description="Where the runs run.")
     ray: RayOptions = RayOptions()
+    slurm: SlurmOptions = SlurmOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +69,7 @@ def read_file(file: str, overrides: Sequence[str] = ()) -> LoadedSweep:
             places = apply(data, places, override)
         except InputErrors as error:
             problems += error.problems
+    _time_as_written(data, places)
     if problems := problems + problems_in(data, SweepFile, places):
         raise InputErrors(problems)
     return LoadedSweep(Path(file), SweepFile.model_validate(data), places, tuple(forced))
@@ -92,6 +88,13 @@ def settings(values: dict[str, Any], places: SourceMap, at: Key) -> list[Overrid
 def setting(key: str, value: Any, places: SourceMap, at: Key) -> Override:
     """The override of a run's dotted key by the value at `at` in the sweep's file."""
     return Override(tuple(key.split(".")), value, places.where(at), places.inside(at).written)
+
+
+def _time_as_written(data: dict[str, Any], places: SourceMap) -> None:
+    """Undo what YAML 1.1 makes of `time: 4:00:00`, the number 14400."""
+    options = data.get("slurm")
+    if isinstance(options, dict) and type(options.get("time")) is int:
+        options["time"] = places.written.get(("slurm", "time"), str(options["time"]))
 
 
 def _flat(key: str, value: Any, places: SourceMap, at: Key) -> Iterator[Override]:

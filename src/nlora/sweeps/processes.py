@@ -23,17 +23,25 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from nlora.sweeps import tether
+
 GRACE_SECONDS = 20.0
 """How long a stopped run may take to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run. arguments: those of `nlora`. log: the file to which its output is appended."""
+    """One run.
+
+    arguments: those of `nlora`. log: the file to which its output is appended. folder: the run's. tasks: how many the
+    run has.
+    """
 
     name: str
     arguments: tuple[str, ...]
     log: Path
+    folder: Path
+    tasks: int = 0
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -58,11 +66,11 @@ def best_launch() -> Launch:
     return launch_forked if sys.platform == "linux" else launch_command
 
 
-def launch_command(job: Job, environment: Mapping[str, str]) -> Process:
-    """Start a job as a command of its own."""
+def launch_command(job: Job, environment: Mapping[str, str], prefix: Sequence[str] = ()) -> Process:
+    """Start a job as a command of its own. prefix: the command that becomes it."""
     with _opened_log(job) as log:
         return subprocess.Popen(
-            job.command,
+            [*prefix, *job.command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -70,6 +78,14 @@ def launch_command(job: Job, environment: Mapping[str, str]) -> Process:
             # Ctrl-C reaches this process only, which then stops the runs in order.
             start_new_session=True,
         )
+
+
+def launch_tethered(job: Job, environment: Mapping[str, str]) -> Process:
+    """Start a job as a command that is killed when the calling thread ends, however that ends; on Linux only."""
+    if sys.platform != "linux":
+        return launch_command(job, environment)
+    # -I and -S: nothing of the user's is imported.
+    return launch_command(job, environment, [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())])
 
 
 def launch_forked(job: Job, environment: Mapping[str, str]) -> Process:

@@ -1,13 +1,14 @@
-"""Where the runs of a sweep run: as processes on this machine, or as tasks of a Ray cluster.
+"""Where the runs of a sweep run, and what happens to them there: the events of a runner; and this machine.
 
-Closing the outcomes early, as an exception does, stops what is running: first SIGTERM, then SIGKILL.
+`nlora.sweeps.ray_runner` and `nlora.sweeps.slurm_runner` run them on a cluster. Closing the events early, as an
+exception does, stops what is running: first SIGTERM, then SIGKILL.
 
-Not yet tested on such hardware: one GPU per run (CUDA_VISIBLE_DEVICES), and Ray clusters.
+Not yet tested on such hardware: one GPU per run (CUDA_VISIBLE_DEVICES).
 """
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import os
 import queue
 import shutil
@@ -15,14 +16,36 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from nlora.errors import MissingExtraError, missing
-from nlora.sweeps.file import RayOptions
-from nlora.sweeps.processes import Job, Launch, Process, best_launch, last_error, launch_command, stop
+from nlora.sweeps.check import RunState, state_of
+from nlora.sweeps.processes import Job, Launch, Process, best_launch, last_error, stop
+
+_STEP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The state of a job's folder when its turn came, and the name of the node that found it, if there are several."""
+
+    job: Job
+    state: RunState
+    node: str = ""
+
+    @property
+    def starts(self) -> bool:
+        """Whether the job starts now; otherwise it is left alone, and this is its last event."""
+        return self.state in ("new", "unfinished")
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A job whose worker or node died; it starts again."""
+
+    job: Job
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +58,15 @@ class Outcome:
     error: str = ""
 
 
-Outcomes = Generator[Outcome, None, None]
+Event = Found | Lost | Outcome
+Events = Generator[Event, None, None]
 """Closing it early stops what is running."""
 
 
 class Runner(Protocol):
-    """Runs jobs. `begin` is called right before each one starts; if it returns False, the job is left out."""
+    """Runs jobs. A job's folder is looked at when its turn comes, and not before: it may be complete by then."""
 
-    def outcomes(self, jobs: Iterable[Job], begin: Callable[[Job], bool]) -> Outcomes: ...
+    def events(self, jobs: Iterable[Job]) -> Events: ...
 
 
 class LocalRunner:
@@ -57,8 +81,8 @@ class LocalRunner:
         self._free = deque(environments[i % len(environments)] if environments else {} for i in range(places))
         self._launch = launch or best_launch()
 
-    def outcomes(self, jobs: Iterable[Job], begin: Callable[[Job], bool]) -> Outcomes:
-        """One outcome for each started job, in the order in which they end."""
+    def events(self, jobs: Iterable[Job]) -> Events:
+        """What happens to each job, in the order in which it happens."""
         waiting = deque(jobs)
         running: dict[Job, tuple[Process, Mapping[str, str], int, float]] = {}
         ended: queue.SimpleQueue[tuple[Job, int]] = queue.SimpleQueue()
@@ -66,7 +90,9 @@ class LocalRunner:
             while waiting or running:
                 while waiting and self._free:
                     job = waiting.popleft()
-                    if not begin(job):
+                    found = Found(job, state_of(job.folder, job.tasks))
+                    yield found
+                    if not found.starts:
                         continue
                     size = job.log.stat().st_size if job.log.is_file() else 0
                     try:
@@ -78,7 +104,7 @@ class LocalRunner:
                     running[job] = (process, environment, size, time.monotonic())
                     threading.Thread(target=_await, args=(job, process, ended), daemon=True).start()
                 if running:
-                    job, status = ended.get()
+                    job, status = _next(ended)
                     _, environment, size, start = running.pop(job)
                     self._free.append(environment)
                     why = last_error(job.log, size, status) if status else ""
@@ -87,45 +113,16 @@ class LocalRunner:
             stop([process for process, *_ in running.values()])
 
 
-class RayRunner:
-    """Runs each job as a task of a Ray cluster, which places it by the cores and GPUs that it needs.
-
-    All nodes need nlora and the same folders (a shared file system). Jobs run in this process's current folder.
-    """
-
-    def __init__(self, options: RayOptions) -> None:
-        self._options = options
-        self._ray = _ray()
-
-    def outcomes(self, jobs: Iterable[Job], begin: Callable[[Job], bool]) -> Outcomes:
-        """One outcome for each started job, in the order in which they end."""
-        ray = self._ray
-        if not ray.is_initialized():
-            ray.init()
-        threads = {"OMP_NUM_THREADS": str(max(1, int(self._options.cpus)))}
-        # A stopped run resumes when the sweep is started again, so Ray need not retry.
-        remote = ray.remote(num_cpus=self._options.cpus, num_gpus=self._options.gpus, max_retries=0)(
-            run_in_folder
-        )
-        pending = {remote.remote(job, str(Path.cwd()), threads): job for job in jobs if begin(job)}
-        try:
-            while pending:
-                (ended, *_), _ = ray.wait(list(pending), num_returns=1)
-                job = pending.pop(ended)
-                try:
-                    yield ray.get(ended)
-                except ray.exceptions.RayError as error:  # the worker died, not the command
-                    yield Outcome(job, 1, 0.0, f"ray: {str(error).strip().splitlines()[0]}")
-        finally:
-            for reference in pending:
-                ray.cancel(reference)
-
-
-def run_in_folder(job: Job, folder: str, environment: Mapping[str, str]) -> Outcome:
-    """Run a job as a command on this machine: the task of a Ray worker."""
-    os.chdir(folder)
-    (outcome,) = LocalRunner(1, [environment], launch_command).outcomes([job], lambda _: True)
-    return outcome
+def without_complete(jobs: Iterable[Job]) -> Generator[Found, None, list[Job]]:
+    """The jobs for a cluster, in which a complete one need not wait for its turn."""
+    left = []
+    for job in jobs:
+        found = Found(job, state_of(job.folder, job.tasks))
+        if found.state == "complete":
+            yield found
+        else:
+            left.append(job)
+    return left
 
 
 def environments(jobs: int, devices: Sequence[str]) -> list[dict[str, str]]:
@@ -157,15 +154,15 @@ def _await(job: Job, process: Process, ended: queue.SimpleQueue[tuple[Job, int]]
     ended.put((job, process.wait()))
 
 
+def _next(ended: queue.SimpleQueue[tuple[Job, int]]) -> tuple[Job, int]:
+    """The next to have ended. It waits in steps: between two of them, Ray's cancel raises KeyboardInterrupt."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return ended.get(timeout=_STEP_SECONDS)
+
+
 def _cores() -> int:
     """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise MissingExtraError(f"runner: {missing('ray')}") from error
