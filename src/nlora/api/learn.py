@@ -20,6 +20,7 @@ from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.plan import Plan, make_plan
+from nlora.runs.resume_points import latest_position
 from nlora.runs.summary import Summary, read_summary
 from nlora.runs.task_notes import task_notes
 
@@ -116,4 +117,7 @@ def _what_is_kept(run: RunFolder) -> str:
     following = f"stage {done + 1}, {tasks[done].name}"
     if done + 1 in run.trained_records():
         return f"{kept}, and {following} is trained; the same command resumes with its scoring"
+    if position := latest_position(run.resume_folder(done + 1)):
+        half = f"step {position.step} of {position.steps} of {following}"
+        return f"{kept}, and {half}; the same command resumes there"
     return f"{kept}; the same command resumes with {following}"
