@@ -25,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import nlora.sweeps.preload  # noqa: F401  (before anything is forked)
 from nlora.models.backbone import quiet_bars
 from tiny_families import tiny_folder
@@ -32,8 +34,7 @@ from tiny_families import tiny_folder
 LABELS = {"colors": ("red", "green", "blue"), "animals": ("fox", "dog", "ox")}
 TIMES = re.compile(r"seconds|runtime|per_second|memory")
 """Keys of JSON files whose values differ from process to process."""
-LEFT_OUT = re.compile(r"\.lock|logs/.*|report\.html")
-"""Files that differ by times and nothing else that a run decides."""
+LEFT_OUT = re.compile(r"\.lock|logs/.*")
 _SHARE = 4
 """A process dies within this part of what a whole run does or takes, so that most runs are killed several times."""
 
@@ -166,13 +167,14 @@ def differences(one: Path, other: Path) -> list[str]:
 def _content(file: Path | None) -> bytes | str | None:
     if file is None:
         return None
+    if file.name == "report.html":  # tells times everywhere; the files that it is made of are compared
+        return "a report"
     if file.suffix == ".json":
         return json.dumps(_timeless(json.loads(file.read_text())))
-    if file.name == "run.yaml":  # says when the run was started and resumed, and where it is
-        text = file.read_text()
-        return re.sub(
-            r"(?m)^ *(created|output_dir|save_every): .*$|^(changed|resumed_with):(\n[ -].*)*", "", text
-        )
+    if file.name == "run.yaml":  # also says where the run is, and when it was started and resumed
+        written = yaml.safe_load(file.read_text())
+        del written["config"]["output_dir"], written["config"]["train"]["save_every"]
+        return json.dumps([written["config"], written["versions"]])
     return file.read_bytes()
 
 

@@ -16,6 +16,7 @@ from nlora.config.protocol import protocol_notes
 from nlora.evaluation.choices import decode_of
 from nlora.methods.registry import version_of
 from nlora.report.formatting import duration
+from nlora.report.write import REPORT_FILE
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import RUN_FILE
@@ -40,6 +41,9 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
     folder = Path(config.output_dir)
     plan = unfinished_plan(loaded, progress)
     if plan is None:
+        if not (folder / REPORT_FILE).exists():  # stopped or killed after the last stage
+            with RunFolder.open(config, versions(loaded), loaded.base_folder) as run:
+                return finish_run(run)
         progress.say(f"{folder}: complete, nothing to do")
         return read_summary(folder)
     with (
