@@ -12,6 +12,7 @@ file, times aside. Processes are forks of this one, which has imported everythin
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -22,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +201,16 @@ def kill_runs(folder: Path, kills: int, seed: int, *, by_time: bool) -> list[str
 
         on_each_event(whole, count)
         learn(config, whole, save_every=1)
-        counter.write_text(str(events[0]))
+        counter.write_text(json.dumps([events[0], sorted(sys.modules)]))
 
     begin = time.perf_counter()
     if status := forked(reference):
         return [f"the run that is not killed ended with status {status}"]
-    events, seconds = int(counter.read_text()), time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    events, modules = json.loads(counter.read_text())
+    for name in modules:  # so that no other process has to
+        with suppress(ImportError):
+            importlib.import_module(name)
     wrong: list[str] = []
     killed = runs = 0
     while killed < kills:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from helpers import learn, write_config
+from helpers import COLORS, learn, write_config, write_task
 from nlora.api.learn import learn as learn_run
 from nlora.config.load import load_config
+from nlora.config.train_options import TrainOptions
+from nlora.runs import resumable, resume_points
 from nlora.runs.events import Event, Progress
-from nlora.runs.resume_points import POINT_FILE
+from nlora.runs.resume_points import POINT_FILE, StageResumePoints
+from nlora.runs.signals import StopRequest, stopped_like_ctrl_c, stopped_on_request
 from nlora.training.penalized_trainer import PenalizedTrainer
 
 TinyModel = Callable[[str], Path]
+Differences = Callable[[Path, Path], list[str]]
 TRAIN = {"epochs": 3, "batch_size": 8, "learning_rate": 5e-3, "logging_steps": 2}  # 2 steps an epoch
 DROPOUT = {"r": 4, "alpha": 8, "dropout": 0.1}
 
@@ -32,10 +39,10 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def differences(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], list[str]]:
+def differences(monkeypatch: pytest.MonkeyPatch) -> Differences:
     """differences(run, other) -> the files that are not the same, times aside."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    found: Callable[[Path, Path], list[str]] = importlib.import_module("kill").differences
+    found: Differences = importlib.import_module("kill").differences
     return found
 
 
@@ -75,94 +82,91 @@ def said(config: Path, *overrides: str) -> list[str]:
     return [event.text for event in events if event.kind == "note"]
 
 
-@pytest.mark.parametrize(
-    ("family", "changes"),
-    [
-        ("llama", {"lora": DROPOUT}),
-        ("llama", {"lora": DROPOUT, "train": {**TRAIN, "batches": "random", "micro_batch_size": 2}}),
-        ("llama", {"method": "ewc", "lora": DROPOUT}),
-        ("llama", {"method": "lwf", "lora": DROPOUT, "train": {**TRAIN, "micro_batch_size": 4}}),
-        ("llama", {"method": "disjoint"}),
-        ("llama", {"method": "seqlora", "lora": DROPOUT}),
-        ("llama", {"method": "replay", "lora": DROPOUT}),
-        ("llama", {"method": "seqft", "train": {**TRAIN, "learning_rate": 1e-4}}),
-        ("llama", {"method": "osf", "train": {**TRAIN, "learning_rate": 1e-4}}),
-        ("llama", {"dtype": "bfloat16", "lora": DROPOUT, "train": {**TRAIN, "gradient_checkpointing": True}}),
-        (
-            "llama",
-            {"train": {**TRAIN, "schedule": "cosine", "warmup_ratio": 0.3, "label_weights": "balanced"}},
-        ),
-        ("llama", {"lora": DROPOUT, "train": {**TRAIN, "early_stopping": {"patience": 1}, "epochs": 5}}),
-        ("llama", {"lora": DROPOUT, "train": {**TRAIN, "epochs": 2.5}}),
-        ("gpt2", {"lora": DROPOUT}),
-        ("t5", {"lora": DROPOUT, "train": {**TRAIN, "micro_batch_size": 4}}),
-    ],
-    ids=str,
-)
-def test_a_task_that_was_killed_ends_like_one_that_was_not(
-    tmp_path: Path,
-    tiny_model: TinyModel,
-    differences: Callable[[Path, Path], list[str]],
-    family: str,
-    changes: dict[str, Any],
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel) -> Path:
+    """A folder with config.yaml, its finished run `whole`, and `half`, killed with 4 of 6 steps of stage 2 saved."""
+    folder = tmp_path_factory.mktemp("resume")
+    train = {**TRAIN, "save_every": 2}
+    config = write_config(folder, tiny_model("llama"), train=train, lora=DROPOUT)
+    learn(config, f"output_dir={folder / 'whole'}")
+    killed(config, 6 + 6, f"output_dir={folder / 'half'}")
+    assert points(folder / "half") == ["2-animals/step-2", "2-animals/step-4"]
+    return folder
+
+
+class Half:
+    """A copy of the killed run."""
+
+    def __init__(self, runs: Path, folder: Path) -> None:
+        self.folder, self._config = folder, runs / "config.yaml"
+        shutil.copytree(runs / "half", folder)
+
+    def events(self, *overrides: str) -> list[Event]:
+        """What happens when it is learned to its end."""
+        events: list[Event] = []
+        loaded = load_config(self._config, [f"output_dir={self.folder}", *overrides])
+        learn_run(loaded, Progress(events.append))
+        return events
+
+    def notes(self, *overrides: str) -> list[str]:
+        """What it says when it is learned to its end."""
+        return [event.text for event in self.events(*overrides) if event.kind == "note"]
+
+    def point(self, step: int) -> Path:
+        return self.folder / "resume" / "2-animals" / f"step-{step}"
+
+    def edit(self, step: int, **values: Any) -> None:
+        """Change what a point says of itself."""
+        file = self.point(step) / POINT_FILE
+        point = json.loads(file.read_text()) | values
+        del point["sha256"]
+        file.write_text(json.dumps({**point, "sha256": resume_points._digest_of(point)}))
+
+
+@pytest.fixture
+def half(runs: Path, tmp_path: Path) -> Half:
+    return Half(runs, tmp_path / "half")
+
+
+def test_a_task_resumes_at_its_last_step_and_ends_as_if_it_had_not_stopped(
+    runs: Path, half: Half, differences: Differences
 ) -> None:
-    """Bit for bit: adapters, answers, losses and the log of the training. Killed in mid-epoch and after an epoch."""
-    config = write_config(tmp_path, tiny_model(family), **{"train": TRAIN, **changes})
-    learn(config, f"output_dir={tmp_path / 'whole'}", "train.save_every=null")
-    target = f"output_dir={tmp_path / 'run'}"
-    micro = 8 // (changes.get("train", TRAIN).get("micro_batch_size") or 8)
-    killed(config, 3 * micro + 1, target, "train.save_every=1")  # 3 steps are saved, one and a half epochs
-    assert points(tmp_path / "run") == ["1-colors/step-2", "1-colors/step-3"]
-    killed(config, 2 * micro, target, "train.save_every=2")
-    assert points(tmp_path / "run") == ["1-colors/step-3", "1-colors/step-4"]
-    assert said(config, target)[-1]
-    assert differences(tmp_path / "whole", tmp_path / "run") == []
+    events = half.events()
+    assert "stage 2: animals resumes after step 4 of 6" in [event.text for event in events]
+    assert [event.done for event in events if event.kind == "training"] == [4, 5, 6]
+    assert not (half.folder / "resume").exists()
+    assert differences(runs / "whole", half.folder) == []
 
 
-def test_a_stage_that_is_committed_leaves_no_resume_points(tmp_path: Path, tiny_model: TinyModel) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train=TRAIN)
-    killed(config, 6 + 3, "train.save_every=1")
-    assert points(tmp_path / "run") == ["2-animals/step-1", "2-animals/step-2"]
-    notes = said(config)
-    assert "stage 2: animals resumes after step 2 of 6" in notes
-    assert not (tmp_path / "run/resume").exists()
-
-
-def test_the_bar_of_a_resumed_task_starts_where_the_task_does(tmp_path: Path, tiny_model: TinyModel) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 2})
-    killed(config, 6)
-    events: list[Event] = []
-    learn_run(load_config(config), Progress(events.append))
-    steps = [event.done for event in events if event.kind == "training" and event.stage == 1]
-    assert steps == [4, 5, 6]
-
-
-@pytest.mark.parametrize("file", ["tensors.safetensors", "values.json", "trainer_state.json", POINT_FILE])
-def test_a_damaged_point_is_passed_over(
-    tmp_path: Path,
-    tiny_model: TinyModel,
-    differences: Callable[[Path, Path], list[str]],
-    file: str,
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("method", ["ewc", "osf", "seqlora", "disjoint"])
+def test_what_a_method_knows_of_earlier_tasks_is_there_again(
+    tmp_path: Path, tiny_model: TinyModel, differences: Differences, method: str
 ) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 1})
-    killed(config, 4)
-    newest = tmp_path / "run/resume/1-colors/step-3" / file
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
-    newest.write_bytes(bytes(content[:-1]))
-    assert "stage 1: colors resumes after step 2 of 6" in said(config)
-    assert f"{newest.parent}: not used, " in caplog.text
+    config = write_config(tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 1}, method=method)
     learn(config, f"output_dir={tmp_path / 'whole'}")
+    killed(config, 6 + 4)
+    learn(config)
     assert differences(tmp_path / "whole", tmp_path / "run") == []
 
 
-def test_without_a_whole_point_the_task_starts_anew(tmp_path: Path, tiny_model: TinyModel) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 1})
-    killed(config, 3)
-    for point in (tmp_path / "run/resume/1-colors").iterdir():
-        (point / "values.json").unlink()
-    assert not any("resumes after step" in line for line in said(config))
+@pytest.mark.parametrize("file", ["tensors.safetensors", POINT_FILE])
+def test_a_damaged_point_is_passed_over(
+    runs: Path, half: Half, differences: Differences, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = half.point(4) / file
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert "stage 2: animals resumes after step 2 of 6" in half.notes()
+    assert f"{damaged.parent}: not used, " in caplog.text
+    assert differences(runs / "whole", half.folder) == []
+
+
+def test_without_a_whole_point_the_task_starts_anew(runs: Path, half: Half, differences: Differences) -> None:
+    for step in (2, 4):
+        (half.point(step) / "values.json").unlink()
+    assert not any("resumes after step" in line for line in half.notes())
+    assert differences(runs / "whole", half.folder) == []
 
 
 @pytest.mark.parametrize(
@@ -172,151 +176,158 @@ def test_without_a_whole_point_the_task_starts_anew(tmp_path: Path, tiny_model: 
         ("stages={animals: {method: {weight: 0.5}}}", "method options"),
     ],
 )
-def test_a_point_of_other_options_is_not_used(
-    tmp_path: Path,
-    tiny_model: TinyModel,
-    differences: Callable[[Path, Path], list[str]],
-    override: str,
-    named: str,
-) -> None:
+def test_a_point_of_other_options_is_not_used(half: Half, override: str, named: str) -> None:
     """The options of a task that is not learned yet may change; what was trained with others does not count then."""
-    config = write_config(tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 2})
-    killed(config, 6 + 5)
-    point = tmp_path / "run/resume/2-animals/step-4"
-    notes = said(config, override)
-    assert f"{point}: was made with other {named}, so the task is trained from its start" in notes
-    learn(config, override, f"output_dir={tmp_path / 'whole'}")
-    assert differences(tmp_path / "whole", tmp_path / "run") == []
+    said = f"{half.point(4)}: was made with other {named}, so the task is trained from its start"
+    notes = half.notes(override)
+    assert said in notes
+    assert not any("resumes after step" in line for line in notes)
 
 
-def test_a_point_of_other_versions_or_earlier_stages_is_not_used(
-    tmp_path: Path, tiny_model: TinyModel
+def test_a_point_of_other_versions_or_earlier_stages_is_not_used(half: Half) -> None:
+    made_with = json.loads((half.point(4) / POINT_FILE).read_text())["made_with"]
+    half.edit(4, made_with={**made_with, "versions": {"torch": "1.0"}, "earlier stages": ["0" * 64]})
+    (line,) = [line for line in half.notes() if "step-4" in line]
+    assert "was made with other earlier stages and versions, so" in line
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.0])
+def test_another_number_of_processes_matters_only_with_dropout(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, dropout: float
 ) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 2})
-    killed(config, 6 + 5)
-    run = tmp_path / "run"
-    for name, value in (("versions", {"torch": "1.0"}), ("earlier stages", ["0" * 64])):
-        file = run / "resume/2-animals/step-4" / POINT_FILE
-        values = json.loads(file.read_text())
-        values["made_with"][name] = value
-        file.write_text(json.dumps(values))
-    (line,) = [line for line in said(config) if "step-4" in line]
-    assert "was made with other earlier stages and versions" in line
-
-
-def test_what_may_change_at_any_time_may_change_in_mid_task(tmp_path: Path, tiny_model: TinyModel) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 1})
+    lora = {**DROPOUT, "dropout": dropout}
+    tasks = [write_task(tmp_path, "colors", COLORS)]
+    config = write_config(
+        tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 2}, lora=lora, tasks=tasks
+    )
     killed(config, 4)
-    changed = ["train.micro_batch_size=4", "train.logging_steps=1", "train.save_every=10m"]
-    assert "stage 1: colors resumes after step 3 of 6" in said(config, *changed)
-    history = json.loads((tmp_path / "run/outputs/1-colors/trainer_state.json").read_text())["log_history"]
-    assert [line["step"] for line in history if "loss" in line] == [1, 2, 4, 5, 6]
+    monkeypatch.setattr(resumable, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    notes = said(config)
+    assert any("made with other numbers of processes" in line for line in notes) == (dropout > 0)
+    assert ("stage 1: colors resumes after step 2 of 6" in notes) == (dropout == 0)
 
 
-def test_the_seconds_of_all_processes_count(tmp_path: Path, tiny_model: TinyModel) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 1})
-    killed(config, 4)
-    file = tmp_path / "run/resume/1-colors/step-3/values.json"
+def test_what_may_change_at_any_time_may_change_in_mid_task(half: Half) -> None:
+    notes = half.notes("train.micro_batch_size=4", "train.logging_steps=1", "train.save_every=10m")
+    assert "stage 2: animals resumes after step 4 of 6" in notes
+    state = json.loads((half.folder / "outputs/2-animals/trainer_state.json").read_text())
+    assert [line["step"] for line in state["log_history"] if "loss" in line] == [1, 2, 4, 5, 6]
+
+
+def test_the_seconds_of_all_processes_count(half: Half) -> None:
+    file = half.point(4) / "values.json"
     text = file.read_text()
-    before = float(text.partition('["seconds", ')[2].partition("]")[0])
-    file.write_text(text.replace(f'["seconds", {before!r}]', f'["seconds", {before + 1000!r}]'))
-    point = file.with_name(POINT_FILE)
-    values = json.loads(point.read_text())
-    values["files"]["values.json"] = _sha256(file)
-    point.write_text(json.dumps(values))
-    summary = learn(config)
-    assert 1000 < summary.train_seconds[0] < 1000 + before + 500
-    state = json.loads((tmp_path / "run/outputs/1-colors/trainer_state.json").read_text())
-    last = state["log_history"][-1]
-    assert last["train_runtime"] > 1000
+    before = text.partition('["seconds", ')[2].partition("]")[0]
+    file.write_text(text.replace(f'["seconds", {before}]', '["seconds", 1000.0]'))
+    digests = json.loads((half.point(4) / POINT_FILE).read_text())["files"]
+    half.edit(4, files={**digests, "values.json": hashlib.sha256(file.read_bytes()).hexdigest()})
+    half.notes()
+    stage = half.folder / "outputs/2-animals"
+    seconds = json.loads((stage / "stage.json").read_text())["train_seconds"]
+    assert seconds > 1000
+    last = json.loads((stage / "trainer_state.json").read_text())["log_history"][-1]
+    assert 1000 < last["train_runtime"] <= seconds
     assert last["train_steps_per_second"] == pytest.approx(6 / last["train_runtime"], abs=1e-3)
 
 
-def _sha256(file: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def test_a_full_disk_does_not_end_the_training(
-    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 3})
-
+def test_a_full_disk_does_not_end_the_training(half: Half, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("nlora.training.resumable_trainer.write_state", full)
-    notes = said(config)
-    assert sum("could not be saved, and training continues" in line for line in notes) == 2
-    assert not list((tmp_path / "run").rglob(".tmp-*"))
+    notes = half.notes("train.save_every=5")
+    (line,) = [line for line in notes if "could not be saved, and training continues" in line]
+    assert "No space left on device" in line
+    assert (half.folder / "report.html").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_ends_the_step_and_saves_it(
-    tmp_path: Path,
-    tiny_model: TinyModel,
-    differences: Callable[[Path, Path], list[str]],
-    number: signal.Signals,
-) -> None:
-    config = write_config(
-        tmp_path, tiny_model("llama"), train=TRAIN, lora=DROPOUT
-    )  # saved by the clock: never
-    learn(config, f"output_dir={tmp_path / 'whole'}")
-    # A shell starts what runs in its background with SIGINT ignored; a person's Ctrl-C is not.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with (
-            before_batch(6 + 3, lambda: os.kill(os.getpid(), number)),
-            pytest.raises(KeyboardInterrupt) as stopped,
-        ):
-            learn(config)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert str(stopped.value) == (
-        f"{tmp_path / 'run'} keeps 1 of 2 stages, and step 3 of 6 of stage 2, animals; the same command resumes there"
-    )
-    assert points(tmp_path / "run") == ["2-animals/step-3"]
-    learn(config)
-    assert differences(tmp_path / "whole", tmp_path / "run") == []
-
-
-def test_the_second_signal_stops_at_once(tmp_path: Path, tiny_model: TinyModel) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train=TRAIN)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def twice() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    try:
-        with before_batch(3, twice), pytest.raises(KeyboardInterrupt):
-            learn(config)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert points(tmp_path / "run") == []
-
-
-def test_a_signal_in_the_last_step_keeps_the_trained_stage(tmp_path: Path, tiny_model: TinyModel) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train=TRAIN)
+def test_a_signal_ends_the_step_and_saves_it(runs: Path, half: Half, differences: Differences) -> None:
     with (
-        before_batch(6, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+        before_batch(1, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+        stopped_like_ctrl_c(),
         pytest.raises(KeyboardInterrupt) as stopped,
     ):
-        learn(config)
-    assert "stage 1, colors is trained; the same command resumes with its scoring" in str(stopped.value)
+        half.events("train.save_every=10m")
+    assert str(stopped.value) == (
+        f"{half.folder} keeps 1 of 2 stages, and step 5 of 6 of stage 2, animals; the same command resumes there"
+    )
+    assert points(half.folder) == ["2-animals/step-4", "2-animals/step-5"]
+    half.events()
+    assert differences(runs / "whole", half.folder) == []
 
 
-def test_a_run_in_another_thread_leaves_signals_alone(tmp_path: Path, tiny_model: TinyModel) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train={**TRAIN, "save_every": 1})
+def test_the_second_signal_stops_at_once(half: Half) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with before_batch(1, twice), stopped_like_ctrl_c(), pytest.raises(KeyboardInterrupt):
+        half.events()
+    assert points(half.folder) == ["2-animals/step-2", "2-animals/step-4"]
+
+
+def test_a_signal_in_the_last_step_keeps_the_trained_stage(half: Half) -> None:
+    with (
+        before_batch(2, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+        pytest.raises(KeyboardInterrupt) as stopped,
+    ):
+        half.events()
+    assert "stage 2, animals is trained; the same command resumes with its scoring" in str(stopped.value)
+
+
+def test_if_nothing_is_saved_a_signal_stops_at_once(half: Half) -> None:
+    interrupted = []
+
+    def interrupt() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            interrupted.append(True)
+            raise
+
+    with before_batch(1, interrupt), stopped_like_ctrl_c(), pytest.raises(KeyboardInterrupt):
+        half.events("train.save_every=null")
+    assert interrupted
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(half: Half) -> None:
     handlers = []
     with before_batch(1, lambda: handlers.append(signal.getsignal(signal.SIGTERM))):
-        thread = threading.Thread(target=learn, args=(config,))
+        thread = threading.Thread(target=half.events)
         thread.start()
         thread.join()
     assert handlers == [signal.getsignal(signal.SIGTERM)]
-    assert (tmp_path / "run/report.html").exists()
+    assert (half.folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_the_first_signal_is_a_request_and_the_next_one_is_not(number: signal.Signals) -> None:
+    # A shell starts what runs in its background with SIGINT ignored; a person's Ctrl-C is not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        reached = []
+        with stopped_like_ctrl_c(), pytest.raises(KeyboardInterrupt), stopped_on_request() as request:
+            os.kill(os.getpid(), number)
+            reached.append(request.is_made)
+            os.kill(os.getpid(), number)
+            reached.append("after the second")
+        assert reached == [True]
+        with stopped_like_ctrl_c(), pytest.raises(KeyboardInterrupt), stopped_on_request():
+            os.kill(os.getpid(), number)  # a request that nobody saw
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_handlers_of_others_are_kept() -> None:
+    taken: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: taken.append(number))
+    try:
+        with stopped_on_request() as request:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert (taken, request.is_made) == ([signal.SIGUSR1], False)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 METHOD = '''
@@ -346,11 +357,13 @@ class Counting(Method):
 
 
 def test_a_method_may_have_a_state_that_changes_in_training(
-    tmp_path: Path, tiny_model: TinyModel, differences: Callable[[Path, Path], list[str]]
+    tmp_path: Path, tiny_model: TinyModel, differences: Differences
 ) -> None:
     (tmp_path / "counting.py").write_text(METHOD)
+    tasks = [write_task(tmp_path, "colors", COLORS)]
+    train = {**TRAIN, "save_every": 2}
     config = write_config(
-        tmp_path, tiny_model("llama"), method=str(tmp_path / "counting.py"), train={**TRAIN, "save_every": 2}
+        tmp_path, tiny_model("llama"), method=str(tmp_path / "counting.py"), train=train, tasks=tasks
     )
     learn(config, f"output_dir={tmp_path / 'whole'}")
     killed(config, 6)
@@ -358,11 +371,37 @@ def test_a_method_may_have_a_state_that_changes_in_training(
     assert differences(tmp_path / "whole", tmp_path / "run") == []
 
 
-def test_a_run_that_was_killed_before_its_report_gets_it(tmp_path: Path, tiny_model: TinyModel) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), train=TRAIN)
+def test_a_run_that_was_killed_before_its_report_gets_it(half: Half) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nlora.api.finish.analyze_run", lambda folder: die())
         with pytest.raises(Killed):
-            learn(config)
-    learn(config)
-    assert {"analysis.json", "report.html"} <= {path.name for path in (tmp_path / "run").iterdir()}
+            half.events()
+    half.events()
+    assert {"analysis.json", "report.html"} <= {path.name for path in half.folder.iterdir()}
+
+
+def test_saving_by_the_clock_takes_at_most_a_hundredth_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(resume_points.time, "monotonic", lambda: now[0])
+    options = TrainOptions(save_every="10m")
+    stage = StageResumePoints(tmp_path, 100, options, {}, StopRequest(), lambda line: None)
+
+    def takes_20_seconds(folder: Path) -> None:
+        (folder / "file").write_text("state")
+        now[0] += 20
+
+    due = []
+    for step in range(1, 100):
+        now[0] += 60
+        if stage.is_due(step):
+            due.append(step)
+            stage.write(step, takes_20_seconds)
+    assert due == [10, 44, 78]  # after 600 s; then every 2,000 s
+
+
+def test_by_steps_it_is_saved_whatever_it_takes(tmp_path: Path) -> None:
+    options = TrainOptions(save_every=3)
+    stage = StageResumePoints(tmp_path, 100, options, {}, StopRequest(), lambda line: None)
+    assert [step for step in range(1, 10) if stage.is_due(step)] == [3, 6, 9]

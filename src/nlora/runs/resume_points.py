@@ -3,7 +3,7 @@
     resume/<k>-<task>/step-<n>/     point.json, and what the trainer wrote
 
 A point is written whole or not at all. The last two of a stage are kept, and none once the stage is committed.
-point.json has the SHA-256 digest of every file, and what the point was made with. A damaged point is passed over for
+point.json has the SHA-256 digests of the files and of itself, and what the point was made with. A damaged point is passed over for
 the one before. A point that was made with something else (other options, other examples, other versions) is not used:
 the task starts anew.
 """
@@ -106,7 +106,7 @@ class StageResumePoints:
                 files = {file.name: _digest(file) for file in sorted(temporary.iterdir())}
                 remove(final)
             values = {"step": step, "steps": self._steps, "made_with": self._made_with, "files": files}
-            write_json(temporary / POINT_FILE, values)
+            write_json(temporary / POINT_FILE, {**values, "sha256": _digest_of(values)})
             publish_folder(temporary, final)
             for older in _points(self._folder)[_KEPT:]:
                 remove(older)
@@ -173,8 +173,8 @@ def _read(point: Path) -> dict[str, Any]:
         values = json.loads((point / POINT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    known = isinstance(values, dict) and values.keys() >= {"step", "steps", "made_with", "files"}
-    return values if known else {}
+    whole = isinstance(values, dict) and values.pop("sha256", None) == _digest_of(values)
+    return values if whole else {}
 
 
 def _position(point: Path) -> Position | None:
@@ -199,3 +199,7 @@ def _damage(point: Path) -> str | None:
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _digest_of(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
