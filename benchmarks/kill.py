@@ -3,10 +3,10 @@
     python benchmarks/kill.py --kills 300
 
 A run of two tasks on a tiny random model is started in one process after another. Each kills itself (SIGKILL) at a
-random moment, until one comes through; then the next run begins. In every second run, a process dies just before a
-random one of the things that it does: writing, renaming, flushing or removing a file, a micro-batch, an optimizer step.
-In the others it dies after a random time, wherever it is. Each run is compared with one that was not killed, file by
-file, times aside. Processes are forks of this one, which has imported everything.
+random moment, until one comes through; then the next run begins. Every second process dies just before a random one of
+the things that it does: writing, renaming, flushing or removing a file, a micro-batch, an optimizer step. The others die
+after a random time, wherever they are. Each run is compared with one that was not killed, file by file, times aside.
+Processes are forks of this one, which has imported everything.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def kill_runs(folder: Path, kills: int, seed: int, *, by_time: bool) -> list[str
 
             def work() -> None:
                 if killed < kills:  # noqa: B023 (called at once)
-                    if by_time and runs % 2:  # noqa: B023
+                    if by_time and killed % 2:  # noqa: B023
                         die_after(wait)  # noqa: B023
                     else:
                         die_at_event(run, number)  # noqa: B023

@@ -122,6 +122,6 @@ def _what_is_kept(run: RunFolder) -> str:
     if done + 1 in run.trained_records():
         return f"{kept}, and {following} is trained; the same command resumes with its scoring"
     if position := latest_position(run.resume_folder(done + 1)):
-        half = f"step {position.step} of {position.steps} of {following}"
+        half = f"{position.step} of {position.steps} steps of {following}"
         return f"{kept}, and {half}; the same command resumes there"
     return f"{kept}; the same command resumes with {following}"

@@ -3,9 +3,9 @@
     resume/<k>-<task>/step-<n>/     point.json, and what the trainer wrote
 
 A point is written whole or not at all. The last two of a stage are kept, and none once the stage is committed.
-point.json has the SHA-256 digests of the files and of itself, and what the point was made with. A damaged point is passed over for
-the one before. A point that was made with something else (other options, other examples, other versions) is not used:
-the task starts anew.
+point.json has the SHA-256 digests of the files and of itself, and what the point was made with. A damaged point is
+passed over for the one before. A point that was made with something else (other options, other examples, other
+versions) is not used: the task starts anew.
 """
 
 from __future__ import annotations

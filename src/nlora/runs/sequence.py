@@ -27,8 +27,8 @@ from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import ADAPTER
 from nlora.runs.plan import Plan
-from nlora.runs.resume_points import StageResumePoints
 from nlora.runs.resumable import resumable
+from nlora.runs.resume_points import StageResumePoints
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.stage_results import score, scores_of, task_records, write_skipped, write_stage
 from nlora.runs.update_history import MEMORY_FILE, UpdateHistory

@@ -94,7 +94,7 @@ class ResumableTrainer(Trainer):
         """Train to the end, from where it was left if there is a resume point. Returns the mean training loss."""
         self._begin = time.perf_counter()
         latest = None if self._points is None else self._points.latest
-        output = super().train(resume_from_checkpoint=None if latest is None else str(latest))
+        output = self.train(resume_from_checkpoint=None if latest is None else str(latest))
         return float(output.training_loss)
 
     @property
