@@ -4,9 +4,9 @@
 
 A run of two tasks on a tiny random model is started in one process after another. Each kills itself (SIGKILL) at a
 random moment, until one comes through; then the next run begins. Every second process dies just before a random one of
-the things that it does: writing, renaming, flushing or removing a file, a micro-batch, an optimizer step. The others die
-after a random time, wherever they are. Each run is compared with one that was not killed, file by file, times aside.
-Processes are forks of this one, which has imported everything.
+the things that it does: writing, renaming, flushing or removing a file, a micro-batch, an optimizer step. The others
+die after a random time, wherever they are. Each run is compared with one that was not killed, file by file, times
+aside. Processes are forks of this one, which has imported everything.
 """
 
 from __future__ import annotations
