@@ -153,12 +153,9 @@ def train(
     pad_id = backbone.tokenizer.pad_token_id
     collate = pack if packs else Collator(pad_id, backbone.encoder_decoder)
     fast = _FastTraining(backbone.model, trainable.model, paths)
-    best = None
-    if options.early_stopping is not None and score is not None:
-        best = BestEpoch(trainable, partial(fast.outside, score), options.early_stopping.patience)
+    best = _best_epoch(trainable, fast, options, score)
     parts: dict[str, Stateful] = {"trained": LiveTensors(trainable.live_tensors), **(stateful or {})}
-    if best is not None:
-        parts["best_epoch"] = best
+    parts |= {"best_epoch": best} if best else {}
     trainer = PenalizedTrainer(
         model=trainable.model,
         args=_training_arguments(options, options.warmup(len(examples)), seed, folder, together=together),
@@ -183,6 +180,14 @@ def train(
     if best is not None:
         best.restore()
     return _result(trainer, trainable, loss, trainer.seconds, best)
+
+
+def _best_epoch(
+    trainable: Trainable, fast: _FastTraining, options: TrainOptions, score: Callable[[], float] | None
+) -> BestEpoch | None:
+    if options.early_stopping is None or score is None:
+        return None
+    return BestEpoch(trainable, partial(fast.outside, score), options.early_stopping.patience)
 
 
 def _result(
