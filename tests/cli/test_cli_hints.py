@@ -113,7 +113,7 @@ def test_a_run_that_is_stopped_says_what_it_keeps(
     assert told.status == 130
     folder = tmp_path / "run"
     assert told.err.splitlines() == [
-        f"stopped; {folder} keeps 1 of 2 stages; the same command resumes with stage 2, animals"
+        f"stopped; {folder} keeps 1 of 2 stages, and 1 of 4 steps of stage 2, animals; the same command resumes there"
     ]
     assert [path.name for path in (folder / "outputs").iterdir()] == ["1-colors"]
     assert nlora("run", config).status == 0

@@ -17,10 +17,12 @@ from nlora.data.scorers import versions_of_scorers
 from nlora.evaluation.choices import decode_of
 from nlora.methods.registry import version_of
 from nlora.report.formatting import duration
+from nlora.report.write import REPORT_FILE
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.plan import Plan, make_plan
+from nlora.runs.resume_points import latest_position
 from nlora.runs.summary import Summary, read_summary
 from nlora.runs.task_notes import task_notes
 
@@ -40,6 +42,9 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
     folder = Path(config.output_dir)
     plan = unfinished_plan(loaded, progress)
     if plan is None:
+        if not (folder / REPORT_FILE).exists():  # stopped or killed after the last stage
+            with RunFolder.open(config, versions(loaded), loaded.base_folder) as run:
+                return finish_run(run)
         progress.say(f"{folder}: complete, nothing to do")
         return read_summary(folder)
     with (
@@ -118,4 +123,7 @@ def _what_is_kept(run: RunFolder) -> str:
     following = f"stage {done + 1}, {tasks[done].name}"
     if done + 1 in run.trained_records():
         return f"{kept}, and {following} is trained; the same command resumes with its scoring"
+    if position := latest_position(run.resume_folder(done + 1)):
+        half = f"{position.step} of {position.steps} steps of {following}"
+        return f"{kept}, and {half}; the same command resumes there"
     return f"{kept}; the same command resumes with {following}"

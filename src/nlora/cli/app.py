@@ -27,10 +27,10 @@ from nlora.cli.ls import ls
 from nlora.cli.predict import predict
 from nlora.cli.report import report
 from nlora.cli.run import demo, run
-from nlora.cli.signals import stopped_like_ctrl_c
 from nlora.cli.sweep import sweep
 from nlora.errors import InputErrors, NloraError
 from nlora.runs.quiet import quiet
+from nlora.runs.signals import stopped_like_ctrl_c
 
 app = typer.Typer(
     name="nlora",

@@ -68,7 +68,9 @@ class Bars:
             self._remove()
             word, unit = _UNITS[event.kind]
             description = escape(f"{self._position(event)}{word} {event.task}")
-            self._current = self._bars.add_task(description, total=event.total, unit=unit)
+            self._current = self._bars.add_task(
+                description, total=event.total, completed=event.done, unit=unit
+            )
         self._bars.update(self._current, completed=event.done)
         if event.done >= event.total:
             self._remove()

@@ -91,7 +91,7 @@ def runner_of(sweep: Sweep, jobs: int | None) -> Runner:
 
 def run_sweep(sweep: Sweep, runner: Runner, console: Console) -> bool:
     """Run what is missing, print and write the table; returns whether no run failed."""
-    from nlora.cli.signals import stopped_like_ctrl_c
+    from nlora.runs.signals import stopped_like_ctrl_c
     from nlora.sweeps.check import write_base
 
     write_base(sweep, sweep.output_dir)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from nlora.config.frozen import Frozen
+
+_TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 class EarlyStopping(Frozen):
@@ -85,6 +89,22 @@ class TrainOptions(Frozen):
         "pip install tensorboard.",
     )
 
+    save_every: int | str | None = Field(
+        "10m",
+        description="How often the state of a half-trained task is saved, so that a run that is stopped or killed "
+        "resumes there: a number of optimizer steps, or a time (90s, 10m, 1h). Saving takes at most a hundredth of the "
+        "time if this is a time. null: never; the task then starts anew.",
+    )
+
+    @property
+    def save_seconds(self) -> float | None:
+        """`save_every` in seconds; None if it is not a time.
+
+        >>> TrainOptions(save_every="10m").save_seconds
+        600.0
+        """
+        return _seconds(self.save_every) if isinstance(self.save_every, str) else None
+
     def steps(self, examples: int) -> int:
         """Optimizer steps of one task: batches per epoch (the last one may be smaller) times epochs, rounded up.
 
@@ -100,6 +120,17 @@ class TrainOptions(Frozen):
         2
         """
         return self.warmup_steps or math.ceil(self.warmup_ratio * self.steps(examples))
+
+    @field_validator("save_every", mode="before")
+    @classmethod
+    def _steps_or_time(cls, value: Any) -> Any:
+        """In one message what pydantic would say of each member of the union."""
+        is_steps = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not (value is None or is_steps or (isinstance(value, str) and _seconds(value))):
+            raise ValueError(
+                f"must be a number of optimizer steps, a time such as 90s, 10m or 1h, or null, not {value!r}"
+            )
+        return value
 
     @field_validator("label_weights", mode="before")
     @classmethod
@@ -131,3 +162,9 @@ class TrainOptions(Frozen):
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
             )
         return self
+
+
+def _seconds(time: str) -> float:
+    """The seconds of a time such as 90s, 10m or 1h; 0.0 if it is none."""
+    found = _TIME.fullmatch(time)
+    return float(found[1]) * _SECONDS[found[2]] if found else 0.0

@@ -172,6 +172,16 @@ class Method(Generic[OptionsT]):
         """
         return None
 
+    def state_dict(self) -> Memory:
+        """What this method changes while a stage trains; saved with the half-trained adapter.
+
+        Empty for a method whose `penalty` and `extra_loss` depend only on what `begin_task` stored.
+        """
+        return {}
+
+    def load_state_dict(self, state: Memory) -> None:
+        """Receive what `state_dict` returned, after `begin_task`, when a half-trained stage resumes."""
+
     def end_task(
         self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
     ) -> Memory:

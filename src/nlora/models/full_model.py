@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.models.backbone import quiet_bars
-from nlora.models.inspection import recompute_activations
+from nlora.models.inspection import recompute_activations, trained_parameters
 from nlora.models.lora_factors import AdapterState
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ class FullModel:
     def load_state(self, state: AdapterState) -> None:
         """Raises AdapterError: there are no factors."""
         raise AdapterError("full fine-tuning has no factors to load")
+
+    def live_tensors(self) -> dict[str, Tensor]:
+        """The parameters in training, by name; see `Trainable`."""
+        return dict(trained_parameters(self.model))
 
     @contextmanager
     def without(self) -> Iterator[None]:

@@ -102,6 +102,11 @@ def full_attention(model: Any) -> bool:
     return not slides and getattr(config, "_attn_implementation", "eager") in {"eager", "sdpa"}
 
 
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that an optimizer changes, by name; a tied one once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def recompute_activations(model: Any, *, on: bool) -> None:
     """Switch gradient checkpointing. Not the reentrant kind, which would not train adapters in the first layer."""
     if hasattr(model, "activation_checkpointing_enable"):  # transformers' newer name for it

@@ -15,11 +15,11 @@ from typing import Any, cast
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
-from nlora.models.inspection import recompute_activations
+from nlora.models.inspection import recompute_activations, trained_parameters
 from nlora.models.lora_factors import (
     WEIGHTS_FILE,
     AdapterState,
@@ -174,6 +174,10 @@ class LoraAdapter:
         # Not save_file, which makes the file readable by its owner only.
         (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
         config.save_pretrained(str(folder))
+
+    def live_tensors(self) -> dict[str, Tensor]:
+        """The parameters in training, by name; see `Trainable`."""
+        return dict(trained_parameters(self.model))
 
     @contextmanager
     def without(self) -> Iterator[None]:

@@ -15,11 +15,11 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError, RunError
-from nlora.models.inspection import recompute_activations
+from nlora.models.inspection import recompute_activations, trained_parameters
 from nlora.models.lora_factors import AdapterState
 from nlora.models.target_modules import shares_weight, target_modules, target_names
 
@@ -71,6 +71,14 @@ class OsfLayers:
     def load_state(self, state: AdapterState) -> None:
         """Raises AdapterError: there are no factors."""
         raise AdapterError("osf trains the weights themselves and has no factors to load")
+
+    def live_tensors(self) -> dict[str, Tensor]:
+        """The parameters in training, and the directions that they are kept away from; see `Trainable`.
+
+        The directions too, because another machine may decompose the weights differently.
+        """
+        directions = {name: tensor for name, tensor in self.model.named_buffers() if "._osf_" in name}
+        return {**trained_parameters(self.model), **directions}
 
     @contextmanager
     def without(self) -> Iterator[None]:
@@ -131,7 +139,7 @@ class OsfLayers:
         model: nn.Module = backbone
         return model
 
-    def _weights(self) -> dict[str, torch.Tensor]:
+    def _weights(self) -> dict[str, Tensor]:
         """W + U S V - U0 S0 V0 of every layer, on the CPU in the weight's own dtype."""
         backbone = self.model.get_base_model()
         weights = {}

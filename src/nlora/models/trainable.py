@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from nlora.models.lora_factors import AdapterState
 
@@ -31,6 +31,12 @@ class Trainable(Protocol):
 
     def state(self) -> AdapterState:
         """A copy of the factors, which later training does not change; empty if there are none."""
+
+    def live_tensors(self) -> dict[str, Tensor]:
+        """All tensors, by name, that differ from those of a freshly attached one once training has begun.
+
+        They are not copies: to continue a training that was stopped, its tensors are written into them.
+        """
 
     def without(self) -> AbstractContextManager[None]:
         """A block in which the model is as it was before the stage."""

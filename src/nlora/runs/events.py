@@ -16,7 +16,8 @@ from typing import Literal
 class Event:
     """One thing that happened in a run; as text, a line to print.
 
-    kind: training and scoring (a task starts at `done` = 0 of `total` steps or examples), stage_done (with the scores
+    kind: training and scoring (a task starts at `done` = 0 of `total` steps or examples,
+        or where its training resumes), stage_done (with the scores
         so far, in percent, by task), note (with a `text` for the user).
     stage: from 1; 0 is before any training. task: the task being trained or scored.
 
@@ -55,9 +56,12 @@ class Progress:
         """A line for the user."""
         self._send(Event("note", text=line))
 
-    def training(self, stage: int, task: str, steps: int) -> Callable[[int], None]:
-        """The training of a stage starts. Call the returned function with the number of optimizer steps done."""
-        self._send(Event("training", stage, task, 0, steps))
+    def training(self, stage: int, task: str, steps: int, done: int = 0) -> Callable[[int], None]:
+        """The training of a stage starts, or resumes after `done` of its optimizer steps.
+
+        Call the returned function with the number of steps done.
+        """
+        self._send(Event("training", stage, task, done, steps))
         return lambda step: self._send(Event("training", stage, task, step, steps))
 
     def scoring(self, stage: int, task: str, examples: int) -> Callable[[int], None]:

@@ -7,6 +7,7 @@ The layout is that of the released code:
     outputs/<k>-<task>/             one folder per committed stage
         adapter/  all_results.json  train_results.json  predict_results.json  predict_eval_predictions.jsonl
         stage.json                  the stage's row of R and its timings
+    resume/<k>-<task>/step-<n>/     of a half-trained stage; gone once it is committed
     zero_shot.json                  scores before any training, if wanted
     summary.json
 
@@ -36,6 +37,7 @@ from nlora.runs.atomic import (
 from nlora.runs.layout import ADAPTER, LOG_FILE, OUTPUTS, RUN_FILE, STAGE_FILE, stage_name, unfinished
 from nlora.runs.lock import free_lock, held_lock
 from nlora.runs.log_file import RunLog
+from nlora.runs.resume_points import stage_folder, sweep_points
 from nlora.runs.run_yaml import refuse_other_configuration, write_or_compare
 from nlora.runs.stage_files import TRAINED_FILE, read_zero_shot, trained, trained_task, write_zero_shot
 from nlora.runs.summary import (
@@ -133,6 +135,10 @@ class RunFolder:
         """A committed stage's adapter, in PEFT's format."""
         return self.stage_folder(stage, task_name) / ADAPTER
 
+    def resume_folder(self, stage: int) -> Path:
+        """Where the resume points of a stage are until it is committed."""
+        return stage_folder(self.folder, stage, self._task(stage))
+
     # Progress
 
     def is_committed(self, stage: int) -> bool:
@@ -183,6 +189,7 @@ class RunFolder:
                 yield temporary
             self._record_in(temporary, stage)
             publish_folder(temporary, final)
+            sweep_points(self.folder, keep=None)
             (final / TRAINED_FILE).unlink(missing_ok=True)
         finally:
             if not trained(temporary):
@@ -243,6 +250,9 @@ class RunFolder:
         next_stage = unfinished(self.stage_folder(following))
         sweep(outputs, keep=next_stage if trained(next_stage) else None)
         committed = self.committed_stages()
+        sweep_points(self.folder, keep=None if following in committed else self.resume_folder(following))
+        for stage in committed:  # killed between a commit and this
+            (self.stage_folder(stage) / TRAINED_FILE).unlink(missing_ok=True)
         if missing := [k for k in range(1, max(committed, default=0)) if k not in committed]:
             gone = self.stage_folder(missing[0])
             raise RunError(f"{gone}: missing, but later stages exist; restore it, or delete those too")

@@ -8,6 +8,7 @@ RUN_FILE = "run.yaml"
 LOG_FILE = Path("logs", "train_and_infer.log")
 OUTPUTS = "outputs"
 ADAPTER = "adapter"
+RESUME = "resume"
 STAGE_FILE = "stage.json"
 TEMPORARY = ".tmp-"
 """The beginning of temporary names."""

@@ -16,6 +16,7 @@ FREE = frozenset(
         "train.gradient_checkpointing",
         "train.report_to",
         "train.logging_steps",
+        "train.save_every",
         "evaluate.batch_size",
         "evaluate.zero_shot",
     }

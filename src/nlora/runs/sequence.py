@@ -27,6 +27,8 @@ from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import ADAPTER
 from nlora.runs.plan import Plan
+from nlora.runs.resumable import resumable
+from nlora.runs.resume_points import StageResumePoints
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.stage_results import score, scores_of, task_records, write_skipped, write_stage
 from nlora.runs.tracker_id import tracker_id
@@ -96,8 +98,9 @@ def learn_sequence(
                     history.reload_stage(folder, method, is_last=True)
                     result = TrainResult(**kept)
                 else:
-                    result = _train(plan, backbone, history, stage, folder, progress, paths)
-                    keep_trained(folder, asdict(result), records[task.name])
+                    with resumable(plan, run, stage, records, backbone.model, progress.say) as points:
+                        result = _train(plan, backbone, history, stage, folder, progress, paths, points)
+                        keep_trained(folder, asdict(result), records[task.name])
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 answers = _answer(plan, evaluator, history, seen, stage, progress)
                 scores = write_stage(
@@ -117,6 +120,7 @@ def _train(
     folder: Path,
     progress: Progress,
     paths: FastPaths | None,
+    points: StageResumePoints | None,
 ) -> TrainResult:
     """Train one stage as the method wants it, and save what was trained."""
     config, task, method = plan.config, plan.tasks[stage - 1], plan.methods[stage - 1]
@@ -125,6 +129,10 @@ def _train(
     examples = plan.encoded[stage - 1]
     seed = stage_seed(config.seed, stage)
     log.info("stage %d: %s, %d examples", stage, task.name, len(examples))
+    steps, resumed = plan.stages[stage - 1].steps, 0
+    if points is not None and points.position is not None:
+        resumed = points.position.step
+        progress.say(f"stage {stage}: {task.name} resumes after step {resumed} of {steps}")
     history.activate_for_training(method)
     model: Any = backbone.model
     trainable = method.attach(model, config.lora, stage=stage, seed=seed)
@@ -143,9 +151,11 @@ def _train(
             folder=folder,
             weights=plan.weights[stage - 1],
             paths=paths,
-            on_step=progress.training(stage, task.name, plan.stages[stage - 1].steps),
+            on_step=progress.training(stage, task.name, steps, resumed),
             score=_validation_score(plan, backbone, task, paths),
             callbacks=_trackers(options.report_to, Path(config.output_dir), steps_before),
+            points=points,
+            stateful={"method": method},
         )
         trainable.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
         if zeros := history.add(trainable.state()):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from nlora.models.lora_factors import LoraFactors
+
 if TYPE_CHECKING:
     from nlora.models.lora_factors import AdapterState
     from nlora.models.trainable import Trainable
@@ -33,6 +35,16 @@ class BestEpoch(TrainerCallback):
             control.should_training_stop = True
             logged = state.log_history[-1]["step"] if state.log_history else 0
             control.should_log = state.global_step > logged  # always log the last step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scores so far, and the best epoch's adapter."""
+        adapter = {name: {"A": f.A, "B": f.B, "scaling": f.scaling} for name, f in self._state.items()}
+        return {"scores": self.scores, "epoch": self.epoch, "best": self.best, "adapter": adapter}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after these epochs."""
+        self.scores, self.epoch, self.best = state["scores"], state["epoch"], state["best"]
+        self._state = {name: LoraFactors(**factors) for name, factors in state["adapter"].items()}
 
     def restore(self) -> None:
         """Put the best epoch's adapter back."""

@@ -14,19 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Trainer
 
 from nlora.data.collate import IGNORED
 from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
 from nlora.models.logits import answer_logits
+from nlora.training.counted_batches import SIZE
+from nlora.training.resumable_trainer import ResumableTrainer
 from nlora.training.weighted_batches import WEIGHTS
 
 Penalty = Callable[[], Tensor | None]
 ExtraLoss = Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor | None]
 
 
-class PenalizedTrainer(Trainer):
+class PenalizedTrainer(ResumableTrainer):
     """A Trainer whose loss is the mean over the answer tokens of an optimizer step, plus a penalty.
 
     penalty: called once per optimizer step; returns None, or a scalar with gradients, weight included.
@@ -56,6 +57,7 @@ class PenalizedTrainer(Trainer):
         self._penalty_sum: Tensor | float = 0.0
         self._mean_weight: Tensor | float = 1.0  # of the step's answer tokens
         self._logged = 0, 0.0  # optimizer steps and sum of the penalties at the last log entry
+        self._positions = self._tokens = 0
 
     def compute_loss(
         self,
@@ -93,6 +95,15 @@ class PenalizedTrainer(Trainer):
                 self._penalty_sum = self._penalty_sum + penalty.detach()
         return (loss, {"logits": logits}) if return_outputs else loss
 
+    def get_batch_samples(self, *args: Any) -> Any:
+        """The micro-batches of an optimizer step, with the number of its answer tokens; counts their padding."""
+        batches, items = super().get_batch_samples(*args)
+        for batch in batches:
+            positions, tokens = batch.pop(SIZE)
+            self._positions += positions
+            self._tokens += tokens
+        return batches, items
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The answer tokens of an optimizer step, over all processes; with label weights, the sum of their weights."""
         tokens: Any = super()._get_num_items_in_batch(batch_samples, device)
@@ -113,6 +124,28 @@ class PenalizedTrainer(Trainer):
     def mean_penalty(self) -> float:
         """The penalty, weight included, averaged over the optimizer steps so far."""
         return float(self._penalty_sum) / max(self.state.global_step, 1)
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the positions computed so far that were padding."""
+        return 1 - self._tokens / self._positions if self._positions else 0.0
+
+    def sums(self) -> dict[str, Any]:
+        """As `ResumableTrainer.sums`, with the penalty's and the padding's."""
+        own = {
+            "penalty": self._penalty_sum,
+            "logged": self._logged,
+            "batches": (self._positions, self._tokens),
+        }
+        return super().sums() | own
+
+    def set_sums(self, sums: dict[str, Any]) -> None:
+        """Continue with these sums."""
+        super().set_sums(sums)
+        penalty, (step, before) = sums["penalty"], sums["logged"]
+        self._penalty_sum = penalty.to(self.args.device) if isinstance(penalty, Tensor) else penalty
+        self._logged = step, before
+        self._positions, self._tokens = sums["batches"]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._order if self._order is not None else super()._get_train_sampler(train_dataset)

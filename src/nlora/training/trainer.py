@@ -8,8 +8,7 @@ Trainer's.
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from nlora.data.collate import Collator
@@ -29,9 +28,11 @@ from nlora.errors import RunError
 from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.models.packed_attention import packed_attention
 from nlora.training.best_epoch import BestEpoch
+from nlora.training.counted_batches import counted
 from nlora.training.cpu_modules import cpu_modules
-from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
+from nlora.training.peak_memory import reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
+from nlora.training.resumable_trainer import LiveTensors, ResumePoints, Stateful
 from nlora.training.weighted_batches import WeightedExamples, weighted
 
 if TYPE_CHECKING:
@@ -93,25 +94,6 @@ class _StepCallback(TrainerCallback):
             control.should_log = True
 
 
-class _Counting:
-    """A collator that counts padding, on the CPU, where reading a tensor's values does not wait for a GPU."""
-
-    def __init__(self, collate: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]]) -> None:
-        self._collate = collate
-        self._positions = self._tokens = 0
-
-    def __call__(self, examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
-        batch = self._collate(examples)
-        positions = batch["input_ids"].numel()
-        self._positions += positions
-        self._tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else positions
-        return batch
-
-    @property
-    def padding_share(self) -> float:
-        return 1 - self._tokens / self._positions if self._positions else 0.0
-
-
 class _FastTraining:
     """A block in which the model trains on its fast paths."""
 
@@ -151,6 +133,8 @@ def train(
     on_step: Callable[[int], None] = lambda step: None,
     callbacks: Sequence[TrainerCallback] = (),
     score: Callable[[], float] | None = None,
+    points: ResumePoints | None = None,
+    stateful: Mapping[str, Stateful] | None = None,
 ) -> TrainResult:
     """Train in place what is attached to the backbone.
 
@@ -159,6 +143,7 @@ def train(
     paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
     score: of the model as it is, in percent, for `early_stopping`.
+    points: where to save the half-trained state, and where to resume. stateful: what else belongs to that state.
     Raises RunError if the loss or a trained weight is not finite.
     """
     paths = paths or default_paths(backbone.model)
@@ -166,34 +151,43 @@ def train(
     if options.gradient_checkpointing:
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
-    collate = _Counting(pack if packs else Collator(pad_id, backbone.encoder_decoder))
+    collate = pack if packs else Collator(pad_id, backbone.encoder_decoder)
     fast = _FastTraining(backbone.model, trainable.model, paths)
-    best = None
-    if options.early_stopping is not None and score is not None:
-        best = BestEpoch(trainable, partial(fast.outside, score), options.early_stopping.patience)
+    best = _best_epoch(trainable, fast, options, score)
+    parts: dict[str, Stateful] = {"trained": LiveTensors(trainable.live_tensors), **(stateful or {})}
+    parts |= {"best_epoch": best} if best else {}
     trainer = PenalizedTrainer(
         model=trainable.model,
         args=_training_arguments(options, options.warmup(len(examples)), seed, folder, together=together),
         train_dataset=examples if weights is None else WeightedExamples(examples, weights),
-        data_collator=collate if weights is None else weighted(collate),
+        data_collator=counted(collate if weights is None else weighted(collate)),
         callbacks=[_StepCallback(on_step), *callbacks, *([best] if best else [])],
         penalty=penalty,
         extra_loss=extra_loss,
         without=trainable.without,
         order=_order(examples, options, seed),
+        points=points,
+        parts=parts,
     )
     trainer.remove_callback(PrinterCallback)
     reset_peak_memory()
-    begin = time.perf_counter()
     with fast:
         gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
         try:
-            output = trainer.train()
+            loss = trainer.learn()
         finally:
             gc.unfreeze()
     if best is not None:
         best.restore()
-    return _result(trainer, trainable, output.training_loss, time.perf_counter() - begin, collate, best)
+    return _result(trainer, trainable, loss, trainer.seconds, best)
+
+
+def _best_epoch(
+    trainable: Trainable, fast: _FastTraining, options: TrainOptions, score: Callable[[], float] | None
+) -> BestEpoch | None:
+    if options.early_stopping is None or score is None:
+        return None
+    return BestEpoch(trainable, partial(fast.outside, score), options.early_stopping.patience)
 
 
 def _result(
@@ -201,7 +195,6 @@ def _result(
     trainable: Trainable,
     loss: float,
     seconds: float,
-    collate: _Counting,
     best: BestEpoch | None,
 ) -> TrainResult:
     """The result of a finished training, once its weights are known to be finite; writes trainer_state.json."""
@@ -217,10 +210,10 @@ def _result(
         examples=len(examples),
         epochs=float(state.epoch or trainer.args.num_train_epochs),
         seconds=seconds,
-        loss=float(loss),
+        loss=loss,
         penalty=trainer.mean_penalty,
-        padding_share=collate.padding_share,
-        peak_memory_bytes=peak_memory_bytes(),
+        padding_share=trainer.padding_share,
+        peak_memory_bytes=trainer.peak_memory_bytes,
         trained_parameters=sum(p.numel() for p in trained),
         best_epoch=None if best is None else best.epoch,
         best_score=None if best is None else best.best,

@@ -1,0 +1,86 @@
+"""The training of a stage that can be stopped at any step and resumed there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from accelerate import PartialState
+
+from nlora.config.schema import LoraOptions
+from nlora.methods.base import Method
+from nlora.runs.folder import RunFolder
+from nlora.runs.layout import STAGE_FILE
+from nlora.runs.plan import Plan
+from nlora.runs.resume_points import StageResumePoints
+from nlora.runs.run_changes import FREE
+from nlora.runs.signals import stopped_on_request
+from nlora.runs.task_records import TaskRecord
+
+
+@contextmanager
+def resumable(
+    plan: Plan,
+    run: RunFolder,
+    stage: int,
+    records: Mapping[str, TaskRecord],
+    model: Any,
+    say: Callable[[str], None],
+) -> Iterator[StageResumePoints | None]:
+    """A block that trains a stage, with its resume points; a signal ends it once the next step is saved.
+
+    records: of the tasks, by name. say: takes a line for the user. None if nothing is to be saved.
+    """
+    options = plan.config.train_options(plan.tasks[stage - 1].name)
+    if options.save_every is None:
+        yield None
+        return
+    with stopped_on_request() as request:
+        yield StageResumePoints(
+            run.resume_folder(stage),
+            plan.stages[stage - 1].steps,
+            options,
+            made_with(plan, run, stage, records, model),
+            request,
+            say,
+        )
+
+
+def made_with(
+    plan: Plan, run: RunFolder, stage: int, records: Mapping[str, TaskRecord], model: Any
+) -> dict[str, Any]:
+    """What the rest of a half-trained task depends on, in addition to what a run's folder never lets change.
+
+    JSON values by what they are in words. If all are the same, a resume point fits.
+    """
+    method = plan.methods[stage - 1]
+    options = plan.config.train_options(plan.tasks[stage - 1].name)
+    free = {key.removeprefix("train.") for key in FREE if key.startswith("train.")}
+    tasks = plan.tasks if method.at_once else plan.tasks[:stage]
+    found = {
+        "train options": options.model_dump(mode="json", exclude=free),
+        "method options": method.options.model_dump(mode="json"),
+        "examples": {
+            task.name: [records[task.name].train.sha256, records[task.name].prompt_sha256] for task in tasks
+        },
+        # A stage that is trained again has other timings.
+        "earlier stages": [
+            hashlib.sha256((run.stage_folder(earlier) / STAGE_FILE).read_bytes()).hexdigest()
+            for earlier in range(1, stage)
+        ],
+        "versions": run.versions,
+        "kinds of device": model.device.type,
+    }
+    if type(method).check_sequence is not Method.check_sequence:  # it may plan for the number of tasks
+        found["numbers of tasks"] = len(plan.tasks)
+    if _drops(model, plan.config.lora):
+        found["numbers of processes"] = PartialState().num_processes
+    return found
+
+
+def _drops(model: Any, lora: LoraOptions) -> bool:
+    """Whether there may be dropout in a training step, whose masks each process draws for its own examples."""
+    rates = [value for key, value in model.config.to_dict().items() if "drop" in key]
+    return lora.dropout > 0 or any(isinstance(rate, float) and rate > 0 for rate in rates)
