@@ -30,6 +30,8 @@ from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.models.packed_attention import packed_attention
 from nlora.training.best_epoch import BestEpoch
 from nlora.training.cpu_modules import cpu_modules
+from nlora.training.finite_guard import NumberedExamples, numbered
+from nlora.training.loss_probe import MakeBatch, probe_loss
 from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
 from nlora.training.weighted_batches import WeightedExamples, weighted
@@ -56,6 +58,8 @@ class TrainResult:
     loss: the training loss, penalty included (as the released code logs it), averaged over the optimizer steps.
     penalty: the same average of the penalty alone; 0.0 for a method without one.
     padding_share: share of the computed positions that were padding.
+    loss_before, loss_after: the loss on the first training examples, without penalty and dropout, before and after the
+        training; None if unknown.
     best_epoch, best_score: the epoch that was kept, from 1, and its score in percent; None without early stopping.
     peak_memory_bytes: of the GPU; on a CPU, the largest resident size of this process so far.
     """
@@ -71,6 +75,8 @@ class TrainResult:
     trained_parameters: int
     best_epoch: int | None = None
     best_score: float | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
 
     @property
     def samples_per_second(self) -> float:
@@ -159,14 +165,15 @@ def train(
     paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
     score: of the model as it is, in percent, for `early_stopping`.
-    Raises RunError if the loss or a trained weight is not finite.
+    Raises NotFiniteError before a step whose loss, penalty or gradient is not finite, and RunError if a weight is not.
     """
     paths = paths or default_paths(backbone.model)
     packs, together = paths.training == "packed", paths.training != "single"
     if options.gradient_checkpointing:
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
-    collate = _Counting(pack if packs else Collator(pad_id, backbone.encoder_decoder))
+    make_batch: MakeBatch = pack if packs else Collator(pad_id, backbone.encoder_decoder)
+    collate = _Counting(make_batch)
     fast = _FastTraining(backbone.model, trainable.model, paths)
     best = None
     if options.early_stopping is not None and score is not None:
@@ -174,8 +181,8 @@ def train(
     trainer = PenalizedTrainer(
         model=trainable.model,
         args=_training_arguments(options, options.warmup(len(examples)), seed, folder, together=together),
-        train_dataset=examples if weights is None else WeightedExamples(examples, weights),
-        data_collator=collate if weights is None else weighted(collate),
+        train_dataset=NumberedExamples(examples if weights is None else WeightedExamples(examples, weights)),
+        data_collator=numbered(collate if weights is None else weighted(collate)),
         callbacks=[_StepCallback(on_step), *callbacks, *([best] if best else [])],
         penalty=penalty,
         extra_loss=extra_loss,
@@ -186,14 +193,20 @@ def train(
     reset_peak_memory()
     begin = time.perf_counter()
     with fast:
+        micro = trainer.args.per_device_train_batch_size
+        probe = partial(probe_loss, trainable.model, examples, make_batch, together=micro)
+        loss_before = probe()
         gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
         try:
             output = trainer.train()
         finally:
             gc.unfreeze()
-    if best is not None:
-        best.restore()
-    return _result(trainer, trainable, output.training_loss, time.perf_counter() - begin, collate, best)
+        trainer.check_finite()
+        if best is not None:
+            best.restore()
+        seconds = time.perf_counter() - begin
+        losses = loss_before, probe()
+    return _result(trainer, trainable, output.training_loss, seconds, collate, best, losses)
 
 
 def _result(
@@ -203,6 +216,7 @@ def _result(
     seconds: float,
     collate: _Counting,
     best: BestEpoch | None,
+    losses: tuple[float, float],
 ) -> TrainResult:
     """The result of a finished training, once its weights are known to be finite; writes trainer_state.json."""
     trained = [p for p in trainable.model.parameters() if p.requires_grad]
@@ -224,6 +238,8 @@ def _result(
         trained_parameters=sum(p.numel() for p in trained),
         best_epoch=None if best is None else best.epoch,
         best_score=None if best is None else best.best,
+        loss_before=losses[0],
+        loss_after=losses[1],
     )
 
 
