@@ -47,7 +47,9 @@ def test_an_ordinary_stage_has_no_notes() -> None:
     assert notes(penalty=0.3) == ""
 
 
-@pytest.mark.parametrize(("after", "moved"), [(2.0, False), (1.9981, False), (2.0019, False), (1.99, True), (3.0, True)])
+@pytest.mark.parametrize(
+    ("after", "moved"), [(2.0, False), (1.9981, False), (2.0019, False), (1.99, True), (3.0, True)]
+)
 def test_a_loss_that_changed_by_less_than_a_thousandth_never_moved(after: float, moved: bool) -> None:
     assert ("the loss never moved" in notes(loss_after=after)) is not moved
 
@@ -115,7 +117,8 @@ def test_a_refused_step_names_task_step_and_texts_and_keeps_earlier_stages(
     assert message.startswith("stage 2, animals, step 2: the penalty is nan, so the step was not taken")
     train = [json.loads(row) for row in (tmp_path / "animals-train.jsonl").read_text().splitlines()]
     numbers = [i for i, row in enumerate(train) if f'{i} "{row["sentence"]}"' in message]
-    assert len(numbers) == 3 and " and 5 more; " in message
+    assert len(numbers) == 3
+    assert " and 5 more; " in message
     assert [folder.name for folder in (tmp_path / "run/outputs").iterdir()] == ["1-colors"]
     monkeypatch.undo()
     assert learn(load_config(config, []), Progress()).status == "complete"

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A block in which the bytes of new tensors are counted, each storage once.
 
     now: bytes alive. peak: the most that were alive at once. Tensors from before the block do not count.
@@ -31,7 +31,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, before: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in before}
 
@@ -55,21 +55,22 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def give_fake_tensors(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> None:
-    """Replace a skeleton's tensors (on the meta device) with fake ones on the CPU. Shared tensors stay shared.
+def give_fake_tensors(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype | None = None) -> None:
+    """Replace a model's tensors with fake ones on the CPU. Shared tensors stay shared, and fake ones as they are.
 
-    dtype: of all parameters in floating point.
+    dtype: of all parameters in floating point; None: their own.
     """
     made: dict[int, Tensor] = {}
     with mode:
         for module in model.modules():
-            for tensors in (module._parameters, module._buffers):
+            holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for tensors in holders:
                 for name, old in tensors.items():
-                    if old is None:
+                    if old is None or isinstance(old, FakeTensor):
                         continue
                     if id(old) not in made:
                         is_parameter = isinstance(old, nn.Parameter)
-                        number = dtype if is_parameter and old.is_floating_point() else old.dtype
+                        number = dtype if dtype and is_parameter and old.is_floating_point() else old.dtype
                         new = torch.empty(old.shape, dtype=number, device="cpu")
                         made[id(old)] = nn.Parameter(new, old.requires_grad) if is_parameter else new
                     tensors[name] = made[id(old)]
@@ -94,7 +95,9 @@ def fake_batch(batch: Mapping[str, Tensor], mode: FakeTensorMode) -> dict[str, T
 def layer_lists(model: nn.Module) -> list[nn.ModuleList]:
     """The lists of a model's layers, if each list's layers are alike; empty if the model is built in another way."""
     lists = [
-        m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 3 and not _inside_others(m, model)
+        m
+        for m in model.modules()
+        if isinstance(m, nn.ModuleList) and len(m) > 3 and not _inside_others(m, model)
     ]
     return lists if all(len({_shape(layer) for layer in layers}) == 1 for layers in lists) else []
 
@@ -109,5 +112,7 @@ def _inside_others(layers: nn.ModuleList, model: nn.Module) -> bool:
 
 def _shape(layer: nn.Module) -> tuple[Any, ...]:
     """What two layers must share to need the same memory. T5's first layer has a small table in addition."""
-    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters() if "relative_attention" not in name}
+    shapes = {
+        name: tuple(p.shape) for name, p in layer.named_parameters() if "relative_attention" not in name
+    }
     return type(layer), tuple(sorted(shapes.items()))

@@ -103,7 +103,14 @@ def learn_sequence(
                 notes = [] if adopted else training_notes(result, history.updates[-1], options)
                 notes += answer_notes(seen, answers)
                 scores = write_stage(
-                    folder, tasks, stage, answers, result, records, is_adopted=adopted is not None, notes=notes
+                    folder,
+                    tasks,
+                    stage,
+                    answers,
+                    result,
+                    records,
+                    is_adopted=adopted is not None,
+                    notes=notes,
                 )
                 progress.stage_done(stage, task.name, scores)
                 for note in notes:

@@ -27,8 +27,8 @@ _NOTHING_TO_LEARN = 1e-2
 """A loss below this had nowhere to go."""
 _FEWEST_STEPS, _STEPS_FROM_ZERO = 30, 4
 """AdamW moves an entry by about a learning rate per step. If after 30 steps or more every entry of a factor is within
-four steps of zero, something pulled it back. (SmolLM2 after 25 steps: 12 steps away, and 2.4 to 2.8 with a weight of 1 to
-100.)"""
+four steps of zero, something pulled it back. (SmolLM2 after 25 steps: 12 steps away, and 2.4 to 2.8 with a weight of
+1 to 100.)"""
 _FEWEST_ANSWERS = 20
 _SHOWN = 40
 """Characters of an example's text in a message."""

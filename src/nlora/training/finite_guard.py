@@ -1,8 +1,8 @@
 """Refuses an optimizer step whose loss, penalty or gradient is not finite, and says which step and why.
 
 On a CPU the step is refused at once. Reading a number from a GPU would wait for it at every step. There the flag stays
-on the device: from the first such step on, torch's fused optimizer skips its updates (as it does for a gradient scaler),
-so the weights remain those of the last good step. The flag is read when something is logged or saved.
+on the device: from the first such step on, torch's fused optimizer skips its updates, as it does for a gradient
+scaler, so the weights remain those of the last good step. The flag is read when something is logged or saved.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class FiniteGuard:
         self._device = optimizer.param_groups[0]["params"][0].device
         can_skip = bool(optimizer.defaults.get("fused"))
         self._defers = (self._device.type == "cuda" and can_skip) if defers is None else defers
-        self._first = torch.zeros(3, device=self._device)  # step, index in _WATCHED, value; of the first bad step
+        self._first = torch.zeros(
+            3, device=self._device
+        )  # step, index in _WATCHED, value; of the first bad step
         self._unread: dict[int, Sequence[Tensor]] = {}  # rows by step
 
     def before_step(
