@@ -78,12 +78,11 @@ def make_model(name: str, folder: Path) -> str:
             transformers.LlamaConfig(**{**SIZE, "num_hidden_layers": 4}, **common)
         )
     else:
-        model = transformers.T5ForConditionalGeneration(
-            transformers.T5Config(
-                d_model=512, d_ff=2048, d_kv=64, num_heads=8, num_layers=6, **common,
-                decoder_start_token_id=tokenizer.pad_token_id,
-            )
-        )  # fmt: skip
+        config: Any = transformers.T5Config(
+            d_model=512, d_ff=2048, d_kv=64, num_heads=8, num_layers=6, **common
+        )
+        config.decoder_start_token_id = tokenizer.pad_token_id
+        model = transformers.T5ForConditionalGeneration(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

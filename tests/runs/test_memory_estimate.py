@@ -21,7 +21,7 @@ from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
 from nlora.models.traced_memory import LiveBytes, held_tensors
-from nlora.runs import memory_estimate
+from nlora.runs import memory_trace
 from nlora.runs.memory_advice import changed, memory_lines
 from nlora.runs.memory_estimate import MemoryEstimate, estimate_memory
 from nlora.runs.plan import Plan, make_plan
@@ -121,7 +121,7 @@ def test_few_layers_foretell_many(
         (folder / file.name).write_bytes(file.read_bytes())
     plan = plan_of(tmp_path, folder)
     few = estimate_memory(plan, device="cpu")
-    monkeypatch.setattr(memory_estimate, "layer_lists", lambda model: [])
+    monkeypatch.setattr(memory_trace, "layer_lists", lambda model: [])
     every = estimate_memory(plan, device="cpu")
     assert (few.training, few.scoring) == (every.training, every.scoring)
 

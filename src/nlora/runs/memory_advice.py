@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nlora.models.inspection import MODEL_RAISES
-from nlora.runs.memory_estimate import Device, MemoryEstimate, estimate_memory
+from nlora.runs.memory_estimate import MemoryEstimate, estimate_memory
+from nlora.runs.memory_trace import Device
 
 if TYPE_CHECKING:
     from nlora.config.schema import Config

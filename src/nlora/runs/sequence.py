@@ -99,9 +99,10 @@ def learn_sequence(
                     keep_trained(folder, asdict(result), records[task.name])
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 answers = _answer(plan, evaluator, history, seen, stage, progress)
-                options = plan.config.train_options(task.name)
-                notes = [] if adopted else training_notes(result, history.updates[-1], options)
-                notes += answer_notes(seen, answers)
+                notes = answer_notes(seen, answers)
+                if adopted is None:
+                    options = plan.config.train_options(task.name)
+                    notes = [*training_notes(result, history.updates[-1], options), *notes]
                 scores = write_stage(
                     folder,
                     tasks,
@@ -113,12 +114,16 @@ def learn_sequence(
                     notes=notes,
                 )
                 progress.stage_done(stage, task.name, scores)
-                for note in notes:
-                    log.warning("stage %d, %s: %s", stage, task.name, note)
-                    progress.say(f"stage {stage}, {task.name}: {note}")
+                _say(notes, stage, task.name, progress)
         if stage > 1:  # the new stage has a memory of its own
             (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
         run.write_summary()
+
+
+def _say(notes: Sequence[str], stage: int, task: str, progress: Progress) -> None:
+    for note in notes:
+        log.warning("stage %d, %s: %s", stage, task, note)
+        progress.say(f"stage {stage}, {task}: {note}")
 
 
 def _train(

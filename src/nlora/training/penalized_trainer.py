@@ -129,7 +129,7 @@ class PenalizedTrainer(Trainer):
 
         Raises NotFiniteError, on a GPU only at the next `check_finite`.
         """
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
         if self._guard is None:
             optimizer: Any = self.optimizer
             self._guard = FiniteGuard(getattr(optimizer, "optimizer", optimizer))

@@ -191,22 +191,27 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     reset_peak_memory()
-    begin = time.perf_counter()
     with fast:
         micro = trainer.args.per_device_train_batch_size
         probe = partial(probe_loss, trainable.model, examples, make_batch, together=micro)
-        loss_before = probe()
-        gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
-        try:
-            output = trainer.train()
-        finally:
-            gc.unfreeze()
-        trainer.check_finite()
+        before, begin = probe(), time.perf_counter()
+        loss = _run(trainer)
         if best is not None:
             best.restore()
         seconds = time.perf_counter() - begin
-        losses = loss_before, probe()
-    return _result(trainer, trainable, output.training_loss, seconds, collate, best, losses)
+        losses = before, probe()
+    return _result(trainer, trainable, loss, seconds, collate, best, losses)
+
+
+def _run(trainer: PenalizedTrainer) -> float:
+    """Train; returns the mean loss. Raises NotFiniteError."""
+    gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
+    try:
+        output = trainer.train()
+    finally:
+        gc.unfreeze()
+    trainer.check_finite()
+    return float(output.training_loss)
 
 
 def _result(
