@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from nlora.data.collate import Collator
@@ -32,6 +32,7 @@ from nlora.training.best_epoch import BestEpoch
 from nlora.training.cpu_modules import cpu_modules
 from nlora.training.finite_guard import NumberedExamples, numbered
 from nlora.training.loss_probe import MakeBatch, probe_loss
+from nlora.training.padding_counter import PaddingCounter
 from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
 from nlora.training.weighted_batches import WeightedExamples, weighted
@@ -99,25 +100,6 @@ class _StepCallback(TrainerCallback):
             control.should_log = True
 
 
-class _Counting:
-    """A collator that counts padding, on the CPU, where reading a tensor's values does not wait for a GPU."""
-
-    def __init__(self, collate: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]]) -> None:
-        self._collate = collate
-        self._positions = self._tokens = 0
-
-    def __call__(self, examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
-        batch = self._collate(examples)
-        positions = batch["input_ids"].numel()
-        self._positions += positions
-        self._tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else positions
-        return batch
-
-    @property
-    def padding_share(self) -> float:
-        return 1 - self._tokens / self._positions if self._positions else 0.0
-
-
 class _FastTraining:
     """A block in which the model trains on its fast paths."""
 
@@ -173,7 +155,7 @@ def train(
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
     make_batch: MakeBatch = pack if packs else Collator(pad_id, backbone.encoder_decoder)
-    collate = _Counting(make_batch)
+    collate = PaddingCounter(make_batch)
     fast = _FastTraining(backbone.model, trainable.model, paths)
     best = None
     if options.early_stopping is not None and score is not None:
@@ -219,7 +201,7 @@ def _result(
     trainable: Trainable,
     loss: float,
     seconds: float,
-    collate: _Counting,
+    collate: PaddingCounter,
     best: BestEpoch | None,
     losses: tuple[float, float],
 ) -> TrainResult:
