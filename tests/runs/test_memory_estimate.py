@@ -99,6 +99,15 @@ def test_weights_adapter_and_optimizer_are_counted_exactly(
     assert narrow.adapter == found.adapter
 
 
+def test_on_a_gpu_modules_are_the_model_s_own_and_keep_more(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    plan = plan_of(tmp_path, tiny_model("llama"))
+    gpu, cpu = (estimate_memory(plan, device=device) for device in ("cuda", "cpu"))
+    assert gpu.training > cpu.training
+    assert gpu.peak == gpu.weights + max(gpu.adapter + gpu.optimizer + gpu.training, gpu.scoring)
+
+
 def test_full_fine_tuning_trains_every_weight(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
     plan = plan_of(tmp_path, tiny_model("llama"), "method=seqft")
     found = estimate_memory(plan, device="cpu")

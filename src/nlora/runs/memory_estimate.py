@@ -89,7 +89,6 @@ def estimate_memory(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     import nlora.runs.sequence  # noqa: F401  # what a run imports in addition, the Trainer first of all
 
-    process = used_bytes()
     model: Any = load_skeleton(config.model, trust_remote_code=config.trust_remote_code)
     model.requires_grad_(False)
     paths = default_paths(model, untried=True)
@@ -97,15 +96,15 @@ def estimate_memory(
     give_fake_tensors(model, mode, getattr(torch, config.dtype))
     weights = _weight_bytes(model, config)
     kept = _kept_of_earlier(plan, config, model)
-    trained = TracedRun(plan, config, model, mode, paths, device, processes)
+    parts = TracedRun(plan, config, model, mode, paths, device, processes).parts()
     return MemoryEstimate(
         device=device,
         processes=processes,
-        process=process,
+        process=used_bytes(),  # after the trace, which imports what a step imports (torch._dynamo)
         weights=weights,
         earlier=kept,
         free=free_bytes(device),
-        **trained.parts(),
+        **parts,
     )
 
 
