@@ -4,6 +4,7 @@ The model's skeleton, with fake tensors, takes one step on the run's longest bat
 it (`nlora.models.traced_memory`), and reads the longest prompts as scoring would. Of a deep model, only three and four
 layers run: each further one adds the same.
 
+>>> from nlora.runs.plan import make_plan
 >>> estimate = estimate_memory(make_plan(nlora.load_config("support.yaml")), device="cpu")
 >>> estimate.optimizer == 2 * estimate.adapter
 True
