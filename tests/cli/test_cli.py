@@ -67,6 +67,7 @@ def test_check_prints_the_plan_and_writes_nothing(
     assert re.search(r"1\s+colors\s+3\s+16\s+9\s+4\s", told.out)
     # q is 32 -> 32 and v 32 -> 16, r = 4, in two layers.
     assert f"{2 * 4 * (64 + 48):,} trained parameters" in told.out
+    assert re.search(r"memory: about \d.* at the peak, \d.* of this machine", told.out)
     assert not (tmp_path / "run").exists()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,7 +22,19 @@ _CLEARLY_FASTER = 1.5
 """How many times as fast matrix products in another number format must be for a hint."""
 
 
-def check(source: Source, overrides: Overrides = None) -> None:
+def check(
+    source: Source,
+    overrides: Overrides = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        typer.Option(
+            "--device", help="Estimate the memory on this device.", show_default="the one a run would take"
+        ),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Estimate the memory of this many processes.")
+    ] = 1,
+) -> None:
     """Read and check everything, train nothing, print the plan."""
     from nlora.config.load import load_config
 
@@ -35,7 +48,7 @@ def check(source: Source, overrides: Overrides = None) -> None:
     announce_downloads(loaded.config, progress)
     plan = make_plan(loaded)
     console.print(_table(plan))
-    for line in _lines(plan):
+    for line in (*_lines(plan), *_memory(plan, device, processes)):
         console.print(line, markup=False, highlight=False)
 
 
@@ -77,6 +90,13 @@ def _conversations(plan: Plan) -> list[str]:
                 f"{task.name}: its first conversation, with what is learned between « and »:\n{text}"
             )
     return lines
+
+
+def _memory(plan: Plan, device: Literal["cpu", "cuda"] | None, processes: int) -> list[str]:
+    from nlora.report.formatting import memory
+    from nlora.runs.memory_advice import memory_lines
+
+    return memory_lines(plan, memory, device=device, processes=processes)
 
 
 def _folder_line(plan: Plan) -> str:

@@ -91,7 +91,8 @@ class PackedPrefill:
         self._part_of = [number for number, (lengths, _) in enumerate(parts) for _ in lengths]
         starts = [start for lengths, _ in parts for start in accumulate(lengths[:-1], initial=0)]
         self._starts = torch.tensor(starts, device=first.device)  # (B,) in their parts
-        self._lengths = torch.tensor([n for lengths, _ in parts for n in lengths], device=first.device)
+        self._tokens = [n for lengths, _ in parts for n in lengths]  # of each row, in its part
+        self._lengths = torch.tensor(self._tokens, device=first.device)
         self._added: KeysValues = []  # of the tokens after the prompts, (B', tokens, heads, D)
         self._cache: PreallocatedCache | None = None  # once it is there, it has taken over everything else
         self._is_token, self._indices = self._locate()
@@ -134,7 +135,8 @@ class PackedPrefill:
     def _locate(self) -> tuple[Tensor, list[Tensor]]:
         """Which columns of the rows hold a token, (B', columns), and the indices of the rows' tokens in each part."""
         lengths, starts = self._lengths[self.rows, None], self._starts[self.rows, None]  # (B', 1)
-        columns = torch.arange(int(lengths.max()), device=lengths.device)  # (W,)
+        longest = max(self._tokens[row] for row in self.rows)  # read on the CPU, so nothing waits for a GPU
+        columns = torch.arange(longest, device=lengths.device)  # (W,)
         beginning = len(self._beginning[0][0]) if self._beginning else 0
         added = self._added[0][0].shape[1] if self._added else 0
         is_token = F.pad(columns < lengths, (beginning, added), value=True)

@@ -35,6 +35,8 @@ def accuracy_table(summary: Summary) -> Table:
     table.add_row(_matrix(summary))
     for line in _averages(summary):
         table.add_row(line)
+    for note in summary.notes:
+        table.add_row(Text(f"note: {note}"))
     return table
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.data.task import Task
+from nlora.errors import RunError
 from nlora.evaluation.choices import metric_of
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.adapter_source import copy_adapter
@@ -30,9 +31,11 @@ from nlora.runs.plan import Plan
 from nlora.runs.resumable import resumable
 from nlora.runs.resume_points import StageResumePoints
 from nlora.runs.stage_files import keep_trained, trained
+from nlora.runs.stage_notes import answer_notes, not_finite_in_words, training_notes
 from nlora.runs.stage_results import score, scores_of, task_records, write_skipped, write_stage
 from nlora.runs.tracker_id import tracker_id
 from nlora.runs.update_history import MEMORY_FILE, UpdateHistory
+from nlora.training.finite_guard import NotFiniteError
 from nlora.training.trackers import trackers
 from nlora.training.trainer import TrainResult, train
 
@@ -103,13 +106,31 @@ def learn_sequence(
                         keep_trained(folder, asdict(result), records[task.name])
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 answers = _answer(plan, evaluator, history, seen, stage, progress)
+                notes = answer_notes(seen, answers)
+                if adopted is None:
+                    options = plan.config.train_options(task.name)
+                    notes = [*training_notes(result, history.updates[-1], options), *notes]
                 scores = write_stage(
-                    folder, tasks, stage, answers, result, records, is_adopted=adopted is not None
+                    folder,
+                    tasks,
+                    stage,
+                    answers,
+                    result,
+                    records,
+                    is_adopted=adopted is not None,
+                    notes=notes,
                 )
                 progress.stage_done(stage, task.name, scores)
+                _say(notes, stage, task.name, progress)
         if stage > 1:  # the new stage has a memory of its own
             (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
         run.write_summary()
+
+
+def _say(notes: Sequence[str], stage: int, task: str, progress: Progress) -> None:
+    for note in notes:
+        log.warning("stage %d, %s: %s", stage, task, note)
+        progress.say(f"stage {stage}, {task}: {note}")
 
 
 def _train(
@@ -158,9 +179,9 @@ def _train(
             stateful={"method": method},
         )
         trainable.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
-        if zeros := history.add(trainable.state()):
-            more = f" and of {len(zeros) - 1} more layers" if len(zeros) > 1 else ""
-            progress.say(f"stage {stage}: the update of {zeros[0]}{more} is still 0; it learned nothing")
+        history.add(trainable.state())
+    except NotFiniteError as error:
+        raise RunError(not_finite_in_words(error, plan, stage)) from error
     finally:
         trainable.detach()
     history.activate_for_task(method, stage - 1)

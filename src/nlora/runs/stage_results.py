@@ -89,9 +89,11 @@ def write_stage(
     records: Mapping[str, TaskRecord],
     *,
     is_adopted: bool = False,
+    notes: Sequence[str] = (),
 ) -> dict[str, float]:
     """Write a stage's result files and its record into its folder; returns its scores by task.
 
+    notes: from `nlora.runs.stage_notes`.
     answers, records: by task name. Tasks may be decoded differently (free text is always generated); the files
     list every kind, joined by '+'.
     """
@@ -118,6 +120,7 @@ def write_stage(
             best_epoch=result.best_epoch,
             best_score=result.best_score,
             is_adopted=is_adopted,
+            notes=tuple(notes),
             tasks={name: records[name] for name in answers},
         ),
     )

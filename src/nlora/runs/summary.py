@@ -98,6 +98,10 @@ class Summary(BaseModel):
         default_factory=dict, description="Of each task scored so far; empty in files of older versions."
     )
 
+    notes: tuple[str, ...] = Field(
+        (), description="Odd outcomes of the stages, such as a loss that never moved, one sentence each."
+    )
+
     def metric_of(self, task: str) -> Metric:
         """The metric of a task's scores."""
         return self.metrics.get(task, "exact_match")
@@ -140,6 +144,9 @@ class StageRecord(BaseModel):
         None, ge=0, le=100, description="Its score on the examples held out from train, in percent."
     )
     is_skipped: bool = Field(False, description="True if the method trained nothing at this stage.")
+    notes: tuple[str, ...] = Field(
+        (), description="What is odd about the stage's outcome, one sentence each; empty in older files."
+    )
     tasks: dict[str, TaskRecord] = Field(
         default_factory=dict, description="Records of the scored tasks; empty in files of older versions."
     )
@@ -192,6 +199,7 @@ def summary_of(
             name: Digests(**task.model_dump(include=set(Digests.model_fields)))
             for name, task in known_tasks.items()
         },
+        notes=tuple(f"stage {r.stage}, {r.task}: {note}" for r in records for note in r.notes),
     )
 
 

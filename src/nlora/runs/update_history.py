@@ -48,10 +48,9 @@ class UpdateHistory:
 
     # A stage joins the history
 
-    def add(self, update: AdapterState) -> list[str]:
-        """Append what a stage has trained. Returns the layers whose update is still zero."""
+    def add(self, update: AdapterState) -> None:
+        """Append what a stage has trained."""
         self.updates.append(update)
-        return [name for name, factors in update.items() if not factors.B.any()]
 
     def skip(self) -> None:
         """Append a stage at which the method trains nothing."""

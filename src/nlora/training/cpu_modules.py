@@ -62,8 +62,10 @@ class GatedLayer(nn.Module):
 
 
 @contextmanager
-def cpu_modules(model: nn.Module) -> Iterator[None]:
+def cpu_modules(model: nn.Module, *, tries: bool = True) -> Iterator[None]:
     """A block in which the model computes the same numbers, up to rounding, with less work.
+
+    tries: False replaces modules by their names alone, on a skeleton whose memory is estimated.
 
     >>> model = nn.Sequential(nn.Dropout(0.1))
     >>> with cpu_modules(model):
@@ -76,15 +78,15 @@ def cpu_modules(model: nn.Module) -> Iterator[None]:
         if all(p.device.type == "cpu" for p in model.parameters()):
             for parent in list(model.modules()):
                 for name, child in parent.named_children():
-                    _replace(parent, name, child, undo)
+                    _replace(parent, name, child, undo, tries)
                 if "forward" not in vars(parent):  # nobody else has replaced it
                     _replace_forward(parent, undo)
                 _replace_rotation(parent, undo)
         yield
 
 
-def _replace(parent: nn.Module, name: str, original: nn.Module, undo: ExitStack) -> None:
-    replacement = _replacement(original)
+def _replace(parent: nn.Module, name: str, original: nn.Module, undo: ExitStack, tries: bool) -> None:
+    replacement = _replacement(original, tries)
     if replacement is None:
         return
 
@@ -116,7 +118,7 @@ def _replace_rotation(module: nn.Module, undo: ExitStack) -> None:
         undo.callback(names.__setitem__, ROTATION, original)
 
 
-def _replacement(module: Any) -> nn.Module | None:
+def _replacement(module: Any, tries: bool) -> nn.Module | None:
     if type(module) is nn.Dropout:
         return Dropout(module.p) if module.p and not module.inplace else None
     if hooked(module):
@@ -124,10 +126,13 @@ def _replacement(module: Any) -> nn.Module | None:
     weight = getattr(module, "weight", None)
     if type(module).__name__.endswith(("RMSNorm", "LayerNorm")) and isinstance(weight, nn.Parameter):
         frozen = len(list(module.parameters())) == 1 and weight.dim() == 1 and not weight.requires_grad
-        return _if_equal(RmsNorm, module, len(weight)) if frozen else None
+        if not frozen:
+            return None
+        return _if_equal(RmsNorm, module, len(weight)) if tries else RmsNorm(module)
     parts = {"gate_proj", "up_proj", "down_proj", "act_fn"}
     if {name for name, _ in module.named_children()} == parts:
-        return _if_equal(GatedLayer, module, _in_features(module.gate_proj))
+        width = _in_features(module.gate_proj)
+        return _if_equal(GatedLayer, module, width) if tries else GatedLayer(module)
     return None
 
 

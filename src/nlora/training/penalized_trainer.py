@@ -1,12 +1,11 @@
 """transformers' Trainer with our loss: cross-entropy on the answer tokens, and a penalty once per optimizer step.
 
 The method's penalty is part of the gradient that is clipped. It is added once per optimizer step, however many
-micro-batches or processes there are.
+micro-batches or processes there are. A step that is not finite is refused (`nlora.training.finite_guard`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,9 +16,9 @@ from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED
 from nlora.data.sampler import LengthGroupedSampler
-from nlora.errors import RunError
 from nlora.models.logits import answer_logits
 from nlora.training.counted_batches import SIZE
+from nlora.training.finite_guard import ROWS, FiniteGuard
 from nlora.training.resumable_trainer import ResumableTrainer
 from nlora.training.weighted_batches import WEIGHTS
 
@@ -56,6 +55,11 @@ class PenalizedTrainer(ResumableTrainer):
         self._penalty = penalty
         self._penalty_sum: Tensor | float = 0.0
         self._mean_weight: Tensor | float = 1.0  # of the step's answer tokens
+        self._guard: FiniteGuard | None = None
+        # Of the optimizer step that is being computed: its examples, cross-entropy and penalty
+        self._step_rows: list[Tensor] = []
+        self._step_loss: Tensor | float = 0.0
+        self._step_penalty: Tensor | float = 0.0
         self._logged = 0, 0.0  # optimizer steps and sum of the penalties at the last log entry
         self._positions = self._tokens = 0
 
@@ -87,12 +91,14 @@ class PenalizedTrainer(ResumableTrainer):
         items = num_items_in_batch if num_items_in_batch is not None else targets.ne(IGNORED).sum()
         # Gradients are averaged over the processes, and `items` counts the tokens of all of them.
         loss = total / items * self.accelerator.num_processes
+        self._step_loss = self._step_loss + loss.detach()
         if self.accelerator.sync_gradients:
             penalty = self._penalty()
             if penalty is not None:
                 loss = loss + penalty.to(loss.dtype)
                 # A tensor, not a float: reading its value would wait for the device at every step.
-                self._penalty_sum = self._penalty_sum + penalty.detach()
+                self._step_penalty = penalty.detach()
+                self._penalty_sum = self._penalty_sum + self._step_penalty
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def get_batch_samples(self, *args: Any) -> Any:
@@ -106,6 +112,7 @@ class PenalizedTrainer(ResumableTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The answer tokens of an optimizer step, over all processes; with label weights, the sum of their weights."""
+        self._step_rows = [batch[ROWS] for batch in batch_samples if ROWS in batch]
         tokens: Any = super()._get_num_items_in_batch(batch_samples, device)
         if not batch_samples or WEIGHTS not in batch_samples[0]:
             return tokens
@@ -150,15 +157,39 @@ class PenalizedTrainer(ResumableTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._order if self._order is not None else super()._get_train_sampler(train_dataset)
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient's norm. The Trainer asks for it just before an optimizer step, which is refused here.
+
+        Raises NotFiniteError, on a GPU only at the next `check_finite`.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        if self._guard is None:
+            optimizer: Any = self.optimizer
+            self._guard = FiniteGuard(getattr(optimizer, "optimizer", optimizer))
+        self._guard.before_step(
+            self.state.global_step + 1,
+            loss=self._step_loss,
+            penalty=self._step_penalty,
+            gradient_norm=norm,
+            rows=self._step_rows,
+        )
+        self._step_loss = self._step_penalty = 0.0
+        return norm
+
+    def check_finite(self) -> None:
+        """Raise NotFiniteError if a step so far was not finite. To be called before anything is saved."""
+        if self._guard is not None:
+            self._guard.check()
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.control.should_log or self.control.should_save:
+            self.check_finite()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the penalty along with the loss, over the same steps. Raises RunError if the loss is not finite."""
+        """Log the penalty along with the loss, over the same steps."""
         if "loss" in logs:
             (step, before), now = self._logged, float(self._penalty_sum)
             logs["penalty"] = (now - before) / max(self.state.global_step - step, 1)
             self._logged = self.state.global_step, now
-            if not math.isfinite(logs["loss"]):
-                raise RunError(
-                    f"the training loss became {logs['loss']} by step {self.state.global_step}; "
-                    "try a smaller train.learning_rate or method.weight"
-                )
         super().log(logs, *args, **kwargs)

@@ -30,6 +30,8 @@ from nlora.models.packed_attention import packed_attention
 from nlora.training.best_epoch import BestEpoch
 from nlora.training.counted_batches import counted
 from nlora.training.cpu_modules import cpu_modules
+from nlora.training.finite_guard import NumberedExamples, numbered
+from nlora.training.loss_probe import LossBefore, MakeBatch, probe_loss
 from nlora.training.peak_memory import reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
 from nlora.training.resumable_trainer import LiveTensors, ResumePoints, Stateful
@@ -57,6 +59,8 @@ class TrainResult:
     loss: the training loss, penalty included (as the released code logs it), averaged over the optimizer steps.
     penalty: the same average of the penalty alone; 0.0 for a method without one.
     padding_share: share of the computed positions that were padding.
+    loss_before, loss_after: the loss on the first training examples, without penalty and dropout, before and after the
+        training; None if unknown.
     best_epoch, best_score: the epoch that was kept, from 1, and its score in percent; None without early stopping.
     peak_memory_bytes: of the GPU; on a CPU, the largest resident size of this process so far.
     """
@@ -72,6 +76,8 @@ class TrainResult:
     trained_parameters: int
     best_epoch: int | None = None
     best_score: float | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
 
     @property
     def samples_per_second(self) -> float:
@@ -144,23 +150,28 @@ def train(
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
     score: of the model as it is, in percent, for `early_stopping`.
     points: where to save the half-trained state, and where to resume. stateful: what else belongs to that state.
-    Raises RunError if the loss or a trained weight is not finite.
+    Raises NotFiniteError before a step whose loss, penalty or gradient is not finite, and RunError if a weight is not.
     """
     paths = paths or default_paths(backbone.model)
     packs, together = paths.training == "packed", paths.training != "single"
     if options.gradient_checkpointing:
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
-    collate = pack if packs else Collator(pad_id, backbone.encoder_decoder)
+    make_batch: MakeBatch = pack if packs else Collator(pad_id, backbone.encoder_decoder)
     fast = _FastTraining(backbone.model, trainable.model, paths)
     best = _best_epoch(trainable, fast, options, score)
-    parts: dict[str, Stateful] = {"trained": LiveTensors(trainable.live_tensors), **(stateful or {})}
-    parts |= {"best_epoch": best} if best else {}
+    before = LossBefore()
+    parts: dict[str, Stateful] = {
+        "trained": LiveTensors(trainable.live_tensors),
+        "loss_before": before,
+        **(stateful or {}),
+        **({"best_epoch": best} if best else {}),
+    }
     trainer = PenalizedTrainer(
         model=trainable.model,
         args=_training_arguments(options, options.warmup(len(examples)), seed, folder, together=together),
-        train_dataset=examples if weights is None else WeightedExamples(examples, weights),
-        data_collator=counted(collate if weights is None else weighted(collate)),
+        train_dataset=NumberedExamples(examples if weights is None else WeightedExamples(examples, weights)),
+        data_collator=counted(numbered(make_batch if weights is None else weighted(make_batch))),
         callbacks=[_StepCallback(on_step), *callbacks, *([best] if best else [])],
         penalty=penalty,
         extra_loss=extra_loss,
@@ -172,14 +183,26 @@ def train(
     trainer.remove_callback(PrinterCallback)
     reset_peak_memory()
     with fast:
-        gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
-        try:
-            loss = trainer.learn()
-        finally:
-            gc.unfreeze()
-    if best is not None:
-        best.restore()
-    return _result(trainer, trainable, loss, trainer.seconds, best)
+        micro = trainer.args.per_device_train_batch_size
+        probe = partial(probe_loss, trainable.model, examples, make_batch, together=micro)
+        before.value = probe()
+        loss = _run(trainer)
+        if best is not None:
+            best.restore()
+        seconds = trainer.seconds
+        losses = before.value, probe()
+    return _result(trainer, trainable, loss, seconds, best, losses)
+
+
+def _run(trainer: PenalizedTrainer) -> float:
+    """Train; returns the mean loss. Raises NotFiniteError."""
+    gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
+    try:
+        loss = trainer.learn()
+    finally:
+        gc.unfreeze()
+    trainer.check_finite()
+    return loss
 
 
 def _best_epoch(
@@ -196,6 +219,7 @@ def _result(
     loss: float,
     seconds: float,
     best: BestEpoch | None,
+    losses: tuple[float | None, float],
 ) -> TrainResult:
     """The result of a finished training, once its weights are known to be finite; writes trainer_state.json."""
     trained = [p for p in trainable.model.parameters() if p.requires_grad]
@@ -217,6 +241,8 @@ def _result(
         trained_parameters=sum(p.numel() for p in trained),
         best_epoch=None if best is None else best.epoch,
         best_score=None if best is None else best.best,
+        loss_before=losses[0],
+        loss_after=losses[1],
     )
 
 

@@ -27,7 +27,16 @@ def results(runs: Sequence[RunFiles]) -> Section:
         done = len(runs[0].stages)
         text = f"{done} of {tasks} tasks learned. The averages follow when all are."
         blocks = [Text(text, tone="note")]
-    return Section("results", "Results", _about(runs), blocks)
+    return Section("results", "Results", _about(runs), [*blocks, *_odd(runs)])
+
+
+def _odd(runs: Sequence[RunFiles]) -> list[Text]:
+    """What is odd about the outcome of stages."""
+    return [
+        Text(f"{f'{run.label}: ' if len(runs) > 1 else ''}{note}.", tone="note")
+        for run in runs
+        for note in run.summary.notes
+    ]
 
 
 def _about(runs: Sequence[RunFiles]) -> str:

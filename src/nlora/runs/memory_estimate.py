@@ -1,0 +1,137 @@
+"""How much memory a run will need, before any weight is loaded.
+
+The model's skeleton, with fake tensors, takes one step on the run's longest batch, in the way that training would take
+it (`nlora.models.traced_memory`), and reads the longest prompts as scoring would. Of a deep model, only three and four
+layers run: each further one adds the same.
+
+>>> from nlora.runs.plan import make_plan
+>>> estimate = estimate_memory(make_plan(nlora.load_config("support.yaml")), device="cpu")
+>>> estimate.optimizer == 2 * estimate.adapter
+True
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nlora.models.backbone import load_skeleton
+from nlora.models.fast_paths import default_paths
+from nlora.models.target_modules import linear_layer, shares_weight
+from nlora.models.traced_memory import (
+    give_fake_tensors,
+    held_bytes,
+    held_tensors,
+)
+from nlora.runs.machine_memory import free_bytes, used_bytes
+from nlora.runs.memory_trace import Device, TracedRun
+
+if TYPE_CHECKING:
+    from nlora.config.schema import Config
+    from nlora.runs.plan import Plan
+
+_QUANTIZED_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
+"""Per weight: NF4 codes, a byte for each block of 64, a float for 256 of these (arXiv 2305.14314); LLM.int8()."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """The bytes that a run needs at once, by what they are for.
+
+    process: this process without the model: Python, torch, libraries, data. weights: the backbone's.
+    adapter: what a stage trains. optimizer: AdamW's averages. earlier: what is kept of earlier stages (original
+    weights, updates, a method's memory). training: activations and gradients of the longest micro-batch, at their
+    peak. scoring: keys, values and activations of the longest prompts. free: what the device has for the run; None if
+    it is not there.
+    """
+
+    device: Device
+    processes: int
+    process: int
+    weights: int
+    adapter: int
+    optimizer: int
+    earlier: int
+    training: int
+    scoring: int
+    free: int | None
+
+    @property
+    def peak(self) -> int:
+        """The most that one device, or all processes on the CPU together, need at once."""
+        stage = max(self.adapter + self.optimizer + self.training, self.scoring)
+        if self.device == "cuda":
+            return self.weights + stage
+        return self.processes * (self.process + self.weights + self.earlier + stage)
+
+    @property
+    def host(self) -> int:
+        """The machine's own memory that a run on GPUs needs: all processes, the weights while they are loaded."""
+        return self.processes * (self.process + max(self.weights, self.earlier))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run will fit."""
+        return self.free is None or self.peak <= self.free
+
+
+def estimate_memory(
+    plan: Plan, config: Config | None = None, *, device: Device | None = None, processes: int = 1
+) -> MemoryEstimate:
+    """The memory that a plan needs.
+
+    config: another one than the plan's, with the same tasks and model. device: None: the one that a run would take.
+    """
+    config = config or plan.config
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    import nlora.runs.sequence  # noqa: F401  # what a run imports in addition, the Trainer first of all
+
+    model: Any = load_skeleton(config.model, trust_remote_code=config.trust_remote_code)
+    model.requires_grad_(False)
+    paths = default_paths(model, untried=True)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    give_fake_tensors(model, mode, getattr(torch, config.dtype))
+    weights = _weight_bytes(model, config)
+    kept = _kept_of_earlier(plan, config, model)
+    parts = TracedRun(plan, config, model, mode, paths, device, processes).parts()
+    return MemoryEstimate(
+        device=device,
+        processes=processes,
+        process=used_bytes(),  # after the trace, which imports what a step imports (torch._dynamo)
+        weights=weights,
+        earlier=kept,
+        free=free_bytes(device),
+        **parts,
+    )
+
+
+def _weight_bytes(model: nn.Module, config: Config) -> int:
+    """The backbone's weights as they will be loaded."""
+    everything = held_bytes(held_tensors(model))
+    if config.quantize is None:
+        return everything
+    per_weight = _QUANTIZED_BYTES[config.quantize]
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    linear = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head}
+    wide = sum(w.numel() * w.element_size() for w in linear.values())
+    return int(everything - wide + per_weight * sum(w.numel() for w in linear.values()))
+
+
+def _kept_of_earlier(plan: Plan, config: Config, model: nn.Module) -> int:
+    """What the last stage keeps of the earlier ones: original weights for merging, updates, Fisher information."""
+    method, stages = plan.methods[-1], len(plan.tasks)
+    if stages == 1 or method.trains == "weights":
+        return 0
+    r = config.lora.r
+    updates = (stages - 1) * 4 * sum(r * (m.in_features + m.out_features) for m in plan.modules)
+    layers = [linear_layer(model, module.name) for module in plan.modules]
+    entries = sum(module.in_features * module.out_features for module in plan.modules)
+    merges = config.dtype == "float32" and config.quantize is None
+    merges = merges and not any(shares_weight(model, layer) for layer in layers)
+    originals = 4 * entries if merges else updates  # unmerged updates are kept once more, concatenated
+    fisher = 4 * entries if method.name == "ewc" else 0
+    return updates + originals + fisher

@@ -1,0 +1,205 @@
+"""The estimate of a run's memory against exact counts, and against what a real step keeps and needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from helpers import write_config
+from nlora.config.load import load_config
+from nlora.data.collate import IGNORED, Collator
+from nlora.data.packing import pack
+from nlora.models.backbone import load_backbone
+from nlora.models.logits import answer_logits
+from nlora.models.lora_adapter import LoraAdapter
+from nlora.models.packed_attention import packed_attention
+from nlora.models.traced_memory import LiveBytes, held_tensors
+from nlora.runs import memory_trace
+from nlora.runs.memory_advice import changed, memory_lines
+from nlora.runs.memory_estimate import MemoryEstimate, estimate_memory
+from nlora.runs.plan import Plan, make_plan
+from nlora.training.cpu_modules import cpu_modules
+
+LORA = {"r": 4, "alpha": 8, "dropout": 0.1}
+
+
+def plan_of(folder: Path, model: Path, *overrides: str, **changes: Any) -> Plan:
+    return make_plan(load_config(write_config(folder, model, **({"lora": LORA} | changes)), list(overrides)))
+
+
+def real_step(plan: Plan, family: str) -> tuple[int, int]:
+    """Of a real step on the longest batch: bytes that autograd keeps, and the most that are alive at once."""
+    backbone: Any = load_backbone(plan.config.model)
+    adapter = LoraAdapter.attach(backbone.model, plan.config.lora, seed=0)
+    examples = sorted(
+        (e for part in plan.encoded for e in part), key=lambda e: len(e.prompt_ids) + len(e.answer_ids)
+    )
+    batch = examples[-plan.config.train.batch_size :]
+    inputs = Collator(0, True)(batch) if family == "t5" else pack(batch)
+    adapter.model.train()
+    saved: dict[int, int] = {}
+    held = {
+        tensor.untyped_storage().data_ptr() for tensor in [*held_tensors(adapter.model), *inputs.values()]
+    }
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    packed = nullcontext() if family == "t5" else packed_attention(backbone.model)
+    with (
+        cpu_modules(adapter.model),
+        packed,
+        LiveBytes([*held_tensors(adapter.model), *inputs.values()]) as live,
+    ):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logits, targets = answer_logits(adapter.model, inputs)
+            loss = F.cross_entropy(
+                logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+    return sum(saved.values()), live.peak
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_activations_are_those_of_a_real_step(
+    tmp_path: Path, tiny_model: Callable[[str], Path], family: str
+) -> None:
+    """The same code on real tensors has the same peak, which is what autograd keeps and little more."""
+    plan = plan_of(tmp_path, tiny_model(family))
+    kept, peak = real_step(plan, family)
+    estimated = estimate_memory(plan, device="cpu").training
+    assert estimated == pytest.approx(peak, rel=0.02)
+    assert kept < estimated < 1.4 * kept
+
+
+def test_weights_adapter_and_optimizer_are_counted_exactly(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    plan = plan_of(tmp_path, tiny_model("llama"))
+    found = estimate_memory(plan, device="cpu")
+    model: Any = load_backbone(plan.config.model).model
+    assert found.weights == sum(t.nbytes for t in held_tensors(model))
+    assert found.adapter == 4 * plan.trained_parameters
+    assert found.optimizer == 2 * found.adapter
+    # The second stage keeps the first one's update, and the original weights of the layers that it is merged into.
+    originals = 4 * sum(m.in_features * m.out_features for m in plan.modules)
+    assert found.earlier == originals + found.adapter
+    narrow = estimate_memory(plan, changed(plan.config, {"dtype": "bfloat16"}), device="cpu")
+    assert narrow.weights == pytest.approx(found.weights / 2, rel=0.01)
+    assert narrow.adapter == found.adapter
+
+
+def test_on_a_gpu_modules_are_the_model_s_own_and_keep_more(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    plan = plan_of(tmp_path, tiny_model("llama"))
+    gpu, cpu = (estimate_memory(plan, device=device) for device in ("cuda", "cpu"))
+    assert gpu.training > cpu.training
+    assert gpu.peak == gpu.weights + max(gpu.adapter + gpu.optimizer + gpu.training, gpu.scoring)
+
+
+def test_full_fine_tuning_trains_every_weight(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    plan = plan_of(tmp_path, tiny_model("llama"), "method=seqft")
+    found = estimate_memory(plan, device="cpu")
+    parameters = sum(p.nbytes for p in load_backbone(plan.config.model).model.parameters())
+    assert (found.adapter, found.optimizer) == (parameters, 2 * parameters)
+    assert found.training > parameters  # its gradient
+
+
+def test_few_layers_foretell_many(
+    tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three and four layers give, for seven, what all seven give."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(tiny_model("llama"))
+    config.num_hidden_layers, config.layer_types = 7, None
+    folder = tmp_path / "deep"
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for file in tiny_model("llama").glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    plan = plan_of(tmp_path, folder)
+    few = estimate_memory(plan, device="cpu")
+    monkeypatch.setattr(memory_trace, "layer_lists", lambda model: [])
+    every = estimate_memory(plan, device="cpu")
+    assert (few.training, few.scoring) == (every.training, every.scoring)
+
+
+def test_smaller_batches_and_checkpointing_need_less(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    plan = plan_of(tmp_path, tiny_model("llama"))
+    whole = estimate_memory(plan, device="cpu")
+    for change in ({"train.micro_batch_size": 2}, {"train.gradient_checkpointing": True}):
+        less = estimate_memory(plan, changed(plan.config, change), device="cpu")
+        assert less.training < 0.8 * whole.training, change
+        assert less.scoring == whole.scoring
+    lwf = plan_of(tmp_path / "lwf", tiny_model("llama"), "method=lwf")
+    assert estimate_memory(lwf, device="cpu").training > whole.training
+
+
+ESTIMATE = MemoryEstimate(
+    device="cpu", processes=1, process=10, weights=20, adapter=1, optimizer=2, earlier=3, training=64, scoring=16,
+    free=100,
+)  # fmt: skip
+
+
+def test_a_peak_is_that_of_training_or_of_scoring() -> None:
+    assert ESTIMATE.peak == 10 + 20 + 3 + 1 + 2 + 64
+    assert replace(ESTIMATE, scoring=70).peak == 10 + 20 + 3 + 70
+    assert replace(ESTIMATE, processes=2).peak == 2 * ESTIMATE.peak
+    gpu = replace(ESTIMATE, device="cuda", processes=2)
+    assert (gpu.peak, gpu.host) == (20 + 1 + 2 + 64, 2 * (10 + 20))
+
+
+def advice(plan: Plan, needs: Callable[[Any], dict[str, int]], free: int) -> str:
+    """The last line, with an estimate whose parts depend on the configuration."""
+
+    def estimate(plan: Plan, config: Any = None, **how: Any) -> MemoryEstimate:
+        return replace(ESTIMATE, free=free, **needs(config or plan.config))
+
+    return memory_lines(plan, lambda size: f"{size:.0f} B", estimate=estimate)[-1]
+
+
+def test_the_first_change_that_suffices_is_advised(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    plan = plan_of(tmp_path, tiny_model("llama"))
+
+    def training(config: Any) -> dict[str, int]:
+        share = (config.train.micro_batch_size or 8) / 8 / (4 if config.train.gradient_checkpointing else 1)
+        width = 0.25 if config.quantize else 0.5 if config.dtype == "bfloat16" else 1
+        return {"training": int(64 * share), "weights": int(20 * width), "scoring": 0}
+
+    assert advice(plan, training, 100).startswith("- Python and data 10 B")  # it fits
+    assert (
+        advice(plan, training, 70) == "it will not fit; try train.micro_batch_size=4, which needs about 68 B"
+    )
+    assert "micro_batch_size=1, which" in advice(plan, training, 44)
+    assert "micro_batch_size=1 train.gradient_checkpointing=true, " in advice(plan, training, 38)
+    assert "checkpointing=true dtype=bfloat16, " in advice(plan, training, 30)
+    assert "dtype=bfloat16 quantize=4bit, which" in advice(plan, training, 23)
+    assert "whatever the options" in advice(plan, training, 20)
+
+    def scoring(config: Any) -> dict[str, int]:
+        return {"training": 4, "scoring": 20 * config.evaluate.batch_size}
+
+    assert "try evaluate.batch_size=2, which" in advice(plan, scoring, 80)
+
+
+def test_a_model_that_cannot_be_traced_is_said_in_one_line(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> MemoryEstimate:
+        raise NotImplementedError("no fake kernel\nfor this")
+
+    (line,) = memory_lines(plan_of(tmp_path, tiny_model("llama")), str, estimate=broken)
+    assert line == "memory: cannot be estimated for this model (NotImplementedError: no fake kernel)"
