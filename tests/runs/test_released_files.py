@@ -132,7 +132,7 @@ def test_labels_that_differ_in_punctuation_only_are_compared_as_they_are(tmp_pat
     )
     answers = Answers(("1",) * 8, "labels", 0.1, 1)
     assert accuracy(task, answers) == 50.0
-    predictions = predictions_of(task, answers)
+    predictions = list(predictions_of(task, answers))
     results = predict_results(predictions, decode="labels", runtime_seconds=1.0, steps=1)
     percentages = {key: results[key] for key in results if "exact_match" in key or "rouge" in key}
     assert percentages
@@ -145,6 +145,6 @@ def test_labels_that_differ_in_punctuation_only_are_compared_as_they_are(tmp_pat
 
 def test_labels_that_stay_apart_are_compared_as_released() -> None:
     task = Task("yes", "QA", "", ("Yes.", "No."), (), (Example("0", "x", "Yes."), Example("1", "x", "No.")))
-    predictions = predictions_of(task, Answers(("yes", "YES!"), "generate", 0.1, 1))
+    predictions = list(predictions_of(task, Answers(("yes", "YES!"), "generate", 0.1, 1)))
     assert exact_match_by_dataset(predictions) == {"yes": 50.0}
     assert "Exact" not in predictions[0].line()

@@ -14,8 +14,9 @@ from typing import Any
 from nlora.analysis.answer_changes import Answers, TaskChanges, task_changes
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation.paired_test import holm
-from nlora.runs.answers import PREDICTIONS_FILE, read_answers
+from nlora.runs.answers import read_answers
 from nlora.runs.checkpoint import Checkpoint, read_stage
+from nlora.runs.layout import PREDICTIONS_FILE
 from nlora.runs.task_records import TaskRecord, differences
 
 SCHEMA = 1

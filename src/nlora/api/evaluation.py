@@ -103,7 +103,7 @@ def evaluate(
         task, is_of_run = selected.task, selected.index is not None
         index = len(stage.config.tasks) if selected.index is None else selected.index
         answers = served.answer(task, index, progress.scoring(stage.stage, task.name, len(task.test)))
-        predicted = predictions_of(task, answers)
+        predicted = list(predictions_of(task, answers))
         then, now = task_records_then_and_now(stage.run, task)
         scores.append(
             TaskScore(

@@ -10,8 +10,8 @@ from typing import Any
 
 from nlora.errors import RunError
 from nlora.evaluation.text_metrics import exact_match, free_text_score
+from nlora.runs.checksums import refuse_damaged_file
 
-PREDICTIONS_FILE = "predict_eval_predictions.jsonl"
 ExampleKey = tuple[str, str, str, int]
 """Id, text and label of an example, and how many equal ones come before it."""
 
@@ -40,7 +40,9 @@ class Answer:
 
 
 def read_answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[ExampleKey, Answer]]:
-    """The answers to these tasks, by task and example. Raises RunError for a broken line, with its number."""
+    """The answers to these tasks, by task and example. Raises RunError for a file that was changed
+    since it was written, and for a broken line, with its number.
+    """
     found: dict[str, dict[ExampleKey, Answer]] = {task: {} for task in tasks}
     seen: dict[tuple[str, str, str, str], int] = {}
     for row in prediction_lines(path, tasks):
@@ -59,6 +61,7 @@ def prediction_lines(path: Path, tasks: Sequence[str]) -> Iterator[Mapping[str, 
 
     A stage scores all tasks before it, so most lines are skipped unparsed. Raises RunError as `read_answers`.
     """
+    refuse_damaged_file(path)
     wanted = set(tasks)
     quoted = {json.dumps(task) for task in tasks} | {json.dumps(task, ensure_ascii=False) for task in tasks}
     try:

@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from nlora.errors import RunError
 from nlora.runs.layout import TEMPORARY
 
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 """Errors that only a disk raises, whatever the process was doing."""
 
 
@@ -51,7 +51,14 @@ def refusal(path: Path, error: OSError) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the contents of `path` with `text` in UTF-8. Readers see the old file or the new one, never a part.
+    """Replace the contents of `path` with `text`; see `write_lines`."""
+    write_lines(path, [text])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Replace the contents of `path` in UTF-8. Readers see the old file or the new one, never a part.
+
+    lines: with their line breaks. They are written as they come, so that a large file is never in memory as a whole.
 
     If `path` is a link, the file it points to is replaced. Raises RunError if it cannot be written, and then the old
     file is unchanged.
@@ -61,7 +68,7 @@ def write_text(path: Path, text: str) -> None:
     with disk_errors(path):
         try:
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+                file.writelines(lines)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -96,13 +103,13 @@ def flush_folder(folder: Path) -> None:
         _sync(Path(parent))
 
 
-def sweep(folder: Path, keep: Path | None = None) -> None:
-    """Remove the leftovers of killed processes directly in `folder`, except `keep`."""
+def sweep(folder: Path, keep: Collection[Path] = ()) -> None:
+    """Remove the leftovers of killed processes directly in `folder`, except those to keep."""
     if not folder.is_dir():
         return
     with disk_errors(folder):
         for entry in folder.iterdir():
-            if entry.name.startswith(TEMPORARY) and entry != keep:
+            if entry.name.startswith(TEMPORARY) and entry not in keep:
                 remove(entry)
 
 

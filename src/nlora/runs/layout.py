@@ -9,6 +9,13 @@ LOG_FILE = Path("logs", "train_and_infer.log")
 OUTPUTS = "outputs"
 ADAPTER = "adapter"
 STAGE_FILE = "stage.json"
+PREDICTIONS_FILE = "predict_eval_predictions.jsonl"
+MEMORY_FILE = "memory.safetensors"
+"""What the method remembers of a stage; only the last stage has it."""
+TRAINED_FILE = "trained.json"
+"""What a stage's training gave. In an unfinished folder it marks a stage that is trained but not scored yet."""
+DAMAGED = "damaged"
+"""Where `nlora run --repair` moves what it does again."""
 TEMPORARY = ".tmp-"
 """The beginning of temporary names."""
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nlora.evaluation.text_metrics import DIGITS, as_they_are, exact_match, released_scores
-from nlora.runs.atomic import write_text
+from nlora.runs.atomic import write_lines, write_text
+from nlora.runs.layout import PREDICTIONS_FILE
 
 Results = dict[str, float | int | str | None]
 
@@ -82,7 +83,7 @@ def train_results(
 
 
 def predict_results(
-    predictions: Sequence[Prediction],
+    predictions: Iterable[Prediction],
     *,
     decode: str,
     runtime_seconds: float,
@@ -99,9 +100,11 @@ def predict_results(
     epochs, global_step: how long the evaluated model was trained on its last task.
     loss, mean_tokens: over the answers; left out if None.
     """
-    texts, labels = zip(*(p.scored for p in predictions), strict=True) if predictions else ((), ())
-    scores = released_scores(texts, labels, [p.type for p in predictions], [p.dataset for p in predictions])
-    macro = math.fsum(exact_match_by_dataset(predictions).values()) / len({p.dataset for p in predictions})
+    given = [replace(p, prompt=None) for p in predictions]  # prompts are long, and not needed here
+    texts, labels = zip(*(p.scored for p in given), strict=True) if given else ((), ())
+    scores = released_scores(texts, labels, [p.type for p in given], [p.dataset for p in given])
+    by_dataset = exact_match_by_dataset(given)
+    macro = math.fsum(by_dataset.values()) / len(by_dataset)
     optional: Results = {
         "epoch": None if epochs is None else float(epochs),
         "predict_global_step": global_step,
@@ -111,8 +114,8 @@ def predict_results(
     return {
         **{f"predict_{key}": value for key, value in scores.items()},
         **{key: value for key, value in optional.items() if value is not None},
-        **_speed("predict", runtime_seconds, len(predictions), steps),
-        "predict_samples": len(predictions),
+        **_speed("predict", runtime_seconds, len(given), steps),
+        "predict_samples": len(given),
         "predict_exact_match_macro": round(macro, DIGITS),
         "decode": decode,
     }
@@ -126,13 +129,13 @@ def exact_match_by_dataset(predictions: Sequence[Prediction]) -> dict[str, float
     return {dataset: 100.0 * sum(matches) / len(matches) for dataset, matches in hits.items()}
 
 
-def write_results(folder: Path, train: Results, predict: Results, predictions: Sequence[Prediction]) -> None:
+def write_results(folder: Path, train: Results, predict: Results, predictions: Iterable[Prediction]) -> None:
     """Write the four files into a stage's folder. Raises RunError when they cannot be written."""
     write_text(folder / "train_results.json", _json(train))
     write_text(folder / "predict_results.json", _json(predict))
     write_text(folder / "all_results.json", _json({**predict, **train}))
-    lines = "".join(f"{json.dumps(prediction.line())}\n" for prediction in predictions)
-    write_text(folder / "predict_eval_predictions.jsonl", lines)
+    lines = (f"{json.dumps(prediction.line())}\n" for prediction in predictions)
+    write_lines(folder / PREDICTIONS_FILE, lines)
 
 
 def _speed(split: str, seconds: float, samples: float, steps: int) -> Results:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nlora.data.prompts import TAIL, head, names, prompt
@@ -127,14 +127,16 @@ def write_stage(
 def _write_released(
     folder: Path, tasks: Sequence[Task], answers: Mapping[str, Answers], result: TrainResult
 ) -> None:
-    predictions = [
-        p for task in tasks if task.name in answers for p in predictions_of(task, answers[task.name])
-    ]
+    def predictions() -> Iterator[Prediction]:
+        for task in tasks:
+            if task.name in answers:
+                yield from predictions_of(task, answers[task.name])
+
     given = list(answers.values())
     lengths = [(a.answer_tokens, len(a.texts)) for a in given if a.answer_tokens is not None]
     generated = sum(count for _, count in lengths)
     predict = predict_results(
-        predictions,
+        predictions(),
         decode="+".join(sorted({a.decode for a in given})),
         runtime_seconds=sum(a.seconds for a in given),
         steps=sum(a.batches for a in given),
@@ -152,7 +154,7 @@ def _write_released(
     )
     if result.best_epoch is not None:
         train |= {"train_best_epoch": result.best_epoch, "train_best_score": result.best_score}
-    write_results(folder, train, predict, predictions)
+    write_results(folder, train, predict, predictions())
 
 
 def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
@@ -169,12 +171,12 @@ def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
     write_stage_record(folder, record)
 
 
-def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
+def predictions_of(task: Task, answers: Answers) -> Iterator[Prediction]:
     """Each answer with its example, as in the released files, plus the whole prompt."""
     exact = not told_apart(task.labels or ())
     instruction = f"{head(task).removeprefix(names(task))}{{0}}{TAIL}"  # the released field
-    return [
-        Prediction(
+    for example, text in zip(task.test, answers.texts, strict=True):
+        yield Prediction(
             type=task.type,
             dataset=task.name,
             id=example.id,
@@ -185,8 +187,6 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
             prompt=prompt(task, example),
             exact=exact,
         )
-        for example, text in zip(task.test, answers.texts, strict=True)
-    ]
 
 
 def pooled_line(stage_folder: Path) -> str | None:

@@ -17,8 +17,9 @@ from nlora.evaluation.choices import Metric, decode_of, metric_of
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.label_scoring import LabelTree, label_scores
 from nlora.models.logits import answer_logits
-from nlora.runs.answers import PREDICTIONS_FILE, Answer, read_answers
+from nlora.runs.answers import Answer, read_answers
 from nlora.runs.checkpoint import Checkpoint
+from nlora.runs.layout import PREDICTIONS_FILE
 
 if TYPE_CHECKING:
     from nlora.data.task import Example
