@@ -145,18 +145,27 @@ def learn(config: Path) -> dict[str, Any]:
     return command("run", str(config))
 
 
+_WAIT = """
+import json, os, subprocess, sys, time
+begin = time.perf_counter()
+process = subprocess.Popen([sys.executable, "-m", "nlora", *sys.argv[1:]], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+unit = 1 if sys.platform == "darwin" else 1024
+print(json.dumps({"status": status, "seconds": time.perf_counter() - begin,
+                  "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * unit}))
+"""
+"""In a small process, because the peak of a process is never below that of the one that started it."""
+
+
 def command(*arguments: str) -> dict[str, Any]:
     """An `nlora` command: its seconds, with imports, and its peak of memory."""
-    begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "nlora", *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    done = subprocess.run(
+        [sys.executable, "-c", _WAIT, *arguments], check=True, stdout=subprocess.PIPE, text=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    if found.pop("status"):
         raise SystemExit(f"nlora {arguments[0]} failed")
-    return {
-        "seconds": time.perf_counter() - begin,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-    }
+    return found
 
 
 PARTS: dict[str, Callable[[Path, float], dict[str, Any]]] = {

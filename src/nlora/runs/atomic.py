@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,23 +32,35 @@ def disk_errors(path: Path, only: Collection[int] | None = None) -> Iterator[Non
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
         # An OSError without a number was raised by a library or by nlora, not by the system.
-        if error.errno is None or (only is not None and error.errno not in only):
+        number = _system_error(error)
+        if number is None or (only is not None and number not in only):
             raise
-        way_out = (
-            "free some space, or choose another place" if error.errno in DISK_FULL else "choose another place"
-        )
+        has_no_space = number in DISK_FULL - {errno.EROFS}
+        way_out = f"{'free some space, or ' if has_no_space else ''}choose another place"
         raise RunError(f"{path}: cannot be written: {refusal(path, error)}; {way_out}") from error
 
 
-def refusal(path: Path, error: OSError) -> str:
-    """The reason of an OSError, in plain words for a missing folder or a broken link."""
+def _system_error(error: Exception) -> int | None:
+    """The number of an error of the operating system; None for other errors.
+
+    Libraries in Rust (safetensors, tokenizers) raise classes of their own, whose message ends with the number.
+    """
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return None if found is None else int(found[1])
+
+
+def refusal(path: Path, error: Exception) -> str:
+    """The reason of an error of the system, in plain words for a missing folder or a broken link."""
     if path.is_symlink() and not path.exists():
         return f"it is a link to {path.readlink()}, which does not exist"
-    if error.errno == errno.ENOENT and not path.parent.exists():
+    number = _system_error(error)
+    if number == errno.ENOENT and not path.parent.exists():
         return f"there is no folder {path.parent}"
-    return error.strerror or str(error)
+    return str(error) if number is None else os.strerror(number)
 
 
 def write_text(path: Path, text: str) -> None:

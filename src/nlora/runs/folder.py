@@ -121,7 +121,8 @@ class RunFolder:
         Raises RunError as `open` does.
         """
         run = cls.read(config)
-        held_lock(run.folder).release()
+        with disk_errors(run.folder):
+            held_lock(run.folder).release()
         refuse_other_configuration(run.folder, config)
         return run
 
