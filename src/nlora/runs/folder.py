@@ -27,33 +27,15 @@ from filelock import FileLock
 
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.runs.atomic import (
-    DISK_FULL,
-    disk_errors,
-    publish_folder,
-    remove,
-    sweep,
-    write_json,
-)
+from nlora.runs.atomic import DISK_FULL, disk_errors, publish_folder, remove, sweep, write_json
 from nlora.runs.checksums import weights_digest, write_checksums
 from nlora.runs.layout import ADAPTER, LOG_FILE, OUTPUTS, RUN_FILE, STAGE_FILE, stage_name, unfinished
 from nlora.runs.lock import free_lock, held_lock
 from nlora.runs.log_file import RunLog
 from nlora.runs.run_yaml import refuse_other_configuration, write_or_compare
 from nlora.runs.stage_files import read_zero_shot, trained, trained_task, write_zero_shot
-from nlora.runs.summary import (
-    Collision,
-    StageRecord,
-    Summary,
-    read_summary,
-    summary_of,
-    write_summary,
-)
+from nlora.runs.summary import Collision, StageRecord, Summary, read_summary, summary_of, write_summary
 from nlora.runs.task_records import TaskRecord
-
-_DERIVED = ("status", "tasks", "R", "zero_shot", "average_accuracy", "backward_transfer", "forgetting",
-            "forward_transfer", "train_seconds")  # fmt: skip
-"""Keys of the summary that follow from the stages, in files of every version."""
 
 
 def write_stage_record(folder: Path, record: StageRecord) -> None:
@@ -285,12 +267,8 @@ class RunFolder:
             return None
 
     def _summary_is_outdated(self) -> bool:
-        """Whether the summary says something else than the stages. Files of older versions may lack keys."""
         summary = self._summary()
-        if summary is None or len(summary.train_seconds) != len(self.committed_stages()):
-            return True
-        now = self._summary_now(summary.collision)
-        return any(getattr(summary, key) != getattr(now, key) for key in _DERIVED)
+        return summary is None or not summary.agrees_with(self._summary_now(summary.collision))
 
     def _summary_now(self, collision: Collision | None) -> Summary:
         records = [self.stage_record(stage) for stage in self.committed_stages()]

@@ -23,6 +23,10 @@ from nlora.runs.task_records import ExamplesRecord, TaskRecord
 SUMMARY_FILE = "summary.json"
 SCHEMA: Literal[1] = 1
 
+_FROM_STAGES = ("status", "tasks", "R", "zero_shot", "average_accuracy", "backward_transfer", "forgetting",
+                "forward_transfer", "train_seconds")  # fmt: skip
+"""Keys that follow from the stages' records, in files of every version."""
+
 Score = float | None
 """A percentage; None if not evaluated."""
 
@@ -107,6 +111,10 @@ class Summary(BaseModel):
         """What the scores so far are, in words; empty if the file does not say."""
         words = scoring_words({task: self.metric_of(task) for task in self.decode}, self.decode)
         return words + ("; averages are over both kinds" if len(set(self.metrics.values())) > 1 else "")
+
+    def agrees_with(self, now: Summary) -> bool:
+        """Whether it has the scores and the stages of one that was just made. Files of older versions lack keys."""
+        return all(getattr(self, key) == getattr(now, key) for key in _FROM_STAGES)
 
     @model_validator(mode="after")
     def _fits(self) -> Summary:
