@@ -48,6 +48,7 @@ def test_the_list_of_examples_is_capped(folders: dict[str, Path], tmp_path: Path
 
 def test_examples_are_matched_by_text_not_by_position(folders: dict[str, Path], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
+    without_checksums(run)
     before = find_forgotten(load_run(run), most=99)
     last = run / "outputs/3-plants/predict_eval_predictions.jsonl"
     last.write_text("\n".join(reversed(last.read_text().splitlines())) + "\n")
