@@ -7,7 +7,7 @@
 stages    15 tasks in one run: seconds and resident memory after each stage
 examples  one task of 200,000 examples
 text      examples of 100,000 characters
-labels    one task with 1,000 labels that begin alike
+labels    one task with 1,000 labels that begin alike, 160 examples to train on and 500 to test
 compare   `nlora compare` of 1,000 runs: 100 variants with 10 seeds each
 
 Each part is a process of its own. The model is tiny, so what is measured is nlora's own work, not the model's.
@@ -113,7 +113,7 @@ def text(folder: Path, scale: float) -> dict[str, Any]:
 
 def labels(folder: Path, scale: float) -> dict[str, Any]:
     names = [f"c{i}" for i in range(max(int(1000 * scale), 2))]
-    task = write_task(folder, "labels", int(2000 * scale), int(500 * scale), names)
+    task = write_task(folder, "labels", max(int(160 * scale), 16), max(int(500 * scale), 4), names)
     return learn(write_config(folder, [task], batch_size=16, max_source_tokens=8192))
 
 
