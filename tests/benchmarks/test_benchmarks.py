@@ -322,6 +322,19 @@ def test_the_preflight_check_and_the_search_of_labels_are_timed(
     assert float(next(v for k, v in found.items() if k.startswith("passes")).split()[0]) < 30
 
 
+@pytest.mark.parametrize(
+    ("part", "scale"), [("compare", 0.02), pytest.param("stages", 0.004, marks=pytest.mark.slow)]
+)
+def test_load_runs(script: Callable[[str], Any], tmp_path: Path, part: str, scale: float) -> None:
+    load = script("load")
+    load.main([part, "--scale", str(scale), "--json", str(tmp_path / "figures.json")])
+    figures = json.loads((tmp_path / "figures.json").read_text())[part]
+    if part == "compare":
+        assert figures["peak_bytes"] > 2**20
+    else:
+        assert {len(values) for values in figures.values()} == {15}
+
+
 @pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(
     script: Callable[[str], Any], tiny_model: Callable[[str], Path], benchmark_folder: Path

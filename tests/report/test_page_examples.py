@@ -8,6 +8,7 @@ from pathlib import Path
 from made_runs import TESTS, make_run, right_answers
 from page_reader import page_of, table_of
 
+from helpers import without_checksums
 from nlora.report.forgotten_examples import find_forgotten, prompts_of, shortened
 from nlora.report.run_files import load_run
 
@@ -47,6 +48,7 @@ def test_the_list_of_examples_is_capped(folders: dict[str, Path], tmp_path: Path
 
 def test_examples_are_matched_by_text_not_by_position(folders: dict[str, Path], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
+    without_checksums(run)
     before = find_forgotten(load_run(run), most=99)
     last = run / "outputs/3-plants/predict_eval_predictions.jsonl"
     last.write_text("\n".join(reversed(last.read_text().splitlines())) + "\n")
@@ -66,6 +68,7 @@ def test_whole_prompts_are_shown(folders: dict[str, Path], tmp_path: Path) -> No
 
 def test_a_very_long_prompt_is_visibly_shortened(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tasks=("colors",))
+    without_checksums(run)
     (file,) = run.glob("outputs/*/predict_eval_predictions.jsonl")
     file.write_text(file.read_text().replace("Which color is it?", "Option: " + "label, " * 1000))
     (shown,) = prompts_of(load_run(run)).values()

@@ -11,6 +11,7 @@ import pytest
 from made_runs import make_run
 from made_runs import matrix as made_matrix
 
+from helpers import without_checksums
 from nlora.cli import app
 from nlora.errors import MissingExtraError, RunError
 from nlora.report.charts import pdf
@@ -132,6 +133,7 @@ def test_without_matplotlib_the_svg_files_are_written_and_the_command_is_named(
 )
 def test_a_broken_file_is_an_error_of_one_line(tmp_path: Path, file: str, content: str, said: str) -> None:
     run = make_run(tmp_path / "run")
+    without_checksums(run)
     (run / file).write_text(content)
     with pytest.raises(RunError, match=re.escape(said)) as error:
         write_report([run], tmp_path / "page.html")

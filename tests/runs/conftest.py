@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import small
 
 from helpers import learn, write_config
 
@@ -33,5 +34,21 @@ def finished_run(
             learn(write_config(folder, tiny_model(family), **(values | changes)))
             made[key] = folder / "run"
         return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]
+) -> Callable[[str], Path]:
+    """make(method) -> a folder with config.yaml, and its finished run in `run`; do not change it."""
+    made: dict[str, Path] = {}
+
+    def make(method: str = "nlora") -> Path:
+        if method not in made:
+            folder = made[method] = tmp_path_factory.mktemp("small")
+            learn(small(folder, tiny_model("llama"), method=method))
+        return made[method]
 
     return make

@@ -145,6 +145,6 @@ def test_labels_that_differ_in_punctuation_only_are_compared_as_they_are(tmp_pat
 
 def test_labels_that_stay_apart_are_compared_as_released() -> None:
     task = Task("yes", "QA", "", ("Yes.", "No."), (), (Example("0", "x", "Yes."), Example("1", "x", "No.")))
-    predictions = predictions_of(task, Answers(("yes", "YES!"), "generate", 0.1, 1))
+    predictions = list(predictions_of(task, Answers(("yes", "YES!"), "generate", 0.1, 1)))
     assert exact_match_by_dataset(predictions) == {"yes": 50.0}
     assert "Exact" not in predictions[0].line()

@@ -84,7 +84,7 @@ def test_a_kill_at_any_point_leaves_whole_stages_or_none_and_resumes(tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    whole = ["adapter/weights", "last", "stage.json"]
+    whole = ["adapter/weights", "checksums.json", "last", "stage.json"]
     assert found[-1] == {"status": 0, "stages": {"1-a": whole, "2-b": whole}, "summary": "complete",
                          "resumed": True, "left": []}  # fmt: skip
     assert len(found) > 20  # the counting reached the writes

@@ -14,10 +14,11 @@ from typing import Any
 from nlora.analysis.answer_changes import Answers, TaskChanges, task_changes
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation.paired_test import holm
-from nlora.runs.answers import PREDICTIONS_FILE, read_answers
+from nlora.runs.answers import read_answers
 from nlora.runs.checkpoint import Checkpoint, read_stage
 from nlora.runs.events import OnEvent, Progress
 from nlora.runs.export.record import exported_stage, is_export, read_record
+from nlora.runs.layout import PREDICTIONS_FILE
 from nlora.runs.task_records import TaskRecord, differences
 
 SCHEMA = 1

@@ -16,6 +16,7 @@ from nlora.config.outside_code import is_python_file
 from nlora.errors import InputErrors, RunError
 from nlora.methods.registry import find
 from nlora.models.lora_factors import AdapterState, LoraFactors, load_factors, stack
+from nlora.runs.checksums import refuse_damaged_weights
 from nlora.runs.interference_file import Interference, RunFacts
 from nlora.runs.layout import ADAPTER, OUTPUTS, RUN_FILE, stage_name
 from nlora.runs.run_yaml import read_run_file
@@ -73,9 +74,10 @@ def _stages(folder: Path, summary: Summary) -> dict[str, AdapterState]:
         raise RunError(
             f"{folder}: none of its {len(stages)} stages is finished; resume the run, then analyze it"
         )
-    states = {
-        task: load_factors(stage / ADAPTER) for task, stage in finished.items() if (stage / ADAPTER).is_dir()
-    }
+    with_adapter = {task: stage for task, stage in finished.items() if (stage / ADAPTER).is_dir()}
+    for stage in with_adapter.values():
+        refuse_damaged_weights(stage)
+    states = {task: load_factors(stage / ADAPTER) for task, stage in with_adapter.items()}
     if not states:
         raise RunError(
             f"{folder}: its stages hold no adapters ({summary.method}); only LoRA updates can be compared"

@@ -91,10 +91,11 @@ def evaluate(
 ) -> Evaluation:
     """Score the model of a stage on tasks, one after another."""
     from nlora.evaluation.answer import percent
-    from nlora.runs.stage_results import predictions_of, task_records_then_and_now
+    from nlora.runs.stage_results import predictions_of, task_records_then_and_now, with_prompts
 
     served = model.serve(stage, [selected.task for selected in tasks])
-    scores, predictions = [], []
+    scores: list[TaskScore] = []
+    predictions: list[Prediction] = []
     for selected in tasks:
         task, is_of_run = selected.task, selected.index is not None
         index = len(stage.config.tasks) if selected.index is None else selected.index
@@ -117,5 +118,5 @@ def evaluate(
                 differs_from_run=tuple(differences(then, now)) if is_of_run and then is not None else None,
             )
         )
-        predictions += predicted
+        predictions += with_prompts(task, predicted)
     return Evaluation(stage, tuple(scores), tuple(predictions))

@@ -8,6 +8,7 @@ from nlora.analysis.of_run import analyze_run
 from nlora.errors import AdapterError, NloraError, RunError
 from nlora.report.write import REPORT_FILE, write_report
 from nlora.runs.atomic import write_json
+from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.interference_file import ANALYSIS_FILE
 from nlora.runs.summary import Summary
@@ -15,10 +16,10 @@ from nlora.runs.summary import Summary
 log = logging.getLogger("nlora")
 
 
-def finish_run(run: RunFolder) -> Summary:
+def finish_run(run: RunFolder, progress: Progress) -> Summary:
     """Writes analysis.json, summary.json and report.html, and returns the summary.
 
-    Stages without adapters leave no analysis.json and no collisions in the summary. Errors are only logged: the stages
+    Stages without adapters leave no analysis.json and no collisions in the summary. Errors end nothing: the stages
     are committed, and `nlora analyze` and `nlora report` show the same errors.
     """
     collision = None
@@ -32,5 +33,6 @@ def finish_run(run: RunFolder) -> Summary:
     try:
         write_report([run.folder], run.folder / REPORT_FILE)
     except NloraError as error:
+        progress.say(f"no report: {error}")
         log.warning("no report: %s", error)
     return summary

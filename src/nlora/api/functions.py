@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 Folder = str | os.PathLike[str]
 
 
-def run(config: Source | LoadedConfig, *, on_event: OnEvent | None = None) -> Run:
+def run(config: Source | LoadedConfig, *, on_event: OnEvent | None = None, repair: bool = False) -> Run:
     """Learn a sequence of tasks, or resume where it stopped. A complete run is returned at once.
 
     config: returned by `load_config`, or anything it takes: a path, a recipe's name, a mapping or a Config.
     on_event: called for every step, answer and finished stage. An exception it raises ends the run; finished stages
         stay. In a notebook, leaving it out shows a progress bar.
+    repair: train or score again the stages whose files are damaged, and only those; the damaged files are moved to
+        `damaged/` in the run's folder. Otherwise a damaged file is a RunError.
 
     Raises InputErrors with all mistakes in configuration, data and model before anything is written; RunError if the
     folder belongs to another run or is in use.
@@ -44,7 +46,7 @@ def run(config: Source | LoadedConfig, *, on_event: OnEvent | None = None) -> Ru
 
     loaded = config if isinstance(config, LoadedConfig) else load_config(config)
     with quiet():
-        learn(loaded, Progress(on_event or notebook_bar()))
+        learn(loaded, Progress(on_event or notebook_bar()), repair=repair)
     return Run(loaded.config.output_dir)
 
 

@@ -22,14 +22,17 @@ from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.plan import Plan, make_plan
+from nlora.runs.repair import Repair, damage_to_repair, refuse_damage
 from nlora.runs.resume_points import latest_position
+from nlora.runs.run_yaml import read_run_file
 from nlora.runs.summary import Summary, read_summary
 from nlora.runs.task_notes import task_notes
 
 
-def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
+def learn(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> Summary:
     """Learn the sequence of tasks, or resume it; a complete run is left alone.
 
+    repair: do again what is damaged in the folder; otherwise RunError names it.
     Raises InputErrors with all mistakes in data, model and method before anything is written.
     """
     from nlora.models.backbone import load_backbone
@@ -40,15 +43,12 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
 
     config = loaded.config
     folder = Path(config.output_dir)
-    plan = unfinished_plan(loaded, progress)
+    plan = unfinished_plan(loaded, progress, repair=repair)
     if plan is None:
-        if not (folder / REPORT_FILE).exists():  # stopped or killed after the last stage
-            with RunFolder.open(config, versions(loaded), loaded.base_folder) as run:
-                return finish_run(run)
-        progress.say(f"{folder}: complete, nothing to do")
-        return read_summary(folder)
+        return _complete(loaded, progress)
+    damage = damage_to_repair(RunFolder.read(config)) if repair else {}
     with (
-        RunFolder.open(config, versions(loaded), loaded.base_folder) as run,
+        RunFolder.open(config, versions(loaded), loaded.base_folder, damaged=damage) as run,
         _saying_what_is_kept(run, progress),
     ):
         task_records(run, plan.tasks)  # refuses changed examples before the model is loaded
@@ -75,16 +75,30 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
         for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
             progress.say(f"- {note}")
         with one_wandb_run():
-            learn_sequence(plan, backbone, run, progress, paths)
-        return finish_run(run)
+            repairs = Repair(run, damage, plan.methods, progress) if repair else None
+            learn_sequence(plan, backbone, run, progress, paths, repair=repairs)
+        return finish_run(run, progress)
 
 
-def unfinished_plan(loaded: LoadedConfig, progress: Progress) -> Plan | None:
-    """The plan of a run that can start or resume; None if the run is complete."""
+def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> Plan | None:
+    """The plan of a run that can start, resume or be repaired; None if all stages are committed.
+
+    Raises RunError for a damaged run that is not to be repaired.
+    """
     # An existing run first says whether it belongs to this configuration and whether anything is left to do.
-    is_there = (Path(loaded.config.output_dir) / RUN_FILE).is_file()
-    if is_there and RunFolder.existing(loaded.config).is_complete():
-        return None
+    folder = Path(loaded.config.output_dir)
+    if repair:
+        read_run_file(folder)  # a folder without a run has nothing to repair
+    if (folder / RUN_FILE).is_file():
+        run = RunFolder.existing(loaded.config)
+        if not repair:
+            refuse_damage(run)
+        else:
+            run.damaged.update(damage := damage_to_repair(run))
+            if not damage:
+                progress.say(f"{folder}: no stage is damaged")
+        if run.is_learned():
+            return None
     announce_downloads(loaded.config, progress)
     return make_plan(loaded)
 
@@ -99,6 +113,17 @@ def versions(loaded: LoadedConfig) -> dict[str, str]:
         **version_of(loaded.config.method.name, loaded.base_folder),
         **versions_of_scorers(loaded.config, loaded.base_folder),
     }
+
+
+def _complete(loaded: LoadedConfig, progress: Progress) -> Summary:
+    """The summary of a run whose stages are all committed; what follows from them is made again if it is missing."""
+    folder = Path(loaded.config.output_dir)
+    if RunFolder.read(loaded.config).is_complete() and (folder / REPORT_FILE).exists():
+        progress.say(f"{folder}: complete, nothing to do")
+        return read_summary(folder)
+    with RunFolder.open(loaded.config, versions(loaded), loaded.base_folder) as run:
+        progress.say(f"{folder}: all stages are learned; summary and report are made again")
+        return finish_run(run, progress)
 
 
 @contextmanager

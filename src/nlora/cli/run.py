@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 
 from nlora.cli.options import Overrides, Source
@@ -21,11 +22,17 @@ _TRAINED = {"adapter": "adapters", "model": "models", "weights.safetensors": "we
 """What a stage may have trained, by its name in the stage's folder."""
 
 
-def run(source: Source, overrides: Overrides = None) -> None:
+def run(
+    source: Source,
+    overrides: Overrides = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Train or score again the stages whose files are damaged.")
+    ] = False,
+) -> None:
     """Learn a sequence of tasks; the same command resumes a run that was stopped."""
     from nlora.config.load import load_config
 
-    _learn(load_config(source, overrides or []), Console())
+    _learn(load_config(source, overrides or []), Console(), repair=repair)
 
 
 def demo(overrides: Overrides = None) -> None:
@@ -63,7 +70,7 @@ def _moved(loaded: LoadedConfig, folder: Path) -> LoadedConfig:
     return replace(loaded, config=loaded.config.model_copy(update={"output_dir": str(folder)}))
 
 
-def _learn(loaded: LoadedConfig, console: Console) -> Summary:
+def _learn(loaded: LoadedConfig, console: Console, *, repair: bool = False) -> Summary:
     """Learn, and print the table and the paths of what was written."""
     from nlora.api.learn import learn
     from nlora.cli.bars import Bars
@@ -72,7 +79,7 @@ def _learn(loaded: LoadedConfig, console: Console) -> Summary:
     from nlora.runs.stage_results import pooled_line
 
     with Bars(console, stages=len(loaded.config.tasks)) as bars:
-        summary = learn(loaded, Progress(bars))
+        summary = learn(loaded, Progress(bars), repair=repair)
     console.print()
     console.print(accuracy_table(summary))
     written = _written(loaded.config)

@@ -13,6 +13,7 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -72,7 +73,9 @@ class _Prompts:
     def of(cls, rows: TokenizedExamples) -> _Prompts:
         groups: dict[bytes, list[int]] = {}
         for i, example in enumerate(rows):
-            groups.setdefault(array("i", example.prompt_ids).tobytes(), []).append(i)
+            # Digests, because the prompts themselves may be thousands of tokens each.
+            key = blake2b(array("i", example.prompt_ids), digest_size=16).digest()
+            groups.setdefault(key, []).append(i)
         # Longest first, so that an out-of-memory error comes immediately.
         lengths = rows.prompt_lengths
         return cls(rows, sorted(groups.values(), key=lambda group: -lengths[group[0]]))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from nlora.errors import InputErrors, Problem, RunError
-from nlora.report.comparison_notes import notes_on, same_setting
+from nlora.report.comparison_notes import Setting, notes_on, same_setting, setting_of
 from nlora.report.published import order_of, published_results
 from nlora.runs.lock import is_held
 from nlora.runs.summary import Summary, read_summary, run_folders
@@ -132,21 +133,37 @@ def compare(
 
 def _groups(runs: Iterable[tuple[Path, Summary]]) -> list[list[tuple[Path, Summary]]]:
     """The runs of each row. An unfinished run gets its own, and so does a second run of the same seed."""
-    groups: list[list[tuple[Path, Summary]]] = []
+    groups: list[_Group] = []
+    complete: dict[tuple[object, ...], list[_Group]] = {}
     for folder, summary in runs:
-        for group in groups:
-            first = group[0][1]
-            if (
-                first.status == summary.status == "complete"
-                and _identity(first) == _identity(summary)
-                and summary.seed not in {other.seed for _, other in group}
-                and all(same_setting(other, summary) for _, other in group)
-            ):
-                group.append((folder, summary))
-                break
-        else:
-            groups.append([(folder, summary)])
-    return groups
+        alike = complete.setdefault(_identity(summary), []) if summary.status == "complete" else []
+        group = next((group for group in alike if group.takes(summary)), None)
+        if group is None:
+            group = _Group()
+            groups.append(group)
+            alike.append(group)
+        group.add(folder, summary)
+    return [group.runs for group in groups]
+
+
+class _Group:
+    """The runs of one row so far."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Path, Summary]] = []
+        self._seeds: set[int] = set()
+        self._settings: dict[Setting, Summary] = {}  # mostly one, however many seeds
+
+    def takes(self, summary: Summary) -> bool:
+        """Whether a run of the same identity belongs here: it has another seed, and the same setting as all others."""
+        return summary.seed not in self._seeds and all(
+            same_setting(other, summary) for other in self._settings.values()
+        )
+
+    def add(self, folder: Path, summary: Summary) -> None:
+        self.runs.append((folder, summary))
+        self._seeds.add(summary.seed)
+        self._settings.setdefault(setting_of(summary), summary)
 
 
 def _identity(summary: Summary) -> tuple[object, ...]:
@@ -185,10 +202,10 @@ def _status(folder: Path, summary: Summary) -> Status:
 
 def _with_unique_labels(rows: Sequence[tuple[Row, Path]]) -> list[Row]:
     """The rows, with the folder added to the labels of finished ones that would be the same."""
-    labels = [row.label for row, _ in rows if row.status == "complete"]
+    labels = Counter(row.label for row, _ in rows if row.status == "complete")
     return [
         replace(row, label=f"{row.label} in {folder}")
-        if row.status == "complete" and labels.count(row.label) > 1
+        if row.status == "complete" and labels[row.label] > 1
         else row
         for row, folder in rows
     ]

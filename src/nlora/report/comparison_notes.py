@@ -42,6 +42,19 @@ _EXAMPLES: Sequence[tuple[str, str, Callable[[Digests], tuple[str, int]]]] = (
 )
 
 
+Setting = tuple[object, ...]
+"""What `same_setting` compares."""
+
+
+def setting_of(summary: Summary) -> Setting:
+    """Runs of the same tasks with equal settings are the same to `same_setting`."""
+    return (
+        tuple(summary.metric_of(task) for task in summary.tasks),
+        tuple(sorted(summary.decode.items())),
+        tuple((task, *(kind(d) for _, _, kind in _EXAMPLES)) for task, d in sorted(summary.digests.items())),
+    )
+
+
 def same_setting(a: Summary, b: Summary) -> bool:
     """Whether both were prompted, scored and trained alike, as far as is known: then seeds may be averaged."""
     return (
@@ -80,7 +93,8 @@ def scoring_notes(rows: Labeled) -> tuple[list[tuple[str, list[str]]], bool]:
 
 def _scored_in_all(runs: Sequence[Iterable[str]]) -> list[str]:
     """The tasks on which all runs have been scored so far; an unfinished run may lack some."""
-    return [task for task in (runs[0] if runs else ()) if all(task in tasks for tasks in map(set, runs))]
+    common = set(runs[0]).intersection(*runs) if runs else set()
+    return [task for task in (runs[0] if runs else ()) if task in common]
 
 
 def _unlike(rows: Labeled, condition: Callable[[Summary], str | None]) -> list[str]:

@@ -6,7 +6,7 @@ formats are in `comparison_formats`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -103,7 +103,7 @@ class ComparisonView:
         table.add_column("seeds", justify="right")
         for column in columns:
             table.add_column(column.heading, justify="right", no_wrap=True)
-        best = best_rows(self.comparison)
+        best = {id(row) for row in best_rows(self.comparison)}
         for rows in (self.comparison.rows, self.comparison.published):
             for row in rows:
                 cells = [_terminal_cell(row, column, best) for column in columns]
@@ -163,8 +163,9 @@ def cell_of(row: Row, column: Column) -> str:
     return column.shown(spread) + fewer
 
 
-def _terminal_cell(row: Row, column: Column, best: Sequence[Row]) -> Text:
+def _terminal_cell(row: Row, column: Column, best: Collection[int]) -> Text:
+    """best: ids of the best rows."""
     text = cell_of(row, column)
     if column.key != AVERAGE or not best:
         return Text(text)
-    return Text(f"{text}*", style="bold") if row in best else Text(f"{text} ")
+    return Text(f"{text}*", style="bold") if id(row) in best else Text(f"{text} ")

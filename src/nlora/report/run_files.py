@@ -16,9 +16,8 @@ from pydantic import ValidationError
 
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, RunError
-from nlora.runs.answers import PREDICTIONS_FILE
 from nlora.runs.interference_file import Interference, read_interference
-from nlora.runs.layout import OUTPUTS, RUN_FILE, STAGE_FILE, stage_name
+from nlora.runs.layout import OUTPUTS, PREDICTIONS_FILE, RUN_FILE, STAGE_FILE, stage_name
 from nlora.runs.run_yaml import read_run_file
 from nlora.runs.summary import StageRecord, Summary, read_summary
 

@@ -9,14 +9,16 @@ from typing import Any
 
 from nlora.errors import RunError
 from nlora.evaluation.answer import Answer
+from nlora.runs.checksums import refuse_damaged_file
 
-PREDICTIONS_FILE = "predict_eval_predictions.jsonl"
 ExampleKey = tuple[str, str, str, int]
 """Id, text and label of an example, and how many equal ones come before it."""
 
 
 def read_answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[ExampleKey, Answer]]:
-    """The answers to these tasks, by task and example. Raises RunError for a broken line, with its number."""
+    """The answers to these tasks, by task and example. Raises RunError for a file that was changed
+    since it was written, and for a broken line, with its number.
+    """
     found: dict[str, dict[ExampleKey, Answer]] = {task: {} for task in tasks}
     seen: dict[tuple[str, str, str, str], int] = {}
     for row in prediction_lines(path, tasks):
@@ -42,6 +44,7 @@ def prediction_lines(path: Path, tasks: Sequence[str]) -> Iterator[Mapping[str, 
 
     A stage scores all tasks before it, so most lines are skipped unparsed. Raises RunError as `read_answers`.
     """
+    refuse_damaged_file(path)
     wanted = set(tasks)
     quoted = {json.dumps(task) for task in tasks} | {json.dumps(task, ensure_ascii=False) for task in tasks}
     try:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from nlora.errors import RunError
 from nlora.runs.layout import TEMPORARY
 
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 """Errors that only a disk raises, whatever the process was doing."""
 
 
@@ -31,27 +32,46 @@ def disk_errors(path: Path, only: Collection[int] | None = None) -> Iterator[Non
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
         # An OSError without a number was raised by a library or by nlora, not by the system.
-        if error.errno is None or (only is not None and error.errno not in only):
+        number = _system_error(error)
+        if number is None or (only is not None and number not in only):
             raise
-        way_out = (
-            "free some space, or choose another place" if error.errno in DISK_FULL else "choose another place"
-        )
+        has_no_space = number in DISK_FULL - {errno.EROFS}
+        way_out = f"{'free some space, or ' if has_no_space else ''}choose another place"
         raise RunError(f"{path}: cannot be written: {refusal(path, error)}; {way_out}") from error
 
 
-def refusal(path: Path, error: OSError) -> str:
-    """The reason of an OSError, in plain words for a missing folder or a broken link."""
+def _system_error(error: Exception) -> int | None:
+    """The number of an error of the operating system; None for other errors.
+
+    Libraries in Rust (safetensors, tokenizers) raise classes of their own, whose message ends with the number.
+    """
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return None if found is None else int(found[1])
+
+
+def refusal(path: Path, error: Exception) -> str:
+    """The reason of an error of the system, in plain words for a missing folder or a broken link."""
     if path.is_symlink() and not path.exists():
         return f"it is a link to {path.readlink()}, which does not exist"
-    if error.errno == errno.ENOENT and not path.parent.exists():
+    number = _system_error(error)
+    if number == errno.ENOENT and not path.parent.exists():
         return f"there is no folder {path.parent}"
-    return error.strerror or str(error)
+    return str(error) if number is None else os.strerror(number)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the contents of `path` with `text` in UTF-8. Readers see the old file or the new one, never a part.
+    """Replace the contents of `path` with `text`; see `write_lines`."""
+    write_lines(path, [text])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Replace the contents of `path` in UTF-8. Readers see the old file or the new one, never a part.
+
+    lines: with their line breaks. They are written as they come, so that a large file is never in memory as a whole.
 
     If `path` is a link, the file it points to is replaced. Raises RunError if it cannot be written, and then the old
     file is unchanged.
@@ -61,7 +81,7 @@ def write_text(path: Path, text: str) -> None:
     with disk_errors(path):
         try:
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+                file.writelines(lines)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -96,13 +116,13 @@ def flush_folder(folder: Path) -> None:
         _sync(Path(parent))
 
 
-def sweep(folder: Path, keep: Path | None = None) -> None:
-    """Remove the leftovers of killed processes directly in `folder`, except `keep`."""
+def sweep(folder: Path, keep: Collection[Path] = ()) -> None:
+    """Remove the leftovers of killed processes directly in `folder`, except those to keep."""
     if not folder.is_dir():
         return
     with disk_errors(folder):
         for entry in folder.iterdir():
-            if entry.name.startswith(TEMPORARY) and entry != keep:
+            if entry.name.startswith(TEMPORARY) and entry not in keep:
                 remove(entry)
 
 

@@ -7,6 +7,7 @@ The layout is that of the released code:
     outputs/<k>-<task>/             one folder per committed stage
         adapter/  all_results.json  train_results.json  predict_results.json  predict_eval_predictions.jsonl
         stage.json                  the stage's row of R and its timings
+        checksums.json              of what later stages depend on
     resume/<k>-<task>/step-<n>/     of a half-trained stage; gone once it is committed
     zero_shot.json                  scores before any training, if wanted
     summary.json
@@ -17,8 +18,9 @@ write to a run: it holds a lock of the operating system, which is released when 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
@@ -26,28 +28,15 @@ from filelock import FileLock
 
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.runs.atomic import (
-    DISK_FULL,
-    disk_errors,
-    publish_folder,
-    remove,
-    sweep,
-    write_json,
-)
+from nlora.runs.atomic import DISK_FULL, disk_errors, publish_folder, remove, sweep, write_json
+from nlora.runs.checksums import weights_digest, write_checksums
 from nlora.runs.layout import ADAPTER, LOG_FILE, OUTPUTS, RUN_FILE, STAGE_FILE, stage_name, unfinished
 from nlora.runs.lock import free_lock, held_lock
 from nlora.runs.log_file import RunLog
 from nlora.runs.resume_points import stage_folder, sweep_points
 from nlora.runs.run_yaml import refuse_other_configuration, write_or_compare
-from nlora.runs.stage_files import TRAINED_FILE, read_zero_shot, trained, trained_task, write_zero_shot
-from nlora.runs.summary import (
-    Collision,
-    StageRecord,
-    Summary,
-    read_summary,
-    summary_of,
-    write_summary,
-)
+from nlora.runs.stage_files import read_zero_shot, trained, trained_task, write_zero_shot
+from nlora.runs.summary import Collision, StageRecord, Summary, read_summary, summary_of, write_summary
 from nlora.runs.task_records import TaskRecord
 
 
@@ -63,16 +52,25 @@ class RunFolder:
         self.folder = folder
         self.config = config
         self.versions = dict(versions)
+        self.damaged: set[int] = set()  # committed stages that are about to be repaired
         self._lock = lock
         self._log: RunLog | None = None
 
     @classmethod
-    def open(cls, config: Config, versions: Mapping[str, str], base_folder: Path | None = None) -> RunFolder:
+    def open(
+        cls,
+        config: Config,
+        versions: Mapping[str, str],
+        base_folder: Path | None = None,
+        *,
+        damaged: Collection[int] = (),
+    ) -> RunFolder:
         """Create or resume the run of `config.output_dir`.
 
         versions: of the packages that affect the outcome, for run.yaml and the summary. If they differ from the
             folder's, they are recorded too and logged; they do not stop a run.
         base_folder: where relative paths in the configuration are looked up after the current folder; recorded.
+        damaged: stages to be repaired (`nlora.runs.repair`). They count as not committed.
 
         Raises RunError if another process uses the folder, if the folder belongs to another configuration
         (every key but output_dir counts), if a stage before a committed one is missing, or if the folder cannot be
@@ -83,6 +81,7 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
             lock = held_lock(folder)
         run = cls(folder, config, versions, lock)
+        run.damaged.update(damaged)
         try:
             run._prepare(base_folder)
         except BaseException:
@@ -106,7 +105,8 @@ class RunFolder:
         Raises RunError as `open` does.
         """
         run = cls.read(config)
-        held_lock(run.folder).release()
+        with disk_errors(run.folder):
+            held_lock(run.folder).release()
         refuse_other_configuration(run.folder, config)
         return run
 
@@ -143,15 +143,19 @@ class RunFolder:
 
     def is_committed(self, stage: int) -> bool:
         """Whether a stage (from 1) is complete."""
-        return self.stage_folder(stage).is_dir()
+        return stage not in self.damaged and self.stage_folder(stage).is_dir()
 
     def committed_stages(self) -> list[int]:
-        """The committed stages, from 1, in order. They are always the first ones of the sequence."""
-        return [stage for stage in range(1, len(self.config.tasks) + 1) if self.is_committed(stage)]
+        """The committed stages, from 1, in order: the first ones of the sequence, without a gap."""
+        return list(takewhile(self.is_committed, range(1, len(self.config.tasks) + 1)))
+
+    def is_learned(self) -> bool:
+        """Whether all stages are committed."""
+        return len(self.committed_stages()) == len(self.config.tasks)
 
     def is_complete(self) -> bool:
-        """Whether all stages are committed and the summary includes them, so that nothing is left to do."""
-        return len(self.committed_stages()) == len(self.config.tasks) and not self._summary_is_outdated()
+        """Whether all stages are committed and the summary is made from them, so that nothing is left to do."""
+        return self.is_learned() and not self._summary_is_outdated()
 
     def stage_record(self, stage: int) -> StageRecord:
         """The record of a committed stage. Raises RunError if it is missing or broken."""
@@ -162,6 +166,10 @@ class RunFolder:
             raise RunError(
                 f"{folder / STAGE_FILE}: missing or broken; delete {folder} and all later stages to run them again"
             ) from error
+
+    def weights_before(self, stage: int) -> str | None:
+        """A digest of the weights of all stages before this one; None for the first, or if it is not known."""
+        return weights_digest(self.stage_folder(stage - 1)) if stage > 1 else None
 
     # Writing
 
@@ -188,9 +196,9 @@ class RunFolder:
             with disk_errors(temporary, only=DISK_FULL):
                 yield temporary
             self._record_in(temporary, stage)
+            write_checksums(temporary, self.weights_before(stage))
             publish_folder(temporary, final)
-            sweep_points(self.folder, keep=None)
-            (final / TRAINED_FILE).unlink(missing_ok=True)
+            sweep_points(self.folder)
         finally:
             if not trained(temporary):
                 remove(temporary)
@@ -207,7 +215,8 @@ class RunFolder:
     def scored_records(self) -> list[tuple[int, dict[str, TaskRecord]]]:
         """For each stage that scored (0: before any training), the records of its tasks; {} from an older version."""
         before = read_zero_shot(self.folder)
-        records = [self.stage_record(stage) for stage in self.committed_stages()]
+        committed = filter(self.is_committed, range(1, len(self.config.tasks) + 1))
+        records = [self.stage_record(stage) for stage in committed]
         scored = [(record.stage, record.tasks) for record in records if not record.is_skipped]
         return scored if before is None else [(0, before[1]), *scored]
 
@@ -226,10 +235,7 @@ class RunFolder:
         before = self._summary()
         if collision is None and before is not None:
             collision = before.collision
-        records = [self.stage_record(stage) for stage in self.committed_stages()]
-        summary = summary_of(
-            self.config, records, zero_shot=self.zero_shot(), versions=self.versions, collision=collision
-        )
+        summary = self._summary_now(collision)
         write_summary(self.folder, summary)
         return summary
 
@@ -245,17 +251,19 @@ class RunFolder:
             raise RunError(f"{self.folder}: has outputs but no {RUN_FILE}; choose another output_dir")
         # Before anything is removed: the leftovers may belong to another configuration.
         write_or_compare(self.folder, self.config, self.versions, base_folder)
-        sweep(self.folder)
-        following = min(len(self.committed_stages()) + 1, len(self.config.tasks))
-        next_stage = unfinished(self.stage_folder(following))
-        sweep(outputs, keep=next_stage if trained(next_stage) else None)
-        committed = self.committed_stages()
-        sweep_points(self.folder, keep=None if following in committed else self.resume_folder(following))
-        for stage in committed:  # killed between a commit and this
-            (self.stage_folder(stage) / TRAINED_FILE).unlink(missing_ok=True)
-        if missing := [k for k in range(1, max(committed, default=0)) if k not in committed]:
+        stages = range(1, len(self.config.tasks) + 1)
+        last = max(filter(self.is_committed, stages), default=0)
+        if missing := [k for k in range(1, last) if not self.is_committed(k) and k not in self.damaged]:
             gone = self.stage_folder(missing[0])
-            raise RunError(f"{gone}: missing, but later stages exist; restore it, or delete those too")
+            raise RunError(
+                f"{gone}: missing, but later stages exist; restore it, or give the run's command with --repair, "
+                "which has the stage trained again"
+            )
+        sweep(self.folder)
+        following = {len(self.committed_stages()) + 1, last + 1} & set(stages)
+        next_stages = [unfinished(self.stage_folder(stage)) for stage in following]
+        sweep(outputs, keep=[folder for folder in next_stages if trained(folder)])
+        sweep_points(self.folder, keep=[self.resume_folder(stage) for stage in following])
         if self._summary_is_outdated():  # a new folder, or killed between a commit and its summary
             self.write_summary()
 
@@ -268,9 +276,13 @@ class RunFolder:
 
     def _summary_is_outdated(self) -> bool:
         summary = self._summary()
-        if summary is None or len(summary.train_seconds) != len(self.committed_stages()):
-            return True
-        return summary.tasks != tuple(task.name for task in self.config.tasks)
+        return summary is None or not summary.agrees_with(self._summary_now(summary.collision))
+
+    def _summary_now(self, collision: Collision | None) -> Summary:
+        records = [self.stage_record(stage) for stage in self.committed_stages()]
+        return summary_of(
+            self.config, records, zero_shot=self.zero_shot(), versions=self.versions, collision=collision
+        )
 
     def _record_in(self, folder: Path, stage: int) -> StageRecord:
         """The record in `folder`. Raises ValueError if it is missing, broken or of another stage."""

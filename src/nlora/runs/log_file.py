@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from pathlib import Path
 
 from nlora.runs.atomic import disk_errors
 
 _LOGGERS = ("nlora", "transformers")
+
+
+class _Handler(logging.FileHandler):
+    """Stops at the first line that cannot be written, with one line on the screen: a full disk ends no run here."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.setLevel(logging.CRITICAL + 1)
+        print(f"{self.baseFilename}: {error.strerror}; the run goes on without a log", file=sys.stderr)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what is still in the buffer
+            super().close()
 
 
 class RunLog:
@@ -16,7 +34,7 @@ class RunLog:
     def __init__(self, path: Path) -> None:
         with disk_errors(path):
             path.parent.mkdir(exist_ok=True)
-            self._handler = logging.FileHandler(path, encoding="utf-8")
+            self._handler = _Handler(path, encoding="utf-8")
         self._handler.setLevel(logging.INFO)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         for name in _LOGGERS:

@@ -35,6 +35,7 @@ from nlora.runs.checks import (
     quantize_problems,
     scorer_problems,
 )
+from nlora.runs.checksums import damage
 from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
 from nlora.runs.run_yaml import folder_problem
 from nlora.runs.stage_plan import StagePlan, stage_plans
@@ -193,7 +194,8 @@ def _adopted(
             own = Path(config.output_dir, OUTPUTS, stage_name(stage, source.name), ADAPTER)
             there = base_folder / source.adapter
             is_there = there.exists() and not Path(source.adapter).exists()
-            folder = own if own.is_dir() else locate_adapter(str(there) if is_there else source.adapter)
+            is_own = own.is_dir() and not damage(own.parent, is_last=False)
+            folder = own if is_own else locate_adapter(str(there) if is_there else source.adapter)
             update = load_adapter(folder, source.adapter)
         except AdapterError as error:
             problems.append(Problem.at(key, str(error)))

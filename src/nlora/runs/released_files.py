@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 from nlora.evaluation.answer import Answer, percent
 from nlora.evaluation.per_label import LabelCounts
 from nlora.evaluation.text_metrics import DIGITS, released_scores
-from nlora.runs.atomic import write_text
+from nlora.runs.atomic import write_lines, write_text
+from nlora.runs.layout import PREDICTIONS_FILE
 
 Results = dict[str, Any]
 
@@ -121,7 +122,8 @@ def predict_results(
     pairs = [p.answer.closest for p in predictions]
     texts, labels = [text for text, _ in pairs], [label for _, label in pairs]
     scores = released_scores(texts, labels, [p.type for p in predictions], [p.dataset for p in predictions])
-    macro = math.fsum(exact_match_by_dataset(predictions).values()) / len({p.dataset for p in predictions})
+    by_dataset = exact_match_by_dataset(predictions)
+    macro = math.fsum(by_dataset.values()) / len(by_dataset)
     optional: Results = {
         "epoch": None if epochs is None else float(epochs),
         "predict_global_step": global_step,
@@ -171,13 +173,13 @@ def exact_match_by_dataset(predictions: Sequence[Prediction]) -> dict[str, float
     return {dataset: percent(given, "exact_match") for dataset, given in answers.items()}
 
 
-def write_results(folder: Path, train: Results, predict: Results, predictions: Sequence[Prediction]) -> None:
+def write_results(folder: Path, train: Results, predict: Results, predictions: Iterable[Prediction]) -> None:
     """Write the four files into a stage's folder. Raises RunError when they cannot be written."""
     write_text(folder / "train_results.json", _json(train))
     write_text(folder / "predict_results.json", _json(predict))
     write_text(folder / "all_results.json", _json({**predict, **train}))
-    lines = "".join(f"{json.dumps(prediction.line())}\n" for prediction in predictions)
-    write_text(folder / "predict_eval_predictions.jsonl", lines)
+    lines = (f"{json.dumps(prediction.line())}\n" for prediction in predictions)
+    write_lines(folder / PREDICTIONS_FILE, lines)
 
 
 def _speed(split: str, seconds: float, samples: float, steps: int) -> Results:

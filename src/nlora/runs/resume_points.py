@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,14 +146,14 @@ def latest_position(folder: Path) -> Position | None:
     return next((found for point in _points(folder) if (found := _position(point))), None)
 
 
-def sweep_points(run: Path, keep: Path | None) -> None:
-    """Remove what is left of the resume points of a run, except those in the folder `keep`."""
+def sweep_points(run: Path, keep: Collection[Path] = ()) -> None:
+    """Remove what is left of the resume points of a run, except those in the folders `keep`."""
     resume = run / RESUME
     if not resume.is_dir():
         return
     with disk_errors(resume):
         for folder in resume.iterdir():
-            if folder != keep:
+            if folder not in keep:
                 remove(folder)
             else:
                 sweep(folder)

@@ -26,15 +26,16 @@ from nlora.models.backbone import Backbone
 from nlora.models.fast_paths import FastPaths
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
-from nlora.runs.layout import ADAPTER
+from nlora.runs.layout import ADAPTER, MEMORY_FILE
 from nlora.runs.plan import Plan
+from nlora.runs.repair import Repair
 from nlora.runs.resumable import resumable
 from nlora.runs.resume_points import StageResumePoints
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.stage_notes import answer_notes, not_finite_in_words, training_notes
 from nlora.runs.stage_results import score, scores_of, task_records, write_skipped, write_stage
 from nlora.runs.tracker_id import tracker_id
-from nlora.runs.update_history import MEMORY_FILE, UpdateHistory
+from nlora.runs.update_history import UpdateHistory
 from nlora.training.finite_guard import NotFiniteError
 from nlora.training.trackers import trackers
 from nlora.training.trainer import TrainResult, train
@@ -57,12 +58,18 @@ _NOTHING_TRAINED = TrainResult(
 
 
 def learn_sequence(
-    plan: Plan, backbone: Backbone, run: RunFolder, progress: Progress, paths: FastPaths | None = None
+    plan: Plan,
+    backbone: Backbone,
+    run: RunFolder,
+    progress: Progress,
+    paths: FastPaths | None = None,
+    *,
+    repair: Repair | None = None,
 ) -> None:
     """Teach the backbone the plan's tasks in order.
 
     A stage that the folder already holds is not repeated, nor is the training of a stage whose scoring failed.
-    paths: as found by `nlora.runs.preflight.preflight`.
+    paths: as found by `nlora.runs.preflight.preflight`. repair: of the folder, while learning.
     """
     tasks = plan.tasks
     records = task_records(run, tasks)
@@ -78,13 +85,16 @@ def learn_sequence(
         answers = _answer(plan, evaluator, history, new, 0, progress)
         run.write_zero_shot(known | scores_of(new, answers, records), records)
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
+        if repair is not None:
+            repair.prepare(stage)
         if run.is_committed(stage):
             record = run.stage_record(stage)
             if record.is_skipped:
                 history.skip()
             else:
                 folder = run.stage_folder(stage)
-                history.reload_stage(folder, method, is_last=stage == done, is_adopted=record.is_adopted)
+                is_last = stage == done or repair is not None  # any next stage may be trained again
+                history.reload_stage(folder, method, is_last=is_last, is_adopted=record.is_adopted)
             continue
         with run.stage(stage, task.name) as folder:
             adopted = plan.adopted.get(stage)
@@ -103,7 +113,7 @@ def learn_sequence(
                 else:
                     with resumable(plan, run, stage, records, backbone.model, progress.say) as points:
                         result = _train(plan, backbone, history, stage, folder, progress, paths, points)
-                        keep_trained(folder, asdict(result), records[task.name])
+                        keep_trained(folder, asdict(result), records[task.name], run.weights_before(stage))
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 answers = _answer(plan, evaluator, history, seen, stage, progress)
                 notes = answer_notes(seen, answers)

@@ -11,20 +11,23 @@ from pydantic import BaseModel, Field
 
 from nlora.errors import RunError
 from nlora.runs.atomic import disk_errors, flush_folder, write_json
+from nlora.runs.checksums import write_checksums
+from nlora.runs.layout import TRAINED_FILE
 from nlora.runs.task_records import TaskRecord
 
-TRAINED_FILE = "trained.json"
-"""Marks a stage that is trained but not scored yet."""
 ZERO_SHOT_FILE = "zero_shot.json"
 
 
-def keep_trained(folder: Path, result: dict[str, Any], task: TaskRecord | None = None) -> None:
+def keep_trained(
+    folder: Path, result: dict[str, Any], task: TaskRecord | None = None, after: str | None = None
+) -> None:
     """Mark a stage's folder as completely trained.
 
-    result: of the training (time, loss, ...), as JSON values. task: the record of its task.
+    result: of the training (time, loss, ...), as JSON values. task: the record of its task. after: see `Checksums`.
     """
     with disk_errors(folder):
         flush_folder(folder)
+        write_checksums(folder, after)
     known = None if task is None else task.model_dump(mode="json")
     write_json(folder / TRAINED_FILE, {"result": result, "task": known})
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,8 @@ def _write_released(
     )
     if result.best_epoch is not None:
         train |= {"train_best_epoch": result.best_epoch, "train_best_score": result.best_score}
-    write_results(folder, train, predict, each)
+    prompted = (p for task in tasks for p in with_prompts(task, predictions.get(task.name, ())))
+    write_results(folder, train, predict, prompted)
 
 
 def _label_results(task: Task, predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
 
 
 def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
-    """Each answer with its example, as in the released files, plus the whole prompt."""
+    """Each answer with its example, as in the released files, but without its prompt, which may be long."""
     before, after = frame(task)
     instruction = f"{before.removeprefix(names(task))}{{0}}{after}"  # the released field
     return [
@@ -197,7 +199,6 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
             label=example.label,
             instruction=instruction,
             prediction=answer.prediction,
-            prompt=prompt(task, example),
             exact=answer.exact,
             others=answer.others,
             is_outside=answer.is_outside,
@@ -205,6 +206,12 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
         )
         for example, answer in zip(task.test, graded(task, answers.texts), strict=True)
     ]
+
+
+def with_prompts(task: Task, predictions: Sequence[Prediction]) -> Iterator[Prediction]:
+    """The predictions of a task with their prompts, made one at a time."""
+    for example, prediction in zip(task.test, predictions, strict=False):
+        yield replace(prediction, prompt=prompt(task, example))
 
 
 def pooled_line(stage_folder: Path) -> str | None:

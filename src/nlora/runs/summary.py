@@ -23,6 +23,10 @@ from nlora.runs.task_records import ExamplesRecord, TaskRecord
 SUMMARY_FILE = "summary.json"
 SCHEMA: Literal[1] = 1
 
+_FROM_STAGES = ("status", "tasks", "R", "zero_shot", "average_accuracy", "backward_transfer", "forgetting",
+                "forward_transfer", "train_seconds")  # fmt: skip
+"""Keys that follow from the stages' records, in files of every version."""
+
 Score = float | None
 """A percentage; None if not evaluated."""
 
@@ -112,6 +116,10 @@ class Summary(BaseModel):
         words = scoring_words({task: self.metric_of(task) for task in self.decode}, self.decode)
         kinds = len(set(self.metrics.values()))
         return words + (f"; averages are over {both_or_all(kinds)} kinds" if kinds > 1 else "")
+
+    def agrees_with(self, now: Summary) -> bool:
+        """Whether it has the scores and the stages of one that was just made. Files of older versions lack keys."""
+        return all(getattr(self, key) == getattr(now, key) for key in _FROM_STAGES)
 
     @model_validator(mode="after")
     def _fits(self) -> Summary:

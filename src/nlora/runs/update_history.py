@@ -20,8 +20,8 @@ from nlora.models.lora_factors import AdapterState
 from nlora.models.merged_updates import MergedUpdates
 from nlora.models.target_modules import is_quantized, linear_layer, shares_weight, takes_updates
 from nlora.models.unmerged_updates import UnmergedUpdates
-
-MEMORY_FILE = "memory.safetensors"
+from nlora.runs.checksums import refuse_damaged_weights
+from nlora.runs.layout import MEMORY_FILE
 
 
 class UpdateHistory:
@@ -61,8 +61,10 @@ class UpdateHistory:
 
         is_last: whether no later stage exists. is_adopted: the adapter was made elsewhere, and may lack layers.
 
-        Raises AdapterError for an adapter that lacks a layer, RunError for a damaged memory.
+        Raises AdapterError for an adapter that lacks a layer, RunError for files that are not as they were written.
         """
+        if is_last or method.trains == "adapter":  # otherwise nothing is read
+            refuse_damaged_weights(folder)
         update = method.reload(self._model, folder, is_last=is_last)
         if update and not is_adopted and (lost := [name for name in self._names if name not in update]):
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from nlora.models.lora_adapter import ADAPTER
 from nlora.models.lora_factors import AdapterState, load_factors
 from nlora.runs.checkpoint import Checkpoint
+from nlora.runs.checksums import refuse_damaged_weights
 from nlora.runs.export.options import ExportOptions
 from nlora.runs.layout import stage_name
 
@@ -38,6 +39,7 @@ class StageUpdates:
                 self._states.append({})
                 continue
             folder = run.stage_folder(k) / ADAPTER
+            refuse_damaged_weights(folder.parent)
             state = load_factors(folder)
             self._states.append(state)
             self.trained.append(StageUpdate(k, checkpoint.config.tasks[k - 1].name, folder, state))

@@ -19,9 +19,10 @@ from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.label_scoring import LabelTree, label_scores
 from nlora.models.logits import answer_logits
 from nlora.models.positions import positions_of
-from nlora.runs.answers import PREDICTIONS_FILE, ExampleKey, read_answers
+from nlora.runs.answers import ExampleKey, read_answers
 from nlora.runs.checkpoint import Checkpoint
 from nlora.runs.events import Progress
+from nlora.runs.layout import PREDICTIONS_FILE
 from nlora.runs.plan import make_encoder
 from nlora.runs.preflight import preflight, probes
 
