@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,15 @@ from nlora.api.downloads import announce_downloads
 from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig
 from nlora.config.protocol import protocol_notes
+from nlora.config.schema import Config
+from nlora.errors import RunError
 from nlora.evaluation.choices import decode_of
 from nlora.methods.registry import version_of
+from nlora.models import launchers, processes
 from nlora.report.formatting import duration
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
+from nlora.runs.follower import open_together
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.summary import Summary, read_summary
@@ -27,9 +32,17 @@ from nlora.runs.task_notes import task_notes
 def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
     """Learn the sequence of tasks, or resume it; a complete run is left alone.
 
+    If a launcher has started several processes, all of them learn one run, and only the main one reports progress.
+
     Raises InputErrors with all mistakes in data, model and method before anything is written.
     """
+    with processes.joined():
+        return _learn(loaded, progress if processes.is_main() else Progress())
+
+
+def _learn(loaded: LoadedConfig, progress: Progress) -> Summary:
     from nlora.models.backbone import load_backbone
+    from nlora.models.fast_paths import agreed
     from nlora.runs.preflight import preflight, probes
     from nlora.runs.sequence import learn_sequence
     from nlora.runs.stage_results import task_records
@@ -37,12 +50,17 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
 
     config = loaded.config
     folder = Path(config.output_dir)
+    if len(set(processes.gather(config.model_dump_json()))) > 1:
+        raise RunError(
+            "the processes of this run were started with different configurations; give all of them the same, or start "
+            "runs of their own one by one (under Slurm with srun --ntasks=1)"
+        )
     plan = unfinished_plan(loaded, progress)
     if plan is None:
         progress.say(f"{folder}: complete, nothing to do")
-        return read_summary(folder)
+        return processes.from_main(read_summary, folder)
     with (
-        RunFolder.open(config, versions(loaded), loaded.base_folder) as run,
+        open_together(config, versions(loaded), loaded.base_folder) as run,
         _saying_what_is_kept(run, progress),
     ):
         task_records(run, plan.tasks)  # refuses changed examples before the model is loaded
@@ -62,35 +80,45 @@ def learn(loaded: LoadedConfig, progress: Progress) -> Summary:
             needs_gradients=plan.methods[0].trains == "adapter",
             generates=any(decode_of(task, config.evaluate) == "generate" for task in plan.tasks),
         )
+        paths = agreed(processes.gather(paths))
+        together = f" in {processes.size()} processes" if processes.size() > 1 else ""
         progress.say(
-            f"{config.name}: {config.method.label} learns {len(plan.tasks)} tasks on {config.model}, "
+            f"{config.name}: {config.method.label} learns {len(plan.tasks)} tasks on {config.model}{together}, "
             f"about {duration(plan.seconds)}"
         )
-        for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
+        alone = launchers.lone_note(os.environ)
+        notes = (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes)
+        for note in (*notes, *([alone] if alone else [])):
             progress.say(f"- {note}")
         with one_wandb_run():
             learn_sequence(plan, backbone, run, progress, paths)
-        return finish_run(run)
+        return processes.from_main(finish_run, run)
 
 
 def unfinished_plan(loaded: LoadedConfig, progress: Progress) -> Plan | None:
     """The plan of a run that can start or resume; None if the run is complete."""
-    # An existing run first says whether it belongs to this configuration and whether anything is left to do.
-    is_there = (Path(loaded.config.output_dir) / RUN_FILE).is_file()
-    if is_there and RunFolder.existing(loaded.config).is_complete():
+    if processes.from_main(_is_complete, loaded.config):
         return None
     announce_downloads(loaded.config, progress)
-    return make_plan(loaded)
+    return processes.main_first(lambda: make_plan(loaded))
+
+
+def _is_complete(config: Config) -> bool:
+    """An existing run first says whether it belongs to this configuration and whether anything is left to do."""
+    is_there = (Path(config.output_dir) / RUN_FILE).is_file()
+    return is_there and RunFolder.existing(config).is_complete()
 
 
 def versions(loaded: LoadedConfig) -> dict[str, str]:
     """What a run's numbers depend on in addition to its configuration."""
     packages = ("torch", "transformers", "peft", "accelerate", "tokenizers")
+    number = processes.size()
     return {
         "nlora": __version__,
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
         **version_of(loaded.config.method.name, loaded.base_folder),
+        **({"processes": str(number)} if number > 1 else {}),
     }
 
 
@@ -100,6 +128,8 @@ def _saying_what_is_kept(run: RunFolder, progress: Progress) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        if isinstance(error, Exception) and processes.is_first(error):
+            run.log_failure(error)
         kept = _what_is_kept(run)
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(kept) from error

@@ -30,6 +30,7 @@ from nlora.cli.run import demo, run
 from nlora.cli.signals import stopped_like_ctrl_c
 from nlora.cli.sweep import sweep
 from nlora.errors import InputErrors, NloraError
+from nlora.models import processes
 from nlora.runs.quiet import quiet
 
 app = typer.Typer(
@@ -71,7 +72,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         # Accepted anywhere on the line, not only before the command.
-        sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a != "--debug")]
+        sys.argv = [sys.argv[0], "--debug", *(a for a in sys.argv[1:] if a != "--debug")]
     errors = Console(stderr=True)
     try:
         with stopped_like_ctrl_c(), contextlib.nullcontext() if debug else quiet():
@@ -79,17 +80,23 @@ def main() -> None:
     except NloraError as error:
         if debug:
             traceback.print_exc()
+        errors.quiet = not processes.speaks(error)
         count = len(error.problems) if isinstance(error, InputErrors) else 1
         head = "[bold red]error:[/] " if count == 1 else f"[bold red]{count} errors:[/]\n"
         errors.print(head + escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(2)
     except Stopped as stopped:
+        errors.quiet = not processes.speaks(stopped)
         errors.print(escape("; ".join(["stopped", *map(str, stopped.args)])), highlight=False, soft_wrap=True)
         sys.exit(130)
     except Exception as error:  # the last line of defense: users see one line, and the rest with --debug
         if debug:
             traceback.print_exc()
+        errors.quiet = not processes.speaks(error)
         kind = type(error).__name__
+        if processes.lost_process(error):
+            errors.print(f"[bold red]error:[/] {processes.LOST}", highlight=False, soft_wrap=True)
+            sys.exit(1)
         errors.print(
             f"[bold red]internal error:[/] {escape(kind)}: {escape(str(error))}\n"
             "run again with --debug for the traceback",

@@ -25,27 +25,23 @@ from filelock import FileLock
 
 from nlora.config.schema import Config
 from nlora.errors import RunError
-from nlora.runs.atomic import (
-    DISK_FULL,
-    disk_errors,
-    publish_folder,
-    remove,
-    sweep,
-    write_json,
+from nlora.models.processes import barrier, by_main
+from nlora.runs.atomic import DISK_FULL, disk_errors, publish_folder, remove, sweep, write_json
+from nlora.runs.layout import (
+    ADAPTER,
+    LOG_FILE,
+    MEMORY_FILE,
+    OUTPUTS,
+    RUN_FILE,
+    STAGE_FILE,
+    stage_name,
+    unfinished,
 )
-from nlora.runs.layout import ADAPTER, LOG_FILE, OUTPUTS, RUN_FILE, STAGE_FILE, stage_name, unfinished
 from nlora.runs.lock import free_lock, held_lock
 from nlora.runs.log_file import RunLog
 from nlora.runs.run_yaml import refuse_other_configuration, write_or_compare
 from nlora.runs.stage_files import TRAINED_FILE, read_zero_shot, trained, trained_task, write_zero_shot
-from nlora.runs.summary import (
-    Collision,
-    StageRecord,
-    Summary,
-    read_summary,
-    summary_of,
-    write_summary,
-)
+from nlora.runs.summary import Collision, StageRecord, Summary, read_summary, summary_of, write_summary
 from nlora.runs.task_records import TaskRecord
 
 
@@ -178,16 +174,19 @@ class RunFolder:
             if not trained(temporary):
                 remove(temporary)
                 temporary.mkdir(parents=True)
+        barrier()
         try:
             with disk_errors(temporary, only=DISK_FULL):
                 yield temporary
             self._record_in(temporary, stage)
             publish_folder(temporary, final)
             (final / TRAINED_FILE).unlink(missing_ok=True)
+            barrier()
         finally:
             if not trained(temporary):
                 remove(temporary)
 
+    @by_main
     def write_zero_shot(self, scores: Mapping[str, float], records: Mapping[str, TaskRecord]) -> None:
         """Save the scores before any training, in percent, and the records of the tasks, both by task."""
         write_zero_shot(self.folder, scores, records)
@@ -211,6 +210,12 @@ class RunFolder:
             tasks[stage] = trained_task(unfinished(self.stage_folder(stage)))
         return {stage: task for stage, task in tasks.items() if task is not None}
 
+    @by_main
+    def drop_memory(self, stage: int) -> None:
+        """Remove what the method kept at a committed stage."""
+        (self.stage_folder(stage) / MEMORY_FILE).unlink(missing_ok=True)
+
+    @by_main
     def write_summary(self, collision: Collision | None = None) -> Summary:
         """Write summary.json from the committed stages, and return it.
 
@@ -230,6 +235,11 @@ class RunFolder:
         """Copy the log messages of nlora and transformers to logs/train_and_infer.log until the folder is closed."""
         if self._log is None:
             self._log = RunLog(self.folder / LOG_FILE)
+
+    def log_failure(self, error: Exception) -> None:
+        """Write the error that ends the run to its log, if attached."""
+        if self._log is not None:
+            self._log.write_failure(error)
 
     def _prepare(self, base_folder: Path | None) -> None:
         """Remove the leftovers of a killed run, and check that the folder belongs to this configuration."""

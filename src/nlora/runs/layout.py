@@ -9,6 +9,7 @@ LOG_FILE = Path("logs", "train_and_infer.log")
 OUTPUTS = "outputs"
 ADAPTER = "adapter"
 STAGE_FILE = "stage.json"
+MEMORY_FILE = "memory.safetensors"
 TEMPORARY = ".tmp-"
 """The beginning of temporary names."""
 

@@ -23,13 +23,14 @@ from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.adapter_source import copy_adapter
 from nlora.models.backbone import Backbone
 from nlora.models.fast_paths import FastPaths
+from nlora.models.processes import from_main
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import ADAPTER
 from nlora.runs.plan import Plan
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.stage_results import score, scores_of, task_records, write_skipped, write_stage
-from nlora.runs.update_history import MEMORY_FILE, UpdateHistory
+from nlora.runs.update_history import UpdateHistory
 from nlora.training.trackers import trackers
 from nlora.training.trainer import TrainResult, train
 
@@ -84,10 +85,10 @@ def learn_sequence(
                 write_skipped(folder, tasks, stage)
             else:
                 if adopted is not None:
-                    copy_adapter(adopted.folder, folder / ADAPTER)
+                    from_main(copy_adapter, adopted.folder, folder / ADAPTER)
                     history.add(adopted.update)
                     result = _NOTHING_TRAINED
-                elif kept := trained(folder):
+                elif kept := from_main(trained, folder):
                     log.info("stage %d: %s is trained already and only needs scoring", stage, task.name)
                     history.reload_stage(folder, method, is_last=True)
                     result = TrainResult(**kept)
@@ -101,7 +102,7 @@ def learn_sequence(
                 )
                 progress.stage_done(stage, task.name, scores)
         if stage > 1:  # the new stage has a memory of its own
-            (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
+            run.drop_memory(stage - 1)
         run.write_summary()
 
 
@@ -143,7 +144,7 @@ def _train(
             score=_validation_score(plan, backbone, task, paths),
             callbacks=trackers(options.report_to, Path(config.output_dir), steps_before=steps_before),
         )
-        trainable.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
+        from_main(trainable.commit, folder, base_model=config.model, tokenizer=backbone.tokenizer)
         if zeros := history.add(trainable.state()):
             more = f" and of {len(zeros) - 1} more layers" if len(zeros) > 1 else ""
             progress.say(f"stage {stage}: the update of {zeros[0]}{more} is still 0; it learned nothing")

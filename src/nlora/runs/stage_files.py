@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from nlora.errors import RunError
+from nlora.models.processes import by_main
 from nlora.runs.atomic import disk_errors, flush_folder, write_json
 from nlora.runs.task_records import TaskRecord
 
@@ -18,6 +19,7 @@ TRAINED_FILE = "trained.json"
 ZERO_SHOT_FILE = "zero_shot.json"
 
 
+@by_main
 def keep_trained(folder: Path, result: dict[str, Any], task: TaskRecord | None = None) -> None:
     """Mark a stage's folder as completely trained.
 

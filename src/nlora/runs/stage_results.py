@@ -12,6 +12,7 @@ from nlora.errors import InputErrors, Problem
 from nlora.evaluation.choices import Metric
 from nlora.evaluation.evaluator import Answers
 from nlora.evaluation.text_metrics import as_they_are, exact_match, free_text_score, told_apart
+from nlora.models.processes import by_main
 from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.released_files import Prediction, predict_results, train_results, write_results
 from nlora.runs.summary import StageRecord
@@ -30,6 +31,7 @@ def accuracy(task: Task, answers: Answers) -> float:
     return 100.0 * hits / len(task.test)
 
 
+@by_main
 def task_records(run: RunFolder, tasks: Sequence[Task]) -> dict[str, TaskRecord]:
     """The records of a run's tasks as they are now, by name.
 
@@ -85,6 +87,7 @@ def scores_of(
     }
 
 
+@by_main
 def write_stage(
     folder: Path,
     tasks: Sequence[Task],
@@ -155,6 +158,7 @@ def _write_released(
     write_results(folder, train, predict, predictions)
 
 
+@by_main
 def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
     """Write the record of a stage at which the method trained nothing. Its row of R is empty."""
     record = StageRecord(

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from nlora.data.collate import IGNORED
 from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
+from nlora.models import processes
 from nlora.models.logits import answer_logits
+from nlora.training import spread
 from nlora.training.weighted_batches import WEIGHTS
 
 Penalty = Callable[[], Tensor | None]
@@ -30,6 +33,7 @@ class PenalizedTrainer(Trainer):
     """A Trainer whose loss is the mean over the answer tokens of an optimizer step, plus a penalty.
 
     penalty: called once per optimizer step; returns None, or a scalar with gradients, weight included.
+    batch_size: examples per optimizer step, over all processes.
     order: which examples make up a batch; None: the Trainer's random order.
     extra_loss: what a method adds to a micro-batch's cross-entropy. without: a context manager in which the model is as
         it was before the stage.
@@ -42,12 +46,13 @@ class PenalizedTrainer(Trainer):
         self,
         *args: Any,
         penalty: Penalty,
+        batch_size: int,
         order: LengthGroupedSampler | None = None,
         extra_loss: ExtraLoss | None = None,
         without: Callable[[], AbstractContextManager[None]] = nullcontext,
         **kwargs: Any,
     ) -> None:
-        self._order = order
+        self._order, self._batch_size = order, batch_size
         self._extra_loss, self._without = extra_loss, without
         super().__init__(*args, **kwargs)
         # Makes the Trainer count the answer tokens of each optimizer step.
@@ -113,6 +118,20 @@ class PenalizedTrainer(Trainer):
     def mean_penalty(self) -> float:
         """The penalty, weight included, averaged over the optimizer steps so far."""
         return float(self._penalty_sum) / max(self.state.global_step, 1)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's, or this process's share of the batches."""
+        if processes.size() == 1:
+            return super().get_train_dataloader()
+        return spread.loader(
+            self.train_dataset,
+            self._order,
+            self.data_collator,
+            batch_size=self._batch_size,
+            micro=self.args.per_device_train_batch_size,
+            seed=self.args.seed,
+            device=self.args.device,
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._order if self._order is not None else super()._get_train_sampler(train_dataset)

@@ -8,6 +8,7 @@ Trainer's.
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
@@ -26,8 +26,10 @@ from nlora.data.columns import TokenizedExamples
 from nlora.data.packing import pack
 from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
+from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.models.packed_attention import packed_attention
+from nlora.training import spread
 from nlora.training.best_epoch import BestEpoch
 from nlora.training.cpu_modules import cpu_modules
 from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
@@ -109,7 +111,8 @@ class _Counting:
 
     @property
     def padding_share(self) -> float:
-        return 1 - self._tokens / self._positions if self._positions else 0.0
+        positions, tokens = map(sum, zip(*processes.gather((self._positions, self._tokens)), strict=True))
+        return 1 - tokens / positions if positions else 0.0
 
 
 class _FastTraining:
@@ -173,16 +176,25 @@ def train(
         best = BestEpoch(trainable, partial(fast.outside, score), options.early_stopping.patience)
     trainer = PenalizedTrainer(
         model=trainable.model,
-        args=_training_arguments(options, options.warmup(len(examples)), seed, folder, together=together),
+        args=_training_arguments(
+            options,
+            options.warmup(len(examples)),
+            seed,
+            folder,
+            together=together,
+            **spread.arguments(trainable),
+        ),
         train_dataset=examples if weights is None else WeightedExamples(examples, weights),
         data_collator=collate if weights is None else weighted(collate),
         callbacks=[_StepCallback(on_step), *callbacks, *([best] if best else [])],
         penalty=penalty,
+        batch_size=options.batch_size,
         extra_loss=extra_loss,
         without=trainable.without,
         order=_order(examples, options, seed),
     )
     trainer.remove_callback(PrinterCallback)
+    spread.prepare(trainable, seed)
     reset_peak_memory()
     begin = time.perf_counter()
     with fast:
@@ -209,18 +221,18 @@ def _result(
     if not all(torch.isfinite(p).all() for p in trained):
         raise RunError("training left weights that are not finite; try a smaller train.learning_rate")
     state = trainer.state
-    state.save_to_json(str(Path(str(trainer.args.output_dir)) / "trainer_state.json"))
+    processes.from_main(state.save_to_json, str(Path(str(trainer.args.output_dir)) / "trainer_state.json"))
     trainable.model.eval()
     examples: Any = trainer.train_dataset
     return TrainResult(
         steps=state.global_step,
         examples=len(examples),
         epochs=float(state.epoch or trainer.args.num_train_epochs),
-        seconds=seconds,
+        seconds=max(processes.gather(seconds)),
         loss=float(loss),
         penalty=trainer.mean_penalty,
         padding_share=collate.padding_share,
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=max(processes.gather(peak_memory_bytes())),
         trained_parameters=sum(p.numel() for p in trained),
         best_epoch=None if best is None else best.epoch,
         best_score=None if best is None else best.best,
@@ -240,26 +252,19 @@ def _order(
 
 
 def _training_arguments(
-    options: TrainOptions, warmup: int, seed: int, folder: Path, *, together: bool
+    options: TrainOptions, warmup: int, seed: int, folder: Path, *, together: bool, **further: Any
 ) -> TrainingArguments:
     """warmup: optimizer steps.
 
     together: whether examples share a micro-batch. If each has its own, the optimizer step is the same.
     """
-    # Not WORLD_SIZE: some schedulers set that variable even for a single process.
-    processes = PartialState().num_processes
-    per_process, left_over = divmod(options.batch_size, processes)
-    micro = (options.micro_batch_size or per_process) if together else 1
-    if left_over or micro == 0 or per_process % micro:
-        raise RunError(
-            f"train.batch_size {options.batch_size} cannot be split evenly over {processes} processes"
-            f" in micro-batches of {micro or 1}"
-        )
+    share = math.ceil(options.batch_size / processes.size())
+    micro = min(options.micro_batch_size or share, share) if together else 1
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=per_process // micro,
+        gradient_accumulation_steps=math.ceil(options.batch_size / (micro * processes.size())),
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
@@ -274,6 +279,7 @@ def _training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
+        **further,
     )
     # One process trains on one device. If it sees several GPUs, the Trainer would wrap the model in DataParallel, which
     # multiplies the batch size and splits packed batches.
