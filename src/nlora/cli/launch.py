@@ -16,9 +16,9 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
-from click import get_current_context
 from rich.console import Console
 
+from nlora.cli.group import STOPPED
 from nlora.errors import InputErrors, Problem
 from nlora.models.launchers import BY_NLORA, cores, from_slurm, launch_of
 
@@ -43,35 +43,39 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         raise InputErrors([Problem("--processes", what)])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     os.environ[BY_NLORA] = "1"
-    from torch.distributed import run as torchrun
+    from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    debug = ["--debug"] if get_current_context().find_root().params.get("debug") else []
+    debug = ["--debug"] if "--debug" in sys.argv else []
+    if not debug:
+        logging.disable()
+    torchrun: Any = run  # not typed
     options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes)]
     try:
         torchrun.run(torchrun.parse_args([*options, "-m", "nlora", *debug, *arguments]))
     except ChildFailedError as error:
         _exit_like(error.failures)
     except SignalException as stop:  # it has passed the signal on, and a process has said what is kept
-        raise typer.Exit(130) from stop
+        raise typer.Exit(STOPPED) from stop
     raise typer.Exit
 
 
 def _exit_like(failures: Mapping[int, Any]) -> None:
     """Exit with the status of the process that failed; say so if it was killed and could not say anything."""
-    codes = {rank: failure.exitcode for rank, failure in failures.items()}
+    # The launcher has stopped the others.
+    stopped = (-signal.SIGTERM, STOPPED)
+    codes = {rank: failure.exitcode for rank, failure in failures.items() if failure.exitcode not in stopped}
     for rank, code in codes.items():
         if code < 0:
             name = f"signal {-code}"
             with suppress(ValueError):
                 name = signal.Signals(-code).name
-            memory = "; out of memory?" if name == "SIGKILL" else ""
+            memory = " (out of memory?)" if name == "SIGKILL" else ""
             text = f"[bold red]error:[/] process {rank} was killed by {name}{memory}; the same command resumes the run"
             Console(stderr=True).print(text, highlight=False, soft_wrap=True)
             raise typer.Exit(1)
-    raise typer.Exit(max(codes.values()))
+    raise typer.Exit(max(codes.values(), default=STOPPED))
 
 
 def end_with_launcher() -> None:

@@ -164,6 +164,11 @@ def add_up(tensors: Iterable[Tensor]) -> None:
             dist.all_reduce(tensor, group=_current.messages)
 
 
+def several() -> bool:
+    """Whether this process has joined others, in a block of `joined` or before."""
+    return _started is not None and _started.size > 1
+
+
 def speaks(error: BaseException) -> bool:
     """Whether this process tells the user about the error that ends it, so that one text appears.
 
@@ -179,7 +184,7 @@ def is_first(error: BaseException) -> bool:
         return False
     if _started is None:  # stopped while starting
         return isinstance(error, Exception) or os.environ.get("RANK", "0") == "0"
-    if _started.size == 1:
+    if not several():
         return True
     if _may_speak is None:
         _may_speak = True
@@ -192,7 +197,7 @@ def is_first(error: BaseException) -> bool:
 
 def lost_process(error: BaseException) -> bool:
     """Whether an error means that another process has gone."""
-    if _started is None or _started.size == 1 or not isinstance(error, RuntimeError | ConnectionError):
+    if not several() or not isinstance(error, RuntimeError | ConnectionError):
         return False
     dist: Any = sys.modules["torch.distributed"]
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error).lower())

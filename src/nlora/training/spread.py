@@ -15,6 +15,7 @@ from accelerate.data_loader import DataLoaderShard, SeedableRandomSampler
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from nlora.data.collate import IGNORED
 from nlora.data.sampler import Order, ProcessBatches
@@ -49,21 +50,22 @@ def prepare(trainable: Trainable, seed: int) -> None:
         sent = {id(tensor) for f in factors.values() for tensor in (f.A, f.B)}
         model: nn.Module = trainable.model
         named = [*model.named_parameters(), *model.named_buffers()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-            model, [name for name, tensor in named if id(tensor) not in sent]
+        ddp: Any = DistributedDataParallel
+        ddp._set_params_and_buffers_to_ignore_for_model(
+            model, [n for n, tensor in named if id(tensor) not in sent]
         )
 
 
 def loader(
     examples: Any,
     order: Order | None,
-    collate: Callable[[Sequence[Any]], dict[str, Tensor]],
+    collate: Callable[[Any], dict[str, Tensor]],
     *,
     batch_size: int,
     micro: int,
     seed: int,
     device: torch.device,
-) -> DataLoaderShard:
+) -> DataLoader[Any]:
     """This process's micro-batches. order: None for the Trainer's random one.
 
     batch_size: examples per optimizer step, over all processes. micro: per micro-batch.
@@ -77,7 +79,8 @@ def loader(
     def with_empty(some: Sequence[Any]) -> dict[str, Tensor]:
         return collate(some) if some else _nothing_counts(collate([examples[0]]))
 
-    return DataLoaderShard(examples, device, batch_sampler=batches, collate_fn=with_empty)
+    made: DataLoader[Any] = DataLoaderShard(examples, device, batch_sampler=batches, collate_fn=with_empty)
+    return made
 
 
 def _nothing_counts(batch: dict[str, Tensor]) -> dict[str, Tensor]:
