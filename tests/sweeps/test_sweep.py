@@ -161,7 +161,7 @@ def test_a_command_that_cannot_be_started_is_a_failed_run(tmp_path: Path) -> Non
 
 def test_cores_and_gpus_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("nlora.sweeps.runners._cores", lambda: 8)
+    monkeypatch.setattr("nlora.sweeps.runners.cores", lambda: 8)
     assert environments(1, []) == [{}]
     assert environments(3, []) == [{"OMP_NUM_THREADS": "2"}] * 3
     assert environments(16, [])[0] == {"OMP_NUM_THREADS": "1"}

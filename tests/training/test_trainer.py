@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -148,14 +147,6 @@ def test_the_first_steps_equal_a_loop_written_by_hand(
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
     with pytest.raises(RunError, match=r"no numbers|became nan"):
         trained(tmp_path, tiny_model("llama"), learning_rate=1e38, epochs=10)
-
-
-def test_a_batch_that_cannot_be_split_is_refused(
-    tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "PartialState", lambda: SimpleNamespace(num_processes=3))
-    with pytest.raises(RunError, match="cannot be split evenly over 3 processes"):
-        trained(tmp_path, tiny_model("llama"))
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def sweep(
 def runner_of(sweep: Sweep, jobs: int | None) -> Runner:
     """What runs the sweep. jobs: runs side by side on this machine; None is one per visible GPU, or 1 without any."""
     from nlora.errors import InputErrors, Problem
+    from nlora.sweeps.processes import best_launch
     from nlora.sweeps.runners import LocalRunner, RayRunner, environments, visible_gpus
 
     if sweep.runner == "ray":
@@ -75,9 +76,13 @@ def runner_of(sweep: Sweep, jobs: int | None) -> Runner:
             what = "is for runner: local; Ray places runs by ray: {cpus, gpus} in the sweep's file"
             raise InputErrors([Problem("--jobs", what)])
         return RayRunner(sweep.ray)
-    gpus = visible_gpus()
-    places = jobs or len(gpus) or 1
-    return LocalRunner(places, environments(places, gpus))
+    gpus, processes = visible_gpus(), sweep.processes
+    if gpus and len(gpus) < processes:
+        what = f"{processes} processes need a GPU each, but only {len(gpus)} can be seen"
+        raise InputErrors([sweep.places.problem(("processes",), what)])
+    usable = gpus[: len(gpus) // processes * processes]
+    places = jobs or len(usable) // processes or 1
+    return LocalRunner(places, environments(places, usable, processes), best_launch(processes))
 
 
 def run_sweep(sweep: Sweep, runner: Runner, console: Console) -> bool:
@@ -129,7 +134,8 @@ def jobs_of(sweep: Sweep) -> list[Job]:
 def _arguments(sweep: Sweep, run: SweepRun) -> tuple[str, ...]:
     from nlora.sweeps.check import base_source
 
-    return ("run", base_source(sweep, run, sweep.output_dir), *run.overrides)
+    several = ("--processes", str(sweep.processes)) if sweep.processes > 1 else ()
+    return ("run", base_source(sweep, run, sweep.output_dir), *run.overrides, *several)
 
 
 class _Progress:

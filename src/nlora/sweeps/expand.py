@@ -67,6 +67,7 @@ class Sweep:
     """A sweep's file and its runs.
 
     path: the file. places: where its keys are written. configs: of the runs, by folder, once they are checked.
+    processes: of each run.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Sweep:
     runs: tuple[SweepRun, ...]
     runner: Literal["local", "ray"]
     ray: RayOptions
+    processes: int = 1
     configs: Mapping[Path, Config] = field(default_factory=dict)
 
 
@@ -107,7 +109,16 @@ def read_sweep(file: str, overrides: Sequence[str] = ()) -> Sweep:
     if reader.problems:
         raise InputErrors(dict.fromkeys(reader.problems))
     values = loaded.values
-    return Sweep(values.name, loaded.path, loaded.places, reader.output_dir, runs, values.runner, values.ray)
+    return Sweep(
+        values.name,
+        loaded.path,
+        loaded.places,
+        reader.output_dir,
+        runs,
+        values.runner,
+        values.ray,
+        values.processes,
+    )
 
 
 class _Reader:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nlora.errors import MissingExtraError, missing
+from nlora.models.launchers import cores
 from nlora.sweeps.file import RayOptions
 from nlora.sweeps.processes import Job, Launch, Process, best_launch, last_error, launch_command, stop
 
@@ -128,16 +129,18 @@ def run_in_folder(job: Job, folder: str, environment: Mapping[str, str]) -> Outc
     return outcome
 
 
-def environments(jobs: int, devices: Sequence[str]) -> list[dict[str, str]]:
-    """The environment variables of each of `jobs` places: a GPU, in turn, and an equal share of the cores.
+def environments(jobs: int, devices: Sequence[str], processes: int = 1) -> list[dict[str, str]]:
+    """The environment variables of each of `jobs` places: its GPUs, in turn, and an equal share of the cores.
 
-    The user's own OMP_NUM_THREADS is kept. A single job without a GPU gets the whole machine.
+    processes: of each job, with a GPU each. The user's own OMP_NUM_THREADS is kept. A single job without a GPU gets the
+    whole machine.
     """
     places: list[dict[str, str]] = []
+    groups = [",".join(devices[i : i + processes]) for i in range(0, len(devices), processes)]
     for i in range(jobs):
-        place = {"CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} if devices else {}
+        place = {"CUDA_VISIBLE_DEVICES": groups[i % len(groups)]} if groups else {}
         if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-            place["OMP_NUM_THREADS"] = str(max(1, _cores() // jobs))
+            place["OMP_NUM_THREADS"] = str(max(1, cores() // (jobs * processes)))
         places.append(place)
     return places
 
@@ -155,13 +158,6 @@ def visible_gpus() -> list[str]:
 
 def _await(job: Job, process: Process, ended: queue.SimpleQueue[tuple[Job, int]]) -> None:
     ended.put((job, process.wait()))
-
-
-def _cores() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _ray() -> Any:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from process_group import learn_together
 from safetensors.torch import load_file
 
 from helpers import ANIMALS, COLORS, learn, write_config, write_task
 from nlora.methods.registry import method_names
 from nlora.runs.summary import read_summary
-from process_group import learn_together
 
 TinyModel = Callable[[str], Path]
 pytestmark = pytest.mark.slow
@@ -75,9 +74,7 @@ def predictions(run: Path) -> list[str]:
     return [file.read_text() for file in sorted((run / "outputs").glob("*/predict_eval_predictions.jsonl"))]
 
 
-@pytest.mark.parametrize(
-    ("case", "size"), [*((case, 2) for case in CASES), *((case, 4) for case in OF_FOUR)]
-)
+@pytest.mark.parametrize(("case", "size"), [*((case, 2) for case in CASES), *((case, 4) for case in OF_FOUR)])
 def test_any_number_of_processes_gives_the_same_adapters_and_answers(
     runs: Path, case: str, size: int
 ) -> None:
