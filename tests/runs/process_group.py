@@ -1,6 +1,6 @@
 """Several processes that learn runs together, started as a launcher starts them.
 
-As a program: `process_group.py FILE` learns the runs of a JSON file, one after another: [[config, [override, ...]], ...].
+As a program: `process_group.py FILE` learns the runs of a JSON file in turn: [[config, [override, ...]], ...].
 """
 
 from __future__ import annotations
