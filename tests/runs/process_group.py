@@ -17,8 +17,13 @@ LIMIT_SECONDS = 300
 Runs = Sequence[tuple[Path, Sequence[str]]]
 
 
-def environments(size: int) -> list[dict[str, str]]:
-    """What torchrun would give each of `size` processes."""
+def environments(size: int, launcher: str) -> list[dict[str, str]]:
+    """What torchrun or srun would give each of `size` processes."""
+    if launcher == "srun":  # the port follows from the number of the job
+        common = {"SLURM_STEP_NUM_TASKS": str(size), "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_ID": "0",
+                  "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_TASKS_PER_NODE": str(size)}  # fmt: skip
+        own = ("SLURM_PROCID", "SLURM_LOCALID")
+        return [os.environ | common | dict.fromkeys(own, str(rank)) for rank in range(size)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -27,10 +32,10 @@ def environments(size: int) -> list[dict[str, str]]:
     return [os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
-def start(size: int, arguments: Sequence[str], folder: Path) -> list[subprocess.Popen[bytes]]:
+def start(size: int, arguments: Sequence[str], folder: Path, launcher: str) -> list[subprocess.Popen[bytes]]:
     """`python ARGUMENTS` in each process of a group; what each prints goes to folder/<rank>.txt."""
     processes = []
-    for rank, environment in enumerate(environments(size)):
+    for rank, environment in enumerate(environments(size, launcher)):
         with (folder / f"{rank}.txt").open("wb") as file:
             processes.append(
                 subprocess.Popen(
@@ -40,11 +45,11 @@ def start(size: int, arguments: Sequence[str], folder: Path) -> list[subprocess.
     return processes
 
 
-def learn_together(size: int, runs: Runs, folder: Path) -> None:
-    """Learn the runs with several processes."""
+def learn_together(size: int, runs: Runs, folder: Path, launcher: str) -> None:
+    """Learn the runs with several processes. launcher: torchrun or srun."""
     folder.mkdir()
     (folder / "runs.json").write_text(json.dumps([[str(config), list(texts)] for config, texts in runs]))
-    processes = start(size, [__file__, str(folder / "runs.json")], folder)
+    processes = start(size, [__file__, str(folder / "runs.json")], folder, launcher)
     try:
         for process in processes:
             process.wait(LIMIT_SECONDS)

@@ -58,9 +58,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel) -> Pat
         configs[case] = write_config(folder / case, tiny_model(values.pop("model", "llama")), **values)
     for case, config in configs.items():
         learn(config, f"output_dir={folder / case / '1'}")
-    for size, cases in ((2, list(CASES)), (4, OF_FOUR)):
+    for size, cases, launcher in ((2, list(CASES), "torchrun"), (4, OF_FOUR, "srun")):
         of_size = [(configs[case], [f"output_dir={folder / case / str(size)}"]) for case in cases]
-        learn_together(size, of_size, folder / f"{size} processes")
+        learn_together(size, of_size, folder / f"{size} processes", launcher)
     return folder
 
 

@@ -187,8 +187,8 @@ def is_first(error: BaseException) -> bool:
     if not several():
         return True
     if _may_speak is None:
-        _may_speak = True
-        with suppress(Exception):  # whoever kept the count is gone
+        _may_speak = not lost_process(error)  # if whoever keeps the count is gone, too
+        with suppress(Exception):
             from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
             _may_speak = PrefixStore("nlora", _get_default_store()).add("failed", 1) == 1
