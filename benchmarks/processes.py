@@ -34,8 +34,7 @@ def step_seconds(arguments: Sequence[str], processes: int, threads: int) -> floa
         )
         states = Path(folder).glob("run/outputs/*/trainer_state.json")
         steps = sum(json.loads(state.read_text())["global_step"] for state in states)
-        seconds = sum(read_summary(f"{folder}/run").train_seconds)
-    return seconds / steps
+        return float(sum(read_summary(f"{folder}/run").train_seconds) / steps)
 
 
 def main() -> None:

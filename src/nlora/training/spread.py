@@ -44,9 +44,8 @@ def prepare(trainable: Trainable, seed: int) -> None:
         return
     # The same masks on other examples would not be independent.
     set_seed(seed, device_specific=True)
-    if (
-        factors := trainable.factors()
-    ):  # the backbone is the same everywhere: only factors have to be sent around
+    factors = trainable.factors()
+    if factors:  # the backbone is the same everywhere, and only they have to be sent around
         sent = {id(tensor) for f in factors.values() for tensor in (f.A, f.B)}
         model: nn.Module = trainable.model
         named = [*model.named_parameters(), *model.named_buffers()]

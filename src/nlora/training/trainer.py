@@ -177,12 +177,7 @@ def train(
     trainer = PenalizedTrainer(
         model=trainable.model,
         args=_training_arguments(
-            options,
-            options.warmup(len(examples)),
-            seed,
-            folder,
-            together=together,
-            **spread.arguments(trainable),
+            options, len(examples), seed, folder, together, **spread.arguments(trainable)
         ),
         train_dataset=examples if weights is None else WeightedExamples(examples, weights),
         data_collator=collate if weights is None else weighted(collate),
@@ -252,12 +247,10 @@ def _order(
 
 
 def _training_arguments(
-    options: TrainOptions, warmup: int, seed: int, folder: Path, *, together: bool, **further: Any
+    options: TrainOptions, examples: int, seed: int, folder: Path, together: bool, **further: Any
 ) -> TrainingArguments:
-    """warmup: optimizer steps.
-
-    together: whether examples share a micro-batch. If each has its own, the optimizer step is the same.
-    """
+    """together: whether examples share a micro-batch. If each has its own, the optimizer step is the same."""
+    warmup = options.warmup(examples)
     share = math.ceil(options.batch_size / processes.size())
     micro = min(options.micro_batch_size or share, share) if together else 1
     arguments = TrainingArguments(
