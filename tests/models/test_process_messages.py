@@ -6,9 +6,10 @@ import pickle
 import subprocess
 import sys
 
+import pytest
 import torch
 
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, RunError
 from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, agreed
 
@@ -46,3 +47,19 @@ def test_the_safest_of_several_verdicts_holds() -> None:
     other = FastPaths("padded", True, "single", False, "padded", ("scoring in packed rows fails; not used",))
     assert agreed([fast]) == fast
     assert agreed([fast, other, fast]) == FastPaths("padded", True, "single", False, "padded", other.notes)
+
+
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_more_processes_than_gpus_are_refused_before_any_waits_for_another(
+    monkeypatch: pytest.MonkeyPatch, local_rank: int
+) -> None:
+    monkeypatch.setattr(processes, "_common_error", None)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    for name, value in {"RANK": local_rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2,
+                        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(RunError, match="2 processes were started on this machine, but only 1 GPU can") as raised, \
+            processes.joined():  # fmt: skip
+        pass
+    assert processes.speaks(raised.value) == (local_rank == 0)  # one text

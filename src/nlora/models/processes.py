@@ -45,7 +45,7 @@ class _Group:
 
 
 _ALONE = _Group(0, 1)
-_started: _Group | None = None  # once per process
+_joined: _Group | None = None  # the group of several, which a process joins once
 _current = _ALONE
 _common_error: BaseException | None = None  # raised here because the main process has raised it
 _may_speak: bool | None = None  # whether this process was the first to fail, once that is known
@@ -60,7 +60,7 @@ def joined() -> Iterator[None]:
     """
     global _current
     before = _current
-    _current = _started or _start()
+    _current = _joined or _start()
     try:
         yield
     finally:
@@ -166,7 +166,7 @@ def add_up(tensors: Iterable[Tensor]) -> None:
 
 def several() -> bool:
     """Whether this process has joined others, in a block of `joined` or before."""
-    return _started is not None and _started.size > 1
+    return _joined is not None
 
 
 def speaks(error: BaseException) -> bool:
@@ -182,10 +182,8 @@ def is_first(error: BaseException) -> bool:
     global _may_speak
     if error is _common_error:
         return False
-    if _started is None:  # stopped while starting
+    if not several():  # alone, or still starting, where all are stopped alike
         return isinstance(error, Exception) or os.environ.get("RANK", "0") == "0"
-    if not several():
-        return True
     if _may_speak is None:
         _may_speak = not lost_process(error)  # if whoever keeps the count is gone, too
         with suppress(Exception):
@@ -219,17 +217,18 @@ def _broadcast(outcome: Any) -> Any:
 
 def _start() -> _Group:
     """Join the group that the environment describes; the group of one if it describes none."""
-    global _started
+    global _joined
     os.environ.update(launchers.from_slurm(os.environ))
     launch = launchers.launch_of(os.environ)
     try:
         launchers.refuse_sharding(os.environ)
-        _started = _ALONE if launch is None else _join(launch)
+        if launch is not None:
+            _joined = _join(launch)
     except RunError as error:
-        if launch is not None and launch.rank:  # they all find the same
+        if launch is not None and launch.local_rank:  # all those of a machine find the same
             _remembered(error)
         raise
-    return _started
+    return _joined or _ALONE
 
 
 def _join(launch: launchers.Launch) -> _Group:
@@ -240,10 +239,11 @@ def _join(launch: launchers.Launch) -> _Group:
     from accelerate import PartialState
 
     has_accelerator = torch.accelerator.is_available()
-    if has_accelerator and launch.local_rank >= (count := torch.accelerator.device_count()):
+    here = max(launch.local_size, launch.local_rank + 1)
+    if has_accelerator and here > (count := torch.accelerator.device_count()):
         raise RunError(
-            f"{launch.local_size} processes on this machine, but only {count} visible GPU{'s' if count > 1 else ''}; "
-            "start one process for each GPU"
+            f"{here} processes were started on this machine, but only {count} GPU{'s' if count > 1 else ''} can be "
+            "seen; start one process for each GPU"
         )
     # Without `cpu`, accelerate leaves each process alone on a machine without a GPU.
     state = PartialState(cpu=not has_accelerator, timeout=_PATIENCE)
