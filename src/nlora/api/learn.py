@@ -112,13 +112,12 @@ def _is_complete(config: Config) -> bool:
 def versions(loaded: LoadedConfig) -> dict[str, str]:
     """What a run's numbers depend on in addition to its configuration."""
     packages = ("torch", "transformers", "peft", "accelerate", "tokenizers")
-    number = processes.size()
     return {
         "nlora": __version__,
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
         **version_of(loaded.config.method.name, loaded.base_folder),
-        **({"processes": str(number)} if number > 1 else {}),
+        "processes": str(processes.size()),
     }
 
 
