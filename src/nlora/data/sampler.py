@@ -75,11 +75,11 @@ class ProcessBatches:
 
     >>> order = LengthGroupedSampler([3, 30, 4, 31, 5], batch_size=4, seed=1)
     >>> list(order)
-    [0, 4, 1, 3, 2]
+    [0, 2, 4, 1, 3]
     >>> for rank in range(2):
     ...     list(ProcessBatches(order, batch_size=4, micro=2, rank=rank, size=2))
-    [[0, 4], [2]]
-    [[1, 3], []]
+    [[0, 2], [3]]
+    [[4, 1], []]
     """
 
     def __init__(self, sampler: Order, *, batch_size: int, micro: int, rank: int, size: int) -> None:
