@@ -232,8 +232,10 @@ def _start() -> _Group:
 
 
 def _join(launch: launchers.Launch) -> _Group:
-    # Before torch is imported, which reads it.
+    # Before torch is imported, which reads them.
     os.environ.setdefault("OMP_NUM_THREADS", str(launchers.threads(os.environ, launch.local_size)))
+    # Else every process warns that DistributedDataParallel looks for unused parameters, though it may find none.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
     import torch.distributed as dist
     from accelerate import PartialState
