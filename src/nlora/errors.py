@@ -79,6 +79,9 @@ class InputErrors(NloraError, ValueError):
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[InputErrors], tuple[tuple[Problem, ...]]]:
+        return InputErrors, (self.problems,)  # by default, it would be made again from the text
+
 
 class ModelError(NloraError, ValueError):
     """A model or tokenizer that does not exist or does not suit its use.

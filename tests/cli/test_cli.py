@@ -241,3 +241,58 @@ def test_usage_mistakes_exit_with_two(nlora: Nlora) -> None:
     assert nlora("learn").status == 2
     assert nlora("run").status == 2
     assert nlora("--version").out.startswith("nlora ")
+
+
+def test_processes_and_a_launcher_exclude_each_other(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    launched = {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    }
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    told = nlora("run", config, "--processes", 2)
+    assert told.status == 2
+    assert told.err == (
+        "error: --processes: a launcher has started several processes already; leave out --processes, or the launcher\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "note"),
+    [
+        ({"WORLD_SIZE": "2"}, "- WORLD_SIZE is 2, but no launcher has started this process"),
+        (
+            {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"},
+            "- accelerate launch started a single process",
+        ),
+    ],
+)
+def test_a_run_that_is_alone_against_expectation_says_so(
+    tmp_path: Path,
+    tiny_model: TinyModel,
+    nlora: Nlora,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    note: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = nlora("run", write_config(tmp_path, tiny_model("llama"), train={"epochs": 1}))
+    assert told.status == 0
+    assert note in told.out
+
+
+def test_a_split_model_is_refused_before_anything_is_loaded(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    told = nlora("run", write_config(tmp_path, tiny_model("llama")))
+    assert told.status == 2
+    assert told.err.startswith("error: ACCELERATE_USE_FSDP: accelerate is configured for FSDP")
+    assert not (tmp_path / "run").exists()

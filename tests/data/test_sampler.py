@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nlora.data.sampler import POOL_BATCHES, LengthGroupedSampler
+from nlora.data.sampler import POOL_BATCHES, LengthGroupedSampler, ProcessBatches
 
 LENGTHS = random.Random(7).choices(range(5, 300), k=1003)
 
@@ -68,3 +70,26 @@ def test_only_examples_of_one_pool_share_a_batch() -> None:
     few = LengthGroupedSampler(list(range(POOL_BATCHES)), batch_size=1, seed=2)
     assert sorted(few) == list(range(POOL_BATCHES))
     assert list(few) != sorted(few)
+
+
+@given(
+    examples=st.integers(0, 40),
+    batch=st.integers(1, 12),
+    micro=st.integers(1, 12),
+    size=st.integers(1, 5),
+)
+def test_processes_share_each_batch_and_take_the_same_number_of_steps(
+    examples: int, batch: int, micro: int, size: int
+) -> None:
+    order = LengthGroupedSampler([7 * i % 13 for i in range(examples)], batch_size=batch, seed=3)
+    shares = [
+        ProcessBatches(order, batch_size=batch, micro=micro, rank=rank, size=size) for rank in range(size)
+    ]
+    dealt = [list(share) for share in shares]
+    assert [len(some) for some in dealt] == [len(share) for share in shares] == [len(dealt[0])] * size
+    rounds = -(-batch // (micro * size))  # of a whole batch
+    indices = list(order)
+    for step, start in enumerate(range(0, examples, batch)):
+        parts = [part for some in dealt for part in some[step * rounds : (step + 1) * rounds]]
+        assert sorted(i for part in parts for i in part) == sorted(indices[start : start + batch])
+        assert max(map(len, parts)) <= micro

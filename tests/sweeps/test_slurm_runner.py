@@ -33,7 +33,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="finds the run in /pr
 
 
 def runner(folder: Path, cluster: str) -> SlurmRunner:
-    return SlurmRunner(SlurmOptions(gpus=0), folder / "slurm", cluster, poll_seconds=0.05)
+    return SlurmRunner(SlurmOptions(gpus=0), folder / "slurm", cluster=cluster, poll_seconds=0.05)
 
 
 @pytest.mark.slow

@@ -14,12 +14,12 @@ from filelock import FileLock
 from rich.console import Console
 
 from nlora.cli import app
-from nlora.cli.sweep import print_plan
+from nlora.cli.sweep import jobs_of, print_plan, runner_of
 from nlora.errors import InputErrors
 from nlora.runs.lock import LOCK_FILE
 from nlora.sweeps.check import check_sweep, state_of
 from nlora.sweeps.expand import read_sweep
-from nlora.sweeps.processes import Job
+from nlora.sweeps.processes import Job, best_launch, launch_command
 from nlora.sweeps.runners import LocalRunner, Outcome, environments, visible_gpus
 from sweeps import FIVE_TASKS, Machine, Running, job, sweep_with, swept, table, write_sweep
 
@@ -163,11 +163,15 @@ def test_a_command_that_cannot_be_started_is_a_failed_run(tmp_path: Path) -> Non
 
 def test_cores_and_gpus_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("nlora.sweeps.runners._cores", lambda: 8)
+    monkeypatch.setattr("nlora.sweeps.runners.cores", lambda: 8)
     assert environments(1, []) == [{}]
     assert environments(3, []) == [{"OMP_NUM_THREADS": "2"}] * 3
     assert environments(16, [])[0] == {"OMP_NUM_THREADS": "1"}
     assert [place["CUDA_VISIBLE_DEVICES"] for place in environments(3, ["4", "5"])] == ["4", "5", "4"]
+    # Two runs of two processes, with a GPU each.
+    assert environments(2, ["4", "5", "6", "7"], processes=2) == [
+        {"CUDA_VISIBLE_DEVICES": devices, "OMP_NUM_THREADS": "2"} for devices in ("4,5", "6,7")
+    ]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert environments(2, []) == [{}, {}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-a")
@@ -227,3 +231,19 @@ def test_the_shipped_sweep_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"method=nlora", "method.penalty=factor_l1"} <= set(methods["factor_l1"])
     for name in set(counts) - {"update_l1", "factor_l1"}:
         assert f"method={name}" in methods[name]
+
+
+def test_runs_of_several_processes_are_commands_with_a_gpu_for_each_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = read_sweep(write_sweep(tmp_path, processes=2))
+    assert all(job.arguments[-2:] == ("--processes", "2") for job in jobs_of(sweep))
+    assert best_launch(2) is launch_command
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(InputErrors, match=r"processes: 2 processes need a GPU each, but only 1 can be seen"):
+        runner_of(sweep, None)
+    made: list[Any] = []
+    monkeypatch.setattr("nlora.sweeps.runners.LocalRunner", lambda *given: made.append(given))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    runner_of(sweep, None)  # the third GPU is not enough for a second run
+    assert made == [(1, [{"CUDA_VISIBLE_DEVICES": "0,1"}], launch_command)]

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,7 +14,6 @@ import torch
 from nlora.config.schema import LoraOptions
 from nlora.config.train_options import TrainOptions
 from nlora.data.task import TokenizedExample
-from nlora.errors import RunError
 from nlora.methods.registry import build
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import AdapterState, LoraAdapter
@@ -143,14 +141,6 @@ def test_the_first_steps_equal_a_loop_written_by_hand(
     for name, f in state.items():
         torch.testing.assert_close(f.A, factors[name].A.detach(), rtol=0, atol=2e-5)
         torch.testing.assert_close(f.B, factors[name].B.detach(), rtol=0, atol=2e-5)
-
-
-def test_a_batch_that_cannot_be_split_is_refused(
-    tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "PartialState", lambda: SimpleNamespace(num_processes=3))
-    with pytest.raises(RunError, match="cannot be split evenly over 3 processes"):
-        trained(tmp_path, tiny_model("llama"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,17 @@ from nlora.api.downloads import announce_downloads
 from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig
 from nlora.config.protocol import protocol_notes
+from nlora.config.schema import Config
 from nlora.data.scorers import versions_of_scorers
+from nlora.errors import RunError
 from nlora.evaluation.choices import decode_of
 from nlora.methods.registry import version_of
+from nlora.models import launchers, processes
 from nlora.report.formatting import duration
 from nlora.report.write import REPORT_FILE
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
+from nlora.runs.follower import open_together
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.repair import Repair, damage_to_repair, refuse_damage
@@ -33,9 +38,17 @@ def learn(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> 
     """Learn the sequence of tasks, or resume it; a complete run is left alone.
 
     repair: do again what is damaged in the folder; otherwise RunError names it.
+    If a launcher has started several processes, all of them learn one run, and only the main one reports progress.
+
     Raises InputErrors with all mistakes in data, model and method before anything is written.
     """
+    with processes.joined():
+        return _learn(loaded, progress if processes.is_main() else Progress(), repair=repair)
+
+
+def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary:
     from nlora.models.backbone import load_backbone
+    from nlora.models.fast_paths import agreed
     from nlora.runs.preflight import preflight, probes
     from nlora.runs.sequence import learn_sequence
     from nlora.runs.stage_results import task_records
@@ -43,12 +56,19 @@ def learn(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> 
 
     config = loaded.config
     folder = Path(config.output_dir)
+    if len(set(processes.gather(config.model_dump_json()))) > 1:
+        raise RunError(
+            "the processes of this run were started with different configurations; give all of them the same, or start "
+            "runs of their own one by one (under Slurm with srun --ntasks=1)"
+        )
+    if repair and processes.size() > 1:
+        raise RunError("a repair takes one process; leave --processes or the launcher out until it is done")
     plan = unfinished_plan(loaded, progress, repair=repair)
     if plan is None:
-        return _complete(loaded, progress)
+        return processes.from_main(_complete, loaded, progress)
     damage = damage_to_repair(RunFolder.read(config)) if repair else {}
     with (
-        RunFolder.open(config, versions(loaded), loaded.base_folder, damaged=damage) as run,
+        open_together(config, versions(loaded), loaded.base_folder, damaged=damage) as run,
         _saying_what_is_kept(run, progress),
     ):
         task_records(run, plan.tasks)  # refuses changed examples before the model is loaded
@@ -68,16 +88,20 @@ def learn(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> 
             needs_gradients=plan.methods[0].trains == "adapter",
             generates=any(decode_of(task, config.evaluate) == "generate" for task in plan.tasks),
         )
+        paths = agreed(processes.gather(paths))
+        together = f" in {processes.size()} processes" if processes.size() > 1 else ""
         progress.say(
-            f"{config.name}: {config.method.label} learns {len(plan.tasks)} tasks on {config.model}, "
+            f"{config.name}: {config.method.label} learns {len(plan.tasks)} tasks on {config.model}{together}, "
             f"about {duration(plan.seconds)}"
         )
-        for note in (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes):
+        alone = launchers.lone_note(os.environ)
+        notes = (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes)
+        for note in (*notes, *([alone] if alone else [])):
             progress.say(f"- {note}")
         with one_wandb_run():
             repairs = Repair(run, damage, plan.methods, progress) if repair else None
             learn_sequence(plan, backbone, run, progress, paths, repair=repairs)
-        return finish_run(run, progress)
+        return processes.from_main(finish_run, run, progress)
 
 
 def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> Plan | None:
@@ -85,22 +109,27 @@ def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = 
 
     Raises RunError for a damaged run that is not to be repaired.
     """
-    # An existing run first says whether it belongs to this configuration and whether anything is left to do.
-    folder = Path(loaded.config.output_dir)
+    if processes.from_main(_is_learned, loaded.config, progress, repair=repair):
+        return None
+    announce_downloads(loaded.config, progress)
+    return processes.main_first(lambda: make_plan(loaded))
+
+
+def _is_learned(config: Config, progress: Progress, *, repair: bool) -> bool:
+    """Whether nothing is left to learn; an existing run first says whether it belongs to this configuration."""
+    folder = Path(config.output_dir)
     if repair:
         read_run_file(folder)  # a folder without a run has nothing to repair
-    if (folder / RUN_FILE).is_file():
-        run = RunFolder.existing(loaded.config)
-        if not repair:
-            refuse_damage(run)
-        else:
-            run.damaged.update(damage := damage_to_repair(run))
-            if not damage:
-                progress.say(f"{folder}: no stage is damaged")
-        if run.is_learned():
-            return None
-    announce_downloads(loaded.config, progress)
-    return make_plan(loaded)
+    if not (folder / RUN_FILE).is_file():
+        return False
+    run = RunFolder.existing(config)
+    if not repair:
+        refuse_damage(run)
+    else:
+        run.damaged.update(damage := damage_to_repair(run))
+        if not damage:
+            progress.say(f"{folder}: no stage is damaged")
+    return run.is_learned()
 
 
 def versions(loaded: LoadedConfig) -> dict[str, str]:
@@ -112,6 +141,7 @@ def versions(loaded: LoadedConfig) -> dict[str, str]:
         **{package: version(package) for package in packages},
         **version_of(loaded.config.method.name, loaded.base_folder),
         **versions_of_scorers(loaded.config, loaded.base_folder),
+        "processes": str(processes.size()),
     }
 
 
@@ -132,6 +162,8 @@ def _saying_what_is_kept(run: RunFolder, progress: Progress) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        if isinstance(error, Exception) and processes.is_first(error):
+            run.log_failure(error)
         kept = _what_is_kept(run)
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(kept) from error

@@ -6,9 +6,11 @@ Exit status: 0 done, 2 wrong input or usage, 1 any other failure, 130 stopped fr
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,13 +24,14 @@ from nlora.cli.cp import cp
 from nlora.cli.evaluate import evaluate
 from nlora.cli.export import export
 from nlora.cli.gate import gate
-from nlora.cli.group import Commands, Stopped
+from nlora.cli.group import STOPPED, Commands, Stopped
 from nlora.cli.ls import ls
 from nlora.cli.predict import predict
 from nlora.cli.report import report
 from nlora.cli.run import demo, run
 from nlora.cli.sweep import sweep
 from nlora.errors import InputErrors, NloraError
+from nlora.models import processes
 from nlora.runs.quiet import quiet
 from nlora.runs.signals import stopped_like_ctrl_c
 
@@ -71,7 +74,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         # Accepted anywhere on the line, not only before the command.
-        sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a != "--debug")]
+        sys.argv = [sys.argv[0], "--debug", *(a for a in sys.argv[1:] if a != "--debug")]
     errors = Console(stderr=True)
     try:
         with stopped_like_ctrl_c(), contextlib.nullcontext() if debug else quiet():
@@ -79,21 +82,37 @@ def main() -> None:
     except NloraError as error:
         if debug:
             traceback.print_exc()
+        errors.quiet = not processes.speaks(error)
         count = len(error.problems) if isinstance(error, InputErrors) else 1
         head = "[bold red]error:[/] " if count == 1 else f"[bold red]{count} errors:[/]\n"
         errors.print(head + escape(str(error)), highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _exit(2)
     except Stopped as stopped:
+        errors.quiet = not processes.speaks(stopped)
         errors.print(escape("; ".join(["stopped", *map(str, stopped.args)])), highlight=False, soft_wrap=True)
-        sys.exit(130)
+        _exit(STOPPED)
     except Exception as error:  # the last line of defense: users see one line, and the rest with --debug
         if debug:
             traceback.print_exc()
+        errors.quiet = not processes.speaks(error)
         kind = type(error).__name__
+        if processes.lost_process(error):
+            errors.print(f"[bold red]error:[/] {processes.LOST}", highlight=False, soft_wrap=True)
+            _exit(1)
         errors.print(
             f"[bold red]internal error:[/] {escape(kind)}: {escape(str(error))}\n"
             "run again with --debug for the traceback",
             highlight=False,
             soft_wrap=True,
         )
-        sys.exit(1)
+        _exit(1)
+
+
+def _exit(status: int) -> NoReturn:
+    """Exit; at once if other processes wait for this one, because taking torch down may take seconds."""
+    if processes.several():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -9,6 +9,9 @@ from typer.core import TyperGroup
 
 from nlora.errors import InputErrors, Problem
 
+STOPPED = 130
+"""The exit status of a command that is stopped from the keyboard or by SIGTERM."""
+
 
 class Stopped(BaseException):
     """Raised instead of KeyboardInterrupt, which Typer turns into a silent exit."""

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from nlora.cli.launch import Processes, end_with_launcher, launch
 from nlora.cli.options import Overrides, Source
 from nlora.errors import InputErrors, Problem
+from nlora.models.processes import is_main, joined, main_first
 
 if TYPE_CHECKING:
     from nlora.config.load import LoadedConfig
@@ -25,6 +27,7 @@ _TRAINED = {"adapter": "adapters", "model": "models", "weights.safetensors": "we
 def run(
     source: Source,
     overrides: Overrides = None,
+    processes: Processes = 1,
     repair: Annotated[
         bool, typer.Option("--repair", help="Train or score again the stages whose files are damaged.")
     ] = False,
@@ -32,17 +35,38 @@ def run(
     """Learn a sequence of tasks; the same command resumes a run that was stopped."""
     from nlora.config.load import load_config
 
-    _learn(load_config(source, overrides or []), Console(), repair=repair)
+    texts = overrides or []
+    if processes > 1:
+        launch(processes, ["run", source, *texts, *(["--repair"] if repair else [])])
+    end_with_launcher()
+    with joined():
+        loaded = main_first(lambda: load_config(source, texts))
+        _learn(loaded, Console(quiet=not is_main()), repair=repair)
 
 
-def demo(overrides: Overrides = None) -> None:
+def demo(overrides: Overrides = None, processes: Processes = 1) -> None:
     """Compare N-LoRA with plain incremental LoRA on the built-in model and tasks."""
-    from nlora.api.learn import unfinished_plan
-    from nlora.config.load import load_config
     from nlora.report.terminal import comparison_table
-    from nlora.runs.events import Progress
 
     texts = overrides or []
+    if processes > 1:
+        launch(processes, ["demo", *texts])
+    end_with_launcher()
+    with joined():
+        console = Console(quiet=not is_main())
+        summaries = []
+        for loaded in _demo_runs(texts, console):
+            summaries.append(_learn(loaded, console))
+            console.print()
+        console.print(comparison_table(summaries))
+
+
+def _demo_runs(texts: list[str], console: Console) -> list[LoadedConfig]:
+    """The demo's runs. Raises InputErrors for mistakes in any of them, before the first one trains."""
+    from nlora.api.learn import unfinished_plan
+    from nlora.config.load import load_config
+    from nlora.runs.events import Progress
+
     for text in texts:
         if text.partition("=")[0].strip() in ("method", "method.name", "name"):
             what = (
@@ -54,14 +78,9 @@ def demo(overrides: Overrides = None) -> None:
     for method in DEMO_METHODS:
         loaded = load_config(DEMO, [f"method={method}", f"name={method}", *texts])
         runs.append(_moved(loaded, folder / method))
-    console = Console()
-    for loaded in runs[1:]:  # mistakes in any run are reported before the first one trains
+    for loaded in runs[1:]:  # the first one's are reported when it starts
         unfinished_plan(loaded, Progress(lambda event: console.print(event, markup=False, highlight=False)))
-    summaries = []
-    for loaded in runs:
-        summaries.append(_learn(loaded, console))
-        console.print()
-    console.print(comparison_table(summaries))
+    return runs
 
 
 def _moved(loaded: LoadedConfig, folder: Path) -> LoadedConfig:

@@ -68,12 +68,18 @@ def sweep(
 def runner_of(sweep: Sweep, jobs: int | None) -> Runner:
     """What runs the sweep. jobs: runs side by side on this machine; None is one per visible GPU, or 1 without any."""
     from nlora.errors import InputErrors, Problem
+    from nlora.sweeps.processes import best_launch
     from nlora.sweeps.runners import LocalRunner, environments, visible_gpus
 
+    processes = sweep.processes
     if sweep.runner == "local":
         gpus = visible_gpus()
-        places = jobs or len(gpus) or 1
-        return LocalRunner(places, environments(places, gpus))
+        if gpus and len(gpus) < processes:
+            what = f"{processes} processes need a GPU each, but only {len(gpus)} can be seen"
+            raise InputErrors([sweep.places.problem(("processes",), what)])
+        usable = gpus[: len(gpus) // processes * processes]
+        places = jobs or len(usable) // processes or 1
+        return LocalRunner(places, environments(places, usable, processes), best_launch(processes))
     if jobs is not None:
         what = f"is for runner: local; the keys of {sweep.runner} in the sweep's file say what a run needs"
         raise InputErrors([Problem("--jobs", what)])
@@ -81,10 +87,10 @@ def runner_of(sweep: Sweep, jobs: int | None) -> Runner:
         if sweep.runner == "ray":
             from nlora.sweeps.ray_runner import RayRunner
 
-            return RayRunner(sweep.ray)
+            return RayRunner(sweep.ray, processes)
         from nlora.sweeps.slurm_runner import SlurmRunner
 
-        return SlurmRunner(sweep.slurm, sweep.output_dir / "slurm")
+        return SlurmRunner(sweep.slurm, sweep.output_dir / "slurm", processes=processes)
     except InputErrors as error:
         raise InputErrors(map(sweep.places.located, error.problems)) from error
 
@@ -145,7 +151,8 @@ def jobs_of(sweep: Sweep) -> list[Job]:
 def _arguments(sweep: Sweep, run: SweepRun) -> tuple[str, ...]:
     from nlora.sweeps.check import base_source
 
-    return ("run", base_source(sweep, run, sweep.output_dir), *run.overrides)
+    several = ("--processes", str(sweep.processes)) if sweep.processes > 1 else ()
+    return ("run", base_source(sweep, run, sweep.output_dir), *run.overrides, *several)
 
 
 def _tasks(sweep: Sweep, run: SweepRun) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 POOL_BATCHES = 50
 """Number of batches in a pool: larger pools have less padding, but are less random. transformers uses 50, too."""
@@ -53,3 +54,50 @@ class LengthGroupedSampler:
         for batch in batches:
             yield from batch
         yield from sorted(shuffled[whole:], key=self._lengths.__getitem__)
+
+
+class Order(Protocol):
+    """The indices of one epoch, over all processes."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[int]: ...
+
+
+class ProcessBatches:
+    """A batch sampler: the micro-batches of one of several processes.
+
+    The order is cut into the batches of the optimizer steps, which do not depend on the number of processes, and each
+    of these into micro-batches, which are dealt out in turn. A process for which none is left gets an empty one, so
+    that all processes take the same number of steps.
+
+    sampler: the order. batch_size: examples per optimizer step, over all processes. micro: per micro-batch.
+
+    >>> order = LengthGroupedSampler([3, 30, 4, 31, 5], batch_size=4, seed=1)
+    >>> list(order)
+    [0, 2, 4, 1, 3]
+    >>> for rank in range(2):
+    ...     list(ProcessBatches(order, batch_size=4, micro=2, rank=rank, size=2))
+    [[0, 2], [3]]
+    [[4, 1], []]
+    """
+
+    def __init__(self, sampler: Order, *, batch_size: int, micro: int, rank: int, size: int) -> None:
+        self.sampler = sampler  # accelerate sets its epoch
+        self._batch_size, self._micro, self._rank, self._size = batch_size, micro, rank, size
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.sampler), self._batch_size)
+        return whole * self._rounds(self._batch_size) + self._rounds(rest)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.sampler)
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            for turn in range(self._rounds(len(batch))):
+                at = (turn * self._size + self._rank) * self._micro
+                yield batch[at : at + self._micro]
+
+    def _rounds(self, examples: int) -> int:
+        """How many micro-batches each process gets of a batch."""
+        return -(-examples // (self._micro * self._size))

@@ -25,6 +25,7 @@ from nlora.evaluation.choices import Decode, decode_of
 from nlora.evaluation.greedy import greedy, greedy_generation, is_plain
 from nlora.evaluation.label_scoring import LabelTree, label_probabilities, likeliest_labels
 from nlora.evaluation.prefill import Prefiller
+from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Evaluator:
         *,
         probabilities: bool = False,
     ) -> Answers:
-        """The model's answers to `task.test`.
+        """The model's answers to `task.test`. Several processes share the work, and each gets all answers.
 
         on_answered: called after each batch with its number of examples.
         probabilities: compute those of the labels too; the task must be answered by `labels`.
@@ -137,19 +138,27 @@ class Evaluator:
         )
         answers = [_Found("")] * len(prompts)
         size = self._options.batch_size if self._paths.prefill != "single" else 1
-        for start in range(0, len(groups), size):
-            some = groups[start : start + size]
-            found = respond(prefiller, [TokenizedExample(prompts[group[0]].prompt_ids, []) for group in some])
-            for group, answer in zip(some, found, strict=True):
+        number = processes.size()
+        mine = groups[
+            processes.rank() :: number
+        ]  # dealt out in turn, so that all have prompts of all lengths
+        found: list[_Found] = []
+        for start in range(0, len(mine), size):
+            some = mine[start : start + size]
+            found += respond(
+                prefiller, [TokenizedExample(prompts[group[0]].prompt_ids, []) for group in some]
+            )
+            on_answered(sum(map(len, groups[start * number : (start + size) * number])))
+        for first, theirs in enumerate(processes.gather(found)):
+            for group, answer in zip(groups[first::number], theirs, strict=True):
                 for index in group:
                     answers[index] = answer
-            on_answered(sum(map(len, some)))
         tokens = [answer.tokens for answer in answers]
         return Answers(
             tuple(answer.text for answer in answers),
             decode,
             time.perf_counter() - begin,
-            batches=-(-len(groups) // size),
+            batches=sum(-(-len(groups[first::number]) // size) for first in range(number)),
             answer_tokens=sum(tokens) / len(tokens) if tokens and decode == "generate" else None,
             probabilities=tuple(answer.probabilities for answer in answers) if probabilities else None,
         )

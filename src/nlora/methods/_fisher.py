@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.task import TokenizedExample
+from nlora.models import processes
 from nlora.models.inspection import is_encoder_decoder
 from nlora.models.logits import answer_logits
 
@@ -24,7 +25,8 @@ def fisher_information(
 ) -> dict[str, Tensor]:
     """Mean over the examples of (∂ log p(answer | prompt) / ∂W)² for every named layer.
 
-    Returns (out, in) each, float32 on the CPU. Restores the model's mode, gradients and `requires_grad`.
+    Returns (out, in) each, float32 on the CPU. Several processes share the examples, and each gets the mean over all of
+    them. Restores the model's mode, gradients and `requires_grad`.
     Source: arXiv 1612.00796.
     """
     found: dict[str, Any] = {name: model.get_submodule(name) for name in modules}
@@ -42,7 +44,7 @@ def fisher_information(
     ) in layers.values():  # a parameter of its own, so that layers that share a weight get separate gradients
         layer.weight = nn.Parameter(layer.weight.detach())
     try:
-        for example in examples:
+        for example in examples[processes.rank() :: processes.size()]:
             batch = {key: value.to(device) for key, value in collate([example]).items()}
             logits, targets = answer_logits(model, batch)
             loss = F.cross_entropy(
@@ -58,6 +60,7 @@ def fisher_information(
         for parameter in required:
             parameter.requires_grad_(True)
         model.train(training)
+    processes.add_up(total.values())
     mean = {name: sum_ / len(examples) for name, sum_ in total.items()}
     # Conv1D stores its weight as (in, out).
     return {n: F_ if isinstance(layers[n], nn.Linear) else F_.t().contiguous() for n, F_ in mean.items()}

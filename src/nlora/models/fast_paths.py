@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -31,6 +32,23 @@ class FastPaths:
     kv_cache: bool
     generation: Rows
     notes: tuple[str, ...] = ()
+
+
+def agreed(found: Sequence[FastPaths]) -> FastPaths:
+    """The paths that are right for every process, given those that each has found."""
+    order: tuple[Rows, ...] = get_args(Rows)
+
+    def safest(rows: Iterable[Rows]) -> Rows:
+        return max(rows, key=order.index)
+
+    return FastPaths(
+        training=safest(paths.training for paths in found),
+        cpu_modules=all(paths.cpu_modules for paths in found),
+        prefill=safest(paths.prefill for paths in found),
+        kv_cache=all(paths.kv_cache for paths in found),
+        generation=safest(paths.generation for paths in found),
+        notes=tuple(dict.fromkeys(note for paths in found for note in paths.notes)),
+    )
 
 
 def default_paths(model: nn.Module, *, untried: bool = False) -> FastPaths:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
@@ -28,15 +27,24 @@ from filelock import FileLock
 
 from nlora.config.schema import Config
 from nlora.errors import RunError
+from nlora.models.processes import barrier, by_main
 from nlora.runs.atomic import DISK_FULL, disk_errors, publish_folder, remove, sweep, write_json
-from nlora.runs.checksums import weights_digest, write_checksums
-from nlora.runs.layout import ADAPTER, LOG_FILE, OUTPUTS, RUN_FILE, STAGE_FILE, stage_name, unfinished
+from nlora.runs.checksums import write_checksums
+from nlora.runs.layout import (
+    LOG_FILE,
+    MEMORY_FILE,
+    OUTPUTS,
+    RUN_FILE,
+    STAGE_FILE,
+    unfinished,
+)
 from nlora.runs.lock import free_lock, held_lock
 from nlora.runs.log_file import RunLog
-from nlora.runs.resume_points import stage_folder, sweep_points
+from nlora.runs.resume_points import sweep_points
 from nlora.runs.run_yaml import refuse_other_configuration, write_or_compare
-from nlora.runs.stage_files import read_zero_shot, trained, trained_task, write_zero_shot
-from nlora.runs.summary import Collision, StageRecord, Summary, read_summary, summary_of, write_summary
+from nlora.runs.stage_files import trained, write_zero_shot
+from nlora.runs.stored_run import StoredRun
+from nlora.runs.summary import Collision, StageRecord, Summary, write_summary
 from nlora.runs.task_records import TaskRecord
 
 
@@ -45,14 +53,11 @@ def write_stage_record(folder: Path, record: StageRecord) -> None:
     write_json(folder / STAGE_FILE, record.model_dump(mode="json"))
 
 
-class RunFolder:
+class RunFolder(StoredRun):
     """The folder of one run, locked while open. Open it with `RunFolder.open`; it is a context manager."""
 
     def __init__(self, folder: Path, config: Config, versions: Mapping[str, str], lock: FileLock) -> None:
-        self.folder = folder
-        self.config = config
-        self.versions = dict(versions)
-        self.damaged: set[int] = set()  # committed stages that are about to be repaired
+        super().__init__(folder, config, versions)
         self._lock = lock
         self._log: RunLog | None = None
 
@@ -125,52 +130,6 @@ class RunFolder:
             self._log = None
         self._lock.release()
 
-    # Layout
-
-    def stage_folder(self, stage: int, task_name: str | None = None) -> Path:
-        """The folder of a stage once committed. stage: from 1. task_name: None for the stage's own task."""
-        return self.folder / OUTPUTS / stage_name(stage, task_name or self._task(stage))
-
-    def adapter_folder(self, stage: int, task_name: str | None = None) -> Path:
-        """A committed stage's adapter, in PEFT's format."""
-        return self.stage_folder(stage, task_name) / ADAPTER
-
-    def resume_folder(self, stage: int) -> Path:
-        """Where the resume points of a stage are until it is committed."""
-        return stage_folder(self.folder, stage, self._task(stage))
-
-    # Progress
-
-    def is_committed(self, stage: int) -> bool:
-        """Whether a stage (from 1) is complete."""
-        return stage not in self.damaged and self.stage_folder(stage).is_dir()
-
-    def committed_stages(self) -> list[int]:
-        """The committed stages, from 1, in order: the first ones of the sequence, without a gap."""
-        return list(takewhile(self.is_committed, range(1, len(self.config.tasks) + 1)))
-
-    def is_learned(self) -> bool:
-        """Whether all stages are committed."""
-        return len(self.committed_stages()) == len(self.config.tasks)
-
-    def is_complete(self) -> bool:
-        """Whether all stages are committed and the summary is made from them, so that nothing is left to do."""
-        return self.is_learned() and not self._summary_is_outdated()
-
-    def stage_record(self, stage: int) -> StageRecord:
-        """The record of a committed stage. Raises RunError if it is missing or broken."""
-        folder = self.stage_folder(stage)
-        try:
-            return self._record_in(folder, stage)
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{folder / STAGE_FILE}: missing or broken; delete {folder} and all later stages to run them again"
-            ) from error
-
-    def weights_before(self, stage: int) -> str | None:
-        """A digest of the weights of all stages before this one; None for the first, or if it is not known."""
-        return weights_digest(self.stage_folder(stage - 1)) if stage > 1 else None
-
     # Writing
 
     @contextmanager
@@ -192,6 +151,7 @@ class RunFolder:
             if not trained(temporary):
                 remove(temporary)
                 temporary.mkdir(parents=True)
+        barrier()
         try:
             with disk_errors(temporary, only=DISK_FULL):
                 yield temporary
@@ -199,34 +159,22 @@ class RunFolder:
             write_checksums(temporary, self.weights_before(stage))
             publish_folder(temporary, final)
             sweep_points(self.folder)
+            barrier()
         finally:
             if not trained(temporary):
                 remove(temporary)
 
+    @by_main
     def write_zero_shot(self, scores: Mapping[str, float], records: Mapping[str, TaskRecord]) -> None:
         """Save the scores before any training, in percent, and the records of the tasks, both by task."""
         write_zero_shot(self.folder, scores, records)
 
-    def zero_shot(self) -> dict[str, float] | None:
-        """The scores before any training, by task; None if they were not written (yet)."""
-        found = read_zero_shot(self.folder)
-        return None if found is None else found[0]
+    @by_main
+    def drop_memory(self, stage: int) -> None:
+        """Remove what the method kept at a committed stage."""
+        (self.stage_folder(stage) / MEMORY_FILE).unlink(missing_ok=True)
 
-    def scored_records(self) -> list[tuple[int, dict[str, TaskRecord]]]:
-        """For each stage that scored (0: before any training), the records of its tasks; {} from an older version."""
-        before = read_zero_shot(self.folder)
-        committed = filter(self.is_committed, range(1, len(self.config.tasks) + 1))
-        records = [self.stage_record(stage) for stage in committed]
-        scored = [(record.stage, record.tasks) for record in records if not record.is_skipped]
-        return scored if before is None else [(0, before[1]), *scored]
-
-    def trained_records(self) -> dict[int, TaskRecord]:
-        """For each stage that trained, even if it is not scored yet, the record of its task, if known."""
-        tasks = {stage: records.get(self._task(stage)) for stage, records in self.scored_records() if stage}
-        if (stage := len(self.committed_stages()) + 1) <= len(self.config.tasks):
-            tasks[stage] = trained_task(unfinished(self.stage_folder(stage)))
-        return {stage: task for stage, task in tasks.items() if task is not None}
-
+    @by_main
     def write_summary(self, collision: Collision | None = None) -> Summary:
         """Write summary.json from the committed stages, and return it.
 
@@ -243,6 +191,11 @@ class RunFolder:
         """Copy the log messages of nlora and transformers to logs/train_and_infer.log until the folder is closed."""
         if self._log is None:
             self._log = RunLog(self.folder / LOG_FILE)
+
+    def log_failure(self, error: Exception) -> None:
+        """Write the error that ends the run to its log, if attached."""
+        if self._log is not None:
+            self._log.write_failure(error)
 
     def _prepare(self, base_folder: Path | None) -> None:
         """Remove the leftovers of a killed run, and check that the folder belongs to this configuration."""
@@ -266,35 +219,3 @@ class RunFolder:
         sweep_points(self.folder, keep=[self.resume_folder(stage) for stage in following])
         if self._summary_is_outdated():  # a new folder, or killed between a commit and its summary
             self.write_summary()
-
-    def _summary(self) -> Summary | None:
-        """The summary on the disk; None if it is missing or broken, since it can be made again from the stages."""
-        try:
-            return read_summary(self.folder)
-        except RunError:
-            return None
-
-    def _summary_is_outdated(self) -> bool:
-        summary = self._summary()
-        return summary is None or not summary.agrees_with(self._summary_now(summary.collision))
-
-    def _summary_now(self, collision: Collision | None) -> Summary:
-        records = [self.stage_record(stage) for stage in self.committed_stages()]
-        return summary_of(
-            self.config, records, zero_shot=self.zero_shot(), versions=self.versions, collision=collision
-        )
-
-    def _record_in(self, folder: Path, stage: int) -> StageRecord:
-        """The record in `folder`. Raises ValueError if it is missing, broken or of another stage."""
-        path = folder / STAGE_FILE
-        if not path.is_file():
-            raise ValueError(f"stage {stage} has no record; write_stage_record writes it")
-        record = StageRecord.model_validate_json(path.read_text(encoding="utf-8"))
-        if (record.stage, record.task) != (stage, self._task(stage)):
-            raise ValueError(f"{path}: this is the record of stage {record.stage}, {record.task}")
-        return record
-
-    def _task(self, stage: int) -> str:
-        if not 1 <= stage <= len(self.config.tasks):
-            raise ValueError(f"stage {stage} of a run of {len(self.config.tasks)} tasks; stages count from 1")
-        return self.config.tasks[stage - 1].name

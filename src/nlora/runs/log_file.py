@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+from nlora.errors import NloraError
 from nlora.runs.atomic import disk_errors
 
 _LOGGERS = ("nlora", "transformers")
@@ -29,21 +30,26 @@ class _Handler(logging.FileHandler):
 
 
 class RunLog:
-    """Appends log messages from INFO up to `path` until closed. Raises RunError if it cannot be written."""
+    """Appends log messages from `level` up to `path` until closed. Raises RunError if it cannot be written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, level: int = logging.INFO) -> None:
         with disk_errors(path):
             path.parent.mkdir(exist_ok=True)
             self._handler = _Handler(path, encoding="utf-8")
-        self._handler.setLevel(logging.INFO)
+        self._handler.setLevel(level)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(self._handler)
         ours = logging.getLogger(_LOGGERS[0])
         self._level_before = ours.level
         # Python drops INFO unless told otherwise; transformers has its own setting, which stays the user's.
-        if ours.getEffectiveLevel() > logging.INFO:
-            ours.setLevel(logging.INFO)
+        if ours.getEffectiveLevel() > level:
+            ours.setLevel(level)
+
+    def write_failure(self, error: Exception) -> None:
+        """The error that ends the run, with its traceback if it is not for the user to correct."""
+        trace = None if isinstance(error, NloraError) else error
+        logging.getLogger(_LOGGERS[0]).error("%s: %s", type(error).__name__, error, exc_info=trace)
 
     def close(self) -> None:
         """Detach the file and restore the loggers."""

@@ -26,6 +26,7 @@ from nlora.errors import AdapterError, InputErrors, NloraError, Problem
 from nlora.methods.base import Method
 from nlora.methods.registry import methods_of
 from nlora.models.positions import Positions, positions_of
+from nlora.models.processes import size
 from nlora.runs.checks import (
     early_stopping_problems,
     extension_problems,
@@ -102,8 +103,8 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Rough estimate of the run's time on this machine."""
-        return sum(stage.seconds for stage in self.stages)
+        """Rough estimate of the run's time on this machine, divided among the run's processes."""
+        return sum(stage.seconds for stage in self.stages) / size()
 
 
 def make_plan(loaded: LoadedConfig) -> Plan:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from accelerate import PartialState
-
 from nlora.config.schema import LoraOptions
 from nlora.methods.base import Method
+from nlora.models import processes
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import STAGE_FILE
 from nlora.runs.plan import Plan
@@ -70,13 +69,13 @@ def made_with(
             hashlib.sha256((run.stage_folder(earlier) / STAGE_FILE).read_bytes()).hexdigest()
             for earlier in range(1, stage)
         ],
-        "versions": run.versions,
+        "versions": {name: version for name, version in run.versions.items() if name != "processes"},
         "kinds of device": model.device.type,
     }
     if type(method).check_sequence is not Method.check_sequence:  # it may plan for the number of tasks
         found["numbers of tasks"] = len(plan.tasks)
     if _drops(model, plan.config.lora):
-        found["numbers of processes"] = PartialState().num_processes
+        found["numbers of processes"] = processes.size()
     return found
 
 

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from nlora.config.train_options import TrainOptions
 from nlora.errors import RunError
+from nlora.models.processes import from_main
 from nlora.runs.atomic import disk_errors, publish_folder, remove, sweep, write_json
 from nlora.runs.layout import RESUME, stage_name, unfinished
 from nlora.runs.signals import StopRequest
@@ -64,7 +65,7 @@ class StageResumePoints:
         self._folder, self._steps, self._options = folder, steps, options
         self._made_with, self._request, self._say = dict(made_with), request, say
         self._saved_at, self._cost = time.monotonic(), 0.0
-        self._latest = self._usable()
+        self._latest = from_main(self._usable)
 
     @property
     def latest(self) -> Path | None:
@@ -78,11 +79,14 @@ class StageResumePoints:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the process is asked to stop."""
-        return self._request.is_made
+        """Whether the main process is asked to stop."""
+        return from_main(lambda: self._request.is_made)
 
     def is_due(self, step: int) -> bool:
-        """Whether to save after this optimizer step. This alone decides it."""
+        """Whether to save after this optimizer step. This alone decides it, by the main process's clock."""
+        return from_main(self._is_due, step)
+
+    def _is_due(self, step: int) -> bool:
         if self._request.is_made:
             return True
         if isinstance(self._options.save_every, int):

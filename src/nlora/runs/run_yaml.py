@@ -67,7 +67,7 @@ def write_or_compare(
     last = resumed[-1]["versions"] if resumed else record["versions"]
     if last != dict(versions):
         names = [name for name in dict.fromkeys([*last, *versions]) if last.get(name) != versions.get(name)]
-        changed = [f"{name} {last.get(name)} -> {versions.get(name)}" for name in names]
+        changed = [f"{name} {last.get(name, 'unknown')} -> {versions.get(name, 'unknown')}" for name in names]
         _log.warning("%s: resumed with other versions than before: %s", folder, ", ".join(changed))
         resumed.append({"versions": dict(versions), "when": _now()})
         _write(path, record)

@@ -24,9 +24,10 @@ from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.adapter_source import copy_adapter
 from nlora.models.backbone import Backbone
 from nlora.models.fast_paths import FastPaths
+from nlora.models.processes import from_main
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
-from nlora.runs.layout import ADAPTER, MEMORY_FILE
+from nlora.runs.layout import ADAPTER
 from nlora.runs.plan import Plan
 from nlora.runs.repair import Repair
 from nlora.runs.resumable import resumable
@@ -103,10 +104,10 @@ def learn_sequence(
                 write_skipped(folder, tasks, stage)
             else:
                 if adopted is not None:
-                    copy_adapter(adopted.folder, folder / ADAPTER)
+                    from_main(copy_adapter, adopted.folder, folder / ADAPTER)
                     history.add(adopted.update)
                     result = _NOTHING_TRAINED
-                elif kept := trained(folder):
+                elif kept := from_main(trained, folder):
                     log.info("stage %d: %s is trained already and only needs scoring", stage, task.name)
                     history.reload_stage(folder, method, is_last=True)
                     result = TrainResult(**kept)
@@ -133,7 +134,7 @@ def learn_sequence(
                 progress.stage_done(stage, task.name, scores)
                 _say(notes, stage, task.name, progress)
         if stage > 1:  # the new stage has a memory of its own
-            (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
+            run.drop_memory(stage - 1)
         run.write_summary()
 
 
@@ -188,7 +189,7 @@ def _train(
             points=points,
             stateful={"method": method},
         )
-        trainable.commit(folder, base_model=config.model, tokenizer=backbone.tokenizer)
+        from_main(trainable.commit, folder, base_model=config.model, tokenizer=backbone.tokenizer)
         history.add(trainable.state())
     except NotFiniteError as error:
         raise RunError(not_finite_in_words(error, plan, stage)) from error

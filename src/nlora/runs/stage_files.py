@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from nlora.errors import RunError
+from nlora.models.processes import by_main
 from nlora.runs.atomic import disk_errors, flush_folder, write_json
 from nlora.runs.checksums import write_checksums
 from nlora.runs.layout import TRAINED_FILE
@@ -18,6 +19,7 @@ from nlora.runs.task_records import TaskRecord
 ZERO_SHOT_FILE = "zero_shot.json"
 
 
+@by_main
 def keep_trained(
     folder: Path, result: dict[str, Any], task: TaskRecord | None = None, after: str | None = None
 ) -> None:

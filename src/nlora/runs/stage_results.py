@@ -14,6 +14,7 @@ from nlora.errors import InputErrors, Problem
 from nlora.evaluation.answer import by_label, graded, percent
 from nlora.evaluation.choices import Metric
 from nlora.evaluation.evaluator import Answers
+from nlora.models.processes import by_main
 from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.released_files import (
     Prediction,
@@ -27,6 +28,7 @@ from nlora.runs.task_records import TaskRecord, changes, task_record
 from nlora.training.trainer import TrainResult
 
 
+@by_main
 def task_records(run: RunFolder, tasks: Sequence[Task]) -> dict[str, TaskRecord]:
     """The records of a run's tasks as they are now, by name.
 
@@ -81,6 +83,7 @@ def scores_of(
     }
 
 
+@by_main
 def write_stage(
     folder: Path,
     tasks: Sequence[Task],
@@ -172,6 +175,7 @@ def _label_results(task: Task, predictions: Sequence[Prediction]) -> dict[str, A
     return label_results(by_label(task, answers), sum(answer.is_outside for answer in answers))
 
 
+@by_main
 def write_skipped(folder: Path, tasks: Sequence[Task], stage: int) -> None:
     """Write the record of a stage at which the method trained nothing. Its row of R is empty."""
     record = StageRecord(

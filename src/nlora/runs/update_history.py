@@ -18,6 +18,7 @@ from nlora.methods.base import Memory, Method
 from nlora.models.lora_adapter import ADAPTER
 from nlora.models.lora_factors import AdapterState
 from nlora.models.merged_updates import MergedUpdates
+from nlora.models.processes import by_main
 from nlora.models.target_modules import is_quantized, linear_layer, shares_weight, takes_updates
 from nlora.models.unmerged_updates import UnmergedUpdates
 from nlora.runs.checksums import refuse_damaged_weights
@@ -80,8 +81,7 @@ class UpdateHistory:
         """Keep the method's memory, and save it in the folder of its stage."""
         self.memory = memory
         if memory:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in memory.items()}
-            (folder / MEMORY_FILE).write_bytes(safetensors.torch.save(tensors))
+            _write_memory(folder, memory)
 
     # Which updates are active
 
@@ -117,6 +117,12 @@ def keep_updates(model: nn.Module, module_names: Sequence[str]) -> MergedUpdates
     layers = [linear_layer(model, name) for name in module_names]
     can_merge = all(takes_updates(layer) and not shares_weight(model, layer) for layer in layers)
     return (MergedUpdates if can_merge else UnmergedUpdates)(model, module_names)
+
+
+@by_main
+def _write_memory(folder: Path, memory: Memory) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in memory.items()}
+    (folder / MEMORY_FILE).write_bytes(safetensors.torch.save(tensors))
 
 
 def load_memory(folder: Path) -> Memory:

@@ -63,8 +63,10 @@ Minutes = Annotated[int, BeforeValidator(_minutes)]
 class RayOptions(Frozen):
     """What one run needs of a Ray cluster."""
 
-    gpus: float | None = Field(None, ge=0, description="GPUs of each run; null: 1 if the cluster has any.")
-    cpus: float = Field(1, gt=0, description="CPU cores of each run.")
+    gpus: float | None = Field(
+        None, ge=0, description="GPUs of each process of a run; null: 1 if the cluster has any."
+    )
+    cpus: float = Field(1, gt=0, description="CPU cores of each process of a run.")
     memory: Memory | None = Field(None, description="Memory of each run, such as 16G; null: not asked for.")
     address: str | None = Field(
         None, min_length=1, description="Of the cluster, as host:port; null: RAY_ADDRESS, or this machine."
@@ -77,8 +79,8 @@ class SlurmOptions(Frozen):
 
     partition: str | None = Field(None, min_length=1, description="Partition; null: the cluster's default.")
     time: Minutes = Field(1440, description="Time limit of each run: minutes, or a text such as 4:00:00.")
-    gpus: int = Field(1, ge=0, description="GPUs of each run.")
-    cpus: int = Field(1, ge=1, description="CPU cores of each run.")
+    gpus: int = Field(1, ge=0, description="GPUs of each process of a run.")
+    cpus: int = Field(1, ge=1, description="CPU cores of each process of a run.")
     memory: Memory | None = Field(None, description="Memory of each run, such as 16G; null: the default.")
     array: int | None = Field(None, ge=1, description="Most runs at once; null: as many as Slurm allows.")
     requeue: int = Field(

@@ -68,6 +68,7 @@ class Sweep:
     """A sweep's file and its runs.
 
     path: the file. places: where its keys are written. configs: of the runs, by folder, once they are checked.
+    processes: of each run.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Sweep:
     runner: Literal["local", "ray", "slurm"]
     ray: RayOptions
     slurm: SlurmOptions
+    processes: int = 1
     configs: Mapping[Path, Config] = field(default_factory=dict)
 
 
@@ -118,6 +120,7 @@ def read_sweep(file: str, overrides: Sequence[str] = ()) -> Sweep:
         runner=values.runner,
         ray=values.ray,
         slurm=values.slurm,
+        processes=values.processes,
     )
 
 

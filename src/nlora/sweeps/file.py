@@ -35,6 +35,7 @@ class SweepFile(Frozen):
         (Config.model_fields["seed"].default,), min_length=1, description="One run for each."
     )
     output_dir: str | None = Field(None, min_length=1, description="Folder of the runs; null: runs/<name>.")
+    processes: int = Field(1, ge=1, description="Processes of each run (nlora run --processes).")
     runner: Literal["local", "ray", "slurm"] = Field("local", description="Where the runs run.")
     ray: RayOptions = RayOptions()
     slurm: SlurmOptions = SlurmOptions()

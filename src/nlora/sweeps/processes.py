@@ -61,9 +61,9 @@ Launch = Callable[[Job, Mapping[str, str]], Process]
 """Starts a job; the mapping is added to this process's environment variables."""
 
 
-def best_launch() -> Launch:
-    """How runs start fastest on this system: forked on Linux, as commands elsewhere."""
-    return launch_forked if sys.platform == "linux" else launch_command
+def best_launch(processes: int = 1) -> Launch:
+    """How runs of this many processes start fastest: on Linux, those of one process are forked."""
+    return launch_forked if sys.platform == "linux" and processes == 1 else launch_command
 
 
 def launch_command(job: Job, environment: Mapping[str, str], prefix: Sequence[str] = ()) -> Process:

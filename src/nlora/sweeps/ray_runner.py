@@ -36,16 +36,18 @@ _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 class RayRunner:
     """Runs each job as a task of Ray, in this process's current folder. Starting or finding Ray takes seconds.
 
+    processes: of each run; cpus and gpus are of each process.
     Raises InputErrors, with the key, if there is no such cluster or no place in it for a run; MissingExtraError.
     """
 
-    def __init__(self, options: RayOptions) -> None:
+    def __init__(self, options: RayOptions, processes: int = 1) -> None:
         self._ray = connected(options.address)
         there = self._ray.cluster_resources()
-        self._gpus = options.gpus if options.gpus is not None else float(there.get("GPU", 0) > 0)
+        gpus = options.gpus if options.gpus is not None else float(there.get("GPU", 0) > 0)
         self._options = options
+        self._cpus, self._gpus = processes * options.cpus, processes * gpus
         if options.address is None and "RAY_ADDRESS" not in os.environ:  # no node will join this machine
-            _check_fits({"gpus": ("GPU", self._gpus), "cpus": ("CPU", options.cpus)}, there)
+            _check_fits({"gpus": ("GPU", self._gpus), "cpus": ("CPU", self._cpus)}, there)
 
     def events(self, jobs: Iterable[Job]) -> Events:
         """What happens to each job, in the order in which it happens."""
@@ -92,7 +94,7 @@ class RayRunner:
             num_returns="streaming",
             max_retries=0,  # `events` tries again, and says so
             num_gpus=self._gpus,
-            num_cpus=options.cpus,
+            num_cpus=self._cpus,
             memory=options.memory,
             runtime_env={"env_vars": {"PYTHONPATH": path}} if path else None,
         )(events_on_worker)

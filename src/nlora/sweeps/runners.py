@@ -20,6 +20,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from nlora.models.launchers import cores
 from nlora.sweeps.check import RunState, state_of
 from nlora.sweeps.processes import Job, Launch, Process, best_launch, last_error, stop
 
@@ -125,16 +126,18 @@ def without_complete(jobs: Iterable[Job]) -> Generator[Found, None, list[Job]]:
     return left
 
 
-def environments(jobs: int, devices: Sequence[str]) -> list[dict[str, str]]:
-    """The environment variables of each of `jobs` places: a GPU, in turn, and an equal share of the cores.
+def environments(jobs: int, devices: Sequence[str], processes: int = 1) -> list[dict[str, str]]:
+    """The environment variables of each of `jobs` places: its GPUs, in turn, and an equal share of the cores.
 
-    The user's own OMP_NUM_THREADS is kept. A single job without a GPU gets the whole machine.
+    processes: of each job, with a GPU each. The user's own OMP_NUM_THREADS is kept. A single job without a GPU gets the
+    whole machine.
     """
     places: list[dict[str, str]] = []
+    groups = [",".join(devices[i : i + processes]) for i in range(0, len(devices), processes)]
     for i in range(jobs):
-        place = {"CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} if devices else {}
+        place = {"CUDA_VISIBLE_DEVICES": groups[i % len(groups)]} if groups else {}
         if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-            place["OMP_NUM_THREADS"] = str(max(1, _cores() // jobs))
+            place["OMP_NUM_THREADS"] = str(max(1, cores() // (jobs * processes)))
         places.append(place)
     return places
 
@@ -159,10 +162,3 @@ def _next(ended: queue.SimpleQueue[tuple[Job, int]]) -> tuple[Job, int]:
     while True:
         with contextlib.suppress(queue.Empty):
             return ended.get(timeout=_STEP_SECONDS)
-
-
-def _cores() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -43,12 +43,19 @@ _POLL_SECONDS = 5.0
 class SlurmRunner:
     """Runs each job as a Slurm job, in this process's current folder.
 
-    folder: for submitit's files. cluster: one of submitit's executors; `local` and `debug` are for tests.
+    folder: for submitit's files. processes: of each run; cpus and gpus are of each process.
+    cluster: one of submitit's executors; `local` and `debug` are for tests.
     Raises InputErrors if this machine cannot submit jobs; MissingExtraError.
     """
 
     def __init__(
-        self, options: SlurmOptions, folder: Path, cluster: str = "slurm", poll_seconds: float = _POLL_SECONDS
+        self,
+        options: SlurmOptions,
+        folder: Path,
+        *,
+        processes: int = 1,
+        cluster: str = "slurm",
+        poll_seconds: float = _POLL_SECONDS,
     ) -> None:
         try:
             submitit = importlib.import_module("submitit")
@@ -64,7 +71,7 @@ class SlurmRunner:
         self._refused = (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError)
         self._folder = folder.absolute()
         self._executor = submitit.AutoExecutor(folder, cluster, slurm_max_num_timeout=options.requeue)
-        self._executor.update_parameters(**parameters(options))
+        self._executor.update_parameters(**parameters(options, processes))
 
     def events(self, jobs: Iterable[Job]) -> Events:
         """What happens to each job, in the order in which it is seen. Closing it cancels what is left."""
@@ -154,19 +161,20 @@ class SlurmTask:
         return events_on_node(self.job, self.folder, self.environment, patience, launch)
 
 
-def parameters(options: SlurmOptions) -> dict[str, Any]:
-    """The options as submitit's `AutoExecutor.update_parameters` takes them."""
+def parameters(options: SlurmOptions, processes: int = 1) -> dict[str, Any]:
+    """The options of a run of several processes as submitit's `AutoExecutor.update_parameters` takes them."""
+    cpus = processes * options.cpus
     return {
         "name": "nlora",
         "timeout_min": options.time,
-        "gpus_per_node": options.gpus,
-        "cpus_per_task": options.cpus,
+        "gpus_per_node": processes * options.gpus,
+        "cpus_per_task": cpus,
         "mem_gb": None if options.memory is None else options.memory / 2**30,
         "slurm_partition": options.partition,
         "slurm_array_parallelism": options.array,
         "slurm_signal_delay_s": WARNING_SECONDS,
         # Since Slurm 22.05, srun no longer takes this over from sbatch.
-        "slurm_srun_args": [f"--cpus-per-task={options.cpus}"],
+        "slurm_srun_args": [f"--cpus-per-task={cpus}"],
         "slurm_additional_parameters": {
             "requeue" if options.requeue else "no-requeue": True,
             **{key: value for key, value in options.sbatch.items() if value is not False},

@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from nlora.data.collate import IGNORED
 from nlora.data.sampler import LengthGroupedSampler
+from nlora.models import processes
 from nlora.models.logits import answer_logits
+from nlora.training import spread
 from nlora.training.counted_batches import SIZE
 from nlora.training.finite_guard import ROWS, FiniteGuard
 from nlora.training.resumable_trainer import ResumableTrainer
@@ -30,6 +33,7 @@ class PenalizedTrainer(ResumableTrainer):
     """A Trainer whose loss is the mean over the answer tokens of an optimizer step, plus a penalty.
 
     penalty: called once per optimizer step; returns None, or a scalar with gradients, weight included.
+    batch_size: examples per optimizer step, over all processes.
     order: which examples make up a batch; None: the Trainer's random order.
     extra_loss: what a method adds to a micro-batch's cross-entropy. without: a context manager in which the model is as
         it was before the stage.
@@ -42,12 +46,13 @@ class PenalizedTrainer(ResumableTrainer):
         self,
         *args: Any,
         penalty: Penalty,
+        batch_size: int,
         order: LengthGroupedSampler | None = None,
         extra_loss: ExtraLoss | None = None,
         without: Callable[[], AbstractContextManager[None]] = nullcontext,
         **kwargs: Any,
     ) -> None:
-        self._order = order
+        self._order, self._batch_size = order, batch_size
         self._extra_loss, self._without = extra_loss, without
         super().__init__(*args, **kwargs)
         # Makes the Trainer count the answer tokens of each optimizer step.
@@ -135,7 +140,9 @@ class PenalizedTrainer(ResumableTrainer):
     @property
     def padding_share(self) -> float:
         """Share of the positions computed so far that were padding."""
-        return 1 - self._tokens / self._positions if self._positions else 0.0
+        counts = processes.gather((self._positions, self._tokens))
+        positions, tokens = map(sum, zip(*counts, strict=True))
+        return 1 - tokens / positions if positions else 0.0
 
     def sums(self) -> dict[str, Any]:
         """As `ResumableTrainer.sums`, with the penalty's and the padding's."""
@@ -153,6 +160,25 @@ class PenalizedTrainer(ResumableTrainer):
         self._penalty_sum = penalty.to(self.args.device) if isinstance(penalty, Tensor) else penalty
         self._logged = step, before
         self._positions, self._tokens = sums["batches"]
+
+    def mean_sums(self, sums: list[dict[str, Any]]) -> dict[str, Any]:
+        """As `ResumableTrainer.mean_sums`; the penalty's is the same in all processes."""
+        batches = zip(*(one["batches"] for one in sums), strict=True)
+        return super().mean_sums(sums) | {"batches": tuple(sum(counts) / len(sums) for counts in batches)}
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's, or this process's share of the batches."""
+        if processes.size() == 1:
+            return super().get_train_dataloader()
+        return spread.loader(
+            self.train_dataset,
+            self._order,
+            self.data_collator,
+            batch_size=self._batch_size,
+            micro=self.args.per_device_train_batch_size,
+            seed=self.args.seed,
+            device=self.args.device,
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._order if self._order is not None else super()._get_train_sampler(train_dataset)

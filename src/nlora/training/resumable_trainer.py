@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
+from nlora.models import processes
 from nlora.training.peak_memory import peak_memory_bytes
 from nlora.training.random_state import random_state, set_random_state
 from nlora.training.state_file import read_state, write_state
@@ -127,6 +126,11 @@ class ResumableTrainer(Trainer):
         self._initial_global_step = 0  # the mean loss is over all steps of the task
         self._seconds_before, self._peak_before = sums["seconds"], sums["peak_memory_bytes"]
 
+    def mean_sums(self, sums: list[dict[str, Any]]) -> dict[str, Any]:
+        """What each process continues with if their number has changed: what is averaged over them stays the same."""
+        keys = ("loss_logged", "loss_not_logged")
+        return sums[0] | {key: sum(one[key] for one in sums) / len(sums) for key in keys}
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the seconds of the whole training, although the Trainer knows only those of this process."""
         if self._seconds_before and (seconds := logs.get("train_runtime")):
@@ -143,9 +147,9 @@ class ResumableTrainer(Trainer):
             **{name: part.state_dict() for name, part in self._parts.items()},
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.lr_scheduler.state_dict(),
-            "processes": gather_object([{"random": random_state(), "sums": self.sums()}]),
+            "processes": processes.gather({"random": random_state(), "sums": self.sums()}),
         }
-        if self._points is not None and self.is_world_process_zero():
+        if self._points is not None and processes.is_main():
             self._points.write(self.state.global_step, lambda folder: self._save_to(folder, state))
 
     def _save_to(self, folder: Path, state: dict[str, Any]) -> None:
@@ -169,13 +173,14 @@ class ResumableTrainer(Trainer):
         if self._resumed:
             self.state.compute_steps(self.args, self.state.max_steps)
             self.state.train_batch_size = self._train_batch_size
-            processes = self._resumed["processes"]
-            self.set_sums(processes[PartialState().process_index % len(processes)]["sums"])
+            sums = [process["sums"] for process in self._resumed["processes"]]
+            alike = len(sums) == processes.size()
+            self.set_sums(sums[processes.rank()] if alike else self.mean_sums(sums))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         # With another number of processes each draws its own numbers anyway.
-        if self._resumed and len(processes := self._resumed["processes"]) == PartialState().num_processes:
-            set_random_state(processes[PartialState().process_index]["random"])
+        if self._resumed and len(states := self._resumed["processes"]) == processes.size():
+            set_random_state(states[processes.rank()]["random"])
 
 
 class _Saving(TrainerCallback):

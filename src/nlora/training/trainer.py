@@ -8,6 +8,7 @@ Trainer's.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
@@ -25,8 +25,10 @@ from nlora.data.columns import TokenizedExamples
 from nlora.data.packing import pack
 from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
+from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.models.packed_attention import packed_attention
+from nlora.training import spread
 from nlora.training.best_epoch import BestEpoch
 from nlora.training.counted_batches import counted
 from nlora.training.cpu_modules import cpu_modules
@@ -169,11 +171,14 @@ def train(
     }
     trainer = PenalizedTrainer(
         model=trainable.model,
-        args=_training_arguments(options, options.warmup(len(examples)), seed, folder, together=together),
+        args=_training_arguments(
+            options, len(examples), seed, folder, together, **spread.arguments(trainable)
+        ),
         train_dataset=NumberedExamples(examples if weights is None else WeightedExamples(examples, weights)),
         data_collator=counted(numbered(make_batch if weights is None else weighted(make_batch))),
         callbacks=[_StepCallback(on_step), *callbacks, *([best] if best else [])],
         penalty=penalty,
+        batch_size=options.batch_size,
         extra_loss=extra_loss,
         without=trainable.without,
         order=_order(examples, options, seed),
@@ -181,6 +186,7 @@ def train(
         parts=parts,
     )
     trainer.remove_callback(PrinterCallback)
+    spread.prepare(trainable, seed)
     reset_peak_memory()
     with fast:
         micro = trainer.args.per_device_train_batch_size
@@ -226,18 +232,18 @@ def _result(
     if not all(torch.isfinite(p).all() for p in trained):
         raise RunError("training left weights that are not finite; try a smaller train.learning_rate")
     state = trainer.state
-    state.save_to_json(str(Path(str(trainer.args.output_dir)) / "trainer_state.json"))
+    processes.from_main(state.save_to_json, str(Path(str(trainer.args.output_dir)) / "trainer_state.json"))
     trainable.model.eval()
     examples: Any = trainer.train_dataset
     return TrainResult(
         steps=state.global_step,
         examples=len(examples),
         epochs=float(state.epoch or trainer.args.num_train_epochs),
-        seconds=seconds,
+        seconds=max(processes.gather(seconds)),
         loss=loss,
         penalty=trainer.mean_penalty,
         padding_share=trainer.padding_share,
-        peak_memory_bytes=trainer.peak_memory_bytes,
+        peak_memory_bytes=max(processes.gather(trainer.peak_memory_bytes)),
         trained_parameters=sum(p.numel() for p in trained),
         best_epoch=None if best is None else best.epoch,
         best_score=None if best is None else best.best,
@@ -259,26 +265,17 @@ def _order(
 
 
 def _training_arguments(
-    options: TrainOptions, warmup: int, seed: int, folder: Path, *, together: bool
+    options: TrainOptions, examples: int, seed: int, folder: Path, together: bool, **further: Any
 ) -> TrainingArguments:
-    """warmup: optimizer steps.
-
-    together: whether examples share a micro-batch. If each has its own, the optimizer step is the same.
-    """
-    # Not WORLD_SIZE: some schedulers set that variable even for a single process.
-    processes = PartialState().num_processes
-    per_process, left_over = divmod(options.batch_size, processes)
-    micro = (options.micro_batch_size or per_process) if together else 1
-    if left_over or micro == 0 or per_process % micro:
-        raise RunError(
-            f"train.batch_size {options.batch_size} cannot be split evenly over {processes} processes"
-            f" in micro-batches of {micro or 1}"
-        )
+    """together: whether examples share a micro-batch. If each has its own, the optimizer step is the same."""
+    warmup = options.warmup(examples)
+    share = math.ceil(options.batch_size / processes.size())
+    micro = min(options.micro_batch_size or share, share) if together else 1
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=per_process // micro,
+        gradient_accumulation_steps=math.ceil(options.batch_size / (micro * processes.size())),
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
@@ -293,6 +290,7 @@ def _training_arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
+        **further,
     )
     # One process trains on one device. If it sees several GPUs, the Trainer would wrap the model in DataParallel, which
     # multiplies the batch size and splits packed batches.

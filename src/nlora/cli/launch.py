@@ -1,0 +1,84 @@
+"""`--processes N`: starts the same command as several processes on this machine, with torchrun's launcher.
+
+torchrun would follow an error of ours with forty lines of its own. Here the first process that fails tells the user,
+and the launcher only passes the exit status on; it speaks for a process that was killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from nlora.cli.group import STOPPED
+from nlora.errors import InputErrors, Problem
+from nlora.models.launchers import BY_NLORA, cores, from_slurm, launch_of
+
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        min=1,
+        help="Processes on this machine that share the run, one for each GPU; the result is the same.",
+    ),
+]
+_SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
+
+
+def launch(processes: int, arguments: Sequence[str]) -> None:
+    """Run `nlora` with these arguments in several processes, and exit with their status.
+
+    Raises InputErrors if a launcher has started this process, too.
+    """
+    if launch_of({**os.environ, **from_slurm(os.environ)}) is not None:
+        what = "a launcher has started several processes already; leave out --processes, or the launcher"
+        raise InputErrors([Problem("--processes", what)])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+    os.environ[BY_NLORA] = "1"
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    debug = ["--debug"] if "--debug" in sys.argv else []
+    if not debug:
+        logging.disable()
+    torchrun: Any = run  # not typed
+    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes)]
+    try:
+        torchrun.run(torchrun.parse_args([*options, "-m", "nlora", *debug, *arguments]))
+    except ChildFailedError as error:
+        _exit_like(error.failures)
+    except SignalException as stop:  # it has passed the signal on, and a process has said what is kept
+        raise typer.Exit(STOPPED) from stop
+    raise typer.Exit
+
+
+def _exit_like(failures: Mapping[int, Any]) -> None:
+    """Exit with the status of the process that failed; say so if it was killed and could not say anything."""
+    # The launcher has stopped the others.
+    stopped = (-signal.SIGTERM, STOPPED)
+    codes = {rank: failure.exitcode for rank, failure in failures.items() if failure.exitcode not in stopped}
+    for rank, code in codes.items():
+        if code < 0:
+            name = f"signal {-code}"
+            with suppress(ValueError):
+                name = signal.Signals(-code).name
+            memory = " (out of memory?)" if name == "SIGKILL" else ""
+            text = f"[bold red]error:[/] process {rank} was killed by {name}{memory}; the same command resumes the run"
+            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+            raise typer.Exit(1)
+    raise typer.Exit(max(codes.values(), default=STOPPED))
+
+
+def end_with_launcher() -> None:
+    """If `launch` started this process, and is killed, the system sends SIGTERM to this process. On Linux only."""
+    if BY_NLORA in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)

@@ -1,0 +1,90 @@
+"""A run of several processes is the run of one: the same adapters up to rounding, and the same answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from process_group import learn_together
+from safetensors.torch import load_file
+
+from helpers import ANIMALS, COLORS, learn, write_config, write_task
+from nlora.methods.registry import method_names
+from nlora.runs.summary import read_summary
+
+TinyModel = Callable[[str], Path]
+pytestmark = pytest.mark.slow
+
+# 11 examples in batches of 8: the last step has fewer examples than four processes have room for.
+TRAIN = {"epochs": 1, "batch_size": 8, "learning_rate": 5e-3}
+# Every method, each with another way to train and score.
+CASES: dict[str, dict[str, Any]] = {
+    **{method: {"method": method} for method in method_names()},
+    "inclora": {"method": "inclora", "train": TRAIN | {"batches": "random", "epochs": 2}},
+    "ella": {"method": "ella", "train": TRAIN | {"micro_batch_size": 1}},
+    # Its sliding window rules out packed batches.
+    "olora": {"method": "olora", "model": "mistral", "train": TRAIN | {"micro_batch_size": 2}},
+    "lwf": {"method": "lwf", "train": TRAIN | {"label_weights": "balanced", "micro_batch_size": 2}},
+    "pertask": {
+        "method": "pertask",
+        "evaluate": {"decode": "generate", "batch_size": 2, "zero_shot": True},
+        "train": TRAIN | {"max_target_tokens": 6},
+    },
+    "replay": {"method": "replay", "train": TRAIN | {"gradient_checkpointing": True}},
+    "mtl": {"method": "mtl", "train": TRAIN | {"batch_size": 3}},
+    "seqlora": {
+        "method": "seqlora",
+        "train": TRAIN | {"epochs": 4, "early_stopping": {"patience": 1}, "learning_rate": 5e-2},
+    },
+    # AdamW divides by the size of the gradient. Where all of that is rounding, only the rate bounds the step.
+    "seqft": {"method": "seqft", "train": TRAIN | {"learning_rate": 5e-5}},
+    "t5": {"model": "t5", "train": TRAIN | {"learning_rate": 5e-5}},
+}
+OF_FOUR = ["ewc", "ella", "olora", "mtl", "lwf"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel) -> Path:
+    """A folder with every case's run by 1, 2 and 4 processes: <case>/<processes>."""
+    folder = tmp_path_factory.mktemp("processes")
+    tasks = [write_task(folder, "colors", COLORS, 11, 7), write_task(folder, "animals", ANIMALS, 11, 7)]
+    configs = {}
+    for case, changes in CASES.items():
+        (folder / case).mkdir()
+        values = {"tasks": tasks, "train": TRAIN, "evaluate": {"batch_size": 2}} | changes
+        configs[case] = write_config(folder / case, tiny_model(values.pop("model", "llama")), **values)
+    for case, config in configs.items():
+        learn(config, f"output_dir={folder / case / '1'}")
+    for size, cases, launcher in ((2, list(CASES), "torchrun"), (4, OF_FOUR, "srun")):
+        of_size = [(configs[case], [f"output_dir={folder / case / str(size)}"]) for case in cases]
+        learn_together(size, of_size, folder / f"{size} processes", launcher)
+    return folder
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that a run's stages keep as tensors: adapters or weights, and a method's memory."""
+    files = sorted((run / "outputs").rglob("*.safetensors"))
+    return {f"{f.relative_to(run)}/{key}": value for f in files for key, value in load_file(f).items()}
+
+
+def predictions(run: Path) -> list[str]:
+    return [file.read_text() for file in sorted((run / "outputs").glob("*/predict_eval_predictions.jsonl"))]
+
+
+@pytest.mark.parametrize(("case", "size"), [*((case, 2) for case in CASES), *((case, 4) for case in OF_FOUR)])
+def test_any_number_of_processes_gives_the_same_adapters_and_answers(
+    runs: Path, case: str, size: int
+) -> None:
+    alone, together = runs / case / "1", runs / case / str(size)
+    expected, found = tensors(alone), tensors(together)
+    assert expected.keys() == found.keys()
+    assert expected
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+    assert predictions(together) == predictions(alone)
+    one, several = read_summary(alone), read_summary(together)
+    assert (several.R, several.zero_shot, several.status) == (one.R, one.zero_shot, "complete")
+    assert several.versions["processes"] == str(size)
