@@ -117,7 +117,7 @@ def test_each_task_has_its_own_schedule(
         seen.append(_Rates())
         return [seen[-1]]
 
-    monkeypatch.setattr(sequence, "trackers", watched)
+    monkeypatch.setattr(sequence, "_trackers", watched)
     train = {"epochs": 2, "batch_size": 8, "learning_rate": PEAK, "schedule": "linear", "warmup_ratio": 0.5}
     stages = {"animals": {"train": {"schedule": "constant", "warmup_ratio": 0, "warmup_steps": 1}}}
     learn(write_config(tmp_path, tiny_model("llama"), train=train, stages=stages))
