@@ -19,7 +19,7 @@ from helpers import learn, same_outcome
 from nlora.data.chat import messages_of
 from nlora.data.token_cache import TokenCache
 from nlora.errors import InputErrors
-from nlora.runs.answers import PREDICTIONS_FILE
+from nlora.runs.layout import PREDICTIONS_FILE
 
 WORDS = {"colors": ("red", "green", "blue"), "animals": ("fox", "dog", "ox")}
 
