@@ -92,6 +92,9 @@ def not_finite_in_words(error: NotFiniteError, plan: Plan, stage: int) -> str:
     task = plan.tasks[stage - 1]
     portions = plan.methods[stage - 1].examples(plan.tasks, stage - 1, plan.config.seed)
     examples = [(source.name, example) for source, some in portions for example in some]
+    where = f"stage {stage}, {task.name}, "
+    if len(examples) != len(plan.encoded[stage - 1]):  # some conversations are several sequences
+        return error.in_words(where)
 
     def named(row: int) -> str:
         source, example = examples[row]
@@ -99,4 +102,4 @@ def not_finite_in_words(error: NotFiniteError, plan: Plan, stage: int) -> str:
         beginning = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
         return f'{"" if source == task.name else f"{source} "}{example.id} "{beginning}"'
 
-    return error.in_words(f"stage {stage}, {task.name}, ", named)
+    return error.in_words(where, named)
