@@ -14,7 +14,7 @@ from nlora.evaluation.evaluator import Answers
 from nlora.evaluation.text_metrics import rouge
 from nlora.runs.atomic import write_lines
 from nlora.runs.released_files import predict_results, write_results
-from nlora.runs.stage_results import predictions_of
+from nlora.runs.stage_results import predictions_of, with_prompts
 
 EXAMPLES, LABELS = 1500, tuple(f"c{i}" for i in range(1000))
 
@@ -27,8 +27,9 @@ def test_the_answers_of_a_stage_are_never_in_memory_as_a_whole(tmp_path: Path) -
     rouge("loads", "nltk")
     tracemalloc.start()
     try:
-        predict = predict_results(predictions_of(task, answers), decode="labels", runtime_seconds=1, steps=1)
-        write_results(tmp_path, {}, predict, predictions_of(task, answers))
+        predictions = predictions_of(task, answers)
+        predict = predict_results(predictions, decode="labels", runtime_seconds=1, steps=1)
+        write_results(tmp_path, {}, predict, with_prompts(task, predictions))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
