@@ -87,7 +87,8 @@ def _one_row(states: Tensor) -> Tensor:
 
 def _rows(states: Tensor, rows: int) -> Tensor:
     """(1, heads, B·M, n) -> (B, heads, M, n)."""
-    return states[0].unflatten(1, (rows, -1)).transpose(0, 1)
+    _, heads, queries, width = states.shape
+    return states.reshape(heads, rows, queries // rows, width).transpose(0, 1)
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ def fisher_information(
 ) -> dict[str, Tensor]:
     """Mean over the examples of (∂ log p(answer | prompt) / ∂W)² for every named layer.
 
-    Returns (out, in) each, float32 on the CPU. The sums stay on the model's device until then. Restores the model's mode, gradients and `requires_grad`.
+    Returns (out, in) each, float32 on the CPU; the sums are made on the device of the model. Restores its mode,
+    gradients and `requires_grad`.
     Source: arXiv 1612.00796.
     """
     found: dict[str, Any] = {name: model.get_submodule(name) for name in modules}

@@ -115,7 +115,9 @@ class Layout:
         out = merged_attention(by_head, own_k, own_v, shared_k, shared_v, mask, scaling)
         found = self._real(_by_token(out, length))
         if self.begins:
-            first = q[: self.begins].unflatten(1, (key_heads, -1)).permute(2, 1, 0, 3)  # (H/Hk, Hk, P, D)
+            first = (
+                q[: self.begins].view(self.begins, key_heads, -1, q.shape[2]).permute(2, 1, 0, 3)
+            )  # (H/Hk, Hk, P, D)
             shared_k, shared_v = (states.expand(len(first), -1, -1, -1) for states in (shared_k, shared_v))
             out = F.scaled_dot_product_attention(first, shared_k, shared_v, is_causal=True, scale=scaling)
             found = torch.cat([out.permute(2, 1, 0, 3).flatten(1, 2), found])
@@ -237,4 +239,5 @@ def _by_key_head(q: Tensor, key_heads: int) -> Tensor:
 
 def _by_token(out: Tensor, tokens: int) -> Tensor:
     """(B, Hk, H/Hk·L, D) -> (B, L, H, D)."""
-    return out.unflatten(2, (-1, tokens)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+    rows, key_heads, _, width = out.shape
+    return out.view(rows, key_heads, -1, tokens, width).permute(0, 3, 1, 2, 4).flatten(2, 3)
