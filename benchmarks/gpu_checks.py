@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -96,6 +97,11 @@ def checks(device: str) -> Iterator[Row]:
             yield attempt("checks", f"{what}, {dtype}", check)
     for what, alone in _KERNELS.items():
         yield attempt("checks", what, partial(alone, device))
+    what = "a step that is not finite"
+    if importlib.util.find_spec("nlora.training.finite_guard") is None:
+        yield Row("checks", what, "", "skipped: this nlora has no guard")
+    else:
+        yield attempt("checks", what, partial(_not_finite, device))
     for quantize in ("4bit", "8bit"):
         what = f"packed batches, {quantize}"
         if importlib.util.find_spec("bitsandbytes") is None:
@@ -205,6 +211,28 @@ def _fisher(device: str) -> tuple[str, bool]:
         found.append(fisher_information(trial.base, names, trial.examples, pad_id=0))
     most = max(float((found[0][n] - f).norm() / f.norm()) for n, f in found[1].items())
     return f"{most:.1e}", most < 1e-3
+
+
+def _not_finite(device: str) -> tuple[str, bool]:
+    """A step that is not finite, and those after it, leave the weights as they are."""
+    guards: Any = importlib.import_module("nlora.training.finite_guard")
+    weight = torch.ones(3, device=device, requires_grad=True)
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    guard = guards.FiniteGuard(optimizer, defers=True)
+    kept = []
+    for step, gradient in enumerate((1.0, float("nan"), 1.0), start=1):
+        weight.grad = torch.full_like(weight, gradient)
+        guard.before_step(step, loss=1.0, penalty=0.0, gradient_norm=weight.grad.norm(), rows=[])
+        optimizer.step()
+        kept.append(weight.detach().clone())
+    moved = not torch.equal(kept[0], torch.ones_like(kept[0]))
+    stopped = torch.equal(kept[0], kept[1]) and torch.equal(kept[1], kept[2])
+    try:
+        guard.check()
+        named = False
+    except guards.NotFiniteError as error:
+        named = (error.what, error.step) == ("gradient", 2)
+    return f"moved {moved}, stopped {stopped}, named {named}", moved and stopped and named
 
 
 _KERNELS: dict[str, Callable[[str], tuple[str, bool]]] = {

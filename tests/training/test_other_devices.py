@@ -45,8 +45,10 @@ def test_a_step_reads_nothing_from_the_device(
     earlier = [adapter.state()]
     adapter.model.to("meta").train()
     trained: Any = build(method, {"weight": 1.0})
-    trained.restore({name: torch.ones(f.shape) for name, f in adapter.factors().items()})
+    memory = {name: torch.ones(f.shape) for name, f in adapter.factors().items()}
+    trained.restore(memory)
     trained.begin_task(adapter, earlier)
+    assert {kept.device.type for kept in memory.values()} == {"cpu"}  # the run's own copy stays where it is
     batch = {key: value.to("meta") for key, value in pack(EXAMPLES).items()}
     with cpu_modules(adapter.model, devices=("meta",)), packed_attention(model):
         kinds = {type(module) for module in adapter.model.modules()}

@@ -9,8 +9,8 @@ row, and each row's go to its own keys; nothing is as large as rows times shared
 weight is e^(score − l) whichever part it is in, so each part's own backward pass, given `out` and `l` of the whole,
 returns the exact gradients. Ring attention (arXiv 2310.01889) merges blocks of keys in the same way.
 
-On a CPU the parts run in the kernel behind torch's `scaled_dot_product_attention`, which also returns l; no public
-function of torch does on a CPU. Elsewhere they are plain products.
+On a CPU the parts run in the kernel behind torch's `scaled_dot_product_attention`, which also returns l; torch's public
+functions that do are compiled, or for GPUs only. Elsewhere the parts are plain products.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ import torch
 from torch import Tensor
 
 from nlora.kernels.blocks import working
+
+_KERNEL: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_KERNEL_BACKWARD: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+"""Not a public name: another version of torch may have others, and then the parts are plain products on a CPU, too."""
 
 
 def merged_attention(
@@ -94,8 +98,7 @@ def _rows(states: Tensor, rows: int) -> Tensor:
 def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """Attention (B, heads, M, Dv), and the logarithm of each query's sum of exponentials, (B, heads, M)."""
     if _has_kernel(q, v):
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        out, lse = kernel(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
+        out, lse = _KERNEL(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
         return out, lse
     scores = _scores(q, k, mask, scale)
     lse = torch.logsumexp(scores, dim=-1)
@@ -107,8 +110,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, of which k and v may be one part of the keys that `out` and `lse` are of."""
     if _has_kernel(q, v):
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        dq, dk, dv = kernel(g, q, k, v, out, lse, 0.0, False, attn_mask=mask, scale=scale)
+        dq, dk, dv = _KERNEL_BACKWARD(g, q, k, v, out, lse, 0.0, False, attn_mask=mask, scale=scale)
         return dq, dk, dv
     weights = _scores(q, k, mask, scale).sub_(lse[..., None]).exp_()
     g = working(g)
@@ -121,7 +123,7 @@ def _backward(
 
 def _has_kernel(q: Tensor, v: Tensor) -> bool:
     """Whether torch's kernel takes these states; it needs heads of one width."""
-    return q.device.type == "cpu" and q.shape[-1] == v.shape[-1]
+    return _KERNEL is not None and q.device.type == "cpu" and q.shape[-1] == v.shape[-1]
 
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor | None, scale: float) -> Tensor:
