@@ -2,7 +2,7 @@
 
 Softmax over the keys of two parts is a mean of the parts' own results, weighted by the sums of their exponentials:
 
-    out = (e^l1·out1 + e^l2·out2) / e^l,      l = log(e^l1 + e^l2),
+    out = e^(l1 − l)·out1 + e^(l2 − l)·out2,      e^l = e^l1 + e^l2,
 
 where l1 and l2 are the logarithms of these sums. So all rows' queries go to the shared keys as if they were one long
 row, and each row's go to its own keys; nothing is as large as rows times shared keys. In the backward pass a key's
