@@ -171,6 +171,7 @@ def _seconds_of(penalty: Callable[[], Tensor | None]) -> float:
         begin = time.perf_counter()
         value: Any = penalty()
         value.backward()
+        float(value.detach())  # waits for a GPU
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
 

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlora.config.schema import LoraOptions
-from nlora.data.packing import pack
+from nlora.data.packing import pack, pack_rests
 from nlora.data.task import TokenizedExample
+from nlora.models import packed_layout
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_factors import LoraFactors
 from nlora.models.packed_attention import packed_attention, packed_logits, packing_is_exact
-from nlora.models.packed_layout import Layout
+from nlora.models.packed_layout import Layout, Memory
 from nlora.models.target_modules import target_modules
 from nlora.models.unmerged_updates import UnmergedUpdates
 
@@ -84,6 +85,81 @@ def test_logits_and_gradients_are_those_of_each_example_alone(
         found_gradients = gradients(model, found, examples)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     check(found_gradients, expected_gradients)
+
+
+@pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_long_prefix_that_is_not_copied_gives_the_same(
+    tiny_model: TinyModel, family: str, examples: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every prefix counts as a long one here."""
+    calls = []
+    merged = packed_layout.merged_attention
+    monkeypatch.setattr(packed_layout, "merged_attention", lambda *args: calls.append(1) or merged(*args))
+    monkeypatch.setattr(packed_layout, "MERGE_FROM", 1)
+    model = load(tiny_model(family)).double()
+    model.requires_grad_(True)
+    expected = alone(model, examples)
+    expected_gradients = gradients(model, expected, examples)
+    with packed_attention(model):
+        found = packed_logits(model, pack(examples))[0]
+        found_gradients = gradients(model, found, examples)
+    assert bool(calls) == (pack(examples)["input_ids"].shape[1] > len(pack(examples)["back_at"]))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    check(found_gradients, expected_gradients)
+
+
+def test_a_long_prefix_is_kept_once_for_the_backward_pass() -> None:
+    """What is kept grows with the tokens, not with rows times prefix; dropout of the scores needs copies."""
+    prefix, rows, rest = 1000, 16, 3
+    examples = [TokenizedExample([*range(prefix), 8 + i, 7], [5, 1]) for i in range(rows)]
+    layout = Layout.of(pack(examples))
+    assert (layout.prefix, layout.tokens) == (prefix, prefix + rows * rest)
+    q, k, v = (torch.randn(layout.tokens, heads, 4, requires_grad=True) for heads in (2, 1, 1))
+
+    def kept(dropout: float) -> int:
+        largest: dict[int, int] = {}  # of each storage, since several saved tensors may share one
+
+        def pack_hook(tensor: Tensor) -> Tensor:
+            largest[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
+            layout.attend(q, k, v, dropout, None)
+        return sum(largest.values())
+
+    tokens_bytes = layout.tokens * 4 * 4
+    assert kept(dropout=0.0) < 20 * tokens_bytes
+    assert kept(dropout=0.1) > 2 * rows * tokens_bytes
+
+
+def test_a_long_prefix_of_an_earlier_pass_is_not_copied_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in scoring, where the prefix runs in the first pass only."""
+    batch = pack_rests(BATCHES["lengths that differ"], 4, with_beginning=False)
+    tokens = batch["input_ids"].shape[1]
+    q, k, v, *before = (
+        torch.randn(n, heads, 4) for n, heads in [(tokens, 4), *[(tokens, 2)] * 2, *[(4, 2)] * 2]
+    )
+    found = []
+    for merge_from in (1000, 1):
+        monkeypatch.setattr(packed_layout, "MERGE_FROM", merge_from)
+        memory = Memory([(before[0], before[1])])
+        found.append(Layout.of(batch, memory).attend(q, k, v, 0.0, 0.7))
+        assert torch.equal(memory.kept[0][0], k)
+    assert not torch.equal(*found)
+    torch.testing.assert_close(*found)
+
+
+def test_expanded_keys_are_the_gathered_ones() -> None:
+    layout = Layout.of(pack(BATCHES["lengths that differ"]))
+    states = torch.randn(layout.tokens, 2, 3, dtype=torch.float64, requires_grad=True)
+    ways = [
+        packed_layout._taken(states, layout.keys_at),
+        packed_layout._expanded(states, layout.keys_at, layout.prefix),
+    ]
+    assert torch.equal(*ways)
+    g = torch.randn_like(ways[0])
+    torch.testing.assert_close(*(torch.autograd.grad(way, states, g)[0] for way in ways))
 
 
 def test_gradient_checkpointing_changes_nothing(tiny_model: TinyModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from nlora.runs.time_estimate import (
     LEAST_TOKENS,
@@ -30,6 +31,15 @@ def test_training_costs_twice_what_scoring_costs() -> None:
 def test_this_machine_multiplies_matrices() -> None:
     for dtype in ("float32", "bfloat16"):
         assert 1e7 < flops_per_second(dtype, size=128, repeats=2) < 1e16
+
+
+def test_the_size_of_the_matrices_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, **options: sizes.append(size) or ones(*size, **options))
+    monkeypatch.setattr("nlora.runs.time_estimate.SIZES", {"cpu": 32, "cuda": 64})
+    flops_per_second("float32", repeats=1)
+    assert sizes == [(64, 64) if torch.cuda.is_available() else (32, 32)]
 
 
 def test_the_gain_is_that_of_the_shorter_format(monkeypatch: pytest.MonkeyPatch) -> None:

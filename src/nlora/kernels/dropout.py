@@ -3,7 +3,7 @@
 On a CPU, drawing the mask is most of the cost of dropout: torch draws a 64-bit number for every entry, one after
 another. Here one such number decides four entries, and the mask for the backward pass takes one byte per entry instead
 of four. An entry is kept with a probability of n/65536 and divided by exactly this probability, so the expectation is
-exact. On other devices this is torch's own dropout.
+exact. On other devices `Dropout` is torch's own.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def kept_entries(x: Tensor, p: float) -> Tensor:
 
     Bytes rather than booleans, because torch takes five to ten times as long to convert booleans.
     """
-    draws = torch.empty(-(-x.numel() // _ENTRIES_PER_DRAW), dtype=torch.int64).random_(-(2**63), None)
+    draws = torch.empty(-(-x.numel() // _ENTRIES_PER_DRAW), dtype=torch.int64, device=x.device)
+    draws.random_(-(2**63), None)
     bits = draws.view(torch.int16)[: x.numel()].view(x.shape)  # 65536 equally likely values
-    return torch.ge(bits, _dropped(p) - _STEPS // 2, out=torch.empty(x.shape, dtype=torch.uint8))
+    return torch.ge(bits, _dropped(p) - _STEPS // 2, out=torch.empty_like(bits, dtype=torch.uint8))
 
 
 def kept_scale(p: float) -> float:

@@ -25,14 +25,14 @@ def fisher_information(
 ) -> dict[str, Tensor]:
     """Mean over the examples of (∂ log p(answer | prompt) / ∂W)² for every named layer.
 
-    Returns (out, in) each, float32 on the CPU. Several processes share the examples, and each gets the mean over all of
-    them. Restores the model's mode, gradients and `requires_grad`.
+    Returns (out, in) each, float32 on the CPU; the sums are made on the device of the model. Several processes share
+    the examples, and each gets the mean over all of them. Restores the model's mode, gradients and `requires_grad`.
     Source: arXiv 1612.00796.
     """
     found: dict[str, Any] = {name: model.get_submodule(name) for name in modules}
     layers = {name: getattr(layer, "base_layer", layer) for name, layer in found.items()}  # within an adapter
     weights: dict[str, Any] = {name: layer.weight for name, layer in layers.items()}
-    total = {name: torch.zeros(weight.shape, dtype=torch.float32) for name, weight in weights.items()}
+    total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
     collate = Collator(pad_id, is_encoder_decoder(model))
     device = next(model.parameters()).device
     required = [p for p in model.parameters() if p.requires_grad]
@@ -51,8 +51,8 @@ def fisher_information(
                 logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
             )
             gradients = torch.autograd.grad(loss, [layer.weight for layer in layers.values()])
-            for (name, sum_), gradient in zip(total.items(), gradients, strict=True):
-                total[name] = sum_.add_(gradient.float().square().cpu())
+            for sum_, gradient in zip(total.values(), gradients, strict=True):
+                sum_.add_(gradient.float().square())
     finally:
         for name, weight in weights.items():
             layers[name].weight = weight
@@ -60,7 +60,8 @@ def fisher_information(
         for parameter in required:
             parameter.requires_grad_(True)
         model.train(training)
-    processes.add_up(total.values())
-    mean = {name: sum_ / len(examples) for name, sum_ in total.items()}
+    sums = {name: sum_.cpu() for name, sum_ in total.items()}
+    processes.add_up(sums.values())
+    mean = {name: sum_ / len(examples) for name, sum_ in sums.items()}
     # Conv1D stores its weight as (in, out).
     return {n: F_ if isinstance(layers[n], nn.Linear) else F_.t().contiguous() for n, F_ in mean.items()}

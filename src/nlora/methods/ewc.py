@@ -16,7 +16,8 @@ all parameters: here only the adapted layers move, by low-rank updates. The rele
 
 Pitfalls:
 - The right weight depends on model and data: the Fisher information of a well-learned task is small.
-- F takes as much memory and disk space as the adapted layers' weights, in float32.
+- F takes as much memory and disk space as the adapted layers' weights, in float32: 4 bytes for each entry, on the
+  model's device while a stage trains.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ class Ewc(Method[EwcOptions]):
         names = adapter.factors().keys()
         if not self._is_first and self.options.weight and (missing := sorted(names - self._fisher.keys())):
             raise RunError(f"ewc has no Fisher information for {missing[0]}; run the earlier stages again")
+        if not self._is_first and self.options.weight:  # here, because the penalty is computed at every step
+            here = {name: self._fisher[name].to(f.A.device) for name, f in adapter.factors().items()}
+            self._fisher = {**self._fisher, **here}
 
     def penalty(self, adapter: Trainable) -> Tensor | None:
         if self._is_first or self.options.weight == 0:
@@ -84,7 +88,7 @@ class Ewc(Method[EwcOptions]):
             [f.A for f in factors.values()],
             [f.B for f in factors.values()],
             [f.scaling for f in factors.values()],
-            [self._fisher[name].to(f.A.device) for name, f in factors.items()],
+            [self._fisher[name] for name in factors],
         )
 
     def end_task(
@@ -95,6 +99,9 @@ class Ewc(Method[EwcOptions]):
         from nlora.methods._fisher import fisher_information
 
         n = len(examples)
+        self._fisher = {
+            name: F.cpu() for name, F in self._fisher.items()
+        }  # its device has to hold the new one
         some = [examples[i * n // self.options.samples] for i in range(self.options.samples)]
         new = fisher_information(model, modules, some if n > self.options.samples else examples, pad_id)
         return {name: F + self._fisher[name] if name in self._fisher else F for name, F in new.items()}

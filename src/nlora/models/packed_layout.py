@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count as count_up
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nlora.kernels.merged_attention import merged_attention
 from nlora.models.inspection import Batch
 
 KeysValues = list[tuple[Tensor, Tensor]]
 """The keys and values of each layer."""
+MERGE_FROM = 1000
+"""The prefix tokens from which `merged_attention` reads a prefix: measured, it is faster from somewhere below."""
+MERGE_DEVICES = ("cpu",)
+"""Where it does. Nothing of this has been measured on a GPU yet (docs/gpu.md)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,23 +82,51 @@ class Layout:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None) -> Tensor:
         """q: (S, H, D). k, v: (S, Hk, D). Returns (S, H, D)."""
+        attend = self._merged if self._merges(k.device, dropout) else self._copied
+        return attend(q, *self._with_earlier(k, v), dropout, scaling)
+
+    def _with_earlier(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return (k, v) if self.memory is None else self.memory.extend(k, v)
+
+    def _merges(self, device: torch.device, dropout: float) -> bool:
+        """Whether the prefix's keys are read where they are. Dropout of the scores needs all of them at once."""
+        return self.prefix >= MERGE_FROM and not dropout and device.type in MERGE_DEVICES
+
+    def _copied(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None) -> Tensor:
+        """Attention to a copy of the prefix's keys for each row. k, v: (P + S, Hk, D) or (S, Hk, D)."""
         prefix_mask, row_mask = self._masks_for(q.shape[1] // k.shape[1], q)
-        if self.memory is not None:
-            k, v = self.memory.extend(k, v)
-        rows = _grouped(
-            _taken(q, self.rows_at),
-            _taken(k, self.keys_at),
-            _taken(v, self.keys_at),
-            row_mask,
-            dropout,
-            scaling,
-        ).flatten(0, 1)  # (B·L, H, D)
-        if self.back_at is not None:
-            rows = rows.index_select(0, self.back_at)
+        copies = _taken if k.device.type == "cpu" else partial(_expanded, prefix=self.prefix)
+        keys, values = copies(k, self.keys_at), copies(v, self.keys_at)
+        rows = self._real(_grouped(_taken(q, self.rows_at), keys, values, row_mask, dropout, scaling))
         if not self.begins:
             return rows
         q, k, v = (states[None, : self.begins] for states in (q, k, v))
         return torch.cat([_grouped(q, k, v, prefix_mask, dropout, scaling)[0], rows])
+
+    def _merged(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None) -> Tensor:
+        """The same without copies, and without a mask as large as the prefix squared."""
+        dtype, key_heads, length = q.dtype, k.shape[1], self.rows_at.shape[1]
+        q, k, v = _wider_on_cpu(q, k, v)
+        mask = q.new_full((length, length), float("-inf")).triu_(1).repeat(q.shape[1] // key_heads, 1)
+        own_at = self.keys_at[:, self.prefix :]
+        own_k, own_v = (_taken(states, own_at).transpose(1, 2) for states in (k, v))  # (B, Hk, L, D)
+        shared_k, shared_v = (states[: self.prefix].transpose(0, 1) for states in (k, v))  # (Hk, P, D)
+        by_head = _by_key_head(_taken(q, self.rows_at), key_heads)
+        out = merged_attention(by_head, own_k, own_v, shared_k, shared_v, mask, scaling)
+        found = self._real(_by_token(out, length))
+        if self.begins:
+            first = (
+                q[: self.begins].view(self.begins, key_heads, -1, q.shape[2]).permute(2, 1, 0, 3)
+            )  # (H/Hk, Hk, P, D)
+            shared_k, shared_v = (states.expand(len(first), -1, -1, -1) for states in (shared_k, shared_v))
+            out = F.scaled_dot_product_attention(first, shared_k, shared_v, is_causal=True, scale=scaling)
+            found = torch.cat([out.permute(2, 1, 0, 3).flatten(1, 2), found])
+        return found.to(dtype)
+
+    def _real(self, rows: Tensor) -> Tensor:
+        """Of the rows (B, L, H, D), the tokens that are not repetitions, (S - begins, H, D)."""
+        tokens = rows.flatten(0, 1)
+        return tokens if self.back_at is None else tokens.index_select(0, self.back_at)
 
     def _masks_for(self, heads: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """What to add to the scores of the prefix (heads·P, P) and of a row (heads·L, P + L).
@@ -162,22 +196,48 @@ def _taken(states: Tensor, at: Tensor) -> Tensor:
     return states.index_select(0, at.flatten()).view(*at.shape, *states.shape[1:])
 
 
+def _expanded(states: Tensor, at: Tensor, prefix: int) -> Tensor:
+    """The same where each row of `at` begins with the prefix.
+
+    On a GPU, a gathered prefix's gradient would be summed over the rows by atomic operations: in any order, and in the
+    states' own dtype.
+    """
+    before = states[:prefix].expand(len(at), -1, -1, -1)
+    return torch.cat([before, _taken(states, at[:, prefix:])], dim=1)
+
+
 def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, scaling: float | None) -> Tensor:
     """Attention of q (B, L, H, D) to k and v (B, n, Hk, D): (B, L, H, D). mask: (H/Hk·L, n), one or one per row.
 
     The queries of all heads that share a key are consecutive, so keys and values need not be repeated.
     """
-    rows, tokens, heads, _ = q.shape
-    shared_by = heads // k.shape[2]
-    dtype = q.dtype
-    if dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
-        # On a CPU, the kernel's gradient takes three times as long in 16 bits as in 32.
-        q, k, v, mask = (states.float() for states in (q, k, v, mask))
-    q = (
-        q.view(rows, tokens, -1, shared_by, q.shape[3]).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    )  # (B, Hk, H/Hk·L, D)
+    dtype, tokens = q.dtype, q.shape[1]
+    q, k, v, mask = _wider_on_cpu(q, k, v, mask)
     out = F.scaled_dot_product_attention(
-        q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, dropout_p=dropout, scale=scaling
+        _by_key_head(q, k.shape[2]),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scaling,
     )
-    out = out.to(dtype).view(rows, -1, shared_by, tokens, v.shape[3])
-    return out.permute(0, 3, 1, 2, 4).flatten(2, 3)
+    return _by_token(out.to(dtype), tokens)
+
+
+def _wider_on_cpu(q: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """On a CPU, the kernel's gradient takes three times as long in 16 bits as in 32."""
+    wider = q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad
+    return tuple(states.float() for states in (q, *others)) if wider else (q, *others)
+
+
+def _by_key_head(q: Tensor, key_heads: int) -> Tensor:
+    """(B, L, H, D) -> (B, Hk, H/Hk·L, D)."""
+    rows, tokens, heads, width = q.shape
+    shared_by = heads // key_heads
+    return q.view(rows, tokens, -1, shared_by, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
+
+
+def _by_token(out: Tensor, tokens: int) -> Tensor:
+    """(B, Hk, H/Hk·L, D) -> (B, L, H, D)."""
+    rows, key_heads, _, width = out.shape
+    return out.view(rows, key_heads, -1, tokens, width).permute(0, 3, 1, 2, 4).flatten(2, 3)

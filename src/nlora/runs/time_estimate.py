@@ -9,6 +9,9 @@ import time
 
 SHARE = 0.5
 """Share of the machine's matrix rate that a step reaches; 0.4 to 0.6 on two CPU cores with SmolLM2."""
+SIZES = {"cpu": 768, "cuda": 8192}
+"""Rows and columns of the measured matrices. A product of 768 takes a GPU less time than its launch; one of 8192 takes
+a large GPU milliseconds, and 512 MiB in float32."""
 LEAST_TOKENS = 100
 """A pass over fewer tokens is hardly faster, because reading the weights takes the time."""
 
@@ -37,11 +40,15 @@ def bfloat16_gain() -> float:
     return flops_per_second("bfloat16") / flops_per_second("float32")
 
 
-def flops_per_second(dtype: str, size: int = 768, repeats: int = 5) -> float:
-    """The rate that a step can expect: the matrix rate of this machine's first device in a dtype, times SHARE."""
+def flops_per_second(dtype: str, size: int | None = None, repeats: int = 5) -> float:
+    """The rate that a step can expect: the matrix rate of this machine's first device in a dtype, times SHARE.
+
+    size: rows and columns of the matrices; None: as SIZES says.
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = size or SIZES[device]
     a = torch.ones(size, size, device=device, dtype=getattr(torch, dtype))
     best = float("inf")
     for _ in range(repeats):

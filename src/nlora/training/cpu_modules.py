@@ -3,13 +3,13 @@
 On a CPU, a fifth of a training step goes into dropout masks, norms and gated layers, and a third of its memory into
 what these store for the backward pass (docs/performance.md). The replacements hold the same parameters under the same
 names. A norm or a gated layer is replaced only if a trial on small and large random numbers gives the original's
-output, so a module that computes something else under a similar name stays. On other devices nothing is replaced,
-because nothing of this has been measured there.
+output, so a module that computes something else under a similar name stays. On other devices nothing is replaced
+unless asked for, because nothing of this has been measured there (docs/gpu.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -62,9 +62,12 @@ class GatedLayer(nn.Module):
 
 
 @contextmanager
-def cpu_modules(model: nn.Module, *, tries: bool = True) -> Iterator[None]:
+def cpu_modules(
+    model: nn.Module, devices: Collection[str] = ("cpu",), *, tries: bool = True
+) -> Iterator[None]:
     """A block in which the model computes the same numbers, up to rounding, with less work.
 
+    devices: the types of devices for which this holds; a model with a parameter elsewhere stays as it is.
     tries: False replaces modules by their names alone, on a skeleton whose memory is estimated.
 
     >>> model = nn.Sequential(nn.Dropout(0.1))
@@ -75,7 +78,7 @@ def cpu_modules(model: nn.Module, *, tries: bool = True) -> Iterator[None]:
     True
     """
     with ExitStack() as undo:
-        if all(p.device.type == "cpu" for p in model.parameters()):
+        if all(p.device.type in devices for p in model.parameters()):
             for parent in list(model.modules()):
                 for name, child in parent.named_children():
                     _replace(parent, name, child, undo, tries)
@@ -138,11 +141,13 @@ def _replacement(module: Any, tries: bool) -> nn.Module | None:
 
 def _if_equal(kind: Callable[[Any], nn.Module], original: nn.Module, width: int) -> nn.Module | None:
     """The replacement, if it gives the original's output on a few random rows of each size."""
-    dtypes = {p.dtype for p in original.parameters() if not p.requires_grad}
-    if len(dtypes) != 1 or not dtypes <= TOLERANCES.keys():
+    places = {(p.dtype, p.device) for p in original.parameters() if not p.requires_grad}
+    if len(places) != 1:
         return None
-    (dtype,) = dtypes
-    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    ((dtype, device),) = places
+    if dtype not in TOLERANCES:
+        return None
+    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     training = original.training
     original.eval()
     try:
