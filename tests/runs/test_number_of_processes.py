@@ -120,7 +120,8 @@ def test_any_number_of_processes_gives_the_same_adapters_and_answers(
 def test_each_process_holds_its_share_of_a_sharded_backbone(runs: Path) -> None:
     """A half of every weight, and nothing whole. Each sharded run was started once, and one of them twice."""
     for rank in range(2):
-        held = [json.loads(line) for line in (runs / "2 processes" / f"held-{rank}.jsonl").open()]
+        file = runs / "2 processes" / f"held-{rank}.jsonl"
+        held = [json.loads(line) for line in file.read_text().splitlines()]
         assert len(held) == len(SHARDED) + 1
         for mine, everything in held:
             assert mine == everything / 2

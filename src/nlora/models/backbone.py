@@ -80,7 +80,7 @@ def load_backbone(
     number, device = getattr(torch, dtype), PartialState().device
     arguments = source.arguments | (loading_arguments(quantize, number, device) if quantize else {})
     if fsdp:
-        from transformers.distributed import DistributedConfig
+        from transformers.distributed.configuration_utils import DistributedConfig
 
         arguments["distributed_config"] = DistributedConfig(fsdp_size=processes.size())
     with _one_clear_line(name), quiet_bars():
