@@ -1,6 +1,6 @@
 """Seconds of an optimizer step with several processes of one thread, and with one process of as many threads.
 
-    python benchmarks/processes.py demo tasks=[agnews] train.max_samples=160 evaluate.max_samples=8
+    python benchmarks/processes.py demo tasks=[tweets] train.max_samples=160 evaluate.max_samples=8
 
 Source and overrides are those of `nlora run`. Both train in turn, in new folders; loading and scoring are left out.
 """

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 LIMIT_SECONDS = 300
 Runs = Sequence[tuple[Path, Sequence[str]]]
@@ -60,21 +61,37 @@ def learn_together(size: int, runs: Runs, folder: Path, launcher: str) -> None:
     assert [process.returncode for process in processes] == [0] * size, told
 
 
-def without_extras() -> None:
-    """Leave out of this process's runs what takes a third of a tiny one's time: the preflight check and the report."""
+def without_extras(folder: Path) -> None:
+    """Leave out of this process's runs what takes a third of a tiny one's time: the preflight check and the report.
+
+    A sharded model is checked, and what this process holds of it is written to folder/held-<rank>.jsonl: the number of
+    its parameters here, and in all.
+    """
     from nlora.api import learn
     from nlora.models.fast_paths import default_paths
+    from nlora.models.inspection import is_sharded
     from nlora.runs import preflight
 
-    learn.finish_run = lambda run: run.write_summary()
-    preflight.preflight = lambda backbone, *_, **__: default_paths(backbone.model)
+    real = preflight.preflight
+
+    def check(backbone: Any, *given: Any, **options: Any) -> Any:
+        if not is_sharded(backbone.model):
+            return default_paths(backbone.model)
+        whole = list(backbone.model.parameters())
+        here = [p.to_local() if hasattr(p, "to_local") else p for p in whole]
+        with (folder / f"held-{os.environ['RANK']}.jsonl").open("a") as file:
+            file.write(json.dumps([sum(p.numel() for p in some) for some in (here, whole)]) + "\n")
+        return real(backbone, *given, **options)
+
+    learn.finish_run = lambda run, progress: run.write_summary()
+    preflight.preflight = check
 
 
 def main() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from helpers import learn
 
-    without_extras()
+    without_extras(Path(sys.argv[1]).parent)
     for config, overrides in json.loads(Path(sys.argv[1]).read_text()):
         learn(config, *overrides)
 

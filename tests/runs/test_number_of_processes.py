@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,24 @@ CASES: dict[str, dict[str, Any]] = {
     "seqft": {"method": "seqft", "train": TRAIN | {"learning_rate": 5e-5}},
     "t5": {"model": "t5", "train": TRAIN | {"learning_rate": 5e-5}},
 }
+# The same configurations, with the backbone sharded over the two processes.
+SHARDED: dict[str, dict[str, Any]] = {
+    "nlora": {"method": "nlora", "train": TRAIN | {"gradient_checkpointing": True, "micro_batch_size": 2}},
+    # Its sliding window rules out packed batches.
+    "olora": {"method": "olora", "model": "mistral"},
+    "lwf": {"method": "lwf", "evaluate": {"decode": "generate", "batch_size": 2, "zero_shot": True}},
+    # Its input embedding is its head.
+    "seqlora": {
+        "method": "seqlora",
+        "model": "gemma",
+        "train": TRAIN | {"epochs": 4, "early_stopping": {"patience": 1}},
+    },
+}
+CASES |= {f"sharded {case}": changes for case, changes in SHARDED.items()}
+RESUMED = "sharded olora"
+"""Its run of two processes learns the first task, and then goes on with both."""
+if importlib.util.find_spec("bitsandbytes") is not None:  # the extra quant
+    CASES["4bit"] = {"quantize": "4bit"}
 OF_FOUR = ["ewc", "ella", "olora", "mtl", "lwf"]
 
 
@@ -59,7 +79,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel) -> Pat
     for case, config in configs.items():
         learn(config, f"output_dir={folder / case / '1'}")
     for size, cases, launcher in ((2, list(CASES), "torchrun"), (4, OF_FOUR, "srun")):
-        of_size = [(configs[case], [f"output_dir={folder / case / str(size)}"]) for case in cases]
+        of_size = []
+        for case in cases:
+            overrides = [f"output_dir={folder / case / str(size)}"]
+            if case.startswith("sharded"):
+                overrides.append("fsdp=true")
+            if case == RESUMED:
+                of_size.append((configs[case], [*overrides, f"tasks={json.dumps(tasks[:1])}"]))
+            of_size.append((configs[case], overrides))
         learn_together(size, of_size, folder / f"{size} processes", launcher)
     return folder
 
@@ -88,3 +115,13 @@ def test_any_number_of_processes_gives_the_same_adapters_and_answers(
     one, several = read_summary(alone), read_summary(together)
     assert (several.R, several.zero_shot, several.status) == (one.R, one.zero_shot, "complete")
     assert several.versions["processes"] == str(size)
+
+
+def test_each_process_holds_its_share_of_a_sharded_backbone(runs: Path) -> None:
+    """A half of every weight, and nothing whole. Each sharded run was started once, and one of them twice."""
+    for rank in range(2):
+        file = runs / "2 processes" / f"held-{rank}.jsonl"
+        held = [json.loads(line) for line in file.read_text().splitlines()]
+        assert len(held) == len(SHARDED) + 1
+        for mine, everything in held:
+            assert mine == everything / 2

@@ -16,7 +16,7 @@ from nlora.config.load import LoadedConfig
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.data.scorers import versions_of_scorers
-from nlora.errors import RunError
+from nlora.errors import InputErrors, RunError
 from nlora.evaluation.choices import decode_of
 from nlora.methods.registry import version_of
 from nlora.models import launchers, processes
@@ -79,6 +79,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             config.model,
             dtype=config.dtype,
             quantize=config.quantize,
+            fsdp=config.fsdp,
             trust_remote_code=config.trust_remote_code,
         )
         paths = preflight(
@@ -111,6 +112,11 @@ def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = 
     """
     if processes.from_main(_is_learned, loaded.config, progress, repair=repair):
         return None
+    if loaded.config.fsdp and processes.size() == 1:
+        what = (
+            "shards the model over several processes, but this is one; add --processes N, or set fsdp=false"
+        )
+        raise InputErrors([loaded.places.problem(("fsdp",), what)])
     announce_downloads(loaded.config, progress)
     return processes.main_first(lambda: make_plan(loaded))
 

@@ -96,7 +96,10 @@ def _memory(plan: Plan, device: Literal["cpu", "cuda"] | None, processes: int) -
     from nlora.report.formatting import memory
     from nlora.runs.memory_advice import memory_lines
 
-    return memory_lines(plan, memory, device=device, processes=processes)
+    lines = memory_lines(plan, memory, device=device, processes=processes)
+    if plan.config.fsdp and processes == 1:
+        lines.append("fsdp needs several processes, but this estimate is for one; add --processes N")
+    return lines
 
 
 def _folder_line(plan: Plan) -> str:

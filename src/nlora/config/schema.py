@@ -170,6 +170,11 @@ class Config(Frozen):
         description="Quantize the frozen backbone while loading it, with bitsandbytes (pip install bitsandbytes): "
         "4bit, QLoRA's NF4; 8bit, LLM.int8(); null: not at all.",
     )
+    fsdp: bool = Field(
+        False,
+        description="Shard the frozen backbone over the run's processes with torch's FSDP2: each holds a part of every "
+        "layer. For a model that one GPU cannot hold; needs several processes.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that is part of the model.")
     data: str | None = Field(
         None, description="Folder in the released layout, or builtin (the built-in tasks), or left out."

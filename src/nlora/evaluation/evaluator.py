@@ -27,6 +27,7 @@ from nlora.evaluation.label_scoring import LabelTree, label_probabilities, likel
 from nlora.evaluation.prefill import Prefiller
 from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
+from nlora.models.inspection import is_sharded
 
 if TYPE_CHECKING:
     from nlora.config.schema import EvaluateOptions
@@ -117,6 +118,8 @@ class Evaluator:
     ) -> Answers:
         """The model's answers to `task.test`. Several processes share the work, and each gets all answers.
 
+        If they share the model's weights instead (`is_sharded`), each answers everything.
+
         on_answered: called after each batch with its number of examples.
         probabilities: compute those of the labels too; the task must be answered by `labels`.
         """
@@ -138,10 +141,10 @@ class Evaluator:
         )
         answers = [_Found("")] * len(prompts)
         size = self._options.batch_size if self._paths.prefill != "single" else 1
-        number = processes.size()
-        mine = groups[
-            processes.rank() :: number
-        ]  # dealt out in turn, so that all have prompts of all lengths
+        # Dealt out in turn, so that all have prompts of all lengths. Of a sharded model, every pass takes all
+        # processes, and the answers decide how many passes there are.
+        number, rank = (1, 0) if is_sharded(self._backbone.model) else (processes.size(), processes.rank())
+        mine = groups[rank::number]
         found: list[_Found] = []
         for start in range(0, len(mine), size):
             some = mine[start : start + size]
@@ -149,7 +152,7 @@ class Evaluator:
                 prefiller, [TokenizedExample(prompts[group[0]].prompt_ids, []) for group in some]
             )
             on_answered(sum(map(len, groups[start * number : (start + size) * number])))
-        for first, theirs in enumerate(processes.gather(found)):
+        for first, theirs in enumerate(processes.gather(found) if number > 1 else [found]):
             for group, answer in zip(groups[first::number], theirs, strict=True):
                 for index in group:
                     answers[index] = answer

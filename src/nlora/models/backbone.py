@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.errors import ModelError
+from nlora.models import processes
 from nlora.models.hub import offline_without_hub
 from nlora.models.quantization import Quantize, keep_trainable, loading_arguments
 
@@ -56,12 +57,17 @@ class _Source:
 
 
 def load_backbone(
-    name: str, *, dtype: str = "float32", quantize: Quantize | None = None, trust_remote_code: bool = False
+    name: str,
+    *,
+    dtype: str = "float32",
+    quantize: Quantize | None = None,
+    fsdp: bool = False,
+    trust_remote_code: bool = False,
 ) -> Backbone:
     """Model and tokenizer, on the device that accelerate chooses (a GPU if there is one).
 
     name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16". quantize: see
-    `nlora.models.quantization`.
+    `nlora.models.quantization`. fsdp: each process loads its part of the weights only; all have to call it.
     Raises ModelError if it cannot be found, is not a language model, cannot be quantized, or its tokenizer has no
     end-of-text token.
     """
@@ -73,6 +79,10 @@ def load_backbone(
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     number, device = getattr(torch, dtype), PartialState().device
     arguments = source.arguments | (loading_arguments(quantize, number, device) if quantize else {})
+    if fsdp:
+        from transformers.distributed.configuration_utils import DistributedConfig
+
+        arguments["distributed_config"] = DistributedConfig(fsdp_size=processes.size())
     with _one_clear_line(name), quiet_bars():
         model, found = _kind(config, name).from_pretrained(
             source.path,
@@ -91,7 +101,7 @@ def load_backbone(
         _forget_quantization(model)
     model.eval()
     model.requires_grad_(False)
-    if quantize is None:
+    if quantize is None and not fsdp:  # otherwise they are there already
         model.to(device)
     keep_trainable(model)  # a model from the hub may be quantized already
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,17 @@ def is_encoder_decoder(model: nn.Module) -> bool:
     """Whether the model reads the prompt with an encoder (T5, BART)."""
     config = getattr(_inner(model), "config", None)
     return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each process holds only a part of every weight (FSDP2), so that all must compute the same passes."""
+    return bool(getattr(model, "is_distributed_loading_by_transformers", False))
+
+
+def shards_by_layer(model: nn.Module) -> bool:
+    """Whether transformers knows how to shard this model layer by layer: it has a rule for the model's own layers."""
+    names = {re.sub(r"\.\d+", ".*", name) for name, _ in model.named_modules()}
+    return any("*" in rule and rule in names for rule in getattr(model, "fsdp_plan", None) or ())
 
 
 def decoder_start(model: nn.Module) -> int:

@@ -59,9 +59,9 @@ def refuse_sharding(environment: Environment) -> None:
     for variable, name in _SHARDING.items():
         if environment.get(variable, "").lower() in ("true", "1", "yes"):
             raise RunError(
-                f"{variable}: accelerate is configured for {name}, which splits the model over the processes; nlora "
-                "needs the whole model in each of them. Use plain data parallelism: nlora run --processes N, or "
-                "accelerate launch --multi_gpu"
+                f"{variable}: accelerate is configured for {name}, which would split the adapters as well; start plain "
+                "data parallelism (nlora run --processes N, or accelerate launch --multi_gpu), with fsdp=true if one "
+                "GPU cannot hold the backbone"
             )
 
 

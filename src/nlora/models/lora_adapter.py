@@ -164,7 +164,11 @@ class LoraAdapter:
         folder = Path(folder)
         check_finite(self.factors(), str(folder))
         # PEFT's save_pretrained would also write a README and look up the base model on the hub.
-        tensors = get_peft_model_state_dict(self.model, adapter_name=self._name, save_embedding_layers=False)
+        # Given the adapter's alone, because PEFT would gather the weights of a sharded backbone from all processes.
+        own = {name: tensor for name, tensor in self.model.named_parameters() if "lora_" in name}
+        tensors = get_peft_model_state_dict(
+            self.model, own, adapter_name=self._name, save_embedding_layers=False
+        )
         config = copy.deepcopy(self.model.peft_config[self._name])
         config.base_model_name_or_path = base_model
         config.inference_mode = True

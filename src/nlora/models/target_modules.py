@@ -227,6 +227,11 @@ def in_and_out(module: nn.Module) -> tuple[int, int]:
     return module.in_features, module.out_features
 
 
+def is_of_expert(name: str) -> bool:
+    """Whether a layer belongs to one of several experts, which may all be left out of a step."""
+    return "expert" in name
+
+
 def is_quantized(layer: nn.Module) -> bool:
     """Whether a linear layer stores codes instead of the (out, in) numbers of its weight."""
     weight: Any = layer.weight

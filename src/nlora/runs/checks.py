@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nlora.config.schema import Config
 from nlora.data.rows import outside
@@ -19,6 +20,11 @@ from nlora.evaluation.answer import own_score
 from nlora.methods.base import Method
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.run_yaml import committed_stages, read_run_file
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nlora.models.target_modules import ModuleShape
 
 
 def family_problems(config: Config, encoder_decoder: bool) -> list[Problem]:
@@ -54,6 +60,34 @@ def quantize_problems(config: Config, methods: Sequence[Method]) -> list[Problem
     if any(method.needs_float_weights for method in methods):
         found.append(f"{config.method.label} needs the backbone's weights as numbers; leave quantize out")
     return [Problem.at(("quantize",), what) for what in found]
+
+
+def fsdp_problems(
+    config: Config, methods: Sequence[Method], model: nn.Module, modules: Sequence[ModuleShape]
+) -> list[Problem]:
+    """Why this run cannot have a sharded backbone; empty if it can, or needs none.
+
+    model: its skeleton. modules: the layers to adapt.
+    """
+    if not config.fsdp:
+        return []
+    from nlora.models.inspection import is_encoder_decoder, shards_by_layer
+    from nlora.models.target_modules import is_of_expert
+
+    found = []
+    if any(method.needs_float_weights for method in methods):
+        found.append(f"{config.method.label} needs the backbone's whole weights, or their gradients")
+    if config.quantize is not None or hasattr(model.config, "quantization_config"):
+        found.append("quantized weights cannot be sharded; several processes can train them without it")
+    if config.model.lower().endswith(".gguf"):
+        found.append("a GGUF file cannot be loaded in parts; give a folder or hub id as model")
+    if is_encoder_decoder(model):
+        found.append("an encoder-decoder model cannot be sharded")
+    elif not shards_by_layer(model):
+        found.append(f"transformers does not know how to shard the layers of {type(model).__name__}")
+    if experts := [module.name for module in modules if is_of_expert(module.name)]:
+        found.append(f"adapters of experts, such as {experts[0]}, cannot be trained with it")
+    return [Problem.at(("fsdp",), f"{what}; leave fsdp out") for what in found]
 
 
 def _key(config: Config, task: str, option: str) -> Key:

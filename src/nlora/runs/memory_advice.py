@@ -102,7 +102,8 @@ def _changes(plan: Plan, found: MemoryEstimate) -> Iterator[Change]:
     narrow = {"dtype": "bfloat16"} if config.dtype == "float32" else {}
     if narrow:
         yield score | micro | slow | narrow
-    if config.quantize is None and not any(method.needs_float_weights for method in plan.methods):
+    may_quantize = config.quantize is None and not config.fsdp
+    if may_quantize and not any(method.needs_float_weights for method in plan.methods):
         yield score | micro | slow | narrow | {"quantize": "4bit"}
 
 

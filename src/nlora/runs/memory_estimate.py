@@ -26,6 +26,7 @@ from nlora.models.traced_memory import (
     give_fake_tensors,
     held_bytes,
     held_tensors,
+    layer_lists,
 )
 from nlora.runs.machine_memory import free_bytes, used_bytes
 from nlora.runs.memory_trace import Device, TracedRun
@@ -95,7 +96,7 @@ def estimate_memory(
     paths = default_paths(model, untried=True)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     give_fake_tensors(model, mode, getattr(torch, config.dtype))
-    weights = _weight_bytes(model, config)
+    weights = _sharded_bytes(model, processes) if config.fsdp else _weight_bytes(model, config)
     kept = _kept_of_earlier(plan, config, model)
     parts = TracedRun(plan, config, model, mode, paths, device, processes).parts()
     return MemoryEstimate(
@@ -121,6 +122,18 @@ def _weight_bytes(model: nn.Module, config: Config) -> int:
     return int(everything - wide + per_weight * sum(w.numel() for w in linear.values()))
 
 
+def _sharded_bytes(model: nn.Module, processes: int) -> int:
+    """A process's share of the weights, and the whole ones that it has during a pass.
+
+    These are two layers (FSDP2 gathers the next one early) and the head, which stays until the backward pass.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    layers = [held_bytes(layer.parameters()) for layers in layer_lists(model) for layer in layers]
+    whole = 2 * max(layers, default=0) + (held_bytes(head.parameters()) if head is not None else 0)
+    everything = held_bytes(held_tensors(model))
+    return min(everything // processes + whole, everything) if processes > 1 else everything
+
+
 def _kept_of_earlier(plan: Plan, config: Config, model: nn.Module) -> int:
     """What the last stage keeps of the earlier ones: original weights for merging, updates, Fisher information."""
     method, stages = plan.methods[-1], len(plan.tasks)
@@ -130,7 +143,7 @@ def _kept_of_earlier(plan: Plan, config: Config, model: nn.Module) -> int:
     updates = (stages - 1) * 4 * sum(r * (m.in_features + m.out_features) for m in plan.modules)
     layers = [linear_layer(model, module.name) for module in plan.modules]
     entries = sum(module.in_features * module.out_features for module in plan.modules)
-    merges = config.dtype == "float32" and config.quantize is None
+    merges = config.dtype == "float32" and config.quantize is None and not config.fsdp
     merges = merges and not any(shares_weight(model, layer) for layer in layers)
     originals = 4 * entries if merges else updates  # unmerged updates are kept once more, concatenated
     fisher = 4 * entries if method.name == "ewc" else 0

@@ -31,6 +31,7 @@ from nlora.runs.checks import (
     early_stopping_problems,
     extension_problems,
     family_problems,
+    fsdp_problems,
     label_weight_problems,
     missing_extras,
     quantize_problems,
@@ -122,6 +123,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         positions = positions_of(skeleton)
         layout = _collect(problems, lambda: _layout(skeleton, config))
         encoder = _collect(problems, lambda: make_encoder(config, positions))
+        problems += fsdp_problems(config, methods, skeleton, layout[0] if layout else ())
     if encoder is not None:
         problems += family_problems(config, encoder.encoder_decoder)
     problems += [

@@ -12,6 +12,7 @@ from typing import Any
 FREE = frozenset(
     {
         "name",
+        "fsdp",
         "train.micro_batch_size",
         "train.gradient_checkpointing",
         "train.report_to",

@@ -15,6 +15,7 @@ from torch import nn
 
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.methods.base import Memory, Method
+from nlora.models.inspection import is_sharded
 from nlora.models.lora_adapter import ADAPTER
 from nlora.models.lora_factors import AdapterState
 from nlora.models.merged_updates import MergedUpdates
@@ -115,7 +116,9 @@ class UpdateHistory:
 def keep_updates(model: nn.Module, module_names: Sequence[str]) -> MergedUpdates | UnmergedUpdates:
     """Updates merged into the weights of these layers; if any of them cannot hold an update exactly, unmerged ones."""
     layers = [linear_layer(model, name) for name in module_names]
-    can_merge = all(takes_updates(layer) and not shares_weight(model, layer) for layer in layers)
+    can_merge = not is_sharded(model) and all(
+        takes_updates(layer) and not shares_weight(model, layer) for layer in layers
+    )
     return (MergedUpdates if can_merge else UnmergedUpdates)(model, module_names)
 
 

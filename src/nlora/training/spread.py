@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from nlora.data.collate import IGNORED
 from nlora.data.sampler import Order, ProcessBatches
 from nlora.models import processes
+from nlora.models.target_modules import is_of_expert
 from nlora.training.counted_batches import SIZE
 from nlora.training.finite_guard import ROWS
 from nlora.training.weighted_batches import WEIGHTS
@@ -96,4 +97,4 @@ def _nothing_counts(batch: dict[str, Any]) -> dict[str, Any]:
 def _may_be_unused(trainable: Trainable) -> bool:
     """Whether some of the trained weights may not be used in a step: those of an expert, or of a whole model."""
     factors = trainable.factors()
-    return not factors or any("expert" in name for name in factors)
+    return not factors or any(map(is_of_expert, factors))
