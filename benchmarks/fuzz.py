@@ -6,13 +6,14 @@
 
 Targets: readers (files of examples), texts (the input of `nlora predict`) and config (YAML with overrides); see
 fuzz_targets.py for what each requires of nlora. The seeds are tests/fuzz_corpus/TARGET, which the tests replay; --keep
-adds inputs that reach new code to it, as few and as small as there are. Findings go to a folder: one input and
+adds those that reach new code to it, and leaves out what they make needless. Findings go to a folder: one input and
 its traceback for each place in the code. Exit status 1 if there is any. Only Linux has atheris as a wheel.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import re
@@ -22,13 +23,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 CORPUS = Path(__file__).parents[1] / "tests" / "fuzz_corpus"
 _MOST_BYTES = 4096
-_KEPT_BYTES = 60_000
-"""The most that --keep leaves in the corpus of one target."""
 WORDS = {
     "readers": "sentence,label,input,output,text,question,answer,lang,messages,conversations,turns,role,content,user,"
     "assistant,system,from,value,human,gpt,type,tool_calls,billing,network,null,true,1e400,NaN,PAR1,\\\\ud83d",
@@ -78,22 +79,33 @@ def _run(asked: argparse.Namespace, findings: Path, work: Path) -> tuple[int, in
             f"-max_len={_MOST_BYTES}", f"-dict={work / 'words'}", f"-artifact_prefix={findings}/",
             "-rss_limit_mb=4096", "-print_final_stats=1", str(work / "corpus"), str(CORPUS / asked.target),
         ]  # fmt: skip
-        ended = _child(asked, work, options)
-        counts = re.findall(r"#(\d+)\s|number_of_executed_units: (\d+)", ended.stderr)
+        status, log = _child(asked, work, options)
+        counts = re.findall(r"#(\d+)\s|number_of_executed_units: (\d+)", log)
         done += max((int(a or b) for a, b in counts), default=0)
-        reached = (re.findall(r"cov: \d+ ft: \d+ corp: \d+", ended.stderr) or [reached])[-1]
-        if ended.returncode:
+        reached = (re.findall(r"cov: \d+ ft: \d+ corp: \d+", log) or [reached])[-1]
+        if status:
             crashes += 1
-            print(ended.stderr[-3000:], file=sys.stderr)
+            print(log[-3000:], file=sys.stderr)
             if not counts:
                 break
     return done, crashes, reached
 
 
-def _child(asked: argparse.Namespace, work: Path, options: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _child(asked: argparse.Namespace, work: Path, options: Sequence[str]) -> tuple[int, str]:
+    """The exit status, and what atheris printed, which can also be followed in the log beside the findings."""
     (work / "options").write_text("\n".join(options))
-    command = [sys.executable, __file__, asked.target, "--findings", str(asked.findings), "--child", str(work)]
-    return subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+    command = [
+        sys.executable,
+        __file__,
+        asked.target,
+        "--findings",
+        str(asked.findings),
+        "--child",
+        str(work),
+    ]
+    with (asked.findings / asked.target / "log").open("w") as log:
+        ended = subprocess.run(command, stderr=log, check=False)
+    return ended.returncode, Path(log.name).read_text(errors="replace")
 
 
 def _fuzz(target: str, findings: Path, work: Path) -> None:
@@ -132,18 +144,58 @@ def _record(error: Exception, data: bytes, findings: Path) -> None:
     kept = stem.with_suffix(".input")
     if not kept.exists() or len(data) < kept.stat().st_size:
         kept.write_bytes(data)
-        stem.with_suffix(".txt").write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
+        stem.with_suffix(".txt").write_text(
+            "".join(traceback.format_exception(error)), errors="backslashreplace"
+        )
 
 
 def _keep(target: str, work: Path) -> None:
-    """Adds the smallest inputs with new coverage to the corpus, up to a number of bytes."""
+    """Leaves the smallest inputs in the corpus that together go from line to line as all of them do.
+
+    Inputs with a name that somebody gave them stay, whatever they reach.
+    """
+    import fuzz_targets
+
     folder = CORPUS / target
-    room = _KEPT_BYTES - sum(path.stat().st_size for path in folder.iterdir())
-    for path in sorted((work / "corpus").iterdir(), key=lambda path: path.stat().st_size):
-        room -= path.stat().st_size
-        if room < 0:
-            break
-        shutil.copy(path, folder / path.name)
+    named = [path for path in folder.iterdir() if not re.fullmatch("[0-9a-f]{40}", path.name)]
+    others = {path.name: path.read_bytes() for place in (folder, work / "corpus") for path in place.iterdir()}
+    files = work / "kept"
+    files.mkdir()
+    reached: set[tuple[str, int, int]] = set()
+    for path in named:
+        others.pop(path.name)
+        reached |= _steps(fuzz_targets.TARGETS[target], path.read_bytes(), files)
+    for name, data in sorted(others.items(), key=lambda item: len(item[1])):
+        new = _steps(fuzz_targets.TARGETS[target], data, files) - reached
+        reached |= new
+        if new:
+            (folder / name).write_bytes(data)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _steps(run: Callable[[bytes, Path], None], data: bytes, folder: Path) -> set[tuple[str, int, int]]:
+    """(file, line, next line in the same function) of what an input runs in the rooms that are fuzzed."""
+    found: set[tuple[str, int, int]] = set()
+    last: dict[int, int] = {}
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        file = frame.f_code.co_filename
+        if not any(room in file for room in ("/nlora/data/", "/nlora/config/", "/nlora/errors")):
+            return None
+        found.add((file, last.get(id(frame), 0), frame.f_lineno))
+        last[id(frame)] = frame.f_lineno
+        if event == "return":
+            del last[id(frame)]
+        return trace
+
+    sys.settrace(trace)
+    try:
+        with contextlib.suppress(Exception):  # a finding, which is kept as such
+            run(data, folder)
+    finally:
+        sys.settrace(None)
+    return found
 
 
 if __name__ == "__main__":

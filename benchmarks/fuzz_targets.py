@@ -1,9 +1,9 @@
-"""What the fuzzer feeds: one function a target, bytes in, AssertionError or any other error out where nlora is at fault.
+"""What the fuzzer runs: functions of bytes, in which any error but those that nlora means to raise is a finding.
 
     TARGETS["readers"](b"...", folder)      # writes into the folder only
 
-An input is good if it is read, or refused with `Problem`s: each one line that can be printed, with its place. Nothing
-may be written outside of the folder, which an audit hook watches (`only_in`).
+All is well with an input if it is read, or refused with `Problem`s: each one line that can be printed, with its place.
+Nothing may be written outside of the folder, which an audit hook watches (`only_in`).
 """
 
 from __future__ import annotations
@@ -154,7 +154,15 @@ class _Watch:
 
 _watches: list[_Watch] = []
 _is_hooked: list[bool] = []
-_CHANGES = {"os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "os.rename": 2, "os.link": 2, "os.symlink": 2, "os.truncate": 1}
+_CHANGES = {
+    "os.mkdir": 1,
+    "os.remove": 1,
+    "os.rmdir": 1,
+    "os.rename": 2,
+    "os.link": 2,
+    "os.symlink": 2,
+    "os.truncate": 1,
+}
 """Audit events -> how many of their first arguments are paths that change."""
 _NEVER = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect")
 

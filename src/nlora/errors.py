@@ -141,7 +141,7 @@ def printable(text: str) -> str:
 
 
 def _is_unsafe(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+    return character != "\t" and unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def dotted(key: Key) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from nlora.config.messages import problems_in
 from nlora.config.base_folder import TASK_PATHS
+from nlora.config.messages import problems_in
 from nlora.config.outside_code import is_python_file
 from nlora.config.overrides import task_names
 from nlora.config.paths import path_problem
@@ -31,7 +31,10 @@ def mistakes(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     made_up = () if "output_dir" in data else ("output_dir",)
     problems = problems_in(data, Config, places, counts=lambda path: path != made_up)
     return (
-        problems + _method_problems(data, places) + _name_problems(data, places) + _path_problems(data, places)
+        problems
+        + _method_problems(data, places)
+        + _name_problems(data, places)
+        + _path_problems(data, places)
     )
 
 

@@ -166,8 +166,10 @@ def _read_text(source: str) -> tuple[str, str, Path | None]:
         if all(is_file(path / name) for name in ("run.yaml", "summary.json")):
             what = f"is the folder of a run; to resume it: nlora run {shlex.quote(str(path / 'run.yaml'))}"
             raise InputErrors([Problem(source, what)])
-        what = "is a folder, not a YAML file" if is_folder(path) else "no such file, and no recipe of that name"
-        raise InputErrors([Problem(source, f"{what}{did_you_mean(source, names)}{_choice(names)}")])
+        what = (
+            "is a folder, not a YAML file" if is_folder(path) else "no such file, and no recipe of that name"
+        )
+        raise InputErrors([Problem(source or "''", f"{what}{did_you_mean(source, names)}{_choice(names)}")])
     try:
         return path.read_text(encoding="utf-8-sig"), source, path
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
 """Paths that users write: what can be none is a mistake, and looking for one never fails.
 
->>> path_problem("~nobody/rows.jsonl")
-"there is no user 'nobody'; write ./~nobody/rows.jsonl if ~ is part of the name"
+>>> path_problem("~no-such-user/rows.jsonl")
+"there is no user 'no-such-user'; write ./~no-such-user/rows.jsonl if ~ is part of the name"
 >>> is_file("x" * 300)
 False
 """

@@ -35,10 +35,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            value = super().construct_object(node, deep=deep)
-            if type(value) is int:
-                str(value)  # raises ValueError for 0x and so many digits that nothing could show or write it
-            return value
+            return super().construct_object(node, deep=deep)
         except (ValueError, TypeError, OverflowError) as error:  # such as the date 2024-99-99
             digits = sys.get_int_max_str_digits()
             what = f"a number of more than {digits} digits" if "integer string" in str(error) else str(error)
@@ -54,6 +51,15 @@ class _Dumper(yaml.SafeDumper):
 
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
+
+
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    value = int(loader.construct_yaml_int(node))
+    str(value)  # raises ValueError for hexadecimal digits that Python would read, but not write
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
