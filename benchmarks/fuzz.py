@@ -115,10 +115,10 @@ def _fuzz(target: str, findings: Path, work: Path) -> None:
     sys.dont_write_bytecode = True
     with atheris.instrument_imports(include=["nlora.data", "nlora.config", "nlora.errors"]):
         import fuzz_targets
-    from nlora.methods import registry
+    from nlora.methods import _outside, registry
 
     # It reads the metadata of every installed package, which takes longer than all the rest of an input.
-    registry.installed = functools.cache(registry.installed)
+    registry.installed = functools.cache(_outside.installed)  # type: ignore[attr-defined]
     run = fuzz_targets.TARGETS[target]
     folder = work / "files"
     folder.mkdir(exist_ok=True)
