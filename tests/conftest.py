@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import settings
 
+# pytest --hypothesis-profile=thorough draws at random, and many more.
+settings.register_profile("quick", derandomize=True, deadline=None, database=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile("quick")
 # Nothing in the tests may reach a hub; the one fetch of the built-in default goes to the package index.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -14,6 +14,7 @@ config: seeds: unknown key; did you mean 'seed'?
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -62,7 +63,8 @@ class Problem:
         return ": ".join(part for part in (source, dotted(self.key)) if part)
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" if self.where else self.what
+        """One line that any terminal takes: a line end in a file's name or in a quoted value is shown as \\n."""
+        return printable(f"{self.where}: {self.what}" if self.where else self.what)
 
 
 class InputErrors(NloraError, ValueError):
@@ -128,6 +130,21 @@ class MissingExtraError(NloraError, ImportError):
 def missing(package: str) -> str:
     """`ray is not installed; pip install ray`: the package itself, as nlora's extras work from its checkout only."""
     return f"{package} is not installed; pip install {package}"
+
+
+def printable(text: str) -> str:
+    """The text with line ends, control characters and halves of characters as escapes.
+
+    >>> print(printable("label 'a\\nb'"))
+    label 'a\\nb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if _is_unsafe(c) else c for c in text)
+
+
+def _is_unsafe(character: str) -> bool:
+    return character != "\t" and unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def dotted(key: Key) -> str:

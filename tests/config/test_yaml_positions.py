@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.config.yaml_positions import Place, read_yaml, to_yaml
+from nlora.config.yaml_positions import Document, Place, read_yaml, to_yaml
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 values = st.recursive(
@@ -57,11 +57,18 @@ def test_every_value_has_the_line_that_a_plain_search_finds() -> None:
 
 
 def test_aliases_of_aliases_do_not_take_forever() -> None:
-    # 9 ** 11 values, if every alias were followed.
-    levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    document = read_yaml("a0: &a0 [x]\n" + "\n".join(levels), "f")
-    assert document.problems == ()
-    assert len(document.data["a11"]) == 9
+    """Level n has 9 ** n values, if every alias is followed, as everything does that gets the data."""
+
+    def document(levels: int) -> Document:
+        lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels + 1)]
+        return read_yaml("a0: &a0 [x]\n" + "\n".join(lines), "f")
+
+    assert document(3).problems == ()
+    assert len(document(3).data["a3"]) == 9
+    for levels in (5, 11, 40):
+        assert [str(problem) for problem in document(levels).problems] == [
+            "f: aliases (*name) add more than 100,000 values; write out what is needed"
+        ]
 
 
 def test_a_pair_of_escapes_is_one_character_and_half_of_one_is_a_mistake() -> None:

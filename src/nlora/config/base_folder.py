@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from nlora.config.outside_code import is_python_file
+from nlora.config.paths import exists, expanded, path_problem
 from nlora.config.schema import BUILTIN, Config
 from nlora.config.task_source import TaskSource
+from nlora.config.yaml_positions import SourceMap
+from nlora.errors import Problem
 
 HERE, THEN = "base_folder", "base_folder_then"
 
 
-_TASK_PATHS = ("train", "test", "adapter")
+TASK_PATHS = ("train", "test", "adapter")
 """Keys of a task that hold paths."""
 
 
@@ -34,6 +37,12 @@ def recorded(run_folder: Path, config: Config, base: Path) -> dict[str, str]:
     if here.parts[:2] != there.parts[:2]:  # only the root of the file system in common
         return {HERE: str(there)}
     return {HERE: Path(os.path.relpath(there, here)).as_posix(), THEN: str(there)}
+
+
+def problems_in(record: Mapping[str, Any], places: SourceMap) -> list[Problem]:
+    """What is wrong with the folders that a run.yaml records."""
+    given = {(key,): str(record.get(key, ".")) for key in (HERE, THEN)}
+    return [places.problem(key, what) for key, path in given.items() if (what := path_problem(path))]
 
 
 def read(record: Mapping[str, Any], run_folder: Path) -> Path:
@@ -55,7 +64,7 @@ def located(config: Config, base: Path) -> Config:
         return (_below(base, path) or path) if path is not None and _is_relative(path) else path
 
     def moved(task: TaskSource) -> dict[str, str | None]:
-        paths = {key: found(getattr(task, key)) for key in _TASK_PATHS}
+        paths = {key: found(getattr(task, key)) for key in TASK_PATHS}
         if file := _metric_file(task.metric):
             paths["metric"] = f"{found(file)}:{str(task.metric).rpartition(':')[2]}"
         return paths
@@ -71,7 +80,7 @@ def _relative_paths(config: Mapping[str, Any]) -> list[str]:
     """Those of the data, the metrics and the method. config: a mapping, checked or not."""
     tasks = config.get("tasks")
     entries = [entry for entry in tasks if isinstance(entry, dict)] if isinstance(tasks, list | tuple) else []
-    paths = [config.get("data"), *(entry.get(split) for entry in entries for split in _TASK_PATHS)]
+    paths = [config.get("data"), *(entry.get(split) for entry in entries for split in TASK_PATHS)]
     paths += [_metric_file(entry.get("metric")) for entry in entries]
     method = config.get("method")
     name = method.get("name") if isinstance(method, dict) else method
@@ -92,12 +101,12 @@ def _holds(folder: Path, paths: Sequence[str]) -> bool:
 
 def _below(folder: Path, path: str) -> str | None:
     """The path, or the pattern of paths, below the folder; None if nothing is there."""
-    if (folder / path).exists():
+    if exists(folder / path):
         return str(folder / path)
-    if glob.has_magic(path) and any(folder.glob(path)):
-        return str(Path(glob.escape(str(folder))) / path)
-    return None
+    pattern = str(Path(glob.escape(str(folder))) / path)
+    # As data files are found: Path.glob takes fewer patterns.
+    return pattern if glob.has_magic(path) and any(glob.iglob(pattern, recursive=True)) else None  # noqa: PTH207
 
 
 def _is_relative(path: str) -> bool:
-    return path != BUILTIN and not path.startswith("hub:") and not Path(path).expanduser().is_absolute()
+    return path != BUILTIN and not path.startswith("hub:") and not expanded(path).is_absolute()

@@ -14,9 +14,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from nlora.config.base_folder import TASK_PATHS
 from nlora.config.messages import problems_in
 from nlora.config.outside_code import is_python_file
 from nlora.config.overrides import task_names
+from nlora.config.paths import path_problem
 from nlora.config.schema import Config
 from nlora.config.train_options import TrainOptions
 from nlora.config.yaml_positions import SourceMap
@@ -28,7 +30,12 @@ def mistakes(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     # output_dir has a default, unless the name it is made from is wrong: one mistake, reported once.
     made_up = () if "output_dir" in data else ("output_dir",)
     problems = problems_in(data, Config, places, counts=lambda path: path != made_up)
-    return problems + _method_problems(data, places) + _name_problems(data, places)
+    return (
+        problems
+        + _method_problems(data, places)
+        + _name_problems(data, places)
+        + _path_problems(data, places)
+    )
 
 
 def _method_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
@@ -101,4 +108,25 @@ def _name_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
         if isinstance(name, str) and name not in known:
             hint = did_you_mean(name, known) or f"; the tasks are {', '.join(known)}"
             problems.append(places.problem(("stages", name), f"no task is called '{name}'{hint}"))
+    return problems
+
+
+def _path_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
+    """Paths that no file can have, and names that no folder can be named after."""
+    tasks, after = data.get("tasks"), data.get("after")
+    given: dict[Key, Any] = {(key,): data.get(key) for key in ("model", "data", "output_dir")}
+    if "output_dir" not in data:  # it is made from the name
+        given["name",] = data.get("name")
+    given |= {("after", i): path for i, path in enumerate(after if isinstance(after, list) else ())}
+    for i, task in enumerate(tasks if isinstance(tasks, list) else ()):
+        if isinstance(task, dict):
+            given |= {("tasks", i, key): task.get(key) for key in TASK_PATHS}
+    problems = [
+        places.problem(key, what)
+        for key, path in given.items()
+        if isinstance(path, str) and (what := path_problem(path))
+    ]
+    for i, name in enumerate(task_names(data)):
+        if name is not None and (what := path_problem(f"{len(name)}-{name}")):
+            problems.append(places.problem(("tasks", i), f"the task's folder has its name, which {what}"))
     return problems

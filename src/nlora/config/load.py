@@ -30,6 +30,7 @@ from typing import Any
 from nlora.config import base_folder as base_folders
 from nlora.config.checks import mistakes
 from nlora.config.overrides import Overrides, apply, apply_to_stages, as_overrides, task_names
+from nlora.config.paths import is_file, is_folder
 from nlora.config.python_values import plain
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import Document, Place, SourceMap, read_yaml, to_yaml
@@ -75,6 +76,8 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
     data, places = document.data, document.places
     base_folder = path.parent if path else Path()
     if isinstance(data, dict) and set(data) >= RUN_FILE_KEYS:
+        if problems := problems + base_folders.problems_in(data, places):
+            raise InputErrors(problems)
         here, base_folder = base_folder, base_folders.read(data, base_folder)
         data, places = data["config"], places.inside(("config",))
         if isinstance(data, dict) and (here / "summary.json").is_file():  # a run, wherever its folder is now
@@ -157,14 +160,16 @@ def _read_text(source: str) -> tuple[str, str, Path | None]:
     """Text, how to call it, and path (None: a recipe) of what the user named."""
     path = Path(source)
     names = recipe_names()
-    if not path.is_file():
+    if not is_file(path):
         if source in names:
             return recipe_text(source), f"recipe {source}", None
-        if all((path / name).is_file() for name in ("run.yaml", "summary.json")):
+        if all(is_file(path / name) for name in ("run.yaml", "summary.json")):
             what = f"is the folder of a run; to resume it: nlora run {shlex.quote(str(path / 'run.yaml'))}"
             raise InputErrors([Problem(source, what)])
-        what = "is a folder, not a YAML file" if path.is_dir() else "no such file, and no recipe of that name"
-        raise InputErrors([Problem(source, f"{what}{did_you_mean(source, names)}{_choice(names)}")])
+        what = (
+            "is a folder, not a YAML file" if is_folder(path) else "no such file, and no recipe of that name"
+        )
+        raise InputErrors([Problem(source or "''", f"{what}{did_you_mean(source, names)}{_choice(names)}")])
     try:
         return path.read_text(encoding="utf-8-sig"), source, path
     except UnicodeDecodeError as error:

@@ -68,7 +68,7 @@ def parse(text: str) -> Override:
     path = tuple(name.strip().split("."))
     if not equals or not all(path):
         what = "an override is a dotted key, '=' and a value, such as train.epochs=3"
-        raise InputErrors([Problem(text, what)])
+        raise InputErrors([Problem(text or "''", what)])
     value = read_yaml(value_text, text)
     if value.problems:
         hint = "put the value in quotes if it is text"

@@ -11,6 +11,7 @@ config: tasks.1: is of type object; give text, numbers, truth values, lists or m
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import PurePath
@@ -45,16 +46,33 @@ def plain(value: Any, place: Place, problems: list[Problem]) -> Any:
         what = half_problem(str(value))
         value = str(value)
     elif isinstance(value, Integral):
-        return int(value)
+        value = int(value)
+        digits = sys.get_int_max_str_digits()
+        what = f"is a number of more than {digits} digits" if _is_unprintable(value) else None
     elif isinstance(value, Real):
+        value = _float(value)
         what = None if math.isfinite(value) else f"must be a finite number, not {value}"
-        value = float(value)
     else:
         what = f"is of type {type(value).__name__}; give text, numbers, truth values, lists or mappings"
     if what is None:
         return value
     problems.append(place.problem(what))
     return OMITTED
+
+
+def _is_unprintable(value: int) -> bool:
+    try:
+        str(value)
+    except ValueError:
+        return True
+    return False
+
+
+def _float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a fraction of large whole numbers
+        return math.inf
 
 
 def _below(place: Place, key: str | int) -> Place:

@@ -122,7 +122,8 @@ RELEASED_CHOICES: dict[str, dict[str, str]] = {
 
 def _adapter_tasks(adapters: Sequence[Any], tasks: Sequence[Any]) -> list[Any]:
     """An entry of `tasks` for each adapter, named after its folder."""
-    names = {task.get("name") for task in tasks if isinstance(task, dict)}
+    given = (task.get("name") for task in tasks if isinstance(task, dict))
+    names = {name for name in given if isinstance(name, str)}
     entries = []
     for adapter in adapters:
         if not isinstance(adapter, str):

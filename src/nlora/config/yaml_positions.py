@@ -14,6 +14,7 @@ something else.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -36,7 +37,9 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, TypeError, OverflowError) as error:  # such as the date 2024-99-99
-            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+            digits = sys.get_int_max_str_digits()
+            what = f"a number of more than {digits} digits" if "integer string" in str(error) else str(error)
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
 
 class _Dumper(yaml.SafeDumper):
@@ -48,6 +51,15 @@ class _Dumper(yaml.SafeDumper):
 
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
+
+
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    value = int(loader.construct_yaml_int(node))
+    str(value)  # raises ValueError for hexadecimal digits that Python would read, but not write
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -155,6 +167,9 @@ def read_yaml(text: str, source: str) -> Document:
         problems = list(_walk(root, (), places, active=set(), done=set()))
         if any(_RECURSIVE in problem.what for problem in problems):
             return Document(None, places, tuple(problems))
+        if _aliased(root) > _MOST_ALIASED:
+            what = f"aliases (*name) add more than {_MOST_ALIASED:,} values; write out what is needed"
+            return Document(None, places, (Problem(source, what),))
         return Document(loader.construct_document(root), places, tuple(problems))
     except yaml.YAMLError as error:
         return Document(None, places, (_syntax_problem(error, text, source),))
@@ -172,6 +187,22 @@ def to_yaml(values: Any) -> str:
 
 
 _RECURSIVE = "refers to itself"
+_MOST_ALIASED = 100_000
+"""Everything after this follows aliases, and aliases of aliases can make any number of values."""
+
+
+def _aliased(root: yaml.Node) -> int:
+    """Number of values that are in a document only because of aliases."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            pairs = isinstance(node, yaml.MappingNode)
+            inner = [one for pair in node.value for one in pair] if pairs else node.value
+            sizes[id(node)] = 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(map(size, inner)))
+        return sizes[id(node)]
+
+    return size(root) - len(sizes)
 
 
 def _walk(

@@ -172,7 +172,8 @@ def _as_text(value: Any) -> Any:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value) if isinstance(value, int | float) and math.isfinite(value) else value
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return str(value) if is_number else value
 
 
 def _missing(wanted: Sequence[str], there: Sequence[str], what: str = "field") -> str:

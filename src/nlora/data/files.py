@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nlora.config.paths import expanded, is_file, is_folder
 from nlora.data import hub
 from nlora.data.fields import Fields
 from nlora.data.readers import FORMATS, READERS, Form, open_file, suffix_of, unknown_format
@@ -74,10 +75,10 @@ def find(source: str, folders: Sequence[Path]) -> list[Path]:
 
     A relative path is relative to the folders; `~` is expanded.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     for folder in folders:
         there = folder / path
-        if there.is_file() or (there.is_dir() and hub.is_saved(there)):
+        if is_file(there) or (is_folder(there) and hub.is_saved(there)):
             return [there]
         if glob.has_magic(source):
             pattern = str(path if path.is_absolute() else Path(glob.escape(str(folder))) / path)
@@ -88,8 +89,8 @@ def find(source: str, folders: Sequence[Path]) -> list[Path]:
 
 
 def _not_found(source: str, folders: Sequence[Path]) -> str:
-    path = Path(source).expanduser()
-    if any((folder / path).is_dir() for folder in folders):
+    path = expanded(source)
+    if any(is_folder(folder / path) for folder in folders):
         return f"{source} is a folder; name a file in it, or several as {path}/*.jsonl"
     looked = " and ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
     where = "" if path.is_absolute() else f" (looked in {looked})"

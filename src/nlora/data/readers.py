@@ -15,6 +15,7 @@ import io
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -221,9 +222,8 @@ def _quoting_hint(cells: Sequence[str]) -> str:
 
 
 def _header_problem(header: list[str], form: Form, delimiter: str, quoting: bool) -> str | None:
-    duplicates = sorted({name for name in header if header.count(name) > 1})
-    if duplicates:
-        return f"duplicate column '{duplicates[0]}'"
+    if duplicate := _duplicate(header):
+        return duplicate
     wrong = form.fields.problem(header, labeled=form.labeled)
     if wrong and not quoting:
         wrong += _quoting_hint(header)
@@ -231,6 +231,11 @@ def _header_problem(header: list[str], form: Form, delimiter: str, quoting: bool
         mark = {",": "commas", "\t": "tabs"}[delimiter]
         return f"{wrong}; are the columns separated by {mark}?"
     return wrong
+
+
+def _duplicate(names: Iterable[str]) -> str | None:
+    duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
+    return f"duplicate column '{duplicates[0]}'" if duplicates else None
 
 
 def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterator[Row]:
@@ -241,17 +246,20 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
     number = 0
     try:
         table = pyarrow.parquet.ParquetFile(file)
-        if wrong := form.fields.problem(table.schema_arrow.names, labeled=form.labeled):
+        names = table.schema_arrow.names
+        if wrong := _duplicate(names) or form.fields.problem(names, labeled=form.labeled):
             problems.add(problems.file, wrong)
             return
         for batch in table.iter_batches():
             for row in batch.to_pylist():
                 yield f"{problems.file}[{number}]", row
                 number += 1
-    except pyarrow.ArrowException as error:
-        problems.add(problems.file, f"not readable as Parquet: {str(error).splitlines()[0]}")
     except UnicodeDecodeError:  # Parquet does not check that its texts are UTF-8
         problems.add(f"{problems.file}[{number}]", "not UTF-8, in this row or a later one")
+    # Damaged pages are OSErrors, and dates after the year 9999 are OverflowErrors.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        problems.add(problems.file, f"not readable as Parquet: {reason}")
 
 
 READERS: dict[str, Callable[[IO[bytes], Form, ProblemList], Iterable[Row]]] = {

@@ -100,8 +100,10 @@ def slerp(updates: Sequence[Tensor]) -> Tensor:
     merged = updates[0].clone()
     for k, update in enumerate(updates[1:], start=2):
         t = 1 / k
-        norms = merged.norm() * update.norm()
-        cosine = float((merged * update).sum() / norms) if norms > 0 else 1.0
+        # In float64, because the products of small updates are zero in float32.
+        a, b = merged.flatten().double(), update.flatten().double()
+        norms = float(a.norm() * b.norm())
+        cosine = float(a @ b) / norms if norms else 1.0
         if abs(cosine) > _PARALLEL:
             merged = (1 - t) * merged + t * update
             continue

@@ -1,0 +1,48 @@
+"""Paths that users write: what can be none is a mistake, and looking for one never fails.
+
+>>> path_problem("~no-such-user/rows.jsonl")
+"there is no user 'no-such-user'; write ./~no-such-user/rows.jsonl if ~ is part of the name"
+>>> is_file("x" * 300)
+False
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_MOST_BYTES = 255
+"""The longest name of a file or folder on all common file systems."""
+
+
+def path_problem(text: str) -> str | None:
+    """Why no file can have this path; None if one can."""
+    if "\0" in text:
+        return "has a NUL character (\\0) in it, which no path may have"
+    if text.startswith("~") and os.path.expanduser(text) == text:  # noqa: PTH111 (Path raises an error)
+        user = text[1:].partition("/")[0]
+        return f"there is no user '{user}'; write ./{text} if ~ is part of the name"
+    longest = max(len(part.encode("utf-8", "surrogatepass")) for part in text.split("/"))
+    if longest > _MOST_BYTES:
+        return f"has a name of {longest} bytes in it; file systems take at most {_MOST_BYTES}"
+    return None
+
+
+def expanded(text: str) -> Path:
+    """The path with `~` replaced by the home folder, where there is one."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (Path raises an error for an unknown user)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is anything; False for what can be no path, for which Path.exists raises an error."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_file(path: str | Path) -> bool:
+    """As `exists`, of files only."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: str | Path) -> bool:
+    """As `exists`, of folders only."""
+    return os.path.isdir(path)  # noqa: PTH112
