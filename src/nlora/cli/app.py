@@ -111,6 +111,7 @@ def main() -> None:
 def _exit(status: int) -> NoReturn:
     """Exit; at once if other processes wait for this one, because taking torch down may take seconds."""
     if processes.several():
+        processes.leave()
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from nlora.errors import NloraError, RunError
 from nlora.models import launchers
@@ -49,6 +49,7 @@ _joined: _Group | None = None  # the group of several, which a process joins onc
 _current = _ALONE
 _common_error: BaseException | None = None  # raised here because the main process has raised it
 _may_speak: bool | None = None  # whether this process was the first to fail, once that is known
+_stops_together = False
 
 
 @contextmanager
@@ -153,6 +154,34 @@ def gather(value: T) -> list[T]:
 def barrier() -> None:
     """Wait until all processes are here."""
     gather(None)
+
+
+def largest(*numbers: int) -> list[int]:
+    """The largest of each number over the processes. Cheaper than `gather`: it may be called in every step."""
+    if size() == 1:
+        return list(numbers)
+    import torch
+    import torch.distributed as dist
+
+    found = torch.tensor(numbers)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=_current.messages)
+    return found.tolist()
+
+
+def stop_together() -> NoReturn:
+    """Raises KeyboardInterrupt in all processes. Each calls it, and waits at its end for the others (`leave`)."""
+    global _stops_together
+    barrier()
+    _stops_together = several()
+    raise KeyboardInterrupt
+
+
+def leave() -> None:
+    """If all processes were stopped together, wait until each has told what it has to, since a launcher ends the rest
+    as soon as one has gone."""
+    if _stops_together:
+        with suppress(Exception, KeyboardInterrupt), joined():
+            barrier()
 
 
 def add_up(tensors: Iterable[Tensor]) -> None:
