@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,14 +82,14 @@ def write_config(folder: Path) -> Path:
     return path
 
 
-def learn(config: Path, run: Path, save_every: int) -> None:
+def learn(config: Path, run: Path, save_every: int, overrides: Sequence[str] = ()) -> None:
     """The whole run, or what is left of it, in this process."""
     import torch
 
     import nlora
 
     torch.set_num_threads(1)
-    loaded = nlora.load_config(config, [f"output_dir={run}", f"train.save_every={save_every}"])
+    loaded = nlora.load_config(config, [f"output_dir={run}", f"train.save_every={save_every}", *overrides])
     nlora.run(loaded, on_event=lambda event: None)
 
 

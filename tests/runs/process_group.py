@@ -1,6 +1,6 @@
 """Several processes that learn runs together, started as a launcher starts them.
 
-As a program: `process_group.py FILE` learns the runs of a JSON file in turn: [[config, [override, ...]], ...].
+As a program: `process_group.py FILE` learns the runs of a JSON file in turn: [[config, [override, ...], stop], ...].
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 LIMIT_SECONDS = 300
-Runs = Sequence[tuple[Path, Sequence[str]]]
+Runs = Sequence[tuple[Path, Sequence[str]] | tuple[Path, Sequence[str], int]]
+"""Configuration, overrides, and after which saved step of the second task to stop as if killed."""
 
 
 def environments(size: int, launcher: str) -> list[dict[str, str]]:
@@ -48,7 +53,9 @@ def start(size: int, arguments: Sequence[str], folder: Path, launcher: str) -> l
 def learn_together(size: int, runs: Runs, folder: Path, launcher: str) -> None:
     """Learn the runs with several processes. launcher: torchrun or srun."""
     folder.mkdir()
-    (folder / "runs.json").write_text(json.dumps([[str(config), list(texts)] for config, texts in runs]))
+    (folder / "runs.json").write_text(
+        json.dumps([[str(config), list(texts), *stop] for config, texts, *stop in runs])
+    )
     processes = start(size, [__file__, str(folder / "runs.json")], folder, launcher)
     try:
         for process in processes:
@@ -60,13 +67,35 @@ def learn_together(size: int, runs: Runs, folder: Path, launcher: str) -> None:
     assert [process.returncode for process in processes] == [0] * size, told
 
 
+class Killed(BaseException):
+    """Nothing in nlora catches it or saves anything because of it."""
+
+
+@contextmanager
+def killed_after(step: int) -> Iterator[None]:
+    """A block that ends once this step of the second task is saved, in all processes alike."""
+    from nlora.training.resumable_trainer import ResumableTrainer
+
+    save = ResumableTrainer._save_checkpoint
+
+    def save_and_die(self: Any, *args: Any) -> None:
+        save(self, *args)
+        if self.state.global_step == step and self._points._folder.name.startswith("2-"):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResumableTrainer, "_save_checkpoint", save_and_die)
+        with pytest.raises(Killed):
+            yield
+
+
 def without_extras() -> None:
     """Leave out of this process's runs what takes a third of a tiny one's time: the preflight check and the report."""
     from nlora.api import learn
     from nlora.models.fast_paths import default_paths
     from nlora.runs import preflight
 
-    learn.finish_run = lambda run: run.write_summary()
+    learn.finish_run = lambda run, progress: run.write_summary()
     preflight.preflight = lambda backbone, *_, **__: default_paths(backbone.model)
 
 
@@ -75,8 +104,9 @@ def main() -> None:
     from helpers import learn
 
     without_extras()
-    for config, overrides in json.loads(Path(sys.argv[1]).read_text()):
-        learn(config, *overrides)
+    for config, overrides, *stop in json.loads(Path(sys.argv[1]).read_text()):
+        with killed_after(*stop) if stop else nullcontext():
+            learn(config, *overrides)
 
 
 if __name__ == "__main__":

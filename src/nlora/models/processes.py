@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from nlora.errors import NloraError, RunError
 from nlora.models import launchers
@@ -49,7 +49,6 @@ _joined: _Group | None = None  # the group of several, which a process joins onc
 _current = _ALONE
 _common_error: BaseException | None = None  # raised here because the main process has raised it
 _may_speak: bool | None = None  # whether this process was the first to fail, once that is known
-_stops_together = False
 
 
 @contextmanager
@@ -168,22 +167,6 @@ def largest(*numbers: int) -> list[int]:
     return found.tolist()
 
 
-def stop_together() -> NoReturn:
-    """Raises KeyboardInterrupt in all processes. Each calls it, and waits at its end for the others (`leave`)."""
-    global _stops_together
-    barrier()
-    _stops_together = several()
-    raise KeyboardInterrupt
-
-
-def leave() -> None:
-    """If all processes were stopped together, wait until each has told what it has to, since a launcher ends the rest
-    as soon as one has gone."""
-    if _stops_together:
-        with suppress(Exception, KeyboardInterrupt), joined():
-            barrier()
-
-
 def add_up(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor, in place and on the CPU, by its sum over the processes."""
     if size() > 1:
@@ -191,6 +174,18 @@ def add_up(tensors: Iterable[Tensor]) -> None:
 
         for tensor in tensors:
             dist.all_reduce(tensor, group=_current.messages)
+
+
+def refuse(command: str) -> None:
+    """Raise RunError if a launcher has started several processes, each of which would do all that the command does."""
+    launch = launchers.launch_of(os.environ | launchers.from_slurm(os.environ))
+    if launch is None:
+        return
+    error = RunError(
+        f"{command} takes one process, but a launcher has started {launch.size}; leave the launcher out (under Slurm, "
+        "srun --ntasks=1)"
+    )
+    raise error if launch.rank == 0 else _remembered(error)
 
 
 def several() -> bool:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from nlora.models.processes import is_main, largest, stop_together
+from nlora.models.processes import is_main, largest
+from nlora.models.stopping import stop_together
 
 _STOPPING = ("SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has only the first
 

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from nlora.models import processes
+from nlora.models.stopping import stop_together
 from nlora.training.peak_memory import peak_memory_bytes
 from nlora.training.random_state import random_state, set_random_state
 from nlora.training.state_file import read_state, write_state
@@ -208,4 +209,4 @@ class _Saving(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._points.is_stopping:
-            processes.stop_together()
+            stop_together()
