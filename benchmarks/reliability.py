@@ -26,6 +26,7 @@ import yaml
 from safetensors.torch import load_file
 
 from forks import forked, group
+from nlora.models.backbone import quiet_bars
 from tiny_families import tiny_folder
 
 MODELS = {"packed": "llama", "padded": "mistral"}  # a sliding window rules packing out
@@ -39,7 +40,8 @@ _LABELS = {"colors": ("red", "green", "blue"), "animals": ("fox", "dog", "ox")}
 
 def write_config(folder: Path, family: str) -> Path:
     """A run of two tasks of 21 examples in batches of 8, so that each epoch's last batch is smaller."""
-    tiny_folder(family, folder / "model")
+    with quiet_bars():
+        tiny_folder(family, folder / "model")
     tasks = []
     for name, labels in _LABELS.items():
         for split, count in (("train", 21), ("test", 12)):
@@ -121,7 +123,7 @@ def main() -> None:
                 raise RuntimeError("the configuration could not be written")
             reference = None
             for i, ((how, overrides), (ending, is_resumed)) in enumerate(
-                product(BATCHES.items(), ENDINGS.items())
+                itertools.product(BATCHES.items(), ENDINGS.items())
             ):
                 runs = [
                     run(config, folder / f"{i}-{number}", number, overrides, is_resumed=is_resumed)
