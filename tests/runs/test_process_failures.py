@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,11 @@ def config(tmp_path: Path, tiny_model: TinyModel) -> Path:
     return write_config(tmp_path, tiny_model("llama"), method=str(tmp_path / "fails.py"), train=train)
 
 
+def heed_ctrl_c() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and so would be what the tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(config: Path, *arguments: str, **environment: str) -> Told:
     """`nlora run CONFIG ARGUMENTS --processes 2`."""
     command = [sys.executable, "-m", "nlora", "run", str(config), *arguments, "--processes", "2"]
@@ -71,6 +77,7 @@ def run(config: Path, *arguments: str, **environment: str) -> Told:
         text=True,
         check=False,
         timeout=LIMIT_SECONDS,
+        preexec_fn=heed_ctrl_c,
     )
     return Told(done.returncode, done.stdout, done.stderr)
 

@@ -48,7 +48,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(
         _signals()
     )  # torchrun's options, which torch 2.8 does not have
-    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_PATIENCE_SECONDS)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_PATIENCE_SECONDS))
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
