@@ -63,6 +63,7 @@ def learn_together(size: int, runs: Runs, folder: Path, launcher: str) -> None:
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     told = "\n".join((folder / f"{rank}.txt").read_text() for rank in range(size))
     assert [process.returncode for process in processes] == [0] * size, told
 
