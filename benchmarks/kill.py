@@ -1,6 +1,7 @@
 """Runs that are killed at random moments: does the same command end with the files of a run that was not?
 
     python benchmarks/kill.py --kills 300
+    python benchmarks/kill.py --kills 300 --processes 2    # two share each run, and either of them is killed
 
 A run of two tasks on a tiny random model is started in one process after another. Each kills itself (SIGKILL) at a
 random moment, until one comes through; then the next run begins. Every second process dies just before a random one of
@@ -22,15 +23,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+os.environ.setdefault(
+    "TORCH_CPP_LOG_LEVEL", "FATAL"
+)  # else torch tells of each lost connection in twenty lines
 import nlora.sweeps.preload  # noqa: F401  (before anything is forked)
+from forks import forked, group
 from nlora.models.backbone import quiet_bars
+from nlora.runs.checksums import CHECKSUM_FILE
+from nlora.runs.layout import STAGE_FILE
 from tiny_families import tiny_folder
 
 LABELS = {"colors": ("red", "green", "blue"), "animals": ("fox", "dog", "ox")}
@@ -75,32 +82,15 @@ def write_config(folder: Path) -> Path:
     return path
 
 
-def learn(config: Path, run: Path, save_every: int) -> None:
+def learn(config: Path, run: Path, save_every: int, overrides: Sequence[str] = ()) -> None:
     """The whole run, or what is left of it, in this process."""
     import torch
 
     import nlora
 
     torch.set_num_threads(1)
-    loaded = nlora.load_config(config, [f"output_dir={run}", f"train.save_every={save_every}"])
+    loaded = nlora.load_config(config, [f"output_dir={run}", f"train.save_every={save_every}", *overrides])
     nlora.run(loaded, on_event=lambda event: None)
-
-
-def forked(work: Callable[[], Any]) -> int:
-    """The exit status of a process that does this, or minus the signal that ended it."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
 
 
 def on_each_event(run: Path, call: Callable[[], None]) -> None:
@@ -172,7 +162,10 @@ def _content(file: Path | None) -> bytes | str | None:
     if file.name == "report.html":  # tells times everywhere; the files that it is made of are compared
         return "a report"
     if file.suffix == ".json":
-        return json.dumps(_timeless(json.loads(file.read_text())))
+        values = _timeless(json.loads(file.read_text()))
+        if file.name == CHECKSUM_FILE:  # the record of a stage has times
+            del values["files"][STAGE_FILE]
+        return json.dumps(values)
     if file.name == "run.yaml":  # also says where the run is, and when it was started and resumed
         written = yaml.safe_load(file.read_text())
         del written["config"]["output_dir"], written["config"]["train"]["save_every"]
@@ -186,56 +179,67 @@ def _timeless(value: Any) -> Any:
     return [_timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
-def kill_runs(folder: Path, kills: int, seed: int, *, by_time: bool) -> list[str]:
+def kill_runs(folder: Path, kills: int, seed: int, *, by_time: bool, processes: int = 1) -> list[str]:
     """Kill runs until so many processes were killed; a line for each run that did not end as it should."""
     draw = random.Random(seed)
     config, whole = folder / "config.yaml", folder / "whole"
-    counter = folder / "events"
-
-    def reference() -> None:
-        write_config(folder)
-        events = [0]
-
-        def count() -> None:
-            events[0] += 1
-
-        on_each_event(whole, count)
-        learn(config, whole, save_every=1)
-        counter.write_text(json.dumps([events[0], sorted(sys.modules)]))
-
+    write_config_apart(folder)
     begin = time.perf_counter()
-    if status := forked(reference):
-        return [f"the run that is not killed ended with status {status}"]
+    if any(group(processes, lambda rank: count_events(config, whole, rank))):
+        return ["the run that is not killed failed"]
     seconds = time.perf_counter() - begin
-    events, modules = json.loads(counter.read_text())
-    for name in modules:  # so that no other process has to
+    events = [json.loads((folder / f"events-{rank}").read_text()) for rank in range(processes)]
+    for name in json.loads((folder / "modules").read_text()):  # so that no other process has to
         with suppress(ImportError):
             importlib.import_module(name)
     wrong: list[str] = []
     killed = runs = 0
     while killed < kills:
-        run, status, before = folder / f"run-{runs}", -signal.SIGKILL, killed
-        while status == -signal.SIGKILL:
-            save_every = draw.choice((1, 2, 3))
-            number, wait = draw.randint(1, events // _SHARE), draw.uniform(0, seconds / _SHARE)
+        run, before, statuses = folder / f"run-{runs}", killed, [-signal.SIGKILL]
+        while -signal.SIGKILL in statuses:
+            save_every, victim = draw.choice((1, 2, 3)), draw.randrange(processes)
+            number, wait = (
+                draw.randint(1, max(1, events[victim] // _SHARE)),
+                draw.uniform(0, seconds / _SHARE),
+            )
 
-            def work() -> None:
-                if killed < kills:  # noqa: B023 (called at once)
+            def work(rank: int) -> None:
+                if killed < kills and rank == victim:  # noqa: B023 (called at once)
                     if by_time and killed % 2:  # noqa: B023
                         die_after(wait)  # noqa: B023
                     else:
                         die_at_event(run, number)  # noqa: B023
                 learn(config, run, save_every)  # noqa: B023
 
-            status = forked(work)
-            killed += status == -signal.SIGKILL
+            statuses = group(processes, work, notice_seconds=draw.choice((0, 5)))
+            killed += -signal.SIGKILL in statuses
         runs += 1
-        if status:
-            wrong.append(f"{run.name}: ended with status {status} after {killed - before} kills")
+        if any(statuses):
+            wrong.append(f"{run.name}: ended with status {max(statuses)} after {killed - before} kills")
         elif others := differences(whole, run):
             wrong.append(f"{run.name}: differs in {', '.join(others)} after {killed - before} kills")
-    print(f"{killed} kills in {runs} runs of {events} events: {len(wrong)} of them ended otherwise")
+    print(f"{killed} kills in {runs} runs of {sum(events)} events: {len(wrong)} of them ended otherwise")
     return wrong
+
+
+def write_config_apart(folder: Path) -> None:
+    """`write_config` in another process, which leaves the random generators and threads of this one alone."""
+    if forked(lambda: write_config(folder)):
+        raise RuntimeError("the configuration could not be written")
+
+
+def count_events(config: Path, run: Path, rank: int) -> None:
+    """Learn a run that is not killed; beside it, write how much this process does, and what it imports."""
+    events = [0]
+
+    def count() -> None:
+        events[0] += 1
+
+    on_each_event(run, count)
+    learn(config, run, save_every=1)
+    (run.parent / f"events-{rank}").write_text(str(events[0]))
+    if rank == 0:
+        (run.parent / "modules").write_text(json.dumps(sorted(sys.modules)))
 
 
 def main() -> None:
@@ -245,12 +249,19 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="that share a run; one of them is killed")
     parser.add_argument(
         "--events-only", action="store_true", help="no kills after a random time, so that it repeats"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        wrong = kill_runs(Path(folder), options.kills, options.seed, by_time=not options.events_only)
+        wrong = kill_runs(
+            Path(folder),
+            options.kills,
+            options.seed,
+            by_time=not options.events_only,
+            processes=options.processes,
+        )
     print(*wrong, sep="\n", end="\n" if wrong else "")
     sys.exit(bool(wrong))
 

@@ -1,4 +1,4 @@
-"""Killed 50 times at random moments, the same command ends with the same files."""
+"""Killed at random moments, the same command ends with the same files, also if two processes share the run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,26 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="forks")
-def test_50_kills_change_nothing() -> None:
+def kill(kills: int, *options: str) -> tuple[int, int]:
+    """Runs and events of so many kills, which change nothing."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, str(SCRIPT), "--kills", "50", "--events-only"]
+    command = [sys.executable, str(SCRIPT), "--kills", str(kills), "--events-only", *options]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = re.match(r"50 kills in (\d+) runs of (\d+) events: 0 of them ended otherwise", done.stdout)
+    found = re.match(rf"{kills} kills in (\d+) runs of (\d+) events: 0 of them ended otherwise", done.stdout)
     assert found is not None
-    assert int(found[1]) > 1
-    assert int(found[2]) > 200  # the counting reached the writes
+    return int(found[1]), int(found[2])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="forks")
+def test_50_kills_change_nothing() -> None:
+    runs, events = kill(50)
+    assert runs > 1
+    assert events > 200  # the counting reached the writes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="forks")
+def test_kills_of_either_of_two_processes_change_nothing() -> None:
+    runs, _ = kill(6, "--processes", "2")
+    assert runs >= 1

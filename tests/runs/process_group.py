@@ -1,6 +1,6 @@
 """Several processes that learn runs together, started as a launcher starts them.
 
-As a program: `process_group.py FILE` learns the runs of a JSON file in turn: [[config, [override, ...]], ...].
+As a program: `process_group.py FILE` learns the runs of a JSON file in turn: [[config, [override, ...], stop], ...].
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 LIMIT_SECONDS = 300
-Runs = Sequence[tuple[Path, Sequence[str]]]
+Runs = Sequence[tuple[Path, Sequence[str]] | tuple[Path, Sequence[str], int]]
+"""Configuration, overrides, and after which saved step of the second task to stop as if killed."""
 
 
 def environments(size: int, launcher: str) -> list[dict[str, str]]:
@@ -49,7 +53,9 @@ def start(size: int, arguments: Sequence[str], folder: Path, launcher: str) -> l
 def learn_together(size: int, runs: Runs, folder: Path, launcher: str) -> None:
     """Learn the runs with several processes. launcher: torchrun or srun."""
     folder.mkdir()
-    (folder / "runs.json").write_text(json.dumps([[str(config), list(texts)] for config, texts in runs]))
+    (folder / "runs.json").write_text(
+        json.dumps([[str(config), list(texts), *stop] for config, texts, *stop in runs])
+    )
     processes = start(size, [__file__, str(folder / "runs.json")], folder, launcher)
     try:
         for process in processes:
@@ -57,8 +63,31 @@ def learn_together(size: int, runs: Runs, folder: Path, launcher: str) -> None:
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     told = "\n".join((folder / f"{rank}.txt").read_text() for rank in range(size))
     assert [process.returncode for process in processes] == [0] * size, told
+
+
+class Killed(BaseException):
+    """Nothing in nlora catches it or saves anything because of it."""
+
+
+@contextmanager
+def killed_after(step: int) -> Iterator[None]:
+    """A block that ends once this step of the second task is saved, in all processes alike."""
+    from nlora.training.resumable_trainer import ResumableTrainer
+
+    save = ResumableTrainer._save_checkpoint
+
+    def save_and_die(self: Any, *args: Any) -> None:
+        save(self, *args)
+        if self.state.global_step == step and self._points._folder.name.startswith("2-"):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResumableTrainer, "_save_checkpoint", save_and_die)
+        with pytest.raises(Killed):
+            yield
 
 
 def without_extras(folder: Path) -> None:
@@ -92,8 +121,9 @@ def main() -> None:
     from helpers import learn
 
     without_extras(Path(sys.argv[1]).parent)
-    for config, overrides in json.loads(Path(sys.argv[1]).read_text()):
-        learn(config, *overrides)
+    for config, overrides, *stop in json.loads(Path(sys.argv[1]).read_text()):
+        with killed_after(*stop) if stop else nullcontext():
+            learn(config, *overrides)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,15 +12,18 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from process_group import LIMIT_SECONDS
+from process_group import LIMIT_SECONDS, environments
 from safetensors.torch import load_file
 
 from helpers import learn, write_config
+from nlora.api.learn import learn as learn_run
+from nlora.config.load import load_config
+from nlora.runs.events import Event, Progress
 
 TinyModel = Callable[[str], Path]
 pytestmark = pytest.mark.slow
 
-# At the first step of the second stage, one process does what FAILURE says.
+# At the third step of the second stage, one process does what FAILURE says.
 FAILS = '''
 """Incremental LoRA that fails."""
 import os, signal, time
@@ -28,16 +32,20 @@ from nlora.methods.base import Method
 class Fails(Method):
     def begin_task(self, adapter, earlier):
         self.fails = earlier and os.environ.get("RANK", "") == os.environ.get("FAILING_RANK")
+        self.step = 0
 
     def penalty(self, adapter):
-        if not self.fails:
+        self.step += 1
+        if not self.fails or self.step != 3:
             return None
         if os.environ["FAILURE"] == "raise":
             raise ValueError("this process broke")
-        if os.environ["FAILURE"] == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        os.kill(os.getppid(), signal.SIGTERM)  # the launcher
-        time.sleep(60)
+        number = getattr(signal, os.environ["FAILURE"])
+        handler = signal.getsignal(number)
+        os.kill(os.getpid() if "ALONE" in os.environ else os.getppid(), number)  # or the launcher
+        end = time.monotonic() + 60
+        while signal.getsignal(number) is handler and time.monotonic() < end:
+            time.sleep(0.01)  # until the launcher has passed it on
 '''
 
 
@@ -50,8 +58,13 @@ class Told(NamedTuple):
 @pytest.fixture
 def config(tmp_path: Path, tiny_model: TinyModel) -> Path:
     (tmp_path / "fails.py").write_text(FAILS)
-    train = {"epochs": 1, "batch_size": 8, "learning_rate": 5e-3}
+    train = {"epochs": 3, "batch_size": 8, "learning_rate": 5e-3}  # 2 steps an epoch
     return write_config(tmp_path, tiny_model("llama"), method=str(tmp_path / "fails.py"), train=train)
+
+
+def heed_ctrl_c() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and so would be what the tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(config: Path, *arguments: str, **environment: str) -> Told:
@@ -64,6 +77,7 @@ def run(config: Path, *arguments: str, **environment: str) -> Told:
         text=True,
         check=False,
         timeout=LIMIT_SECONDS,
+        preexec_fn=heed_ctrl_c,
     )
     return Told(done.returncode, done.stdout, done.stderr)
 
@@ -74,7 +88,7 @@ def adapter(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_all_and_the_run_goes_on_with_another_number(config: Path, rank: int) -> None:
-    told = run(config, FAILURE="kill", FAILING_RANK=str(rank))
+    told = run(config, FAILURE="SIGKILL", FAILING_RANK=str(rank), ALONE="")
     folder = config.parent / "run"
     assert told.status == 1
     assert told.err.count("error") == 1, told.err
@@ -111,11 +125,47 @@ def test_a_mistake_is_told_once_before_anything_is_written(config: Path) -> None
     assert not (config.parent / "run").exists()
 
 
-def test_sigterm_to_the_launcher_ends_all_and_says_how_to_go_on(config: Path) -> None:
-    told = run(config, FAILURE="stop", FAILING_RANK="1")
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [("SIGTERM", "launcher"), ("SIGINT", "launcher"), ("SIGUSR1", "launcher"), ("SIGUSR1", "one")],
+)
+def test_a_signal_saves_the_step_ends_all_and_says_how_to_go_on(config: Path, name: str, to: str) -> None:
+    """Whether the launcher gets it and passes it on, or a single process that is not the main one."""
+    told = run(config, FAILURE=name, FAILING_RANK="1", **({"ALONE": ""} if to == "one" else {}))
     folder = config.parent / "run"
-    assert told.status == 130
-    assert (
-        told.err == f"stopped; {folder} keeps 1 of 2 stages; the same command resumes with stage 2, animals\n"
+    kept = (
+        f"{folder} keeps 1 of 2 stages, and 3 of 6 steps of stage 2, animals; the same command resumes there"
     )
-    assert sorted(f.name for f in (folder / "outputs").iterdir()) == ["1-colors"]
+    at_once = "\nstopping after this step; Ctrl-C again stops at once\n" if name == "SIGINT" else ""
+    assert told.err == f"{at_once}stopped; {kept}\n"
+    assert told.status == 130
+    assert [f.name for f in (folder / "outputs").iterdir() if f.name[0] != "."] == ["1-colors"]
+    assert [f.name for f in (folder / "resume/2-animals").iterdir()] == ["step-3"]
+    events: list[Event] = []
+    assert learn_run(load_config(config), Progress(events.append)).status == "complete"
+    assert "stage 2: animals resumes after step 3 of 6" in [event.text for event in events]
+
+
+def test_scoring_and_answering_under_a_launcher_is_refused_once(config: Path) -> None:
+    asked = [["eval", str(config.parent)], ["predict", str(config.parent), "--task", "colors"]]
+    processes = [
+        [
+            subprocess.Popen(
+                [sys.executable, "-m", "nlora", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for environment in environments(2, "torchrun")
+        ]
+        for arguments in asked
+    ]
+    for (command, *_), group in zip(asked, processes, strict=True):
+        told = [process.communicate(timeout=LIMIT_SECONDS)[1] for process in group]
+        assert told == [
+            f"error: nlora {command} takes one process, but a launcher has started 2; leave the launcher out (under "
+            "Slurm, srun --ntasks=1)\n",
+            "",
+        ]
+        assert [process.returncode for process in group] == [2, 2]

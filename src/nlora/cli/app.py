@@ -32,6 +32,7 @@ from nlora.cli.run import demo, run
 from nlora.cli.sweep import sweep
 from nlora.errors import InputErrors, NloraError
 from nlora.models import processes
+from nlora.models.stopping import leave
 from nlora.runs.quiet import quiet
 from nlora.runs.signals import stopped_like_ctrl_c
 
@@ -111,6 +112,7 @@ def main() -> None:
 def _exit(status: int) -> NoReturn:
     """Exit; at once if other processes wait for this one, because taking torch down may take seconds."""
     if processes.several():
+        leave()
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

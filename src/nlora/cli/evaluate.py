@@ -13,6 +13,7 @@ from rich.text import Text
 
 from nlora.cli.options import RunFolder, Settings, Stage, evaluate_overrides, writable
 from nlora.evaluation.choices import both_or_all, metric_name
+from nlora.models.processes import refuse
 
 if TYPE_CHECKING:
     from nlora.api.evaluation import Evaluation, TaskScore
@@ -65,6 +66,7 @@ def evaluate(
     from nlora.runs.checkpoint import StageModel, read_stage
     from nlora.runs.events import Progress
 
+    refuse("nlora eval")
     overrides = evaluate_overrides(settings)
     overrides += [f"evaluate.split={split}"] if split is not None else []
     if data is not None:  # relative to the current folder, not to the run's

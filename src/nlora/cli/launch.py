@@ -31,6 +31,8 @@ Processes = Annotated[
     ),
 ]
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
+_PATIENCE_SECONDS = 600
+"""How long processes that were asked to stop may take for the current step and its save."""
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
@@ -43,6 +45,10 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         raise InputErrors([Problem("--processes", what)])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     os.environ[BY_NLORA] = "1"
+    os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(
+        _signals()
+    )  # torchrun's options, which torch 2.8 does not have
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_PATIENCE_SECONDS))
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -59,6 +65,13 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     except SignalException as stop:  # it has passed the signal on, and a process has said what is kept
         raise typer.Exit(STOPPED) from stop
     raise typer.Exit
+
+
+def _signals() -> list[str]:
+    """What torchrun passes on. It would also undo that nohup ignores SIGHUP, and a shell SIGINT in the background."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    known = {name: signal.getsignal(getattr(signal, name)) for name in names if hasattr(signal, name)}
+    return [name for name, handler in known.items() if handler != signal.SIG_IGN]
 
 
 def _exit_like(failures: Mapping[int, Any]) -> None:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from nlora.cli.options import RunFolder, Settings, Stage, evaluate_overrides
+from nlora.models.processes import refuse
 
 
 def predict(
@@ -49,6 +50,7 @@ def predict(
     from nlora.runs.checkpoint import StageModel, read_stage
     from nlora.runs.events import Progress
 
+    refuse("nlora predict")
     console = Console(stderr=True)
     checkpoint = read_stage(Path(run), stage, evaluate_overrides(settings))
     tasks = checkpoint.config.tasks

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from nlora.config.train_options import TrainOptions
 from nlora.errors import RunError
-from nlora.models.processes import from_main
+from nlora.models.processes import from_main, is_main, largest
 from nlora.runs.atomic import disk_errors, publish_folder, remove, sweep, write_json
 from nlora.runs.layout import RESUME, stage_name, unfinished
 from nlora.runs.signals import StopRequest
@@ -65,6 +65,7 @@ class StageResumePoints:
         self._folder, self._steps, self._options = folder, steps, options
         self._made_with, self._request, self._say = dict(made_with), request, say
         self._saved_at, self._cost = time.monotonic(), 0.0
+        self._is_stopping = False
         self._latest = from_main(self._usable)
 
     @property
@@ -79,16 +80,18 @@ class StageResumePoints:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the main process is asked to stop."""
-        return from_main(lambda: self._request.is_made)
+        """Whether the step for which `is_due` was asked is the last one, because a process was asked to stop."""
+        return self._is_stopping
 
     def is_due(self, step: int) -> bool:
-        """Whether to save after this optimizer step. This alone decides it, by the main process's clock."""
-        return from_main(self._is_due, step)
+        """Whether to save after this optimizer step. This alone decides it: by the main process's clock, or because any
+        process was asked to stop. All processes call it."""
+        due = is_main() and self._is_due(step)
+        asked, due = map(bool, largest(self._request.is_made, due))
+        self._is_stopping = asked
+        return asked or due
 
     def _is_due(self, step: int) -> bool:
-        if self._request.is_made:
-            return True
         if isinstance(self._options.save_every, int):
             return step % self._options.save_every == 0
         wait = max(self._options.save_seconds or 0.0, self._cost / _LARGEST_SHARE)

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from nlora.models.processes import is_main, largest
+from nlora.models.stopping import stop_together
+
 _STOPPING = ("SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has only the first
 
 
@@ -42,8 +45,9 @@ class StopRequest:
 def stopped_on_request() -> Iterator[StopRequest]:
     """In this block the first signal that would stop the process is a request; the next one stops it as before.
 
-    A request that is still open at the end of the block raises KeyboardInterrupt there. Foreign handlers are kept. In
-    threads other than the main one, which cannot handle signals, no request is ever made.
+    A request that is still open at the end of the block raises KeyboardInterrupt there, in all processes that share a
+    run. Foreign handlers are kept. In threads other than the main one, which cannot handle signals, no request is ever
+    made.
     """
     request = StopRequest()
     undo = contextlib.ExitStack()
@@ -51,15 +55,15 @@ def stopped_on_request() -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         request.is_made = True
         undo.close()  # the next signal finds the handlers of before
-        if number == signal.SIGINT:  # not print: the signal may have interrupted one
+        if number == signal.SIGINT and is_main():  # not print: the signal may have interrupted one
             os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
     own = (signal.SIG_DFL, signal.default_int_handler, _interrupt)
     with undo:
         undo.enter_context(_handled(("SIGINT", *_STOPPING), ask, instead_of=own))
         yield request
-    if request.is_made:
-        raise KeyboardInterrupt
+    if any(largest(request.is_made)):
+        stop_together()
 
 
 @contextlib.contextmanager

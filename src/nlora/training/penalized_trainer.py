@@ -162,9 +162,10 @@ class PenalizedTrainer(ResumableTrainer):
         self._positions, self._tokens = sums["batches"]
 
     def mean_sums(self, sums: list[dict[str, Any]]) -> dict[str, Any]:
-        """As `ResumableTrainer.mean_sums`; the penalty's is the same in all processes."""
+        """As `ResumableTrainer.mean_sums`; the penalty's is the same in all processes, and the batches are added up."""
         batches = zip(*(one["batches"] for one in sums), strict=True)
-        return super().mean_sums(sums) | {"batches": tuple(sum(counts) / len(sums) for counts in batches)}
+        share = tuple(sum(counts) / processes.size() for counts in batches)
+        return super().mean_sums(sums) | {"batches": share}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's, or this process's share of the batches."""

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from nlora.models import processes
+from nlora.models.stopping import stop_together
 from nlora.training.peak_memory import peak_memory_bytes
 from nlora.training.random_state import random_state, set_random_state
 from nlora.training.state_file import read_state, write_state
@@ -33,10 +34,10 @@ class ResumePoints(Protocol):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the process was asked to stop."""
+        """Whether to stop after the step for which `is_due` was asked."""
 
     def is_due(self, step: int) -> bool:
-        """Whether to save after this optimizer step."""
+        """Whether to save after this optimizer step. The same in all processes."""
 
     def write(self, step: int, fill: Callable[[Path], None]) -> None:
         """Keep what `fill` writes into the folder that it is given."""
@@ -208,4 +209,4 @@ class _Saving(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._points.is_stopping:
-            raise KeyboardInterrupt
+            stop_together()
