@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nlora
-from helpers import write_config
+from helpers import without_checksums, write_config
 from nlora.api.learn import learn
 from nlora.config.load import load_config
 from nlora.config.schema import LoraOptions
@@ -188,6 +188,7 @@ def test_an_adapter_that_lacks_a_layer_is_refused_by_name(tmp_path: Path, tiny_m
     file = tmp_path / "run/outputs/1-colors/adapter/adapter_model.safetensors"
     lost = {k: v for k, v in load_file(file).items() if "layers.1.self_attn.v_proj" not in k}
     save_file(lost, file)
+    without_checksums(tmp_path / "run")
     with pytest.raises(
         AdapterError, match=r"1-colors/adapter: lacks the update of .*layers\.1\.self_attn\.v_proj; restore"
     ):
