@@ -179,7 +179,7 @@ def test_a_state_that_does_not_fit_changes_nothing(make: Make) -> None:
     good = random_state(model, 1)
     name = "model.layers.0.self_attn.v_proj"
     unmerged = UnmergedUpdates(model, names(model))
-    with pytest.raises(AdapterError, match=r"updates model\.lm_head, which is not among"):
+    with pytest.raises(AdapterError, match=r"updates model\.lm_head, which the model does not have"):
         unmerged.activate([good, {"model.lm_head": good[name]}])
     with pytest.raises(AdapterError, match=rf"update of {name} is 32x32, but the layer is 16x32"):
         unmerged.activate([{name: LoraFactors(torch.ones(4, 32), torch.ones(32, 4), 1.0)}])
