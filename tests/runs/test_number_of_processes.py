@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 # 11 examples in batches of 8: the last step has fewer examples than four processes have room for.
 TRAIN = {"epochs": 1, "batch_size": 8, "learning_rate": 5e-3}
+DROPOUT = {"r": 4, "alpha": 8, "dropout": 0.2}
 # Every method, each with another way to train and score.
 CASES: dict[str, dict[str, Any]] = {
     **{method: {"method": method} for method in method_names()},
@@ -41,9 +42,15 @@ CASES: dict[str, dict[str, Any]] = {
     },
     # AdamW divides by the size of the gradient. Where all of that is rounding, only the rate bounds the step.
     "seqft": {"method": "seqft", "train": TRAIN | {"learning_rate": 5e-5}},
+    "dropout": {
+        "method": "replay",
+        "lora": DROPOUT | {"targets": "all-linear"},
+        "train": TRAIN | {"micro_batch_size": 2, "learning_rate": 1e-3},
+    },
+    "dropout, padded": {"method": "inclora", "model": "mistral", "lora": DROPOUT},
     "t5": {"model": "t5", "train": TRAIN | {"learning_rate": 5e-5}},
 }
-OF_FOUR = ["ewc", "ella", "olora", "mtl", "lwf"]
+OF_FOUR = ["ewc", "ella", "olora", "mtl", "lwf", "dropout"]
 
 
 @pytest.fixture(scope="module")
