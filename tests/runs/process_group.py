@@ -66,7 +66,7 @@ def without_extras() -> None:
     from nlora.models.fast_paths import default_paths
     from nlora.runs import preflight
 
-    learn.finish_run = lambda run: run.write_summary()
+    learn.finish_run = lambda run, *_: run.write_summary()
     preflight.preflight = lambda backbone, *_, **__: default_paths(backbone.model)
 
 

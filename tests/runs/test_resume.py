@@ -208,7 +208,7 @@ def test_another_number_of_processes_matters_only_with_the_models_own_dropout(
         tmp_path, tiny_model(family), train={**TRAIN, "save_every": 2}, lora=lora, tasks=tasks
     )
     killed(config, 4)
-    monkeypatch.setattr(resumable, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(resumable, "processes", SimpleNamespace(size=lambda: 2))
     notes = said(config)
     assert any("made with other numbers of processes" in line for line in notes) == matters
     assert ("stage 1: colors resumes after step 2 of 6" in notes) != matters

@@ -38,7 +38,7 @@ class Streams:
         True
         """
         found = np.empty((max(end for _, end, _ in self.spans), numbers), np.uint64)
-        philox = np.random.Philox(0)
+        philox: Any = np.random.Philox(0)
         for begin, end, name in self.spans:
             philox.state = _state(self.key, self.layer, name)
             rows = philox.random_raw((end - begin) * numbers).reshape(-1, numbers)
