@@ -56,13 +56,16 @@ def test_micro_batches_do_not_change_the_masks(tmp_path: Path, tiny_model: TinyM
     family, examples = CASES[case]
     model = tiny_model(family)
     whole = update(tmp_path, model, examples)
+    # T5 does not scale its attention: random weights make its softmax sharp, which magnifies rounding.
+    limit = 2e-2 if family == "t5" else 1e-3
     torch.manual_seed(77)  # torch's generator plays no part
     for micro, checkpointing in ((1, False), (2, True), (4, False)):
         found = update(
             tmp_path, model, examples, micro_batch_size=micro, gradient_checkpointing=checkpointing
         )
-        torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
-    assert (update(tmp_path, model, examples, dropout=0.0) - whole).abs().max() > 1e-4
+        assert (found - whole).norm() < limit * whole.norm()
+    other = update(tmp_path, model, examples, dropout=0.0)  # what other masks amount to
+    assert (other - whole).norm() > 0.1 * whole.norm()
 
 
 def begun(batch: dict[str, Any], rows: Sequence[int], beginning: int = 9, step: int = 0) -> KeyedMasks:
