@@ -44,7 +44,7 @@ def update(
 ) -> torch.Tensor:
     """All updates after two steps, in one row."""
     backbone: Any = load_backbone(str(model))
-    lora = LoraOptions(r=4, alpha=8, dropout=dropout, targets=ALL_LINEAR)  # type: ignore[arg-type]
+    lora = LoraOptions(r=4, alpha=8, dropout=dropout, targets=ALL_LINEAR)
     adapter = LoraAdapter.attach(backbone.model, lora, seed=1)
     values = TrainOptions(**{"batch_size": 8, "learning_rate": 1e-4, **options})
     train(backbone, adapter, examples, values, penalty=lambda: None, seed=5, folder=folder)
