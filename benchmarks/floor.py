@@ -27,9 +27,10 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
@@ -38,6 +39,7 @@ from measure import Spread
 from nlora.config.schema import LoraOptions
 from nlora.config.train_options import TrainOptions
 from nlora.data.task import TokenizedExample
+from nlora.kernels.streams import Streams
 from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import LoraAdapter
@@ -46,6 +48,7 @@ from nlora.training.trainer import train
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 SQUARE = 2048
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DRAW = "random numbers"
 _aten = torch.ops.aten
 # What torch's own list leaves out: sums made inside a product, and the attention kernels of the CPU.
 FORMULAS: dict[Any, Any] = {
@@ -59,7 +62,7 @@ KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "mkldnn", "linear", "matmul"),
     "attention": ("_scaled_dot_product",),
     "optimizer and clipping": ("_fused_adam", "_foreach", "Optimizer", "linalg_vector_norm", "_amp"),
-    "random numbers of dropout": ("bernoulli", "native_dropout", "dropout", "rand", "uniform_"),
+    "random numbers of dropout": (DRAW, "bernoulli", "native_dropout", "dropout", "rand", "uniform_"),
     "copies": ("copy_", "clone", "cat", "_to_copy", "contiguous", "index", "repeat", "fill_", "zero_", "slice"),
     "elementwise": (
         "add", "sub", "mul", "div", "neg", "silu", "relu", "threshold", "gelu", "pow", "sqrt", "rsqrt", "mean",
@@ -150,7 +153,9 @@ def profiled(turn: Turn) -> dict[str, float]:
             end = time.perf_counter()
             recorder.stop()
 
-    turn(after)
+    # They are drawn by numpy, which the profiler does not see.
+    recorded = record_function(DRAW)(Streams.draw)
+    turn(after, mock.patch.object(Streams, "draw", recorded))
     seconds = {e.key: e.self_cpu_time_total / 1e6 / (turn.steps - 1) for e in recorder.key_averages()}
     return by_kind(seconds, (end - begin) / (turn.steps - 1))
 

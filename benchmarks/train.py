@@ -3,6 +3,7 @@
     python benchmarks/train.py                                  # smollm2, short prompts: about five minutes
     python benchmarks/train.py --dataset IMDB                   # long prompts
     python benchmarks/train.py --dtype bfloat16                 # a backbone of 16 bits, for everybody
+    python benchmarks/train.py --contestants nlora torch-masks --steps 8 --no-memory   # what keyed masks cost
     python benchmarks/train.py --model t5-base-shape            # a random T5 of t5-base's shape
 
 The contestants, each with LoRA of rank 8 on the query and value projections of the same frozen model:
@@ -11,6 +12,8 @@ The contestants, each with LoRA of rank 8 on the query and value projections of 
     plain-penalty   the same with the penalty written the plain way, λ·Σ|s·B@A| through autograd
     trainer         transformers' Trainer with PEFT's LoRA, dynamic padding, the prompt masked: no penalty
     grouped         the same with train_sampling_strategy="group_by_length"
+    torch-masks     nlora with dropout's masks from torch's generator, which depend on how a step is split (CPU); only
+                    if it is named
 
 Over all rounds each of them trains once on each of the same examples, in batches as it would make them in a long
 run: see `measure.of_rounds`. A turn is the whole of `Trainer.train()`; before the first round everyone has trained on
@@ -26,10 +29,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -53,6 +58,7 @@ from nlora.training.trainer import train
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 LEARNING_RATE = 1e-3
 CONTESTANTS = ("nlora", "plain-penalty", "trainer", "grouped")
+TORCH_MASKS = "torch-masks"
 _PENALTY_TRIES = 7
 
 
@@ -72,8 +78,10 @@ class Turn:
 Contestant = Callable[[Sequence[TokenizedExample], int], Turn]
 
 
-def nlora(backbone: Backbone, batch_size: int, plain: bool) -> Contestant:
-    """nlora as a run's first stage, with its own penalty or the plain one."""
+def nlora(
+    backbone: Backbone, batch_size: int, *, plain: bool = False, torch_masks: bool = False
+) -> Contestant:
+    """nlora as a run's first stage, with its own penalty and masks, or plain ones."""
 
     def turn(examples: Sequence[TokenizedExample], seed: int) -> Turn:
         model: Any = backbone.model
@@ -85,7 +93,12 @@ def nlora(backbone: Backbone, batch_size: int, plain: bool) -> Contestant:
 
         options = TrainOptions(batch_size=batch_size, learning_rate=LEARNING_RATE)
         try:
-            with tempfile.TemporaryDirectory() as folder, measure.Positions(model) as positions:
+            masks = mock.patch("nlora.training.trainer.masks_of", return_value=None)
+            with (
+                masks if torch_masks else nullcontext(),
+                tempfile.TemporaryDirectory() as folder,
+                measure.Positions(model) as positions,
+            ):
                 result = train(
                     backbone, adapter, examples, options, penalty=penalty, seed=seed, folder=Path(folder)
                 )
@@ -177,9 +190,9 @@ def _seconds_of(penalty: Callable[[], Tensor | None]) -> float:
 
 
 def contestant(name: str, backbone: Backbone, batch_size: int) -> Contestant:
-    """One of CONTESTANTS over this backbone, which it leaves as it was."""
-    if name in {"nlora", "plain-penalty"}:
-        return nlora(backbone, batch_size, plain=name == "plain-penalty")
+    """One of CONTESTANTS, or TORCH_MASKS, over this backbone, which it leaves as it was."""
+    if name in {"nlora", "plain-penalty", TORCH_MASKS}:
+        return nlora(backbone, batch_size, plain=name == "plain-penalty", torch_masks=name == TORCH_MASKS)
     return plain_lora(backbone, batch_size, grouped=name == "grouped")
 
 
@@ -270,10 +283,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = measure.parser(__doc__)
     measure.data_options(parser, steps=2)
     parser.add_argument(
-        "--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), help="(default: all)"
+        "--contestants",
+        nargs="+",
+        choices=[*CONTESTANTS, TORCH_MASKS],
+        default=list(CONTESTANTS),
+        help=f"(default: all but {TORCH_MASKS})",
     )
     parser.add_argument("--no-memory", action="store_true", help="leave the processes for memory out")
-    parser.add_argument("--alone", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=[*CONTESTANTS, TORCH_MASKS], help=argparse.SUPPRESS)
     argv = list(sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(argv)
     if "nlora" not in options.contestants:

@@ -112,7 +112,7 @@ def without_extras(folder: Path) -> None:
             file.write(json.dumps([sum(p.numel() for p in some) for some in (here, whole)]) + "\n")
         return real(backbone, *given, **options)
 
-    learn.finish_run = lambda run, progress: run.write_summary()
+    learn.finish_run = lambda run, *_: run.write_summary()
     preflight.preflight = check
 
 

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 # 11 examples in batches of 8: the last step has fewer examples than four processes have room for.
 TRAIN = {"epochs": 1, "batch_size": 8, "learning_rate": 5e-3}
+DROPOUT = {"r": 4, "alpha": 8, "dropout": 0.2}
 # Every method, each with another way to train and score.
 CASES: dict[str, dict[str, Any]] = {
     **{method: {"method": method} for method in method_names()},
@@ -43,6 +44,12 @@ CASES: dict[str, dict[str, Any]] = {
     },
     # AdamW divides by the size of the gradient. Where all of that is rounding, only the rate bounds the step.
     "seqft": {"method": "seqft", "train": TRAIN | {"learning_rate": 5e-5}},
+    "dropout": {
+        "method": "replay",
+        "lora": DROPOUT | {"targets": "all-linear"},
+        "train": TRAIN | {"micro_batch_size": 2, "learning_rate": 1e-3},
+    },
+    "dropout, padded": {"method": "inclora", "model": "mistral", "lora": DROPOUT},
     "t5": {"model": "t5", "train": TRAIN | {"learning_rate": 5e-5}},
 }
 # The same configurations, with the backbone sharded over the two processes.
@@ -63,7 +70,7 @@ RESUMED = "sharded olora"
 """Its run of two processes learns the first task, and then goes on with both."""
 if importlib.util.find_spec("bitsandbytes") is not None:  # the extra quant
     CASES["4bit"] = {"quantize": "4bit"}
-OF_FOUR = ["ewc", "ella", "olora", "mtl", "lwf"]
+OF_FOUR = ["ewc", "ella", "olora", "mtl", "lwf", "dropout"]
 
 
 @pytest.fixture(scope="module")

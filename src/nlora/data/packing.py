@@ -30,9 +30,15 @@ from nlora.data.columns import TokenizedExamples, shared_prefix
 from nlora.data.task import TokenizedExample
 
 
-def pack(examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
-    """A batch of B examples, all with an answer or all without."""
-    shared = common_tokens(examples) if len(examples) > 1 else 0
+def pack(examples: Sequence[TokenizedExample], shared: int | None = None) -> dict[str, Tensor]:
+    """A batch of B examples, all with an answer or all without.
+
+    shared: how many of the tokens that several examples begin with run once; None: as many as possible.
+    """
+    if len(examples) == 1:
+        shared = 0
+    elif shared is None:
+        shared = common_tokens(examples)
     return pack_rests(examples, shared, with_beginning=True)
 
 

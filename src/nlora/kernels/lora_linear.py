@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nlora.kernels.dropout import kept_entries, kept_scale
+from nlora.kernels.streams import Streams
 
 
 def lora_linear(
@@ -27,12 +28,14 @@ def lora_linear(
     *,
     scaling: float,
     dropout: float,
+    streams: Streams | None = None,
     added: Sequence[Tensor] = (),
 ) -> Tensor:
     """W·x + bias + scaling·B·A·dropout(x) over the last dimension; gradients for x, A and B.
 
     x: (..., in). weight: (out, in) and bias: (out), frozen. a: (r, in). b: (out, r).
-    dropout: the share of x's entries that are dropped for the update; see `nlora.kernels.dropout`.
+    dropout: the share of x's entries that are dropped for the update, and streams: where their mask comes from; see
+        `nlora.kernels.dropout`.
     added: frozen matrices of x's dtype, such as (k, in) and (out, k); x is multiplied with each in turn, and the result
         is added.
 
@@ -40,7 +43,8 @@ def lora_linear(
     >>> lora_linear(3 * one, 2 * one, None, one, one, scaling=4.0, dropout=0.0)
     tensor([[18.]])
     """
-    return cast(Tensor, _LoraLinear.apply(x, weight, bias, a, b, scaling, dropout, *added))  # type: ignore[no-untyped-call]
+    applied = _LoraLinear.apply(x, weight, bias, a, b, scaling, dropout, streams, *added)  # type: ignore[no-untyped-call]
+    return cast(Tensor, applied)
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -54,13 +58,14 @@ class _LoraLinear(torch.autograd.Function):
         b: Tensor,
         scaling: float,
         dropout: float,
+        streams: Streams | None,
         *added: Tensor,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])  # (n, in)
         y = torch.mm(rows, weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
         if added:
             y.addmm_(_through(rows, added[:-1]), added[-1].t())
-        kept = kept_entries(rows, dropout) if dropout else None
+        kept = kept_entries(rows, dropout, streams) if dropout else None
         z = torch.mm(_seen(rows, kept, a.dtype), a.t())  # (n, r)
         ctx.scale = scaling if kept is None else scaling * kept_scale(dropout)
         _add_product(y, z, b.t(), ctx.scale)
@@ -86,7 +91,7 @@ class _LoraLinear(torch.autograd.Function):
             if added:
                 g_x.addmm_(_through(narrow, [m.t() for m in reversed(added[1:])]), added[0])
             g_x = g_x.view(*grads[0].shape[:-1], -1)
-        return g_x, None, None, g_a, g_b, None, None, *(None for _ in added)
+        return g_x, None, None, g_a, g_b, None, None, None, *(None for _ in added)
 
 
 def _through(rows: Tensor, matrices: Sequence[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 from nlora.config.schema import LoraOptions
 from nlora.methods.base import Method
 from nlora.models import processes
+from nlora.models.fast_paths import FastPaths
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import STAGE_FILE
 from nlora.runs.plan import Plan
@@ -26,11 +27,13 @@ def resumable(
     stage: int,
     records: Mapping[str, TaskRecord],
     model: Any,
+    paths: FastPaths | None,
     say: Callable[[str], None],
 ) -> Iterator[StageResumePoints | None]:
     """A block that trains a stage, with its resume points; a signal ends it once the next step is saved.
 
-    records: of the tasks, by name. say: takes a line for the user. None if nothing is to be saved.
+    records: of the tasks, by name. paths: None: as the model's properties allow. say: takes a line for the user.
+    None if nothing is to be saved.
     """
     options = plan.config.train_options(plan.tasks[stage - 1].name)
     if options.save_every is None:
@@ -41,14 +44,19 @@ def resumable(
             run.resume_folder(stage),
             plan.stages[stage - 1].steps,
             options,
-            made_with(plan, run, stage, records, model),
+            made_with(plan, run, stage, records, model, paths),
             request,
             say,
         )
 
 
 def made_with(
-    plan: Plan, run: RunFolder, stage: int, records: Mapping[str, TaskRecord], model: Any
+    plan: Plan,
+    run: RunFolder,
+    stage: int,
+    records: Mapping[str, TaskRecord],
+    model: Any,
+    paths: FastPaths | None,
 ) -> dict[str, Any]:
     """What the rest of a half-trained task depends on, in addition to what a run's folder never lets change.
 
@@ -74,12 +82,20 @@ def made_with(
     }
     if type(method).check_sequence is not Method.check_sequence:  # it may plan for the number of tasks
         found["numbers of tasks"] = len(plan.tasks)
-    if _drops(model, plan.config.lora):
+    if _draws_apart(model, plan.config.lora, paths):
         found["numbers of processes"] = processes.size()
     return found
 
 
-def _drops(model: Any, lora: LoraOptions) -> bool:
-    """Whether there may be dropout in a training step, whose masks each process draws for its own examples."""
+def _draws_apart(model: Any, lora: LoraOptions, paths: FastPaths | None) -> bool:
+    """Whether a training step may have dropout whose masks each process draws for its own examples.
+
+    The backbone's own dropout does. The updates' dropout does, unless its masks are keyed by example
+    (`nlora.training.keyed_masks`): on a CPU, and not in an expert, which sees only some of the tokens.
+    """
     rates = [value for key, value in model.config.to_dict().items() if "drop" in key]
-    return lora.dropout > 0 or any(isinstance(rate, float) and rate > 0 for rate in rates)
+    if any(isinstance(rate, float) and rate > 0 for rate in rates):
+        return True
+    keyed = model.device.type == "cpu" and (paths is None or paths.cpu_modules)
+    has_experts = any("expert" in name for name, _ in model.named_modules())
+    return lora.dropout > 0 and (has_experts or not keyed)

@@ -112,7 +112,7 @@ def learn_sequence(
                     history.reload_stage(folder, method, is_last=True)
                     result = TrainResult(**kept)
                 else:
-                    with resumable(plan, run, stage, records, backbone.model, progress.say) as points:
+                    with resumable(plan, run, stage, records, backbone.model, paths, progress.say) as points:
                         result = _train(plan, backbone, history, stage, folder, progress, paths, points)
                         keep_trained(folder, asdict(result), records[task.name], run.weights_before(stage))
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]

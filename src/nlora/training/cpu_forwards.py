@@ -14,6 +14,7 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from nlora.kernels.dropout import Dropout
 from nlora.kernels.lora_linear import lora_linear
 from nlora.kernels.rotary import rotate
 from nlora.models.unmerged_updates import unmerged_updates_of
@@ -54,7 +55,8 @@ def lora_forward(layer: nn.Module) -> Callable[..., Any] | None:
         earlier = unmerged_updates_of(base) if base_hooked else None
         if (base_hooked and earlier is None) or any(map(hooked, (a, b, layer.lora_dropout[names[0]]))):
             return original(x, *args, **kwargs)
-        dropout = getattr(layer.lora_dropout[names[0]], "p", 0.0) if layer.training else 0.0
+        drop = layer.lora_dropout[names[0]]
+        dropout = getattr(drop, "p", 0.0) if layer.training else 0.0
         known = x.dtype == base.weight.dtype and a.weight.dtype == torch.float32 and b.bias is None
         if not known or dropout > _MAX_DROPOUT:
             return original(x, *args, **kwargs)
@@ -66,6 +68,7 @@ def lora_forward(layer: nn.Module) -> Callable[..., Any] | None:
             b.weight,
             scaling=layer.scaling[names[0]],
             dropout=dropout,
+            streams=drop.streams(x) if isinstance(drop, Dropout) else None,
             added=earlier.matrices(x) if earlier else (),
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from nlora.training.cpu_forwards import (
     lora_forward,
     modeling_file,
 )
+from nlora.training.keyed_masks import KeyedMasks, update_dropouts
 
 _SIZES = (1e-3, 1.0, 30.0, 1000.0)
 """Scales of the trial's numbers: small ones reveal a norm's eps, large ones a clamp (DeepSeek-V4's gates end at 10)."""
@@ -63,12 +65,17 @@ class GatedLayer(nn.Module):
 
 @contextmanager
 def cpu_modules(
-    model: nn.Module, devices: Collection[str] = ("cpu",), *, tries: bool = True
+    model: nn.Module,
+    devices: Collection[str] = ("cpu",),
+    *,
+    tries: bool = True,
+    masks: KeyedMasks | None = None,
 ) -> Iterator[None]:
     """A block in which the model computes the same numbers, up to rounding, with less work.
 
     devices: the types of devices for which this holds; a model with a parameter elsewhere stays as it is.
     tries: False replaces modules by their names alone, on a skeleton whose memory is estimated.
+    masks: of the dropout on the inputs of updates; None: from torch's generator, as of other dropout.
 
     >>> model = nn.Sequential(nn.Dropout(0.1))
     >>> with cpu_modules(model):
@@ -79,20 +86,23 @@ def cpu_modules(
     """
     with ExitStack() as undo:
         if all(p.device.type in devices for p in model.parameters()):
+            numbers = {} if masks is None else update_dropouts(model)
             for parent in list(model.modules()):
                 for name, child in parent.named_children():
-                    _replace(parent, name, child, undo, tries)
+                    new = _replacement(child, tries)
+                    if masks is not None and child in numbers and isinstance(new, Dropout):
+                        new = Dropout(new.p, partial(masks.streams, numbers[child]))
+                    if new is not None:
+                        _replace(parent, name, child, new, undo)
                 if "forward" not in vars(parent):  # nobody else has replaced it
                     _replace_forward(parent, undo)
                 _replace_rotation(parent, undo)
         yield
 
 
-def _replace(parent: nn.Module, name: str, original: nn.Module, undo: ExitStack, tries: bool) -> None:
-    replacement = _replacement(original, tries)
-    if replacement is None:
-        return
-
+def _replace(
+    parent: nn.Module, name: str, original: nn.Module, replacement: nn.Module, undo: ExitStack
+) -> None:
     def put_back() -> None:
         original.train(replacement.training)
         setattr(parent, name, original)

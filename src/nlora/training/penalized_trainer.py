@@ -22,6 +22,7 @@ from nlora.models.logits import answer_logits
 from nlora.training import spread
 from nlora.training.counted_batches import SIZE
 from nlora.training.finite_guard import ROWS, FiniteGuard
+from nlora.training.keyed_masks import KeyedMasks
 from nlora.training.resumable_trainer import ResumableTrainer
 from nlora.training.weighted_batches import WEIGHTS
 
@@ -37,6 +38,7 @@ class PenalizedTrainer(ResumableTrainer):
     order: which examples make up a batch; None: the Trainer's random order.
     extra_loss: what a method adds to a micro-batch's cross-entropy. without: a context manager in which the model is as
         it was before the stage.
+    masks: of dropout; None: those that do not depend on the examples.
     """
 
     # `compute_loss` divides by the answer tokens of the whole optimizer step.
@@ -50,10 +52,11 @@ class PenalizedTrainer(ResumableTrainer):
         order: LengthGroupedSampler | None = None,
         extra_loss: ExtraLoss | None = None,
         without: Callable[[], AbstractContextManager[None]] = nullcontext,
+        masks: KeyedMasks | None = None,
         **kwargs: Any,
     ) -> None:
         self._order, self._batch_size = order, batch_size
-        self._extra_loss, self._without = extra_loss, without
+        self._extra_loss, self._without, self._masks = extra_loss, without, masks
         super().__init__(*args, **kwargs)
         # Makes the Trainer count the answer tokens of each optimizer step.
         self.model_accepts_loss_kwargs = True
@@ -79,6 +82,8 @@ class PenalizedTrainer(ResumableTrainer):
 
         With label weights w: Σ w·cross-entropy / Σ w over the step's answer tokens.
         """
+        if self._masks is not None:
+            self._masks.begin(self.state.global_step, inputs)
         logits, targets = answer_logits(model, inputs)  # (B, K, V), (B, K)
         weights = inputs.get(WEIGHTS)
         total = F.cross_entropy(

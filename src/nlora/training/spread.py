@@ -45,7 +45,7 @@ def prepare(trainable: Trainable, seed: int) -> None:
     """Make this process ready to train, after the Trainer has set the seed."""
     if processes.size() == 1:
         return
-    # The same masks on other examples would not be independent.
+    # Dropout that does not depend on the example (`keyed_masks`) would otherwise have the same masks on all of them.
     set_seed(seed, device_specific=True)
     factors = trainable.factors()
     if factors:  # the backbone is the same everywhere, and only they have to be sent around

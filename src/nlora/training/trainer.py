@@ -10,14 +10,12 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from nlora.data.collate import Collator
@@ -27,12 +25,12 @@ from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
 from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
-from nlora.models.packed_attention import packed_attention
 from nlora.training import spread
 from nlora.training.best_epoch import BestEpoch
 from nlora.training.counted_batches import counted
-from nlora.training.cpu_modules import cpu_modules
+from nlora.training.fast_training import FastTraining
 from nlora.training.finite_guard import NumberedExamples, numbered
+from nlora.training.keyed_masks import masks_of
 from nlora.training.loss_probe import LossBefore, MakeBatch, probe_loss
 from nlora.training.peak_memory import reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
@@ -102,30 +100,6 @@ class _StepCallback(TrainerCallback):
             control.should_log = True
 
 
-class _FastTraining:
-    """A block in which the model trains on its fast paths."""
-
-    def __init__(self, backbone: nn.Module, model: nn.Module, paths: FastPaths) -> None:
-        self._backbone, self._model, self._paths = backbone, model, paths
-        self._entered = ExitStack()
-
-    def __enter__(self) -> None:
-        if self._paths.cpu_modules:
-            self._entered.enter_context(cpu_modules(self._model))
-        if self._paths.training == "packed":
-            self._entered.enter_context(packed_attention(self._backbone))
-
-    def __exit__(self, *error: object) -> None:
-        self._entered.close()
-
-    def outside(self, call: Callable[[], float]) -> float:
-        """What a function returns that needs the model without them. Within the block."""
-        self._entered.close()
-        found = call()
-        self.__enter__()
-        return found
-
-
 def train(
     backbone: Backbone,
     trainable: Trainable,
@@ -159,8 +133,12 @@ def train(
     if options.gradient_checkpointing:
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
-    make_batch: MakeBatch = pack if packs else Collator(pad_id, backbone.encoder_decoder)
-    fast = _FastTraining(backbone.model, trainable.model, paths)
+    masks = masks_of(trainable.model, paths, examples, seed, backbone.encoder_decoder)
+    shared = None if masks is None else masks.beginning
+    make_batch: MakeBatch = (
+        partial(pack, shared=shared) if packs else Collator(pad_id, backbone.encoder_decoder)
+    )
+    fast = FastTraining(backbone.model, trainable.model, paths, masks)
     best = _best_epoch(trainable, fast, options, score)
     before = LossBefore()
     parts: dict[str, Stateful] = {
@@ -181,6 +159,7 @@ def train(
         batch_size=options.batch_size,
         extra_loss=extra_loss,
         without=trainable.without,
+        masks=masks,
         order=_order(examples, options, seed),
         points=points,
         parts=parts,
@@ -212,7 +191,7 @@ def _run(trainer: PenalizedTrainer) -> float:
 
 
 def _best_epoch(
-    trainable: Trainable, fast: _FastTraining, options: TrainOptions, score: Callable[[], float] | None
+    trainable: Trainable, fast: FastTraining, options: TrainOptions, score: Callable[[], float] | None
 ) -> BestEpoch | None:
     if options.early_stopping is None or score is None:
         return None
