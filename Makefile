@@ -22,11 +22,14 @@ venv: .venv/.installed
 demo: venv
 	$(BIN)/nlora demo
 
+# One thread for each of the processes that share the tests: with more, they would starve one another.
+TESTS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
 test: lint types venv
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 unit: venv
-	$(BIN)/python -m pytest -m "not slow"
+	$(TESTS) -m "not slow"
 
 lint: venv
 	$(BIN)/ruff check .
