@@ -35,7 +35,7 @@ def some(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
 TRAIN = some(
     epochs=POSITIVE | COUNT, batch_size=COUNT, learning_rate=POSITIVE, schedule=st.sampled_from(["linear", "cosine"]),
     warmup_ratio=SHARE, early_stopping=st.none() | some().map(lambda _: {"patience": 2}),
-    label_weights=st.none() | st.just("balanced") | st.dictionaries(TEXT, POSITIVE, max_size=3),
+    label_weights=st.none() | st.just("balanced") | st.dictionaries(TEXT, POSITIVE, min_size=1, max_size=3),
     max_samples=st.none() | COUNT, report_to=st.just(["wandb"]), gradient_checkpointing=st.booleans(),
 )  # fmt: skip
 TASK = WORD | st.fixed_dictionaries(
@@ -93,7 +93,7 @@ def test_every_way_to_write_a_configuration_gives_the_same(
     config = load_config(values).config
     assert load_config(file(dump(config))).config == config
     assert load_config(file(json.dumps(values))).config == config
-    assert load_config(file(yaml.safe_dump(values, allow_unicode=True))).config == config
+    assert load_config(file(yaml.safe_dump(values))).config == config
     tasks = values.pop("tasks")
     overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     assert load_config({"tasks": tasks}, overrides).config == config

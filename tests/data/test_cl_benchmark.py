@@ -134,7 +134,7 @@ def test_a_dash_is_no_label_in_training(tmp_path: Path) -> None:
         ("[1, 2]", "labels.json: expected a list of label words"),
         (f"[{'7' * 5000}]", "labels.json: a number of more than 4300 digits"),
         ("[" * 100_000, "labels.json: lists or objects nested too deeply"),
-        ('["a", "b\\ud83d"]', "labels.json: label 'b\ud83d' holds \\ud83d, which is half of a character"),
+        ('["a", "b\\ud83d"]', "labels.json: label 'b\\ud83d' holds \\ud83d, which is half of a character"),
     ],
 )
 def test_labels_file_of_another_form(tmp_path: Path, labels: str, said: str) -> None:

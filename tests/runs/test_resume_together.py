@@ -43,7 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "dropout": {"lora": {"r": 4, "alpha": 8, "dropout": 0.1}},
 }
-OTHERS = [(case, size) for case in ("random", "by_length") for size in (1, 4)]
+OTHERS = [*((case, size) for case in ("random", "by_length") for size in (1, 4)), ("dropout", 1)]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,8 @@ def test_as_many_processes_end_with_the_same_files(
 @pytest.mark.parametrize(("case", "size"), OTHERS)
 def test_another_number_of_processes_ends_with_the_same_numbers(runs: Path, case: str, size: int) -> None:
     if size == 1:
-        assert f"stage 2: animals resumes after step {STEP} of 9" in notes_alone(runs / case)
+        beginning = f"stage 2: animals resumes after step {STEP} of "
+        assert any(note.startswith(beginning) for note in notes_alone(runs / case))
     whole, found = runs / case / "whole", runs / case / str(size)
     expected, others = tensors(whole), tensors(found)
     assert expected.keys() == others.keys()
@@ -127,12 +128,3 @@ def test_another_number_of_processes_ends_with_the_same_numbers(runs: Path, case
     for before, after in zip(*logs, strict=True):
         assert after == pytest.approx(before, rel=1e-4, abs=1e-6)
     assert any(entry["penalty"] > 0 for entry in logs[0])
-
-
-def test_with_dropout_another_number_starts_the_task_anew(runs: Path) -> None:
-    notes = notes_alone(runs / "dropout")
-    point = runs / "dropout/1/resume/2-animals/step-5"
-    said = f"{point}: was made with other numbers of processes, so the task is trained from its start"
-    assert notes.count(said) == 1
-    assert not any("resumes after step" in note for note in notes)
-    assert result(runs / "dropout/1", "trainer_state")["global_step"] == 9

@@ -125,9 +125,9 @@ def test_a_run_is_terminated_or_killed(launch: Launch, tmp_path: Path, tiny_mode
     os.kill(pid, signal.SIGSTOP)
     stop(processes, grace_seconds=5.0)
     assert [process.wait(0) for process in processes] == [130, -signal.SIGKILL]
-    assert (
-        logs[0].read_text().endswith("keeps 0 of 2 stages; the same command resumes with stage 1, colors\n")
-    )
+    last = logs[0].read_text().splitlines()[-1]
+    assert "keeps 0 of 2 stages" in last
+    assert "the same command resumes" in last
 
 
 def pid_of(process: Any) -> int:
