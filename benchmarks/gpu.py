@@ -73,7 +73,7 @@ def rows_of(section: str, sizes: Sizes) -> Iterator[Row]:
 
 
 def in_own_process(section: str, argv: Sequence[str], device: str, seconds: float) -> list[Row]:
-    """The rows of a section, run by a process that is stopped after so many seconds."""
+    """The rows of a section, run by a process that is stopped when its time is up."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         command = [sys.executable, __file__, *argv, "--alone", section, "--rows", str(file)]
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="(default: all)"
     )
     parser.add_argument("--small", action="store_true", help="tiny models, to try this command out")
-    parser.add_argument("--seconds", type=float, default=570, help="stop after so many (default: 570)")
+    parser.add_argument("--seconds", type=float, default=570, help="time limit in seconds (default: 570)")
     parser.add_argument("--together", action="store_true", help="all sections in this process")
     parser.add_argument("--alone", choices=list(SECTIONS), help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)

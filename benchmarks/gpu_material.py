@@ -114,7 +114,7 @@ def backbone_of(shape: str, device: str, dtype: str) -> Backbone:
 def examples_of(
     count: int, *, shared: int = 60, rests: tuple[int, int] = (20, 120), vocabulary: int = len(WORDS)
 ) -> list[TokenizedExample]:
-    """Random tokens: a common beginning, a rest of between so many tokens, an answer of two."""
+    """Random tokens: a common beginning, a rest of random length, an answer of two."""
     draw = random.Random(0)
     beginning = [draw.randrange(3, vocabulary) for _ in range(shared)]
 

@@ -180,7 +180,7 @@ def _timeless(value: Any) -> Any:
 
 
 def kill_runs(folder: Path, kills: int, seed: int, *, by_time: bool, processes: int = 1) -> list[str]:
-    """Kill runs until so many processes were killed; a line for each run that did not end as it should."""
+    """Kill processes of runs, `kills` in all; a line for each run that did not end as it should."""
     draw = random.Random(seed)
     config, whole = folder / "config.yaml", folder / "whole"
     write_config_apart(folder)

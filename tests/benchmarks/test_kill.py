@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 
 
 def kill(kills: int, *options: str) -> tuple[int, int]:
-    """Runs and events of so many kills, which change nothing."""
+    """Assert that these kills change nothing; returns the numbers of runs and events."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, str(SCRIPT), "--kills", str(kills), "--events-only", *options]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

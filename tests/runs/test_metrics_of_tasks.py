@@ -195,7 +195,7 @@ def test_an_export_is_compared_by_the_metric(project: Path, nlora: Nlora, tmp_pa
 
 
 def changed(project: Path, folder: Path, task: int, metric: Any, stages: int) -> Path:
-    """A copy of the run with so many stages, and a configuration in which a task has another metric."""
+    """A copy of the first stages of the run, and a configuration in which a task has another metric."""
     shutil.copytree(project / "run", folder / "run")
     for stage in range(stages + 1, 4):
         (place,) = (folder / "run").glob(f"outputs/{stage}-*")

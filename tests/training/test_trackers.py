@@ -86,7 +86,7 @@ def freeze(**options):
 
 @pytest.fixture
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Packages with the names of W&B and Trackio, which keep what they are told."""
+    """Packages with the names of W&B and Trackio, which keep what they receive."""
     lib = tmp_path / "packages/wandb/sdk/lib"
     lib.mkdir(parents=True)
     for folder, text in ((lib.parents[1], WANDB), (lib.parent, ""), (lib, "")):

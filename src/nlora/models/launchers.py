@@ -55,7 +55,7 @@ def launch_of(environment: Environment) -> Launch | None:
 
 
 def refuse_sharding(environment: Environment) -> None:
-    """Raise RunError if accelerate is told to split the model over the processes."""
+    """Raise RunError if accelerate is set up to split the model over the processes."""
     for variable, name in _SHARDING.items():
         if environment.get(variable, "").lower() in ("true", "1", "yes"):
             raise RunError(

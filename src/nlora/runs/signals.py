@@ -54,7 +54,7 @@ def stopped_on_request() -> Iterator[StopRequest]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         request.is_made = True
-        undo.close()  # the next signal finds the handlers of before
+        undo.close()  # the next signal is handled as it was before the block
         if number == signal.SIGINT and is_main():  # not print: the signal may have interrupted one
             os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 

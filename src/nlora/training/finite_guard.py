@@ -34,7 +34,7 @@ class NotFiniteError(RunError):
         super().__init__(self.in_words())
 
     def in_words(self, where: str = "", example: Callable[[int], str] = str) -> str:
-        """The message. where: the stage, with a separator behind it. example: names the example of a row."""
+        """The message. where: the stage, followed by a separator. example: the name of the example of a row."""
         named = ", ".join(map(example, self.rows[:_NAMED]))
         more = f" and {len(self.rows) - _NAMED} more" if len(self.rows) > _NAMED else ""
         examples = f"; it was on the training examples {named}{more}" if self.rows else ""
