@@ -24,8 +24,8 @@ KINDS = {
     "transformers/masking_utils.py": "masks",
     "nlora/training/keyed_masks.py": "processor",
 }
-"""Files whose reads are counted apart: of the data loader, and of transformers, which looks whether a mask hides anything.
-A packed batch has no mask. Masks of dropout are keyed by example on a processor only, where nothing waits."""
+"""Files whose reads are counted apart: of the data loader, and of transformers, which looks whether a mask hides
+anything. A packed batch has no mask. Masks of dropout are keyed by example on a processor only, where nothing waits."""
 LOGGING = "_maybe_log_save_evaluate"
 """The Trainer's method for everything that it does between steps."""
 
