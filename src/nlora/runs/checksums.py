@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nlora.errors import RunError
 from nlora.runs.atomic import write_json
-from nlora.runs.layout import MEMORY_FILE, PREDICTIONS_FILE, STAGE_FILE, TRAINED_FILE
+from nlora.runs.layout import MEMORY_FILE, PREDICTIONS_FILE, STAGE_FILE, TEMPORARY, TRAINED_FILE
 
 CHECKSUM_FILE = "checksums.json"
 
@@ -152,7 +152,8 @@ def _damage(folder: Path, name: str, known: FileSum) -> Iterator[Damage]:
 
 
 def _names(folder: Path) -> list[str]:
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    whole = (path for path in folder.rglob("*") if not path.name.startswith(TEMPORARY))
+    files = (path.relative_to(folder) for path in whole if path.is_file())
     return sorted(name.as_posix() for name in files if name.as_posix() not in _FOR_READERS)
 
 

@@ -151,6 +151,7 @@ class RunFolder(StoredRun):
             if not trained(temporary):
                 remove(temporary)
                 temporary.mkdir(parents=True)
+            sweep(temporary)  # half-written files of a process that was killed
         barrier()
         try:
             with disk_errors(temporary, only=DISK_FULL):
