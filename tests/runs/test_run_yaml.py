@@ -1,11 +1,14 @@
 """run.yaml: a folder belongs to one configuration, and repeats its run."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from helpers import learn
 from nlora.config.load import load_config
 from nlora.config.schema import Config
 from nlora.errors import RunError
@@ -109,3 +112,18 @@ def test_differences_name_the_dotted_key() -> None:
         "method.weight: absent in the folder, 1 now",
         'lora.targets: null in the folder, ["q"] now',
     }
+
+
+def test_a_summary_that_is_made_again_keeps_the_versions_that_the_run_was_learned_with(
+    small_run: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Several processes that find all stages learned let the main one make the summary, alone."""
+    made, run = small_run("nlora"), tmp_path / "run"
+    shutil.copytree(made / "run", run)
+    record = read_run_file(run)
+    record["versions"]["processes"] = "2"
+    (run / "run.yaml").write_text(yaml.safe_dump(record))
+    (run / "summary.json").unlink()
+    summary = learn(made / "config.yaml", f"output_dir={run}")
+    assert summary.versions == record["versions"]
+    assert not read_run_file(run).get("resumed_with")

@@ -29,7 +29,7 @@ from nlora.runs.layout import RUN_FILE
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.repair import Repair, damage_to_repair, refuse_damage
 from nlora.runs.resume_points import latest_position
-from nlora.runs.run_yaml import read_run_file
+from nlora.runs.run_yaml import latest_versions, read_run_file
 from nlora.runs.summary import Summary, read_summary
 from nlora.runs.task_notes import task_notes
 
@@ -157,7 +157,8 @@ def _complete(loaded: LoadedConfig, progress: Progress) -> Summary:
     if RunFolder.read(loaded.config).is_complete() and (folder / REPORT_FILE).exists():
         progress.say(f"{folder}: complete, nothing to do")
         return read_summary(folder)
-    with RunFolder.open(loaded.config, versions(loaded), loaded.base_folder) as run:
+    # Nothing is trained or scored, so the numbers depend on what they were made with.
+    with RunFolder.open(loaded.config, latest_versions(folder), loaded.base_folder) as run:
         progress.say(f"{folder}: all stages are learned; summary and report are made again")
         return finish_run(run, progress)
 

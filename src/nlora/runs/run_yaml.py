@@ -63,14 +63,23 @@ def write_or_compare(
         record.setdefault("changed", []).append({"after_stage": committed, "when": _now(), "what": lines})
         _write(path, record)
         _log.info("%s: changed after stage %d: %s", folder, committed, "; ".join(lines))
-    resumed = record.setdefault("resumed_with", [])
-    last = resumed[-1]["versions"] if resumed else record["versions"]
+    resumed, last = record.setdefault("resumed_with", []), _latest_versions(record)
     if last != dict(versions):
         names = [name for name in dict.fromkeys([*last, *versions]) if last.get(name) != versions.get(name)]
         changed = [f"{name} {last.get(name, 'unknown')} -> {versions.get(name, 'unknown')}" for name in names]
         _log.warning("%s: resumed with other versions than before: %s", folder, ", ".join(changed))
         resumed.append({"versions": dict(versions), "when": _now()})
         _write(path, record)
+
+
+def latest_versions(folder: Path) -> dict[str, str]:
+    """The versions that the folder's run last resumed with. Raises RunError if run.yaml cannot be read."""
+    return _latest_versions(read_run_file(folder))
+
+
+def _latest_versions(record: Mapping[str, Any]) -> dict[str, str]:
+    resumed = record.get("resumed_with")
+    return dict(resumed[-1]["versions"] if resumed else record["versions"])
 
 
 def refuse_other_configuration(folder: Path, config: Config) -> None:
