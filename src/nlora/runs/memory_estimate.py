@@ -89,7 +89,10 @@ def estimate_memory(
     """
     config = config or plan.config
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    import nlora.runs.sequence  # noqa: F401  # what a run imports in addition, the Trainer first of all
+    # What a run imports in addition: the Trainer, and what scores texts, which brings scikit-learn where there is one.
+    import rouge_score.rouge_scorer  # noqa: F401
+
+    import nlora.runs.sequence  # noqa: F401
 
     model: Any = load_skeleton(config.model, trust_remote_code=config.trust_remote_code)
     model.requires_grad_(False)
