@@ -17,7 +17,7 @@ from nlora.methods.registry import builtin_names
 from nlora.models.lora_factors import AdapterState, load_factors
 from nlora.models.target_modules import target_modules
 from nlora.runs.plan import make_plan
-from nlora.runs.sequence import stage_seed
+from nlora.runs.stage_training import stage_seed
 from nlora.runs.update_history import load_memory
 from states import random_state, write_adapter
 from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits, loss, weights

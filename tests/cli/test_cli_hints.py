@@ -14,7 +14,7 @@ import pytest
 from helpers import write_config
 from nlora.cli.config_docs import configuration_keys
 from nlora.config import other_names
-from nlora.runs import sequence
+from nlora.runs import stage_training
 
 Nlora = Callable[..., Any]
 TinyModel = Callable[[str], Path]
@@ -97,7 +97,7 @@ def test_a_run_that_is_stopped_says_what_it_keeps(
     tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, monkeypatch: pytest.MonkeyPatch, stop: signal.Signals
 ) -> None:
     config = write_config(tmp_path, tiny_model("llama"))
-    train = sequence.train
+    train = stage_training.train
     # A shell starts what runs in its background with SIGINT ignored; a person's Ctrl-C is not.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -107,7 +107,7 @@ def test_a_run_that_is_stopped_says_what_it_keeps(
         return train(*args, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sequence, "train", stopped)
+        patched.setattr(stage_training, "train", stopped)
         told = nlora("run", config)
     signal.signal(signal.SIGINT, before)
     assert told.status == 130

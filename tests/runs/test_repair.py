@@ -15,7 +15,7 @@ from helpers import ANIMALS, COLORS, learn, same_outcome, write_config, write_ta
 from nlora.api.learn import learn as learn_run
 from nlora.config.load import load_config
 from nlora.errors import RunError
-from nlora.runs import sequence
+from nlora.runs import sequence, stage_training
 from nlora.runs.checksums import Checksums, damage, read_checksums, weights_digest, write_checksums
 from nlora.runs.events import Progress
 from nlora.runs.summary import Summary, read_summary
@@ -31,13 +31,13 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        train = sequence.train
+        train = stage_training.train
 
         def counting(*args: Any, **kwargs: Any) -> Any:
             self.count += 1
             return train(*args, **kwargs)
 
-        monkeypatch.setattr(sequence, "train", counting)
+        monkeypatch.setattr(stage_training, "train", counting)
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_stages_on_top_of_other_weights_are_done_again(
     """As on another machine: the second stage comes out differently."""
     config, run = copy_of(three_tasks(method), tmp_path)
     cut(run / "outputs/2-animals" / ADAPTER)
-    monkeypatch.setattr(sequence, "stage_seed", lambda seed, stage: 99)
+    monkeypatch.setattr(stage_training, "stage_seed", lambda seed, stage: 99)
     _, said = repaired(config, run)
     again = "trained" if method == "nlora" else "scored"
     assert [line.partition(":")[0] for line in said] == ["stage 2", "stage 3"]
@@ -221,9 +221,9 @@ def test_a_repair_that_is_killed_goes_on(
     def killed(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    for place in ("train", "write_stage"):
+    for module, place in ((stage_training, "train"), (sequence, "write_stage")):
         with monkeypatch.context() as patch:
-            patch.setattr(sequence, place, killed)
+            patch.setattr(module, place, killed)
             with pytest.raises(KeyboardInterrupt):
                 repaired(config, run)
         with pytest.raises(RunError, match="--repair"):

@@ -21,7 +21,7 @@ from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import load_factors
 from nlora.models.merged_updates import MergedUpdates
 from nlora.runs.plan import make_plan
-from nlora.runs.sequence import stage_seed
+from nlora.runs.stage_training import stage_seed
 
 TinyModel = Callable[[str], Path]
 
@@ -129,7 +129,8 @@ def test_a_run_killed_while_a_stage_is_scored_trains_nothing_again_and_ends_like
     assert json.loads((tmp_path / "killed/summary.json").read_text())["status"] == "running"
     with monkeypatch.context() as patch:
         patch.setattr(
-            "nlora.runs.sequence.train", lambda *args, **kwargs: pytest.fail("a trained stage was trained")
+            "nlora.runs.stage_training.train",
+            lambda *args, **kwargs: pytest.fail("a trained stage was trained"),
         )
         assert same_outcome(learn(config, target), whole)
     assert_same_files(tmp_path / "whole", tmp_path / "killed")

@@ -14,7 +14,7 @@ from helpers import COLORS, learn, write_config, write_task
 from nlora.config.load import load_config
 from nlora.errors import InputErrors
 from nlora.models.lora_factors import load_factors
-from nlora.runs import sequence
+from nlora.runs import stage_training
 from nlora.runs.plan import make_plan
 
 TinyModel = Callable[[str], Path]
@@ -37,7 +37,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: Sequence[float]) -> list[f
 
         return score
 
-    monkeypatch.setattr(sequence, "_validation_score", scorer)
+    monkeypatch.setattr(stage_training, "held_out_score", scorer)
     return given
 
 

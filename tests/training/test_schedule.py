@@ -24,7 +24,7 @@ from nlora.data.task import TokenizedExample
 from nlora.errors import InputErrors
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import LoraAdapter
-from nlora.runs import sequence
+from nlora.runs import stage_training
 from nlora.training.trainer import train
 
 PEAK = 5e-3
@@ -117,7 +117,7 @@ def test_each_task_has_its_own_schedule(
         seen.append(_Rates())
         return [seen[-1]]
 
-    monkeypatch.setattr(sequence, "_trackers", watched)
+    monkeypatch.setattr(stage_training, "_trackers", watched)
     train = {"epochs": 2, "batch_size": 8, "learning_rate": PEAK, "schedule": "linear", "warmup_ratio": 0.5}
     stages = {"animals": {"train": {"schedule": "constant", "warmup_ratio": 0, "warmup_steps": 1}}}
     learn(write_config(tmp_path, tiny_model("llama"), train=train, stages=stages))

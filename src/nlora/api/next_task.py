@@ -27,7 +27,7 @@ from nlora.methods.registry import build, builtin_names, find
 from nlora.models.inspection import is_encoder_decoder
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.target_modules import ModuleShape
-from nlora.runs.sequence import stage_seed
+from nlora.runs.stage_training import stage_seed
 from nlora.runs.update_history import UpdateHistory
 
 _IN_USE: WeakSet[nn.Module] = WeakSet()

@@ -72,6 +72,25 @@ class EvaluateOptions(Frozen):
     )
 
 
+class AutoWeightOptions(Frozen):
+    """How `method.weight: auto` chooses a weight for each task."""
+
+    margin: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="With method.weight: auto, how much worse than without a penalty the new task's held-out examples "
+        "may be answered, in standard errors of their score.",
+    )
+    tries: int = Field(
+        4,
+        ge=1,
+        le=8,
+        description="With method.weight: auto, how many weights are tried for each task, besides 0. Each is a training "
+        "of the task on the examples that are not held out.",
+    )
+
+
 class MethodChoice(BaseModel):
     """Which method, and its own options; `nlora ls` names both."""
 
@@ -182,6 +201,7 @@ class Config(Frozen):
     )
     tasks: tuple[TaskSource, ...] = Field(min_length=1, description="The tasks, in learning order.")
     method: MethodChoice = MethodChoice(name="nlora")
+    auto_weight: AutoWeightOptions = AutoWeightOptions()
     lora: LoraOptions = LoraOptions()
     train: TrainOptions = TrainOptions()
     evaluate: EvaluateOptions = EvaluateOptions()

@@ -9,8 +9,9 @@ one, in this folder, in a file next to a configuration, or in a package of your 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, get_args, get_origin
 
+from pydantic import model_validator
 from typing_extensions import TypeVar
 
 from nlora.config.frozen import Frozen
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 
+AUTO, WEIGHT = "auto", "weight"
+
 Portion = tuple["Task", Sequence["Example"]]
 """Examples, with the task whose prompt they are shown in."""
 Memory = Mapping[str, "Tensor"]
@@ -33,7 +36,17 @@ Memory = Mapping[str, "Tensor"]
 
 
 class MethodOptions(Frozen):
-    """Base of all options; by itself, the options of a method that has none."""
+    """Base of all options; by itself, the options of a method that has none.
+
+    An option called `weight` may also be `auto` (`nlora.runs.auto_weight`); until it is chosen, it has its default.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_is_a_weight(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get(WEIGHT) == AUTO and WEIGHT in cls.model_fields:
+            return {key: value for key, value in values.items() if key != WEIGHT}
+        return values
 
 
 OptionsT = TypeVar("OptionsT", bound=MethodOptions, default=MethodOptions, covariant=True)
@@ -78,6 +91,9 @@ class Method(Generic[OptionsT]):
                 if not issubclass(options, MethodOptions):
                     raise TypeError(f"the options of {cls.__name__} must be a subclass of MethodOptions")
                 cls.Options = options
+
+    chooses_weight: bool = False
+    """Whether its option `weight` was given as auto: each stage chooses one (`nlora.runs.auto_weight`)."""
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options

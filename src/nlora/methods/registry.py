@@ -29,7 +29,7 @@ from nlora.config.schema import Config
 from nlora.config.yaml_positions import SourceMap
 from nlora.errors import InputErrors, Problem, did_you_mean
 from nlora.methods._outside import installed, load_file, load_installed, method_in
-from nlora.methods.base import Method
+from nlora.methods.base import AUTO, WEIGHT, Method
 
 _NOT_METHODS = ("base", "contract", "registry")
 
@@ -78,7 +78,7 @@ def info_of(kind: type[Method]) -> MethodInfo:
     options = tuple(
         OptionInfo(
             name=key,
-            type=_type_name(field.annotation),
+            type=_type_name(field.annotation) + (f" | {AUTO}" if key == WEIGHT else ""),
             default="required" if field.default is PydanticUndefined else _plain(field.default),
             help=field.description or "",
         )
@@ -89,10 +89,24 @@ def info_of(kind: type[Method]) -> MethodInfo:
 
 def build(name: str, options: Mapping[str, Any], base_folder: Path = Path()) -> Method:
     """The method with these options. Parameters as for `find`. Raises InputErrors with every mistake."""
-    kind = find(name, base_folder)
-    if problems := problems_in(dict(options), kind.Options, SourceMap(""), ("method",)):
+    kind, given = find(name, base_folder), dict(options)
+    if problems := problems_in(given, kind.Options, SourceMap(""), ("method",)):
         raise InputErrors(problems)
-    return kind(kind.Options.model_validate(dict(options)))
+    method = kind(kind.Options.model_validate(given))
+    method.chooses_weight = given.get(WEIGHT) == AUTO
+    return method
+
+
+def with_weight(method: Method, weight: float) -> Method:
+    """The same method with another weight. Raises pydantic's ValidationError for one that is not allowed."""
+    options = method.options.model_dump(exclude_unset=True) | {WEIGHT: weight}
+    return type(method)(method.Options.model_validate(options))
+
+
+def default_weight(method: Method) -> float:
+    """The weight that it has unless one is given."""
+    weight: float = getattr(method, WEIGHT, None) or getattr(method.options, WEIGHT)
+    return weight
 
 
 def methods_of(config: Config, base_folder: Path) -> list[Method]:

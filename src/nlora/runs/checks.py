@@ -18,6 +18,8 @@ from nlora.data.task import Task
 from nlora.errors import InputErrors, Key, Problem, missing
 from nlora.evaluation.answer import own_score
 from nlora.methods.base import Method
+from nlora.methods.registry import default_weight
+from nlora.runs.held_out import held_out_problem
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.run_yaml import committed_stages, read_run_file
 
@@ -145,6 +147,25 @@ def early_stopping_problems(config: Config, methods: Sequence[Method]) -> list[P
         else:
             continue
         found.append(Problem.at(_key(config, task.name, "early_stopping"), f"{what}; leave it out"))
+    return found
+
+
+def auto_weight_problems(config: Config, methods: Sequence[Method], tasks: Sequence[Task]) -> list[Problem]:
+    """Why a task's weight cannot be chosen by trying."""
+    found = []
+    for source, task, method in zip(config.tasks, tasks, methods, strict=True):
+        if not method.chooses_weight or source.adapter is not None:
+            continue
+        stage = config.stages.get(task.name)
+        own = ("stages", task.name) if stage and "weight" in stage.method else ()
+        key: Key = (*own, "method", "weight")
+        if default_weight(method) <= 0:
+            what = (
+                f"auto tries multiples of {config.method.label}'s default weight, which is 0; give a number"
+            )
+            found.append(Problem.at(key, what))
+        elif problem := held_out_problem(config, task):
+            found.append(Problem.at(key, f"{problem}; give a number"))
     return found
 
 

@@ -18,7 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nlora.errors import RunError
 from nlora.runs.atomic import write_json
-from nlora.runs.layout import MEMORY_FILE, PREDICTIONS_FILE, STAGE_FILE, TEMPORARY, TRAINED_FILE
+from nlora.runs.layout import (
+    MEMORY_FILE,
+    PREDICTIONS_FILE,
+    STAGE_FILE,
+    TEMPORARY,
+    TRAINED_FILE,
+    WEIGHTS_TRIED_FILE,
+)
 
 CHECKSUM_FILE = "checksums.json"
 
@@ -33,6 +40,7 @@ _FOR_READERS = frozenset(
         "train_results.json",
         "predict_results.json",
         "all_results.json",
+        WEIGHTS_TRIED_FILE,
     }
 )
 """Files that nothing is trained or scored from."""

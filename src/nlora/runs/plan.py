@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from nlora.config.schema import Config
 from nlora.data.columns import TokenizedExamples
-from nlora.data.label_weights import Weights, example_weights
+from nlora.data.label_weights import Weights
 from nlora.data.load import load_tasks
-from nlora.data.task import Example, Task
+from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import AdapterError, InputErrors, NloraError, Problem
 from nlora.methods.base import Method
@@ -28,6 +26,7 @@ from nlora.methods.registry import methods_of
 from nlora.models.positions import Positions, positions_of
 from nlora.models.processes import size
 from nlora.runs.checks import (
+    auto_weight_problems,
     early_stopping_problems,
     extension_problems,
     family_problems,
@@ -40,6 +39,7 @@ from nlora.runs.checks import (
 from nlora.runs.checksums import damage
 from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
 from nlora.runs.run_yaml import folder_problem
+from nlora.runs.stage_examples import encode_stages
 from nlora.runs.stage_plan import StagePlan, stage_plans
 
 if TYPE_CHECKING:
@@ -143,9 +143,10 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         adopted = found or {}
     if tasks is not None:
         problems += [*label_weight_problems(config, tasks), *scorer_problems(tasks)]
+        problems += auto_weight_problems(config, methods, tasks)
     encoded = cut = None
     if tasks is not None and methods and encoder is not None:
-        encoded = _collect(problems, lambda: _encode(config, tasks, methods, encoder))
+        encoded = _collect(problems, lambda: encode_stages(config, tasks, methods, encoder))
         if encoded is not None:  # otherwise the same mistakes would be reported twice
             cut = _collect(problems, lambda: [encoder.encode(task, task.test).cut_examples for task in tasks])
     if problems or tasks is None or layout is None or encoder is None or encoded is None or cut is None:
@@ -153,7 +154,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
     modules, parameters = layout
     examples, weights = zip(*encoded, strict=True)
-    stages = stage_plans(config, tasks, encoder, examples, cut, parameters)
+    stages = stage_plans(config, tasks, methods, encoder, examples, cut, parameters)
     return Plan(
         config,
         tuple(tasks),
@@ -255,42 +256,3 @@ def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:
         truncate=train.truncate,
         cache=TokenCache(tokenizer),
     )
-
-
-def _encode(
-    config: Config, tasks: Sequence[Task], methods: Sequence[Method], encoder: ExampleTokenizer
-) -> list[tuple[TokenizedExamples, Weights | None]]:
-    """Every stage's training examples as tokens, with their weights in the loss, if these differ.
-
-    Raises InputErrors for prompts that do not fit and labels with the same tokens.
-    """
-    problems: list[Problem] = []
-    encoded: list[tuple[TokenizedExamples, Weights | None]] = []
-    for index, method in enumerate(methods):
-        try:
-            given = method.examples(tasks, index, config.seed)
-            portions = [encoder.encode(*portion, all_turns=True) for portion in given]
-            choices = [config.train_options(task.name).label_weights for task, _ in given]
-            weights = None
-            if any(choice is not None for choice in choices):
-                each = zip(given, choices, strict=True)
-                weights = np.concatenate([example_weights(some, choice) for (_, some), choice in each])
-                problems += _without_weights(given, portions)
-            encoded.append((TokenizedExamples(part for p in portions for part in p.parts), weights))
-        except InputErrors as error:
-            problems.extend(error.problems)
-    if problems:
-        raise InputErrors(problems)
-    return encoded
-
-
-def _without_weights(
-    given: Sequence[tuple[Task, Sequence[Example]]], portions: Sequence[TokenizedExamples]
-) -> list[Problem]:
-    """The tasks whose answers cannot be weighted, because conversations have become several examples."""
-    what = "the answers of its conversations are examples of their own, without weights; leave train.label_weights out"
-    return [
-        Problem(f"task {task.name}", what)
-        for (task, some), rows in zip(given, portions, strict=True)
-        if len(rows) != len(some)
-    ]

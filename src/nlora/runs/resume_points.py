@@ -124,6 +124,14 @@ class StageResumePoints:
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - begin
 
+    def clear(self) -> None:
+        """Remove all points: the training that they belong to is over."""
+        from_main(self._clear)
+
+    def _clear(self) -> None:
+        for point in _points(self._folder):
+            remove(point)
+
     def _usable(self) -> Path | None:
         """The newest point that is whole and was made with the same things."""
         for point in _points(self._folder):

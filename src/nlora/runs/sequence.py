@@ -10,21 +10,19 @@ After stage k the model is W + Σ_{i<=k} ΔW_i, for every task and without a tas
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nlora.data.task import Task
-from nlora.errors import RunError
-from nlora.evaluation.choices import metric_of
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.adapter_source import copy_adapter
 from nlora.models.backbone import Backbone
 from nlora.models.fast_paths import FastPaths
 from nlora.models.processes import from_main
+from nlora.runs.auto_weight import weight_notes, with_chosen_weight
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import ADAPTER
@@ -33,16 +31,11 @@ from nlora.runs.repair import Repair
 from nlora.runs.resumable import resumable
 from nlora.runs.resume_points import StageResumePoints
 from nlora.runs.stage_files import keep_trained, trained
-from nlora.runs.stage_notes import answer_notes, not_finite_in_words, training_notes
-from nlora.runs.stage_results import score, scores_of, task_records, write_skipped, write_stage
-from nlora.runs.tracker_id import tracker_id
+from nlora.runs.stage_notes import answer_notes, training_notes
+from nlora.runs.stage_results import scores_of, task_records, write_skipped, write_stage
+from nlora.runs.stage_training import attached, train_stage
 from nlora.runs.update_history import UpdateHistory
-from nlora.training.finite_guard import NotFiniteError
-from nlora.training.trackers import trackers
-from nlora.training.trainer import TrainResult, train
-
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
+from nlora.training.trainer import TrainResult
 
 log = logging.getLogger("nlora")
 _NOTHING_TRAINED = TrainResult(
@@ -112,6 +105,10 @@ def learn_sequence(
                     history.reload_stage(folder, method, is_last=True)
                     result = TrainResult(**kept)
                 else:
+                    if method.chooses_weight:
+                        plan = with_chosen_weight(
+                            plan, run, backbone, history, stage, folder, records, progress, paths
+                        )
                     with resumable(plan, run, stage, records, backbone.model, paths, progress.say) as points:
                         result = _train(plan, backbone, history, stage, folder, progress, paths, points)
                         keep_trained(folder, asdict(result), records[task.name], run.weights_before(stage))
@@ -120,7 +117,8 @@ def learn_sequence(
                 notes = answer_notes(seen, answers)
                 if adopted is None:
                     options = plan.config.train_options(task.name)
-                    notes = [*training_notes(result, history.updates[-1], options), *notes]
+                    trained_notes = training_notes(result, history.updates[-1], options)
+                    notes = [*weight_notes(folder), *trained_notes, *notes]
                 scores = write_stage(
                     folder,
                     tasks,
@@ -155,64 +153,17 @@ def _train(
     points: StageResumePoints | None,
 ) -> TrainResult:
     """Train one stage as the method wants it, and save what was trained."""
-    config, task, method = plan.config, plan.tasks[stage - 1], plan.methods[stage - 1]
-    options = config.train_options(task.name)
-    steps_before = sum(earlier.steps for earlier in plan.stages[: stage - 1])
-    examples = plan.encoded[stage - 1]
-    seed = stage_seed(config.seed, stage)
-    log.info("stage %d: %s, %d examples", stage, task.name, len(examples))
-    steps, resumed = plan.stages[stage - 1].steps, 0
-    if points is not None and points.position is not None:
-        resumed = points.position.step
-        progress.say(f"stage {stage}: {task.name} resumes after step {resumed} of {steps}")
-    history.activate_for_training(method)
-    model: Any = backbone.model
-    trainable = method.attach(model, config.lora, stage=stage, seed=seed)
-    try:
-        if stage > 1:
-            method.restore(history.memory)
-        method.begin_task(trainable, history.updates)
-        result = train(
-            backbone,
-            trainable,
-            examples,
-            options,
-            penalty=lambda: method.penalty(trainable),
-            extra_loss=method.extra_loss,
-            seed=seed,
-            folder=folder,
-            weights=plan.weights[stage - 1],
-            paths=paths,
-            on_step=progress.training(stage, task.name, steps, resumed),
-            score=_validation_score(plan, backbone, task, paths),
-            callbacks=_trackers(options.report_to, Path(config.output_dir), steps_before),
-            points=points,
-            stateful={"method": method},
-        )
-        from_main(trainable.commit, folder, base_model=config.model, tokenizer=backbone.tokenizer)
+    method = plan.methods[stage - 1]
+    log.info("stage %d: %s, %d examples", stage, plan.tasks[stage - 1].name, len(plan.encoded[stage - 1]))
+    with attached(plan, backbone, history, stage) as trainable:
+        result = train_stage(plan, backbone, trainable, stage, folder, progress, paths, points)
+        from_main(trainable.commit, folder, base_model=plan.config.model, tokenizer=backbone.tokenizer)
         history.add(trainable.state())
-    except NotFiniteError as error:
-        raise RunError(not_finite_in_words(error, plan, stage)) from error
-    finally:
-        trainable.detach()
     history.activate_for_task(method, stage - 1)
-    names = [module.name for module in plan.modules]
+    model: Any = backbone.model
+    names, examples = [module.name for module in plan.modules], plan.encoded[stage - 1]
     history.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
     return result
-
-
-def _trackers(names: Sequence[str], run: Path, steps_before: int) -> list[TrainerCallback]:
-    """The callbacks of `train.report_to`. steps_before: of all earlier stages."""
-    return trackers(names, run, run_id=tracker_id(run), steps_before=steps_before) if names else []
-
-
-def _validation_score(
-    plan: Plan, backbone: Backbone, task: Task, paths: FastPaths | None
-) -> Callable[[], float]:
-    """A function that scores the model in training, in percent, on the examples held out from the task's own."""
-    held_out = replace(task, test=task.validation)
-    evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate, paths)
-    return lambda: score(held_out, evaluator.answer(held_out), metric_of(task, plan.config))
 
 
 def _answer(
@@ -233,12 +184,3 @@ def _answer(
         answers[task.name] = evaluator.answer(task, progress.scoring(stage, task.name, len(task.test)))
         log.info("stage %d: %s answered in %.1f s", stage, task.name, answers[task.name].seconds)
     return answers
-
-
-def stage_seed(seed: int, stage: int) -> int:
-    """The seed of one stage. It depends on these two numbers only, so a resumed run draws the same random numbers.
-
-    The released code starts every stage with the same seed, so that all its adapters begin with the same A.
-    """
-    digest = hashlib.sha256(f"{seed}/{stage}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")

@@ -9,6 +9,7 @@ from nlora.config.schema import Config
 from nlora.data.columns import TokenizedExamples
 from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
+from nlora.methods.base import Method
 from nlora.runs import time_estimate
 
 
@@ -35,6 +36,7 @@ class StagePlan:
 def stage_plans(
     config: Config,
     tasks: Sequence[Task],
+    methods: Sequence[Method],
     encoder: ExampleTokenizer,
     encoded: Sequence[TokenizedExamples],
     cut_test: Sequence[int],
@@ -57,6 +59,9 @@ def stage_plans(
         seconds = time_estimate.train_seconds(
             parameters=parameters, tokens=tokens, shared=shared, rows=rows, passes=passes, rate=rate
         )
+        if methods[index].chooses_weight:  # see `nlora.runs.auto_weight`
+            share = 1 - config.evaluate.validation_share
+            seconds *= 1 + (config.auto_weight.tries + 1) * share
         for i in range(len(tasks) if config.evaluate.unseen else index + 1) if examples else ():
             rows = max(min(config.evaluate.batch_size, len(tasks[i].test)), 1)
             seconds += time_estimate.score_seconds(

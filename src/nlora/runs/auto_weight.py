@@ -1,0 +1,247 @@
+"""`method.weight: auto`: for each task, the strongest penalty that costs the task nothing that can be measured.
+
+A part of the task's training examples is held out (`nlora.runs.held_out`; never a test example). The task is trained on
+the others without the penalty, and then with `auto_weight.tries` weights. The strongest weight wins whose score on the
+held-out examples is at most `auto_weight.margin` standard errors below the score without the penalty. With it the task
+is trained on all its examples, exactly as if the weight had been given.
+
+The weights are multiples of the method's default by powers of the square root of ten, in both directions. Each try
+halves what is left of them, as if a stronger penalty never learned the task better. So n tries choose among 2^n - 1
+weights, and 0. A task takes n + 1 trainings more.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from nlora.methods.base import Method
+from nlora.methods.registry import default_weight, with_weight
+from nlora.models.backbone import Backbone
+from nlora.models.fast_paths import FastPaths
+from nlora.models.processes import by_main, from_main
+from nlora.runs.atomic import write_json
+from nlora.runs.events import Progress
+from nlora.runs.folder import RunFolder
+from nlora.runs.held_out import held_out
+from nlora.runs.layout import WEIGHTS_TRIED_FILE
+from nlora.runs.plan import Plan
+from nlora.runs.resumable import made_with, resumable
+from nlora.runs.stage_examples import encode_stage
+from nlora.runs.stage_training import attached, held_out_score, train_stage
+from nlora.runs.task_records import TaskRecord
+from nlora.runs.update_history import UpdateHistory
+
+log = logging.getLogger("nlora")
+
+
+class Tried(BaseModel):
+    """The contents of weights_tried.json.
+
+    scores: of the held-out examples, in percent, by weight. margin: in points. weight: the one chosen; None so far.
+    made_with: what the scores depend on.
+    """
+
+    examples: int
+    margin: float = 0.0
+    scores: dict[float, float] = {}
+    weight: float | None = None
+    made_with: dict[str, Any] = {}
+
+    @property
+    def words(self) -> str:
+        """What was chosen, and why, in a sentence."""
+        without = self.scores[0.0]
+        others = ", ".join(
+            f"{weight:.3g}: {score:.1f} %"
+            for weight, score in sorted(self.scores.items())
+            if weight not in (0.0, self.weight)
+        )
+        on = f"on {self.examples} held-out examples"
+        if not self.weight:
+            return (
+                f"weight 0 was chosen: {without:.1f} % {on}; every weight that was tried costs more than "
+                f"{self.margin:.1f} points ({others})"
+            )
+        return (
+            f"weight {self.weight:.3g} was chosen: {self.scores[self.weight]:.1f} % {on}, and {without:.1f} % "
+            f"without a penalty; up to {self.margin:.1f} points less were allowed ({others})"
+        )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search for one stage's weight. plan: of the stage without the held-out examples, which are its test ones."""
+
+    plan: Plan
+    run: RunFolder
+    backbone: Backbone
+    history: UpdateHistory
+    stage: int
+    records: Mapping[str, TaskRecord]
+    progress: Progress
+    paths: FastPaths | None
+
+    @property
+    def file(self) -> Path:
+        """Where the scores are kept until the stage is committed."""
+        return self.run.resume_folder(self.stage) / WEIGHTS_TRIED_FILE
+
+    def weight(self) -> float:
+        """The weight to train with."""
+        tried = from_main(self._known)
+        method = self.plan.methods[self.stage - 1]
+        if not tried.scores and not self._has_penalty(method):
+            return default_weight(method)
+        without = self._score(tried, 0.0)
+        options, n = self.plan.config.auto_weight, tried.examples
+        share = (n * without / 100 + 1) / (n + 2)  # not 0 or 1, which would have no standard error
+        tried.margin = options.margin * 100 * math.sqrt(share * (1 - share) / n)
+        least = without - tried.margin
+        tried.weight = strongest(
+            default_weight(method), options.tries, lambda weight: self._score(tried, weight) >= least
+        )
+        self._keep(tried)
+        return tried.weight
+
+    def _has_penalty(self, method: Method) -> bool:
+        """Whether the method adds anything to this stage's loss. Most do not at the first task."""
+        with attached(self.plan, self.backbone, self.history, self.stage) as trainable:
+            if method.penalty(trainable) is not None:
+                return True
+            logits = torch.zeros(1, 1, 2)
+            return method.extra_loss(logits, torch.zeros(1, 1, dtype=torch.int64), logits.clone) is not None
+
+    def _score(self, tried: Tried, weight: float) -> float:
+        """The held-out examples' score after a training with this weight, in percent."""
+        if weight in tried.scores:
+            return tried.scores[weight]
+        plan = _with_weight(self.plan, self.stage, weight)
+        task = plan.tasks[self.stage - 1]
+        n = len(plan.encoded[self.stage - 1])
+        self.progress.say(f"stage {self.stage}: {task.name}, trying weight {weight:.3g} on {n} examples")
+        with (
+            resumable(
+                plan, self.run, self.stage, self.records, self.backbone.model, self.paths, self.progress.say
+            ) as points,
+            tempfile.TemporaryDirectory() as folder,
+            attached(plan, self.backbone, self.history, self.stage) as trainable,
+        ):
+            train_stage(
+                plan, self.backbone, trainable, self.stage, Path(folder), self.progress, self.paths, points,
+                is_tracked=False,
+            )  # fmt: skip
+            score = held_out_score(plan, self.backbone, task, self.paths)()
+            if points is not None:
+                points.clear()  # before the score is kept: the next training is another one
+        log.info(
+            "stage %d: %s, weight %g: %.1f %% of the held-out examples", self.stage, task.name, weight, score
+        )
+        tried.scores[weight] = score
+        self._keep(tried)
+        return score
+
+    def _known(self) -> Tried:
+        """What was tried before the run was stopped, if it was with the same things."""
+        now = Tried(examples=len(self.plan.tasks[self.stage - 1].test), made_with=self._made_with())
+        try:
+            before = Tried.model_validate_json(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return now
+        return before if (before.made_with, before.examples) == (now.made_with, now.examples) else now
+
+    def _made_with(self) -> dict[str, Any]:
+        found = made_with(self.plan, self.run, self.stage, self.records, self.backbone.model, self.paths)
+        return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+    @by_main
+    def _keep(self, tried: Tried) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, tried.model_dump(mode="json"))
+
+
+def strongest(default: float, tries: int, is_allowed: Callable[[float], bool]) -> float:
+    """The largest of 2^tries - 1 weights around the default that is allowed, found by halving; 0 if none is.
+
+    >>> asked = []
+    >>> strongest(1.0, 2, lambda weight: asked.append(round(weight, 2)) or weight < 0.9)
+    0.31622776601683794
+    >>> asked
+    [1.0, 0.32]
+    """
+    middle = 2 ** (tries - 1) - 1
+    weights = [default * 10 ** ((i - middle) / 2) for i in range(2**tries - 1)]
+    low, high = -1, len(weights)  # allowed, not allowed
+    while high - low > 1:
+        half = (low + high) // 2
+        low, high = (half, high) if is_allowed(weights[half]) else (low, half)
+    return weights[low] if low >= 0 else 0.0
+
+
+def with_chosen_weight(
+    plan: Plan,
+    run: RunFolder,
+    backbone: Backbone,
+    history: UpdateHistory,
+    stage: int,
+    folder: Path,
+    records: Mapping[str, TaskRecord],
+    progress: Progress,
+    paths: FastPaths | None,
+) -> Plan:
+    """The plan with the weight that was chosen for a stage. folder: the stage's, which gets weights_tried.json."""
+    search = _Search(_without_held_out(plan, stage), run, backbone, history, stage, records, progress, paths)
+    weight = search.weight()
+    if from_main(search.file.is_file):
+        _copy(search.file, folder / WEIGHTS_TRIED_FILE)
+    return _with_weight(plan, stage, weight)
+
+
+def weight_notes(folder: Path) -> list[str]:
+    """What was chosen for the stage in this folder, and why; empty if nothing was."""
+    try:
+        return [Tried.model_validate_json((folder / WEIGHTS_TRIED_FILE).read_text(encoding="utf-8")).words]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+@by_main
+def _copy(source: Path, target: Path) -> None:
+    tried = Tried.model_validate_json(source.read_text(encoding="utf-8"))
+    write_json(target, tried.model_dump(mode="json", exclude={"made_with"}))
+
+
+def _with_weight(plan: Plan, stage: int, weight: float) -> Plan:
+    method = with_weight(plan.methods[stage - 1], weight)
+    method.check(plan.modules)
+    method.check_sequence(len(plan.tasks))  # both found nothing before; they may store what they are told
+    return replace(plan, methods=_with(plan.methods, stage, method))
+
+
+def _without_held_out(plan: Plan, stage: int) -> Plan:
+    """The plan in which the stage's task has the held-out examples as test examples, and trains on the others."""
+    config, index = plan.config, stage - 1
+    task = held_out(config, plan.tasks[index])
+    tasks = _with(plan.tasks, stage, task)
+    examples, weights = encode_stage(config, tasks, index, plan.methods[index], plan.encoder)
+    steps = config.train_options(task.name).steps(len(examples))
+    return replace(
+        plan,
+        tasks=tasks,
+        encoded=_with(plan.encoded, stage, examples),
+        weights=_with(plan.weights, stage, weights),
+        stages=_with(plan.stages, stage, replace(plan.stages[index], steps=steps)),
+    )
+
+
+def _with(values: tuple[Any, ...], stage: int, value: Any) -> tuple[Any, ...]:
+    return (*values[: stage - 1], value, *values[stage:])

@@ -1,0 +1,170 @@
+"""`method.weight: auto`: the weight that it chooses, that nothing else changes, and that a stopped search goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_sequence import assert_same_files
+
+from helpers import ANIMALS, COLORS, learn, same_outcome, write_config, write_task
+from nlora.api.learn import learn as learn_run
+from nlora.config.load import load_config
+from nlora.errors import InputErrors
+from nlora.runs.auto_weight import Tried, strongest
+from nlora.runs.events import Event, Progress
+from nlora.runs.held_out import held_out
+from nlora.runs.plan import make_plan
+from nlora.runs.summary import Summary
+
+TinyModel = Callable[[str], Path]
+TRAIN = {"epochs": 3, "batch_size": 8, "learning_rate": 2e-2, "save_every": 2}
+
+
+def searching(folder: Path, model: Path, **changes: Any) -> Path:
+    tasks = [
+        write_task(folder / "data", name, labels, train=24)
+        for name, labels in (("colors", COLORS), ("animals", ANIMALS))
+    ]
+    values: dict[str, Any] = {
+        "tasks": tasks,
+        "method": {"name": "nlora", "weight": "auto"},
+        "auto_weight": {"tries": 2, "margin": 0.5},
+        "train": TRAIN,
+        "evaluate": {"batch_size": 8, "validation_share": 0.5},
+    }
+    return write_config(folder, model, **values | changes)
+
+
+def tried_in(stage: Path) -> Tried:
+    return Tried.model_validate_json((stage / "weights_tried.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def searched(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    folder = tmp_path_factory.mktemp("auto")
+    return folder, learn(searching(folder, tiny_model("llama")))
+
+
+def test_the_run_is_the_one_with_the_chosen_weights(
+    searched: tuple[Path, Summary], tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    folder, summary = searched
+    tried = {name: tried_in(folder / "run/outputs" / name) for name in ("1-colors", "2-animals")}
+    weights = {name[2:]: {"method": {"weight": found.weight}} for name, found in tried.items()}
+    given = learn(searching(tmp_path, tiny_model("llama"), method="nlora", stages=weights))
+    assert same_outcome(summary, given)
+    assert_same_files(folder / "run", tmp_path / "run")
+
+
+def test_the_strongest_weight_within_the_margin_is_chosen_and_told(searched: tuple[Path, Summary]) -> None:
+    folder, summary = searched
+    for stage, name in enumerate(("1-colors", "2-animals")):
+        found = tried_in(folder / "run/outputs" / name)
+        assert found.examples == 12
+        without = found.scores.pop(0.0)
+        share = (without * 12 / 100 + 1) / 14
+        assert found.margin == pytest.approx(0.5 * 100 * (share * (1 - share) / 12) ** 0.5)
+        allowed = [weight for weight, score in found.scores.items() if score >= without - found.margin]
+        assert found.weight == max(allowed, default=0.0)
+        assert len(found.scores) == 2
+        assert f"weight {found.weight:.3g} was chosen" in summary.notes[stage]
+
+
+def test_a_stopped_search_goes_on(
+    searched: tuple[Path, Summary], tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    config = searching(tmp_path, tiny_model("llama"))
+    said: list[str] = []
+
+    def stop_in_the_second_try(event: Event) -> None:
+        if event.kind == "note" and "trying" in event.text:
+            said.append(event.text)
+        if len(said) == 2 and event.kind == "training" and event.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_run(load_config(config), Progress(stop_in_the_second_try))
+    said.append("stopped")
+    summary = learn_run(load_config(config), Progress(stop_in_the_second_try))
+    assert said[1] == said[3]  # only the second one is begun again, from its saved step
+    assert len(said) == 2 + 1 + 2 + 3
+    assert same_outcome(summary, searched[1])
+    assert_same_files(searched[0] / "run", tmp_path / "run")
+    assert not (tmp_path / "run/resume").exists()
+
+
+def test_a_task_without_a_penalty_is_trained_at_once(tiny_model: TinyModel, tmp_path: Path) -> None:
+    changes = {"method": {"name": "lwf", "weight": "auto"}, "auto_weight": {"tries": 1}, "train": TRAIN}
+    summary = learn(searching(tmp_path, tiny_model("llama"), **changes))
+    outputs = tmp_path / "run/outputs"
+    assert not (outputs / "1-colors/weights_tried.json").exists()
+    assert len(tried_in(outputs / "2-animals").scores) == 2
+    assert [note[:16] for note in summary.notes] == ["stage 2, animals"]
+
+
+def test_what_is_held_out_is_not_trained_on(tiny_model: TinyModel, tmp_path: Path) -> None:
+    plan = make_plan(load_config(searching(tmp_path, tiny_model("llama"))))
+    task = held_out(plan.config, plan.tasks[0])
+    assert not set(task.train) & set(task.test)
+    assert set(task.train) | set(task.test) == set(plan.tasks[0].train)
+    stopping = {"train": {**TRAIN, "early_stopping": {"patience": 2}}}
+    plan = make_plan(load_config(searching(tmp_path, tiny_model("llama"), **stopping)))
+    task = held_out(plan.config, plan.tasks[0])
+    assert (task.test, task.train) == (plan.tasks[0].validation, plan.tasks[0].train)
+
+
+@pytest.mark.parametrize("most", [0.0, *(0.5 * 10 ** (i / 2) for i in range(-3, 4))])
+def test_halving_finds_every_weight(most: float) -> None:
+    asked: list[float] = []
+
+    def is_allowed(weight: float) -> bool:
+        asked.append(weight)
+        return weight <= most * 1.001
+
+    assert strongest(0.5, 3, is_allowed) == pytest.approx(most)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"evaluate": {"validation_share": 0.2}},
+            "needs 10, but of task colors's 24 that is 5; give a number",
+        ),
+        ({"method": {"name": "inclora", "weight": "auto"}}, "method.weight"),
+        ({"auto_weight": {"tries": 0}}, "auto_weight.tries"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(
+    tiny_model: TinyModel, tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(InputErrors) as refused:
+        make_plan(load_config(searching(tmp_path, tiny_model("llama"), **changes)))
+    assert line in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_default_of_zero_is_refused(tiny_model: TinyModel, tmp_path: Path) -> None:
+    file = tmp_path / "gentle.py"
+    file.write_text(
+        '"""A method whose penalty is off unless a weight is given."""\n'
+        "from nlora.methods.base import Method, MethodOptions\n"
+        "class GentleOptions(MethodOptions):\n    weight: float = 0.0\n"
+        "class Gentle(Method[GentleOptions]):\n    pass\n"
+    )
+    with pytest.raises(InputErrors, match="gentle's default weight, which is 0; give a number"):
+        make_plan(
+            load_config(
+                searching(tmp_path, tiny_model("llama"), method={"name": str(file), "weight": "auto"})
+            )
+        )
+
+
+def test_the_file_in_the_stage_has_only_the_outcome(searched: tuple[Path, Summary]) -> None:
+    file = searched[0] / "run/outputs/1-colors/weights_tried.json"
+    assert set(json.loads(file.read_text())) == {"examples", "margin", "scores", "weight"}
