@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized, with_all_modules
 from nlora.config.messages import problems_in
+from nlora.config.penalty_use import IN_LOSS
 from nlora.config.schema import LoraOptions
 from nlora.config.yaml_positions import SourceMap
 from nlora.errors import AdapterError, InputErrors, ModelError, Problem, RunError
@@ -234,7 +235,11 @@ def _method(method: str | Mapping[str, Any]) -> Method:
                 )
             ]
         )
-    return build(name, options)
+    made = build(name, options)
+    if made.penalty_use != IN_LOSS:
+        what = f"other trainers add {name}'s penalty to the loss at every step; what differs works in nlora run only"
+        raise InputErrors([Problem("method", what)])
+    return made
 
 
 def _needs(kind: type[Method[MethodOptions]]) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, get_args, get_orig
 from typing_extensions import TypeVar
 
 from nlora.config.frozen import Frozen
+from nlora.config.penalty_use import IN_LOSS, PenaltyUse
 from nlora.errors import Problem
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ class Method(Generic[OptionsT]):
     """Whether one stage trains on all tasks together."""
     needs_float_weights: ClassVar[bool] = False
     """Whether the backbone's weights are trained or differentiated, which rules out a quantized backbone."""
+
+    penalty_use: PenaltyUse = IN_LOSS
+    """How a training applies the penalty; a method may set its own when it is made."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__module__.rpartition(".")[2]

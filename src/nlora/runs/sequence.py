@@ -179,6 +179,7 @@ def _train(
             examples,
             options,
             penalty=lambda: method.penalty(trainable),
+            penalty_use=method.penalty_use,
             extra_loss=method.extra_loss,
             after_step=partial(method.after_step, trainable),
             seed=seed,
