@@ -237,7 +237,7 @@ def _method(method: str | Mapping[str, Any]) -> Method:
         )
     made = build(name, options)
     if made.penalty_use != IN_LOSS:
-        what = f"other trainers add {name}'s penalty to the loss at every step; what differs works in nlora run only"
+        what = f"other trainers add {name}'s penalty to the loss of every step; other ways work in nlora run only"
         raise InputErrors([Problem("method", what)])
     return made
 
