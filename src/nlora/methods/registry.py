@@ -12,6 +12,7 @@ start fast.
 
 from __future__ import annotations
 
+import json
 import importlib
 import pkgutil
 import sys
@@ -158,4 +159,4 @@ def _type_name(annotation: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return "null" if value is None else str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
