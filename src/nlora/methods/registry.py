@@ -12,8 +12,8 @@ start fast.
 
 from __future__ import annotations
 
-import json
 import importlib
+import json
 import pkgutil
 import sys
 from collections.abc import Mapping
