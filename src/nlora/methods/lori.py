@@ -116,7 +116,7 @@ class Lori(Method[LoriOptions]):
         number = max(1, round(self.options.share * len(every)))
         chosen = torch.zeros(len(every), dtype=torch.bool)
         chosen[every.topk(number).indices] = True
-        parts = chosen.split([size.numel() for size in sizes.values()])
+        parts = chosen.split_with_sizes([size.numel() for size in sizes.values()])
         return {
             name: part.view(size.shape).to(size.device)
             for (name, size), part in zip(sizes.items(), parts, strict=True)
