@@ -22,6 +22,8 @@ not from the paper.
 Pitfalls:
 - The steps of the calibration are lost, apart from the choice. With a schedule that falls to 0, so is the time of the
   highest learning rate.
+- AdamW moves all entries alike in its first steps, by about the learning rate. After a calibration of a few steps, what
+  has moved most is a matter of rounding, and may depend on the machine and on the number of processes.
 - With one threshold for all modules, a module may get nothing to train.
 - With `train.early_stopping`, the epoch that is kept may be one of the calibration, whose B is dense.
 - A frozen A can use only r random directions of a layer's input: lora.r matters more than for methods that train A.
