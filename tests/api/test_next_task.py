@@ -24,7 +24,7 @@ from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits,
 
 TinyModel = Callable[[str], Path]
 VALUES = {"r": 4, "alpha": 8, "dropout": 0.0}
-NEEDS_MORE = {"lwf", "mtl", "osf", "replay", "seqft"}
+NEEDS_MORE = {"lori", "lwf", "mtl", "oplora", "osf", "replay", "seqft"}
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_backward_adds_the_gradient_of_the_penalty(name: str, model: Any, first:
     trained = [p for p in task.model.parameters() if p.requires_grad]
     penalty = task.penalty()
     assert penalty.shape == ()
-    assert (penalty > 0) == (name in {"nlora", "olora", "ella"})
+    assert (penalty > 0) == (name in {"nlora", "olora", "ella", "clora"})
     task.backward()
     wanted = torch.autograd.grad(penalty, trained, allow_unused=True) if penalty > 0 else [None] * 8
     for parameter, gradient in zip(trained, wanted, strict=True):

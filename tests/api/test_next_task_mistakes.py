@@ -24,7 +24,7 @@ def model(tiny_model: Callable[[str], Path]) -> Any:
     return load(tiny_model("llama"))
 
 
-@pytest.mark.parametrize("name", ["lwf", "mtl", "osf", "replay", "seqft"])
+@pytest.mark.parametrize("name", ["lori", "lwf", "mtl", "oplora", "osf", "replay", "seqft"])
 def test_a_method_that_needs_more_is_refused_by_name(name: str, model: Any) -> None:
     with pytest.raises(
         nlora.InputErrors, match=f"^method: {name} .*nlora run only.*disjoint, ella, ewc, inclora"
@@ -41,6 +41,14 @@ def test_a_method_that_needs_more_is_refused_by_name(name: str, model: Any) -> N
         ({"lora": {"targets": ["q_prj"]}}, "lora.targets: LlamaForCausalLM has no layer q_prj"),
         ({"method": "disjoint"}, "method.tasks: the number of tasks is not known here"),
         ({"method": {"name": "nlora", "penalty": "factor_l1"}}, "method.penalty: factor_l1 needs layers"),
+        (
+            {"method": {"name": "nlora", "clipped": False}},
+            "method: other trainers add nlora's penalty to the loss",
+        ),
+        (
+            {"method": {"name": "nlora", "growth": 0.5}},
+            "method: other trainers add nlora's penalty to the loss",
+        ),
         ({"after": ["nowhere"]}, "nowhere: not an adapter, there is no such folder"),
     ],
 )

@@ -69,7 +69,7 @@ def test_describe_gives_the_docstring_and_every_option() -> None:
     info = describe("nlora")
     assert info.summary.startswith("N-LoRA: ")
     options = {option.name: option for option in info.options}
-    assert list(options) == ["penalty", "weight", "reduction"]
+    assert list(options) == ["penalty", "weight", "reduction", "apply", "clipped", "growth"]
     assert options["penalty"].default == "update_l1"
     assert options["weight"].default == "null"
     assert "0: exactly incremental LoRA" in options["weight"].help

@@ -106,7 +106,7 @@ def test_an_unknown_format_lists_the_known_ones(tmp_path: Path, tiny_model: Tiny
     )
 
 
-@pytest.mark.parametrize("method", ["ewc", "seqft", "osf"])
+@pytest.mark.parametrize("method", ["ewc", "seqft", "osf", "oplora"])
 def test_methods_that_need_float_weights_say_so_before_training(
     tmp_path: Path, tiny_model: TinyModel, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +125,7 @@ def test_a_gguf_file_is_not_quantized_again(tmp_path: Path) -> None:
 
 def test_other_methods_need_no_float_weights() -> None:
     needing = {name for name in method_names() if build(name, {}).needs_float_weights}
-    assert {"ewc", "seqft", "osf"} <= needing
+    assert {"ewc", "seqft", "osf", "oplora"} <= needing
     assert not needing & {"nlora", "olora", "inclora", "seqlora", "replay", "lwf", "ella", "pertask", "mtl"}
 
 

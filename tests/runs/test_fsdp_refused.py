@@ -29,7 +29,7 @@ def told(folder: Path, model: Path, *overrides: str, **changes: Any) -> str:
     return str(told.value)
 
 
-@pytest.mark.parametrize("method", ["ewc", "osf", "seqft"])
+@pytest.mark.parametrize("method", ["ewc", "osf", "seqft", "oplora"])
 def test_methods_that_need_the_weights(tmp_path: Path, tiny_model: TinyModel, method: str) -> None:
     assert told(tmp_path, tiny_model("llama"), method=method).endswith(
         f"fsdp: {method} needs the backbone's whole weights, or their gradients; leave fsdp out"
@@ -44,7 +44,7 @@ def test_every_other_method_is_planned(tmp_path: Path, tiny_model: TinyModel) ->
         for name in method_names()
         if fsdp_problems(load_config(config, [f"method={name}"]).config, [build(name, {})], skeleton, [])
     }
-    assert refused == {"ewc", "osf", "seqft"}
+    assert refused == {"ewc", "osf", "seqft", "oplora"}
     make_plan(load_config(config))
 
 

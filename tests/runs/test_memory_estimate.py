@@ -116,6 +116,19 @@ def test_full_fine_tuning_trains_every_weight(tmp_path: Path, tiny_model: Callab
     assert found.training > parameters  # its gradient
 
 
+def test_methods_that_prepare_the_factors_are_estimated_without_a_model(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """oplora decomposes weights that have no values here, and lori trains B alone."""
+    plain, oplora, lori = (
+        estimate_memory(plan_of(tmp_path / name, tiny_model("llama"), f"method={name}"), device="cpu")
+        for name in ("inclora", "oplora", "lori")
+    )
+    assert (oplora.adapter, oplora.optimizer) == (plain.adapter, plain.optimizer)
+    Bs = 4 * 4 * 2 * (32 + 16)  # bytes, rank, layers, and the outputs of q and v
+    assert (lori.adapter, lori.optimizer) == (Bs, 2 * Bs)
+
+
 def test_few_layers_foretell_many(
     tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

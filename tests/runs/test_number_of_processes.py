@@ -44,6 +44,19 @@ CASES: dict[str, dict[str, Any]] = {
     },
     # AdamW divides by the size of the gradient. Where all of that is rounding, only the rate bounds the step.
     "seqft": {"method": "seqft", "train": TRAIN | {"learning_rate": 5e-5}},
+    # The first steps of AdamW move all of B alike. What has moved most is then a matter of rounding.
+    "lori": {
+        "method": {"name": "lori", "share": 0.25, "unit": "rows", "calibration": 0.5},
+        "train": TRAIN | {"epochs": 5},
+    },
+    "unclipped": {
+        "method": {"name": "nlora", "weight": 1e-3, "clipped": False, "growth": 0.5},
+        "train": TRAIN | {"micro_batch_size": 2, "max_grad_norm": 0.1},
+    },
+    "decoupled": {
+        "method": {"name": "nlora", "weight": 1e-2, "apply": "decoupled"},
+        "train": TRAIN | {"epochs": 2},
+    },
     "dropout": {
         "method": "replay",
         "lora": DROPOUT | {"targets": "all-linear"},

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized, with_all_modules
 from nlora.config.messages import problems_in
+from nlora.config.penalty_use import IN_LOSS
 from nlora.config.schema import LoraOptions
 from nlora.config.yaml_positions import SourceMap
 from nlora.errors import AdapterError, InputErrors, ModelError, Problem, RunError
@@ -33,6 +34,7 @@ from nlora.runs.update_history import UpdateHistory
 _IN_USE: WeakSet[nn.Module] = WeakSet()
 # What a training loop of someone else's does not do for a method -> what the method would need it for.
 _NEEDS: dict[str, str] = {
+    "after_step": "changes the adapter after each optimizer step",
     "attach": "trains weights instead of a LoRA adapter",
     "extra_loss": "adds to the loss of each micro-batch",
     "examples": "decides which examples are trained on",
@@ -233,7 +235,11 @@ def _method(method: str | Mapping[str, Any]) -> Method:
                 )
             ]
         )
-    return build(name, options)
+    made = build(name, options)
+    if made.penalty_use != IN_LOSS:
+        what = f"other trainers add {name}'s penalty to the loss of every step; other ways work in nlora run only"
+        raise InputErrors([Problem("method", what)])
+    return made
 
 
 def _needs(kind: type[Method[MethodOptions]]) -> str | None:

@@ -20,7 +20,6 @@ Pitfalls:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from nlora.errors import InputErrors, Problem
+from nlora.methods._seeds import drawn
 from nlora.methods.base import Method, MethodOptions
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def own_rows(module: str, out: int, share: Fraction, stage: int, seed: int) -> l
     >>> [own_rows("q_proj", 6, Fraction(1, 3), stage, seed=0) for stage in (1, 2, 3)]
     [[1, 4], [2, 5], [0, 3]]
     """
-    order = sorted(range(out), key=lambda row: _draw(f"{seed}/{module}/{row}"))
-    slot = (stage - 1 + _draw(f"{seed}/{module}")) % room(share)
+    order = sorted(range(out), key=lambda row: drawn(f"{seed}/{module}/{row}"))
+    slot = (stage - 1 + drawn(f"{seed}/{module}")) % room(share)
     return sorted(order[int(slot * share * out) : int((slot + 1) * share * out)])
 
 
@@ -193,8 +193,3 @@ class _Zeroed:
 
     def __call__(self, gradient: Tensor) -> Tensor:
         return gradient.masked_fill(self._rows, 0)
-
-
-def _draw(what: str) -> int:
-    """A 64-bit number that depends only on the text."""
-    return int.from_bytes(hashlib.blake2b(what.encode(), digest_size=8).digest(), "big")

@@ -15,8 +15,10 @@ of growing rank; the penalty's weight does not depend on gradient accumulation.
 Pitfalls:
 - The sums run over all entries, so a weight does not carry over to a model of another size; reduction: mean
   makes it comparable.
-- Gradient clipping includes the penalty: with a large weight, most of the clipped step is penalty. Setting every
-  update to zero minimizes the penalty, but learns nothing.
+- Gradient clipping includes the penalty: with a large weight, most of the clipped step is penalty (`clipped: false`
+  keeps them apart). Setting every update to zero minimizes the penalty, but learns nothing.
+- AdamW normalizes the gradient of loss and penalty together. `apply: decoupled` moves the factors by the learning rate
+  times the penalty's own gradient, which is mostly much smaller: it needs another weight, and none is tuned yet.
 - A fresh adapter has B = 0, so the penalty and its gradient are zero at the first step.
 """
 
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from nlora.config.penalty_use import PenaltyUse, Route
 from nlora.errors import Problem
 from nlora.methods.base import Method, MethodOptions
 
@@ -42,7 +45,7 @@ DEFAULT_WEIGHTS = {("update_l1", "sum"): 3e-5, ("update_l1", "mean"): 400.0, ("f
 
 
 class NloraOptions(MethodOptions):
-    """Which L1 penalty, its weight, and its reduction."""
+    """Which L1 penalty, its weight, its reduction, and how a training applies it."""
 
     penalty: Literal["update_l1", "factor_l1"] = Field(
         "update_l1",
@@ -63,6 +66,25 @@ class NloraOptions(MethodOptions):
         "mean, for weights that carry over between models of different sizes (update_l1 only).",
     )
 
+    apply: Literal["loss", "decoupled"] = Field(
+        "loss",
+        description="loss: the penalty is added to the loss, as in the released code; decoupled: its gradient bypasses "
+        "AdamW, as weight decay does, and each step moves the factors by -learning_rate · gradient.",
+    )
+    clipped: bool = Field(
+        True,
+        description="With apply: loss, whether train.max_grad_norm limits the gradient of loss and penalty together, "
+        "as in the released code; false: it limits the loss's alone, and the penalty's is added afterwards.",
+    )
+    growth: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of a task's steps over which the weight grows linearly from 0; 0: constant, as in the "
+        "released code.",
+    )
+
     @model_validator(mode="after")
     def _released_formula_is_a_sum(self) -> NloraOptions:
         if (self.penalty, self.reduction) not in DEFAULT_WEIGHTS:
@@ -79,6 +101,10 @@ class Nlora(Method[NloraOptions]):
         super().__init__(options)
         default = DEFAULT_WEIGHTS[options.penalty, options.reduction]
         self.weight: float = default if options.weight is None else options.weight
+        route: Route = (
+            "decoupled" if options.apply == "decoupled" else "loss" if options.clipped else "unclipped"
+        )
+        self.penalty_use = PenaltyUse(route, options.growth)
 
     def check(self, modules: Sequence[ModuleShape]) -> list[Problem]:
         if self.options.penalty != "factor_l1":

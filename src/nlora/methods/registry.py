@@ -13,6 +13,7 @@ start fast.
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import sys
 from collections.abc import Mapping
@@ -172,4 +173,4 @@ def _type_name(annotation: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return "null" if value is None else str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -84,6 +84,13 @@ class UpdateHook:
             added = F.linear(added, matrix)
         return output + added.to(output.dtype)
 
+    def update(self) -> Tensor:
+        """ΣΔW, (out, in), in float32."""
+        product = self._wide[0]
+        for matrix in self._wide[1:]:
+            product = matrix @ product
+        return product
+
     def matrices(self, like: Tensor) -> list[Tensor]:
         """The matrices that an input is multiplied with in turn, A and B or B·A, in its dtype and on its device."""
         if (self._cast[0].dtype, self._cast[0].device) != (like.dtype, like.device):
@@ -92,6 +99,28 @@ class UpdateHook:
             with torch.inference_mode(False):
                 self._cast = [matrix.to(like.device, like.dtype) for matrix in self._wide]
         return self._cast
+
+
+def effective_weight(model: nn.Module, name: str) -> Tensor:
+    """What a linear layer multiplies its input with: (out, in) in float32, the active updates included.
+
+    The weights must be numbers, neither quantized nor sharded. An adapter in training is not part of it.
+
+    >>> model = nn.Sequential(nn.Linear(3, 2))
+    >>> UnmergedUpdates(model, ["0"]).activate([{"0": LoraFactors(torch.ones(1, 3), torch.ones(2, 1), 0.5)}])
+    >>> torch.equal(effective_weight(model, "0"), model[0].weight + 0.5)
+    True
+    """
+    layer = linear_layer(model, name)
+    stored = layer.weight
+    assert isinstance(stored, Tensor)
+    weight = stored.detach().float()
+    if not isinstance(layer, nn.Linear):
+        weight = weight.mT  # Conv1D stores it as (in, out)
+    for hook in layer._forward_hooks.values():
+        if isinstance(hook, UpdateHook):
+            weight = weight + hook.update().to(weight.device)
+    return weight
 
 
 def unmerged_updates_of(layer: nn.Module) -> UpdateHook | None:

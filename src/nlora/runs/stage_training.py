@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,9 @@ def train_stage(
         plan.encoded[stage - 1],
         options,
         penalty=lambda: method.penalty(trainable),
+        penalty_use=method.penalty_use,
         extra_loss=method.extra_loss,
+        after_step=partial(method.after_step, trainable),
         seed=stage_seed(config.seed, stage),
         folder=folder,
         weights=plan.weights[stage - 1],

@@ -1,7 +1,8 @@
 """transformers' Trainer with our loss: cross-entropy on the answer tokens, and a penalty once per optimizer step.
 
-The method's penalty is part of the gradient that is clipped. It is added once per optimizer step, however many
-micro-batches or processes there are. A step that is not finite is refused (`nlora.training.finite_guard`).
+The method's penalty is added once per optimizer step, however many micro-batches or processes there are. It is part of
+the gradient that is clipped, unless it takes another route (`nlora.training.penalty_gradient`). A step that is not
+finite is refused (`nlora.training.finite_guard`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from nlora.training import spread
 from nlora.training.counted_batches import SIZE
 from nlora.training.finite_guard import ROWS, FiniteGuard
 from nlora.training.keyed_masks import KeyedMasks
+from nlora.training.penalty_gradient import PenaltyGradient
 from nlora.training.resumable_trainer import ResumableTrainer
 from nlora.training.weighted_batches import WEIGHTS
 
@@ -34,6 +36,7 @@ class PenalizedTrainer(ResumableTrainer):
     """A Trainer whose loss is the mean over the answer tokens of an optimizer step, plus a penalty.
 
     penalty: called once per optimizer step; returns None, or a scalar with gradients, weight included.
+    penalty_gradient: how its gradient is applied; also to be one of the callbacks.
     batch_size: examples per optimizer step, over all processes.
     order: which examples make up a batch; None: the Trainer's random order.
     extra_loss: what a method adds to a micro-batch's cross-entropy. without: a context manager in which the model is as
@@ -48,6 +51,7 @@ class PenalizedTrainer(ResumableTrainer):
         self,
         *args: Any,
         penalty: Penalty,
+        penalty_gradient: PenaltyGradient,
         batch_size: int,
         order: LengthGroupedSampler | None = None,
         extra_loss: ExtraLoss | None = None,
@@ -60,7 +64,7 @@ class PenalizedTrainer(ResumableTrainer):
         super().__init__(*args, **kwargs)
         # Makes the Trainer count the answer tokens of each optimizer step.
         self.model_accepts_loss_kwargs = True
-        self._penalty = penalty
+        self._penalty, self._penalty_gradient = penalty, penalty_gradient
         self._penalty_sum: Tensor | float = 0.0
         self._mean_weight: Tensor | float = 1.0  # of the step's answer tokens
         self._guard: FiniteGuard | None = None
@@ -105,6 +109,8 @@ class PenalizedTrainer(ResumableTrainer):
         if self.accelerator.sync_gradients:
             penalty = self._penalty()
             if penalty is not None:
+                done, steps = self.state.global_step, self.state.max_steps
+                penalty = self._penalty_gradient.entering(penalty, done, steps)
                 loss = loss + penalty.to(loss.dtype)
                 # A tensor, not a float: reading its value would wait for the device at every step.
                 self._step_penalty = penalty.detach()
@@ -206,6 +212,7 @@ class PenalizedTrainer(ResumableTrainer):
             rows=self._step_rows,
         )
         self._step_loss = self._step_penalty = 0.0
+        self._penalty_gradient.after_clipping()
         return norm
 
     def check_finite(self) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
+from nlora.config.penalty_use import IN_LOSS, PenaltyUse
 from nlora.data.collate import Collator
 from nlora.data.columns import TokenizedExamples
 from nlora.data.packing import pack
@@ -26,6 +27,7 @@ from nlora.errors import RunError
 from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.training import spread
+from nlora.training.after_step import AfterStep, AfterStepCallback
 from nlora.training.best_epoch import BestEpoch
 from nlora.training.counted_batches import counted
 from nlora.training.fast_training import FastTraining
@@ -34,6 +36,7 @@ from nlora.training.keyed_masks import masks_of
 from nlora.training.loss_probe import LossBefore, MakeBatch, probe_loss
 from nlora.training.peak_memory import reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
+from nlora.training.penalty_gradient import PenaltyGradient
 from nlora.training.resumable_trainer import LiveTensors, ResumePoints, Stateful
 from nlora.training.weighted_batches import WeightedExamples, weighted
 
@@ -107,7 +110,9 @@ def train(
     options: TrainOptions,
     *,
     penalty: Penalty,
+    penalty_use: PenaltyUse = IN_LOSS,
     extra_loss: ExtraLoss | None = None,
+    after_step: AfterStep | None = None,
     seed: int,
     folder: Path,
     weights: Weights | None = None,
@@ -120,7 +125,7 @@ def train(
 ) -> TrainResult:
     """Train in place what is attached to the backbone.
 
-    penalty: called once per optimizer step. extra_loss: see `Method.extra_loss`.
+    penalty: called once per optimizer step. penalty_use, extra_loss, after_step: see `Method`.
     folder: where trainer_state.json is written. weights: of the examples in the loss, (n,); None: all the same.
     paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
@@ -147,6 +152,7 @@ def train(
         **(stateful or {}),
         **({"best_epoch": best} if best else {}),
     }
+    penalty_gradient = PenaltyGradient(penalty_use, _trained(trainable))
     trainer = PenalizedTrainer(
         model=trainable.model,
         args=_training_arguments(
@@ -154,8 +160,15 @@ def train(
         ),
         train_dataset=NumberedExamples(examples if weights is None else WeightedExamples(examples, weights)),
         data_collator=counted(numbered(make_batch if weights is None else weighted(make_batch))),
-        callbacks=[_StepCallback(on_step), *callbacks, *([best] if best else [])],
+        callbacks=[
+            penalty_gradient,
+            *([AfterStepCallback(after_step)] if after_step else []),
+            _StepCallback(on_step),
+            *callbacks,
+            *([best] if best else []),
+        ],
         penalty=penalty,
+        penalty_gradient=penalty_gradient,
         batch_size=options.batch_size,
         extra_loss=extra_loss,
         without=trainable.without,
@@ -207,7 +220,7 @@ def _result(
     losses: tuple[float | None, float],
 ) -> TrainResult:
     """The result of a finished training, once its weights are known to be finite; writes trainer_state.json."""
-    trained = [p for p in trainable.model.parameters() if p.requires_grad]
+    trained = _trained(trainable)
     if not all(torch.isfinite(p).all() for p in trained):
         raise RunError("training left weights that are not finite; try a smaller train.learning_rate")
     state = trainer.state
@@ -229,6 +242,10 @@ def _result(
         loss_before=losses[0],
         loss_after=losses[1],
     )
+
+
+def _trained(trainable: Trainable) -> list[torch.nn.Parameter]:
+    return [p for p in trainable.model.parameters() if p.requires_grad]
 
 
 def _order(

@@ -1,0 +1,136 @@
+"""LoRI: A is random and frozen, and a small part of B trains, chosen after a first dense part.
+
+Source: arXiv 2504.07448. A fresh adapter per task, with the earlier ones merged into the backbone. A keeps its random
+start, so updates of different tasks are nearly orthogonal. All of B trains for the first `calibration` of the task's
+optimizer steps. Then the `share` of B that has moved most is chosen, over all modules together, B returns to zero, and
+for the rest of the task only what was chosen trains:
+
+    ΔW = s·(M ∘ B)·A
+
+unit: entries, M marks the entries of B with the largest magnitude. unit: rows, it marks the rows of B with the largest
+norm, so that all other rows of the update are exactly zero. That is sparsity in the sense of N-LoRA (arXiv 2410.10179),
+without a penalty: entries of B alone leave almost no entry of B·A at zero.
+
+What is not chosen stays exactly zero, as in `disjoint`: its gradient is set to zero before it is added to `.grad`, and
+AdamW's state starts anew with B.
+
+Departures: the paper trains a whole task densely, chooses, and trains the task again. Here both are parts of one
+training, so the learning rate goes on along its schedule when B starts again, and a task costs what it costs with other
+methods. One threshold for all modules, and A as PEFT draws it, are choices: the paper was not checked on them. Rows are
+not from the paper.
+
+Pitfalls:
+- The steps of the calibration are lost, apart from the choice. With a schedule that falls to 0, so is the time of the
+  highest learning rate.
+- AdamW moves all entries alike in its first steps, by about the learning rate. After a calibration of a few steps, what
+  has moved most is a matter of rounding, and may depend on the machine and on the number of processes.
+- With one threshold for all modules, a module may get nothing to train.
+- With `train.early_stopping`, the epoch that is kept may be one of the calibration, whose B is dense.
+- A frozen A can use only r random directions of a layer's input: lora.r matters more than for methods that train A.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from nlora.methods.base import Memory, Method, MethodOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from nlora.config.schema import LoraOptions
+    from nlora.models.trainable import Trainable
+
+
+class LoriOptions(MethodOptions):
+    """How much of B trains, and how it is chosen."""
+
+    share: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of B that trains; 1: all of it, from the first step on.",
+    )
+    unit: Literal["entries", "rows"] = Field(
+        "entries",
+        description="What is chosen: entries of B, as in the paper; or whole rows, so that the other rows of every "
+        "update are exactly zero.",
+    )
+    calibration: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of a task's steps, rounded up, after which the choice is made; not tuned. 1: B is cut down "
+        "to the choice at the end, and does not start again.",
+    )
+
+
+class Lori(Method[LoriOptions]):
+    """Trains a chosen part of B on a random A."""
+
+    def __init__(self, options: LoriOptions) -> None:
+        super().__init__(options)
+        self._chosen: dict[str, Tensor] = {}  # by module, (out, r) or (out, 1); empty before the choice
+
+    def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Trainable:
+        adapter = super().attach(model, lora, stage=stage, seed=seed)
+        self._chosen = {}
+        for name, f in adapter.factors().items():
+            f.A.requires_grad_(False)
+            if self.options.share < 1:
+                f.B.register_hook(_Chosen(name, self._chosen))  # type: ignore[no-untyped-call]
+        return adapter
+
+    def after_step(
+        self, adapter: Trainable, *, step: int, steps: int, learning_rate: float, optimizer: Optimizer
+    ) -> None:
+        if self.options.share == 1 or step != min(math.ceil(self.options.calibration * steps), steps):
+            return
+        import torch
+
+        factors = adapter.factors()
+        self._chosen.update(self._choice({name: f.B.detach() for name, f in factors.items()}))
+        for name, f in factors.items():
+            with torch.no_grad():
+                f.B.mul_(self._chosen[name] if step == steps else 0)
+            for kept in optimizer.state[f.B].values():
+                kept.zero_()
+
+    def state_dict(self) -> Memory:
+        return dict(self._chosen)
+
+    def load_state_dict(self, state: Memory) -> None:
+        self._chosen.update(state)
+
+    def _choice(self, Bs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What trains from now on, by module: (out, r) for entries, (out, 1) for rows."""
+        import torch
+
+        by_rows = self.options.unit == "rows"
+        sizes = {name: B.norm(dim=1, keepdim=True) if by_rows else B.abs() for name, B in Bs.items()}
+        every = torch.cat([size.flatten().cpu() for size in sizes.values()])
+        number = max(1, round(self.options.share * len(every)))
+        chosen = torch.zeros(len(every), dtype=torch.bool)
+        chosen[every.topk(number).indices] = True
+        parts = chosen.split_with_sizes([size.numel() for size in sizes.values()])
+        return {
+            name: part.view(size.shape).to(size.device)
+            for (name, size), part in zip(sizes.items(), parts, strict=True)
+        }
+
+
+class _Chosen:
+    """A hook on a module's B that sets the gradient of what was not chosen to zero, even if it is not finite."""
+
+    def __init__(self, name: str, chosen: dict[str, Tensor]) -> None:
+        self._name, self._all = name, chosen  # filled later
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        chosen = self._all.get(self._name)
+        return gradient if chosen is None else gradient.masked_fill(~chosen.to(gradient.device), 0)
