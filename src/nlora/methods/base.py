@@ -66,6 +66,9 @@ class Method(Generic[OptionsT]):
     added: the model is the backbone plus all updates. continued: each stage trains the previous stage's update further,
     so the latest one is the model's. per_task: each task has its own update, so the model must know the task.
     """
+    merges: ClassVar[bool] = False
+    """Whether the model that answers has an update that is computed from those of the stages: `active_for` returns one
+    that no stage trained. `updates` then says how the stages are trained."""
     at_once: ClassVar[bool] = False
     """Whether one stage trains on all tasks together."""
     needs_float_weights: ClassVar[bool] = False
@@ -121,7 +124,10 @@ class Method(Generic[OptionsT]):
         return updates if self.updates == "added" else []
 
     def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
-        """Which of the updates learned so far are active when the model answers `tasks[index]`."""
+        """Which updates are active when the model answers `tasks[index]`: of those learned so far, or made from them.
+
+        A method that makes one sets `merges`, and makes it once for the same updates (`nlora.methods._merge`).
+        """
         if self.updates == "per_task":
             return updates[index : index + 1]
         return updates[-1:] if self.updates == "continued" else updates
