@@ -41,7 +41,7 @@ def measure_run(folder: Path, threshold: float | None) -> tuple[Measurements, In
     Raises RunError if no stage is finished or the stages hold no adapters, AdapterError if an adapter is damaged.
     """
     summary = read_summary(folder)
-    states = _stages(folder, summary)
+    states: Mapping[str, AdapterState] = _stages(folder, summary)
     notes = []
     if len(states) < len(summary.tasks):
         notes.append(f"{len(states)} of {len(summary.tasks)} stages have an update.")

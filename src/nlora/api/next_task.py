@@ -36,6 +36,7 @@ _NEEDS: dict[str, str] = {
     "attach": "trains weights instead of a LoRA adapter",
     "extra_loss": "adds to the loss of each micro-batch",
     "examples": "decides which examples are trained on",
+    "see_examples": "looks at the examples before it trains",
 }
 
 

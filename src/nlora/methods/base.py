@@ -149,6 +149,15 @@ class Method(Generic[OptionsT]):
 
         return load_factors(folder / ADAPTER)
 
+    def see_examples(
+        self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
+    ) -> None:
+        """Look at what a stage trains on, before its adapter is attached. Called once, also when the stage resumes.
+
+        model: in evaluation mode, as the stage begins: with the earlier updates that are active while it trains.
+        modules, examples: as for `end_task`.
+        """
+
     def restore(self, memory: Memory) -> None:
         """Receive what `end_task` returned at the previous stage. Called before `begin_task`, from stage 2 on."""
 

@@ -167,6 +167,8 @@ def _train(
         progress.say(f"stage {stage}: {task.name} resumes after step {resumed} of {steps}")
     history.activate_for_training(method)
     model: Any = backbone.model
+    names, pad_id = [module.name for module in plan.modules], backbone.tokenizer.pad_token_id
+    method.see_examples(model, names, examples, pad_id)
     trainable = method.attach(model, config.lora, stage=stage, seed=seed)
     try:
         if stage > 1:
@@ -196,8 +198,7 @@ def _train(
     finally:
         trainable.detach()
     history.activate_for_task(method, stage - 1)
-    names = [module.name for module in plan.modules]
-    history.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
+    history.save_memory(folder, method.end_task(model, names, examples, pad_id))
     return result
 
 
