@@ -94,6 +94,25 @@ class Drawing(Good):
         return [(tasks[index], [tasks[index].train[int(torch.randint(40, ()))]])]
 
 
+class Shaking(Good):
+    def after_step(self, adapter: Any, **step: Any) -> None:
+        with torch.no_grad():
+            for f in adapter.factors().values():
+                f.B.add_(torch.rand(f.B.shape))
+
+
+class Forgetting(Good):
+    """Counts the steps, and does not save the number."""
+
+    seen = 0
+
+    def after_step(self, adapter: Any, **step: Any) -> None:
+        self.seen += 1
+        with torch.no_grad():
+            for f in adapter.factors().values():
+                f.B.mul_(1 / self.seen)
+
+
 class Undescribed(MethodOptions):
     strength: int = 1
 
@@ -114,6 +133,8 @@ class Undocumented(Method[Undescribed]):
         (Overwriting, "begin_task_is_repeatable"),
         (Training, "says_that_it_needs_float_weights"),
         (Drawing, "trains_on_the_tasks_own_examples"),
+        (Shaking, "after_step_is_repeatable"),
+        (Forgetting, "after_step_is_repeatable"),
         (Undocumented, "is_documented"),
     ],
 )

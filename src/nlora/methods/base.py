@@ -1,9 +1,10 @@
 """What a method can decide, with the answers that most methods share.
 
 A method chooses what a stage trains on (`examples`), adds to the loss of an optimizer step (`penalty`) or of a
-micro-batch (`extra_loss`), remembers things after a task (`end_task`), and says how the updates of the stages make up
-the model (`updates`). Nothing else in the program knows which method is running. docs/methods.md shows how to write
-one, in this folder, in a file next to a configuration, or in a package of your own.
+micro-batch (`extra_loss`), may change the factors after each optimizer step (`after_step`), remembers things after a
+task (`end_task`), and says how the updates of the stages make up the model (`updates`). Nothing else in the program
+knows which method is running. docs/methods.md shows how to write one, in this folder, in a file next to a
+configuration, or in a package of your own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from nlora.config.schema import LoraOptions
     from nlora.data.task import Example, Task, TokenizedExample
@@ -187,10 +189,23 @@ class Method(Generic[OptionsT]):
         """
         return None
 
+    def after_step(
+        self, adapter: Trainable, *, step: int, steps: int, learning_rate: float, optimizer: Optimizer
+    ) -> None:
+        """Change the factors in place after an optimizer step, before anything is logged, saved or scored.
+
+        step: optimizer steps of this stage so far, from 1. steps: of the whole stage. learning_rate: of this step.
+        optimizer: torch's own, for a method that also has to change what it keeps of a factor.
+
+        Each of several processes calls it, with the same factors, and must come to the same ones: draw no random
+        numbers, leave `.grad` alone, and depend only on the arguments, on what `begin_task` stored, and on what earlier
+        calls stored, which `state_dict` has to return.
+        """
+
     def state_dict(self) -> Memory:
         """What this method changes while a stage trains; saved with the half-trained adapter.
 
-        Empty for a method whose `penalty` and `extra_loss` depend only on what `begin_task` stored.
+        Empty for a method that depends only on what `begin_task` stored.
         """
         return {}
 

@@ -5,39 +5,30 @@ docs/methods.md shows how to use them. They need no network: they run on a rando
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nlora.config.schema import LoraOptions
-from nlora.data.task import Example, Task, TokenizedExample
+from nlora.methods._contract_cases import (
+    LORA,
+    TASKS,
+    Make,
+    after_steps,
+    attached,
+    begun,
+    earlier_states,
+    tiny_model,
+)
 from nlora.methods.base import Method, MethodOptions
 from nlora.methods.registry import find, info_of
 from nlora.models.lora_adapter import AdapterState, target_modules
-from nlora.models.trainable import Trainable
 
 MethodLike = str | Path | type[Method]
 """A method's name, the path of its file, or its class."""
-Make = Callable[..., Method]
-"""Makes a new object of the method; keywords change its options."""
-
-_LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
-_TASKS = tuple(
-    Task(
-        name,
-        name,
-        "Which?",
-        ("x", "y"),
-        tuple(Example(str(i), f"{name} {i}", "xy"[i % 2]) for i in range(40)),
-        (),
-    )
-    for name in ("first", "second")
-)
-_EXAMPLES = [TokenizedExample([5, 9, 17], [33, 2]), TokenizedExample([7, 7], [21, 2])]
 
 
 def check_method(method: MethodLike, options: Mapping[str, Any] | None = None) -> None:
@@ -112,21 +103,21 @@ def says_that_it_needs_float_weights(make: Make) -> None:
 
 def trains_layers_of_any_shape(make: Make) -> None:
     """`check` accepts layers whose numbers of inputs and outputs differ, as grouped-query attention has."""
-    assert make().check(target_modules(_tiny_model(), _LORA)) == []
+    assert make().check(target_modules(tiny_model(), LORA)) == []
 
 
 def trains_on_the_tasks_own_examples(make: Make) -> None:
     """`examples` returns the last task's own examples, and the same ones for the same seed."""
-    first, again = (make().examples(_TASKS, 1, seed=1) for _ in range(2))
+    first, again = (make().examples(TASKS, 1, seed=1) for _ in range(2))
     assert first == again
-    assert set(_TASKS[1].train) <= {
-        example for task, examples in first if task is _TASKS[1] for example in examples
+    assert set(TASKS[1].train) <= {
+        example for task, examples in first if task is TASKS[1] for example in examples
     }
 
 
 def a_first_stage_starts_as_the_backbone(make: Make) -> None:
     """`begin_task` works without earlier updates, and leaves the fresh adapter's update zero."""
-    method, adapter = _attached(make, stage=1)
+    method, adapter = attached(make, stage=1)
     method.begin_task(adapter, [])
     assert not any(f.update().any() for f in adapter.state().values()), "the update is not zero"
 
@@ -135,8 +126,8 @@ def begin_task_is_repeatable(make: Make) -> None:
     """`begin_task` leaves the earlier updates alone, and does the same again after an interruption."""
     results = []
     for _ in range(2):
-        method, adapter, earlier = _begun(make)
-        for state, untouched in zip(earlier, _earlier(adapter), strict=True):
+        method, adapter, earlier = begun(make)
+        for state, untouched in zip(earlier, earlier_states(adapter), strict=True):
             _assert_same(state, untouched)
         results.append((adapter.state(), method.penalty(adapter)))
     (one, one_penalty), (two, two_penalty) = results
@@ -146,25 +137,23 @@ def begin_task_is_repeatable(make: Make) -> None:
 
 def continues_the_previous_update(make: Make) -> None:
     """A method whose `updates` are "continued" starts a stage from the previous stage's factors, unless it merges."""
-    method, adapter, earlier = _begun(make)
+    method, adapter, earlier = begun(make)
     if method.updates == "continued" and not method.merges:
         _assert_same(adapter.state(), earlier[-1])
 
 
 def says_that_it_merges(make: Make) -> None:
     """`active_for` returns some of the given updates; if the method `merges`, one that is made of them, once."""
-    method, _, earlier = _begun(make)
+    method, _, earlier = begun(make)
     active, again = method.active_for(earlier, 1), method.active_for(earlier, 1)
-    assert [id(state) for state in active] == [id(state) for state in again], (
-        "the same updates are merged twice"
-    )
+    assert [id(state) for state in active] == [id(state) for state in again], "the same updates are merged twice"
     assert all(any(state is one for one in earlier) != method.merges for state in active)
     assert list(method.active_for([], 0)) == []
 
 
 def the_penalty_is_a_scalar_with_gradients(make: Make) -> None:
     """`penalty` returns None, or a finite scalar >= 0 that has a finite gradient for some factor."""
-    method, adapter, _ = _begun(make)
+    method, adapter, _ = begun(make)
     penalty = method.penalty(adapter)
     if penalty is None:
         return
@@ -178,7 +167,7 @@ def the_penalty_is_a_scalar_with_gradients(make: Make) -> None:
 
 def the_penalty_is_pure(make: Make) -> None:
     """`penalty` draws no random numbers and changes neither the factors nor their `.grad`."""
-    method, adapter, _ = _begun(make)
+    method, adapter, _ = begun(make)
     before, random = adapter.state(), torch.get_rng_state()
     _assert_equal(method.penalty(adapter), method.penalty(adapter))
     assert torch.equal(torch.get_rng_state(), random), "the penalty draws random numbers"
@@ -189,7 +178,7 @@ def the_penalty_is_pure(make: Make) -> None:
 def weight_zero_is_no_penalty(make: Make) -> None:
     """If there is an option `weight`, 0 turns the penalty off: None, not a product that could be NaN."""
     if "weight" in make().Options.model_fields:
-        method, adapter, _ = _begun(partial(make, weight=0))
+        method, adapter, _ = begun(partial(make, weight=0))
         assert method.penalty(adapter) is None
         logits = torch.randn(2, 3, 7)
         assert method.extra_loss(logits, torch.ones(2, 3, dtype=torch.int64), logits.clone) is None
@@ -197,7 +186,7 @@ def weight_zero_is_no_penalty(make: Make) -> None:
 
 def the_extra_loss_is_a_scalar_with_gradients(make: Make) -> None:
     """`extra_loss` returns None, or a finite scalar with a finite gradient for the logits."""
-    method, _, _ = _begun(make)
+    method, _, _ = begun(make)
     draw = torch.Generator().manual_seed(5)
     logits, before = (torch.randn(2, 3, 7, generator=draw) for _ in range(2))
     logits.requires_grad_(True)
@@ -207,6 +196,12 @@ def the_extra_loss_is_a_scalar_with_gradients(make: Make) -> None:
         assert loss.shape == (), f"the loss has shape {tuple(loss.shape)}"
         (gradient,) = torch.autograd.grad(loss, logits)
         assert torch.isfinite(gradient).all(), "the gradient is not finite"
+
+
+def after_step_is_repeatable(make: Make) -> None:
+    """`after_step` draws no random numbers, leaves `.grad` alone, and does the same again after an interruption."""
+    whole, resumed = (after_steps(make, resumed_after=step) for step in (None, 2))
+    _assert_same(whole, resumed)
 
 
 _CHECKS: tuple[Callable[[Make], None], ...] = (
@@ -223,60 +218,8 @@ _CHECKS: tuple[Callable[[Make], None], ...] = (
     the_penalty_is_pure,
     weight_zero_is_no_penalty,
     the_extra_loss_is_a_scalar_with_gradients,
+    after_step_is_repeatable,
 )
-
-
-# What they are checked on
-
-
-def _tiny_model() -> nn.Module:
-    """A random LLaMA with two layers, always the same; v_proj maps 32 inputs to 16 outputs."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(7)
-        model: nn.Module = LlamaForCausalLM(config)
-    return model.eval()
-
-
-def _attached(make: Make, stage: int) -> tuple[Method, Trainable]:
-    method, model = make(), _tiny_model()
-    assert method.check_sequence(3) == []
-    method.see_examples(model, [module.name for module in target_modules(model, _LORA)], _EXAMPLES, pad_id=0)
-    return method, method.attach(model, _LORA, stage=stage, seed=1)
-
-
-def _begun(make: Make) -> tuple[Method, Trainable, Sequence[AdapterState]]:
-    """The method at the third stage, with what it remembers of the second, and an adapter whose B is not zero."""
-    method, adapter = _attached(make, stage=3)
-    draw = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for f in adapter.factors().values():
-            f.B.copy_(torch.randn(f.B.shape, generator=draw) * 0.1)
-    earlier = _earlier(adapter)
-    model = _tiny_model()
-    names = [module.name for module in target_modules(model, _LORA)]
-    memory = method.end_task(model, names, _EXAMPLES, pad_id=0)
-    assert all(isinstance(tensor, Tensor) for tensor in memory.values()), (
-        "end_task must return tensors by name"
-    )
-    method.restore(memory)
-    method.begin_task(adapter, earlier)
-    return method, adapter, earlier
-
-
-def _earlier(adapter: Trainable) -> list[AdapterState]:
-    """The factors of two earlier stages; they do not depend on the adapter's own."""
-    states = [adapter.state(), adapter.state()]
-    draw = torch.Generator().manual_seed(3)
-    for f in (f for state in states for f in state.values()):
-        f.A.copy_(torch.randn(f.A.shape, generator=draw) * 0.3)
-        f.B.copy_(torch.randn(f.B.shape, generator=draw) * 0.1)
-    return states
 
 
 def _assert_same(one: AdapterState, other: AdapterState) -> None:

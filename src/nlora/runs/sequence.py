@@ -14,6 +14,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +182,7 @@ def _train(
             options,
             penalty=lambda: method.penalty(trainable),
             extra_loss=method.extra_loss,
+            after_step=partial(method.after_step, trainable),
             seed=seed,
             folder=folder,
             weights=plan.weights[stage - 1],

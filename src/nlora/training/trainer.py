@@ -26,6 +26,7 @@ from nlora.errors import RunError
 from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.training import spread
+from nlora.training.after_step import AfterStep, AfterStepCallback
 from nlora.training.best_epoch import BestEpoch
 from nlora.training.counted_batches import counted
 from nlora.training.fast_training import FastTraining
@@ -108,6 +109,7 @@ def train(
     *,
     penalty: Penalty,
     extra_loss: ExtraLoss | None = None,
+    after_step: AfterStep | None = None,
     seed: int,
     folder: Path,
     weights: Weights | None = None,
@@ -120,7 +122,7 @@ def train(
 ) -> TrainResult:
     """Train in place what is attached to the backbone.
 
-    penalty: called once per optimizer step. extra_loss: see `Method.extra_loss`.
+    penalty: called once per optimizer step. extra_loss, after_step: see `Method`.
     folder: where trainer_state.json is written. weights: of the examples in the loss, (n,); None: all the same.
     paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
@@ -154,7 +156,12 @@ def train(
         ),
         train_dataset=NumberedExamples(examples if weights is None else WeightedExamples(examples, weights)),
         data_collator=counted(numbered(make_batch if weights is None else weighted(make_batch))),
-        callbacks=[_StepCallback(on_step), *callbacks, *([best] if best else [])],
+        callbacks=[
+            *([AfterStepCallback(after_step)] if after_step else []),
+            _StepCallback(on_step),
+            *callbacks,
+            *([best] if best else []),
+        ],
         penalty=penalty,
         batch_size=options.batch_size,
         extra_loss=extra_loss,
