@@ -15,7 +15,8 @@ from helpers import learn, write_config
 from nlora.data.task import TokenizedExample
 from nlora.errors import InputErrors, RunError
 from nlora.methods._inputs import input_moments, spaced
-from nlora.methods.inflora import Inflora, extended
+from nlora.methods._subspace import extended
+from nlora.methods.inflora import Inflora
 from nlora.methods.registry import build
 from nlora.models.lora_adapter import AdapterState, LoraAdapter, load_factors, target_modules
 from tiny import LORA, load, loss
@@ -84,7 +85,8 @@ def test_a_basis_grows_by_the_fewest_directions_that_reach_the_energy(energy: fl
     G = torch.zeros(0, 12, dtype=torch.float64)
     for x in X:
         before = len(G)
-        G = extended(G, x.mT @ x, energy)
+        _, S, directions = torch.linalg.svd(x - (x @ G.mT) @ G, full_matrices=False)
+        G = extended(G, S.square(), directions, x.square().sum(), energy)
         torch.testing.assert_close(G @ G.mT, torch.eye(len(G), dtype=torch.float64))
 
         def share(basis: torch.Tensor, x: torch.Tensor = x) -> float:
@@ -242,11 +244,11 @@ def test_a_run_keeps_one_basis_for_layers_with_one_input_and_the_threshold_grows
 ) -> None:
     energies = []
 
-    def seen(G: torch.Tensor, squared: torch.Tensor, energy: float) -> torch.Tensor:
-        energies.append(energy)
-        return extended(G, squared, energy)
+    def seen(*given: Any) -> torch.Tensor:
+        energies.append(given[-1])
+        return extended(*given)
 
-    monkeypatch.setattr("nlora.methods.inflora.extended", seen)
+    monkeypatch.setattr("nlora.methods._subspace.extended", seen)
     method = {"name": "inflora", "threshold": 0.6, "last_threshold": 0.8}
     config = write_config(
         tmp_path, tiny_model("llama"), method=method, train={"epochs": 1, "learning_rate": 2e-2}

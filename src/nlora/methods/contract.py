@@ -146,7 +146,9 @@ def says_that_it_merges(make: Make) -> None:
     """`active_for` returns some of the given updates; if the method `merges`, one that is made of them, once."""
     method, _, earlier = begun(make)
     active, again = method.active_for(earlier, 1), method.active_for(earlier, 1)
-    assert [id(state) for state in active] == [id(state) for state in again], "the same updates are merged twice"
+    assert [id(state) for state in active] == [id(state) for state in again], (
+        "the same updates are merged twice"
+    )
     assert all(any(state is one for one in earlier) != method.merges for state in active)
     assert list(method.active_for([], 0)) == []
 

@@ -108,6 +108,8 @@ class Inflora(Method[InfloraOptions]):
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         import torch
 
+        from nlora.methods._subspace import orthonormal_off
+
         self._stage = len(earlier) + 1
         if not earlier:
             self._bases = {}
@@ -125,7 +127,7 @@ class Inflora(Method[InfloraOptions]):
             for name in names:
                 A = factors[name].A
                 # A fresh row for every direction that the task's inputs do not have
-                rows = _orthonormal_off(self._basis(name, n_in), [*leading, *A.detach().cpu().double()], r)
+                rows = orthonormal_off(self._basis(name, n_in), [*leading, *A.detach().cpu().double()], r)
                 full += [] if len(rows) else [name]
                 with torch.no_grad():
                     A.zero_()[: len(rows)] = (rows / 3**0.5).to(A)
@@ -145,15 +147,18 @@ class Inflora(Method[InfloraOptions]):
         self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
     ) -> Memory:
         from nlora.methods._inputs import input_moments, spaced
+        from nlora.methods._subspace import extended
 
         options = self.options
         share = (self._stage - 1) / self._tasks
         energy = options.threshold + (options.last_threshold - options.threshold) * share
         moments = input_moments(model, modules, spaced(examples, options.samples), pad_id)
-        return {
-            " ".join(names): extended(self._basis(names[0], len(found)), self._squared(found), energy).float()
-            for names, found in moments.items()
-        }
+        bases = {}
+        for names, found in moments.items():
+            G, squared = self._basis(names[0], len(found)), self._squared(found)
+            values, directions = _directions(squared, G)
+            bases[" ".join(names)] = extended(G, values, directions, squared.trace(), energy).float()
+        return bases
 
     def _squared(self, moments: Tensor) -> Tensor:
         """RRᵀ (in, in), float64. moments: XXᵀ."""
@@ -167,26 +172,6 @@ class Inflora(Method[InfloraOptions]):
         return self._bases.get(module, torch.zeros(0, n_in)).double()
 
 
-def extended(G: Tensor, squared: Tensor, energy: float) -> Tensor:
-    """G, with as many leading directions of R as it takes to have a share of at least `energy` of ‖R‖²_F.
-
-    G: (k, in) with orthonormal rows; the result has more. squared: RRᵀ (in, in). Both are float64.
-
-    >>> import torch
-    >>> squared = torch.diag(torch.tensor([6.0, 1.0, 3.0], dtype=torch.float64))
-    >>> extended(torch.zeros(0, 3, dtype=torch.float64), squared, energy=0.9).abs().tolist()
-    [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
-    """
-    import torch
-
-    values, directions = _directions(squared, G)
-    total, rest = squared.trace(), values.sum()
-    # XXᵀ is a sum of float32 numbers: the last millionth of the energy is mostly rounding.
-    lacking = energy * total - (total - rest) - 1e-6 * total
-    count = int((values.cumsum(0) < lacking).sum()) + 1 if lacking > 0 else 0
-    return torch.cat([G, _orthonormal_off(G, list(directions[:count]), count)])
-
-
 def _directions(squared: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
     """The eigenvalues (in,), largest first, and eigenvectors (in, in), as rows, of (I - GᵀG)·RRᵀ·(I - GᵀG)."""
     import torch
@@ -194,22 +179,6 @@ def _directions(squared: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
     half = squared - G.mT @ (G @ squared)
     values, vectors = torch.linalg.eigh(half - (half @ G.mT) @ G)
     return values.flip(0).clamp(min=0), vectors.flip(1).mT
-
-
-def _orthonormal_off(G: Tensor, candidates: Sequence[Tensor], count: int) -> Tensor:
-    """At most `count` orthonormal rows (m, in), orthogonal to those of G, from the candidates in their order."""
-    import torch
-
-    basis = G
-    for candidate in candidates:
-        if len(basis) == len(G) + count:
-            break
-        row = candidate
-        for _ in range(2):  # twice, because the first difference may be mostly rounding
-            row = row - basis.mT @ (basis @ row)
-        if row.norm() > 1e-3 * candidate.norm():
-            basis = torch.cat([basis, (row / row.norm())[None]])
-    return basis[len(G) :]
 
 
 def _tell(full: Sequence[str], layers: int) -> None:
