@@ -83,7 +83,7 @@ def after_steps(make: Make, resumed_after: int | None) -> AdapterState:
         for p in (p for f in adapter.factors().values() for p in (f.A, f.B)):
             gradient = torch.randn(p.shape, generator=draw)
             if p.requires_grad:
-                p.backward(gradient)
+                p.backward(gradient)  # type: ignore[no-untyped-call]
         optimizer.step()
         grads, random = _gradients(adapter), torch.get_rng_state()
         method.after_step(adapter, step=step, steps=4, learning_rate=1e-2, optimizer=optimizer)
