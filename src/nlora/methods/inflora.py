@@ -22,6 +22,8 @@ Departures from the released code:
   and heads for the classes of each task.
 
 Pitfalls:
+- In a language model, a few directions have most of the energy of XXᵀ. With `spectrum: covariance` G may then be only
+  these, and protects little else; `inputs` keeps off many more.
 - A layer learns nothing once G fills its space; a warning names such layers. `spectrum: inputs`, a large threshold, and
   many tasks lead there.
 - XXᵀ and G take up to 4·in² bytes each for every distinct input, and an eigendecomposition in O(in³).

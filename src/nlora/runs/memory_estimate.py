@@ -149,6 +149,7 @@ def _kept_of_earlier(plan: Plan, config: Config, model: nn.Module) -> int:
     own = {
         "ewc": 4 * entries,  # Fisher information
         "magmax": 4 * entries,  # the merged update, while the model answers
-        "inflora": 4 * sum(module.in_features**2 for module in plan.modules),  # at most, if no layers share an input
+        "inflora": 4
+        * sum(module.in_features**2 for module in plan.modules),  # at most, if no layers share an input
     }
     return updates + originals + own.get(method.name, 0)
