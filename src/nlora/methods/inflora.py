@@ -84,9 +84,7 @@ class Inflora(Method[InfloraOptions]):
     def __init__(self, options: InfloraOptions) -> None:
         super().__init__(options)
         self._tasks, self._stage = 1, 1
-        self._bases: dict[
-            str, Tensor
-        ] = {}  # G (k, in) by module; modules that share an input share the tensor
+        self._bases: dict[str, Tensor] = {}  # G (k, in) by module; the same tensor for one input
         self._moments: Moments = {}  # of the stage that begins
         self._A: dict[str, Tensor] = {}  # the live factors
 

@@ -1,9 +1,10 @@
 """SLAO: one adapter trained on from an orthonormal A, and a merged one, kept beside it, that answers.
 
 Source: arXiv 2512.23017 (ICLR 2026), Algorithm 1. Task 1 is trained like LoRA. Task t starts from the factors that task
-t-1 ended with, A_{t-1} and B_{t-1}, and trains both on W + s·B·A:
+t-1 ended with, A_{t-1} and B_{t-1}, and trains both on W + s·B·A. With the QR decomposition Q·R of A_{t-1}ᵀ
+and the signs D of R's diagonal,
 
-    Q·R = QR(A_{t-1}ᵀ),  A <- (Q·sign(diag R))ᵀ,  B <- B_{t-1}
+    A <- D·Qᵀ,  B <- B_{t-1}
 
 The model that answers, for every task, is W + s·B_m·A_m. After task t:
 
