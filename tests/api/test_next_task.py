@@ -24,7 +24,9 @@ from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits,
 
 TinyModel = Callable[[str], Path]
 VALUES = {"r": 4, "alpha": 8, "dropout": 0.0}
-NEEDS_MORE = {"lori", "lwf", "mtl", "oplora", "osf", "replay", "seqft"}
+NEEDS_MORE = {
+    "gorp", "inflora", "lori", "lwf", "magmax", "mtl", "oplora", "osf", "replay", "seqft", "slao"
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ REFUSED = {
     "mtl": "trains on the examples of all tasks",
     "disjoint": "gives each task rows of its own",
     "seqlora": "continues the adapter",
+    "gorp": "needs the gradients of earlier tasks",
+    "inflora": "needs the inputs of earlier tasks",
+    "slao": "each was trained on from the one before",
 }
 
 

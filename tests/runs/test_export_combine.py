@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from nlora.kernels.largest_magnitude import magmax
 from nlora.models.lora_factors import AdapterState, LoraFactors
-from nlora.runs.export.combine import CombinedUpdate, dense_update, magmax, slerp
+from nlora.runs.export.combine import CombinedUpdate, dense_update, slerp
 from nlora.runs.export.options import MERGES, PRUNING_MERGES
 
 

@@ -42,8 +42,8 @@ def test_every_merge_and_a_merge_in_every_form(
         assert_is_base_plus("gpt2", weights, base_weights(tiny_model("gpt2")), largest)
 
 
-# One of each kind: a sum, the last update alone, one for each task, one for all, weights.
-KINDS = ["nlora", "seqlora", "pertask", "mtl", "seqft", "osf"]
+# One of each kind: a sum, the last update alone, one for each task, one for all, weights, merges of low and full rank.
+KINDS = ["nlora", "seqlora", "pertask", "mtl", "seqft", "osf", "slao", "magmax"]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,13 @@ def test_every_method_is_exported_or_refused_by_name(
     options = ExportOptions(form, task=task)
     if method in ("seqft", "osf") and form != "merged":
         with pytest.raises(InputErrors, match=f"--as: {method} trains the weights themselves"):
+            export(run, tmp_path / "out", options)
+        assert not list(tmp_path.iterdir())
+        return
+    if method in ("slao", "magmax") and form == "adapters":
+        with pytest.raises(
+            InputErrors, match=f"--as: {method} answers with a merge that no stage's adapter holds"
+        ):
             export(run, tmp_path / "out", options)
         assert not list(tmp_path.iterdir())
         return

@@ -18,8 +18,8 @@ from nlora.runs.summary import read_summary
 
 Made = Callable[[str], Path]
 PLANTS = ("rose", "oak")
-DEPENDS_ON_LENGTH = {"osf"}
-"""Its earlier stages freeze a share that depends on the number of tasks, unless `preserved` is set."""
+DEPENDS_ON_LENGTH = {"osf": {"preserved": 0.4}, "inflora": {"threshold": 0.9, "last_threshold": 0.9}}
+"""Earlier stages depend on the number of tasks, unless these options are set."""
 
 
 def three_tasks(folder: Path) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ def without_times(values: Any) -> Any:
 
 @pytest.mark.parametrize("method", [name for name in method_names() if name not in ("disjoint", "mtl")])
 def test_two_tasks_and_one_more_are_three_tasks(tmp_path: Path, tiny_model: Made, method: str) -> None:
-    options: Any = {"name": "osf", "preserved": 0.4} if method in DEPENDS_ON_LENGTH else method
+    options = {"name": method, **DEPENDS_ON_LENGTH.get(method, {})}
     data, model = tmp_path / "data", tiny_model("llama")
     grown, whole = tmp_path / "grown", tmp_path / "whole"
     learn(config_of(grown, data, model, 2, method=options))

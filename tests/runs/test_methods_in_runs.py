@@ -34,6 +34,7 @@ OFF = {
     "lwf": "method.weight=0",
     "replay": "method.memory=0",
     "disjoint": "method.tasks=1",
+    "gorp": "method.threshold=0",
 }
 
 

@@ -138,7 +138,7 @@ def test_a_task_resumes_at_its_last_step_and_ends_as_if_it_had_not_stopped(
     assert differences(runs / "whole", half.folder) == []
 
 
-@pytest.mark.parametrize("method", ["ewc", "osf", "seqlora", "disjoint"])
+@pytest.mark.parametrize("method", ["ewc", "osf", "seqlora", "disjoint", "inflora", "gorp"])
 def test_what_a_method_knows_of_earlier_tasks_is_there_again(
     tmp_path: Path, tiny_model: TinyModel, differences: Differences, method: str
 ) -> None:

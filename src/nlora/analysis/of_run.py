@@ -14,7 +14,8 @@ from nlora.analysis.measurements import Measurements
 from nlora.config import base_folder
 from nlora.config.outside_code import is_python_file
 from nlora.errors import InputErrors, RunError
-from nlora.methods.registry import find
+from nlora.methods.base import Method
+from nlora.methods.registry import build
 from nlora.models.lora_factors import AdapterState, LoraFactors, load_factors, stack
 from nlora.runs.checksums import refuse_damaged_weights
 from nlora.runs.interference_file import Interference, RunFacts
@@ -40,17 +41,16 @@ def measure_run(folder: Path, threshold: float | None) -> tuple[Measurements, In
     Raises RunError if no stage is finished or the stages hold no adapters, AdapterError if an adapter is damaged.
     """
     summary = read_summary(folder)
-    states = _stages(folder, summary)
+    states: Mapping[str, AdapterState] = _stages(folder, summary)
     notes = []
     if len(states) < len(summary.tasks):
         notes.append(f"{len(states)} of {len(summary.tasks)} stages have an update.")
-    continues = _continues_adapter(folder, summary.method)
-    measured = compare_states(_changes(states) if continues else states, threshold)
-    if continues:
-        notes.append(
-            f"{summary.method} trains one adapter through all tasks, so a stage's update is its change in that stage, "
-            "ΔW_k - ΔW_{k-1}. Such a change has no factor A of its own: O-LoRA's orthogonality is left out."
-        )
+    method = _method(folder, summary.method)
+    if method is not None:
+        states, note = _compared(method, states)
+        notes += note
+    measured = compare_states(states, threshold)
+    if method is not None and method.updates == "continued":
         undefined = np.full_like(measured.pairs["orthogonality"], np.nan)
         measured = replace(measured, pairs={**measured.pairs, "orthogonality": undefined})
     measured = replace(measured, notes=[*notes, *measured.notes])
@@ -85,24 +85,42 @@ def _stages(folder: Path, summary: Summary) -> dict[str, AdapterState]:
     return states
 
 
-def _continues_adapter(folder: Path, method: str) -> bool:
-    """Whether the run's method trains one adapter through all tasks; no for a method this version does not have.
+def _method(folder: Path, name: str) -> Method | None:
+    """The run's method; None if this version does not have it.
 
-    method: its name in the summary. If it is a file, run.yaml has its path. Raises InputErrors if that cannot
-    be loaded.
+    name: as in the summary. If it is a file, run.yaml has its path. Raises InputErrors if that cannot be loaded.
     """
     try:
         record = read_run_file(folder)
     except RunError:  # the summary is enough for everything else here
         record = {"config": {}}
     choice = record["config"].get("method")
-    name = choice.get("name", method) if isinstance(choice, dict) else method
+    options = dict(choice) if isinstance(choice, dict) else {}
+    name = options.pop("name", name)
     try:
-        return find(name, base_folder=base_folder.read(record, folder)).updates == "continued"
+        return build(name, options, base_folder=base_folder.read(record, folder))
     except InputErrors:
         if is_python_file(name):
             raise
-        return False
+        return None
+
+
+def _compared(
+    method: Method, states: Mapping[str, AdapterState]
+) -> tuple[Mapping[str, AdapterState], list[str]]:
+    """The updates to compare, by task, with a note if the model is not the sum of what the stages trained."""
+    if method.updates != "continued":
+        note = f"{method.name} answers with a merge of the stages' updates; they are compared as they were trained."
+        return states, [note] if method.merges else []
+    if method.merges:
+        updates = list(states.values())
+        states = {task: method.active_for(updates[: k + 1], k)[0] for k, task in enumerate(states)}
+    why = "answers with a merge of all stages" if method.merges else "trains one adapter through all tasks"
+    note = (
+        f"{method.name} {why}, so a stage's update is its change in that stage, ΔW_k - ΔW_{{k-1}}. "
+        "Such a change has no factor A of its own: O-LoRA's orthogonality is left out."
+    )
+    return _changes(states), [note]
 
 
 def _changes(states: Mapping[str, AdapterState]) -> dict[str, AdapterState]:

@@ -38,6 +38,7 @@ _NEEDS: dict[str, str] = {
     "attach": "trains weights instead of a LoRA adapter",
     "extra_loss": "adds to the loss of each micro-batch",
     "examples": "decides which examples are trained on",
+    "see_examples": "looks at the examples before it trains",
 }
 
 
@@ -244,6 +245,8 @@ def _method(method: str | Mapping[str, Any]) -> Method:
 
 def _needs(kind: type[Method[MethodOptions]]) -> str | None:
     """What the method needs apart from a penalty on the adapter; None if nothing."""
+    if kind.merges:
+        return "answers with a merge of all tasks' updates"
     return next(
         (what for name, what in _NEEDS.items() if getattr(kind, name) is not getattr(Method, name)), None
     )

@@ -81,7 +81,7 @@ class _LoraLinear(torch.autograd.Function):
             kept = kept.to(a.dtype)  # once, for two products
         g_b = torch.mm(g.t(), z).mul_(ctx.scale)
         g_z = torch.mm(g, b).mul_(ctx.scale)  # (n, r)
-        g_a = torch.mm(g_z.t(), _seen(rows, kept, a.dtype))
+        g_a = torch.mm(g_z.t(), _seen(rows, kept, a.dtype)) if ctx.needs_input_grad[3] else None
         g_x = None
         if ctx.needs_input_grad[0]:
             g_x = torch.mm(g_z, a)

@@ -46,9 +46,10 @@ def tiny_model() -> nn.Module:
 
 
 def attached(make: Make, stage: int) -> tuple[Method, Trainable]:
-    method = make()
+    method, model = make(), tiny_model()
     assert method.check_sequence(3) == []
-    return method, method.attach(tiny_model(), LORA, stage=stage, seed=1)
+    method.see_examples(model, [module.name for module in target_modules(model, LORA)], _EXAMPLES, pad_id=0)
+    return method, method.attach(model, LORA, stage=stage, seed=1)
 
 
 def begun(make: Make) -> tuple[Method, Trainable, Sequence[AdapterState]]:

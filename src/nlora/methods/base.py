@@ -82,6 +82,9 @@ class Method(Generic[OptionsT]):
     added: the model is the backbone plus all updates. continued: each stage trains the previous stage's update further,
     so the latest one is the model's. per_task: each task has its own update, so the model must know the task.
     """
+    merges: ClassVar[bool] = False
+    """Whether the model that answers has an update that is computed from those of the stages: `active_for` returns one
+    that no stage trained. `updates` then says how the stages are trained."""
     at_once: ClassVar[bool] = False
     """Whether one stage trains on all tasks together."""
     needs_float_weights: ClassVar[bool] = False
@@ -143,7 +146,10 @@ class Method(Generic[OptionsT]):
         return updates if self.updates == "added" else []
 
     def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
-        """Which of the updates learned so far are active when the model answers `tasks[index]`."""
+        """Which updates are active when the model answers `tasks[index]`: of those learned so far, or made from them.
+
+        A method that makes one sets `merges`, and makes it once for the same updates (`nlora.methods._merge`).
+        """
         if self.updates == "per_task":
             return updates[index : index + 1]
         return updates[-1:] if self.updates == "continued" else updates
@@ -164,6 +170,15 @@ class Method(Generic[OptionsT]):
         from nlora.models.lora_adapter import ADAPTER, load_factors
 
         return load_factors(folder / ADAPTER)
+
+    def see_examples(
+        self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
+    ) -> None:
+        """Look at what a stage trains on, before its adapter is attached. Called once, also when the stage resumes.
+
+        model: in evaluation mode, as the stage begins: with the earlier updates that are active while it trains.
+        modules, examples: as for `end_task`.
+        """
 
     def restore(self, memory: Memory) -> None:
         """Receive what `end_task` returned at the previous stage. Called before `begin_task`, from stage 2 on."""

@@ -115,12 +115,11 @@ def trains_on_the_tasks_own_examples(make: Make) -> None:
     }
 
 
-def a_first_stage_leaves_the_adapter_alone(make: Make) -> None:
-    """`begin_task` works without earlier updates and does not change the fresh adapter then."""
+def a_first_stage_starts_as_the_backbone(make: Make) -> None:
+    """`begin_task` works without earlier updates, and leaves the fresh adapter's update zero."""
     method, adapter = attached(make, stage=1)
-    before = adapter.state()
     method.begin_task(adapter, [])
-    _assert_same(adapter.state(), before)
+    assert not any(f.update().any() for f in adapter.state().values()), "the update is not zero"
 
 
 def begin_task_is_repeatable(make: Make) -> None:
@@ -137,10 +136,21 @@ def begin_task_is_repeatable(make: Make) -> None:
 
 
 def continues_the_previous_update(make: Make) -> None:
-    """A method whose `updates` are "continued" starts a stage from the previous stage's factors."""
+    """A method whose `updates` are "continued" starts a stage from the previous stage's factors, unless it merges."""
     method, adapter, earlier = begun(make)
-    if method.updates == "continued":
+    if method.updates == "continued" and not method.merges:
         _assert_same(adapter.state(), earlier[-1])
+
+
+def says_that_it_merges(make: Make) -> None:
+    """`active_for` returns some of the given updates; if the method `merges`, one that is made of them, once."""
+    method, _, earlier = begun(make)
+    active, again = method.active_for(earlier, 1), method.active_for(earlier, 1)
+    assert [id(state) for state in active] == [id(state) for state in again], (
+        "the same updates are merged twice"
+    )
+    assert all(any(state is one for one in earlier) != method.merges for state in active)
+    assert list(method.active_for([], 0)) == []
 
 
 def the_penalty_is_a_scalar_with_gradients(make: Make) -> None:
@@ -202,9 +212,10 @@ _CHECKS: tuple[Callable[[Make], None], ...] = (
     says_that_it_needs_float_weights,
     trains_layers_of_any_shape,
     trains_on_the_tasks_own_examples,
-    a_first_stage_leaves_the_adapter_alone,
+    a_first_stage_starts_as_the_backbone,
     begin_task_is_repeatable,
     continues_the_previous_update,
+    says_that_it_merges,
     the_penalty_is_a_scalar_with_gradients,
     the_penalty_is_pure,
     weight_zero_is_no_penalty,

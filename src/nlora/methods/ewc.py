@@ -97,11 +97,10 @@ class Ewc(Method[EwcOptions]):
         if self.options.weight == 0:
             return {}
         from nlora.methods._fisher import fisher_information
+        from nlora.methods._inputs import spaced
 
-        n = len(examples)
         self._fisher = {
             name: F.cpu() for name, F in self._fisher.items()
         }  # its device has to hold the new one
-        some = [examples[i * n // self.options.samples] for i in range(self.options.samples)]
-        new = fisher_information(model, modules, some if n > self.options.samples else examples, pad_id)
+        new = fisher_information(model, modules, spaced(examples, self.options.samples), pad_id)
         return {name: F + self._fisher[name] if name in self._fisher else F for name, F in new.items()}

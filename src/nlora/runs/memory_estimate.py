@@ -138,7 +138,7 @@ def _sharded_bytes(model: nn.Module, processes: int) -> int:
 
 
 def _kept_of_earlier(plan: Plan, config: Config, model: nn.Module) -> int:
-    """What the last stage keeps of the earlier ones: original weights for merging, updates, Fisher information."""
+    """What the last stage keeps of the earlier ones: original weights for merging, updates, a method's own tensors."""
     method, stages = plan.methods[-1], len(plan.tasks)
     if stages == 1 or method.trains == "weights":
         return 0
@@ -149,5 +149,10 @@ def _kept_of_earlier(plan: Plan, config: Config, model: nn.Module) -> int:
     merges = config.dtype == "float32" and config.quantize is None and not config.fsdp
     merges = merges and not any(shares_weight(model, layer) for layer in layers)
     originals = 4 * entries if merges else updates  # unmerged updates are kept once more, concatenated
-    fisher = 4 * entries if method.name == "ewc" else 0
-    return updates + originals + fisher
+    own = {
+        "ewc": 4 * entries,  # Fisher information
+        "magmax": 4 * entries,  # the merged update, while the model answers
+        "inflora": 4
+        * sum(module.in_features**2 for module in plan.modules),  # at most, if no layers share an input
+    }
+    return updates + originals + own.get(method.name, 0)

@@ -41,6 +41,8 @@ def attached(plan: Plan, backbone: Backbone, history: UpdateHistory, stage: int)
     method = plan.methods[stage - 1]
     history.activate_for_training(method)
     model: Any = backbone.model
+    names, pad_id = [module.name for module in plan.modules], backbone.tokenizer.pad_token_id
+    method.see_examples(model, names, plan.encoded[stage - 1], pad_id)
     trainable = method.attach(model, plan.config.lora, stage=stage, seed=stage_seed(plan.config.seed, stage))
     try:
         if stage > 1:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from nlora.kernels.largest_magnitude import magmax
 from nlora.models.lora_factors import AdapterState, LoraFactors, stack
 
 Update = LoraFactors | Tensor
@@ -81,14 +82,6 @@ class CombinedUpdate(Mapping[str, Update]):
 def dense_update(update: Update) -> Tensor:
     """ΔW (out, in), float32."""
     return update.update().float() if isinstance(update, LoraFactors) else update
-
-
-def magmax(updates: Sequence[Tensor]) -> Tensor:
-    """Of every entry, the value of the update in which it is largest in magnitude (arXiv 2406.07322)."""
-    merged = updates[0].clone()
-    for update in updates[1:]:
-        torch.where(update.abs() > merged.abs(), update, merged, out=merged)
-    return merged
 
 
 def slerp(updates: Sequence[Tensor]) -> Tensor:

@@ -138,6 +138,12 @@ def check_method(checkpoint: Checkpoint, options: ExportOptions) -> int:
         if options.merge != "sum":
             what = f"{label} has one model and no updates to merge; leave it out"
             raise InputErrors([Problem("--merge", what)])
+    if method.merges:
+        if form == "adapters":
+            what = f"{label} answers with a merge that no stage's adapter holds; use --as adapter or merged"
+            raise InputErrors([Problem("--as", what)])
+        if options.merge != "sum":
+            raise InputErrors([Problem("--merge", f"{label} merges the updates itself; leave it out")])
     names = [task.name for task in checkpoint.config.tasks]
     if options.task is not None:
         if options.task not in names:

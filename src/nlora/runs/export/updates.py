@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nlora.models.lora_adapter import ADAPTER
@@ -16,7 +16,7 @@ from nlora.runs.layout import stage_name
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageUpdate:
-    """What one stage trained. folder: its adapter in PEFT's format."""
+    """What one stage trained, or what a method has merged up to it. folder: the stage's adapter in PEFT's format."""
 
     stage: int
     task: str
@@ -46,8 +46,9 @@ class StageUpdates:
 
     def active_for(self, index: int) -> list[StageUpdate]:
         """Those that answer task `index` (from 0)."""
-        active = {id(state) for state in self._method.active_for(self._states, index)}
-        return [update for update in self.trained if id(update.state) in active]
+        by_state = {id(update.state): update for update in self.trained}
+        active = [state for state in self._method.active_for(self._states, index) if state]
+        return [by_state.get(id(state)) or replace(self.trained[-1], state=state) for state in active]
 
 
 def updates_of(checkpoint: Checkpoint) -> StageUpdates | None:

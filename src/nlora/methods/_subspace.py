@@ -1,0 +1,43 @@
+"""Orthonormal bases of the directions that earlier tasks used, and what is left of a space outside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def extended(G: Tensor, values: Tensor, directions: Tensor, total: Tensor, share: float) -> Tensor:
+    """G, with as many leading directions of a matrix R as it takes to have at least a share of ‖R‖²_F.
+
+    G: (k, n) with orthonormal rows; the result has more. values: (m,) the squared singular values of R outside G,
+    largest first. directions: (m, n) their singular vectors, as rows. total: ‖R‖²_F. All are float64.
+
+    >>> none, R = torch.zeros(0, 3).double(), torch.diag(torch.tensor([3.0, 2.0, 1.0])).double()
+    >>> extended(none, torch.tensor([9.0, 4.0, 1.0]), R.sign(), R.square().sum(), share=0.9).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+    # R comes from float32 numbers: the last millionth of its energy is mostly rounding.
+    lacking = (share - 1e-6) * total - (total - values.sum())
+    count = int((values.cumsum(0) < lacking).sum()) + 1 if lacking > 0 else 0
+    return torch.cat([G, orthonormal_off(G, list(directions[:count]), count)])
+
+
+def orthonormal_off(G: Tensor, candidates: Sequence[Tensor], count: int) -> Tensor:
+    """At most `count` orthonormal rows (m, n), orthogonal to those of G, from the candidates in their order.
+
+    G: (k, n) with orthonormal rows. A candidate in the span of G and those before is left out. The largest entry of a
+    row is positive, since the sign of a singular vector is the library's choice.
+    """
+    basis = G
+    for candidate in candidates:
+        if len(basis) == len(G) + count:
+            break
+        row = candidate
+        for _ in range(2):  # twice, because the first difference may be mostly rounding
+            row = row - basis.mT @ (basis @ row)
+        if row.norm() > 1e-3 * candidate.norm():
+            largest = row[row.abs().argmax()]
+            basis = torch.cat([basis, (row / largest.sign() / row.norm())[None]])
+    return basis[len(G) :]
