@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from kept_points import Points
 from nlora.config.train_options import TrainOptions
 from nlora.data.task import TokenizedExample
 from nlora.methods.registry import build
@@ -20,22 +21,6 @@ from tiny import LORA, assert_same
 TinyModel = Callable[[str], Path]
 EXAMPLES = [TokenizedExample((*range(20, 30 + i % 5),), (50 + i % 7, 1)) for i in range(8)]
 STEPS, RATE = 6, 5e-3
-
-
-class Points:
-    """Keeps every step of a training, or resumes after one of them."""
-
-    is_stopping = False
-
-    def __init__(self, folder: Path, resumed: int | None = None) -> None:
-        self._folder, self.latest = folder, None if resumed is None else folder / str(resumed)
-
-    def is_due(self, step: int) -> bool:
-        return self.latest is None
-
-    def write(self, step: int, fill: Callable[[Path], None]) -> None:
-        (self._folder / str(step)).mkdir(parents=True)
-        fill(self._folder / str(step))
 
 
 def learned(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from kept_points import Points
 from nlora.config.penalty_use import PenaltyUse
 from nlora.config.schema import LoraOptions
 from nlora.config.train_options import TrainOptions
@@ -18,6 +19,7 @@ from nlora.methods.registry import build
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import AdapterState, LoraAdapter
 from nlora.training.trainer import TrainResult, train
+from tiny import assert_same
 
 EXAMPLES = [TokenizedExample((*range(20, 30 + i % 5),), (50 + i % 7, 1)) for i in range(12)]
 WEIGHT, RATE, LIMIT, EPOCHS = 1e-2, 5e-3, 0.2, 3
@@ -42,7 +44,9 @@ def fresh(tiny_model: Callable[[str], Path]) -> Callable[[], tuple[Any, LoraAdap
     return make
 
 
-def trained(fresh: Any, folder: Path, options: Any) -> tuple[TrainResult, AdapterState]:
+def trained(
+    fresh: Any, folder: Path, options: Any, points: Points | None = None
+) -> tuple[TrainResult, AdapterState]:
     backbone, adapter = fresh()
     method = build("nlora", {"weight": WEIGHT, **options})
     result = train(
@@ -54,6 +58,7 @@ def trained(fresh: Any, folder: Path, options: Any) -> tuple[TrainResult, Adapte
         penalty_use=method.penalty_use,
         seed=5,
         folder=folder,
+        points=points,
     )
     return result, adapter.state()
 
@@ -111,6 +116,15 @@ def test_the_routes_are_not_the_same(tmp_path: Path, fresh: Any) -> None:
     ends = [trained(fresh, tmp_path, options)[1] for options, _ in USES.values()]
     for i, one in enumerate(ends):
         assert not any(all(torch.equal(one[m].B, other[m].B) for m in one) for other in ends[:i])
+
+
+@pytest.mark.parametrize("name", ["decoupled, growing", "unclipped, growing"])
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, fresh: Any, name: str) -> None:
+    kept = tmp_path / "points"
+    whole, state = trained(fresh, tmp_path, USES[name][0], Points(kept))
+    again, resumed = trained(fresh, tmp_path, USES[name][0], Points(kept, 2))
+    assert_same(state, resumed)
+    assert again.penalty == whole.penalty > 0
 
 
 @pytest.mark.parametrize("route", ["unclipped", "decoupled"])

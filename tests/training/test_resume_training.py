@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from kept_points import Points
 from nlora.config.schema import LoraOptions
 from nlora.config.train_options import TrainOptions
 from nlora.data.task import TokenizedExample
@@ -38,23 +39,6 @@ TIMES = {
     "train_samples_per_second",
     "train_steps_per_second",
 }
-
-
-class Points:
-    """Saves after every step, or resumes after one of them."""
-
-    is_stopping = False
-
-    def __init__(self, folder: Path, resumed: int | None = None) -> None:
-        self._folder = folder
-        self.latest = None if resumed is None else folder / str(resumed)
-
-    def is_due(self, step: int) -> bool:
-        return self.latest is None
-
-    def write(self, step: int, fill: Callable[[Path], None]) -> None:
-        (self._folder / str(step)).mkdir(parents=True)
-        fill(self._folder / str(step))
 
 
 def attached(kind: str, model: Any) -> Any:

@@ -32,6 +32,7 @@ Pitfalls:
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -84,7 +85,7 @@ class Lori(Method[LoriOptions]):
         for name, f in adapter.factors().items():
             f.A.requires_grad_(False)
             if self.options.share < 1:
-                f.B.register_hook(_Chosen(name, self._chosen))  # type: ignore[no-untyped-call]
+                f.B.register_hook(partial(self._of_chosen, name))  # type: ignore[no-untyped-call]
         return adapter
 
     def after_step(
@@ -98,9 +99,15 @@ class Lori(Method[LoriOptions]):
         self._chosen.update(self._choice({name: f.B.detach() for name, f in factors.items()}))
         for name, f in factors.items():
             with torch.no_grad():
-                f.B.mul_(self._chosen[name] if step == steps else 0)
+                f.B.masked_fill_(~self._chosen[name], 0) if step == steps else f.B.zero_()
             for kept in optimizer.state[f.B].values():
                 kept.zero_()
+
+    def _of_chosen(self, name: str, gradient: Tensor) -> Tensor:
+        """The gradient of a module's B, with zeros where it does not train, even if it is not finite there."""
+        if name not in self._chosen:
+            return gradient
+        return gradient.masked_fill(~self._chosen[name].to(gradient.device), 0)
 
     def state_dict(self) -> Memory:
         return dict(self._chosen)
@@ -123,14 +130,3 @@ class Lori(Method[LoriOptions]):
             name: part.view(size.shape).to(size.device)
             for (name, size), part in zip(sizes.items(), parts, strict=True)
         }
-
-
-class _Chosen:
-    """A hook on a module's B that sets the gradient of what was not chosen to zero, even if it is not finite."""
-
-    def __init__(self, name: str, chosen: dict[str, Tensor]) -> None:
-        self._name, self._all = name, chosen  # filled later
-
-    def __call__(self, gradient: Tensor) -> Tensor:
-        chosen = self._all.get(self._name)
-        return gradient if chosen is None else gradient.masked_fill(~chosen.to(gradient.device), 0)

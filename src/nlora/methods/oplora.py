@@ -27,6 +27,7 @@ Pitfalls:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -93,8 +94,8 @@ class Oplora(Method[OploraOptions]):
         for name, f in adapter.factors().items():
             if name in self._leading:
                 U, V = self._leading[name]
-                f.A.register_hook(_RowsOff(V))  # type: ignore[no-untyped-call]
-                f.B.register_hook(_ColumnsOff(U))  # type: ignore[no-untyped-call]
+                f.A.register_hook(partial(_rows_off, V))  # type: ignore[no-untyped-call]
+                f.B.register_hook(partial(_columns_off, U))  # type: ignore[no-untyped-call]
         self._project(adapter)
         return adapter
 
@@ -110,8 +111,8 @@ class Oplora(Method[OploraOptions]):
             for name, f in adapter.factors().items():
                 if name in self._leading:
                     U, V = self._leading[name]
-                    f.A.copy_(_RowsOff(V)(f.A))
-                    f.B.copy_(_ColumnsOff(U)(f.B))
+                    f.A.copy_(_rows_off(V, f.A))
+                    f.B.copy_(_columns_off(U, f.B))
 
     def _k(self, in_features: int, out_features: int) -> int:
         """How many directions of such a layer are left alone."""
@@ -128,21 +129,11 @@ def _leading_directions(weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return U[:, :k].contiguous(), Vh[:k].mT.contiguous()
 
 
-class _RowsOff:
-    """Takes from rows what they have along orthonormal columns: M - M·V·Vᵀ. V: (n, k)."""
-
-    def __init__(self, V: Tensor) -> None:
-        self._V = V
-
-    def __call__(self, matrix: Tensor) -> Tensor:
-        return matrix - (matrix @ self._V) @ self._V.mT
+def _rows_off(V: Tensor, matrix: Tensor) -> Tensor:
+    """Rows without what they have along orthonormal columns: M - M·V·Vᵀ. V: (n, k); matrix: (m, n)."""
+    return matrix - (matrix @ V) @ V.mT
 
 
-class _ColumnsOff:
-    """Takes from columns what they have along orthonormal columns: M - U·Uᵀ·M. U: (n, k)."""
-
-    def __init__(self, U: Tensor) -> None:
-        self._U = U
-
-    def __call__(self, matrix: Tensor) -> Tensor:
-        return matrix - self._U @ (self._U.mT @ matrix)
+def _columns_off(U: Tensor, matrix: Tensor) -> Tensor:
+    """Columns without what they have along orthonormal columns: M - U·Uᵀ·M. U: (n, k); matrix: (n, m)."""
+    return matrix - U @ (U.mT @ matrix)
