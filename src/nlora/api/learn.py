@@ -28,6 +28,7 @@ from nlora.runs.follower import open_together
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.repair import Repair, damage_to_repair, refuse_damage
+from nlora.runs.replay_plan import replay_notes
 from nlora.runs.resume_points import latest_position
 from nlora.runs.run_yaml import read_run_file
 from nlora.runs.summary import Summary, read_summary
@@ -96,7 +97,13 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             f"about {duration(plan.seconds)}"
         )
         alone = launchers.lone_note(os.environ)
-        notes = (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes)
+        notes = (
+            *plan.limits,
+            *replay_notes(config, plan.tasks),
+            *protocol_notes(config),
+            *task_notes(plan.tasks),
+            *paths.notes,
+        )
         for note in (*notes, *([alone] if alone else [])):
             progress.say(f"- {note}")
         with one_wandb_run():

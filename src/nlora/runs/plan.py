@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from nlora.config.schema import Config
 from nlora.data.columns import TokenizedExamples
-from nlora.data.label_weights import Weights, example_weights
+from nlora.data.label_weights import Weights
 from nlora.data.load import load_tasks
-from nlora.data.task import Example, Task
+from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import AdapterError, InputErrors, NloraError, Problem
 from nlora.methods.base import Method
@@ -39,7 +38,9 @@ from nlora.runs.checks import (
 )
 from nlora.runs.checksums import damage
 from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
+from nlora.runs.replay_plan import planned_examples, replay_problems
 from nlora.runs.run_yaml import folder_problem
+from nlora.runs.stage_examples import StageExamples, stage_examples
 from nlora.runs.stage_plan import StagePlan, stage_plans
 
 if TYPE_CHECKING:
@@ -70,10 +71,19 @@ class Plan:
     modules: tuple[ModuleShape, ...]
     positions: Positions
     encoder: ExampleTokenizer
-    encoded: tuple[TokenizedExamples, ...]
-    weights: tuple[Weights | None, ...]
+    examples: tuple[StageExamples, ...]
     stages: tuple[StagePlan, ...]
     adopted: Mapping[int, Adopted] = field(default_factory=dict)
+
+    @property
+    def encoded(self) -> tuple[TokenizedExamples, ...]:
+        """Every stage's training examples as tokens."""
+        return tuple(stage.tokens for stage in self.examples)
+
+    @property
+    def weights(self) -> tuple[Weights | None, ...]:
+        """Their weights in the loss; None where all count the same."""
+        return tuple(stage.weights for stage in self.examples)
 
     @property
     def adopted_modules(self) -> list[str]:
@@ -142,17 +152,20 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         found = _collect(problems, lambda: _adopted(config, loaded.base_folder, methods, skeleton))
         adopted = found or {}
     if tasks is not None:
-        problems += [*label_weight_problems(config, tasks), *scorer_problems(tasks)]
-    encoded = cut = None
+        problems += [
+            *label_weight_problems(config, tasks),
+            *scorer_problems(tasks),
+            *replay_problems(config, methods, tasks),
+        ]
+    examples = cut = None
     if tasks is not None and methods and encoder is not None:
-        encoded = _collect(problems, lambda: _encode(config, tasks, methods, encoder))
-        if encoded is not None:  # otherwise the same mistakes would be reported twice
+        examples = _collect(problems, lambda: _examples(config, tasks, methods, encoder))
+        if examples is not None:  # otherwise the same mistakes would be reported twice
             cut = _collect(problems, lambda: [encoder.encode(task, task.test).cut_examples for task in tasks])
-    if problems or tasks is None or layout is None or encoder is None or encoded is None or cut is None:
+    if problems or tasks is None or layout is None or encoder is None or examples is None or cut is None:
         # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
     modules, parameters = layout
-    examples, weights = zip(*encoded, strict=True)
     stages = stage_plans(config, tasks, encoder, examples, cut, parameters)
     return Plan(
         config,
@@ -161,8 +174,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         tuple(modules),
         positions,
         encoder,
-        examples,
-        weights,
+        tuple(examples),
         stages,
         adopted,
     )
@@ -257,40 +269,16 @@ def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:
     )
 
 
-def _encode(
+def _examples(
     config: Config, tasks: Sequence[Task], methods: Sequence[Method], encoder: ExampleTokenizer
-) -> list[tuple[TokenizedExamples, Weights | None]]:
-    """Every stage's training examples as tokens, with their weights in the loss, if these differ.
-
-    Raises InputErrors for prompts that do not fit and labels with the same tokens.
-    """
+) -> list[StageExamples]:
+    """What every stage trains on. Raises InputErrors with the mistakes of all of them."""
     problems: list[Problem] = []
-    encoded: list[tuple[TokenizedExamples, Weights | None]] = []
-    for index, method in enumerate(methods):
-        try:
-            given = method.examples(tasks, index, config.seed)
-            portions = [encoder.encode(*portion, all_turns=True) for portion in given]
-            choices = [config.train_options(task.name).label_weights for task, _ in given]
-            weights = None
-            if any(choice is not None for choice in choices):
-                each = zip(given, choices, strict=True)
-                weights = np.concatenate([example_weights(some, choice) for (_, some), choice in each])
-                problems += _without_weights(given, portions)
-            encoded.append((TokenizedExamples(part for p in portions for part in p.parts), weights))
-        except InputErrors as error:
-            problems.extend(error.problems)
+    kept = planned_examples(config, tasks, encoder)
+    found = [
+        _collect(problems, partial(stage_examples, config, tasks, method, encoder, index, kept))
+        for index, method in enumerate(methods)
+    ]
     if problems:
         raise InputErrors(problems)
-    return encoded
-
-
-def _without_weights(
-    given: Sequence[tuple[Task, Sequence[Example]]], portions: Sequence[TokenizedExamples]
-) -> list[Problem]:
-    """The tasks whose answers cannot be weighted, because conversations have become several examples."""
-    what = "the answers of its conversations are examples of their own, without weights; leave train.label_weights out"
-    return [
-        Problem(f"task {task.name}", what)
-        for (task, some), rows in zip(given, portions, strict=True)
-        if len(rows) != len(some)
-    ]
+    return [examples for examples in found if examples is not None]

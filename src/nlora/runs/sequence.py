@@ -27,6 +27,7 @@ from nlora.models.fast_paths import FastPaths
 from nlora.models.processes import from_main
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
+from nlora.runs.hardest import keep_hardest, with_hardest
 from nlora.runs.layout import ADAPTER
 from nlora.runs.plan import Plan
 from nlora.runs.repair import Repair
@@ -88,6 +89,7 @@ def learn_sequence(
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if repair is not None:
             repair.prepare(stage)
+        plan = with_hardest(plan, run, stage)
         if run.is_committed(stage):
             record = run.stage_record(stage)
             if record.is_skipped:
@@ -130,6 +132,7 @@ def learn_sequence(
                     records,
                     is_adopted=adopted is not None,
                     notes=notes,
+                    examples=plan.examples[stage - 1],
                 )
                 progress.stage_done(stage, task.name, scores)
                 _say(notes, stage, task.name, progress)
@@ -182,6 +185,7 @@ def _train(
             seed=seed,
             folder=folder,
             weights=plan.weights[stage - 1],
+            mix=plan.examples[stage - 1].mix,
             paths=paths,
             on_step=progress.training(stage, task.name, steps, resumed),
             score=_validation_score(plan, backbone, task, paths),
@@ -198,6 +202,7 @@ def _train(
     history.activate_for_task(method, stage - 1)
     names = [module.name for module in plan.modules]
     history.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
+    keep_hardest(plan, backbone, stage, folder, paths)
     return result
 
 
