@@ -19,6 +19,7 @@ from helpers import ANIMALS, COLORS, learn, write_config, write_task
 from nlora.api import learn as learning
 from nlora.config.load import load_config
 from nlora.errors import InputErrors, RunError
+from nlora.report.comparison import compare
 from nlora.report.run_files import load_run
 from nlora.report.sections import costs
 from nlora.runs import preflight
@@ -99,6 +100,11 @@ def test_no_memory_changes_no_bit_and_method_replay_is_a_short_form(
     assert second
     assert not any(torch.equal(plain[key], beside[key]) for key in second)
     summaries = [read_summary(tmp_path / name) for name in runs]
+    seeds = [
+        (tmp_path / name, s.model_copy(update={"seed": i}))
+        for i, (name, s) in enumerate(zip(runs, summaries, strict=True))
+    ]
+    assert [row.seeds for row in compare(seeds).rows] == [(0, 1), (2,), (3,)]  # never averaged with others
     assert [s.learner for s in summaries] == ["inclora", "inclora", "replay", "inclora + replay"]
     assert [s.replayed_examples for s in summaries] == [(0, 0), (0, 0), (0, 4), (0, 4)]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nlora.data.task import Task
 
 
-class ReplayOptions(MethodOptions):
+class ReplayMethodOptions(MethodOptions):
     """How much of each earlier task is stored."""
 
     memory: int = Field(
@@ -40,7 +40,7 @@ class ReplayOptions(MethodOptions):
     )
 
 
-class Replay(Method[ReplayOptions]):
+class Replay(Method[ReplayMethodOptions]):
     """Adds stored examples of the earlier tasks, each with its own task's prompt."""
 
     def examples(self, tasks: Sequence[Task], index: int, seed: int) -> list[Portion]:
