@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from transformers import AutoModelForCausalLM
 from helpers import ANIMALS, COLORS, learn, write_config, write_task
 from nlora.api import learn as learning
 from nlora.config.load import load_config
+from nlora.data.columns import Columns, TokenizedExamples
+from nlora.data.task import Example, Task, TokenizedExample
 from nlora.errors import InputErrors, RunError
 from nlora.report.comparison import compare
 from nlora.report.run_files import load_run
 from nlora.report.sections import costs
 from nlora.runs import preflight
 from nlora.runs.plan import make_plan
-from nlora.runs.replay_plan import replay_notes
+from nlora.runs.replay_plan import replay_notes, rows_of_each, tokens_of_each
 from nlora.runs.summary import read_summary
 from nlora.training.penalized_trainer import PenalizedTrainer
 
@@ -234,6 +236,23 @@ def test_a_budget_of_tokens_is_kept_to(tmp_path: Path, tiny_model: TinyModel) ->
         lengths = plan.encoder.encode(task, some).lengths
         assert 0 < sum(lengths) <= 260
         assert len(some) < len(task.train)
+
+
+def test_a_conversation_that_has_become_several_sequences_counts_as_one_example() -> None:
+    train = tuple(
+        Example(str(i), "x" * i, "y") for i in (2, 1, 3)
+    )  # each as many sequences as it has letters
+    task = Task("chat", "chat", "", None, train, ())
+
+    class Encoder:
+        def encode(self, task: Task, examples: Sequence[Example], *, all_turns: bool) -> TokenizedExamples:
+            rows = [TokenizedExample([1] * n, [2]) for e in examples for n in range(1, len(e.sentence) + 1)]
+            return TokenizedExamples([Columns.of((row, False) for row in rows)])
+
+    encoder: Any = Encoder()
+    rows = encoder.encode(task, train, all_turns=True)
+    assert list(rows_of_each(task, rows, encoder)) == [(0, 2), (2, 3), (3, 6)]
+    assert tokens_of_each(task, rows, encoder) == [2 + 3, 2, 2 + 3 + 4]
 
 
 def test_nothing_is_kept_of_adapters_and_that_is_said_once(
