@@ -97,19 +97,18 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             f"about {duration(plan.seconds)}"
         )
         alone = launchers.lone_note(os.environ)
-        notes = (
-            *plan.limits,
-            *replay_notes(config, plan.tasks),
-            *protocol_notes(config),
-            *task_notes(plan.tasks),
-            *paths.notes,
-        )
-        for note in (*notes, *([alone] if alone else [])):
+        for note in (*_notes(plan), *paths.notes, *([alone] if alone else [])):
             progress.say(f"- {note}")
         with one_wandb_run():
             repairs = Repair(run, damage, plan.methods, progress) if repair else None
             learn_sequence(plan, backbone, run, progress, paths, repair=repairs)
         return processes.from_main(finish_run, run, progress)
+
+
+def _notes(plan: Plan) -> list[str]:
+    """What is said about a run before it starts."""
+    config, tasks = plan.config, plan.tasks
+    return [*plan.limits, *replay_notes(config, tasks), *protocol_notes(config), *task_notes(tasks)]
 
 
 def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> Plan | None:
