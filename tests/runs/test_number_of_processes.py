@@ -37,6 +37,12 @@ CASES: dict[str, dict[str, Any]] = {
         "train": TRAIN | {"max_target_tokens": 6},
     },
     "replay": {"method": "replay", "train": TRAIN | {"gradient_checkpointing": True}},
+    "replay beside a method": {
+        "method": "nlora",
+        "replay": {"memory": 5, "choose": "hardest", "share": 0.4},
+        "lora": DROPOUT,
+        "train": TRAIN | {"micro_batch_size": 2},
+    },
     "mtl": {"method": "mtl", "train": TRAIN | {"batch_size": 3}},
     "seqlora": {
         "method": "seqlora",
@@ -121,6 +127,11 @@ def predictions(run: Path) -> list[str]:
     return [file.read_text() for file in sorted((run / "outputs").glob("*/predict_eval_predictions.jsonl"))]
 
 
+def replayed(run: Path) -> list[list[int]]:
+    """Which examples each stage keeps for later ones, if losses decide that."""
+    return [json.loads(file.read_text())["examples"] for file in sorted(run.glob("outputs/*/replay.json"))]
+
+
 @pytest.mark.parametrize(("case", "size"), [*((case, 2) for case in CASES), *((case, 4) for case in OF_FOUR)])
 def test_any_number_of_processes_gives_the_same_adapters_and_answers(
     runs: Path, case: str, size: int
@@ -132,6 +143,7 @@ def test_any_number_of_processes_gives_the_same_adapters_and_answers(
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
     assert predictions(together) == predictions(alone)
+    assert replayed(together) == replayed(alone)
     one, several = read_summary(alone), read_summary(together)
     assert (several.R, several.zero_shot, several.status) == (one.R, one.zero_shot, "complete")
     assert several.versions["processes"] == str(size)

@@ -28,6 +28,7 @@ from nlora.runs.follower import open_together
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.repair import Repair, damage_to_repair, refuse_damage
+from nlora.runs.replay_plan import replay_notes
 from nlora.runs.resume_points import latest_position
 from nlora.runs.run_yaml import latest_versions, read_run_file
 from nlora.runs.summary import Summary, read_summary
@@ -96,13 +97,18 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             f"about {duration(plan.seconds)}"
         )
         alone = launchers.lone_note(os.environ)
-        notes = (*plan.limits, *protocol_notes(config), *task_notes(plan.tasks), *paths.notes)
-        for note in (*notes, *([alone] if alone else [])):
+        for note in (*_notes(plan), *paths.notes, *([alone] if alone else [])):
             progress.say(f"- {note}")
         with one_wandb_run():
             repairs = Repair(run, damage, plan.methods, progress) if repair else None
             learn_sequence(plan, backbone, run, progress, paths, repair=repairs)
         return processes.from_main(finish_run, run, progress)
+
+
+def _notes(plan: Plan) -> list[str]:
+    """What is said about a run before it starts."""
+    config, tasks = plan.config, plan.tasks
+    return [*plan.limits, *replay_notes(config, tasks), *protocol_notes(config), *task_notes(tasks)]
 
 
 def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> Plan | None:

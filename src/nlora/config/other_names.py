@@ -37,6 +37,8 @@ _OURS = {
     "tasks.N.metric": ("compute_metrics", "eval_metric", "metric_name", "metrics", "scorer", "scoring"),
     "tasks.N.template": ("input_template", "prompt_format", "prompt_template"),
     "tasks.N.label_names": ("class_names", "id2label", "label_map", "label_mapping"),
+    "replay.memory": ("buffer_size", "memory_size", "rehearsal", "replay_buffer", "replay_size"),
+    "replay.share": ("replay_ratio", "replay_share"),
     "lora.r": ("lora_r", "lora_rank", "rank"),
     "lora.alpha": ("lora_alpha",),
     "lora.dropout": ("lora_dropout",),

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from nlora.config.frozen import Frozen
 from nlora.config.outside_code import is_python_file
+from nlora.config.replay_options import ReplayOptions
 from nlora.config.task_source import TaskSource
 from nlora.config.train_options import TrainOptions
 
@@ -202,6 +203,7 @@ class Config(Frozen):
     tasks: tuple[TaskSource, ...] = Field(min_length=1, description="The tasks, in learning order.")
     method: MethodChoice = MethodChoice(name="nlora")
     auto_weight: AutoWeightOptions = AutoWeightOptions()
+    replay: ReplayOptions = ReplayOptions()
     lora: LoraOptions = LoraOptions()
     train: TrainOptions = TrainOptions()
     evaluate: EvaluateOptions = EvaluateOptions()

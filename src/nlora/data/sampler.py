@@ -13,7 +13,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from itertools import count, islice
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nlora.data.replay import Mix
 
 POOL_BATCHES = 50
 """Number of batches in a pool: larger pools have less padding, but are less random. transformers uses 50, too."""
@@ -62,6 +66,45 @@ class Order(Protocol):
     def set_epoch(self, epoch: int) -> None: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[int]: ...
+
+
+class MixedSampler:
+    """A sampler of a data set with a task's own examples, then the kept ones: the indices of one epoch.
+
+    Kept examples are drawn in rounds: each once, in a new random order, before any again. A round goes on in the next
+    batch and in the next epoch.
+
+    order: of the task's own examples. lengths: of all examples, by which those of a batch are sorted; None: they are
+    not.
+    """
+
+    def __init__(self, order: Order, mix: Mix, *, lengths: Sequence[int] | None, seed: int) -> None:
+        self._order, self._mix, self._lengths, self._seed = order, mix, lengths, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the next pass, counted from 0. The Trainer calls it."""
+        self._epoch = epoch
+        self._order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self._mix.in_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        own, draws = list(self._order), self._draws(self._epoch * self._mix.replayed_in_epoch)
+        for start in range(0, len(own), self._mix.new):
+            batch = own[start : start + self._mix.new]
+            batch += islice(draws, self._mix.beside(len(batch)))
+            yield from batch if self._lengths is None else sorted(batch, key=self._lengths.__getitem__)
+
+    def _draws(self, done: int) -> Iterator[int]:
+        """The kept examples from a draw on, counted from 0 at the first epoch. It depends on nothing but the seed."""
+        first, begin = divmod(done, self._mix.kept)
+        for number in count(first):
+            order = list(range(self._mix.own, self._mix.own + self._mix.kept))
+            random.Random(f"{self._seed}/replay/{number}").shuffle(order)
+            yield from order[begin:]
+            begin = 0
 
 
 class ProcessBatches:

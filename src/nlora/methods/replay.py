@@ -7,6 +7,9 @@ experience replay (arXiv 1811.11682), the baseline "Replay" in the tables of O-L
 Departures: the published numbers come from replay while fine-tuning all parameters. Here each task trains a fresh LoRA
 adapter, with the earlier ones merged into the backbone. The released code has no such baseline.
 
+It is short for `method: inclora` with `replay: {memory: 32}`; the section `replay` of a configuration has more ways to
+choose, and goes with the other methods.
+
 Pitfalls:
 - It needs the earlier tasks' data, which the other methods do not; compare it with that in mind.
 - Stages get longer: each earlier task adds `memory` examples.
@@ -14,20 +17,19 @@ Pitfalls:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from nlora.data.splits import sample
+from nlora.data.replay import stratified
 from nlora.methods.base import Method, MethodOptions, Portion
 
 if TYPE_CHECKING:
     from nlora.data.task import Task
 
 
-class ReplayOptions(MethodOptions):
+class ReplayMethodOptions(MethodOptions):
     """How much of each earlier task is stored."""
 
     memory: int = Field(
@@ -38,14 +40,11 @@ class ReplayOptions(MethodOptions):
     )
 
 
-class Replay(Method[ReplayOptions]):
+class Replay(Method[ReplayMethodOptions]):
     """Adds stored examples of the earlier tasks, each with its own task's prompt."""
 
     def examples(self, tasks: Sequence[Task], index: int, seed: int) -> list[Portion]:
         portions = super().examples(tasks, index, seed)
         if self.options.memory:
-            for task in tasks[:index]:
-                digest = hashlib.sha256(f"{seed}/{task.name}/replay".encode()).digest()
-                kept = sample(task.train, self.options.memory, int.from_bytes(digest[:8], "big"))
-                portions.append((task, kept))
+            portions += [(task, stratified(task, self.options.memory, seed)) for task in tasks[:index]]
         return portions

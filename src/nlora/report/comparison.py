@@ -169,7 +169,7 @@ class _Group:
 def _identity(summary: Summary) -> tuple[object, ...]:
     # Without the key: from a version that had only the repaired protocol.
     released = summary.protocol == "released"
-    return (summary.name, summary.method, summary.model, summary.tasks, released)
+    return (summary.name, summary.method, summary.replay, summary.model, summary.tasks, released)
 
 
 def _row(group: Sequence[tuple[Path, Summary]]) -> Row:
@@ -181,9 +181,9 @@ def _row(group: Sequence[tuple[Path, Summary]]) -> Row:
         if known:
             values[key] = Spread.of(known)
     return Row(
-        label=first.name if first.name == first.method else f"{first.name} ({first.method})",
+        label=first.name if first.name == first.learner else f"{first.name} ({first.learner})",
         name=first.name,
-        method=first.method,
+        method=first.learner,
         model=first.model,
         tasks=first.tasks,
         seeds=tuple(sorted(summary.seed for summary in summaries)),

@@ -30,7 +30,7 @@ def accuracy_table(summary: Summary) -> Table:
     table = Table.grid()
     table.add_column()
     table.add_row(
-        Text(f"{summary.name}: {summary.method} on {summary.model}, seed {summary.seed}", style="bold")
+        Text(f"{summary.name}: {summary.learner} on {summary.model}, seed {summary.seed}", style="bold")
     )
     table.add_row(_matrix(summary))
     for line in _averages(summary):
@@ -54,7 +54,7 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
         average = Text(f"{score(summary.average_accuracy)}*", style="bold") if is_best else None
         runs.add_row(
             Text(summary.name),
-            Text(summary.method),
+            Text(summary.learner),
             str(summary.seed),
             average or Text(f"{score(summary.average_accuracy) or summary.status} "),
             change(summary.backward_transfer),

@@ -93,6 +93,7 @@ def run_facts(run: RunFiles) -> list[tuple[str, str]]:
     facts = [
         ("Model", summary.model),
         ("Method", method_words(run)),
+        *([("Replay", summary.replay)] if summary.replay else []),
         ("Tasks, in order", ", ".join(summary.tasks)),
     ]
     if config is not None:

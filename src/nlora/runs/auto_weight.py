@@ -36,7 +36,7 @@ from nlora.runs.held_out import held_out
 from nlora.runs.layout import WEIGHTS_TRIED_FILE
 from nlora.runs.plan import Plan
 from nlora.runs.resumable import made_with, resumable
-from nlora.runs.stage_examples import encode_stage
+from nlora.runs.stage_examples import stage_examples
 from nlora.runs.stage_training import attached, held_out_score, train_stage
 from nlora.runs.task_records import TaskRecord
 from nlora.runs.update_history import UpdateHistory
@@ -230,15 +230,15 @@ def _with_weight(plan: Plan, stage: int, weight: float) -> Plan:
 def _without_held_out(plan: Plan, stage: int) -> Plan:
     """The plan in which the stage's task has the held-out examples as test examples, and trains on the others."""
     config, index = plan.config, stage - 1
-    task = held_out(config, plan.tasks[index])
+    task, given = held_out(config, plan.tasks[index]), plan.examples[index]
     tasks = _with(plan.tasks, stage, task)
-    examples, weights = encode_stage(config, tasks, index, plan.methods[index], plan.encoder)
-    steps = config.train_options(task.name).steps(len(examples))
+    kept = {other.name: some for other, some in given.portions[1:]} if config.replay.is_on else {}
+    examples = stage_examples(config, tasks, plan.methods[index], plan.encoder, index, kept)
+    steps = config.train_options(task.name).steps(examples.in_epoch)
     return replace(
         plan,
         tasks=tasks,
-        encoded=_with(plan.encoded, stage, examples),
-        weights=_with(plan.weights, stage, weights),
+        examples=_with(plan.examples, stage, examples),
         stages=_with(plan.stages, stage, replace(plan.stages[index], steps=steps)),
     )
 

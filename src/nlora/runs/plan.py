@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,8 +39,9 @@ from nlora.runs.checks import (
 )
 from nlora.runs.checksums import damage
 from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
+from nlora.runs.replay_plan import planned_examples, replay_problems
 from nlora.runs.run_yaml import folder_problem
-from nlora.runs.stage_examples import encode_stages
+from nlora.runs.stage_examples import StageExamples, stage_examples
 from nlora.runs.stage_plan import StagePlan, stage_plans
 
 if TYPE_CHECKING:
@@ -70,10 +72,19 @@ class Plan:
     modules: tuple[ModuleShape, ...]
     positions: Positions
     encoder: ExampleTokenizer
-    encoded: tuple[TokenizedExamples, ...]
-    weights: tuple[Weights | None, ...]
+    examples: tuple[StageExamples, ...]
     stages: tuple[StagePlan, ...]
     adopted: Mapping[int, Adopted] = field(default_factory=dict)
+
+    @property
+    def encoded(self) -> tuple[TokenizedExamples, ...]:
+        """Every stage's training examples as tokens."""
+        return tuple(stage.tokens for stage in self.examples)
+
+    @property
+    def weights(self) -> tuple[Weights | None, ...]:
+        """Their weights in the loss; None where all count the same."""
+        return tuple(stage.weights for stage in self.examples)
 
     @property
     def adopted_modules(self) -> list[str]:
@@ -142,18 +153,21 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         found = _collect(problems, lambda: _adopted(config, loaded.base_folder, methods, skeleton))
         adopted = found or {}
     if tasks is not None:
-        problems += [*label_weight_problems(config, tasks), *scorer_problems(tasks)]
-        problems += auto_weight_problems(config, methods, tasks)
-    encoded = cut = None
+        problems += [
+            *label_weight_problems(config, tasks),
+            *scorer_problems(tasks),
+            *replay_problems(config, methods, tasks),
+            *auto_weight_problems(config, methods, tasks),
+        ]
+    examples = cut = None
     if tasks is not None and methods and encoder is not None:
-        encoded = _collect(problems, lambda: encode_stages(config, tasks, methods, encoder))
-        if encoded is not None:  # otherwise the same mistakes would be reported twice
+        examples = _collect(problems, lambda: _examples(config, tasks, methods, encoder))
+        if examples is not None:  # otherwise the same mistakes would be reported twice
             cut = _collect(problems, lambda: [encoder.encode(task, task.test).cut_examples for task in tasks])
-    if problems or tasks is None or layout is None or encoder is None or encoded is None or cut is None:
+    if problems or tasks is None or layout is None or encoder is None or examples is None or cut is None:
         # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
     modules, parameters = layout
-    examples, weights = zip(*encoded, strict=True)
     stages = stage_plans(config, tasks, methods, encoder, examples, cut, parameters)
     return Plan(
         config,
@@ -162,8 +176,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         tuple(modules),
         positions,
         encoder,
-        examples,
-        weights,
+        tuple(examples),
         stages,
         adopted,
     )
@@ -256,3 +269,18 @@ def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:
         truncate=train.truncate,
         cache=TokenCache(tokenizer),
     )
+
+
+def _examples(
+    config: Config, tasks: Sequence[Task], methods: Sequence[Method], encoder: ExampleTokenizer
+) -> list[StageExamples]:
+    """What every stage trains on. Raises InputErrors with the mistakes of all of them."""
+    problems: list[Problem] = []
+    kept = planned_examples(config, tasks, encoder)
+    found = [
+        _collect(problems, partial(stage_examples, config, tasks, method, encoder, index, kept))
+        for index, method in enumerate(methods)
+    ]
+    if problems:
+        raise InputErrors(problems)
+    return [examples for examples in found if examples is not None]

@@ -97,7 +97,7 @@ class Repair:
             return
         before = run.weights_before(stage)
         follows = before is None or before == _after(folder)
-        needs_training = _trains(found) or not (follows or self._methods[stage - 1].updates == "per_task")
+        needs_training = _trains(found) or not (follows or self._is_independent(stage))
         what = found[0].what if found else "an earlier stage has other weights now"
         path = found[0].path if found else folder
         if needs_training or (found and trained(folder) is None):
@@ -111,6 +111,10 @@ class Repair:
             self._say(stage, path, f"{what}; the stage is scored again")
         if run.is_committed(stage) and stage > 1:
             (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
+
+    def _is_independent(self, stage: int) -> bool:
+        """Whether what a stage trains does not depend on the weights of the stages before it."""
+        return self._methods[stage - 1].updates == "per_task" and not self._run.config.replay.by_loss
 
     def _score_again(self, folder: Path, found: Sequence[Damage]) -> None:
         """Make a committed stage one that is trained but not scored yet."""

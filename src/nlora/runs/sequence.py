@@ -25,6 +25,7 @@ from nlora.models.processes import from_main
 from nlora.runs.auto_weight import weight_notes, with_chosen_weight
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
+from nlora.runs.hardest import keep_hardest, with_hardest
 from nlora.runs.layout import ADAPTER
 from nlora.runs.plan import Plan
 from nlora.runs.repair import Repair
@@ -81,6 +82,7 @@ def learn_sequence(
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if repair is not None:
             repair.prepare(stage)
+        plan = with_hardest(plan, run, stage)
         if run.is_committed(stage):
             record = run.stage_record(stage)
             if record.is_skipped:
@@ -128,6 +130,7 @@ def learn_sequence(
                     records,
                     is_adopted=adopted is not None,
                     notes=notes,
+                    examples=plan.examples[stage - 1],
                 )
                 progress.stage_done(stage, task.name, scores)
                 _say(notes, stage, task.name, progress)
@@ -163,6 +166,7 @@ def _train(
     model: Any = backbone.model
     names, examples = [module.name for module in plan.modules], plan.encoded[stage - 1]
     history.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
+    keep_hardest(plan, backbone, stage, folder, paths)
     return result
 
 

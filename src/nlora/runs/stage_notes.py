@@ -90,7 +90,7 @@ def _one_answer(task: Task, answers: Answers) -> Iterator[str]:
 def not_finite_in_words(error: NotFiniteError, plan: Plan, stage: int) -> str:
     """The message of a refused step, with its stage and the examples' ids and texts."""
     task = plan.tasks[stage - 1]
-    portions = plan.methods[stage - 1].examples(plan.tasks, stage - 1, plan.config.seed)
+    portions = plan.examples[stage - 1].portions
     examples = [(source.name, example) for source, some in portions for example in some]
     where = f"stage {stage}, {task.name}, "
     if len(examples) != len(plan.encoded[stage - 1]):  # some conversations are several sequences

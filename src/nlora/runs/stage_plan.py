@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nlora.config.schema import Config
@@ -11,6 +11,7 @@ from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.methods.base import Method
 from nlora.runs import time_estimate
+from nlora.runs.stage_examples import StageExamples
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class StagePlan:
 
     prompt_tokens: mean per example, answer included. seconds: a rough guess.
     cut_examples, cut_test_examples: how many training and test prompts have to be shortened.
+    replayed: how many of the training examples are of each earlier task.
     """
 
     task: str
@@ -31,6 +33,7 @@ class StagePlan:
     cut_examples: int
     cut_test_examples: int
     seconds: float
+    replayed: Mapping[str, int]
 
 
 def stage_plans(
@@ -38,31 +41,40 @@ def stage_plans(
     tasks: Sequence[Task],
     methods: Sequence[Method],
     encoder: ExampleTokenizer,
-    encoded: Sequence[TokenizedExamples],
+    examples: Sequence[StageExamples],
     cut_test: Sequence[int],
     parameters: int,
 ) -> tuple[StagePlan, ...]:
     """One plan per task.
 
-    encoded: the training examples of each stage. cut_test: how many test prompts of each task are shortened.
+    examples: of each stage. cut_test: how many test prompts of each task are shortened.
     parameters: how many each token passes through.
     """
     rate = time_estimate.flops_per_second(config.dtype)
-    lengths = [_lengths(examples, encoder) for examples in encoded]
+    lengths = [_lengths(stage.tokens, encoder) for stage in examples]
     stages = []
-    for index, (task, examples) in enumerate(zip(tasks, encoded, strict=True)):
+    for index, (task, given) in enumerate(zip(tasks, examples, strict=True)):
         options = config.train_options(task.name)
         tokens, shared = lengths[index]
-        steps = options.steps(len(examples))
-        rows = max(min(options.micro_batch_size or options.batch_size, len(examples)), 1)
-        passes = options.epochs * len(examples) / rows
+        steps = options.steps(given.in_epoch)
+        rows = max(min(options.micro_batch_size or options.batch_size, given.in_epoch), 1)
+        passes = options.epochs * given.in_epoch / rows
         seconds = time_estimate.train_seconds(
             parameters=parameters, tokens=tokens, shared=shared, rows=rows, passes=passes, rate=rate
         )
         if methods[index].chooses_weight:  # see `nlora.runs.auto_weight`
             share = 1 - config.evaluate.validation_share
             seconds *= 1 + (config.auto_weight.tries + 1) * share
-        for i in range(len(tasks) if config.evaluate.unseen else index + 1) if examples else ():
+        if config.replay.by_loss:
+            seconds += time_estimate.score_seconds(
+                parameters=parameters,
+                tokens=tokens,
+                shared=shared,
+                rows=config.evaluate.batch_size,
+                passes=len(given.own) / config.evaluate.batch_size,
+                rate=rate,
+            )
+        for i in range(len(tasks) if config.evaluate.unseen else index + 1) if given.tokens else ():
             rows = max(min(config.evaluate.batch_size, len(tasks[i].test)), 1)
             seconds += time_estimate.score_seconds(
                 parameters=parameters,
@@ -75,15 +87,16 @@ def stage_plans(
         stages.append(
             StagePlan(
                 task=task.name,
-                train_examples=len(examples),
+                train_examples=len(given.tokens),
                 test_examples=len(task.test),
                 labels=len(task.labels) if task.labels else None,
                 steps=steps,
                 prompt_tokens=tokens,
                 shared_tokens=shared,
-                cut_examples=examples.cut_examples,
+                cut_examples=given.tokens.cut_examples,
                 cut_test_examples=cut_test[index],
                 seconds=seconds,
+                replayed=given.replayed,
             )
         )
     return tuple(stages)

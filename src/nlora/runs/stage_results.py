@@ -23,6 +23,7 @@ from nlora.runs.released_files import (
     train_results,
     write_results,
 )
+from nlora.runs.stage_examples import StageExamples
 from nlora.runs.summary import StageRecord
 from nlora.runs.task_records import TaskRecord, changes, task_record
 from nlora.training.trainer import TrainResult
@@ -94,10 +95,11 @@ def write_stage(
     *,
     is_adopted: bool = False,
     notes: Sequence[str] = (),
+    examples: StageExamples | None = None,
 ) -> dict[str, float]:
     """Write a stage's result files and its record into its folder; returns its scores by task.
 
-    notes: from `nlora.runs.stage_notes`.
+    notes: from `nlora.runs.stage_notes`. examples: what it was trained on.
     answers, records: by task name. Tasks may be decoded differently (free text is always generated); the files
     list every kind, joined by '+'.
     """
@@ -107,6 +109,7 @@ def write_stage(
     if answers:  # an adapter from elsewhere may come without test examples
         _write_released(folder, tasks, answers, predictions, result)
     seconds = sum(a.seconds for a in answers.values())
+    replays = examples if examples is not None and examples.replayed and not is_adopted else None
     scores = {
         name: percent([p.answer for p in given], records[name].metric) for name, given in predictions.items()
     }
@@ -124,6 +127,8 @@ def write_stage(
             best_epoch=result.best_epoch,
             best_score=result.best_score,
             is_adopted=is_adopted,
+            replayed=dict(replays.replayed) if replays else {},
+            replay_passes=result.epochs * replays.passes if replays else None,
             notes=tuple(notes),
             tasks={name: records[name] for name in answers},
         ),

@@ -91,6 +91,7 @@ def train_stage(
         seed=stage_seed(config.seed, stage),
         folder=folder,
         weights=plan.weights[stage - 1],
+        mix=plan.examples[stage - 1].mix,
         paths=paths,
         on_step=progress.training(stage, task.name, steps, resumed),
         score=held_out_score(plan, backbone, replace(task, test=task.validation), paths),

@@ -84,6 +84,10 @@ class Summary(BaseModel):
     trained_parameters: int | None = Field(
         None, description="Maximum over the stages; null in files of older versions."
     )
+    replay: str = Field("", description="What is replayed of each task beside the method; empty: nothing.")
+    replayed_examples: tuple[int, ...] = Field(
+        (), description="Examples of earlier tasks that were trained on again, one per committed stage."
+    )
     versions: dict[str, str] = Field(default_factory=dict)
     protocol: Literal["released", "repaired"] | None = Field(
         None, description="Null in files of older versions."
@@ -105,6 +109,11 @@ class Summary(BaseModel):
     notes: tuple[str, ...] = Field(
         (), description="Odd outcomes of the stages, such as a loss that never moved, one sentence each."
     )
+
+    @property
+    def learner(self) -> str:
+        """The method and, if there is any beside it, replay."""
+        return f"{self.method} + replay" if self.replay else self.method
 
     def metric_of(self, task: str) -> Metric:
         """The metric of a task's scores."""
@@ -150,6 +159,12 @@ class StageRecord(BaseModel):
     )
     best_score: float | None = Field(
         None, ge=0, le=100, description="Its score on the examples held out from train, in percent."
+    )
+    replayed: dict[str, int] = Field(
+        default_factory=dict, description="Examples of each earlier task that this stage trained on as well."
+    )
+    replay_passes: float | None = Field(
+        None, ge=0, description="How often it trained on each of these, on average; null if there are none."
     )
     is_skipped: bool = Field(False, description="True if the method trained nothing at this stage.")
     notes: tuple[str, ...] = Field(
@@ -198,6 +213,8 @@ def summary_of(
         train_samples_per_second=tuple(record.train_samples_per_second for record in records),
         peak_memory_bytes=max(memory, default=None),
         trained_parameters=max(trained, default=None),
+        replay=config.replay.in_words,
+        replayed_examples=tuple(sum(record.replayed.values()) for record in records),
         versions=dict(versions or {}),
         protocol=config.protocol,
         protocol_notes=tuple(protocol_notes(config)),

@@ -5,22 +5,18 @@ Logged losses are of different examples and with dropout, so they vary even if n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from nlora.data.collate import IGNORED
-from nlora.models.logits import answer_logits
+from nlora.training.answer_losses import MakeBatch, answer_losses
 
 if TYPE_CHECKING:
     from nlora.data.task import TokenizedExample
 
 _EXAMPLES = 8
-MakeBatch = Callable[[Sequence["TokenizedExample"]], dict[str, Tensor]]
 
 
 @dataclass
@@ -38,7 +34,6 @@ class LossBefore:
         self.value = state["value"]
 
 
-@torch.no_grad()
 def probe_loss(
     model: nn.Module, examples: Sequence[TokenizedExample], make_batch: MakeBatch, *, together: int
 ) -> float:
@@ -48,19 +43,5 @@ def probe_loss(
     """
     first = [examples[i] for i in range(min(_EXAMPLES, len(examples)))]
     groups = [first[start : start + together] for start in range(0, len(first), together)]
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    total = torch.zeros((), device=device)
-    count = 0
-    try:
-        for group in groups:
-            batch = {key: value.to(device) for key, value in make_batch(group).items()}
-            logits, targets = answer_logits(model, batch)
-            total += F.cross_entropy(
-                logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-            )
-            count += sum(len(example.answer_ids) for example in group)
-    finally:
-        model.train(training)
-    return float(total) / count
+    found = [pair for group in groups for pair in answer_losses(model, group, make_batch)]
+    return sum(loss for loss, _ in found) / sum(tokens for _, tokens in found)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from nlora.data.collate import IGNORED
-from nlora.data.sampler import LengthGroupedSampler
+from nlora.data.sampler import Order
 from nlora.models import processes
 from nlora.models.logits import answer_logits
 from nlora.training import spread
@@ -53,7 +53,7 @@ class PenalizedTrainer(ResumableTrainer):
         penalty: Penalty,
         penalty_gradient: PenaltyGradient,
         batch_size: int,
-        order: LengthGroupedSampler | None = None,
+        order: Order | None = None,
         extra_loss: ExtraLoss | None = None,
         without: Callable[[], AbstractContextManager[None]] = nullcontext,
         masks: KeyedMasks | None = None,

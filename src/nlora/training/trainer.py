@@ -22,18 +22,19 @@ from nlora.config.penalty_use import IN_LOSS, PenaltyUse
 from nlora.data.collate import Collator
 from nlora.data.columns import TokenizedExamples
 from nlora.data.packing import pack
-from nlora.data.sampler import LengthGroupedSampler
+from nlora.data.sampler import LengthGroupedSampler, MixedSampler, Order
 from nlora.errors import RunError
 from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.training import spread
 from nlora.training.after_step import AfterStep, AfterStepCallback
+from nlora.training.answer_losses import MakeBatch
 from nlora.training.best_epoch import BestEpoch
 from nlora.training.counted_batches import counted
 from nlora.training.fast_training import FastTraining
 from nlora.training.finite_guard import NumberedExamples, numbered
 from nlora.training.keyed_masks import masks_of
-from nlora.training.loss_probe import LossBefore, MakeBatch, probe_loss
+from nlora.training.loss_probe import LossBefore, probe_loss
 from nlora.training.peak_memory import reset_peak_memory
 from nlora.training.penalized_trainer import ExtraLoss, PenalizedTrainer, Penalty
 from nlora.training.penalty_gradient import PenaltyGradient
@@ -43,6 +44,7 @@ from nlora.training.weighted_batches import WeightedExamples, weighted
 if TYPE_CHECKING:
     from nlora.config.train_options import TrainOptions
     from nlora.data.label_weights import Weights
+    from nlora.data.replay import Mix
     from nlora.data.task import TokenizedExample
     from nlora.models.backbone import Backbone
     from nlora.models.trainable import Trainable
@@ -59,6 +61,7 @@ _SCHEDULES = {
 class TrainResult:
     """The cost and the outcome of training one task.
 
+    examples: of an epoch, repeated ones included.
     loss: the training loss, penalty included (as the released code logs it), averaged over the optimizer steps.
     penalty: the same average of the penalty alone; 0.0 for a method without one.
     padding_share: share of the computed positions that were padding.
@@ -116,6 +119,7 @@ def train(
     seed: int,
     folder: Path,
     weights: Weights | None = None,
+    mix: Mix | None = None,
     paths: FastPaths | None = None,
     on_step: Callable[[int], None] = lambda step: None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -127,6 +131,7 @@ def train(
 
     penalty: called once per optimizer step. penalty_use, extra_loss, after_step: see `Method`.
     folder: where trainer_state.json is written. weights: of the examples in the loss, (n,); None: all the same.
+    mix: how the last of the examples, kept ones of earlier tasks, are mixed in; None: each once per epoch.
     paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
     on_step: called with the number of optimizer steps done. callbacks: further ones for the Trainer.
     score: of the model as it is, in percent, for `early_stopping`.
@@ -143,6 +148,7 @@ def train(
     make_batch: MakeBatch = (
         partial(pack, shared=shared) if packs else Collator(pad_id, backbone.encoder_decoder)
     )
+    in_epoch = len(examples) if mix is None else mix.in_epoch
     fast = FastTraining(backbone.model, trainable.model, paths, masks)
     best = _best_epoch(trainable, fast, options, score)
     before = LossBefore()
@@ -155,9 +161,7 @@ def train(
     penalty_gradient = PenaltyGradient(penalty_use, _trained(trainable))
     trainer = PenalizedTrainer(
         model=trainable.model,
-        args=_training_arguments(
-            options, len(examples), seed, folder, together, **spread.arguments(trainable)
-        ),
+        args=_training_arguments(options, in_epoch, seed, folder, together, **spread.arguments(trainable)),
         train_dataset=NumberedExamples(examples if weights is None else WeightedExamples(examples, weights)),
         data_collator=counted(numbered(make_batch if weights is None else weighted(make_batch))),
         callbacks=[
@@ -173,7 +177,7 @@ def train(
         extra_loss=extra_loss,
         without=trainable.without,
         masks=masks,
-        order=_order(examples, options, seed),
+        order=_order(examples, options, seed, mix),
         points=points,
         parts=parts,
     )
@@ -189,7 +193,7 @@ def train(
             best.restore()
         seconds = trainer.seconds
         losses = before.value, probe()
-    return _result(trainer, trainable, loss, seconds, best, losses)
+    return _result(trainer, trainable, in_epoch, loss, seconds, best, losses)
 
 
 def _run(trainer: PenalizedTrainer) -> float:
@@ -214,6 +218,7 @@ def _best_epoch(
 def _result(
     trainer: PenalizedTrainer,
     trainable: Trainable,
+    examples: int,
     loss: float,
     seconds: float,
     best: BestEpoch | None,
@@ -226,10 +231,9 @@ def _result(
     state = trainer.state
     processes.from_main(state.save_to_json, str(Path(str(trainer.args.output_dir)) / "trainer_state.json"))
     trainable.model.eval()
-    examples: Any = trainer.train_dataset
     return TrainResult(
         steps=state.global_step,
-        examples=len(examples),
+        examples=examples,
         epochs=float(state.epoch or trainer.args.num_train_epochs),
         seconds=max(processes.gather(seconds)),
         loss=loss,
@@ -249,15 +253,21 @@ def _trained(trainable: Trainable) -> list[torch.nn.Parameter]:
 
 
 def _order(
-    examples: Sequence[TokenizedExample], options: TrainOptions, seed: int
-) -> LengthGroupedSampler | None:
-    if options.batches == "random":
+    examples: Sequence[TokenizedExample], options: TrainOptions, seed: int, mix: Mix | None
+) -> Order | None:
+    """Which examples make up a batch; None: the Trainer's random order."""
+    if options.batches == "random" and mix is None:
         return None
     if isinstance(examples, TokenizedExamples):
         lengths = examples.lengths
     else:
         lengths = [len(e.prompt_ids) + len(e.answer_ids) for e in examples]
-    return LengthGroupedSampler(lengths, batch_size=options.batch_size, seed=seed)
+    if mix is None:
+        return LengthGroupedSampler(lengths, batch_size=options.batch_size, seed=seed)
+    by_length = options.batches == "by_length"
+    # Batches of one example are in random order.
+    own = LengthGroupedSampler(lengths[: mix.own], batch_size=mix.new if by_length else 1, seed=seed)
+    return MixedSampler(own, mix, lengths=lengths if by_length else None, seed=seed)
 
 
 def _training_arguments(

@@ -14,6 +14,7 @@ from nlora.report.formatting import duration
 from nlora.report.page_blocks import Block, Cell, Figure, Section, Table, Text, words
 from nlora.report.run_files import RunFiles, StageFiles, Step
 from nlora.report.wording import measured, memory
+from nlora.runs.summary import StageRecord
 
 _MOST_POINTS = 2400
 """Points of all curves on a page, at most 600 of them per curve: more would not be visible."""
@@ -166,9 +167,11 @@ def cost(runs: Sequence[RunFiles]) -> Section:
         return Section(
             "cost", "Time and memory", about, (Text("No stage is finished yet.", tone="note"),), "Time"
         )
+    replays = any(stage.record.replayed for run in runs for stage in trained(run))
     rows = [
         words(
             _stage_name(run, stage, runs),
+            *([_replayed(stage.record)] if replays else []),
             duration(stage.record.train_seconds),
             duration(stage.record.evaluate_seconds),
             number(round(stage.record.train_samples_per_second, 2)),
@@ -177,12 +180,22 @@ def cost(runs: Sequence[RunFiles]) -> Section:
         for run in runs
         for stage in trained(run)
     ]
-    columns = ("stage", "training", "scoring", "examples per second", "peak memory")
+    replayed = ("examples of earlier tasks",) if replays else ()
+    columns = ("stage", *replayed, "training", "scoring", "examples per second", "peak memory")
     table = Table("Each stage", columns, tuple(rows))
     blocks: list[Block] = [_time(runs), table]
     if len(runs) == 1:
         blocks.append(_total(runs[0]))
     return Section("cost", "Time and memory", about, blocks, "Time")
+
+
+def _replayed(record: StageRecord) -> str:
+    """What a stage trained on again: `16 of 2 tasks, each 1 time`."""
+    tasks, passes = len(record.replayed), record.replay_passes or 0.0
+    if not tasks:
+        return "–"
+    examples = f"{sum(record.replayed.values())} of {tasks} task{'s' if tasks > 1 else ''}"
+    return f"{examples}, each {passes:.3g} time{'' if passes == 1 else 's'}"
 
 
 def trained(run: RunFiles) -> list[StageFiles]:
