@@ -169,19 +169,20 @@ class _Group:
 def _identity(summary: Summary) -> tuple[object, ...]:
     # Without the key: from a version that had only the repaired protocol.
     released = summary.protocol == "released"
-    return (summary.name, summary.method, summary.model, summary.tasks, released)
+    return (summary.name, summary.method_label, summary.model, summary.tasks, released)
 
 
 def _row(group: Sequence[tuple[Path, Summary]]) -> Row:
     summaries = [summary for _, summary in group]
     first = summaries[0]
+    label = first.method_label
     values = {}
     for key, measure in MEASURES.items():
         known = [value for value in map(measure, summaries) if value is not None]
         if known:
             values[key] = Spread.of(known)
     return Row(
-        label=first.name if first.name == first.method else f"{first.name} ({first.method})",
+        label=first.name if first.name == label else f"{first.name} ({label})",
         name=first.name,
         method=first.method,
         model=first.model,

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from nlora.models.target_modules import ModuleShape
 
 
+_FEWEST_TEXTS = 2
+"""Of a task, for a router: the covariance is that within tasks."""
+
+
 def family_problems(config: Config, encoder_decoder: bool) -> list[Problem]:
     """Why the model is of the wrong kind for these settings; empty if it fits or any kind may come.
 
@@ -130,6 +134,36 @@ def scorer_problems(tasks: Sequence[Task]) -> list[Problem]:
     return found
 
 
+def serve_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
+    """Why this run cannot have a model for each task; empty if it can, or needs none."""
+    if config.serve is None or not methods:
+        return []
+    method, found = methods[0], []
+    if method.trains == "weights":
+        found.append(f"{method.name} keeps only its latest weights, not the model after each task")
+    if method.at_once:
+        found.append(f"{method.name} trains one model on all tasks at once")
+    if config.serve == "routed" and config.fsdp:
+        found.append("a router reads the backbone without its head, which fsdp does not allow")
+    return [Problem.at(("serve",), f"{what}; leave serve out") for what in found]
+
+
+def router_problems(config: Config, tasks: Sequence[Task]) -> list[Problem]:
+    """Why tasks cannot be told apart by a router: it learns from how the texts of each task differ."""
+    if config.serve != "routed":
+        return []
+    texts = {task.name: len({example.sentence for example in task.train}) for task in tasks}
+    return [
+        Problem.at(
+            ("serve",),
+            f"a router needs {_FEWEST_TEXTS} or more different training texts of each task, but {name} has {count}; "
+            "give it more, or set serve: pertask",
+        )
+        for name, count in texts.items()
+        if count < _FEWEST_TEXTS
+    ]
+
+
 def early_stopping_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
     """Why this method cannot keep the best epoch."""
     found = []
@@ -161,8 +195,9 @@ def extension_problems(config: Config, methods: Sequence[Method]) -> list[Proble
 
 
 def missing_extras(config: Config) -> list[Problem]:
-    """Trackers of `train.report_to` whose package is not installed."""
-    return [
+    """Packages that are not installed: trackers of `train.report_to`, and what a router needs."""
+    no_router = config.serve == "routed" and importlib.util.find_spec("sklearn") is None
+    return [Problem.at(("serve",), missing("scikit-learn"))] * no_router + [
         Problem.at(("train", "report_to"), missing(name))
         for name in config.train.report_to
         if importlib.util.find_spec(name) is None

@@ -46,7 +46,7 @@ class StageUpdates:
 
     def active_for(self, index: int) -> list[StageUpdate]:
         """Those that answer task `index` (from 0)."""
-        active = {id(state) for state in self._method.active_for(self._states, index)}
+        active = {id(state) for state in self._method.answering(self._states, index)}
         return [update for update in self.trained if id(update.state) in active]
 
 
@@ -62,7 +62,7 @@ def answers_task(
 
     index: as `check_method` returned.
     """
-    if updates is None or checkpoint.method.updates != "per_task":
+    if updates is None or not checkpoint.method.needs_task:
         return lambda asked: True
     if options.form == "adapters":
         return lambda asked: bool(updates.active_for(asked))
