@@ -75,7 +75,5 @@ def predict(
         progress = Progress(bars)
         announce_downloads(checkpoint.config, progress)
         model = StageModel(checkpoint)
-        for row in prediction.predict(
-            model, checkpoint, asked, rows, progress, probabilities=probabilities
-        ):
+        for row in prediction.predict(model, checkpoint, asked, rows, progress, probabilities=probabilities):
             typer.echo(as_line(row), file=out)

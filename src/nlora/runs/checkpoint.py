@@ -6,6 +6,7 @@ later ones at the same time.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from nlora.config.base_folder import located
 from nlora.config.load import LoadedConfig, load_config
 from nlora.config.overrides import Overrides
 from nlora.config.schema import Config
-from nlora.errors import InputErrors, ModelError, Problem
+from nlora.errors import InputErrors, MissingExtraError, ModelError, Problem, missing
 from nlora.evaluation.choices import decode_of
 from nlora.methods.base import Method
 from nlora.methods.registry import methods_of
@@ -105,8 +106,9 @@ def _checked(run: RunFolder, stage: int | None, option: str) -> int:
 def merged(stage: Checkpoint, index: int) -> Backbone:
     """The stage's model as a plain transformers model, with the updates that answer a task merged into its weights.
 
-    index: see `nlora.runs.served_model`. A 16-bit backbone is converted to float32, because 16 bits would round most of an
-    update away. Raises ModelError if the weights cannot hold an update: they are quantized or shared by several layers.
+    index: as for `ServedModel.answer`. A 16-bit backbone is converted to float32, because 16 bits would round most of
+    an update away. Raises ModelError if the weights cannot hold an update: they are quantized or shared by several
+    layers.
     """
     backbone = _backbone(stage.config)
     if stage.method.trains == "adapter" and not getattr(backbone.model, "is_quantized", False):
@@ -155,9 +157,14 @@ def _history(stage: Checkpoint, backbone: Backbone) -> UpdateHistory:
 
 
 class StageModel:
-    """The weights of a stage, loaded once; `serve` makes them answer tasks."""
+    """The weights of a stage, loaded once; `serve` makes them answer tasks.
+
+    Raises MissingExtraError if the run guesses tasks and scikit-learn is not installed.
+    """
 
     def __init__(self, stage: Checkpoint) -> None:
+        if stage.config.serve == "routed" and importlib.util.find_spec("sklearn") is None:
+            raise MissingExtraError(missing("scikit-learn"))
         self._backbone = _backbone(stage.config)
         self._history: UpdateHistory | None = None
         self._router: TaskRouter | None = None

@@ -134,34 +134,32 @@ def scorer_problems(tasks: Sequence[Task]) -> list[Problem]:
     return found
 
 
-def serve_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
-    """Why this run cannot have a model for each task; empty if it can, or needs none."""
-    if config.serve is None or not methods:
+def serve_problems(config: Config, methods: Sequence[Method], tasks: Sequence[Task]) -> list[Problem]:
+    """Why this run cannot have a model for each task, or guess tasks; empty if it can, or does not want to.
+
+    methods, tasks: empty if they could not be loaded.
+    """
+    if config.serve is None:
         return []
-    method, found = methods[0], []
-    if method.trains == "weights":
-        found.append(f"{method.name} keeps only its latest weights, not the model after each task")
-    if method.at_once:
-        found.append(f"{method.name} trains one model on all tasks at once")
+    found, label = [], config.method.label
+    if any(method.trains == "weights" for method in methods):
+        found.append(f"{label} keeps only its latest weights, not the model after each task")
+    if any(method.at_once for method in methods):
+        found.append(f"{label} trains one model on all tasks at once")
     if config.serve == "routed" and config.fsdp:
         found.append("a router reads the backbone without its head, which fsdp does not allow")
-    return [Problem.at(("serve",), f"{what}; leave serve out") for what in found]
-
-
-def router_problems(config: Config, tasks: Sequence[Task]) -> list[Problem]:
-    """Why tasks cannot be told apart by a router: it learns from how the texts of each task differ."""
-    if config.serve != "routed":
-        return []
-    texts = {task.name: len({example.sentence for example in task.train}) for task in tasks}
-    return [
-        Problem.at(
-            ("serve",),
-            f"a router needs {_FEWEST_TEXTS} or more different training texts of each task, but {name} has {count}; "
-            "give it more, or set serve: pertask",
-        )
-        for name, count in texts.items()
-        if count < _FEWEST_TEXTS
-    ]
+    problems = [f"{what}; leave serve out" for what in found]
+    if config.serve == "routed":
+        if importlib.util.find_spec("sklearn") is None:
+            problems.append(missing("scikit-learn"))
+        texts = {task.name: len({example.sentence for example in task.train}) for task in tasks}
+        problems += [
+            f"a router needs {_FEWEST_TEXTS} different training texts of each task, but {name} has {count}; "
+            "give it more, or set serve: pertask"
+            for name, count in texts.items()
+            if count < _FEWEST_TEXTS
+        ]
+    return [Problem.at(("serve",), what) for what in problems]
 
 
 def early_stopping_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
@@ -195,9 +193,8 @@ def extension_problems(config: Config, methods: Sequence[Method]) -> list[Proble
 
 
 def missing_extras(config: Config) -> list[Problem]:
-    """Packages that are not installed: trackers of `train.report_to`, and what a router needs."""
-    no_router = config.serve == "routed" and importlib.util.find_spec("sklearn") is None
-    return [Problem.at(("serve",), missing("scikit-learn"))] * no_router + [
+    """Trackers of `train.report_to` whose package is not installed."""
+    return [
         Problem.at(("train", "report_to"), missing(name))
         for name in config.train.report_to
         if importlib.util.find_spec(name) is None

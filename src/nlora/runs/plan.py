@@ -35,7 +35,6 @@ from nlora.runs.checks import (
     label_weight_problems,
     missing_extras,
     quantize_problems,
-    router_problems,
     scorer_problems,
     serve_problems,
 )
@@ -131,7 +130,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     problems += [
         *missing_extras(config),
         *quantize_problems(config, methods),
-        *serve_problems(config, methods),
+        *serve_problems(config, methods, tasks or ()),
         *(early_stopping_problems(config, methods) if methods else ()),
         *extension_problems(config, methods),
     ]
@@ -145,7 +144,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         found = _collect(problems, lambda: _adopted(config, loaded.base_folder, methods, skeleton))
         adopted = found or {}
     if tasks is not None:
-        problems += [*label_weight_problems(config, tasks), *scorer_problems(tasks), *router_problems(config, tasks)]
+        problems += [*label_weight_problems(config, tasks), *scorer_problems(tasks)]
     encoded = cut = None
     if tasks is not None and methods and encoder is not None:
         encoded = _collect(problems, lambda: _encode(config, tasks, methods, encoder))

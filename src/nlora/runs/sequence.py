@@ -225,9 +225,7 @@ def _validation_score(
     return lambda: score(held_out, evaluator.answer(held_out), metric_of(task, plan.config))
 
 
-def _answer(
-    served: ServedModel, tasks: Sequence[Task], stage: int, progress: Progress
-) -> dict[str, Answers]:
+def _answer(served: ServedModel, tasks: Sequence[Task], stage: int, progress: Progress) -> dict[str, Answers]:
     """The answers of the model after a stage to the test examples of some of the plan's tasks."""
     answers = {}
     for index, task in enumerate(tasks):

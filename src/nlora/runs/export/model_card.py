@@ -231,7 +231,9 @@ def _loading(export: Export) -> str:
         for i, name in enumerate(others, start=1):
             lines += f'\nmodel.load_adapter("FOLDER/{name}", adapter_name="update_{i}")'
         if export.checkpoint.method.serves_per_task and export.checkpoint.method.updates == "added":
-            lines += '\nmodel.set_adapter("update_0")  # of the first task; for a later one, with all before it'
+            lines += (
+                '\nmodel.set_adapter("update_0")  # of the first task; for a later one, with all before it'
+            )
         elif export.checkpoint.method.needs_task:
             lines += '\nmodel.set_adapter("update_0")  # the adapter of the task that a text belongs to'
         elif export.checkpoint.method.updates == "continued":
