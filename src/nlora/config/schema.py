@@ -81,7 +81,7 @@ class RouterOptions(Frozen):
         "name the task; text: the example's own text alone, for texts that come without an instruction.",
     )
     examples: int = Field(
-        100, ge=2, description="Training examples of each task that it learns from, a seeded sample."
+        100, ge=2, description="Training examples of each task that the router learns from, a seeded sample."
     )
 
 
