@@ -15,7 +15,7 @@ KEYS = [
     "schema", "status", "name", "method", "model", "seed", "tasks", "R", "zero_shot", "average_accuracy",
     "backward_transfer", "forgetting", "forward_transfer", "collision", "train_seconds", "evaluate_seconds",
     "train_samples_per_second", "peak_memory_bytes", "trained_parameters", "versions",
-    "protocol", "protocol_notes", "metrics", "decode", "digests", "notes",
+    "protocol", "protocol_notes", "metrics", "decode", "digests", "notes", "serve", "routing",
 ]  # fmt: skip
 CONFIG = Config.model_validate(
     {"tasks": ["a", "b"], "name": "n", "method": "inclora", "model": "m", "seed": 3}
@@ -55,6 +55,7 @@ def test_the_keys_and_values_are_those_of_schema_1(tmp_path: Path) -> None:
         "train_seconds": [1, 1], "evaluate_seconds": [2, 2], "train_samples_per_second": [3, 3],
         "peak_memory_bytes": None, "trained_parameters": None, "versions": {"torch": "2"},
         "protocol": "repaired", "protocol_notes": [], "metrics": {}, "decode": {}, "digests": {}, "notes": [],
+        "serve": None, "routing": None,
     }  # fmt: skip
     assert read_summary(tmp_path) == read_summary(str(tmp_path))
 

@@ -1,10 +1,10 @@
 """Guesses the task of a text, for `serve: routed`.
 
-A text is the mean over its tokens of the hidden states of the frozen backbone, without any update. These features
-therefore never change, and the router of a stage is a linear discriminant analysis of the features of all tasks so far,
-fitted in a moment: the same Gaussian for every task around a mean of its own, with the covariance shrunk as Ledoit and
-Wolf do (scikit-learn's LinearDiscriminantAnalysis). All tasks are taken to be equally likely. CoDe-LoRA (arXiv
-2610.08312) routes like this, by a second-hand note.
+A text is seen as the mean over its tokens of the last hidden states of the frozen backbone, without any update. These
+features never change, so the router of a stage is fitted from stored ones: linear discriminant analysis, which takes
+the features of each task to be Gaussian around a mean of its own, with one covariance for all. That is estimated within
+tasks and shrunk as Ledoit and Wolf do (scikit-learn's LinearDiscriminantAnalysis). All tasks are taken to be equally
+likely. CoDe-LoRA (arXiv 2610.08312) has a router of this kind, by a second-hand note.
 
 Each stage's folder has the features of some training examples of its task, and no texts.
 """
