@@ -224,12 +224,10 @@ def test_a_part_of_the_texts_is_read_before_the_first_answer(
 
     monkeypatch.setattr(prediction, "BATCHES", 1)
     checkpoint = read_stage(run, 1, ["evaluate.decode=generate"])
-    task, index = prediction.task_to_answer(checkpoint, "colors")
+    asked = prediction.asked_for(checkpoint, "colors")
     events: list[Event] = []
     rows = Rows({"text": text} for text in texts)
-    answers = prediction.predict(
-        StageModel(checkpoint), checkpoint, task, index, rows, Progress(events.append)
-    )
+    answers = prediction.predict(StageModel(checkpoint), checkpoint, asked, rows, Progress(events.append))
     first = next(answers)
     assert read == texts[:4]
     assert [row["prediction"] for row in [first, *answers]] == expected

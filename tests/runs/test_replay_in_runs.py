@@ -105,7 +105,7 @@ def test_no_memory_changes_no_bit_and_method_replay_is_a_short_form(
         for i, (name, s) in enumerate(zip(runs, summaries, strict=True))
     ]
     assert [row.seeds for row in compare(seeds).rows] == [(0, 1), (2,), (3,)]  # never averaged with others
-    assert [s.learner for s in summaries] == ["inclora", "inclora", "replay", "inclora + replay"]
+    assert [s.method_label for s in summaries] == ["inclora", "inclora", "replay", "inclora + replay"]
     assert [s.replayed_examples for s in summaries] == [(0, 0), (0, 0), (0, 4), (0, 4)]
 
 

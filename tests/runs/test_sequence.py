@@ -118,9 +118,9 @@ def test_a_run_killed_while_a_stage_is_scored_trains_nothing_again_and_ends_like
         original = Evaluator.answer
         asked: list[str] = []
 
-        def answer(self: Evaluator, task: Any, *args: Any) -> Any:
+        def answer(self: Evaluator, task: Any, *args: Any, **kwargs: Any) -> Any:
             asked.append(task.name)
-            return killed() if task.name == "animals" else original(self, task, *args)
+            return killed() if task.name == "animals" else original(self, task, *args, **kwargs)
 
         patch.setattr(Evaluator, "answer", answer)
         with pytest.raises(KeyboardInterrupt):

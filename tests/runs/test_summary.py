@@ -15,7 +15,7 @@ KEYS = [
     "schema", "status", "name", "method", "model", "seed", "tasks", "R", "zero_shot", "average_accuracy",
     "backward_transfer", "forgetting", "forward_transfer", "collision", "train_seconds", "evaluate_seconds",
     "train_samples_per_second", "peak_memory_bytes", "trained_parameters", "replay", "replayed_examples",
-    "versions", "protocol", "protocol_notes", "metrics", "decode", "digests", "notes",
+    "versions", "protocol", "protocol_notes", "metrics", "decode", "digests", "notes", "serve", "routing",
 ]  # fmt: skip
 CONFIG = Config.model_validate(
     {"tasks": ["a", "b"], "name": "n", "method": "inclora", "model": "m", "seed": 3}
@@ -56,6 +56,7 @@ def test_the_keys_and_values_are_those_of_schema_1(tmp_path: Path) -> None:
         "peak_memory_bytes": None, "trained_parameters": None, "replay": "",
         "replayed_examples": [0, 0], "versions": {"torch": "2"},
         "protocol": "repaired", "protocol_notes": [], "metrics": {}, "decode": {}, "digests": {}, "notes": [],
+        "serve": None, "routing": None,
     }  # fmt: skip
     assert read_summary(tmp_path) == read_summary(str(tmp_path))
 

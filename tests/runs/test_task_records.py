@@ -154,7 +154,7 @@ def test_what_is_trained_and_not_scored_yet_holds_its_train_examples(
 ) -> None:
     config = write_config(tmp_path, tiny_model("llama"), train={"epochs": 1, "batch_size": 8})
 
-    def no_memory(*args: Any) -> Answers:
+    def no_memory(*args: Any, **kwargs: Any) -> Answers:
         raise MemoryError
 
     with monkeypatch.context() as patch:
@@ -230,7 +230,7 @@ def free_text(folder: Path, name: str) -> dict[str, Any]:
 def test_free_text_is_scored_by_rouge_but_under_the_released_protocol(
     tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
-    def answer(self: Evaluator, task: Task, *args: Any) -> Answers:
+    def answer(self: Evaluator, task: Task, *args: Any, **kwargs: Any) -> Answers:
         """Two of nine answers match; the others have one word more than their label."""
         texts = [e.label if i < 2 else f"{e.label} perhaps" for i, e in enumerate(task.test)]
         return Answers(tuple(texts), self.decode_of(task), 1.0, 1)

@@ -112,7 +112,8 @@ def _of_run(folder: str) -> list[EarlierTask]:
         raise AdapterError(
             f"{folder}: {method.name} has a model for each task; name the adapters that should stay active"
         )
-    return [EarlierTask(folder, update.state, update.folder) for update in StageUpdates(stage).active_for(0)]
+    latest = StageUpdates(stage).active_for(stage.stage - 1)
+    return [EarlierTask(folder, update.state, update.folder) for update in latest]
 
 
 def _check(source: str, state: AdapterState, backbone: nn.Module) -> None:

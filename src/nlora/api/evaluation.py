@@ -15,6 +15,7 @@ from nlora.data.select import SelectedTask, select_tasks
 from nlora.evaluation.choices import Metric
 from nlora.runs.checkpoint import Checkpoint, StageModel
 from nlora.runs.events import Progress
+from nlora.runs.routing import Routing
 from nlora.runs.task_records import differences
 
 if TYPE_CHECKING:
@@ -47,11 +48,12 @@ class TaskScore:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The scores of a stage, and every answer."""
+    """The scores of a stage, and every answer. routing: how well tasks were guessed; None if none was."""
 
     stage: Checkpoint
     scores: tuple[TaskScore, ...]
     predictions: tuple[Prediction, ...]
+    routing: Routing | None = None
 
     def mean(self, score: str) -> float:
         """Mean over the tasks, not pooled over examples. score: exact_match, rougeL, or score (each task's own)."""
@@ -72,6 +74,7 @@ class Evaluation:
             "exact_match_macro": self.mean("exact_match"),
             "rougeL_macro": self.mean("rougeL"),
             "score_macro": self.mean("score"),
+            "routing": None if self.routing is None else self.routing.model_dump(mode="json"),
         }
 
 
@@ -96,10 +99,13 @@ def evaluate(
     served = model.serve(stage, [selected.task for selected in tasks])
     scores: list[TaskScore] = []
     predictions: list[Prediction] = []
+    guesses: dict[str, tuple[str, ...]] = {}
     for selected in tasks:
         task, is_of_run = selected.task, selected.index is not None
         index = len(stage.config.tasks) if selected.index is None else selected.index
         answers = served.answer(task, index, progress.scoring(stage.stage, task.name, len(task.test)))
+        if answers.guesses is not None and is_of_run:
+            guesses[task.name] = answers.guesses
         predicted = predictions_of(task, answers)
         graded = [prediction.answer for prediction in predicted]
         then, now = task_records_then_and_now(stage.run, task)
@@ -119,4 +125,5 @@ def evaluate(
             )
         )
         predictions += with_prompts(task, predicted)
-    return Evaluation(stage, tuple(scores), tuple(predictions))
+    learned = [source.name for source in stage.config.tasks[: stage.stage]]
+    return Evaluation(stage, tuple(scores), tuple(predictions), Routing.of(learned, guesses))

@@ -93,7 +93,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
         paths = agreed(processes.gather(paths))
         together = f" in {processes.size()} processes" if processes.size() > 1 else ""
         progress.say(
-            f"{config.name}: {config.method.label} learns {len(plan.tasks)} tasks on {config.model}{together}, "
+            f"{config.name}: {config.method_label} learns {len(plan.tasks)} tasks on {config.model}{together}, "
             f"about {duration(plan.seconds)}"
         )
         alone = launchers.lone_note(os.environ)

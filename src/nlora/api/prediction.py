@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -48,15 +48,61 @@ def task_to_answer(stage: Checkpoint, name: str) -> tuple[Task, int]:
     return found.task, len(config.tasks) if found.index is None else found.index
 
 
-def check_probabilities(stage: Checkpoint, task: Task) -> None:
-    """Raises InputErrors if the task's answers are generated."""
-    if task.labels is None:
-        what = f"task {task.name} has free text as answers, and only labels have probabilities"
-    elif decode_of(task, stage.config.evaluate) == "generate":
-        what = "the run generates its answers; set decode=labels for the probabilities of the labels"
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The task to answer new texts for, or several, one of which is guessed for each text.
+
+    tasks: with their prompts and labels, and their positions in the run. fields: where the texts are in a row.
+    quoting: of TSV files.
+    """
+
+    tasks: tuple[tuple[Task, int], ...]
+    is_guessed: bool
+    fields: Fields
+    quoting: bool | None
+
+
+def asked_for(stage: Checkpoint, name: str | None) -> Asked:
+    """The task of that name; without one, the tasks that the stage has learned, if the run guesses tasks.
+
+    Raises InputErrors if there is no such task, or if one has to be named.
+    """
+    config = stage.config
+    if name is None:
+        if why := _why_named(stage):
+            names = ", ".join(task.name for task in config.tasks)
+            raise InputErrors([Problem("--task", f"{why}; name one of {names}")])
+        found = [task_to_answer(stage, task.name) for task in config.tasks[: stage.stage]]
     else:
-        return
-    raise InputErrors([Problem("--probabilities", what)])
+        found = [task_to_answer(stage, name)]
+    fields = [fields_to_answer(stage, task, index) for task, index in found]
+    quoting = [None if index == len(config.tasks) else config.tasks[index].quoting for _, index in found]
+    read = [(f.text, f.template, f.messages, f.chat, q) for f, q in zip(fields, quoting, strict=True)]
+    if other := [task.name for (task, _), r in zip(found, read, strict=True) if r != read[0]]:
+        what = f"{found[0][0].name} and {other[0]} have their texts in different columns; name one of the two"
+        raise InputErrors([Problem("--task", what)])
+    return Asked(tuple(found), name is None, fields[0], quoting[0])
+
+
+def _why_named(stage: Checkpoint) -> str | None:
+    """Why a task has to be named; None if it can be guessed."""
+    if stage.config.serve != "routed":
+        return "is needed, because this run does not guess tasks (serve: routed)"
+    if stage.config.router.reads == "prompt":
+        return "is needed, because this run's router reads prompts, and a prompt is that of a task (router.reads)"
+    return None if stage.stage else "is needed, because nothing is learned at stage 0"
+
+
+def check_probabilities(stage: Checkpoint, asked: Asked) -> None:
+    """Raises InputErrors if the answers of a task are generated."""
+    for task, _ in asked.tasks:
+        if task.labels is None:
+            what = f"task {task.name} has free text as answers, and only labels have probabilities"
+        elif decode_of(task, stage.config.evaluate) == "generate":
+            what = "the run generates its answers; set decode=labels for the probabilities of the labels"
+        else:
+            continue
+        raise InputErrors([Problem("--probabilities", what)])
 
 
 def fields_to_answer(stage: Checkpoint, task: Task, index: int) -> Fields:
@@ -74,8 +120,7 @@ def fields_to_answer(stage: Checkpoint, task: Task, index: int) -> Fields:
 def predict(
     model: StageModel,
     stage: Checkpoint,
-    task: Task,
-    index: int,
+    asked: Asked,
     rows: Texts | Sequence[Row],
     progress: Progress,
     *,
@@ -83,27 +128,41 @@ def predict(
 ) -> Iterator[Row]:
     """The rows, each with the model's answer added as `prediction`; a part of them is in memory at a time.
 
-    task, index: as returned by `task_to_answer`.
-    rows: at least one, each with the fields of its text (`fields_to_answer`).
+    asked: as returned by `asked_for`. If tasks are guessed, the guess is added as `task`.
+    rows: at least one, each with the fields of its text.
     probabilities: also add `probabilities`, by label; see `check_probabilities`.
     """
-    # The label is not used; a valid one keeps the checks of the tokenizer quiet.
-    label = task.labels[0] if task.labels else "-"
-    fields = fields_to_answer(stage, task, index)
-    on_answered = progress.scoring(stage.stage, task.name, len(rows))
+    tasks, fields = [task for task, _ in asked.tasks], asked.fields
+    name = "guessed tasks" if asked.is_guessed else tasks[0].name
+    on_answered = progress.scoring(stage.stage, name, len(rows))
     served = None
     left = iter(rows)
     while some := list(islice(left, BATCHES * stage.config.evaluate.batch_size)):
-        examples = (
-            Example(str(i), fields.text_of(row), label, chat=fields.is_chat(row))
-            for i, row in enumerate(some)
-        )
-        part = replace(task, test=tuple(examples))
-        served = served or model.serve(stage, [part])
-        answers = served.answer(part, index, on_answered, probabilities=probabilities)
-        for i, (row, text) in enumerate(zip(some, answers.texts, strict=True)):
-            row = {**row, "prediction": text}
-            if answers.probabilities is not None:
-                each = (float(f"{p:.6g}") for p in answers.probabilities[i])
-                row["probabilities"] = dict(zip(task.labels or (), each, strict=True))
-            yield row
+        texts = [
+            Example(str(i), fields.text_of(row), "-", chat=fields.is_chat(row)) for i, row in enumerate(some)
+        ]
+        served = served or model.serve(stage, [_to_answer(task, texts) for task in tasks])
+        given = [tasks[0].name] * len(texts)
+        if asked.is_guessed and served.router is not None:
+            given = served.router.guess(replace(tasks[0], test=tuple(texts)))
+        answered: dict[int, Row] = {}
+        for task, index in asked.tasks:
+            places = [i for i, guess in enumerate(given) if guess == task.name]
+            if not places:
+                continue
+            part = _to_answer(task, [texts[i] for i in places])
+            answers = served.answer(part, index, on_answered, probabilities=probabilities, is_known=True)
+            guess = {"task": task.name} if asked.is_guessed else {}
+            for n, place in enumerate(places):
+                row = {**some[place], **guess, "prediction": answers.texts[n]}
+                if answers.probabilities is not None:
+                    each = (float(f"{p:.6g}") for p in answers.probabilities[n])
+                    row["probabilities"] = dict(zip(task.labels or (), each, strict=True))
+                answered[place] = row
+        yield from (answered[i] for i in range(len(some)))
+
+
+def _to_answer(task: Task, texts: Sequence[Example]) -> Task:
+    """The task with these texts. Their label is not used; a valid one keeps the checks of the tokenizer quiet."""
+    label = task.labels[0] if task.labels else "-"
+    return replace(task, test=tuple(replace(text, label=label) for text in texts))

@@ -112,18 +112,18 @@ class Run:
         texts: Sequence[str | Mapping[str, Any]],
         *,
         probabilities: Literal[True],
-        task: str,
+        task: str | None = None,
         **settings: Any,
     ) -> list[dict[str, float]]: ...
     @overload
     def predict(
-        self, texts: Sequence[str | Mapping[str, Any]], *, task: str, **settings: Any
+        self, texts: Sequence[str | Mapping[str, Any]], *, task: str | None = None, **settings: Any
     ) -> list[str]: ...
     def predict(
         self,
         texts: Sequence[str | Mapping[str, Any]],
         *,
-        task: str,
+        task: str | None = None,
         stage: int | None = None,
         probabilities: bool = False,
         **settings: Any,
@@ -131,6 +131,7 @@ class Run:
         """The model's answers to new texts, using a task's prompt, as `nlora predict`.
 
         texts: a task with a template of several columns takes mappings with these columns instead of texts.
+        task: None guesses it for each text, which takes a run with `serve: routed` and `router.reads: text`.
         stage: as for `model`. probabilities: return those of the task's labels instead of the answers.
         settings: keys of `evaluate`, such as decode="generate" or batch_size=64.
         The model stays loaded for the next call: see `release`. Raises InputErrors naming every text that is none, and
@@ -147,15 +148,16 @@ class Run:
 
         with _quiet_python():
             checkpoint = self._checkpoint(stage, settings)
-            asked, index = prediction.task_to_answer(checkpoint, task)
-            rows = prediction.given_rows(texts, prediction.fields_to_answer(checkpoint, asked, index))
+            asked = prediction.asked_for(checkpoint, task)
+            rows = prediction.given_rows(texts, asked.fields)
             if probabilities:
                 prediction.check_probabilities(checkpoint, asked)
             if not rows:
                 return []
             model, field = self._model(checkpoint), "probabilities" if probabilities else "prediction"
+            progress = _progress()
             answered = prediction.predict(
-                model, checkpoint, asked, index, rows, _progress(), probabilities=probabilities
+                model, checkpoint, asked, rows, progress, probabilities=probabilities
             )
             return [row[field] for row in answered]
 
@@ -276,7 +278,7 @@ def _index(stage: Checkpoint, task: str | None) -> int:
             hint = did_you_mean(task, names) or f"; the tasks are {', '.join(names)}"
             raise InputErrors([Problem("task", f"no task of the run is called '{task}'{hint}")])
         return names.index(task)
-    if stage.method.updates == "per_task" and stage.stage > 1:
+    if stage.method.needs_task and stage.stage > 1:
         method = stage.config.method.label
         raise InputErrors(
             [Problem("task", f"{method} has a model for each task; say which, as task='{names[0]}'")]

@@ -66,7 +66,7 @@ def _lines(plan: Plan) -> list[str]:
         trained = f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})"
     decodes = ", ".join(sorted({decode_of(task, config.evaluate) for task in plan.tasks}))
     return [
-        f"{config.method.label} on {config.model}: {len(plan.modules)} modules, {trained}",
+        f"{config.method_label} on {config.model}: {len(plan.modules)} modules, {trained}",
         f"scored on {config.evaluate.split} examples, {decodes}",
         f"about {duration(plan.seconds)} on this machine, by the speed of its matrix products (a rough guess)",
         _folder_line(plan),

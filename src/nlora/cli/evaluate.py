@@ -96,7 +96,7 @@ def score_table(found: Evaluation) -> Table:
     table = Table.grid()
     table.add_column(overflow="fold")
     title = (
-        f"{config.name}: {config.method.label} on {config.model}, {found.stage.name}, {config.evaluate.split}"
+        f"{config.name}: {config.method_label} on {config.model}, {found.stage.name}, {config.evaluate.split}"
     )
     table.add_row(Text(title, style="bold"))
     table.add_row(_rows(found))
@@ -104,6 +104,8 @@ def score_table(found: Evaluation) -> Table:
     if (kinds := len({s.metric for s in scores})) > 1:
         mean = f"mean of * over the tasks {found.mean('score'):.1f}"
         table.add_row(f"{mean}, across {both_or_all(kinds)} kinds of scores")
+    if found.routing is not None:
+        table.add_row(f"router: {found.routing.words}")
     for s in scores:
         if s.differs_from_run:
             table.add_row(

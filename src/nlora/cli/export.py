@@ -127,7 +127,7 @@ def export_table(found: Export) -> RenderableType:
     config = found.checkpoint.config
     lines: list[RenderableType] = [
         Text(
-            f"{config.name}: {config.method.label} on {config.model}, {found.checkpoint.name}", style="bold"
+            f"{config.name}: {config.method_label} on {config.model}, {found.checkpoint.name}", style="bold"
         ),
         Text(f"{found.options.form}  {found.folder}  {in_words(found.size)}"),
     ]

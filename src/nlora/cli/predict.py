@@ -15,7 +15,15 @@ from nlora.models.processes import refuse
 
 def predict(
     run: RunFolder,
-    task: Annotated[str, typer.Option("--task", metavar="NAME", help="The task whose prompt is used.")],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="NAME",
+            help="The task whose prompt is used.",
+            show_default="guessed for each text, if the run has serve: routed and router.reads: text",
+        ),
+    ] = None,
     stage: Stage = None,
     file: Annotated[
         str | None,
@@ -53,24 +61,19 @@ def predict(
     refuse("nlora predict")
     console = Console(stderr=True)
     checkpoint = read_stage(Path(run), stage, evaluate_overrides(settings))
-    tasks = checkpoint.config.tasks
-    asked, index = prediction.task_to_answer(checkpoint, task)  # before waiting for anybody's texts
+    asked = prediction.asked_for(checkpoint, task)  # before waiting for anybody's texts
     if probabilities:
         prediction.check_probabilities(checkpoint, asked)
     if file is None and sys.stdin.isatty():
         console.print("one text per line; end the input with Ctrl-D", highlight=False)
-    quoting = None if index == len(tasks) else tasks[index].quoting
-    fields = prediction.fields_to_answer(checkpoint, asked, index)
     path = None if file is None else Path(file)
-    rows = read_texts(path, sys.stdin.buffer, kind=kind, quoting=quoting, fields=fields)
+    rows = read_texts(path, sys.stdin.buffer, kind=kind, quoting=asked.quoting, fields=asked.fields)
     if not rows:
         return
     out = sys.stdout  # while there are bars, rich sends what is printed to their console
-    with Bars(console, stages=len(tasks), shown=not out.isatty()) as bars:
+    with Bars(console, stages=len(checkpoint.config.tasks), shown=not out.isatty()) as bars:
         progress = Progress(bars)
         announce_downloads(checkpoint.config, progress)
         model = StageModel(checkpoint)
-        for row in prediction.predict(
-            model, checkpoint, asked, index, rows, progress, probabilities=probabilities
-        ):
+        for row in prediction.predict(model, checkpoint, asked, rows, progress, probabilities=probabilities):
             typer.echo(as_line(row), file=out)

@@ -92,6 +92,19 @@ class AutoWeightOptions(Frozen):
     )
 
 
+class RouterOptions(Frozen):
+    """What `serve: routed` guesses a text's task from."""
+
+    reads: Literal["prompt", "text"] = Field(
+        "prompt",
+        description="prompt: what the model reads, the task's instruction and options included, but not the lines that "
+        "name the task; text: the example's own text alone, for texts that come without an instruction.",
+    )
+    examples: int = Field(
+        100, ge=2, description="Training examples of each task that the router learns from, a seeded sample."
+    )
+
+
 class MethodChoice(BaseModel):
     """Which method, and its own options; `nlora ls` names both."""
 
@@ -207,6 +220,13 @@ class Config(Frozen):
     lora: LoraOptions = LoraOptions()
     train: TrainOptions = TrainOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
+    serve: Literal["pertask", "routed"] | None = Field(
+        None,
+        description="Which model answers a task. pertask: the model as it was right after learning that task, so the "
+        "task of each text must be known; routed: the same, but a router guesses the task; null: as the method says, "
+        "mostly the latest model.",
+    )
+    router: RouterOptions = RouterOptions()
     stages: dict[str, StageOptions] = Field(
         default_factory=dict, description="Settings that differ for single tasks, by task name."
     )
@@ -251,6 +271,12 @@ class Config(Frozen):
             if isinstance(said, dict):  # anything else is a mistake, which is reported as such
                 values[section] = {**choices, **said}
         return values
+
+    @property
+    def method_label(self) -> str:
+        """What tables call the run's method: `inclora`, `inclora + replay`, or `inclora, routed`."""
+        learner = f"{self.method.label} + replay" if self.replay.is_on else self.method.label
+        return learner if self.serve is None else f"{learner}, {self.serve}"
 
     def train_options(self, task_name: str) -> TrainOptions:
         """Training options of one task: `train`, overridden by the task's entry in `stages`."""

@@ -73,7 +73,7 @@ class ExampleTokenizer:
         self.encoder_decoder = encoder_decoder
         self.max_source_tokens = max_source_tokens
         self.max_target_tokens = max_target_tokens
-        self._text_positions = text_positions
+        self.text_positions = text_positions
         self._known_tokens = known_tokens
         self._generates = generates
         self._truncate = truncate
@@ -150,9 +150,9 @@ class ExampleTokenizer:
 
     def longest_prompt(self, task: Task) -> int:
         """The most tokens that a prompt of the task may have, special tokens included."""
-        if self._text_positions is None:
+        if self.text_positions is None:
             return self.max_source_tokens
-        return min(self.max_source_tokens, self._text_positions - self._answer_room(task))
+        return min(self.max_source_tokens, self.text_positions - self._answer_room(task))
 
     def _answer_room(self, task: Task) -> int:
         """The positions of a causal model that an answer may take, end token included."""
@@ -219,7 +219,7 @@ class ExampleTokenizer:
             if most == self.max_source_tokens:
                 limit, way_out = f"but max_source_tokens is {most}", "raise it, or shorten them"
             else:
-                limit = f"but the model has {self._text_positions} positions"
+                limit = f"but the model has {self.text_positions} positions"
                 answer, way_out = self._answer_room(task), "shorten them"
                 limit += f", {answer} of them for the answer" if answer else ""
                 way_out += ", or lower train.max_target_tokens" if answer == self.max_target_tokens else ""

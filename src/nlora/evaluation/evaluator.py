@@ -43,6 +43,7 @@ class Answers:
 
     answer_tokens: mean length of the generated answers, end token included; None for `labels`.
     probabilities: of each of the task's labels, in their order, for each example; None unless asked for.
+    guesses: the task whose model gave each answer, by name; None if no router guessed.
     """
 
     texts: tuple[str, ...]
@@ -51,6 +52,7 @@ class Answers:
     batches: int
     answer_tokens: float | None = None
     probabilities: tuple[tuple[float, ...], ...] | None = None
+    guesses: tuple[str, ...] | None = None
 
 
 class _Found(NamedTuple):

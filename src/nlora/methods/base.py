@@ -89,6 +89,8 @@ class Method(Generic[OptionsT]):
     """Whether one stage trains on all tasks together."""
     needs_float_weights: ClassVar[bool] = False
     """Whether the backbone's weights are trained or differentiated, which rules out a quantized backbone."""
+    serves_per_task: bool = False
+    """Whether each task is answered by the model as it was after that task. A run with `serve` sets it."""
 
     penalty_use: PenaltyUse = IN_LOSS
     """How a training applies the penalty; a method may set its own when it is made."""
@@ -153,6 +155,15 @@ class Method(Generic[OptionsT]):
         if self.updates == "per_task":
             return updates[index : index + 1]
         return updates[-1:] if self.updates == "continued" else updates
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether tasks are answered by different models, so that whoever asks must say which task it is."""
+        return self.serves_per_task or self.updates == "per_task"
+
+    def answering(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
+        """`active_for`, of the updates that the run answers `tasks[index]` with."""
+        return self.active_for(updates[: index + 1] if self.serves_per_task else updates, index)
 
     # A stage
 

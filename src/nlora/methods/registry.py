@@ -113,12 +113,15 @@ def default_weight(method: Method) -> float:
 def methods_of(config: Config, base_folder: Path) -> list[Method]:
     """The method of each stage of a run: one for all of them, but for stages with options of their own."""
     common = build(config.method.name, config.method.options, base_folder)
-    return [
+    methods = [
         build(config.method.name, config.method_options(task.name), base_folder)
         if task.name in config.stages and config.stages[task.name].method
         else common
         for task in config.tasks
     ]
+    for method in methods:
+        method.serves_per_task = config.serve is not None
+    return methods
 
 
 def find(name: str, base_folder: Path = Path()) -> type[Method]:

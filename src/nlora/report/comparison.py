@@ -169,21 +169,22 @@ class _Group:
 def _identity(summary: Summary) -> tuple[object, ...]:
     # Without the key: from a version that had only the repaired protocol.
     released = summary.protocol == "released"
-    return (summary.name, summary.method, summary.replay, summary.model, summary.tasks, released)
+    return (summary.name, summary.method_label, summary.replay, summary.model, summary.tasks, released)
 
 
 def _row(group: Sequence[tuple[Path, Summary]]) -> Row:
     summaries = [summary for _, summary in group]
     first = summaries[0]
+    label = first.method_label
     values = {}
     for key, measure in MEASURES.items():
         known = [value for value in map(measure, summaries) if value is not None]
         if known:
             values[key] = Spread.of(known)
     return Row(
-        label=first.name if first.name == first.learner else f"{first.name} ({first.learner})",
+        label=first.name if first.name == label else f"{first.name} ({label})",
         name=first.name,
-        method=first.learner,
+        method=first.method_label,
         model=first.model,
         tasks=first.tasks,
         seeds=tuple(sorted(summary.seed for summary in summaries)),

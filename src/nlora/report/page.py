@@ -27,6 +27,7 @@ from nlora.report.sections.costs import cost, training
 from nlora.report.sections.examples import forgotten, repeat
 from nlora.report.sections.header import facts_and_differences, title_of
 from nlora.report.sections.labels import scores_by_label
+from nlora.report.sections.routing import routing
 from nlora.report.sections.scores import matrices, results
 from nlora.report.sections.stages import scores_by_stage
 from nlora.runs.interference_file import Interference
@@ -45,6 +46,7 @@ def render(runs: Sequence[RunFiles]) -> str:
         matrices(runs),
         scores_by_stage(runs),
         *scores_by_label(runs),
+        *routing(runs),
         training(runs),
         collisions(runs),
         forgotten(runs),

@@ -30,11 +30,13 @@ def accuracy_table(summary: Summary) -> Table:
     table = Table.grid()
     table.add_column()
     table.add_row(
-        Text(f"{summary.name}: {summary.learner} on {summary.model}, seed {summary.seed}", style="bold")
+        Text(f"{summary.name}: {summary.method_label} on {summary.model}, seed {summary.seed}", style="bold")
     )
     table.add_row(_matrix(summary))
     for line in _averages(summary):
         table.add_row(line)
+    if summary.routing is not None:
+        table.add_row(f"router: {summary.routing.words}")
     for note in summary.notes:
         table.add_row(Text(f"note: {note}"))
     return table
@@ -54,7 +56,7 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
         average = Text(f"{score(summary.average_accuracy)}*", style="bold") if is_best else None
         runs.add_row(
             Text(summary.name),
-            Text(summary.learner),
+            Text(summary.method_label),
             str(summary.seed),
             average or Text(f"{score(summary.average_accuracy) or summary.status} "),
             change(summary.backward_transfer),

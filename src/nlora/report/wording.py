@@ -112,6 +112,8 @@ def run_facts(run: RunFiles) -> list[tuple[str, str]]:
             facts.append(("Tasks with their own settings", listed(list(config.stages))))
     elif (run.folder / RUN_FILE).is_file():
         facts.append(("Configuration", f"from another version of nlora; see {RUN_FILE}"))
+    if summary.serve is not None:
+        facts.append(("Answered by", _served(run)))
     facts.append(("Scored by", _scored(run)))
     if summary.protocol is not None:
         notes = [note.rstrip(".") for note in summary.protocol_notes]
@@ -122,6 +124,14 @@ def run_facts(run: RunFiles) -> list[tuple[str, str]]:
         ("Status", "complete" if run.is_complete else f"unfinished: {done} of {tasks} tasks learned")
     )
     return facts
+
+
+def _served(run: RunFiles) -> str:
+    own = "the model as it was after each task"
+    if run.summary.serve == "pertask":
+        return f"{own}; the task of each text is known"
+    reads = "" if run.config is None else f", which reads the {run.config.router.reads}"
+    return f"{own}; a router guesses the task of each text{reads}"
 
 
 def _examples(run: RunFiles) -> str:

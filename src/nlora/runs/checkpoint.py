@@ -6,7 +6,8 @@ later ones at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from nlora.config.base_folder import located
 from nlora.config.load import LoadedConfig, load_config
 from nlora.config.overrides import Overrides
 from nlora.config.schema import Config
-from nlora.errors import InputErrors, ModelError, Problem
+from nlora.errors import InputErrors, MissingExtraError, ModelError, Problem, missing
 from nlora.evaluation.choices import decode_of
 from nlora.methods.base import Method
 from nlora.methods.registry import methods_of
@@ -25,8 +26,9 @@ from nlora.runs.run_yaml import read_run_file
 
 if TYPE_CHECKING:
     from nlora.data.task import Task
-    from nlora.evaluation.evaluator import Answers, Evaluator
     from nlora.models.backbone import Backbone
+    from nlora.runs.served_model import ServedModel
+    from nlora.runs.task_router import TaskRouter
     from nlora.runs.update_history import UpdateHistory
 
 
@@ -104,8 +106,9 @@ def _checked(run: RunFolder, stage: int | None, option: str) -> int:
 def merged(stage: Checkpoint, index: int) -> Backbone:
     """The stage's model as a plain transformers model, with the updates that answer a task merged into its weights.
 
-    index: see `ServedModel.answer`. A 16-bit backbone is converted to float32, because 16 bits would round most of an
-    update away. Raises ModelError if the weights cannot hold an update: they are quantized or shared by several layers.
+    index: as for `ServedModel.answer`. A 16-bit backbone is converted to float32, because 16 bits would round most of
+    an update away. Raises ModelError if the weights cannot hold an update: they are quantized or shared by several
+    layers.
     """
     backbone = _backbone(stage.config)
     if stage.method.trains == "adapter" and not getattr(backbone.model, "is_quantized", False):
@@ -154,11 +157,17 @@ def _history(stage: Checkpoint, backbone: Backbone) -> UpdateHistory:
 
 
 class StageModel:
-    """The weights of a stage, loaded once; `serve` makes them answer tasks."""
+    """The weights of a stage, loaded once; `serve` makes them answer tasks.
+
+    Raises MissingExtraError if the run guesses tasks and scikit-learn is not installed.
+    """
 
     def __init__(self, stage: Checkpoint) -> None:
+        if stage.config.serve == "routed" and importlib.util.find_spec("sklearn") is None:
+            raise MissingExtraError(missing("scikit-learn"))
         self._backbone = _backbone(stage.config)
         self._history: UpdateHistory | None = None
+        self._router: TaskRouter | None = None
 
     def serve(self, stage: Checkpoint, tasks: Sequence[Task]) -> ServedModel:
         """The model, ready to answer these tasks: how to run it is found out on their own texts.
@@ -169,6 +178,8 @@ class StageModel:
         from nlora.models.positions import positions_of
         from nlora.runs.plan import make_encoder
         from nlora.runs.preflight import preflight, probes
+        from nlora.runs.served_model import ServedModel
+        from nlora.runs.task_router import TaskRouter
 
         options = stage.config.evaluate
         encoder = make_encoder(stage.config, positions_of(self._backbone.model))
@@ -181,34 +192,8 @@ class StageModel:
         )
         self._history = self._history or _history(stage, self._backbone)
         evaluator = Evaluator(self._backbone, encoder, options, paths)
-        return ServedModel(stage.method, self._history, evaluator)
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A stage's model that answers tasks."""
-
-    method: Method
-    history: UpdateHistory
-    evaluator: Evaluator
-
-    def answer(
-        self,
-        task: Task,
-        index: int,
-        on_answered: Callable[[int], None] = lambda count: None,
-        *,
-        probabilities: bool = False,
-    ) -> Answers:
-        """The model's answers to `task.test`.
-
-        index: the task's position in the run, from 0, for methods with a model for each task. For a task that is not
-        in the run, the number of the run's tasks.
-        """
-        self.history.activate_for_task(self.method, index)
-        return self.evaluator.answer(task, on_answered, probabilities=probabilities)
-
-    def is_bare(self, index: int) -> bool:
-        """Whether the task at that position is answered by the untrained backbone although something was trained."""
-        updates = self.history.updates
-        return any(updates) and not any(self.method.active_for(updates, index))
+        if stage.config.serve == "routed" and self._router is None:
+            self._router = TaskRouter(self._backbone, encoder, self._history, stage.config)
+            for k in range(1, stage.stage + 1):
+                self._router.reload(stage.run.stage_folder(k), stage.config.tasks[k - 1].name)
+        return ServedModel(stage.method, self._history, evaluator, self._router)

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from nlora.models.target_modules import ModuleShape
 
 
+_FEWEST_TEXTS = 2
+"""Of a task, for a router: the covariance is that within tasks."""
+
+
 def family_problems(config: Config, encoder_decoder: bool) -> list[Problem]:
     """Why the model is of the wrong kind for these settings; empty if it fits or any kind may come.
 
@@ -130,6 +134,34 @@ def scorer_problems(tasks: Sequence[Task]) -> list[Problem]:
         except InputErrors as error:
             found += [Problem.at(("tasks", i, "metric"), problem.what) for problem in error.problems]
     return found
+
+
+def serve_problems(config: Config, methods: Sequence[Method], tasks: Sequence[Task]) -> list[Problem]:
+    """Why this run cannot have a model for each task, or guess tasks; empty if it can, or does not want to.
+
+    methods, tasks: empty if they could not be loaded.
+    """
+    if config.serve is None:
+        return []
+    found, label = [], config.method.label
+    if any(method.trains == "weights" for method in methods):
+        found.append(f"{label} keeps only its latest weights, not the model after each task")
+    if any(method.at_once for method in methods):
+        found.append(f"{label} trains one model on all tasks at once")
+    if config.serve == "routed" and config.fsdp:
+        found.append("a router reads the backbone without its head, which fsdp does not allow")
+    problems = [f"{what}; leave serve out" for what in found]
+    if config.serve == "routed":
+        if importlib.util.find_spec("sklearn") is None:
+            problems.append(missing("scikit-learn"))
+        texts = {task.name: len({example.sentence for example in task.train}) for task in tasks}
+        problems += [
+            f"a router needs {_FEWEST_TEXTS} different training texts of each task, but {name} has {count}; "
+            "give it more, or set serve: pertask"
+            for name, count in texts.items()
+            if count < _FEWEST_TEXTS
+        ]
+    return [Problem.at(("serve",), what) for what in problems]
 
 
 def early_stopping_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:

@@ -36,6 +36,7 @@ from nlora.runs.checks import (
     missing_extras,
     quantize_problems,
     scorer_problems,
+    serve_problems,
 )
 from nlora.runs.checksums import damage
 from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
@@ -140,6 +141,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     problems += [
         *missing_extras(config),
         *quantize_problems(config, methods),
+        *serve_problems(config, methods, tasks or ()),
         *(early_stopping_problems(config, methods) if methods else ()),
         *extension_problems(config, methods),
     ]

@@ -32,6 +32,7 @@ class Prediction:
     instruction: the released field: the prompt without its first two lines, with `{0}` in place of the sentence.
     prompt: the whole input text; None if unknown.
     exact, others, is_outside, own_score: as in `Answer`.
+    routed_to: the task whose model a router chose; None without a router.
     """
 
     type: str
@@ -46,6 +47,7 @@ class Prediction:
     others: tuple[str, ...] = ()
     is_outside: bool = False
     own_score: float | None = None
+    routed_to: str | None = None
 
     @property
     def answer(self) -> Answer:
@@ -79,6 +81,7 @@ class Prediction:
             **({"Answers": [self.label, *self.others]} if self.others else {}),
             **({"Outside": True} if self.is_outside else {}),
             **({} if self.own_score is None else {"Score": self.own_score}),
+            **({} if self.routed_to is None else {"Routed": self.routed_to}),
         }
 
 

@@ -31,10 +31,12 @@ from nlora.runs.plan import Plan
 from nlora.runs.repair import Repair
 from nlora.runs.resumable import resumable
 from nlora.runs.resume_points import StageResumePoints
+from nlora.runs.served_model import ServedModel
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.stage_notes import answer_notes, training_notes
 from nlora.runs.stage_results import scores_of, task_records, write_skipped, write_stage
-from nlora.runs.stage_training import attached, train_stage
+from nlora.runs.stage_training import attached, stage_seed, train_stage
+from nlora.runs.task_router import TaskRouter
 from nlora.runs.update_history import UpdateHistory
 from nlora.training.trainer import TrainResult
 
@@ -72,12 +74,15 @@ def learn_sequence(
         backbone.model, [module.name for module in plan.modules], others=plan.adopted_modules
     )
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate, paths)
+    router = None
+    if plan.config.serve == "routed":
+        router = TaskRouter(backbone, plan.encoder, history, plan.config)
     done = len(run.committed_stages())
     known = run.zero_shot() or {}
     if plan.config.evaluate.zero_shot and (
         new := [task for task in tasks if task.test and task.name not in known]
     ):
-        answers = _answer(plan, evaluator, history, new, 0, progress)
+        answers = _answer(ServedModel(plan.methods[0], history, evaluator), new, 0, progress)
         run.write_zero_shot(known | scores_of(new, answers, records), records)
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if repair is not None:
@@ -91,8 +96,12 @@ def learn_sequence(
                 folder = run.stage_folder(stage)
                 is_last = stage == done or repair is not None  # any next stage may be trained again
                 history.reload_stage(folder, method, is_last=is_last, is_adopted=record.is_adopted)
+            if router is not None:
+                router.reload(run.stage_folder(stage), task.name)
             continue
         with run.stage(stage, task.name) as folder:
+            if router is not None:
+                router.learn(folder, task, stage_seed(plan.config.seed, stage))
             adopted = plan.adopted.get(stage)
             if adopted is None and not plan.encoded[stage - 1]:  # the method trains nothing here
                 history.skip()
@@ -115,7 +124,8 @@ def learn_sequence(
                         result = _train(plan, backbone, history, stage, folder, progress, paths, points)
                         keep_trained(folder, asdict(result), records[task.name], run.weights_before(stage))
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
-                answers = _answer(plan, evaluator, history, seen, stage, progress)
+                served = ServedModel(method, history, evaluator, router)
+                answers = _answer(served, seen, stage, progress)
                 notes = answer_notes(seen, answers)
                 if adopted is None:
                     options = plan.config.train_options(task.name)
@@ -170,21 +180,13 @@ def _train(
     return result
 
 
-def _answer(
-    plan: Plan,
-    evaluator: Evaluator,
-    history: UpdateHistory,
-    tasks: Sequence[Task],
-    stage: int,
-    progress: Progress,
-) -> dict[str, Answers]:
+def _answer(served: ServedModel, tasks: Sequence[Task], stage: int, progress: Progress) -> dict[str, Answers]:
     """The answers of the model after a stage to the test examples of some of the plan's tasks."""
-    method = plan.methods[max(stage - 1, 0)]
     answers = {}
     for index, task in enumerate(tasks):
         if not task.test:  # of an adapter from elsewhere
             continue
-        history.activate_for_task(method, index)
-        answers[task.name] = evaluator.answer(task, progress.scoring(stage, task.name, len(task.test)))
+        on_answered = progress.scoring(stage, task.name, len(task.test))
+        answers[task.name] = served.answer(task, index, on_answered)
         log.info("stage %d: %s answered in %.1f s", stage, task.name, answers[task.name].seconds)
     return answers

@@ -23,6 +23,7 @@ from nlora.runs.released_files import (
     train_results,
     write_results,
 )
+from nlora.runs.routing import Routing
 from nlora.runs.stage_examples import StageExamples
 from nlora.runs.summary import StageRecord
 from nlora.runs.task_records import TaskRecord, changes, task_record
@@ -131,6 +132,10 @@ def write_stage(
             replay_passes=result.epochs * replays.passes if replays else None,
             notes=tuple(notes),
             tasks={name: records[name] for name in answers},
+            routing=Routing.of(
+                [task.name for task in tasks[:stage]],
+                {name: given.guesses for name, given in answers.items() if given.guesses is not None},
+            ),
         ),
     )
     return scores
@@ -199,6 +204,7 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
     """Each answer with its example, as in the released files, but without its prompt, which may be long."""
     before, after = frame(task)
     instruction = f"{before.removeprefix(names(task))}{{0}}{after}"  # the released field
+    guesses = answers.guesses or [None] * len(task.test)
     return [
         Prediction(
             type=task.type,
@@ -212,8 +218,9 @@ def predictions_of(task: Task, answers: Answers) -> list[Prediction]:
             others=answer.others,
             is_outside=answer.is_outside,
             own_score=answer.own_score,
+            routed_to=guess,
         )
-        for example, answer in zip(task.test, graded(task, answers.texts), strict=True)
+        for example, answer, guess in zip(task.test, graded(task, answers.texts), guesses, strict=True)
     ]
 
 

@@ -18,13 +18,14 @@ from nlora.errors import RunError
 from nlora.evaluation.choices import Decode, Metric, both_or_all, scoring_words
 from nlora.evaluation.continual_metrics import summarize
 from nlora.runs.atomic import write_json
+from nlora.runs.routing import Routing
 from nlora.runs.task_records import ExamplesRecord, TaskRecord
 
 SUMMARY_FILE = "summary.json"
 SCHEMA: Literal[1] = 1
 
 _FROM_STAGES = ("status", "tasks", "R", "zero_shot", "average_accuracy", "backward_transfer", "forgetting",
-                "forward_transfer", "train_seconds")  # fmt: skip
+                "forward_transfer", "train_seconds", "routing")  # fmt: skip
 """Keys that follow from the stages' records, in files of every version."""
 
 Score = float | None
@@ -109,11 +110,18 @@ class Summary(BaseModel):
     notes: tuple[str, ...] = Field(
         (), description="Odd outcomes of the stages, such as a loss that never moved, one sentence each."
     )
+    serve: Literal["pertask", "routed"] | None = Field(
+        None, description="Whether each task has a model of its own, and whether the task is guessed."
+    )
+    routing: Routing | None = Field(
+        None, description="How well the latest stage guessed the tasks; null if none was guessed."
+    )
 
     @property
-    def learner(self) -> str:
-        """The method and, if there is any beside it, replay."""
-        return f"{self.method} + replay" if self.replay else self.method
+    def method_label(self) -> str:
+        """What tables call the method: `inclora`, `inclora + replay`, or `inclora, routed`."""
+        learner = f"{self.method} + replay" if self.replay else self.method
+        return learner if self.serve is None else f"{learner}, {self.serve}"
 
     def metric_of(self, task: str) -> Metric:
         """The metric of a task's scores."""
@@ -173,6 +181,7 @@ class StageRecord(BaseModel):
     tasks: dict[str, TaskRecord] = Field(
         default_factory=dict, description="Records of the scored tasks; empty in files of older versions."
     )
+    routing: Routing | None = Field(None, description="How well tasks were guessed; null if none was.")
 
 
 def summary_of(
@@ -224,6 +233,8 @@ def summary_of(
             name: Digests(**task.model_dump(include=set(Digests.model_fields)))
             for name, task in known_tasks.items()
         },
+        serve=config.serve,
+        routing=next((r.routing for r in reversed(records) if r.routing is not None), None),
         notes=tuple(f"stage {r.stage}, {r.task}: {note}" for r in records for note in r.notes),
     )
 

@@ -100,7 +100,7 @@ class UpdateHistory:
 
     def activate_for_task(self, method: Method, index: int) -> None:
         """Activate the updates that answer task `index` (from 0)."""
-        self._activate(method.active_for(self.updates, index))
+        self._activate(method.answering(self.updates, index))
 
     def deactivate(self) -> None:
         """Leave the backbone without any update."""

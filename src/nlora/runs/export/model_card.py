@@ -114,7 +114,7 @@ def _text(export: Export) -> str:
     learned = [task.name for task in config.tasks[: checkpoint.stage]]
     parts = [
         f"# {config.name}",
-        f"{base} after learning {', '.join(learned)} (method: {config.method.label}). "
+        f"{base} after learning {', '.join(learned)} (method: {config.method_label}). "
         f"This is {FORMS[export.options.form]}{_choices(export)}.",
         "## Scores",
         _matrix(export),
@@ -230,7 +230,11 @@ def _loading(export: Export) -> str:
         lines += f'\nmodel = PeftModel.from_pretrained(base, "FOLDER/{first}", adapter_name="update_0")'
         for i, name in enumerate(others, start=1):
             lines += f'\nmodel.load_adapter("FOLDER/{name}", adapter_name="update_{i}")'
-        if export.checkpoint.method.updates == "per_task":
+        if export.checkpoint.method.serves_per_task and export.checkpoint.method.updates == "added":
+            lines += (
+                '\nmodel.set_adapter("update_0")  # of the first task; for a later one, with all before it'
+            )
+        elif export.checkpoint.method.needs_task:
             lines += '\nmodel.set_adapter("update_0")  # the adapter of the task that a text belongs to'
         elif export.checkpoint.method.updates == "continued":
             lines += (

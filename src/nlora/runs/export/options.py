@@ -149,7 +149,7 @@ def check_method(checkpoint: Checkpoint, options: ExportOptions) -> int:
         if options.task not in names:
             hint = did_you_mean(options.task, names) or f"; the tasks are {', '.join(names)}"
             raise InputErrors([Problem("--task", f"no task of the run is called '{options.task}'{hint}")])
-        if form == "adapters" or method.updates != "per_task":
+        if form == "adapters" or not method.needs_task:
             why = (
                 "--as adapters exports the adapters of all tasks"
                 if form == "adapters"
@@ -160,7 +160,7 @@ def check_method(checkpoint: Checkpoint, options: ExportOptions) -> int:
             what = f"'{options.task}' is not learned yet at stage {checkpoint.stage}; use --stage {index + 1}"
             raise InputErrors([Problem("--task", what)])
         return index
-    if method.updates == "per_task" and form != "adapters":
+    if method.needs_task and form != "adapters":
         what = f"{label} has a model for each task; say which, as --task {names[0]}"
         raise InputErrors([Problem("--task", what)])
     return 0

@@ -47,7 +47,7 @@ class StageUpdates:
     def active_for(self, index: int) -> list[StageUpdate]:
         """Those that answer task `index` (from 0)."""
         by_state = {id(update.state): update for update in self.trained}
-        active = [state for state in self._method.active_for(self._states, index) if state]
+        active = [state for state in self._method.answering(self._states, index) if state]
         return [by_state.get(id(state)) or replace(self.trained[-1], state=state) for state in active]
 
 
@@ -63,7 +63,7 @@ def answers_task(
 
     index: as `check_method` returned.
     """
-    if updates is None or checkpoint.method.updates != "per_task":
+    if updates is None or not checkpoint.method.needs_task:
         return lambda asked: True
     if options.form == "adapters":
         return lambda asked: bool(updates.active_for(asked))

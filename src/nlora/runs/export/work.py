@@ -58,7 +58,12 @@ class Work:
             )
         found = self._found
         found.is_encoder_decoder = again.backbone.encoder_decoder
-        if options.is_exact and not self._is_exact:
+        if self._is_routed:
+            found.notes.append(
+                "the run guessed the task of each text, so a wrong guess had another model answer; the export is the "
+                "model of the task itself"
+            )
+        elif options.is_exact and not self._is_exact:
             found.notes.append(
                 "the run answered in 16 bits or with a quantized backbone, the export in float32 where it can; single "
                 "answers may differ"
@@ -72,9 +77,14 @@ class Work:
 
     @property
     def _is_exact(self) -> bool:
-        """Whether the export must give the run's own answers: a run in 16 bits or quantized rounds otherwise."""
+        """Whether the export must give the run's own answers: not if the run rounds otherwise, or guesses tasks."""
         config = self._checkpoint.config
-        return self._options.is_exact and config.dtype == "float32" and config.quantize is None
+        is_plain = config.dtype == "float32" and config.quantize is None
+        return self._options.is_exact and is_plain and not self._is_routed
+
+    @property
+    def _is_routed(self) -> bool:
+        return self._checkpoint.config.serve == "routed"
 
     def _check_rank(self, updates: StageUpdates | None) -> None:
         rank = self._options.rank
