@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nlora.config.schema import LoraOptions
+from nlora.data.columns import TokenizedExamples
 from nlora.data.task import Example, Task, TokenizedExample
 from nlora.methods.base import Method, MethodOptions
 from nlora.methods.registry import find, info_of
@@ -107,7 +108,7 @@ def options_are_typed(make: Make) -> None:
 def says_that_it_needs_float_weights(make: Make) -> None:
     """A method that trains weights sets `needs_float_weights`."""
     method = make()
-    assert method.trains == "adapter" or method.needs_float_weights
+    assert method.trains != "weights" or method.needs_float_weights
 
 
 def trains_layers_of_any_shape(make: Make) -> None:
@@ -199,6 +200,18 @@ def the_extra_loss_is_a_scalar_with_gradients(make: Make) -> None:
         assert torch.isfinite(gradient).all(), "the gradient is not finite"
 
 
+def begins_prompts_with_the_tokens_that_it_announces(make: Make) -> None:
+    """`beginning` adds at most `soft_tokens` tokens before each prompt and leaves the rest as it is."""
+    method, adapter = _attached(make, stage=1)
+    given = TokenizedExamples.of(_EXAMPLES)
+    for index in range(4):  # the last one is of no task of the sequence
+        begun = method.beginning(index, adapter.detach(), given)
+        added = [len(new.prompt_ids) - len(old.prompt_ids) for new, old in zip(begun, given, strict=True)]
+        assert all(0 <= count <= method.soft_tokens(3) for count in added), f"it adds {added} tokens"
+        for new, old, count in zip(begun, given, added, strict=True):
+            assert new == old.beginning_with(new.prompt_ids[:count]), f"it changes {old} to {new}"
+
+
 _CHECKS: tuple[Callable[[Make], None], ...] = (
     is_documented,
     options_are_typed,
@@ -212,6 +225,7 @@ _CHECKS: tuple[Callable[[Make], None], ...] = (
     the_penalty_is_pure,
     weight_zero_is_no_penalty,
     the_extra_loss_is_a_scalar_with_gradients,
+    begins_prompts_with_the_tokens_that_it_announces,
 )
 
 

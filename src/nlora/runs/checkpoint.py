@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,8 +106,14 @@ def merged(stage: Checkpoint, index: int) -> Backbone:
     """The stage's model as a plain transformers model, with the updates that answer a task merged into its weights.
 
     index: see `ServedModel.answer`. A 16-bit backbone is converted to float32, because 16 bits would round most of an
-    update away. Raises ModelError if the weights cannot hold an update: they are quantized or shared by several layers.
+    update away. Raises ModelError if the weights cannot hold an update: they are quantized or shared by several layers;
+    and for soft prompts, which are no part of the weights.
     """
+    if stage.method.trains == "prompts":
+        raise ModelError(
+            f"{stage.config.method.label} trains soft prompts, which a plain model does not put before its texts; "
+            "use nlora predict, or Run.predict"
+        )
     backbone = _backbone(stage.config)
     if stage.method.trains == "adapter" and not getattr(backbone.model, "is_quantized", False):
         backbone.model.float()
@@ -177,6 +184,7 @@ class StageModel:
         paths = preflight(
             self._backbone,
             [probes(task, encoder) for task in tasks],
+            method=stage.method,
             generates=any(decode_of(task, options) == "generate" for task in tasks),
         )
         self._history = self._history or _history(stage, self._backbone)
@@ -206,7 +214,8 @@ class ServedModel:
         in the run, the number of the run's tasks.
         """
         self.history.activate_for_task(self.method, index)
-        return self.evaluator.answer(task, on_answered, probabilities=probabilities)
+        beginning = partial(self.method.beginning, index)
+        return self.evaluator.answer(task, on_answered, probabilities=probabilities, beginning=beginning)
 
     def is_bare(self, index: int) -> bool:
         """Whether the task at that position is answered by the untrained backbone although something was trained."""

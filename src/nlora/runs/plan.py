@@ -34,6 +34,8 @@ from nlora.runs.checks import (
     fsdp_problems,
     label_weight_problems,
     missing_extras,
+    most_soft_tokens,
+    position_problems,
     quantize_problems,
     scorer_problems,
 )
@@ -62,7 +64,10 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked run: everything it needs except the model's weights. adopted: adapters from elsewhere, by stage."""
+    """A checked run: everything it needs except the model's weights.
+
+    trained_parameters: those of one stage, unless it trains weights. adopted: adapters from elsewhere, by stage.
+    """
 
     config: Config
     tasks: tuple[Task, ...]
@@ -73,6 +78,7 @@ class Plan:
     encoded: tuple[TokenizedExamples, ...]
     weights: tuple[Weights | None, ...]
     stages: tuple[StagePlan, ...]
+    trained_parameters: int
     adopted: Mapping[int, Adopted] = field(default_factory=dict)
 
     @property
@@ -97,10 +103,9 @@ class Plan:
         return notes
 
     @property
-    def trained_parameters(self) -> int:
-        """Parameters of one update: r·(in + out) summed over the modules."""
-        r = self.config.lora.r
-        return sum(r * (m.in_features + m.out_features) for m in self.modules)
+    def soft_tokens(self) -> int:
+        """The most soft tokens that a text begins with; 0 for most methods."""
+        return most_soft_tokens(self.config, self.methods)
 
     @property
     def seconds(self) -> float:
@@ -124,6 +129,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         layout = _collect(problems, lambda: _layout(skeleton, config))
         encoder = _collect(problems, lambda: make_encoder(config, positions))
         problems += fsdp_problems(config, methods, skeleton, layout[0] if layout else ())
+        problems += position_problems(config, methods, positions)
     if encoder is not None:
         problems += family_problems(config, encoder.encoder_decoder)
     problems += [
@@ -152,6 +158,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
     modules, parameters = layout
+    assert skeleton is not None  # it has the layout
     examples, weights = zip(*encoded, strict=True)
     stages = stage_plans(config, tasks, encoder, examples, cut, parameters)
     return Plan(
@@ -164,6 +171,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         examples,
         weights,
         stages,
+        _trained_parameters(skeleton, config, methods[0], modules),
         adopted,
     )
 
@@ -231,6 +239,16 @@ def _layout(model: nn.Module, config: Config) -> tuple[list[ModuleShape], int]:
     LoraAdapter.attach(model, config.lora, seed=config.seed).detach()  # PEFT refuses some layers
     embeddings = {id(p) for m in model.modules() if type(m).__name__ == "Embedding" for p in m.parameters()}
     return modules, sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+
+
+def _trained_parameters(
+    model: nn.Module, config: Config, method: Method, modules: Sequence[ModuleShape]
+) -> int:
+    """Parameters of one update, r·(in + out) summed over the modules, or of a stage's soft prompts."""
+    if method.trains == "prompts":
+        trainable = method.attach(model, config.lora, stage=1, seed=config.seed)
+        return sum(tensor.numel() for tensor in trainable.live_tensors().values())
+    return sum(config.lora.r * (m.in_features + m.out_features) for m in modules)
 
 
 def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:

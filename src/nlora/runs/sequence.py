@@ -14,6 +14,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,7 +231,8 @@ def _answer(
         if not task.test:  # of an adapter from elsewhere
             continue
         history.activate_for_task(method, index)
-        answers[task.name] = evaluator.answer(task, progress.scoring(stage, task.name, len(task.test)))
+        on_answered = progress.scoring(stage, task.name, len(task.test))
+        answers[task.name] = evaluator.answer(task, on_answered, beginning=partial(method.beginning, index))
         log.info("stage %d: %s answered in %.1f s", stage, task.name, answers[task.name].seconds)
     return answers
 

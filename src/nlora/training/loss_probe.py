@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = 8
 MakeBatch = Callable[[Sequence["TokenizedExample"]], dict[str, Tensor]]
+Choose = Callable[[dict[str, Tensor]], Tensor | None]
 
 
 @dataclass
@@ -40,11 +41,16 @@ class LossBefore:
 
 @torch.no_grad()
 def probe_loss(
-    model: nn.Module, examples: Sequence[TokenizedExample], make_batch: MakeBatch, *, together: int
+    model: nn.Module,
+    examples: Sequence[TokenizedExample],
+    make_batch: MakeBatch,
+    *,
+    together: int,
+    choose: Choose | None = None,
 ) -> float:
     """Mean cross-entropy over the answer tokens of the first 8 examples, without dropout. Draws no random numbers.
 
-    together: how many examples may share a batch.
+    together: how many examples may share a batch. choose: see `PenalizedTrainer`.
     """
     first = [examples[i] for i in range(min(_EXAMPLES, len(examples)))]
     groups = [first[start : start + together] for start in range(0, len(first), together)]
@@ -56,6 +62,8 @@ def probe_loss(
     try:
         for group in groups:
             batch = {key: value.to(device) for key, value in make_batch(group).items()}
+            if choose is not None:
+                choose(batch)
             logits, targets = answer_logits(model, batch)
             total += F.cross_entropy(
                 logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"

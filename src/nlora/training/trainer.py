@@ -25,6 +25,7 @@ from nlora.data.sampler import LengthGroupedSampler
 from nlora.errors import RunError
 from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
+from nlora.models.soft_prompts import SoftPrompts
 from nlora.training import spread
 from nlora.training.best_epoch import BestEpoch
 from nlora.training.counted_batches import counted
@@ -134,10 +135,13 @@ def train(
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
     masks = masks_of(trainable.model, paths, examples, seed, backbone.encoder_decoder)
-    shared = None if masks is None else masks.beginning
+    soft = trainable if isinstance(trainable, SoftPrompts) else None
+    shared = soft.shared if soft is not None else None if masks is None else masks.beginning
     make_batch: MakeBatch = (
         partial(pack, shared=shared) if packs else Collator(pad_id, backbone.encoder_decoder)
     )
+    if soft is not None:
+        make_batch = soft.batches(make_batch)
     fast = FastTraining(backbone.model, trainable.model, paths, masks)
     best = _best_epoch(trainable, fast, options, score)
     before = LossBefore()
@@ -158,6 +162,7 @@ def train(
         penalty=penalty,
         batch_size=options.batch_size,
         extra_loss=extra_loss,
+        choose=None if soft is None else soft.choose,
         without=trainable.without,
         masks=masks,
         order=_order(examples, options, seed),
@@ -169,7 +174,8 @@ def train(
     reset_peak_memory()
     with fast:
         micro = trainer.args.per_device_train_batch_size
-        probe = partial(probe_loss, trainable.model, examples, make_batch, together=micro)
+        choose = None if soft is None else soft.choose
+        probe = partial(probe_loss, trainable.model, examples, make_batch, choose=choose, together=micro)
         before.value = probe()
         loss = _run(trainer)
         if best is not None:
