@@ -24,7 +24,7 @@ from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits,
 
 TinyModel = Callable[[str], Path]
 VALUES = {"r": 4, "alpha": 8, "dropout": 0.0}
-NEEDS_MORE = {"lwf", "mtl", "osf", "replay", "seqft"}
+NEEDS_MORE = {"l2p", "lwf", "mtl", "osf", "progprompt", "replay", "seqft"}
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ REFUSED = {
     "mtl": "trains on the examples of all tasks",
     "disjoint": "gives each task rows of its own",
     "seqlora": "continues the adapter",
+    "progprompt": "trains soft prompts",
+    "l2p": "trains soft prompts",
 }
 
 

@@ -203,9 +203,9 @@ def the_extra_loss_is_a_scalar_with_gradients(make: Make) -> None:
 def begins_prompts_with_the_tokens_that_it_announces(make: Make) -> None:
     """`beginning` adds at most `soft_tokens` tokens before each prompt and leaves the rest as it is."""
     method, adapter = _attached(make, stage=1)
-    given = TokenizedExamples.of(_EXAMPLES)
+    model, given = adapter.detach(), TokenizedExamples.of(_EXAMPLES)
     for index in range(4):  # the last one is of no task of the sequence
-        begun = method.beginning(index, adapter.detach(), given)
+        begun = method.beginning(index, model, given)
         added = [len(new.prompt_ids) - len(old.prompt_ids) for new, old in zip(begun, given, strict=True)]
         assert all(0 <= count <= method.soft_tokens(3) for count in added), f"it adds {added} tokens"
         for new, old, count in zip(begun, given, added, strict=True):
