@@ -144,6 +144,8 @@ class PromptPool(SoftPrompts):
     def __init__(self, backbone: nn.Module, soft: SoftTokens, top_k: int, pull: float) -> None:
         super().__init__(backbone, soft)
         self._top_k, self._pull = top_k, pull
+        if soft.keys is not None and not pull:  # without a gradient, they do not train
+            soft.keys.requires_grad_(False)
 
     @classmethod
     def attach_pool(
