@@ -126,7 +126,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     layout = encoder = None
     if skeleton is not None:
         positions = positions_of(skeleton)
-        layout = _collect(problems, lambda: _layout(skeleton, config))
+        layout = _collect(problems, lambda: _layout(skeleton, config, methods))
         encoder = _collect(problems, lambda: make_encoder(config, positions))
         problems += fsdp_problems(config, methods, skeleton, layout[0] if layout else ())
         problems += position_problems(config, methods, positions)
@@ -157,8 +157,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     if problems or tasks is None or layout is None or encoder is None or encoded is None or cut is None:
         # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
-    modules, parameters = layout
-    assert skeleton is not None  # it has the layout
+    modules, parameters, trained = layout
     examples, weights = zip(*encoded, strict=True)
     stages = stage_plans(config, tasks, encoder, examples, cut, parameters)
     return Plan(
@@ -171,7 +170,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         examples,
         weights,
         stages,
-        _trained_parameters(skeleton, config, methods[0], modules),
+        trained,
         adopted,
     )
 
@@ -231,24 +230,21 @@ def _skeleton(config: Config) -> nn.Module:
     return load_skeleton(config.model, trust_remote_code=config.trust_remote_code)
 
 
-def _layout(model: nn.Module, config: Config) -> tuple[list[ModuleShape], int]:
-    """The modules to update, and the number of the model's parameters without embeddings."""
+def _layout(
+    model: nn.Module, config: Config, methods: Sequence[Method]
+) -> tuple[list[ModuleShape], int, int]:
+    """The modules to update, the number of the model's parameters without embeddings, and `Plan.trained_parameters`."""
     from nlora.models.lora_adapter import LoraAdapter, target_modules
 
     modules = target_modules(model, config.lora)
     LoraAdapter.attach(model, config.lora, seed=config.seed).detach()  # PEFT refuses some layers
     embeddings = {id(p) for m in model.modules() if type(m).__name__ == "Embedding" for p in m.parameters()}
-    return modules, sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
-
-
-def _trained_parameters(
-    model: nn.Module, config: Config, method: Method, modules: Sequence[ModuleShape]
-) -> int:
-    """Parameters of one update, r·(in + out) summed over the modules, or of a stage's soft prompts."""
-    if method.trains == "prompts":
-        trainable = method.attach(model, config.lora, stage=1, seed=config.seed)
-        return sum(tensor.numel() for tensor in trainable.live_tensors().values())
-    return sum(config.lora.r * (m.in_features + m.out_features) for m in modules)
+    parameters = sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    trained = sum(config.lora.r * (m.in_features + m.out_features) for m in modules)
+    if methods and methods[0].trains == "prompts":
+        prompts = methods[0].attach(model, config.lora, stage=1, seed=config.seed)
+        trained = sum(tensor.numel() for tensor in prompts.live_tensors().values())
+    return modules, parameters, trained
 
 
 def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:

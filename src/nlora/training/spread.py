@@ -97,7 +97,9 @@ def _nothing_counts(batch: dict[str, Any]) -> dict[str, Any]:
 
 def _may_be_unused(trainable: Trainable) -> bool:
     """Whether some of the trained weights may not be used in a step: those of an expert, or of a whole model."""
-    if isinstance(trainable, SoftPrompts):  # all are used, but keys not in the forward pass, where DDP would look
+    if isinstance(
+        trainable, SoftPrompts
+    ):  # all are used, but keys not in the forward pass, where DDP would look
         return False
     factors = trainable.factors()
     return not factors or any(map(is_of_expert, factors))
