@@ -20,7 +20,7 @@ from nlora.config.schema import Config
 from nlora.data.columns import TokenizedExamples
 from nlora.data.label_weights import Weights, example_weights
 from nlora.data.load import load_tasks
-from nlora.data.task import Example, Task
+from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.errors import AdapterError, InputErrors, NloraError, Problem
 from nlora.methods.base import Method
@@ -28,6 +28,7 @@ from nlora.methods.registry import methods_of
 from nlora.models.positions import Positions, positions_of
 from nlora.models.processes import size
 from nlora.runs.checks import (
+    conversation_weight_problems,
     early_stopping_problems,
     extension_problems,
     family_problems,
@@ -289,22 +290,10 @@ def _encode(
             if any(choice is not None for choice in choices):
                 each = zip(given, choices, strict=True)
                 weights = np.concatenate([example_weights(some, choice) for (_, some), choice in each])
-                problems += _without_weights(given, portions)
+                problems += conversation_weight_problems(given, portions)
             encoded.append((TokenizedExamples(part for p in portions for part in p.parts), weights))
         except InputErrors as error:
             problems.extend(error.problems)
     if problems:
         raise InputErrors(problems)
     return encoded
-
-
-def _without_weights(
-    given: Sequence[tuple[Task, Sequence[Example]]], portions: Sequence[TokenizedExamples]
-) -> list[Problem]:
-    """The tasks whose answers cannot be weighted, because conversations have become several examples."""
-    what = "the answers of its conversations are examples of their own, without weights; leave train.label_weights out"
-    return [
-        Problem(f"task {task.name}", what)
-        for (task, some), rows in zip(given, portions, strict=True)
-        if len(rows) != len(some)
-    ]
