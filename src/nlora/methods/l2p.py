@@ -1,13 +1,13 @@
 """L2P: a pool of soft prompts with keys; each text begins with those whose keys are nearest to it.
 
 Source: Learning to Prompt, arXiv 2112.08654, for images; for language models as the code of TRACE (arXiv 2310.06762,
-by authors of O-LoRA) has it. The model itself is frozen. A text x is compared with the key k_i of each prompt P_i by
+by authors of O-LoRA) has it. The model itself is frozen. A text is compared with the key k_i of each prompt P_i by the cosine
 
-    cos(q(x), k_i),  q(x) the mean of the text's own input embeddings
+    s_i = q·k_i / (‖q‖ ‖k_i‖),  q the mean of the text's own input embeddings
 
 and begins with the `top_k` prompts of the largest cosines, the largest first. The pool trains on from task to task, on
 
-    loss = cross-entropy - pull · Σ over the chosen prompts of cos(q(x), k_i)
+    loss = cross-entropy - pull · Σ s_i over the prompts that were chosen
 
 and needs no task at inference. Prompts start as the embeddings of random tokens of the vocabulary, keys as the means of
 their prompts.
