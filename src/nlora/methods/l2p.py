@@ -1,7 +1,7 @@
 """L2P: a pool of soft prompts with keys; each text begins with those whose keys are nearest to it.
 
 Source: Learning to Prompt, arXiv 2112.08654, for images; for language models as the code of TRACE (arXiv 2310.06762,
-by authors of O-LoRA) has it. The model itself is frozen. A text is compared with the key k_i of each prompt P_i by the cosine
+by authors of O-LoRA) has it. The model itself is frozen. A text is compared with the key k_i of each prompt P_i by
 
     s_i = q·k_i / (‖q‖ ‖k_i‖),  q the mean of the text's own input embeddings
 
