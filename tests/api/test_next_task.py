@@ -25,7 +25,7 @@ from tiny import FAMILIES, IDS, LORA, assert_bitwise, assert_same, load, logits,
 TinyModel = Callable[[str], Path]
 VALUES = {"r": 4, "alpha": 8, "dropout": 0.0}
 NEEDS_MORE = {
-    "gorp", "inflora", "lori", "lwf", "magmax", "mtl", "oplora", "osf", "replay", "seqft", "slao"
+    "gorp", "inflora", "l2p", "lori", "lwf", "magmax", "mtl", "oplora", "osf", "progprompt", "replay", "seqft", "slao"
 }  # fmt: skip
 
 

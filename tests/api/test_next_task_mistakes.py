@@ -24,7 +24,9 @@ def model(tiny_model: Callable[[str], Path]) -> Any:
     return load(tiny_model("llama"))
 
 
-@pytest.mark.parametrize("name", ["lori", "lwf", "mtl", "oplora", "osf", "replay", "seqft"])
+@pytest.mark.parametrize(
+    "name", ["l2p", "lori", "lwf", "mtl", "oplora", "osf", "progprompt", "replay", "seqft"]
+)
 def test_a_method_that_needs_more_is_refused_by_name(name: str, model: Any) -> None:
     with pytest.raises(
         nlora.InputErrors, match=f"^method: {name} .*nlora run only.*disjoint, ella, ewc, inclora"

@@ -29,6 +29,8 @@ REFUSED = {
     "gorp": "needs the gradients of earlier tasks",
     "inflora": "needs the inputs of earlier tasks",
     "slao": "each was trained on from the one before",
+    "progprompt": "trains soft prompts",
+    "l2p": "trains soft prompts",
 }
 
 

@@ -42,13 +42,14 @@ def test_every_merge_and_a_merge_in_every_form(
         assert_is_base_plus("gpt2", weights, base_weights(tiny_model("gpt2")), largest)
 
 
+PROMPTS = {"l2p", "progprompt"}  # refused: tests/runs/test_prompt_runs.py
 # One of each kind: a sum, the last update alone, one for each task, one for all, weights, merges of low and full rank.
 KINDS = ["nlora", "seqlora", "pertask", "mtl", "seqft", "osf", "slao", "magmax"]
 
 
 @pytest.mark.parametrize(
     ("method", "form"),
-    [(m, f) for m in method_names() for f in FORMS if f == "merged" or m in KINDS],
+    [(m, f) for m in method_names() if m not in PROMPTS for f in FORMS if f == "merged" or m in KINDS],
 )
 def test_every_method_is_exported_or_refused_by_name(
     finished_run: Runs, tmp_path: Path, method: str, form: str

@@ -44,7 +44,7 @@ def test_every_other_method_is_planned(tmp_path: Path, tiny_model: TinyModel) ->
         for name in method_names()
         if fsdp_problems(load_config(config, [f"method={name}"]).config, [build(name, {})], skeleton, [])
     }
-    assert refused == {"ewc", "osf", "seqft", "oplora"}
+    assert refused == {"ewc", "l2p", "oplora", "osf", "progprompt", "seqft"}
     make_plan(load_config(config))
 
 

@@ -22,6 +22,7 @@ from nlora.models.fast_paths import Rows, default_paths
 from nlora.models.full_model import FullModel
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.osf_layers import OsfLayers
+from nlora.models.soft_prompts import PromptPool, SoftPrompts
 from nlora.training.random_state import random_state, set_random_state
 from nlora.training.state_file import read_state, write_state
 from nlora.training.trainer import train
@@ -44,6 +45,10 @@ TIMES = {
 def attached(kind: str, model: Any) -> Any:
     if kind == "full":
         return FullModel.attach(model)
+    if kind == "prompts":
+        return SoftPrompts.attach(model, tokens=3, stage=1, seed=1)
+    if kind == "pool":
+        return PromptPool.attach_pool(model, pool=6, tokens=2, top_k=2, pull=0.5, stage=1, seed=1)
     return (
         OsfLayers.attach(model, LORA, preserved=0.5)
         if kind == "osf"
@@ -122,6 +127,8 @@ def outcome(
         ("llama", "full", "float32", None, [4], {"learning_rate": 1e-4}),
         ("llama", "full", "bfloat16", None, [3], {"learning_rate": 1e-4}),
         ("llama", "osf", "float32", None, [4], {"learning_rate": 1e-4}),
+        ("llama", "prompts", "bfloat16", None, [4], {"learning_rate": 0.1, "gradient_checkpointing": True}),
+        ("llama", "pool", "float32", None, [4], {"learning_rate": 0.1, "micro_batch_size": 4}),
         ("gpt2", "lora", "float32", None, [3, 4], {}),
         ("t5", "lora", "float32", None, [2, 3, 4], {"micro_batch_size": 4}),
     ],

@@ -108,6 +108,10 @@ def _of_run(folder: str) -> list[EarlierTask]:
         raise AdapterError(
             f"{folder}: {method.name} trains weights, not adapters; give the model of Run.model()"
         )
+    if method.trains == "prompts":
+        raise AdapterError(
+            f"{folder}: {method.name} trains soft prompts, not adapters, and nothing can follow them"
+        )
     if method.updates == "per_task":
         raise AdapterError(
             f"{folder}: {method.name} has a model for each task; name the adapters that should stay active"

@@ -87,6 +87,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             backbone,
             [probes(task, plan.encoder) for task in plan.tasks],
             lora=config.lora,
+            method=plan.methods[0],
             needs_gradients=plan.methods[0].trains == "adapter",
             generates=any(decode_of(task, config.evaluate) == "generate" for task in plan.tasks),
         )

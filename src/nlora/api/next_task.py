@@ -35,7 +35,7 @@ _IN_USE: WeakSet[nn.Module] = WeakSet()
 # What a training loop of someone else's does not do for a method -> what the method would need it for.
 _NEEDS: dict[str, str] = {
     "after_step": "changes the adapter after each optimizer step",
-    "attach": "trains weights instead of a LoRA adapter",
+    "attach": "trains something other than a LoRA adapter",
     "extra_loss": "adds to the loss of each micro-batch",
     "examples": "decides which examples are trained on",
     "see_examples": "looks at the examples before it trains",

@@ -60,13 +60,15 @@ def _lines(plan: Plan) -> list[str]:
     from nlora.runs.task_notes import task_notes
 
     config = plan.config
-    if plan.methods[0].trains == "weights":
-        trained = "the model's own weights are trained"
-    else:
-        trained = f"{plan.trained_parameters:,} trained parameters per task (r = {config.lora.r})"
+    parameters = f"{plan.trained_parameters:,} trained parameters per task"
+    trained = {
+        "weights": f"{len(plan.modules)} modules, the model's own weights are trained",
+        "prompts": f"{parameters}, at most {plan.soft_tokens} soft tokens before a text",
+        "adapter": f"{len(plan.modules)} modules, {parameters} (r = {config.lora.r})",
+    }[plan.methods[0].trains]
     decodes = ", ".join(sorted({decode_of(task, config.evaluate) for task in plan.tasks}))
     return [
-        f"{config.method_label} on {config.model}: {len(plan.modules)} modules, {trained}",
+        f"{config.method_label} on {config.model}: {trained}",
         f"scored on {config.evaluate.split} examples, {decodes}",
         f"about {duration(plan.seconds)} on this machine, by the speed of its matrix products (a rough guess)",
         _folder_line(plan),

@@ -16,7 +16,7 @@ import operator
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, overload
 
@@ -92,6 +92,12 @@ class Columns:
         prompt = [*self.first[: self.shared[i]].tolist(), *rest.tolist()]
         return TokenizedExample(prompt, answer.tolist(), earlier)
 
+    def beginning_with(self, ids: Sequence[int]) -> Columns:
+        """The same examples with further tokens before each prompt."""
+        moved = self.earlier + np.array([0, len(ids), len(ids)])
+        first = np.concatenate([np.array(ids, self.first.dtype), self.first])
+        return replace(self, first=first, shared=self.shared + len(ids), earlier=moved)
+
     @property
     def prompt_lengths(self) -> Integers:
         """(n,) tokens of each prompt."""
@@ -116,6 +122,19 @@ class TokenizedExamples(Sequence[TokenizedExample]):
         """parts: one after another, as of several tasks."""
         self.parts = [part for part in parts if len(part)]
         self._ends = list(accumulate(map(len, self.parts)))
+
+    @classmethod
+    def of(cls, examples: Iterable[TokenizedExample]) -> TokenizedExamples:
+        """From examples whose texts were not shortened; they are consumed one at a time."""
+        return cls([Columns.of((example, False) for example in examples)])
+
+    def beginning_with(self, ids: Sequence[int]) -> TokenizedExamples:
+        """The same examples with further tokens before each prompt, which are stored once.
+
+        >>> TokenizedExamples.of([TokenizedExample([5, 6], [2])]).beginning_with([9])[0].prompt_ids
+        [9, 5, 6]
+        """
+        return TokenizedExamples(part.beginning_with(ids) for part in self.parts)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Scorer = Callable[[str, tuple[str, ...]], float]
@@ -45,6 +45,15 @@ class TokenizedExample:
     prompt_ids: list[int]
     answer_ids: list[int]
     earlier: tuple[tuple[int, int], ...] = ()
+
+    def beginning_with(self, ids: Sequence[int]) -> TokenizedExample:
+        """The same example with further tokens before its prompt.
+
+        >>> TokenizedExample([5, 6], [2], earlier=((1, 2),)).beginning_with([9])
+        TokenizedExample(prompt_ids=[9, 5, 6], answer_ids=[2], earlier=((2, 3),))
+        """
+        earlier = tuple((begin + len(ids), end + len(ids)) for begin, end in self.earlier)
+        return TokenizedExample([*ids, *self.prompt_ids], self.answer_ids, earlier)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,11 +30,17 @@ from nlora.models.fast_paths import FastPaths, default_paths
 from nlora.models.inspection import is_sharded
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from nlora.config.schema import EvaluateOptions
     from nlora.data.task import Example, Task
     from nlora.data.tokenize import ExampleTokenizer
     from nlora.models.backbone import Backbone
     from nlora.models.inspection import Batch
+
+
+Beginning = Callable[["nn.Module", TokenizedExamples], TokenizedExamples]
+"""What a model that has soft prompts gets for given prompts (`Method.beginning`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,7 @@ class Evaluator:
         on_answered: Callable[[int], None] = lambda count: None,
         *,
         probabilities: bool = False,
+        beginning: Beginning = lambda model, prompts: prompts,
     ) -> Answers:
         """The model's answers to `task.test`. Several processes share the work, and each gets all answers.
 
@@ -124,13 +131,14 @@ class Evaluator:
 
         on_answered: called after each batch with its number of examples.
         probabilities: compute those of the labels too; the task must be answered by `labels`.
+        beginning: gives each prompt the soft tokens before it.
         """
         begin = time.perf_counter()
         given, known = self._prompts.get(task.name, (None, None))
         if known is None or given is not task.test:
             known = _Prompts.of(self._encoder.encode(task, task.test))
             self._prompts[task.name] = task.test, known
-        prompts, groups = known.rows, known.groups
+        prompts, groups = beginning(self._backbone.model, known.rows), known.groups
         decode = self.decode_of(task)
         self._backbone.model.eval()
         respond = self._label_words(task, probabilities) if decode == "labels" else self._words(task)

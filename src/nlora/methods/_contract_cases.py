@@ -28,7 +28,7 @@ TASKS = tuple(
     )
     for name in ("first", "second")
 )
-_EXAMPLES = [TokenizedExample([5, 9, 17], [33, 2]), TokenizedExample([7, 7], [21, 2])]
+EXAMPLES = [TokenizedExample([5, 9, 17], [33, 2]), TokenizedExample([7, 7], [21, 2])]
 
 
 def tiny_model() -> nn.Module:
@@ -48,7 +48,7 @@ def tiny_model() -> nn.Module:
 def attached(make: Make, stage: int) -> tuple[Method, Trainable]:
     method, model = make(), tiny_model()
     assert method.check_sequence(3) == []
-    method.see_examples(model, [module.name for module in target_modules(model, LORA)], _EXAMPLES, pad_id=0)
+    method.see_examples(model, [module.name for module in target_modules(model, LORA)], EXAMPLES, pad_id=0)
     return method, method.attach(model, LORA, stage=stage, seed=1)
 
 
@@ -62,7 +62,7 @@ def begun(make: Make) -> tuple[Method, Trainable, Sequence[AdapterState]]:
     earlier = earlier_states(adapter)
     model = tiny_model()
     names = [module.name for module in target_modules(model, LORA)]
-    memory = method.end_task(model, names, _EXAMPLES, pad_id=0)
+    memory = method.end_task(model, names, EXAMPLES, pad_id=0)
     assert all(isinstance(tensor, Tensor) for tensor in memory.values()), (
         "end_task must return tensors by name"
     )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from nlora.config.schema import LoraOptions
+    from nlora.data.columns import TokenizedExamples
     from nlora.data.task import Example, Task, TokenizedExample
     from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
@@ -74,8 +75,9 @@ class Method(Generic[OptionsT]):
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     """The type of the options; taken from `Method[MyOptions]`."""
 
-    trains: ClassVar[Literal["adapter", "weights"]] = "adapter"
-    """adapter: a fresh low-rank update per task, on a frozen backbone. weights: the backbone's own weights."""
+    trains: ClassVar[Literal["adapter", "weights", "prompts"]] = "adapter"
+    """adapter: a fresh low-rank update per task, on a frozen backbone. weights: the backbone's own weights. prompts:
+    soft prompts before the text (`nlora.models.soft_prompts`), which stay at the backbone."""
     updates: ClassVar[Literal["added", "continued", "per_task"]] = "added"
     """How the updates of the stages make up the model.
 
@@ -121,8 +123,9 @@ class Method(Generic[OptionsT]):
 
     def check_adopted(self, update: AdapterState, lora: LoraOptions) -> str | None:
         """Why this method cannot learn on top of an adapter that it did not train; None if it can."""
-        if self.trains == "weights":
-            return f"{self.name} trains the model's own weights and cannot start from an adapter"
+        if self.trains != "adapter":
+            trained = {"weights": "the model's own weights", "prompts": "soft prompts"}[self.trains]
+            return f"{self.name} trains {trained} and cannot start from an adapter"
         if self.updates == "continued":
             scaling = lora.alpha / lora.r
             if any(f.A.shape[0] != lora.r or f.scaling != scaling for f in update.values()):
@@ -164,6 +167,19 @@ class Method(Generic[OptionsT]):
     def answering(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         """`active_for`, of the updates that the run answers `tasks[index]` with."""
         return self.active_for(updates[: index + 1] if self.serves_per_task else updates, index)
+
+    # Soft prompts
+
+    def soft_tokens(self, tasks: int) -> int:
+        """The most soft tokens that a text begins with, in a sequence of this many tasks."""
+        return 0
+
+    def beginning(self, index: int, model: nn.Module, prompts: TokenizedExamples) -> TokenizedExamples:
+        """The prompts of `tasks[index]` as the model gets them, with the soft tokens that it has learned before each.
+
+        index: the number of the tasks, for a task that is not in the sequence.
+        """
+        return prompts
 
     # A stage
 

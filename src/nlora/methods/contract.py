@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nlora.data.columns import TokenizedExamples
 from nlora.methods._contract_cases import (
+    EXAMPLES,
     LORA,
     TASKS,
     Make,
@@ -98,7 +100,7 @@ def options_are_typed(make: Make) -> None:
 def says_that_it_needs_float_weights(make: Make) -> None:
     """A method that trains weights sets `needs_float_weights`."""
     method = make()
-    assert method.trains == "adapter" or method.needs_float_weights
+    assert method.trains != "weights" or method.needs_float_weights
 
 
 def trains_layers_of_any_shape(make: Make) -> None:
@@ -206,6 +208,18 @@ def after_step_is_repeatable(make: Make) -> None:
     _assert_same(whole, resumed)
 
 
+def begins_prompts_with_the_tokens_that_it_announces(make: Make) -> None:
+    """`beginning` adds at most `soft_tokens` tokens before each prompt and leaves the rest as it is."""
+    method, adapter = attached(make, stage=1)
+    model, given = adapter.detach(), TokenizedExamples.of(EXAMPLES)
+    for index in range(4):  # the last one is of no task of the sequence
+        begun = method.beginning(index, model, given)
+        added = [len(new.prompt_ids) - len(old.prompt_ids) for new, old in zip(begun, given, strict=True)]
+        assert all(0 <= count <= method.soft_tokens(3) for count in added), f"it adds {added} tokens"
+        for new, old, count in zip(begun, given, added, strict=True):
+            assert new == old.beginning_with(new.prompt_ids[:count]), f"it changes {old} to {new}"
+
+
 _CHECKS: tuple[Callable[[Make], None], ...] = (
     is_documented,
     options_are_typed,
@@ -221,6 +235,7 @@ _CHECKS: tuple[Callable[[Make], None], ...] = (
     weight_zero_is_no_penalty,
     the_extra_loss_is_a_scalar_with_gradients,
     after_step_is_repeatable,
+    begins_prompts_with_the_tokens_that_it_announces,
 )
 
 

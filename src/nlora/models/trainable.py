@@ -1,7 +1,8 @@
-"""What a stage trains: a low-rank adapter, or weights of the backbone itself.
+"""What a stage trains: a low-rank adapter, weights of the backbone itself, or soft prompts.
 
 This is the interface that the trainer and the task sequence use. It is implemented by
-`nlora.models.lora_adapter.LoraAdapter`, `nlora.models.full_model.FullModel` and `nlora.models.osf_layers.OsfLayers`.
+`nlora.models.lora_adapter.LoraAdapter`, `nlora.models.full_model.FullModel`, `nlora.models.osf_layers.OsfLayers` and
+`nlora.models.soft_prompts.SoftPrompts`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Trainable(Protocol):
     model: Any
 
     def factors(self) -> AdapterState:
-        """The live factors of a low-rank update; empty if the weights themselves are trained."""
+        """The live factors of a low-rank update; empty if something else is trained."""
 
     def load_state(self, state: AdapterState) -> None:
         """Continue training from these factors."""
@@ -48,4 +49,4 @@ class Trainable(Protocol):
         """Recompute activations in the backward pass instead of keeping them; undone by `detach`."""
 
     def detach(self) -> nn.Module:
-        """Return the backbone, frozen: without the adapter, or with the trained weights."""
+        """Return the backbone, frozen: without the adapter, or with the trained weights or prompts."""

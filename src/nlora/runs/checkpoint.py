@@ -108,8 +108,13 @@ def merged(stage: Checkpoint, index: int) -> Backbone:
 
     index: as for `ServedModel.answer`. A 16-bit backbone is converted to float32, because 16 bits would round most of
     an update away. Raises ModelError if the weights cannot hold an update: they are quantized or shared by several
-    layers.
+    layers; and for soft prompts, which are no part of the weights.
     """
+    if stage.method.trains == "prompts":
+        raise ModelError(
+            f"{stage.config.method.label} trains soft prompts, which a plain model does not put before its texts; "
+            "use nlora predict, or Run.predict"
+        )
     backbone = _backbone(stage.config)
     if stage.method.trains == "adapter" and not getattr(backbone.model, "is_quantized", False):
         backbone.model.float()
@@ -188,6 +193,7 @@ class StageModel:
         paths = preflight(
             self._backbone,
             [probes(task, encoder) for task in tasks],
+            method=stage.method,
             generates=any(decode_of(task, options) == "generate" for task in tasks),
         )
         self._history = self._history or _history(stage, self._backbone)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlora.config.schema import Config
+from nlora.data.columns import TokenizedExamples
 from nlora.data.rows import outside
-from nlora.data.task import Task
+from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Key, Problem, missing
 from nlora.evaluation.answer import own_score
 from nlora.methods.base import Method
@@ -26,6 +27,7 @@ from nlora.runs.run_yaml import committed_stages, read_run_file
 if TYPE_CHECKING:
     from torch import nn
 
+    from nlora.models.positions import Positions
     from nlora.models.target_modules import ModuleShape
 
 
@@ -83,6 +85,8 @@ def fsdp_problems(
     found = []
     if any(method.needs_float_weights for method in methods):
         found.append(f"{config.method.label} needs the backbone's whole weights, or their gradients")
+    if any(method.trains == "prompts" for method in methods):
+        found.append(f"{config.method.label} trains prompts beside the embedding, which would be sharded")
     if config.quantize is not None or hasattr(model.config, "quantization_config"):
         found.append("quantized weights cannot be sharded; several processes can train them without it")
     if config.model.lower().endswith(".gguf"):
@@ -94,6 +98,28 @@ def fsdp_problems(
     if experts := [module.name for module in modules if is_of_expert(module.name)]:
         found.append(f"adapters of experts, such as {experts[0]}, cannot be trained with it")
     return [Problem.at(("fsdp",), f"{what}; leave fsdp out") for what in found]
+
+
+def most_soft_tokens(config: Config, methods: Sequence[Method]) -> int:
+    """The most soft tokens that a text of the run begins with; 0 for most methods."""
+    return max((method.soft_tokens(len(config.tasks)) for method in methods), default=0)
+
+
+def position_problems(config: Config, methods: Sequence[Method], positions: Positions) -> list[Problem]:
+    """Why the model has too few positions for soft prompts and the text after them; empty if it has enough."""
+    soft = most_soft_tokens(config, methods)
+    if not soft or positions.text is None:
+        return []
+    # An encoder-decoder model has other positions for its answers.
+    answer = config.train.max_target_tokens if positions.answer is None else 0
+    room = positions.text - soft - answer
+    if room >= config.train.max_source_tokens:
+        return []
+    parts = f"{soft} soft tokens before a text{f' and {answer} of an answer' if answer else ''}"
+    what = f"{config.model} has {positions.text} positions, and {config.method.label} needs {parts}"
+    if room < 1:
+        return [Problem.at(("method",), f"{what}; shorten the prompts, or take another model")]
+    return [Problem.at(("train", "max_source_tokens"), f"{what}; set it to {room} or less")]
 
 
 def _key(config: Config, task: str, option: str) -> Key:
@@ -122,6 +148,18 @@ def label_weight_problems(config: Config, tasks: Sequence[Task]) -> list[Problem
     return found
 
 
+def conversation_weight_problems(
+    given: Sequence[tuple[Task, Sequence[Example]]], portions: Sequence[TokenizedExamples]
+) -> list[Problem]:
+    """The tasks whose answers cannot be weighted, because conversations have become several examples."""
+    what = "the answers of its conversations are examples of their own, without weights; leave train.label_weights out"
+    return [
+        Problem(f"task {task.name}", what)
+        for (task, some), rows in zip(given, portions, strict=True)
+        if len(rows) != len(some)
+    ]
+
+
 def scorer_problems(tasks: Sequence[Task]) -> list[Problem]:
     """Why tasks cannot be scored by the user's own functions, which are tried on one example each."""
     found = []
@@ -146,6 +184,8 @@ def serve_problems(config: Config, methods: Sequence[Method], tasks: Sequence[Ta
     found, label = [], config.method.label
     if any(method.trains == "weights" for method in methods):
         found.append(f"{label} keeps only its latest weights, not the model after each task")
+    if any(method.trains == "prompts" for method in methods):
+        found.append(f"{label} trains soft prompts and says itself which of them answer a task")
     if any(method.at_once for method in methods):
         found.append(f"{label} trains one model on all tasks at once")
     if config.serve == "routed" and config.fsdp:
@@ -171,9 +211,8 @@ def early_stopping_problems(config: Config, methods: Sequence[Method]) -> list[P
         if config.train_options(task.name).early_stopping is None:
             continue
         if method.trains != "adapter":
-            what = (
-                f"{config.method.label} trains the model's own weights, and only adapters can be taken back"
-            )
+            trained = "soft prompts" if method.trains == "prompts" else "the model's own weights"
+            what = f"{config.method.label} trains {trained}, and only adapters can be taken back"
         elif method.at_once:
             what = f"{config.method.label} trains on all tasks at once, and epochs are compared on one task"
         else:

@@ -17,7 +17,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -61,8 +61,10 @@ def keep_hardest(plan: Plan, backbone: Backbone, stage: int, folder: Path, paths
         return
     begin = time.perf_counter()
     rows = plan.examples[stage - 1].own
+    model: Any = backbone.model
+    given = plan.methods[stage - 1].beginning(stage - 1, model, rows)
     found = all_answer_losses(
-        backbone, rows, rows.lengths, paths=paths, batch_size=plan.config.evaluate.batch_size
+        backbone, given, given.lengths, paths=paths, batch_size=plan.config.evaluate.batch_size
     )
     losses = []
     for first, last in rows_of_each(task, rows, plan.encoder):

@@ -140,7 +140,7 @@ def _sharded_bytes(model: nn.Module, processes: int) -> int:
 def _kept_of_earlier(plan: Plan, config: Config, model: nn.Module) -> int:
     """What the last stage keeps of the earlier ones: original weights for merging, updates, a method's own tensors."""
     method, stages = plan.methods[-1], len(plan.tasks)
-    if stages == 1 or method.trains == "weights":
+    if stages == 1 or method.trains != "adapter":
         return 0
     r = config.lora.r
     updates = (stages - 1) * 4 * sum(r * (m.in_features + m.out_features) for m in plan.modules)

@@ -21,6 +21,7 @@ from nlora.methods.base import Method
 from nlora.models.fast_paths import FastPaths
 from nlora.models.logits import answer_logits
 from nlora.models.packed_attention import packed_attention
+from nlora.models.soft_prompts import PromptPool
 from nlora.models.traced_memory import (
     LiveBytes,
     fake_batch,
@@ -59,6 +60,7 @@ class TracedRun:
     ) -> None:
         self._plan, self._config, self._model, self._mode = plan, config, model, mode
         self._paths, self._device, self._processes = paths, device, processes
+        self._shares_prompts = True  # whether all texts begin with the same soft tokens, if with any
 
     def parts(self) -> dict[str, int]:
         """adapter, optimizer, training and scoring."""
@@ -89,6 +91,7 @@ class TracedRun:
 
     def _trained_bytes(self) -> int:
         with self._attached() as trainable:
+            self._shares_prompts = not isinstance(trainable, PromptPool)
             return held_bytes(p for p in trainable.model.parameters() if p.requires_grad)
 
     def _longest_batch(self) -> tuple[list[TokenizedExample], bool]:
@@ -106,7 +109,13 @@ class TracedRun:
             packed = shared + sum(n - shared for n in longest)
             positions = packed if self._paths.training == "packed" else len(batch) * max(longest)
             found.append((positions, batch, options.gradient_checkpointing))
-        return max(found, key=lambda f: f[0])[1:]
+        _, batch, checkpoints = max(found, key=lambda f: f[0])
+        return self._begun(batch), checkpoints
+
+    def _begun(self, examples: Sequence[TokenizedExample]) -> list[TokenizedExample]:
+        """Examples as long as with the soft tokens before them, and with as many tokens in common."""
+        count = self._plan.soft_tokens
+        return [e.beginning_with([0 if self._shares_prompts else i] * count) for i, e in enumerate(examples)]
 
     def _step_peak(self, examples: Sequence[TokenizedExample], checkpoints: bool) -> int:
         """The most bytes alive during a micro-batch's forward and backward pass, without what is there before."""
@@ -165,7 +174,7 @@ class TracedRun:
             size = self._config.evaluate.batch_size if self._paths.prefill != "single" else 1
             lengths = rows.prompt_lengths
             order = np.argsort(lengths, kind="stable")[::-1][:size].tolist()
-            prompts = [TokenizedExample(rows[i].prompt_ids, []) for i in order]
+            prompts = self._begun([TokenizedExample(rows[i].prompt_ids, []) for i in order])
             tokens = [len(p.prompt_ids) for p in prompts]
             if decode_of(task, self._config.evaluate) == "generate":
                 tokens = [n + self._plan.encoder.max_target_tokens for n in tokens]

@@ -34,6 +34,8 @@ from nlora.runs.checks import (
     fsdp_problems,
     label_weight_problems,
     missing_extras,
+    most_soft_tokens,
+    position_problems,
     quantize_problems,
     scorer_problems,
     serve_problems,
@@ -65,7 +67,10 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked run: everything it needs except the model's weights. adopted: adapters from elsewhere, by stage."""
+    """A checked run: everything it needs except the model's weights.
+
+    trained_parameters: those of one stage, unless it trains weights. adopted: adapters from elsewhere, by stage.
+    """
 
     config: Config
     tasks: tuple[Task, ...]
@@ -75,6 +80,7 @@ class Plan:
     encoder: ExampleTokenizer
     examples: tuple[StageExamples, ...]
     stages: tuple[StagePlan, ...]
+    trained_parameters: int
     adopted: Mapping[int, Adopted] = field(default_factory=dict)
 
     @property
@@ -109,10 +115,9 @@ class Plan:
         return notes
 
     @property
-    def trained_parameters(self) -> int:
-        """Parameters of one update: r·(in + out) summed over the modules."""
-        r = self.config.lora.r
-        return sum(r * (m.in_features + m.out_features) for m in self.modules)
+    def soft_tokens(self) -> int:
+        """The most soft tokens that a text begins with; 0 for most methods."""
+        return most_soft_tokens(self.config, self.methods)
 
     @property
     def seconds(self) -> float:
@@ -133,9 +138,10 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     layout = encoder = None
     if skeleton is not None:
         positions = positions_of(skeleton)
-        layout = _collect(problems, lambda: _layout(skeleton, config))
+        layout = _collect(problems, lambda: _layout(skeleton, config, methods))
         encoder = _collect(problems, lambda: make_encoder(config, positions))
         problems += fsdp_problems(config, methods, skeleton, layout[0] if layout else ())
+        problems += position_problems(config, methods, positions)
     if encoder is not None:
         problems += family_problems(config, encoder.encoder_decoder)
     problems += [
@@ -169,7 +175,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     if problems or tasks is None or layout is None or encoder is None or examples is None or cut is None:
         # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
-    modules, parameters = layout
+    modules, parameters, trained = layout
     stages = stage_plans(config, tasks, methods, encoder, examples, cut, parameters)
     return Plan(
         config,
@@ -180,6 +186,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         encoder,
         tuple(examples),
         stages,
+        trained,
         adopted,
     )
 
@@ -239,14 +246,21 @@ def _skeleton(config: Config) -> nn.Module:
     return load_skeleton(config.model, trust_remote_code=config.trust_remote_code)
 
 
-def _layout(model: nn.Module, config: Config) -> tuple[list[ModuleShape], int]:
-    """The modules to update, and the number of the model's parameters without embeddings."""
+def _layout(
+    model: nn.Module, config: Config, methods: Sequence[Method]
+) -> tuple[list[ModuleShape], int, int]:
+    """The modules to update, the number of the model's parameters without embeddings, and `Plan.trained_parameters`."""
     from nlora.models.lora_adapter import LoraAdapter, target_modules
 
     modules = target_modules(model, config.lora)
     LoraAdapter.attach(model, config.lora, seed=config.seed).detach()  # PEFT refuses some layers
     embeddings = {id(p) for m in model.modules() if type(m).__name__ == "Embedding" for p in m.parameters()}
-    return modules, sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    parameters = sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    trained = sum(config.lora.r * (m.in_features + m.out_features) for m in modules)
+    if methods and methods[0].trains == "prompts":
+        prompts = methods[0].attach(model, config.lora, stage=1, seed=config.seed)
+        trained = sum(tensor.numel() for tensor in prompts.live_tensors().values())
+    return modules, parameters, trained
 
 
 def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nlora.data.collate import IGNORED, Collator
+from nlora.data.columns import TokenizedExamples
 from nlora.data.packing import pack
 from nlora.data.task import TokenizedExample
 from nlora.data.tokenize import ExampleTokenizer
@@ -30,13 +31,16 @@ from nlora.models.inspection import MODEL_RAISES
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
+from nlora.models.soft_tokens import remove_soft_tokens
 from nlora.runs.reference_passes import ReferencePasses, first_line
 from nlora.training.cpu_modules import cpu_modules
 
 if TYPE_CHECKING:
     from nlora.config.schema import LoraOptions
     from nlora.data.task import Task
+    from nlora.methods.base import Method
     from nlora.models.backbone import Backbone
+    from nlora.models.trainable import Trainable
 
 _LOOKED_AT = 256
 """The two short examples of a task are chosen among this many."""
@@ -66,21 +70,29 @@ def preflight(
     tasks: Sequence[Sequence[TokenizedExample]],
     *,
     lora: LoraOptions | None = None,
+    method: Method | None = None,
     needs_gradients: bool = True,
     generates: bool = False,
 ) -> FastPaths:
     """The paths that a run may use. The model and the global random state are left unchanged.
 
     tasks: for each task, its examples from `probes`. lora: what will be trained; None if the model only answers.
+    method: if it trains soft prompts, these are tried instead of an adapter.
     needs_gradients: whether a target module that gets no gradient is an error. generates: whether answers
         are generated.
 
     Raises ModelError if no path can train or score the model, or a target module gets no gradient.
     """
-    adapter = None if lora is None else _temporary_adapter(backbone.model, lora)
-    training = backbone.model.training
-    backbone.model.eval()
+    training, adapter = backbone.model.training, None
+    prompts = method if method is not None and method.trains == "prompts" else None
+    if prompts is not None and generates:
+        _refuse_rules_on_prompts(backbone)
     try:
+        if lora is not None:
+            adapter = _temporary_adapter(backbone.model, lora, prompts)
+            if prompts is not None:
+                tasks = [prompts.beginning(0, backbone.model, TokenizedExamples.of(task)) for task in tasks]
+        backbone.model.eval()
         reference = ReferencePasses(backbone, _batches(tasks), adapter)
         if adapter is not None and needs_gradients:
             reference.refuse_targets_without_gradient()
@@ -92,6 +104,8 @@ def preflight(
     finally:
         if adapter is not None:
             adapter.detach()
+            if prompts is not None:
+                remove_soft_tokens(backbone.model)
         backbone.model.train(training)
 
 
@@ -102,7 +116,12 @@ def _batches(tasks: Sequence[Sequence[TokenizedExample]]) -> list[list[Tokenized
     return [first, *(rest[i : i + _TOGETHER] for i in range(0, len(rest), _TOGETHER))]
 
 
-def _temporary_adapter(model: nn.Module, lora: LoraOptions) -> LoraAdapter:
+def _temporary_adapter(model: nn.Module, lora: LoraOptions, prompts: Method | None) -> Trainable:
+    """An adapter, or the prompts of a method's first stage."""
+    if prompts is not None:
+        trainable = prompts.attach(model, lora, stage=1, seed=0)
+        trainable.model.eval()
+        return trainable
     adapter = LoraAdapter.attach(model, lora, seed=0)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -110,6 +129,15 @@ def _temporary_adapter(model: nn.Module, lora: LoraOptions) -> LoraAdapter:
             f.B.copy_(torch.randn(f.B.shape, generator=draw) * _SPREAD)
     adapter.model.eval()
     return adapter
+
+
+def _refuse_rules_on_prompts(backbone: Backbone) -> None:
+    """Raise ModelError for a causal model whose rules of generation look at a prompt's tokens."""
+    if not backbone.encoder_decoder and not is_plain(backbone.model):
+        raise ModelError(
+            f"model {backbone.name}: its generation_config.json has rules for the tokens of a text, such as a "
+            "repetition_penalty, and soft prompts are no such tokens; remove them there, or set evaluate.decode=labels"
+        )
 
 
 class _Comparison:

@@ -25,7 +25,7 @@ from nlora.models.inspection import (
 
 if TYPE_CHECKING:
     from nlora.models.backbone import Backbone
-    from nlora.models.lora_adapter import LoraAdapter
+    from nlora.models.trainable import Trainable
 
 _GRADIENT_OFF, _SHORT_GRADIENT_OFF = 1e-2, 2e-1
 """Tolerances, relative to the norm of a layer's gradient; the second one for 16-bit models."""
@@ -35,7 +35,7 @@ class ReferencePasses:
     """Logits and gradients of reference passes.
 
     batches: examples that share a batch on the fast paths; the first batch is of one task.
-    adapter: attached to the backbone; None if only the model's answers matter.
+    adapter: attached to the backbone, or soft prompts; None if only the model's answers matter.
     logits: (N, V) for each batch, those that predict the answer tokens.
     gradients: one vector for each adapted layer, for the first batch only, because they cost two more passes and the
         layers are the same for all batches.
@@ -44,18 +44,20 @@ class ReferencePasses:
     """
 
     def __init__(
-        self, backbone: Backbone, batches: Sequence[Sequence[TokenizedExample]], adapter: LoraAdapter | None
+        self, backbone: Backbone, batches: Sequence[Sequence[TokenizedExample]], adapter: Trainable | None
     ) -> None:
         self.backbone, self.batches = backbone, batches
         self.model: Any = backbone.model if adapter is None else adapter.model
         self.device = next(backbone.model.parameters()).device
-        self._factors: dict[str, tuple[Tensor, Tensor]] = {}
+        self._trained: dict[str, tuple[Tensor, ...]] = {}
         if adapter is not None:
-            self._factors = {name: (f.A, f.B) for name, f in adapter.factors().items()}
+            self._trained = {name: (f.A, f.B) for name, f in adapter.factors().items()} or {
+                name: (tensor,) for name, tensor in adapter.live_tensors().items()
+            }
         try:
             with self.gradients_of_batch(0):
                 first = self.logits_of(self.batches[0])
-                self.gradients = self.gradients_at(first) if self._factors else {}
+                self.gradients = self.gradients_at(first) if self._trained else {}
             with torch.no_grad():
                 others = [self.logits_of(batch, whole=0) for batch in self.batches[1:]]
                 self.logits = [first.detach(), *others]
@@ -96,19 +98,17 @@ class ReferencePasses:
 
     def gradients_of_batch(self, batch: int) -> Any:
         """A context that records gradients if this batch's gradients are compared."""
-        return torch.enable_grad() if batch == 0 and self._factors else torch.no_grad()
+        return torch.enable_grad() if batch == 0 and self._trained else torch.no_grad()
 
     def gradients_at(self, logits: Tensor) -> dict[str, Tensor]:
         """Gradients of the summed cross-entropy of the first batch's answers, one vector for each adapted layer."""
         targets = [token for e in self.batches[0] for token in e.answer_ids]
         loss = F.cross_entropy(logits.float(), torch.tensor(targets, device=self.device), reduction="sum")
-        flat = [factor for pair in self._factors.values() for factor in pair]
-        found = torch.autograd.grad(loss, flat, allow_unused=True)
+        flat = [tensor for tensors in self._trained.values() for tensor in tensors]
+        found = iter(torch.autograd.grad(loss, flat, allow_unused=True))
         return {
-            name: torch.cat(
-                [_or_zeros(g, f).flatten() for g, f in zip(found[2 * i :][:2], pair, strict=True)]
-            )
-            for i, (name, pair) in enumerate(self._factors.items())
+            name: torch.cat([_or_zeros(next(found), tensor).flatten() for tensor in tensors])
+            for name, tensors in self._trained.items()
         }
 
     # Comparing a fast path

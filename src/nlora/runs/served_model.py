@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nlora.evaluation.evaluator import Answers
@@ -41,7 +42,8 @@ class ServedModel:
         """
         if self.router is None or is_known or not self.router.tasks:
             self.history.activate_for_task(self.method, index)
-            return self.evaluator.answer(task, on_answered, probabilities=probabilities)
+            beginning = partial(self.method.beginning, index)
+            return self.evaluator.answer(task, on_answered, probabilities=probabilities, beginning=beginning)
         guesses = self.router.guess(task)
         parts = []
         for i, name in enumerate(self.router.tasks):  # each model is made active once

@@ -24,17 +24,24 @@ if TYPE_CHECKING:
     from nlora.models.fast_paths import FastPaths
 
 MakeBatch = Callable[[Sequence["TokenizedExample"]], dict[str, Tensor]]
+Choose = Callable[[dict[str, Tensor]], Tensor | None]
+"""What `PenalizedTrainer` calls before a micro-batch is computed."""
 Loss = tuple[float, int]
 """The cross-entropy of an example, summed over its answer tokens, and the number of these."""
 
 
 @torch.no_grad()
 def answer_losses(
-    model: nn.Module, examples: Sequence[TokenizedExample], make_batch: MakeBatch
+    model: nn.Module,
+    examples: Sequence[TokenizedExample],
+    make_batch: MakeBatch,
+    choose: Choose | None = None,
 ) -> list[Loss]:
     """The losses of examples that share one batch. Draws no random numbers, and restores the model's mode."""
     device = next(model.parameters()).device
     batch = {key: value.to(device) for key, value in make_batch(examples).items()}
+    if choose is not None:
+        choose(batch)
     training = model.training
     model.eval()
     try:

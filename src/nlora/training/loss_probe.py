@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from nlora.training.answer_losses import MakeBatch, answer_losses
+from nlora.training.answer_losses import Choose, MakeBatch, answer_losses
 
 if TYPE_CHECKING:
     from nlora.data.task import TokenizedExample
@@ -35,13 +35,18 @@ class LossBefore:
 
 
 def probe_loss(
-    model: nn.Module, examples: Sequence[TokenizedExample], make_batch: MakeBatch, *, together: int
+    model: nn.Module,
+    examples: Sequence[TokenizedExample],
+    make_batch: MakeBatch,
+    *,
+    together: int,
+    choose: Choose | None = None,
 ) -> float:
     """Mean cross-entropy over the answer tokens of the first 8 examples, without dropout. Draws no random numbers.
 
-    together: how many examples may share a batch.
+    together: how many examples may share a batch. choose: see `PenalizedTrainer`.
     """
     first = [examples[i] for i in range(min(_EXAMPLES, len(examples)))]
     groups = [first[start : start + together] for start in range(0, len(first), together)]
-    found = [pair for group in groups for pair in answer_losses(model, group, make_batch)]
+    found = [pair for group in groups for pair in answer_losses(model, group, make_batch, choose)]
     return sum(loss for loss, _ in found) / sum(tokens for _, tokens in found)

@@ -21,6 +21,7 @@ from nlora.data.sampler import Order
 from nlora.models import processes
 from nlora.models.logits import answer_logits
 from nlora.training import spread
+from nlora.training.answer_losses import Choose
 from nlora.training.counted_batches import SIZE
 from nlora.training.finite_guard import ROWS, FiniteGuard
 from nlora.training.keyed_masks import KeyedMasks
@@ -41,6 +42,8 @@ class PenalizedTrainer(ResumableTrainer):
     order: which examples make up a batch; None: the Trainer's random order.
     extra_loss: what a method adds to a micro-batch's cross-entropy. without: a context manager in which the model is as
         it was before the stage.
+    choose: settles what is open in a micro-batch until it is computed (`SoftPrompts.choose`); what it returns is added
+        to the micro-batch's cross-entropy, too.
     masks: of dropout; None: those that do not depend on the examples.
     """
 
@@ -55,12 +58,14 @@ class PenalizedTrainer(ResumableTrainer):
         batch_size: int,
         order: Order | None = None,
         extra_loss: ExtraLoss | None = None,
+        choose: Choose | None = None,
         without: Callable[[], AbstractContextManager[None]] = nullcontext,
         masks: KeyedMasks | None = None,
         **kwargs: Any,
     ) -> None:
         self._order, self._batch_size = order, batch_size
         self._extra_loss, self._without, self._masks = extra_loss, without, masks
+        self._choose = choose
         super().__init__(*args, **kwargs)
         # Makes the Trainer count the answer tokens of each optimizer step.
         self.model_accepts_loss_kwargs = True
@@ -88,6 +93,7 @@ class PenalizedTrainer(ResumableTrainer):
         """
         if self._masks is not None:
             self._masks.begin(self.state.global_step, inputs)
+        added = [None if self._choose is None else self._choose(inputs)]
         logits, targets = answer_logits(model, inputs)  # (B, K, V), (B, K)
         weights = inputs.get(WEIGHTS)
         total = F.cross_entropy(
@@ -99,7 +105,8 @@ class PenalizedTrainer(ResumableTrainer):
         if weights is not None:
             total = total @ weights[:, -targets.shape[1] :].flatten()
         if self._extra_loss is not None:
-            extra = self._extra_loss(logits, targets, lambda: self._logits_before(model, inputs))
+            added.append(self._extra_loss(logits, targets, lambda: self._logits_before(model, inputs)))
+        for extra in added:
             if extra is not None:  # divided by the answer tokens, whatever their weights
                 total = total + (extra if weights is None else extra * self._mean_weight)
         items = num_items_in_batch if num_items_in_batch is not None else targets.ne(IGNORED).sum()

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from nlora.data.collate import IGNORED
 from nlora.data.sampler import Order, ProcessBatches
 from nlora.models import processes
+from nlora.models.soft_prompts import ANSWER_TOKENS, SoftPrompts
 from nlora.models.target_modules import is_of_expert
 from nlora.training.counted_batches import SIZE
 from nlora.training.finite_guard import ROWS
@@ -47,9 +48,9 @@ def prepare(trainable: Trainable, seed: int) -> None:
         return
     # Dropout that does not depend on the example (`keyed_masks`) would otherwise have the same masks on all of them.
     set_seed(seed, device_specific=True)
-    factors = trainable.factors()
-    if factors:  # the backbone is the same everywhere, and only they have to be sent around
-        sent = {id(tensor) for f in factors.values() for tensor in (f.A, f.B)}
+    if trainable.factors() or isinstance(trainable, SoftPrompts):
+        # The backbone is the same everywhere, and only what is trained has to be sent around.
+        sent = {id(tensor) for tensor in trainable.live_tensors().values()}
         model: nn.Module = trainable.model
         named = [*model.named_parameters(), *model.named_buffers()]
         ddp: Any = DistributedDataParallel
@@ -89,12 +90,16 @@ def _nothing_counts(batch: dict[str, Any]) -> dict[str, Any]:
     """The batch of a process that has none: its gradient is 0, but it takes the step with the others."""
     batch["labels"].fill_(IGNORED)
     batch[SIZE], batch[ROWS] = (0, 0), batch[ROWS][:0]
-    if WEIGHTS in batch:
-        batch[WEIGHTS].zero_()
+    for key in {WEIGHTS, ANSWER_TOKENS} & batch.keys():
+        batch[key].zero_()
     return batch
 
 
 def _may_be_unused(trainable: Trainable) -> bool:
     """Whether some of the trained weights may not be used in a step: those of an expert, or of a whole model."""
+    if isinstance(
+        trainable, SoftPrompts
+    ):  # all are used, but keys not in the forward pass, where DDP would look
+        return False
     factors = trainable.factors()
     return not factors or any(map(is_of_expert, factors))

@@ -26,6 +26,7 @@ from nlora.data.sampler import LengthGroupedSampler, MixedSampler, Order
 from nlora.errors import RunError
 from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
+from nlora.models.soft_prompts import SoftPrompts
 from nlora.training import spread
 from nlora.training.after_step import AfterStep, AfterStepCallback
 from nlora.training.answer_losses import MakeBatch
@@ -144,11 +145,14 @@ def train(
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
     masks = masks_of(trainable.model, paths, examples, seed, backbone.encoder_decoder)
-    shared = None if masks is None else masks.beginning
+    soft = trainable if isinstance(trainable, SoftPrompts) else None
+    shared = soft.shared if soft is not None else None if masks is None else masks.beginning
     make_batch: MakeBatch = (
         partial(pack, shared=shared) if packs else Collator(pad_id, backbone.encoder_decoder)
     )
     in_epoch = len(examples) if mix is None else mix.in_epoch
+    if soft is not None:
+        make_batch = soft.batches(make_batch)
     fast = FastTraining(backbone.model, trainable.model, paths, masks)
     best = _best_epoch(trainable, fast, options, score)
     before = LossBefore()
@@ -175,6 +179,7 @@ def train(
         penalty_gradient=penalty_gradient,
         batch_size=options.batch_size,
         extra_loss=extra_loss,
+        choose=None if soft is None else soft.choose,
         without=trainable.without,
         masks=masks,
         order=_order(examples, options, seed, mix),
@@ -186,7 +191,8 @@ def train(
     reset_peak_memory()
     with fast:
         micro = trainer.args.per_device_train_batch_size
-        probe = partial(probe_loss, trainable.model, examples, make_batch, together=micro)
+        choose = None if soft is None else soft.choose
+        probe = partial(probe_loss, trainable.model, examples, make_batch, choose=choose, together=micro)
         before.value = probe()
         loss = _run(trainer)
         if best is not None:

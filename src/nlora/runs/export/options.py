@@ -131,6 +131,9 @@ def check_method(checkpoint: Checkpoint, options: ExportOptions) -> int:
     method, form, label = checkpoint.method, options.form, checkpoint.config.method.label
     if not checkpoint.stage:
         raise InputErrors([Problem("--stage", "0 is the backbone before any training; nothing to export")])
+    if method.trains == "prompts":
+        what = f"{label} trains soft prompts, which no export holds yet; use nlora predict"
+        raise InputErrors([Problem("--as", what)])
     if method.trains == "weights":
         if form != "merged":
             what = f"{label} trains the weights themselves and has no adapters; use --as merged"
