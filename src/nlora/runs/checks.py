@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlora.config.schema import Config
-from nlora.data.columns import TokenizedExamples
 from nlora.data.rows import outside
-from nlora.data.task import Example, Task
+from nlora.data.task import Task
 from nlora.errors import InputErrors, Key, Problem, missing
 from nlora.evaluation.answer import own_score
 from nlora.methods.base import Method
@@ -146,18 +145,6 @@ def label_weight_problems(config: Config, tasks: Sequence[Task]) -> list[Problem
                 what = f"task {task.name}: {outside(label, task.labels)}{way_out}"
                 found.append(Problem.at((*key, label), what))
     return found
-
-
-def conversation_weight_problems(
-    given: Sequence[tuple[Task, Sequence[Example]]], portions: Sequence[TokenizedExamples]
-) -> list[Problem]:
-    """The tasks whose answers cannot be weighted, because conversations have become several examples."""
-    what = "the answers of its conversations are examples of their own, without weights; leave train.label_weights out"
-    return [
-        Problem(f"task {task.name}", what)
-        for (task, some), rows in zip(given, portions, strict=True)
-        if len(rows) != len(some)
-    ]
 
 
 def scorer_problems(tasks: Sequence[Task]) -> list[Problem]:

@@ -21,11 +21,12 @@ from nlora.data.label_weights import Weights
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
-from nlora.errors import AdapterError, InputErrors, NloraError, Problem
+from nlora.errors import InputErrors, NloraError, Problem
 from nlora.methods.base import Method
 from nlora.methods.registry import methods_of
 from nlora.models.positions import Positions, positions_of
 from nlora.models.processes import size
+from nlora.runs.adopted import Adopted, adopted_adapters
 from nlora.runs.checks import (
     auto_weight_problems,
     early_stopping_problems,
@@ -40,8 +41,6 @@ from nlora.runs.checks import (
     scorer_problems,
     serve_problems,
 )
-from nlora.runs.checksums import damage
-from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
 from nlora.runs.replay_plan import planned_examples, replay_problems
 from nlora.runs.run_yaml import folder_problem
 from nlora.runs.stage_examples import StageExamples, stage_examples
@@ -52,17 +51,8 @@ if TYPE_CHECKING:
 
     from nlora.config.load import LoadedConfig
     from nlora.models.lora_adapter import ModuleShape
-    from nlora.models.lora_factors import AdapterState
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """An adapter that existed before the run: its folder and its update."""
-
-    folder: Path
-    update: AdapterState
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +148,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
             problems += [*method.check(layout[0]), *method.check_sequence(len(config.tasks))]
     adopted: dict[int, Adopted] = {}
     if skeleton is not None and methods:
-        found = _collect(problems, lambda: _adopted(config, loaded.base_folder, methods, skeleton))
+        found = _collect(problems, lambda: adopted_adapters(config, loaded.base_folder, methods, skeleton))
         adopted = found or {}
     if tasks is not None:
         problems += [
@@ -200,44 +190,6 @@ def _collect(problems: list[Problem], step: Callable[[], T]) -> T | None:
     except NloraError as error:
         problems.append(Problem("", str(error)))
     return None
-
-
-def _adopted(
-    config: Config, base_folder: Path, methods: Sequence[Method], skeleton: nn.Module
-) -> dict[int, Adopted]:
-    """The adapters from elsewhere, by stage. Raises InputErrors for those that fit neither the model nor the method."""
-    from nlora.models.adapter_source import load_adapter, locate_adapter
-    from nlora.models.merged_updates import check_fits
-
-    problems: list[Problem] = []
-    adopted = {}
-    layers = dict(skeleton.named_modules())
-    for stage, (source, method) in enumerate(zip(config.tasks, methods, strict=True), start=1):
-        if source.adapter is None:
-            continue
-        key = ("tasks", stage - 1, "adapter")
-        try:
-            own = Path(config.output_dir, OUTPUTS, stage_name(stage, source.name), ADAPTER)
-            there = base_folder / source.adapter
-            is_there = there.exists() and not Path(source.adapter).exists()
-            is_own = own.is_dir() and not damage(own.parent, is_last=False)
-            folder = own if is_own else locate_adapter(str(there) if is_there else source.adapter)
-            update = load_adapter(folder, source.adapter)
-        except AdapterError as error:
-            problems.append(Problem.at(key, str(error)))
-            continue
-        try:
-            check_fits(update, {name: layers[name] for name in update if name in layers})
-        except AdapterError as error:
-            way_out = f"give one that was made for {config.model}"
-            problems.append(Problem.at(key, f"{source.adapter}: {error}; {way_out}"))
-            continue
-        if why := method.check_adopted(update, config.lora):
-            problems.append(Problem.at(key, why))
-        adopted[stage] = Adopted(folder, update)
-    if problems:
-        raise InputErrors(problems)
-    return adopted
 
 
 def _skeleton(config: Config) -> nn.Module:

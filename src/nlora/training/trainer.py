@@ -8,7 +8,6 @@ Trainer's.
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback
 
 from nlora.config.penalty_use import IN_LOSS, PenaltyUse
 from nlora.data.collate import Collator
@@ -30,6 +29,7 @@ from nlora.models.soft_prompts import SoftPrompts
 from nlora.training import spread
 from nlora.training.after_step import AfterStep, AfterStepCallback
 from nlora.training.answer_losses import MakeBatch
+from nlora.training.arguments import training_arguments
 from nlora.training.best_epoch import BestEpoch
 from nlora.training.counted_batches import counted
 from nlora.training.fast_training import FastTraining
@@ -49,13 +49,6 @@ if TYPE_CHECKING:
     from nlora.data.task import TokenizedExample
     from nlora.models.backbone import Backbone
     from nlora.models.trainable import Trainable
-
-_SCHEDULES = {
-    ("constant", False): "constant",
-    ("constant", True): "constant_with_warmup",
-    **{(name, warms_up): name for name in ("linear", "cosine") for warms_up in (False, True)},
-}
-"""transformers' names, by `train.schedule` and whether there is a warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +158,7 @@ def train(
     penalty_gradient = PenaltyGradient(penalty_use, _trained(trainable))
     trainer = PenalizedTrainer(
         model=trainable.model,
-        args=_training_arguments(options, in_epoch, seed, folder, together, **spread.arguments(trainable)),
+        args=training_arguments(options, in_epoch, seed, folder, together, **spread.arguments(trainable)),
         train_dataset=NumberedExamples(examples if weights is None else WeightedExamples(examples, weights)),
         data_collator=counted(numbered(make_batch if weights is None else weighted(make_batch))),
         callbacks=[
@@ -274,38 +267,3 @@ def _order(
     # Batches of one example are in random order.
     own = LengthGroupedSampler(lengths[: mix.own], batch_size=mix.new if by_length else 1, seed=seed)
     return MixedSampler(own, mix, lengths=lengths if by_length else None, seed=seed)
-
-
-def _training_arguments(
-    options: TrainOptions, examples: int, seed: int, folder: Path, together: bool, **further: Any
-) -> TrainingArguments:
-    """together: whether examples share a micro-batch. If each has its own, the optimizer step is the same."""
-    warmup = options.warmup(examples)
-    share = math.ceil(options.batch_size / processes.size())
-    micro = min(options.micro_batch_size or share, share) if together else 1
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=math.ceil(options.batch_size / (micro * processes.size())),
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm,
-        lr_scheduler_type=_SCHEDULES[options.schedule, warmup > 0],
-        warmup_steps=warmup,
-        seed=seed,
-        save_strategy="no",
-        logging_steps=options.logging_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        **further,
-    )
-    # One process trains on one device. If it sees several GPUs, the Trainer would wrap the model in DataParallel, which
-    # multiplies the batch size and splits packed batches.
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1
-    return arguments

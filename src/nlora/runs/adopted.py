@@ -1,0 +1,65 @@
+"""Adapters that existed before a run, which takes them as tasks learned already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nlora.config.schema import Config
+from nlora.errors import AdapterError, InputErrors, Problem
+from nlora.methods.base import Method
+from nlora.runs.checksums import damage
+from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nlora.models.lora_factors import AdapterState
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """An adapter that existed before the run: its folder and its update."""
+
+    folder: Path
+    update: AdapterState
+
+
+def adopted_adapters(
+    config: Config, base_folder: Path, methods: Sequence[Method], skeleton: nn.Module
+) -> dict[int, Adopted]:
+    """The adapters from elsewhere, by stage. Raises InputErrors for those that fit neither the model nor the method."""
+    from nlora.models.adapter_source import load_adapter, locate_adapter
+    from nlora.models.merged_updates import check_fits
+
+    problems: list[Problem] = []
+    adopted = {}
+    layers = dict(skeleton.named_modules())
+    for stage, (source, method) in enumerate(zip(config.tasks, methods, strict=True), start=1):
+        if source.adapter is None:
+            continue
+        key = ("tasks", stage - 1, "adapter")
+        try:
+            own = Path(config.output_dir, OUTPUTS, stage_name(stage, source.name), ADAPTER)
+            there = base_folder / source.adapter
+            is_there = there.exists() and not Path(source.adapter).exists()
+            is_own = own.is_dir() and not damage(own.parent, is_last=False)
+            folder = own if is_own else locate_adapter(str(there) if is_there else source.adapter)
+            update = load_adapter(folder, source.adapter)
+        except AdapterError as error:
+            problems.append(Problem.at(key, str(error)))
+            continue
+        try:
+            check_fits(update, {name: layers[name] for name in update if name in layers})
+        except AdapterError as error:
+            way_out = f"give one that was made for {config.model}"
+            problems.append(Problem.at(key, f"{source.adapter}: {error}; {way_out}"))
+            continue
+        if why := method.check_adopted(update, config.lora):
+            problems.append(Problem.at(key, why))
+        adopted[stage] = Adopted(folder, update)
+    if problems:
+        raise InputErrors(problems)
+    return adopted
