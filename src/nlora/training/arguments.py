@@ -27,7 +27,9 @@ def training_arguments(
 ) -> TrainingArguments:
     """What the Trainer is given.
 
-    examples: of an epoch. folder: where it writes. together: whether examples share a micro-batch. If each has its own, the optimizer step is the same."""
+    examples: of an epoch. folder: where it writes. together: whether examples share a micro-batch. If
+    each has its own, the optimizer step is the same.
+    """
     warmup = options.warmup(examples)
     share = math.ceil(options.batch_size / processes.size())
     micro = min(options.micro_batch_size or share, share) if together else 1
