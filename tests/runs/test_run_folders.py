@@ -45,7 +45,7 @@ def test_the_demo_writes_both_runs_into_the_folder_that_is_asked_for(small_demo:
         (["method.weight=1e-5"], r"^method\.weight=1e-5: "),  # which inclora does not have
         (
             ["method=olora"],
-            r"nlora demo runs nlora and inclora; to run one of your own: nlora run demo method=olora",
+            r"nlora demo runs nlora, inclora and replay; to run one of your own: nlora run demo method=olora",
         ),
         (["train.epohcs=1"], "did you mean 'epochs'"),
     ],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nlora.runs.summary import Summary
 
 DEMO = "demo"
-DEMO_METHODS = ("nlora", "inclora")
+DEMO_METHODS = ("nlora", "inclora", "replay")
 _TRAINED = {"adapter": "adapters", "model": "models", "weights.safetensors": "weights"}
 """What a stage may have trained, by its name in the stage's folder."""
 
@@ -45,7 +45,7 @@ def run(
 
 
 def demo(overrides: Overrides = None, processes: Processes = 1) -> None:
-    """Compare N-LoRA with plain incremental LoRA on the built-in model and tasks."""
+    """Compare N-LoRA, no protection and a few kept examples on the built-in model and tasks."""
     from nlora.report.terminal import comparison_table
 
     texts = overrides or []
@@ -69,9 +69,9 @@ def _demo_runs(texts: list[str], console: Console) -> list[LoadedConfig]:
 
     for text in texts:
         if text.partition("=")[0].strip() in ("method", "method.name", "name"):
-            what = (
-                f"nlora demo runs {' and '.join(DEMO_METHODS)}; to run one of your own: nlora run demo {text}"
-            )
+            *first, last = DEMO_METHODS
+            own = f"to run one of your own: nlora run demo {text}"
+            what = f"nlora demo runs {', '.join(first)} and {last}; {own}"
             raise InputErrors([Problem(text, what)])
     folder = Path(load_config(DEMO, ["output_dir=runs/demo", *texts]).config.output_dir)
     runs = []
