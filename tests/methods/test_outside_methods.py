@@ -29,7 +29,7 @@ from nlora.sweeps.expand import read_sweep
 
 DOC = Path(__file__).parents[2] / "docs" / "methods.md"
 METHOD, TEST = re.findall(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), flags=re.DOTALL)
-[CONFIG] = re.findall(r"```yaml\n(.*?)```", DOC.read_text(encoding="utf-8"), flags=re.DOTALL)
+[CONFIG] = re.findall(r"```yaml\n([^`]*decay.py[^`]*)```", DOC.read_text(encoding="utf-8"))
 Nlora = Callable[..., Any]
 TinyModel = Callable[[str], Path]
 

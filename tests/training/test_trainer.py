@@ -17,7 +17,7 @@ from nlora.data.task import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import AdapterState, LoraAdapter
-from nlora.training import trainer
+from nlora.training import arguments
 from nlora.training.trainer import train
 
 PREFIX = tuple(range(20, 34))
@@ -180,14 +180,14 @@ def test_several_visible_gpus_do_not_split_a_batch(
 ) -> None:
     """With two visible GPUs, the Trainer's arguments say 2; emulated here without any."""
 
-    class WithTwo(trainer.TrainingArguments):
+    class WithTwo(arguments.TrainingArguments):
         def __post_init__(self) -> None:
             super().__post_init__()
             assert self.n_gpu <= 1
             self._n_gpu = 2
 
     alone = trained(tmp_path, tiny_model("llama"))
-    monkeypatch.setattr(trainer, "TrainingArguments", WithTwo)
+    monkeypatch.setattr(arguments, "TrainingArguments", WithTwo)
 
     def wrapped(*args: Any) -> None:
         pytest.fail("wrapped in DataParallel")
