@@ -209,9 +209,9 @@ def early_stopping_problems(config: Config, methods: Sequence[Method]) -> list[P
 
 
 def auto_weight_problems(config: Config, methods: Sequence[Method], tasks: Sequence[Task]) -> list[Problem]:
-    """Why a task's weight cannot be chosen by trying."""
+    """Why a task's weight cannot be chosen by trying. methods: empty if they could not be loaded."""
     found = []
-    for source, task, method in zip(config.tasks, tasks, methods, strict=True):
+    for source, task, method in zip(config.tasks, tasks, methods, strict=bool(methods)):
         if not method.chooses_weight or source.adapter is not None:
             continue
         stage = config.stages.get(task.name)
