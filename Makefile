@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help venv demo test lint types unit clean
 
 help:
-	@echo "make demo   teach a small real model three tasks in three ways (10 minutes on 2 cores)"
+	@echo "make demo   teach a small real model three tasks in three ways (11 minutes on 2 cores)"
 	@echo "make test   style, types and all tests"
 	@echo "make unit   only the fast tests"
 	@echo "make venv   only the set-up"
