@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for data, names in (("builtin", BUILTIN), (options.benchmark, BENCHMARK)):
-        for task in load_tasks(Config(data=data, tasks=names)):
+        for task in load_tasks(Config.model_validate({"data": data, "tasks": names})):
             write(task, options.folder)
             print(json.dumps({"name": task.name, "instruction": task.instruction, "labels": task.labels}))
 
