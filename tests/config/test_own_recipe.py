@@ -83,3 +83,18 @@ def test_it_runs_as_it_is(
     (tmp_path / "new.csv").write_text("message\nNo connection again\n")
     told = nlora("predict", "runs/mine", "--task", "tickets", "--file", "new.csv")
     assert json.loads(told.out)["prediction"] in {"billing", "network"}
+
+
+def test_the_recommended_one_replays_and_needs_only_its_two_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[[str], Path]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load_config("recommended", [f"model={tiny_model('llama')}"])
+    for task in loaded.config.tasks:
+        assert task.labels is not None
+        assert task.train is not None
+        rows = (f"a text of number {i},{task.labels[i % 2]}\n" for i in range(60))
+        (tmp_path / task.train).write_text("text,label\n" + "".join(rows))
+    plan = make_plan(loaded)
+    assert [stage.train_examples for stage in plan.stages] == [48, 48 + 32]
+    assert plan.methods[0].name == "inclora"
