@@ -134,7 +134,7 @@ def test_halving_finds_every_weight(most: float) -> None:
     [
         (
             {"evaluate": {"validation_share": 0.2}},
-            "needs 10, but of task colors's 24 that is 5; give a number",
+            "needs 10, but of task colors's 24 that is 5; raise the share, or give a number",
         ),
         ({"method": {"name": "inclora", "weight": "auto"}}, "method.weight"),
         ({"auto_weight": {"tries": 0}}, "auto_weight.tries"),

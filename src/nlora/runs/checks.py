@@ -223,7 +223,7 @@ def auto_weight_problems(config: Config, methods: Sequence[Method], tasks: Seque
             )
             found.append(Problem.at(key, what))
         elif problem := held_out_problem(config, task):
-            found.append(Problem.at(key, f"{problem}; give a number"))
+            found.append(Problem.at(key, f"{problem}; raise the share, or give a number"))
     return found
 
 
