@@ -1,4 +1,4 @@
-"""SLAO: the start of a task, the merge, and that exports, analyses and later tasks take the merged adapter."""
+"""SLAO: the start of a task, the merge, and that an export, an analysis and a later task take the merged adapter."""
 
 from __future__ import annotations
 

@@ -194,6 +194,12 @@ class Method(Generic[OptionsT]):
 
         folder: the stage's. is_last: whether this is the last committed stage; only its weights are needed.
         """
+        if self.trains == "prompts":
+            from nlora.models.soft_tokens import load_soft_tokens
+
+            if is_last:
+                load_soft_tokens(model, folder)
+            return {}
         from nlora.models.lora_adapter import ADAPTER, load_factors
 
         return load_factors(folder / ADAPTER)

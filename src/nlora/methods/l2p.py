@@ -43,13 +43,12 @@ from nlora.methods.base import Method, MethodOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from torch import nn
 
     from nlora.config.schema import LoraOptions
     from nlora.data.columns import TokenizedExamples
-    from nlora.models.lora_adapter import AdapterState, ModuleShape
+    from nlora.models.lora_adapter import ModuleShape
     from nlora.models.trainable import Trainable
 
 
@@ -89,13 +88,6 @@ class L2p(Method[L2pOptions]):
         return PromptPool.attach_pool(
             model, pool=o.pool, tokens=o.length, top_k=o.top_k, pull=o.pull, stage=stage, seed=seed
         )
-
-    def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> AdapterState:
-        if is_last:
-            from nlora.models.soft_tokens import load_soft_tokens
-
-            load_soft_tokens(model, folder)
-        return {}
 
     def beginning(self, index: int, model: nn.Module, prompts: TokenizedExamples) -> TokenizedExamples:
         from nlora.models.soft_prompts import beginning_with_nearest

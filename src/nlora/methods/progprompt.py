@@ -38,13 +38,10 @@ from pydantic import Field
 from nlora.methods.base import Method, MethodOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
     from nlora.config.schema import LoraOptions
     from nlora.data.columns import TokenizedExamples
-    from nlora.models.lora_adapter import AdapterState
     from nlora.models.trainable import Trainable
 
 
@@ -71,13 +68,6 @@ class ProgPrompt(Method[ProgPromptOptions]):
         from nlora.models.soft_prompts import SoftPrompts
 
         return SoftPrompts.attach(model, tokens=self.options.tokens, stage=stage, seed=seed)
-
-    def reload(self, model: nn.Module, folder: Path, *, is_last: bool) -> AdapterState:
-        if is_last:
-            from nlora.models.soft_tokens import load_soft_tokens
-
-            load_soft_tokens(model, folder)
-        return {}
 
     def beginning(self, index: int, model: nn.Module, prompts: TokenizedExamples) -> TokenizedExamples:
         from nlora.models.soft_prompts import chain

@@ -161,7 +161,8 @@ class _Search:
 
     def _made_with(self) -> dict[str, Any]:
         found = made_with(self.plan, self.run, self.stage, self.records, self.backbone.model, self.paths)
-        return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+        as_written: dict[str, Any] = json.loads(json.dumps(found))
+        return as_written
 
     @by_main
     def _keep(self, tried: Tried) -> None:
@@ -223,7 +224,8 @@ def _copy(source: Path, target: Path) -> None:
 def _with_weight(plan: Plan, stage: int, weight: float) -> Plan:
     method = with_weight(plan.methods[stage - 1], weight)
     method.check(plan.modules)
-    method.check_sequence(len(plan.tasks))  # both found nothing before; they may store what they are told
+    # Neither finds a problem that the plan did not. A method may store what they are given.
+    method.check_sequence(len(plan.tasks))
     return replace(plan, methods=_with(plan.methods, stage, method))
 
 

@@ -46,7 +46,7 @@ def replay_notes(config: Config, tasks: Sequence[Task]) -> list[str]:
 
 
 def planned_examples(config: Config, tasks: Sequence[Task], encoder: ExampleTokenizer) -> Kept:
-    """What is kept of each task but the last; a sample of as many stands in for the hardest.
+    """What is kept of each task but the last; for the hardest, a sample of the same size.
 
     Raises InputErrors for a budget of tokens that no example of a task fits into.
     """

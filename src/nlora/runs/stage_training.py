@@ -69,7 +69,7 @@ def train_stage(
 ) -> TrainResult:
     """Train what is attached.
 
-    folder: where trainer_state.json is written. is_tracked: whether `train.report_to` is told.
+    folder: where trainer_state.json is written. is_tracked: whether the trackers of `train.report_to` log it.
     """
     config, task, method = plan.config, plan.tasks[stage - 1], plan.methods[stage - 1]
     options = config.train_options(task.name)
