@@ -51,6 +51,10 @@ def test_a_method_that_needs_more_is_refused_by_name(name: str, model: Any) -> N
             {"method": {"name": "nlora", "growth": 0.5}},
             "method: other trainers add nlora's penalty to the loss",
         ),
+        (
+            {"method": {"name": "inclora", "rescale": 0.5}},
+            "method.rescale: other trainers save what they have trained",
+        ),
         ({"after": ["nowhere"]}, "nowhere: not an adapter, there is no such folder"),
     ],
 )

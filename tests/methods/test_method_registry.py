@@ -38,7 +38,7 @@ def test_every_mistake_is_reported_at_once_at_its_key() -> None:
     found = {p.where: p.what for p in problems("nlora", {"wieght": 1, "penalty": "l2", "weight": -1})}
     assert found == {
         "method.wieght": "unknown key; did you mean 'weight'?",
-        "method.penalty": "must be update_l1 or factor_l1, not 'l2'",
+        "method.penalty": "must be update_l1, factor_l1 or update_l2, not 'l2'",
         "method.weight": "must be a number >= 0, or null, not -1",
     }
 
@@ -54,13 +54,14 @@ def test_a_weight_is_a_finite_number(weight: Any) -> None:
 def test_a_mistake_in_a_combination_of_options_is_reported_at_the_method() -> None:
     assert problems("nlora", {"penalty": "factor_l1", "reduction": "mean"}) == [
         Problem.at(
-            ("method",), "penalty factor_l1 is the released formula, a sum; reduction mean needs update_l1"
+            ("method",),
+            "penalty factor_l1 is the released formula, a sum; reduction mean needs update_l1 or update_l2",
         )
     ]
 
 
 def test_a_method_without_options_says_so() -> None:
-    assert problems("inclora", {"weight": 1}) == [
+    assert problems("seqlora", {"weight": 1}) == [
         Problem.at(("method", "weight"), "unknown key; known here: none")
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from golden import CASES, GoldenCase, load_case, load_model
 from nlora.config.schema import LoraOptions
+from nlora.methods.contract import parametrize_with_checks
 from nlora.methods.nlora import DEFAULT_WEIGHTS
 from nlora.methods.registry import build
 from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors, ModuleShape
@@ -85,7 +87,19 @@ def test_the_default_weight_belongs_to_the_penalty(kind: str, reduction: str) ->
     assert default.item() == pytest.approx(DEFAULT_WEIGHTS[kind, reduction] * one.item())
 
 
-@pytest.mark.parametrize("kind", ["update_l1", "factor_l1"])
+def test_update_l2_is_the_weighted_sum_of_all_squared_entries(two_modules: AdapterState) -> None:
+    squares = sum(f.update().square().sum().item() for f in two_modules.values())
+    assert penalty(two_modules, penalty="update_l2", weight=0.3).item() == pytest.approx(0.3 * squares)
+    mean = penalty(two_modules, penalty="update_l2", weight=3.0, reduction="mean")
+    assert mean.item() == pytest.approx(3.0 * squares / (12 * 12 + 4 * 12))
+
+
+@parametrize_with_checks(["nlora"], {"penalty": "update_l2", "weight": 0.5})
+def test_update_l2_keeps_the_contract(check: Callable[[], None]) -> None:
+    check()
+
+
+@pytest.mark.parametrize("kind", ["update_l1", "factor_l1", "update_l2"])
 def test_weight_zero_is_no_penalty_at_all(kind: str, two_modules: AdapterState) -> None:
     assert build("nlora", {"weight": 0, "penalty": kind}).penalty(Holder(two_modules)) is None  # type: ignore[arg-type]
 

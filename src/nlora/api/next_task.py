@@ -240,6 +240,9 @@ def _method(method: str | Mapping[str, Any]) -> Method:
     if made.penalty_use != IN_LOSS:
         what = f"other trainers add {name}'s penalty to the loss of every step; other ways work in nlora run only"
         raise InputErrors([Problem("method", what)])
+    if made.rescale != 1:
+        what = "other trainers save what they have trained; it works in nlora run only"
+        raise InputErrors([Problem("method.rescale", what)])
     return made
 
 

@@ -46,13 +46,7 @@ def update_l1_sum(As: Sequence[Tensor], Bs: Sequence[Tensor], scalings: Sequence
 
     Raises ValueError if there are no modules, the numbers of factors and scalings differ, or shapes do not fit.
     """
-    if not len(As) == len(Bs) == len(scalings) > 0:
-        raise ValueError(
-            f"update_l1_sum needs as many A as B and scalings, and at least one of each, "
-            f"but there are {len(As)}, {len(Bs)} and {len(scalings)}"
-        )
-    for m, (A, B) in enumerate(zip(As, Bs, strict=True)):
-        _check(f"update_l1_sum (module {m})", A, B)
+    check_modules("update_l1_sum", As, Bs, scalings)
     return _update_l1(As, Bs, scalings)
 
 
@@ -134,6 +128,20 @@ def _over_groups(
             grads[m], grads[n + m] = dA, dB
     assert total is not None  # there is at least one module
     return total, grads
+
+
+def check_modules(name: str, As: Sequence[Tensor], Bs: Sequence[Tensor], scalings: Sequence[float]) -> None:
+    """Raises ValueError if there are no modules, the numbers of arguments differ, or the shapes of factors do not fit.
+
+    name: of the function that was given them.
+    """
+    if not len(As) == len(Bs) == len(scalings) > 0:
+        raise ValueError(
+            f"{name} needs as many A as B and scalings, and at least one of each, "
+            f"but there are {len(As)}, {len(Bs)} and {len(scalings)}"
+        )
+    for m, (A, B) in enumerate(zip(As, Bs, strict=True)):
+        _check(f"{name} (module {m})", A, B)
 
 
 def _check(name: str, A: Tensor, B: Tensor) -> None:

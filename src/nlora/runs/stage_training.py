@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from nlora.data.task import Task
 from nlora.errors import RunError
 from nlora.evaluation.choices import metric_of
@@ -67,7 +69,7 @@ def train_stage(
     *,
     is_tracked: bool = True,
 ) -> TrainResult:
-    """Train what is attached.
+    """Train what is attached, and rescale it as the method wants it.
 
     folder: where trainer_state.json is written. is_tracked: whether the trackers of `train.report_to` log it.
     """
@@ -79,7 +81,7 @@ def train_stage(
         progress.say(f"stage {stage}: {task.name} resumes after step {resumed} of {steps}")
     steps_before = sum(earlier.steps for earlier in plan.stages[: stage - 1])
     told = options.report_to if is_tracked else ()
-    return train(
+    result = train(
         backbone,
         trainable,
         plan.encoded[stage - 1],
@@ -99,6 +101,11 @@ def train_stage(
         points=points,
         stateful={"method": method},
     )
+    if method.rescale != 1:  # a resume point holds what was trained, so nothing is rescaled twice
+        with torch.no_grad():
+            for f in trainable.factors().values():
+                f.B.mul_(method.rescale)
+    return result
 
 
 def held_out_score(
