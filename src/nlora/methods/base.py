@@ -97,8 +97,8 @@ class Method(Generic[OptionsT]):
     penalty_use: PenaltyUse = IN_LOSS
     """How a training applies the penalty; a method may set its own when it is made."""
     rescale: float = 1.0
-    """What B is multiplied by once a stage is trained, before the update is scored, saved and merged; a method may set its
-    own when it is made."""
+    """What B is multiplied by once a stage is trained, before the update is scored, saved and merged; a method may set
+    its own when it is made."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__module__.rpartition(".")[2]
