@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,12 @@ def in_own_process(section: str, argv: Sequence[str], device: str, seconds: floa
 
 
 def write_rows(section: str, sizes: Sizes, file: Path) -> None:
-    """Each row of a section as a line of JSON, as soon as it is there."""
+    """Each row of a section as a line of JSON, as soon as it is there, and for the eye: a lent machine may be gone."""
     with file.open("w", encoding="utf-8") as lines:
         for row in rows_of(section, sizes):
             lines.write(json.dumps(asdict(row)) + "\n")
             lines.flush()
+            print(f"{row.section}: {row.what}: {row.value} ({row.verdict})", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.together and (options.device == "cuda") != torch.cuda.is_available():
         parser.error("nlora takes the GPU; with CUDA_VISIBLE_DEVICES= there is none")
     end = time.monotonic() + options.seconds
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stops the section, too
     rows: list[Row] = []
     for section in options.sections:
         left = end - time.monotonic()
