@@ -24,10 +24,11 @@ def test_every_example_can_be_reconstructed(
     examples = make(shared, rests)
     batch = pack(examples)
     ids, places = batch["input_ids"][0].tolist(), batch["position_ids"][0].tolist()
-    prefix = len(ids) - len(batch["back_at"])
-    rows = batch["rows_at"].tolist()
+    (group,) = batch["groups"]
+    prefix = len(ids) - len(group["back_at"])
+    rows = group["rows_at"].tolist()
     flat = [place for row in rows for place in row]
-    assert [flat[back] for back in batch["back_at"].tolist()] == list(range(prefix, len(ids)))
+    assert [flat[back] for back in group["back_at"].tolist()] == list(range(prefix, len(ids)))
     predicted = iter(zip(batch["predict_at"].tolist(), batch["labels"][0, 1:].tolist(), strict=True))
     for row, example in zip(rows, examples, strict=True):
         whole = [*example.prompt_ids, *example.answer_ids[:-1]]
@@ -53,7 +54,7 @@ def test_the_last_prompt_token_stays_in_its_row() -> None:
     batch = pack([TokenizedExample([1, 2, 3], [4]), TokenizedExample([1, 2, 3], [5])])
     assert batch["input_ids"].tolist() == [[1, 2, 3, 3]]
     assert batch["predict_at"].tolist() == [2, 3]
-    assert batch["rows_at"].tolist() == [[2], [3]]
+    assert batch["groups"][0]["rows_at"].tolist() == [[2], [3]]
 
 
 def test_prompts_without_answers_predict_their_next_token() -> None:
@@ -64,5 +65,6 @@ def test_prompts_without_answers_predict_their_next_token() -> None:
     assert rests["input_ids"].tolist() == [[3, 4, 5]]
     assert rests["position_ids"].tolist() == [[2, 3, 2]]
     assert rests["predict_at"].tolist() == [1, 2]
-    assert rests["rows_at"].tolist() == [[0, 1], [2, 2]]
+    assert rests["groups"][0]["rows_at"].tolist() == [[0, 1], [2, 2]]
+    assert rests["groups"][0]["keys_at"].tolist() == [[0, 1, 2, 3], [0, 1, 4, 4]]
     assert rests["labels"].tolist() == [[IGNORED]]

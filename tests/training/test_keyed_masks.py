@@ -84,7 +84,7 @@ def test_a_token_has_its_mask_wherever_it_is() -> None:
     of_all = masks_by_token(together, begun(together, [0, 1, 2]), count)
     of_one = masks_by_token(alone, begun(alone, [1]), own)
     assert torch.equal(of_one[:9], of_all[:9])
-    assert torch.equal(of_one[9:], of_all[together["rows_at"][1][: own - 9]])
+    assert torch.equal(of_one[9:], of_all[together["groups"][0]["rows_at"][1][: own - 9]])
     # The tokens that predict an answer, which the last layer gets alone.
     n, of = len(together["predict_at"]), len(alone["predict_at"])
     first = len(pack(EXAMPLES[:1])["predict_at"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from torch.nn import functional as F
 
 from nlora.config.schema import LoraOptions
@@ -49,7 +50,7 @@ def test_a_step_reads_nothing_from_the_device(
     trained.restore(memory)
     trained.begin_task(adapter, earlier)
     assert {kept.device.type for kept in memory.values()} == {"cpu"}  # the run's own copy stays where it is
-    batch = {key: value.to("meta") for key, value in pack(EXAMPLES).items()}
+    batch = send_to_device(pack(EXAMPLES), torch.device("meta"))
     with cpu_modules(adapter.model, devices=("meta",)), packed_attention(model):
         kinds = {type(module) for module in adapter.model.modules()}
         assert {RmsNorm, GatedLayer} <= kinds
