@@ -41,6 +41,14 @@ BATCHES = {
     "one example": [TokenizedExample([5, 6, 7, 8], [50, 51, 1])],
     "the same prompt": [TokenizedExample([5, 6, 7], [50, 1]), TokenizedExample([5, 6, 7], [51, 1])],
 }
+FIRST, SECOND, THIRD = [5, 6, 7, 8, 9], [5, 16, 17], [5, 26, 27, 28]
+MIXED = {
+    "two beginnings": [(FIRST, [30]), (SECOND, [31, 32]), (SECOND, [33]), (FIRST, [34, 35, 36])],
+    "three of unequal size": [
+        (SECOND, [30]), (FIRST, [31]), (THIRD, [32]), (FIRST, [33, 34]), (THIRD, [35]), (FIRST, [36]), (SECOND, [37]),
+    ],
+    "one of an example alone": [(FIRST, [30]), (THIRD, [31, 32]), (FIRST, [33]), ([], [34])],
+}  # fmt: skip
 
 
 def load(folder: Path) -> Any:
@@ -82,6 +90,29 @@ def test_logits_and_gradients_are_those_of_each_example_alone(
     expected_gradients = gradients(model, expected, examples)
     with packed_attention(model):
         found = packed_logits(model, pack(examples))[0]
+        found_gradients = gradients(model, found, examples)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    check(found_gradients, expected_gradients)
+
+
+@pytest.mark.parametrize("merges", [False, True])
+@pytest.mark.parametrize("case", MIXED)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_examples_of_several_beginnings_have_their_own_numbers_too(
+    tiny_model: TinyModel, family: str, case: str, merges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_layout, "MERGE_FROM", 1 if merges else 1000)
+    examples = [
+        TokenizedExample([*beginning, *rest], [50 + i, *range(60, 60 + i % 3), 1])
+        for i, (beginning, rest) in enumerate(MIXED[case])
+    ]
+    model = load(tiny_model(family)).double().requires_grad_(True)
+    expected = alone(model, examples)
+    expected_gradients = gradients(model, expected, examples)
+    batch = pack(examples, beginnings=[FIRST, SECOND, THIRD])
+    assert len(batch["groups"]) == (3 if case == "three of unequal size" else 2)
+    with packed_attention(model):
+        found = packed_logits(model, batch)[0]
         found_gradients = gradients(model, found, examples)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     check(found_gradients, expected_gradients)
