@@ -15,7 +15,7 @@ from nlora.api.learn import learn as learn_run
 from nlora.config.load import load_config
 from nlora.data.task import Task
 from nlora.errors import InputErrors
-from nlora.methods.registry import build
+from nlora.methods.registry import build, default_weight
 from nlora.runs import auto_weight
 from nlora.runs.auto_weight import strongest
 from nlora.runs.events import Event, Progress
@@ -208,7 +208,7 @@ def test_with_replay_the_memory_counts_as_much_as_the_new_task(
     assert asked == ["animals", "colors"] * 2
     found = tried_in(tmp_path / "run/outputs/2-animals")
     assert (found.examples, found.remembered) == (12, {"colors": 8})
-    default = build("nlora", {}).options.weight
+    default = default_weight(build("nlora", {}))
     assert found.scores == {0.0: 87.5, default: (75.0 + remembered) / 2}
     assert found.of_tasks[default] == {"animals": 75.0, "colors": remembered}
     # The variance of a mean over the tasks is that of their scores, divided by the square of how many they are.

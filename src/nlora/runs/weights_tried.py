@@ -47,7 +47,9 @@ class Tried(BaseModel):
         if not self.remembered:
             return f"{self.examples} held-out examples"
         kept = ", ".join(f"{n} of {name}" for name, n in self.remembered.items())
-        return f"{self.examples} held-out examples and on remembered ones ({kept}), each task counting the same"
+        return (
+            f"{self.examples} held-out examples and on remembered ones ({kept}), each task counting the same"
+        )
 
     @property
     def words(self) -> str:
