@@ -216,7 +216,7 @@ def test_with_replay_the_memory_counts_as_much_as_the_new_task(
     assert found.margin == pytest.approx(50 * (new * (1 - new) / 12 + old * (1 - old) / 8) ** 0.5)
     assert found.weight == (default if is_chosen else 0.0)
     assert (
-        "12 held-out examples and of the memory 7 of colors (each task counts the same)" in summary.notes[1]
+        "on 12 held-out examples and on remembered ones (8 of colors), each task counting" in summary.notes[0]
     )
     assert summary.replayed_examples == (0, 16)  # with the weight it trains on all that is kept
 
