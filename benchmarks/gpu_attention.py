@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 import measure
@@ -65,7 +66,8 @@ def _beside_each_other(what: str, layout: Layout, states: Sequence[Tensor], size
 def _layout(prefix: int, length: int, device: str) -> Layout:
     common = list(range(prefix))
     batch = pack([TokenizedExample([*common, prefix + i, *range(length - 2)], [1, 2]) for i in range(ROWS)])
-    return Layout.of({key: value.to(device) for key, value in batch.items()})
+    (group,) = send_to_device(batch["groups"], torch.device(device))
+    return Layout.of(group)
 
 
 def _attend(layout: Layout, merges: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

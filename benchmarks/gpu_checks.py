@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,6 +27,7 @@ from nlora.kernels.l1 import update_l1_sum
 from nlora.kernels.weighted_square import weighted_square_sum
 from nlora.methods._fisher import fisher_information
 from nlora.models.backbone import load_backbone
+from nlora.models.inspection import Batch
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.merged_updates import MergedUpdates
@@ -54,14 +56,14 @@ class Trial:
 
     def answers(self, *contexts: AbstractContextManager[Any], packed: bool) -> Answers:
         """Logits (N, V) that predict the answers, and the gradients of A and B: in one row, or one by one."""
-        make: Callable[[list[TokenizedExample]], dict[str, Tensor]] = pack if packed else Collator(0, False)
+        make: Callable[[list[TokenizedExample]], Batch] = pack if packed else Collator(0, False)
         groups = [self.examples] if packed else [[e] for e in self.examples]
         with ExitStack() as entered:
             for context in (*contexts, *([packed_attention(self.base)] if packed else [])):
                 entered.enter_context(context)
             logits, labels = [], []
             for group in groups:
-                batch = {key: value.to(self.device) for key, value in make(group).items()}
+                batch = send_to_device(make(group), torch.device(self.device))
                 found, targets = answer_logits(self.adapter.model, batch)
                 logits.append(found[targets != IGNORED])
                 labels.append(targets[targets != IGNORED])

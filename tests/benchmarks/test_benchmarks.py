@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,21 @@ def test_train_runs(
     assert re.search(r"^\| grouped \| .* \|$", printed, re.MULTILINE)
     train.main([*common, "--alone", "trainer", "--json", str(tmp_path / "alone.json")])
     assert json.loads((tmp_path / "alone.json").read_text())["peak_memory_bytes"] > 2**20
+
+
+def test_mixed_runs(
+    script: Callable[[str], Any], tiny_model: Callable[[str], Path], benchmark_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(benchmark_folder / "TC/agnews", benchmark_folder / "TC/dbpedia")
+    common = ["--model", str(tiny_model("llama")), "--data", str(benchmark_folder), "--batch-size", "4"]
+    common += ["--datasets", "agnews", "dbpedia", "--rounds", "1", "--json", str(tmp_path / "figures.json")]
+    script("mixed").main(common)
+    made = json.loads((tmp_path / "figures.json").read_text())["contestants"]
+    apart, mixed, common_only = (
+        made[name]["positions_per_token"] for name in ("apart", "mixed", "common-only")
+    )
+    assert apart <= mixed < common_only
+    assert made["common-only"]["times_as_fast_as_common_only"]["most"] == 1
 
 
 def test_growth_runs(

@@ -18,7 +18,7 @@ from nlora.models import packed_layout
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_factors import LoraFactors
 from nlora.models.packed_attention import packed_attention, packed_logits, packing_is_exact
-from nlora.models.packed_layout import Layout, Memory
+from nlora.models.packed_layout import BatchLayout, Layout, Memory
 from nlora.models.target_modules import target_modules
 from nlora.models.unmerged_updates import UnmergedUpdates
 
@@ -41,6 +41,14 @@ BATCHES = {
     "one example": [TokenizedExample([5, 6, 7, 8], [50, 51, 1])],
     "the same prompt": [TokenizedExample([5, 6, 7], [50, 1]), TokenizedExample([5, 6, 7], [51, 1])],
 }
+FIRST, SECOND, THIRD = [5, 6, 7, 8, 9], [5, 16, 17], [5, 26, 27, 28]
+MIXED = {
+    "two beginnings": [(FIRST, [30]), (SECOND, [31, 32]), (SECOND, [33]), (FIRST, [34, 35, 36])],
+    "three of unequal size": [
+        (SECOND, [30]), (FIRST, [31]), (THIRD, [32]), (FIRST, [33, 34]), (THIRD, [35]), (FIRST, [36]), (SECOND, [37]),
+    ],
+    "one of an example alone": [(FIRST, [30]), (THIRD, [31, 32]), (FIRST, [33]), ([], [34])],
+}  # fmt: skip
 
 
 def load(folder: Path) -> Any:
@@ -87,6 +95,29 @@ def test_logits_and_gradients_are_those_of_each_example_alone(
     check(found_gradients, expected_gradients)
 
 
+@pytest.mark.parametrize("merges", [False, True])
+@pytest.mark.parametrize("case", MIXED)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_examples_of_several_beginnings_have_their_own_numbers_too(
+    tiny_model: TinyModel, family: str, case: str, merges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_layout, "MERGE_FROM", 1 if merges else 1000)
+    examples = [
+        TokenizedExample([*beginning, *rest], [50 + i, *range(60, 60 + i % 3), 1])
+        for i, (beginning, rest) in enumerate(MIXED[case])
+    ]
+    model = load(tiny_model(family)).double().requires_grad_(True)
+    expected = alone(model, examples)
+    expected_gradients = gradients(model, expected, examples)
+    batch = pack(examples, beginnings=[FIRST, SECOND, THIRD])
+    assert len(batch["groups"]) == (3 if case == "three of unequal size" else 2)
+    with packed_attention(model):
+        found = packed_logits(model, batch)[0]
+        found_gradients = gradients(model, found, examples)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    check(found_gradients, expected_gradients)
+
+
 @pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES.keys())
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_long_prefix_that_is_not_copied_gives_the_same(
@@ -104,7 +135,7 @@ def test_a_long_prefix_that_is_not_copied_gives_the_same(
     with packed_attention(model):
         found = packed_logits(model, pack(examples))[0]
         found_gradients = gradients(model, found, examples)
-    assert bool(calls) == (pack(examples)["input_ids"].shape[1] > len(pack(examples)["back_at"]))
+    assert bool(calls) == (BatchLayout.of(pack(examples)).groups[0].prefix > 0)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     check(found_gradients, expected_gradients)
 
@@ -113,7 +144,7 @@ def test_a_long_prefix_is_kept_once_for_the_backward_pass() -> None:
     """What is kept grows with the tokens, not with rows times prefix; dropout of the scores needs copies."""
     prefix, rows, rest = 1000, 16, 3
     examples = [TokenizedExample([*range(prefix), 8 + i, 7], [5, 1]) for i in range(rows)]
-    layout = Layout.of(pack(examples))
+    (layout,) = BatchLayout.of(pack(examples)).groups
     assert (layout.prefix, layout.tokens) == (prefix, prefix + rows * rest)
     q, k, v = (torch.randn(layout.tokens, heads, 4, requires_grad=True) for heads in (2, 1, 1))
 
@@ -144,14 +175,14 @@ def test_a_long_prefix_of_an_earlier_pass_is_not_copied_either(monkeypatch: pyte
     for merge_from in (1000, 1):
         monkeypatch.setattr(packed_layout, "MERGE_FROM", merge_from)
         memory = Memory([(before[0], before[1])])
-        found.append(Layout.of(batch, memory).attend(q, k, v, 0.0, 0.7))
+        found.append(BatchLayout.of(batch, memory).attend(q, k, v, 0.0, 0.7))
         assert torch.equal(memory.kept[0][0], k)
     assert not torch.equal(*found)
     torch.testing.assert_close(*found)
 
 
 def test_expanded_keys_are_the_gathered_ones() -> None:
-    layout = Layout.of(pack(BATCHES["lengths that differ"]))
+    (layout,) = BatchLayout.of(pack(BATCHES["lengths that differ"])).groups
     states = torch.randn(layout.tokens, 2, 3, dtype=torch.float64, requires_grad=True)
     ways = [
         packed_layout._taken(states, layout.keys_at),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,25 @@ def test_texts_of_a_batch_begin_with_the_prompts_that_they_choose(
         else:
             logits, targets = answer_logits(prompts.model, batch)
     assert torch.allclose(logits[targets != -100], wanted, atol=1e-4)
+
+
+def test_texts_of_several_tasks_share_their_beginnings_after_the_prompts(tiny_model: TinyModel) -> None:
+    """And a pool's texts, which begin with prompts of their own, share nothing."""
+    model = load(tiny_model("llama"))
+    tasks = [[5, 6, 7, 8], [4, 9, 9, 9]]
+    texts = [TokenizedExample([*tasks[i % 2], 20 + i], [30 + i, 1]) for i in range(5)]
+    pool = pool_of(model)
+    assert len(pack(texts, pool.shared, pool.begun(tasks))["groups"]) == 1
+    remove_soft_tokens(model)
+    prompts = SoftPrompts.attach(model, tokens=3, stage=1, seed=1)
+    batch = prompts.batches(partial(pack, shared=prompts.shared, beginnings=prompts.begun(tasks)))(texts)
+    assert batch["input_ids"].shape[1] == 2 * (3 + 4) + 5 * 2
+    padded = prompts.batches(Collator(0, encoder_decoder=False))(texts)
+    with torch.no_grad():
+        logits, targets = answer_logits(prompts.model, padded)
+        with packed_attention(model):
+            found, _ = answer_logits(prompts.model, batch)
+    assert torch.allclose(found[0], logits[targets != -100], atol=1e-4)
 
 
 def test_the_pull_is_the_papers_formula_and_so_is_its_gradient(tiny_model: TinyModel) -> None:

@@ -13,12 +13,16 @@ from test_sequence import assert_same_files
 from helpers import ANIMALS, COLORS, learn, same_outcome, write_config, write_task
 from nlora.api.learn import learn as learn_run
 from nlora.config.load import load_config
+from nlora.data.task import Task
 from nlora.errors import InputErrors
-from nlora.runs.auto_weight import Tried, strongest
+from nlora.methods.registry import build, default_weight
+from nlora.runs import auto_weight
+from nlora.runs.auto_weight import strongest
 from nlora.runs.events import Event, Progress
-from nlora.runs.held_out import held_out
-from nlora.runs.plan import make_plan
+from nlora.runs.held_out import held_out, held_out_memory
+from nlora.runs.plan import Plan, make_plan
 from nlora.runs.summary import Summary
+from nlora.runs.weights_tried import Tried
 
 TinyModel = Callable[[str], Path]
 TRAIN = {"epochs": 3, "batch_size": 8, "learning_rate": 2e-2, "save_every": 2}
@@ -168,3 +172,74 @@ def test_a_default_of_zero_is_refused(tiny_model: TinyModel, tmp_path: Path) -> 
 def test_the_file_in_the_stage_has_only_the_outcome(searched: tuple[Path, Summary]) -> None:
     file = searched[0] / "run/outputs/1-colors/weights_tried.json"
     assert set(json.loads(file.read_text())) == {"examples", "margin", "scores", "weight"}
+
+
+# With replay
+
+MEMORY: dict[str, Any] = {
+    "replay": {"memory": 16, "share": 0.5},
+    "auto_weight": {"tries": 1},
+    "train": TRAIN | {"epochs": 1},
+    "stages": {"colors": {"method": {"weight": 0.1}}},
+}
+
+
+@pytest.mark.parametrize(("remembered", "is_chosen"), [(90.0, True), (50.0, False)])
+def test_with_replay_the_memory_counts_as_much_as_the_new_task(
+    tiny_model: TinyModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    remembered: float,
+    is_chosen: bool,
+) -> None:
+    """Scores are made up: a weight costs the new task nothing, and the first task something."""
+    asked: list[str] = []
+
+    def made_up(plan: Plan, backbone: Any, task: Task, paths: Any) -> Callable[[], float]:
+        trained = {e for _, some in plan.examples[1].portions for e in some}
+        assert task.test
+        assert not trained & set(task.test)
+        asked.append(task.name)
+        weight = plan.methods[1].options.weight
+        return lambda: {"animals": 75.0, "colors": remembered if weight else 100.0}[task.name]
+
+    monkeypatch.setattr(auto_weight, "held_out_score", made_up)
+    summary = learn(searching(tmp_path, tiny_model("llama"), **MEMORY))
+    assert asked == ["animals", "colors"] * 2
+    found = tried_in(tmp_path / "run/outputs/2-animals")
+    assert (found.examples, found.remembered) == (12, {"colors": 8})
+    default = default_weight(build("nlora", {}))
+    assert found.scores == {0.0: 87.5, default: (75.0 + remembered) / 2}
+    assert found.of_tasks[default] == {"animals": 75.0, "colors": remembered}
+    # The variance of a mean over the tasks is that of their scores, divided by the square of how many they are.
+    new, old = (12 * 0.75 + 1) / 14, (8 * 1.0 + 1) / 10
+    assert found.margin == pytest.approx(50 * (new * (1 - new) / 12 + old * (1 - old) / 8) ** 0.5)
+    assert found.weight == (default if is_chosen else 0.0)
+    assert (
+        "on 12 held-out examples and on remembered ones (8 of colors), each task counting" in summary.notes[0]
+    )
+    assert summary.replayed_examples == (0, 16)  # with the weight it trains on all that is kept
+
+
+def test_what_is_remembered_is_divided_like_the_task(tiny_model: TinyModel, tmp_path: Path) -> None:
+    plan = make_plan(load_config(searching(tmp_path, tiny_model("llama"), **MEMORY)))
+    ((task, kept),) = plan.examples[1].portions[1:]
+    (divided,) = held_out_memory(plan.config, [(task, kept)])
+    assert set(divided.train) | set(divided.test) == set(kept)
+    assert not set(divided.train) & set(divided.test)
+    # Of so few, nothing is held out.
+    (whole,) = held_out_memory(plan.config, [(task, kept[:8])])
+    assert (whole.train, whole.test) == (tuple(kept[:8]), ())
+    (single,) = held_out_memory(plan.config, [(task, kept[:1])])
+    assert (single.train, single.test) == (tuple(kept[:1]), ())
+
+
+def test_a_task_that_its_own_model_answers_does_not_count(tiny_model: TinyModel, tmp_path: Path) -> None:
+    for serve, expected in ((None, ["colors"]), ("pertask", [])):
+        config = searching(tmp_path, tiny_model("llama"), **MEMORY, serve=serve)
+        plan = make_plan(load_config(config))
+        divided, memory = auto_weight._without_held_out(plan, 2)
+        assert [task.name for task in memory] == expected
+        held = {e for task in memory for e in task.test}
+        kept = set(plan.examples[1].portions[1][1])
+        assert set(divided.examples[1].portions[1][1]) == kept - held

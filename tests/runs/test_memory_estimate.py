@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from helpers import write_config
 from nlora.config.load import load_config
@@ -46,7 +47,7 @@ def real_step(plan: Plan, family: str) -> tuple[int, int]:
     adapter.model.train()
     saved: dict[int, int] = {}
     held = {
-        tensor.untyped_storage().data_ptr() for tensor in [*held_tensors(adapter.model), *inputs.values()]
+        tensor.untyped_storage().data_ptr() for tensor in [*held_tensors(adapter.model), *tree_leaves(inputs)]
     }
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -59,7 +60,7 @@ def real_step(plan: Plan, family: str) -> tuple[int, int]:
     with (
         cpu_modules(adapter.model),
         packed,
-        LiveBytes([*held_tensors(adapter.model), *inputs.values()]) as live,
+        LiveBytes([*held_tensors(adapter.model), *tree_leaves(inputs)]) as live,
     ):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             logits, targets = answer_logits(adapter.model, inputs)

@@ -12,10 +12,13 @@ import pytest
 from helpers import write_config, write_task
 from nlora.cli.check import check
 from nlora.config.load import load_config
-from nlora.data.columns import shared_prefix
+from nlora.data.columns import TokenizedExamples, shared_prefix
+from nlora.data.packing import beginnings_of, pack
+from nlora.data.task import TokenizedExample
 from nlora.errors import InputErrors
 from nlora.models.backbone import load_tokenizer
 from nlora.runs.plan import make_plan
+from nlora.runs.stage_plan import _shared_in_batch
 
 TinyModel = Callable[[str], Path]
 
@@ -66,6 +69,20 @@ def test_tokens_and_what_is_shared_are_those_of_the_examples(
         assert stage.prompt_tokens == tokens / len(examples)
         shared = shared_prefix([e.prompt_ids for e in examples])
         assert stage.shared_tokens == (0 if model == "t5" else shared)
+
+
+def test_the_time_of_a_batch_of_several_tasks_is_that_of_its_tokens() -> None:
+    """As `pack` makes it of two tasks' examples in their proportion."""
+    tasks = [[5, 6, 7, 8, 9, 10], [5, 16, 17, 18, 19, 20]]
+    parts = [
+        [TokenizedExample([*beginning, 30 + i, 40], [1]) for i in range(n)]
+        for beginning, n in zip(tasks, (5, 3), strict=True)
+    ]
+    rows = TokenizedExamples(TokenizedExamples.of(part).parts[0] for part in parts)
+    packed = pack(list(rows), beginnings=beginnings_of(rows))["input_ids"].numel()
+    shared = _shared_in_batch(rows, 8)
+    assert shared + 8 * (8 - shared) == pytest.approx(packed, abs=1)  # the token of both is counted once more
+    assert _shared_in_batch(TokenizedExamples(rows.parts[:1]), 8) == 6
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

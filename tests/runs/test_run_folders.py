@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from test_sequence import assert_same_files
 
 from helpers import learn, write_config
 from nlora.cli import run
@@ -15,6 +17,8 @@ from nlora.cli.cp import cp
 from nlora.config.load import load_config, recipe_text
 from nlora.errors import InputErrors, RunError
 from nlora.report.comparison import read_runs
+from nlora.runs import sequence
+from nlora.runs.plan import Plan
 from nlora.sweeps.check import check_sweep
 from nlora.sweeps.expand import read_sweep
 
@@ -32,11 +36,26 @@ def small_demo(tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.Monkey
     return tmp_path
 
 
-def test_the_demo_writes_both_runs_into_the_folder_that_is_asked_for(small_demo: Path) -> None:
-    run.demo(["output_dir='mine too'", "train.epochs=1"])
-    for method in ("nlora", "inclora"):
+def test_the_demo_writes_its_runs_into_the_folder_that_is_asked_for(
+    small_demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What two of them have in common is learned once, and each has the files that it would have by itself."""
+    trained: list[str] = []
+    train_stage = sequence.train_stage
+
+    def counted(plan: Plan, *more: Any) -> Any:
+        trained.append(plan.config.method.name)
+        return train_stage(plan, *more)
+
+    monkeypatch.setattr(sequence, "train_stage", counted)
+    for _ in range(2):  # the second time, there is nothing to do
+        run.demo(["output_dir='mine too'", "train.epochs=1"])
+    assert trained == ["nlora"] * 2 + ["inclora"] * 2 + ["replay"]
+    for method in run.DEMO_METHODS:
         assert json.loads((small_demo / "mine too" / method / "summary.json").read_text())["method"] == method
     assert not (small_demo / "runs").exists()
+    learn(run.DEMO, "method=replay", "name=replay", "output_dir=alone", "train.epochs=1")
+    assert_same_files(small_demo / "mine too/replay", small_demo / "alone")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def turns(chat: TokenizedExample) -> list[TokenizedExample]:
 
 
 def summed_loss(model: Any, batch: dict[str, torch.Tensor]) -> float:
-    with torch.no_grad(), packed_attention(model) if "rows_at" in batch else nullcontext():
+    with torch.no_grad(), packed_attention(model) if "groups" in batch else nullcontext():
         logits, targets = answer_logits(model, batch)
     weights = batch.get(WEIGHTS)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")

@@ -14,7 +14,8 @@ import torch
 from nlora.config.schema import ALL_LINEAR, LoraOptions
 from nlora.config.train_options import TrainOptions
 from nlora.data.collate import Collator
-from nlora.data.packing import pack
+from nlora.data.columns import TokenizedExamples
+from nlora.data.packing import beginnings_of, pack
 from nlora.data.task import TokenizedExample
 from nlora.kernels.dropout import kept_entries
 from nlora.kernels.streams import Streams
@@ -30,8 +31,10 @@ EXAMPLES = [
     TokenizedExample([*BEGINNING, *range(40, 41 + i % 5)], [50 + i % 7, *range(60, 60 + i % 3), 1])
     for i in range(11)
 ]
-MIXED = [*EXAMPLES[:6], *(TokenizedExample([20, 21, 90 + i, 95], [70, 1]) for i in range(5))]
-CASES = {
+OTHERS = [TokenizedExample([20, 21, 80, 81, 82, 83, 90 + i, 95], [70, 1]) for i in range(5)]
+MIXED = TokenizedExamples(TokenizedExamples.of(some).parts[0] for some in (EXAMPLES[:6], OTHERS))
+"""Of two tasks; all of them begin with 2 tokens, and those of a task with 9 or 6."""
+CASES: dict[str, tuple[str, Sequence[TokenizedExample]]] = {
     "packed": ("llama", EXAMPLES),
     "packed, of two tasks": ("llama", MIXED),
     "padded on the left": ("mistral", EXAMPLES),
@@ -84,12 +87,44 @@ def test_a_token_has_its_mask_wherever_it_is() -> None:
     of_all = masks_by_token(together, begun(together, [0, 1, 2]), count)
     of_one = masks_by_token(alone, begun(alone, [1]), own)
     assert torch.equal(of_one[:9], of_all[:9])
-    assert torch.equal(of_one[9:], of_all[together["rows_at"][1][: own - 9]])
+    assert torch.equal(of_one[9:], of_all[together["groups"][0]["rows_at"][1][: own - 9]])
     # The tokens that predict an answer, which the last layer gets alone.
     n, of = len(together["predict_at"]), len(alone["predict_at"])
     first = len(pack(EXAMPLES[:1])["predict_at"])
     some = masks_by_token(together, begun(together, [0, 1, 2]), n)
     assert torch.equal(some[first : first + of], masks_by_token(alone, begun(alone, [1]), of))
+
+
+def test_so_has_one_of_several_tasks_whether_its_beginning_is_shared_or_not() -> None:
+    beginnings = [list(BEGINNING), [20, 21, 80, 81, 82, 83]]
+    assert beginnings_of(MIXED) == beginnings
+
+    def of_each(rows: Sequence[int]) -> dict[int, list[torch.Tensor]]:
+        """The masks of each example's tokens, and of those that predict its answer."""
+        some = [MIXED[row] for row in rows]
+        batch = pack(some, 2, beginnings)
+        masks = KeyedMasks(5, beginning=2, beginnings=[9, 6], encoder_decoder=False)
+        masks.begin(0, {**batch, ROWS: torch.tensor(rows)})
+        every = masks_by_token(batch, masks, batch["input_ids"].shape[1])
+        predicting = masks_by_token(batch, masks, len(batch["predict_at"]))
+        ends = torch.tensor([len(e.answer_ids) for e in some]).cumsum(0).tolist()
+        found, start = {}, 0
+        for group in batch["groups"]:
+            for i, keys in zip(group["examples"].tolist(), group["keys_at"], strict=True):
+                tokens = len(some[i].prompt_ids) + len(some[i].answer_ids) - 1
+                answer = predicting[ends[i] - len(some[i].answer_ids) : ends[i]]
+                found[rows[i]] = [every[start + keys[:tokens]], answer]
+            start += group["keys_at"].max() + 1
+        return found
+
+    whole = of_each([7, 0, 3, 8, 1])  # two groups
+    for rows in ([0, 7], [7], [3], [8, 1, 0]):  # tasks that share two tokens, and one with its beginning
+        for row, masks in of_each(rows).items():
+            assert all(map(torch.equal, masks, whole[row])), (rows, row)
+    first, other = whole[0][0], whole[7][0]
+    assert torch.equal(first[:2], other[:2])
+    assert not torch.equal(first[2:6], other[2:6])
+    assert not torch.equal(first[9:], whole[3][0][9 : len(first)])
 
 
 def test_padding_on_the_left_does_not_move_the_masks() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from helpers import COLORS, learn, write_config, write_task
 from nlora.config.load import load_config
 from nlora.config.schema import LoraOptions
 from nlora.config.train_options import TrainOptions
+from nlora.data.columns import TokenizedExamples
 from nlora.data.task import TokenizedExample
 from nlora.errors import InputErrors
 from nlora.methods.registry import build
@@ -31,6 +32,9 @@ TinyModel = Callable[[str], Path]
 EXAMPLES = [
     TokenizedExample([*range(20, 30 + i % 4)], [50 + i % 7, *range(60, 60 + i % 3), 1]) for i in range(10)
 ]
+OTHERS = [TokenizedExample([20, *range(70, 76), 80 + i], [50 + i, 1]) for i in range(5)]
+MIXED = TokenizedExamples(TokenizedExamples.of(some).parts[0] for some in (EXAMPLES[::2], OTHERS))
+"""Of two tasks."""
 WEIGHTS = np.asarray([1 + i % 3 * 1.5 for i in range(10)], dtype=np.float32)
 
 
@@ -56,7 +60,13 @@ def attached(model: Path) -> tuple[Any, LoraAdapter]:
 
 
 def gradients(
-    folder: Path, model: Path, weights: Any, *, method: str = "inclora", **options: Any
+    folder: Path,
+    model: Path,
+    weights: Any,
+    *,
+    method: str = "inclora",
+    examples: Sequence[TokenizedExample] = EXAMPLES,
+    **options: Any,
 ) -> list[torch.Tensor]:
     """Of three steps: two with four examples and one with two. The factors all but stay as they are."""
     backbone, adapter = attached(model)
@@ -67,7 +77,7 @@ def gradients(
     train(
         backbone,
         adapter,
-        EXAMPLES,
+        examples,
         TrainOptions(**values),
         penalty=lambda: learner.penalty(adapter),
         extra_loss=learner.extra_loss,
@@ -86,16 +96,16 @@ def assert_same(one: list[torch.Tensor], other: list[torch.Tensor]) -> None:
         assert (a - b).norm() < 1e-3 * a.norm()
 
 
-@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize(("family", "examples"), [("llama", EXAMPLES), ("llama", MIXED), ("t5", EXAMPLES)])
 def test_a_gradient_equals_that_of_a_loop_written_by_hand(
-    tmp_path: Path, tiny_model: TinyModel, family: str
+    tmp_path: Path, tiny_model: TinyModel, family: str, examples: Sequence[TokenizedExample]
 ) -> None:
     """Of Σ w·cross-entropy / Σ w over the answer tokens of all examples, one after another and token by token."""
-    found = gradients(tmp_path, tiny_model(family), WEIGHTS, batch_size=10)
+    found = gradients(tmp_path, tiny_model(family), WEIGHTS, examples=examples, batch_size=10)
     _, adapter = attached(tiny_model(family))
     adapter.model.train()
     total, weight_sum = torch.zeros(()), 0.0
-    for example, weight in zip(EXAMPLES, WEIGHTS.tolist(), strict=True):
+    for example, weight in zip(examples, WEIGHTS.tolist(), strict=True):
         prompt, answer = torch.tensor([example.prompt_ids]), torch.tensor([example.answer_ids])
         if family == "t5":
             logits = adapter.model(input_ids=prompt, labels=answer).logits[0]

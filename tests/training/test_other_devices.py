@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from torch.nn import functional as F
 
 from nlora.config.schema import LoraOptions
@@ -27,7 +28,12 @@ from nlora.training import cpu_modules as replaced
 from nlora.training.cpu_modules import GatedLayer, RmsNorm, cpu_modules
 from tiny import load
 
-EXAMPLES = [TokenizedExample([5, 6, 7, 8, 40, 41], [50, 1]), TokenizedExample([5, 6, 7, 8, 43], [51, 52, 1])]
+BEGINNINGS = [[5, 6, 7, 8], [9, 10, 11]]
+EXAMPLES = [
+    TokenizedExample([*beginning, *rest], [50, *rest, 1])
+    for beginning in BEGINNINGS
+    for rest in ([40, 41], [43])
+]
 
 
 @pytest.mark.parametrize("merges", [False, True])
@@ -49,7 +55,8 @@ def test_a_step_reads_nothing_from_the_device(
     trained.restore(memory)
     trained.begin_task(adapter, earlier)
     assert {kept.device.type for kept in memory.values()} == {"cpu"}  # the run's own copy stays where it is
-    batch = {key: value.to("meta") for key, value in pack(EXAMPLES).items()}
+    batch = send_to_device(pack(EXAMPLES, beginnings=BEGINNINGS), torch.device("meta"))
+    assert len(batch["groups"]) == 2
     with cpu_modules(adapter.model, devices=("meta",)), packed_attention(model):
         kinds = {type(module) for module in adapter.model.modules()}
         assert {RmsNorm, GatedLayer} <= kinds

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from shutil import copytree
 
 from nlora import __version__
 from nlora.api.downloads import announce_downloads
@@ -25,7 +26,7 @@ from nlora.report.write import REPORT_FILE
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.follower import open_together
-from nlora.runs.layout import RUN_FILE
+from nlora.runs.layout import OUTPUTS, RUN_FILE
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.repair import Repair, damage_to_repair, refuse_damage
 from nlora.runs.replay_plan import replay_notes
@@ -104,6 +105,24 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             repairs = Repair(run, damage, plan.methods, progress) if repair else None
             learn_sequence(plan, backbone, run, progress, paths, repair=repairs)
         return processes.from_main(finish_run, run, progress)
+
+
+def begin_with_stage_of(loaded: LoadedConfig, source: Path) -> bool:
+    """Take the first stage of the run in a folder over; False if this run has one already.
+
+    The caller knows that this run would have learned the same, to the bit.
+    """
+    with (
+        processes.joined(),
+        open_together(loaded.config, versions(loaded), loaded.base_folder) as run,
+    ):
+        if run.committed_stages():
+            return False
+        first = run.stage_folder(1).name
+        with run.stage(1) as folder:
+            processes.from_main(copytree, source / OUTPUTS / first, folder, dirs_exist_ok=True)
+        run.write_summary()
+    return True
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 DEMO_METHODS = ("nlora", "inclora", "replay")
+SAME_FIRST_STAGE = {"replay": "inclora"}
+"""At the first task there is nothing to replay, so the demo learns it once for both."""
 _TRAINED = {"adapter": "adapters", "model": "models", "weights.safetensors": "weights"}
 """What a stage may have trained, by its name in the stage's folder."""
 
@@ -46,6 +48,7 @@ def run(
 
 def demo(overrides: Overrides = None, processes: Processes = 1) -> None:
     """Compare N-LoRA, no protection and a few kept examples on the built-in model and tasks."""
+    from nlora.api.learn import begin_with_stage_of
     from nlora.report.terminal import comparison_table
 
     texts = overrides or []
@@ -55,7 +58,11 @@ def demo(overrides: Overrides = None, processes: Processes = 1) -> None:
     with joined():
         console = Console(quiet=not is_main())
         summaries = []
-        for loaded in _demo_runs(texts, console):
+        for method, loaded in zip(DEMO_METHODS, _demo_runs(texts, console), strict=True):
+            same = SAME_FIRST_STAGE.get(method)
+            if same and begin_with_stage_of(loaded, Path(loaded.config.output_dir).with_name(same)):
+                first = loaded.config.tasks[0].name
+                console.print(f"{method} begins with what {same} has learned of {first}: it is the same")
             summaries.append(_learn(loaded, console))
             console.print()
         console.print(comparison_table(summaries))

@@ -81,7 +81,7 @@ class AutoWeightOptions(Frozen):
         ge=0,
         allow_inf_nan=False,
         description="With method.weight: auto, how much worse than without a penalty the new task's held-out examples "
-        "may be answered, in standard errors of their score.",
+        "(with replay, those of the memory as well) may be answered, in standard errors of their score.",
     )
     tries: int = Field(
         4,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ from nlora.data.packing import common_tokens, pack_rests
 from nlora.data.task import TokenizedExample
 from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.models.packed_attention import packed_attention, packed_logits
-from nlora.models.packed_layout import Continuation, KeysValues, Layout, Memory
+from nlora.models.packed_layout import BatchLayout, Continuation, KeysValues, Memory
 
 _TOKENS_PER_PASS = 1024
 """On a CPU: enough for fast matrix products, and few enough for its caches (with SmolLM2, 600 to 1200 are equally fast,
@@ -53,9 +54,9 @@ class PackedPrefiller:
             for count in _passes(lengths, _TOKENS_PER_PASS if device.type == "cpu" else sum(lengths)):
                 some = slice(begin, begin + count)
                 batch = pack_rests(prompts[some], self._shared, with_beginning=not self._beginning)
-                batch = {key: value.to(device) for key, value in batch.items()}
+                batch = send_to_device(batch, device)
                 memory = Memory(self._beginning)
-                first.append(packed_logits(self._model, batch, Layout.of(batch, memory))[0])
+                first.append(packed_logits(self._model, batch, BatchLayout.of(batch, memory))[0])
                 parts.append((lengths[some], self._without_beginning(memory.kept)))
                 begin += count
         return PackedPrefill(self._model, torch.cat(first), self._beginning, parts)

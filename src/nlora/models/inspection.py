@@ -16,7 +16,8 @@ from transformers.cache_utils import DynamicLayer
 
 from nlora.errors import ModelError
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Tensors by name; of a packed batch also `groups`, tuples of such batches."""
 _TOLERANCE, _SHORT_TOLERANCE = 1e-3, 4e-2
 """As a share of the largest logit; the second one is for 16-bit models."""
 MODEL_RAISES = (

@@ -31,7 +31,7 @@ def answer_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     and (1, N).
     """
     labels = batch["labels"]
-    if "rows_at" in batch:
+    if "groups" in batch:
         return packed_logits(model, batch), labels[:, 1:]
     if is_encoder_decoder(model):
         # Not `labels`: the model would also compute its own loss, and some models then start with another token.

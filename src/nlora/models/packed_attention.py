@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
@@ -32,19 +33,19 @@ from nlora.models.inspection import (
     logits_agree,
     probe_tokens,
 )
-from nlora.models.packed_layout import Continuation, Layout
+from nlora.models.packed_layout import BatchLayout, Continuation
 
 _NAME = "nlora_packed"
 _UNKNOWN = ("softcap", "sliding_window", "s_aux", "position_bias")
 """Arguments with which some models ask for more than a scale and dropout; none of these is supported."""
 
 
-def packed_logits(model: nn.Module, batch: Batch, layout: Layout | Continuation | None = None) -> Tensor:
+def packed_logits(model: nn.Module, batch: Batch, layout: BatchLayout | Continuation | None = None) -> Tensor:
     """Logits (1, N, V) at the layout's `predict_at`, within `packed_attention`.
 
     batch: as `pack` makes it; with a layout, only its input_ids and position_ids (1, S).
     """
-    layout = layout if layout is not None else Layout.of(batch)
+    layout = layout if layout is not None else BatchLayout.of(batch)
     positions = batch["position_ids"] + first_position(model)
     inputs = {"input_ids": batch["input_ids"], "position_ids": positions}
     kept = "logits_to_keep" in forward_parameters(model)
@@ -82,7 +83,7 @@ def _skip_unpredicted_tokens(model: Any) -> list[RemovableHandle]:
     if len(layers) != 1 or not isinstance(getattr(layers[0][-1], "mlp", None), nn.Module):
         return []
     last: Any = layers[0][-1]
-    current: list[Layout | Continuation] = []
+    current: list[BatchLayout | Continuation] = []
 
     def enter_layer(layer: nn.Module, args: Any, kwargs: Any) -> None:
         current[:] = [_required(kwargs.get("layout"))]
@@ -125,7 +126,7 @@ def packing_is_exact(model: Any) -> bool:
         TokenizedExample(first[:-2], first[-2:]),
         TokenizedExample(second[:-4], second[-3:]),
     ]  # of different lengths
-    batch = {key: value.to(device) for key, value in pack(examples).items()}
+    batch = send_to_device(pack(examples), device)
 
     def attempt() -> tuple[Tensor, Tensor]:
         alone = []
@@ -147,7 +148,7 @@ def _attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    layout: Layout | Continuation | None = None,
+    layout: BatchLayout | Continuation | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query (1, H, S, D), key and value (1, Hk, S, D) -> (1, S, H, D)."""
@@ -158,7 +159,7 @@ def _attention(
     return _required(layout).attend(q, k, v, dropout, scaling)[None], None
 
 
-def _required(layout: Layout | Continuation | None) -> Layout | Continuation:
+def _required(layout: BatchLayout | Continuation | None) -> BatchLayout | Continuation:
     if layout is None:
         raise ValueError("within packed_attention, a model takes packed batches only")
     return layout

@@ -47,13 +47,13 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """A packed batch.
+    """One group of a packed batch: examples that share a prefix. Its tokens are consecutive.
 
     prefix: P, the length of the shared prefix. begins: how many prefix tokens are in this pass, P or 0.
     rows_at: (B, L), indices of each row's tokens in this pass.
     keys_at: (B, P + L), indices of each row's keys among all tokens, prefix included.
     back_at: for each token after the prefix, its index in rows_at.flatten(); None if all rows have length L.
-    tokens: S, the tokens in this pass. predict_at: (N,), those whose logits are needed.
+    tokens: the group's tokens in this pass.
     """
 
     prefix: int
@@ -62,23 +62,18 @@ class Layout:
     keys_at: Tensor
     back_at: Tensor | None
     tokens: int
-    predict_at: Tensor
     memory: Memory | None = None
     masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batch: Batch, memory: Memory | None = None) -> Layout:
-        """The layout of a batch from `pack`. memory.before: the prefix, if the batch does not contain it."""
-        rows_at, back_at = batch["rows_at"], batch["back_at"]
-        tokens = batch["input_ids"].shape[1]
-        begins = tokens - len(back_at)
-        earlier = len(memory.before[0][0]) if memory is not None and memory.before else 0
-        prefix = earlier + begins
-        before = torch.arange(prefix, device=rows_at.device).expand(len(rows_at), prefix)
-        keys_at = torch.cat([before, rows_at + earlier], dim=1)
+    def of(cls, group: Batch, memory: Memory | None = None) -> Layout:
+        """The layout of one of a batch's groups. memory.before: the prefix, if the batch does not contain it."""
+        rows_at, keys_at, back_at = group["rows_at"], group["keys_at"], group["back_at"]
+        prefix = keys_at.shape[1] - rows_at.shape[1]
+        begins = 0 if memory is not None and memory.before else prefix
         padded = len(back_at) < rows_at.numel()
         places = back_at if padded else None
-        return cls(prefix, begins, rows_at, keys_at, places, tokens, batch["predict_at"], memory)
+        return cls(prefix, begins, rows_at, keys_at, places, begins + len(back_at), memory)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None) -> Tensor:
         """q: (S, H, D). k, v: (S, Hk, D). Returns (S, H, D)."""
@@ -141,6 +136,32 @@ class Layout:
                 mask[self.prefix :].repeat(heads, 1),
             )
         return self.masks[heads]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchLayout:
+    """A packed batch: one group after another. predict_at: (N,), the tokens whose logits are needed."""
+
+    groups: tuple[Layout, ...]
+    predict_at: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, memory: Memory | None = None) -> BatchLayout:
+        """The layout of a batch from `pack`, or of one group from `pack_rests`, which may have a memory."""
+        return cls(tuple(Layout.of(group, memory) for group in batch["groups"]), batch["predict_at"])
+
+    @property
+    def tokens(self) -> int:
+        """S, the tokens in this pass."""
+        return sum(group.tokens for group in self.groups)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None) -> Tensor:
+        """q: (S, H, D). k, v: (S, Hk, D). Returns (S, H, D)."""
+        if len(self.groups) == 1:
+            return self.groups[0].attend(q, k, v, dropout, scaling)
+        sizes = [group.tokens for group in self.groups]
+        parts = zip(self.groups, *(torch.split(states, sizes) for states in (q, k, v)), strict=True)
+        return torch.cat([group.attend(*part, dropout, scaling) for group, *part in parts])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nlora.data.collate import IGNORED, labels_of
 from nlora.data.columns import TokenizedExamples
+from nlora.data.packing import Beginnings
 from nlora.data.task import TokenizedExample
 from nlora.errors import AdapterError, ModelError, RunError
 from nlora.models.inspection import Batch, recompute_activations, trained_parameters
@@ -31,7 +32,7 @@ from nlora.models.soft_tokens import (
     vocabulary_vectors,
 )
 
-MakeBatch = Callable[[Sequence[TokenizedExample]], dict[str, Tensor]]
+MakeBatch = Callable[[Sequence[TokenizedExample]], Batch]
 ANSWER_TOKENS = "answer_tokens"
 """Key of a batch of `PromptPool`: (B,) how many tokens of each example count in the loss."""
 _QUERIES = "queries"
@@ -83,6 +84,11 @@ class SoftPrompts:
         Returns what is added to the batch's cross-entropy, summed over its answer tokens; None for nothing.
         """
         return None
+
+    def begun(self, beginnings: Beginnings) -> Beginnings:
+        """What texts that begin with these tokens begin with in batches of `batches`."""
+        ids = chain(self.soft, len(self.soft.lengths))
+        return [[*ids, *beginning] for beginning in beginnings]
 
     # See `nlora.models.trainable.Trainable`
 
@@ -137,9 +143,7 @@ class PromptPool(SoftPrompts):
     falls with.
     """
 
-    shared: ClassVar[int | None] = (
-        0  # which prompts a batch's texts begin with is not known when it is packed
-    )
+    shared: ClassVar[int | None] = 0
 
     def __init__(self, backbone: nn.Module, soft: SoftTokens, top_k: int, pull: float) -> None:
         super().__init__(backbone, soft)
@@ -178,13 +182,17 @@ class PromptPool(SoftPrompts):
         """
         any_prompts = self.soft.ids(range(self._top_k))
 
-        def make_batch(examples: Sequence[TokenizedExample]) -> dict[str, Tensor]:
+        def make_batch(examples: Sequence[TokenizedExample]) -> Batch:
             batch = make([example.beginning_with(any_prompts) for example in examples])
             counts = [sum(label != IGNORED for label in labels_of(example)) for example in examples]
             queries = mean_embeddings(self._backbone, examples)
             return {**batch, _QUERIES: queries, ANSWER_TOKENS: torch.tensor(counts)}
 
         return make_batch
+
+    def begun(self, beginnings: Beginnings) -> Beginnings:
+        """None: which prompts a batch's texts begin with is not known when it is packed."""
+        return ()
 
     def choose(self, batch: Batch) -> Tensor | None:
         """Put each text's own prompts into the batch.
@@ -199,7 +207,8 @@ class PromptPool(SoftPrompts):
         batch["input_ids"] = ids.masked_scatter(ids >= soft.first_id, own.to(ids.device))
         if not self._pull:
             return None
-        return -self._pull * (cosines.sum(dim=1) * counts).sum()
+        pulled: Tensor = -self._pull * (cosines.sum(dim=1) * counts).sum()
+        return pulled
 
 
 def chain(soft: SoftTokens, count: int) -> list[int]:

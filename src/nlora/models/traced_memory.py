@@ -8,14 +8,16 @@ autograd keeps for the backward pass, and what is only there for a moment.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
+
+from nlora.models.inspection import Batch
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -87,9 +89,10 @@ def held_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(storages.values())
 
 
-def fake_batch(batch: Mapping[str, Tensor], mode: FakeTensorMode) -> dict[str, Tensor]:
+def fake_batch(batch: Batch, mode: FakeTensorMode) -> Batch:
     """A batch of fake tensors of the same shapes."""
-    return {key: mode.from_tensor(value) for key, value in batch.items()}
+    found: Batch = tree_map(mode.from_tensor, batch)
+    return found
 
 
 def layer_lists(model: nn.Module) -> list[nn.ModuleList]:

@@ -5,6 +5,10 @@ the others without the penalty, and then with `auto_weight.tries` weights. The s
 held-out examples is at most `auto_weight.margin` standard errors below the score without the penalty. With it the task
 is trained on all its examples, exactly as if the weight had been given.
 
+With `replay`, a part of what is kept of each earlier task is held out as well. The score is then the mean over the
+tasks, the new one and these, each of which counts the same. Where earlier tasks are answered by models of their own
+(`serve`), no weight changes their answers, and only the new task counts.
+
 The weights are multiples of the method's default by powers of the square root of ten, in both directions. Each try
 halves what is left of them, as if a stronger penalty never learned the task better. So n tries choose among 2^n - 1
 weights, and 0. A task takes n + 1 trainings more.
@@ -14,7 +18,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 
+from nlora.data.task import Task
 from nlora.methods.base import Method
 from nlora.methods.registry import default_weight, with_weight
 from nlora.models.backbone import Backbone
@@ -32,7 +35,7 @@ from nlora.models.processes import by_main, from_main
 from nlora.runs.atomic import write_json
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
-from nlora.runs.held_out import held_out
+from nlora.runs.held_out import held_out, held_out_memory
 from nlora.runs.layout import WEIGHTS_TRIED_FILE
 from nlora.runs.plan import Plan
 from nlora.runs.resumable import made_with, resumable
@@ -40,49 +43,21 @@ from nlora.runs.stage_examples import stage_examples
 from nlora.runs.stage_training import attached, held_out_score, train_stage
 from nlora.runs.task_records import TaskRecord
 from nlora.runs.update_history import UpdateHistory
+from nlora.runs.weights_tried import Tried
 
 log = logging.getLogger("nlora")
 
 
-class Tried(BaseModel):
-    """The contents of weights_tried.json.
-
-    scores: of the held-out examples, in percent, by weight. margin: in points. weight: the one chosen; None so far.
-    made_with: what the scores depend on.
-    """
-
-    examples: int
-    margin: float = 0.0
-    scores: dict[float, float] = {}
-    weight: float | None = None
-    made_with: dict[str, Any] = {}
-
-    @property
-    def words(self) -> str:
-        """What was chosen, and why, in a sentence."""
-        without = self.scores[0.0]
-        others = ", ".join(
-            f"{weight:.3g}: {score:.1f} %"
-            for weight, score in sorted(self.scores.items())
-            if weight not in (0.0, self.weight)
-        )
-        on = f"on {self.examples} held-out examples"
-        if not self.weight:
-            return (
-                f"weight 0 was chosen: {without:.1f} % {on}; every weight that was tried costs more than "
-                f"{self.margin:.1f} points ({others})"
-            )
-        return (
-            f"weight {self.weight:.3g} was chosen: {self.scores[self.weight]:.1f} % {on}, and {without:.1f} % "
-            f"without a penalty; up to {self.margin:.1f} points less were allowed ({others})"
-        )
-
-
 @dataclass(frozen=True)
 class _Search:
-    """The search for one stage's weight. plan: of the stage without the held-out examples, which are its test ones."""
+    """The search for one stage's weight.
+
+    plan: of the stage without the held-out examples, which are its test ones. memory: earlier tasks with what is held
+    out of their kept examples as test ones.
+    """
 
     plan: Plan
+    memory: tuple[Task, ...]
     run: RunFolder
     backbone: Backbone
     history: UpdateHistory
@@ -103,9 +78,8 @@ class _Search:
         if not tried.scores and not self._has_penalty(method):
             return default_weight(method)
         without = self._score(tried, 0.0)
-        options, n = self.plan.config.auto_weight, tried.examples
-        share = (n * without / 100 + 1) / (n + 2)  # not 0 or 1, which would have no standard error
-        tried.margin = options.margin * 100 * math.sqrt(share * (1 - share) / n)
+        options = self.plan.config.auto_weight
+        tried.margin = options.margin * tried.standard_error()
         least = without - tried.margin
         tried.weight = strongest(
             default_weight(method), options.tries, lambda weight: self._score(tried, weight) >= least
@@ -140,24 +114,36 @@ class _Search:
                 plan, self.backbone, trainable, self.stage, Path(folder), self.progress, self.paths, points,
                 is_tracked=False,
             )  # fmt: skip
-            score = held_out_score(plan, self.backbone, task, self.paths)()
+            of_tasks = {
+                some.name: held_out_score(plan, self.backbone, some, self.paths)()
+                for some in (task, *self.memory)
+            }
             if points is not None:
                 points.clear()  # before the score is kept: the next training is another one
+        score = sum(of_tasks.values()) / len(of_tasks)
+        each = ", ".join(f"{name} {value:.1f}" for name, value in of_tasks.items())
+        more = f" ({each})" if self.memory else ""
         log.info(
-            "stage %d: %s, weight %g: %.1f %% of the held-out examples", self.stage, task.name, weight, score
-        )
-        tried.scores[weight] = score
+            "stage %d: %s, weight %g: %.1f %% of the held-out examples%s",
+            self.stage, task.name, weight, score, more,
+        )  # fmt: skip
+        tried.scores[weight], tried.of_tasks[weight] = score, of_tasks
         self._keep(tried)
         return score
 
     def _known(self) -> Tried:
         """What was tried before the run was stopped, if it was with the same things."""
-        now = Tried(examples=len(self.plan.tasks[self.stage - 1].test), made_with=self._made_with())
+        now = Tried(
+            examples=len(self.plan.tasks[self.stage - 1].test),
+            remembered={task.name: len(task.test) for task in self.memory},
+            made_with=self._made_with(),
+        )
         try:
             before = Tried.model_validate_json(self.file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return now
-        return before if (before.made_with, before.examples) == (now.made_with, now.examples) else now
+        same = ("made_with", "examples", "remembered")
+        return before if all(getattr(before, name) == getattr(now, name) for name in same) else now
 
     def _made_with(self) -> dict[str, Any]:
         found = made_with(self.plan, self.run, self.stage, self.records, self.backbone.model, self.paths)
@@ -167,7 +153,7 @@ class _Search:
     @by_main
     def _keep(self, tried: Tried) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.file, tried.model_dump(mode="json"))
+        write_json(self.file, tried.kept())
 
 
 def strongest(default: float, tries: int, is_allowed: Callable[[float], bool]) -> float:
@@ -200,25 +186,18 @@ def with_chosen_weight(
     paths: FastPaths | None,
 ) -> Plan:
     """The plan with the weight that was chosen for a stage. folder: the stage's, which gets weights_tried.json."""
-    search = _Search(_without_held_out(plan, stage), run, backbone, history, stage, records, progress, paths)
+    divided, memory = _without_held_out(plan, stage)
+    search = _Search(divided, memory, run, backbone, history, stage, records, progress, paths)
     weight = search.weight()
     if from_main(search.file.is_file):
         _copy(search.file, folder / WEIGHTS_TRIED_FILE)
     return _with_weight(plan, stage, weight)
 
 
-def weight_notes(folder: Path) -> list[str]:
-    """What was chosen for the stage in this folder, and why; empty if nothing was."""
-    try:
-        return [Tried.model_validate_json((folder / WEIGHTS_TRIED_FILE).read_text(encoding="utf-8")).words]
-    except (OSError, ValueError, KeyError):
-        return []
-
-
 @by_main
 def _copy(source: Path, target: Path) -> None:
     tried = Tried.model_validate_json(source.read_text(encoding="utf-8"))
-    write_json(target, tried.model_dump(mode="json", exclude={"made_with"}))
+    write_json(target, {key: value for key, value in tried.kept().items() if key != "made_with"})
 
 
 def _with_weight(plan: Plan, stage: int, weight: float) -> Plan:
@@ -229,20 +208,29 @@ def _with_weight(plan: Plan, stage: int, weight: float) -> Plan:
     return replace(plan, methods=_with(plan.methods, stage, method))
 
 
-def _without_held_out(plan: Plan, stage: int) -> Plan:
-    """The plan in which the stage's task has the held-out examples as test examples, and trains on the others."""
+def _without_held_out(plan: Plan, stage: int) -> tuple[Plan, tuple[Task, ...]]:
+    """The plan in which the stage's task has the held-out examples as test examples, and trains on the others.
+
+    With `replay`, also the earlier tasks that have held-out examples of their own, on which it does not train either.
+    """
     config, index = plan.config, stage - 1
-    task, given = held_out(config, plan.tasks[index]), plan.examples[index]
-    tasks = _with(plan.tasks, stage, task)
-    kept = {other.name: some for other, some in given.portions[1:]} if config.replay.is_on else {}
-    examples = stage_examples(config, tasks, plan.methods[index], plan.encoder, index, kept)
-    steps = config.train_options(task.name).steps(examples.in_epoch)
-    return replace(
+    method, given = plan.methods[index], plan.examples[index]
+    tasks = _with(plan.tasks, stage, held_out(config, plan.tasks[index]))
+    kept = given.portions[1:] if config.replay.is_on else ()
+    memory: list[Task] = []
+    if not method.needs_task:
+        memory = held_out_memory(config, kept)
+        kept = [(task, task.train) for task in memory]
+    of_names = {task.name: some for task, some in kept}
+    examples = stage_examples(config, tasks, method, plan.encoder, index, of_names)
+    steps = config.train_options(tasks[index].name).steps(examples.in_epoch)
+    divided = replace(
         plan,
         tasks=tasks,
         examples=_with(plan.examples, stage, examples),
         stages=_with(plan.stages, stage, replace(plan.stages[index], steps=steps)),
     )
+    return divided, tuple(task for task in memory if task.test)
 
 
 def _with(values: tuple[Any, ...], stage: int, value: Any) -> tuple[Any, ...]:

@@ -1,17 +1,23 @@
-"""A part of a task's training examples, held out to choose the weight of the penalty (`method.weight: auto`)."""
+"""Training examples held out to choose the weight of the penalty (`method.weight: auto`): a part of the new task's, and
+with `replay` a part of what is kept of each earlier one.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from nlora.config.schema import Config
 from nlora.data.splits import hold_out
 from nlora.data.task import Task
 from nlora.errors import InputErrors
+from nlora.methods.base import Portion
 
 FEWEST = 10
 """Held-out examples. The standard error of so few is more than ten points already."""
+FEWEST_REMEMBERED = 5
+"""Of an earlier task. These are fewer because several tasks' are looked at together."""
 
 
 def held_out(config: Config, task: Task) -> Task:
@@ -22,6 +28,26 @@ def held_out(config: Config, task: Task) -> Task:
     """
     if task.validation:
         return replace(task, test=task.validation)
+    return _divided(config, task)
+
+
+def held_out_memory(config: Config, kept: Sequence[Portion]) -> list[Task]:
+    """Each earlier task with `evaluate.validation_share` of its kept examples as test examples, and the rest as train.
+
+    A task of which fewer than FEWEST_REMEMBERED would be held out keeps all of them, and has no test examples.
+    """
+    found = []
+    for earlier, examples in kept:
+        whole = replace(earlier, train=tuple(examples), test=(), validation=())
+        try:
+            divided = _divided(config, whole)
+        except InputErrors:
+            divided = whole
+        found.append(divided if len(divided.test) >= FEWEST_REMEMBERED else whole)
+    return found
+
+
+def _divided(config: Config, task: Task) -> Task:
     draw = int.from_bytes(
         hashlib.sha256(f"{config.seed}/{task.name}/auto_weight".encode()).digest()[:8], "big"
     )

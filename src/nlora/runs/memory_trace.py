@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from nlora.data.collate import IGNORED, Collator
-from nlora.data.packing import pack
+from nlora.data.packing import Beginnings, beginnings_of, pack
 from nlora.data.task import TokenizedExample
 from nlora.evaluation.choices import decode_of
 from nlora.evaluation.prefill import Prefiller
 from nlora.methods.base import Method
 from nlora.models.fast_paths import FastPaths
+from nlora.models.inspection import Batch
 from nlora.models.logits import answer_logits
 from nlora.models.packed_attention import packed_attention
 from nlora.models.soft_prompts import PromptPool
@@ -65,8 +67,8 @@ class TracedRun:
     def parts(self) -> dict[str, int]:
         """adapter, optimizer, training and scoring."""
         trained = self._trained_bytes()
-        examples, checkpoints = self._longest_batch()
-        training = self._over_layers(lambda: self._step_peak(examples, checkpoints))
+        batch, checkpoints = self._longest_batch()
+        training = self._over_layers(lambda: self._step_peak(batch, checkpoints))
         prompts, share = self._longest_prompts()
         peak = self._over_layers(lambda: self._reading(prompts)[0])
         left = self._over_layers(lambda: self._reading(prompts)[1]) if share > 1 else 0
@@ -94,33 +96,35 @@ class TracedRun:
             self._shares_prompts = not isinstance(trainable, PromptPool)
             return held_bytes(p for p in trainable.model.parameters() if p.requires_grad)
 
-    def _longest_batch(self) -> tuple[list[TokenizedExample], bool]:
+    def _longest_batch(self) -> tuple[Batch, bool]:
         """The micro-batch with the most positions, and whether its stage recomputes activations."""
-        found: list[tuple[int, list[TokenizedExample], bool]] = []
+        found: list[tuple[int, Batch, bool]] = []
         for task, examples in zip(self._plan.tasks, self._plan.encoded, strict=True):
             if not examples:
                 continue
             options = self._config.train_options(task.name)
             rows = options.micro_batch_size or max(options.batch_size // self._processes, 1)
             lengths = examples.lengths
-            batch = [examples[i] for i in np.argsort(lengths, kind="stable")[-rows:].tolist()]
-            longest = [len(e.prompt_ids) + len(e.answer_ids) for e in batch]
-            shared = examples.shared_tokens
-            packed = shared + sum(n - shared for n in longest)
-            positions = packed if self._paths.training == "packed" else len(batch) * max(longest)
-            found.append((positions, batch, options.gradient_checkpointing))
-        _, batch, checkpoints = max(found, key=lambda f: f[0])
-        return self._begun(batch), checkpoints
+            longest = [examples[i] for i in np.argsort(lengths, kind="stable")[-rows:].tolist()]
+            batch = self._batch(longest, beginnings_of(examples))
+            found.append((batch["input_ids"].numel(), batch, options.gradient_checkpointing))
+        return max(found, key=lambda f: f[0])[1:]
+
+    def _batch(self, examples: Sequence[TokenizedExample], beginnings: Beginnings) -> Batch:
+        begun = self._begun(examples)
+        if self._paths.training != "packed":
+            return self._collate()(begun)
+        soft = [0] * self._plan.soft_tokens
+        return pack(begun, beginnings=[soft + ids for ids in beginnings] if self._shares_prompts else ())
 
     def _begun(self, examples: Sequence[TokenizedExample]) -> list[TokenizedExample]:
         """Examples as long as with the soft tokens before them, and with as many tokens in common."""
         count = self._plan.soft_tokens
         return [e.beginning_with([0 if self._shares_prompts else i] * count) for i, e in enumerate(examples)]
 
-    def _step_peak(self, examples: Sequence[TokenizedExample], checkpoints: bool) -> int:
+    def _step_peak(self, batch: Batch, checkpoints: bool) -> int:
         """The most bytes alive during a micro-batch's forward and backward pass, without what is there before."""
         packs = self._paths.training == "packed"
-        batch = pack(examples) if packs else self._collate()(examples)
         with self._attached() as trainable:
             if checkpoints:
                 trainable.enable_checkpointing()
@@ -130,7 +134,7 @@ class TracedRun:
             packed = packed_attention(self._model) if packs else nullcontext()
             with fast, packed, self._mode:
                 inputs = fake_batch(batch, self._mode)
-                with LiveBytes([*held_tensors(trainable.model), *inputs.values()]) as live:
+                with LiveBytes([*held_tensors(trainable.model), *tree_leaves(inputs)]) as live:
                     logits, targets = answer_logits(trainable.model, inputs)
                     loss = F.cross_entropy(
                         logits.flatten(0, 1).float(),
@@ -154,7 +158,7 @@ class TracedRun:
         if type(method).extra_loss is Method.extra_loss:
             return None
 
-        def added(logits: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        def added(logits: Tensor, inputs: Batch) -> Tensor:
             with torch.no_grad(), trainable.without():
                 before = answer_logits(trainable.model, inputs)[0]
             old, new = (F.log_softmax(one.float(), dim=-1) for one in (before, logits))

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from nlora.data.collate import IGNORED, Collator
@@ -27,7 +28,7 @@ from nlora.errors import ModelError
 from nlora.evaluation.greedy import greedy_generation, is_plain
 from nlora.evaluation.prefill import Prefiller
 from nlora.models.fast_paths import FastPaths, Rows, default_paths
-from nlora.models.inspection import MODEL_RAISES
+from nlora.models.inspection import MODEL_RAISES, Batch
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
@@ -275,12 +276,10 @@ class _Comparison:
 
     def _batched_logits(self, examples: Sequence[TokenizedExample], way: Rows) -> Tensor:
         groups = [[e] for e in examples] if way == "single" else [examples]
-        make: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]] = (
-            pack if way == "packed" else self._collate
-        )
+        make: Callable[[Sequence[TokenizedExample]], Batch] = pack if way == "packed" else self._collate
         found = []
         for group in groups:
-            batch = {key: value.to(self._device) for key, value in make(group).items()}
+            batch = send_to_device(make(group), self._device)
             logits, targets = answer_logits(self._reference.model, batch)
             found.append(logits[targets != IGNORED])
         return torch.cat(found)

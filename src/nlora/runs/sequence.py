@@ -22,7 +22,7 @@ from nlora.models.adapter_source import copy_adapter
 from nlora.models.backbone import Backbone
 from nlora.models.fast_paths import FastPaths
 from nlora.models.processes import from_main
-from nlora.runs.auto_weight import weight_notes, with_chosen_weight
+from nlora.runs.auto_weight import with_chosen_weight
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.hardest import keep_hardest, with_hardest
@@ -38,6 +38,7 @@ from nlora.runs.stage_results import scores_of, task_records, write_skipped, wri
 from nlora.runs.stage_training import attached, stage_seed, train_stage
 from nlora.runs.task_router import TaskRouter
 from nlora.runs.update_history import UpdateHistory
+from nlora.runs.weights_tried import weight_notes
 from nlora.training.trainer import TrainResult
 
 log = logging.getLogger("nlora")

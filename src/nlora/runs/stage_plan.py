@@ -60,7 +60,12 @@ def stage_plans(
         rows = max(min(options.micro_batch_size or options.batch_size, given.in_epoch), 1)
         passes = options.epochs * given.in_epoch / rows
         seconds = time_estimate.train_seconds(
-            parameters=parameters, tokens=tokens, shared=shared, rows=rows, passes=passes, rate=rate
+            parameters=parameters,
+            tokens=tokens,
+            shared=0 if encoder.encoder_decoder else _shared_in_batch(given.tokens, rows),
+            rows=rows,
+            passes=passes,
+            rate=rate,
         )
         if methods[index].chooses_weight:  # see `nlora.runs.auto_weight`
             share = 1 - config.evaluate.validation_share
@@ -107,3 +112,18 @@ def _lengths(examples: TokenizedExamples, encoder: ExampleTokenizer) -> tuple[fl
     if not examples:
         return 0.0, 0
     return sum(examples.lengths) / len(examples), 0 if encoder.encoder_decoder else examples.shared_tokens
+
+
+def _shared_in_batch(examples: TokenizedExamples, rows: int) -> float:
+    """The tokens that a batch saves for each of its examples but one, with what each task begins with (`pack`).
+
+    rows: examples of a batch, in which the tasks have their share.
+    """
+    if rows == 1 or not examples:
+        return 0.0
+    common = examples.shared_tokens
+    saved = float(common * (rows - 1))
+    for part in examples.parts:
+        own, of_part = int(part.shared.min()), rows * len(part) / len(examples)
+        saved += max(of_part * (own - common) - own, 0.0)
+    return saved / (rows - 1)

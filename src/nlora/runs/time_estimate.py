@@ -16,13 +16,13 @@ LEAST_TOKENS = 100
 """A pass over fewer tokens is hardly faster, because reading the weights takes the time."""
 
 
-def pass_tokens(tokens: float, shared: int, rows: float) -> float:
+def pass_tokens(tokens: float, shared: float, rows: float) -> float:
     """Tokens computed by a forward pass over some rows, the shared prefix counted once."""
     return max(shared + rows * (tokens - shared), LEAST_TOKENS)
 
 
 def train_seconds(
-    *, parameters: float, tokens: float, shared: int, rows: float, passes: float, rate: float
+    *, parameters: float, tokens: float, shared: float, rows: float, passes: float, rate: float
 ) -> float:
     """Seconds of training: 2 operations per weight and token forward, 2 back through the activations (LoRA)."""
     return 4 * parameters * pass_tokens(tokens, shared, rows) * passes / rate

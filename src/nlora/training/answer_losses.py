@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +15,7 @@ from nlora.data.collate import IGNORED, Collator, labels_of
 from nlora.data.packing import pack
 from nlora.models import processes
 from nlora.models.fast_paths import default_paths
-from nlora.models.inspection import is_sharded
+from nlora.models.inspection import Batch, is_sharded
 from nlora.models.logits import answer_logits
 from nlora.models.packed_attention import packed_attention
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from nlora.models.backbone import Backbone
     from nlora.models.fast_paths import FastPaths
 
-MakeBatch = Callable[[Sequence["TokenizedExample"]], dict[str, Tensor]]
-Choose = Callable[[dict[str, Tensor]], Tensor | None]
+MakeBatch = Callable[[Sequence["TokenizedExample"]], Batch]
+Choose = Callable[[Batch], Tensor | None]
 """What `PenalizedTrainer` calls before a micro-batch is computed."""
 Loss = tuple[float, int]
 """The cross-entropy of an example, summed over its answer tokens, and the number of these."""
@@ -39,7 +40,7 @@ def answer_losses(
 ) -> list[Loss]:
     """The losses of examples that share one batch. Draws no random numbers, and restores the model's mode."""
     device = next(model.parameters()).device
-    batch = {key: value.to(device) for key, value in make_batch(examples).items()}
+    batch = send_to_device(make_batch(examples), device)
     if choose is not None:
         choose(batch)
     training = model.training
@@ -53,7 +54,7 @@ def answer_losses(
     )
     tokens = [sum(label != IGNORED for label in labels_of(example)) for example in examples]
     # A packed batch has the answers of all examples in one row; a padded one, a row for each.
-    rows = torch.split(losses, tokens) if "rows_at" in batch else losses.view(targets.shape)
+    rows = torch.split(losses, tokens) if "groups" in batch else losses.view(targets.shape)
     return list(zip(torch.stack([row.sum() for row in rows]).tolist(), tokens, strict=True))
 
 

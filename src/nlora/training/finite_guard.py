@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nlora.errors import RunError
+from nlora.models.inspection import Batch
 
 ROWS = "example_rows"
 """Key of a batch: the index of each of its examples in the training set, (B,)."""
@@ -117,11 +118,11 @@ class NumberedExamples(Sequence[tuple[int, Any]]):
 
 
 def numbered(
-    collate: Callable[[Sequence[Any]], dict[str, Tensor]],
-) -> Callable[[Sequence[tuple[int, Any]]], dict[str, Tensor]]:
+    collate: Callable[[Sequence[Any]], Batch],
+) -> Callable[[Sequence[tuple[int, Any]]], Batch]:
     """A collator of numbered examples: the batch of `collate`, with the indices of its examples."""
 
-    def with_rows(pairs: Sequence[tuple[int, Any]]) -> dict[str, Tensor]:
+    def with_rows(pairs: Sequence[tuple[int, Any]]) -> Batch:
         batch = collate([example for _, example in pairs])
         return {**batch, ROWS: torch.tensor([row for row, _ in pairs])}
 

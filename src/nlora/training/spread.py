@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.data_loader import DataLoaderShard, SeedableRandomSampler
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from nlora.data.collate import IGNORED
 from nlora.data.sampler import Order, ProcessBatches
 from nlora.models import processes
+from nlora.models.inspection import Batch
 from nlora.models.soft_prompts import ANSWER_TOKENS, SoftPrompts
 from nlora.models.target_modules import is_of_expert
 from nlora.training.counted_batches import SIZE
@@ -62,7 +63,7 @@ def prepare(trainable: Trainable, seed: int) -> None:
 def loader(
     examples: Any,
     order: Order | None,
-    collate: Callable[[Any], dict[str, Tensor]],
+    collate: Callable[[Any], Batch],
     *,
     batch_size: int,
     micro: int,
@@ -79,14 +80,14 @@ def loader(
         order, batch_size=batch_size, micro=micro, rank=processes.rank(), size=processes.size()
     )
 
-    def with_empty(some: Sequence[Any]) -> dict[str, Tensor]:
+    def with_empty(some: Sequence[Any]) -> Batch:
         return collate(some) if some else _nothing_counts(collate([examples[0]]))
 
     made: DataLoader[Any] = DataLoaderShard(examples, device, batch_sampler=batches, collate_fn=with_empty)
     return made
 
 
-def _nothing_counts(batch: dict[str, Any]) -> dict[str, Any]:
+def _nothing_counts(batch: Batch) -> Batch:
     """The batch of a process that has none: its gradient is 0, but it takes the step with the others."""
     batch["labels"].fill_(IGNORED)
     batch[SIZE], batch[ROWS] = (0, 0), batch[ROWS][:0]

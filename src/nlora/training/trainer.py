@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainerCallback
 from nlora.config.penalty_use import IN_LOSS, PenaltyUse
 from nlora.data.collate import Collator
 from nlora.data.columns import TokenizedExamples
-from nlora.data.packing import pack
+from nlora.data.packing import beginnings_of, pack
 from nlora.data.sampler import LengthGroupedSampler, MixedSampler, Order
 from nlora.errors import RunError
 from nlora.models import processes
@@ -137,12 +137,15 @@ def train(
     if options.gradient_checkpointing:
         trainable.enable_checkpointing()
     pad_id = backbone.tokenizer.pad_token_id
-    masks = masks_of(trainable.model, paths, examples, seed, backbone.encoder_decoder)
+    beginnings = beginnings_of(examples) if packs else ()
+    masks = masks_of(trainable.model, paths, examples, beginnings, seed, backbone.encoder_decoder)
     soft = trainable if isinstance(trainable, SoftPrompts) else None
-    shared = soft.shared if soft is not None else None if masks is None else masks.beginning
-    make_batch: MakeBatch = (
-        partial(pack, shared=shared) if packs else Collator(pad_id, backbone.encoder_decoder)
-    )
+    make_batch: MakeBatch = Collator(pad_id, backbone.encoder_decoder)
+    if packs and soft is not None:
+        make_batch = partial(pack, shared=soft.shared, beginnings=soft.begun(beginnings))
+    elif packs:
+        shared = None if masks is None else masks.beginning
+        make_batch = partial(pack, shared=shared, beginnings=beginnings)
     in_epoch = len(examples) if mix is None else mix.in_epoch
     if soft is not None:
         make_batch = soft.batches(make_batch)

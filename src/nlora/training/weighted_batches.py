@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from nlora.data.collate import IGNORED, labels_of
+from nlora.models.inspection import Batch
 
 if TYPE_CHECKING:
     from nlora.data.label_weights import Weights
@@ -35,17 +35,17 @@ class WeightedExamples(Sequence[tuple["TokenizedExample", float]]):
 
 
 def weighted(
-    collate: Callable[[Sequence[TokenizedExample]], dict[str, Tensor]],
-) -> Callable[[Sequence[tuple[TokenizedExample, float]]], dict[str, Tensor]]:
+    collate: Callable[[Sequence[TokenizedExample]], Batch],
+) -> Callable[[Sequence[tuple[TokenizedExample, float]]], Batch]:
     """A collator of weighted examples: the batch of `collate`, with the weights of its labels."""
 
-    def with_weights(pairs: Sequence[tuple[TokenizedExample, float]]) -> dict[str, Tensor]:
+    def with_weights(pairs: Sequence[tuple[TokenizedExample, float]]) -> Batch:
         examples = [example for example, _ in pairs]
         weights = torch.tensor([weight for _, weight in pairs])
         batch = collate(examples)
         labels = batch["labels"]
         of_labels = weights[:, None]
-        if "rows_at" in batch:  # packed: all answers in one row, after one label that is ignored
+        if "groups" in batch:  # packed: all answers in one row, after one label that is ignored
             answers = ([label for label in labels_of(e) if label != IGNORED] for e in examples)
             lengths = torch.tensor([*map(len, answers)])
             of_labels = torch.cat([weights[:1], weights.repeat_interleave(lengths)])[None]
