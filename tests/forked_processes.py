@@ -15,7 +15,11 @@ from nlora.sweeps.processes import _ensure_server
 
 
 def forked(
-    work: Callable[..., Any], *arguments: Any, environment: Mapping[str, str], out: Path, err: Path | None = None
+    work: Callable[..., Any],
+    *arguments: Any,
+    environment: Mapping[str, str],
+    out: Path,
+    err: Path | None = None,
 ) -> ForkServerProcess:
     """Start `work(*arguments)` in a process with this environment; what it prints goes to these files.
 
@@ -34,7 +38,11 @@ def nlora(*arguments: str) -> None:
 
 
 def _run(
-    work: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], out: Path, err: Path | None
+    work: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    environment: dict[str, str],
+    out: Path,
+    err: Path | None,
 ) -> None:
     # The server ignores it, and so does what a shell starts in its background.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -218,6 +218,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
     def make(*entries: tuple[str, str]) -> None:
         found = [EntryPoint(name, value, _outside.GROUP) for name, value in entries]
+        monkeypatch.setattr(_outside, "_declared", _outside._declared.__wrapped__)  # not remembered
         monkeypatch.setattr(_outside, "entry_points", lambda group: found if group == _outside.GROUP else [])
 
     return make
