@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help venv demo test lint types unit clean
+.PHONY: help venv demo test tests lint types unit clean
 
 help:
 	@echo "make demo   teach a small real model three tasks in three ways (11 minutes on 2 cores)"
@@ -22,10 +22,16 @@ venv: .venv/.installed
 demo: venv
 	$(BIN)/nlora demo
 
-# One thread for each of the processes that share the tests: with more, they would starve one another.
-TESTS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+# One thread for each of the processes that share the tests: with more, they would starve one another. They start many
+# others, which need not compile nlora, even where PYTHONDONTWRITEBYTECODE is set. Files are started in the order of
+# tests/conftest.py: the long ones first.
+TESTS := $(BIN)/python -m compileall -q src && OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-test: lint types venv
+# mypy takes one core for most of a minute, so the tests begin beside it.
+test: lint venv
+	@$(MAKE) --no-print-directory --jobs 2 types tests
+
+tests: venv
 	$(TESTS)
 
 unit: venv

@@ -29,6 +29,14 @@ TEXT = (
 TINY = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the tests, files with slow ones come first, so that none is left over at the end."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 def shared_folder() -> Path:
     """Where the reference data lie: NLORA_SHARED, else the folder `shared` beside the checkout."""
     return Path(os.environ.get("NLORA_SHARED", Path(__file__).parents[2] / "shared"))

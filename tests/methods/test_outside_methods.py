@@ -215,6 +215,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     """install(decay="package:Decay") with a package.py that is that of docs/methods.md."""
     (tmp_path / "decay_package.py").write_text(METHOD)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(_outside, "_declared", _outside._declared.__wrapped__)  # looked up each time
 
     def make(*entries: tuple[str, str]) -> None:
         found = [EntryPoint(name, value, _outside.GROUP) for name, value in entries]

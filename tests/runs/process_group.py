@@ -1,21 +1,19 @@
-"""Several processes that learn runs together, started as a launcher starts them.
-
-As a program: `process_group.py FILE` learns the runs of a JSON file in turn: [[config, [override, ...], stop], ...].
-"""
+"""Several processes that learn runs together, with the environment that a launcher gives them."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from forked_processes import forked
+from helpers import learn
 
 LIMIT_SECONDS = 300
 Runs = Sequence[tuple[Path, Sequence[str]] | tuple[Path, Sequence[str], int]]
@@ -37,35 +35,22 @@ def environments(size: int, launcher: str) -> list[dict[str, str]]:
     return [os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
-def start(size: int, arguments: Sequence[str], folder: Path, launcher: str) -> list[subprocess.Popen[bytes]]:
-    """`python ARGUMENTS` in each process of a group; what each prints goes to folder/<rank>.txt."""
-    processes = []
-    for rank, environment in enumerate(environments(size, launcher)):
-        with (folder / f"{rank}.txt").open("wb") as file:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *arguments], env=environment, stdout=file, stderr=subprocess.STDOUT
-                )
-            )
-    return processes
-
-
 def learn_together(size: int, runs: Runs, folder: Path, launcher: str) -> None:
     """Learn the runs with several processes. launcher: torchrun or srun."""
     folder.mkdir()
-    (folder / "runs.json").write_text(
-        json.dumps([[str(config), list(texts), *stop] for config, texts, *stop in runs])
-    )
-    processes = start(size, [__file__, str(folder / "runs.json")], folder, launcher)
+    group = [
+        forked(learn_in_turn, runs, folder, environment=environment, out=folder / f"{rank}.txt")
+        for rank, environment in enumerate(environments(size, launcher))
+    ]
     try:
-        for process in processes:
-            process.wait(LIMIT_SECONDS)
+        for process in group:
+            process.join(LIMIT_SECONDS)
     finally:
-        for process in processes:
+        for process in group:
             process.kill()
-            process.wait()
+            process.join()
     told = "\n".join((folder / f"{rank}.txt").read_text() for rank in range(size))
-    assert [process.returncode for process in processes] == [0] * size, told
+    assert [process.exitcode for process in group] == [0] * size, told
 
 
 class Killed(BaseException):
@@ -116,15 +101,9 @@ def without_extras(folder: Path) -> None:
     preflight.preflight = check
 
 
-def main() -> None:
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from helpers import learn
-
-    without_extras(Path(sys.argv[1]).parent)
-    for config, overrides, *stop in json.loads(Path(sys.argv[1]).read_text()):
+def learn_in_turn(runs: Runs, folder: Path) -> None:
+    """In one process of a group: learn these runs."""
+    without_extras(folder)
+    for config, overrides, *stop in runs:
         with killed_after(*stop) if stop else nullcontext():
             learn(config, *overrides)
-
-
-if __name__ == "__main__":
-    main()

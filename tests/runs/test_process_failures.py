@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import torch
 from process_group import LIMIT_SECONDS, environments
 from safetensors.torch import load_file
 
+from forked_processes import forked, nlora
 from helpers import learn, write_config
 from nlora.api.learn import learn as learn_run
 from nlora.config.load import load_config
@@ -62,24 +62,28 @@ def config(tmp_path: Path, tiny_model: TinyModel) -> Path:
     return write_config(tmp_path, tiny_model("llama"), method=str(tmp_path / "fails.py"), train=train)
 
 
-def heed_ctrl_c() -> None:
-    """A shell starts what runs in its background with SIGINT ignored, and so would be what the tests start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def run(config: Path, *arguments: str, **environment: str) -> Told:
-    """`nlora run CONFIG ARGUMENTS --processes 2`."""
-    command = [sys.executable, "-m", "nlora", "run", str(config), *arguments, "--processes", "2"]
-    done = subprocess.run(
-        command,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=LIMIT_SECONDS,
-        preexec_fn=heed_ctrl_c,
-    )
-    return Told(done.returncode, done.stdout, done.stderr)
+    """`nlora run CONFIG ARGUMENTS --processes 2`. The launcher is forked, what it starts is not."""
+    command = ("run", str(config), *arguments, "--processes", "2")
+    return told_by(started(config.parent, *command, environment=os.environ | environment))
+
+
+class Started(NamedTuple):
+    process: ForkServerProcess
+    out: Path
+    err: Path
+
+
+def started(folder: Path, *arguments: str, environment: Mapping[str, str]) -> Started:
+    own = Path(tempfile.mkdtemp(dir=folder))
+    out, err = own / "out.txt", own / "err.txt"
+    return Started(forked(nlora, *arguments, environment=environment, out=out, err=err), out, err)
+
+
+def told_by(one: Started) -> Told:
+    one.process.join(LIMIT_SECONDS)
+    assert one.process.exitcode is not None
+    return Told(one.process.exitcode, one.out.read_text(), one.err.read_text())
 
 
 def adapter(run: Path) -> dict[str, torch.Tensor]:
@@ -148,24 +152,16 @@ def test_a_signal_saves_the_step_ends_all_and_says_how_to_go_on(config: Path, na
 
 def test_scoring_and_answering_under_a_launcher_is_refused_once(config: Path) -> None:
     asked = [["eval", str(config.parent)], ["predict", str(config.parent), "--task", "colors"]]
-    processes = [
-        [
-            subprocess.Popen(
-                [sys.executable, "-m", "nlora", *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for environment in environments(2, "torchrun")
-        ]
+    groups = [
+        [started(config.parent, *arguments, environment=own) for own in environments(2, "torchrun")]
         for arguments in asked
     ]
-    for (command, *_), group in zip(asked, processes, strict=True):
-        told = [process.communicate(timeout=LIMIT_SECONDS)[1] for process in group]
-        assert told == [
-            f"error: nlora {command} takes one process, but a launcher has started 2; leave the launcher out (under "
-            "Slurm, srun --ntasks=1)\n",
-            "",
+    for (command, *_), group in zip(asked, groups, strict=True):
+        assert [(one.status, one.err) for one in map(told_by, group)] == [
+            (
+                2,
+                f"error: nlora {command} takes one process, but a launcher has started 2; leave the launcher out "
+                "(under Slurm, srun --ntasks=1)\n",
+            ),
+            (2, ""),
         ]
-        assert [process.returncode for process in group] == [2, 2]

@@ -26,6 +26,7 @@ from nlora.report.write import REPORT_FILE
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.follower import open_together
+from nlora.runs.importing import importing
 from nlora.runs.layout import OUTPUTS, RUN_FILE
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.repair import Repair, damage_to_repair, refuse_damage
@@ -49,12 +50,13 @@ def learn(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> 
 
 
 def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary:
-    from nlora.models.backbone import load_backbone
-    from nlora.models.fast_paths import agreed
-    from nlora.runs.preflight import preflight, probes
-    from nlora.runs.sequence import learn_sequence
-    from nlora.runs.stage_results import task_records
-    from nlora.training.trackers import one_wandb_run
+    with importing():
+        from nlora.models.backbone import load_backbone
+        from nlora.models.fast_paths import agreed
+        from nlora.runs.preflight import preflight, probes
+        from nlora.runs.sequence import learn_sequence
+        from nlora.runs.stage_results import task_records
+        from nlora.training.trackers import one_wandb_run
 
     config = loaded.config
     folder = Path(config.output_dir)

@@ -5,7 +5,9 @@ Exit status: 0 done, 2 wrong input or usage, 1 any other failure, 130 stopped fr
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -72,6 +74,8 @@ def _root(
 
 def main() -> None:
     """The console script."""
+    # Python looks for garbage before it ends. Among the objects of torch and transformers that takes over a second.
+    atexit.register(gc.freeze)
     debug = "--debug" in sys.argv
     if debug:
         # Accepted anywhere on the line, not only before the command.

@@ -12,6 +12,7 @@ from nlora.cli.launch import Processes, end_with_launcher, launch
 from nlora.cli.options import Overrides, Source
 from nlora.errors import InputErrors, Problem
 from nlora.models.processes import is_main, joined, main_first
+from nlora.runs.importing import importing
 
 if TYPE_CHECKING:
     from nlora.config.load import LoadedConfig
@@ -98,11 +99,12 @@ def _moved(loaded: LoadedConfig, folder: Path) -> LoadedConfig:
 
 def _learn(loaded: LoadedConfig, console: Console, *, repair: bool = False) -> Summary:
     """Learn, and print the table and the paths of what was written."""
-    from nlora.api.learn import learn
-    from nlora.cli.bars import Bars
-    from nlora.report.terminal import accuracy_table, paths
-    from nlora.runs.events import Progress
-    from nlora.runs.stage_results import pooled_line
+    with importing():
+        from nlora.api.learn import learn
+        from nlora.cli.bars import Bars
+        from nlora.report.terminal import accuracy_table, paths
+        from nlora.runs.events import Progress
+        from nlora.runs.stage_results import pooled_line
 
     with Bars(console, stages=len(loaded.config.tasks)) as bars:
         summary = learn(loaded, Progress(bars), repair=repair)

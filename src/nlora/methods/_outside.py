@@ -11,6 +11,7 @@ User code is imported only when its method is used or described, never to list n
 from __future__ import annotations
 
 import ast
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -25,11 +26,17 @@ GROUP = "nlora.methods"
 def installed() -> dict[str, list[EntryPoint]]:
     """The methods of installed packages by name; several under one name if their packages clash."""
     # By name and value, because a package can be on the path more than once.
-    distinct = {(entry.name, entry.value): entry for entry in entry_points(group=GROUP)}
+    distinct = {(entry.name, entry.value): entry for entry in _declared()}
     found: dict[str, list[EntryPoint]] = {}
     for (name, _), entry in sorted(distinct.items()):
         found.setdefault(name, []).append(entry)
     return found
+
+
+@cache
+def _declared() -> tuple[EntryPoint, ...]:
+    """Looked up once in a process, because it reads what every installed package declares."""
+    return tuple(entry_points(group=GROUP))
 
 
 def load_installed(entry: EntryPoint) -> type[Method]:

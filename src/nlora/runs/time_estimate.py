@@ -6,6 +6,7 @@ Only matrix products are counted. They take about half of a training step on a C
 from __future__ import annotations
 
 import time
+from functools import cache
 
 SHARE = 0.5
 """Share of the machine's matrix rate that a step reaches; 0.4 to 0.6 on two CPU cores with SmolLM2."""
@@ -40,10 +41,11 @@ def bfloat16_gain() -> float:
     return flops_per_second("bfloat16") / flops_per_second("float32")
 
 
+@cache
 def flops_per_second(dtype: str, size: int | None = None, repeats: int = 5) -> float:
     """The rate that a step can expect: the matrix rate of this machine's first device in a dtype, times SHARE.
 
-    size: rows and columns of the matrices; None: as SIZES says.
+    It is measured once in a process. size: rows and columns of the matrices; None: as SIZES says.
     """
     import torch
 

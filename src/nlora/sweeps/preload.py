@@ -11,12 +11,13 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 import torch
 
+from nlora.runs.importing import importing
 from nlora.runs.quiet import quiet
 
-SAFE = ["transformers", "accelerate", "nlora.config.load", "nlora.runs.folder"]
+SAFE = ["transformers", "accelerate", "rouge_score.rouge_scorer", "nlora.config.load", "nlora.runs.folder"]
 WITHOUT_GPU = ["nlora.api.learn", "nlora.runs.sequence", "nlora.runs.preflight", "nlora.report.page"]
 """These import PEFT, which imports bitsandbytes, which initializes CUDA."""
 
-with quiet():
+with quiet(), importing():
     for name in [*SAFE, *([] if torch.cuda.is_available() else WITHOUT_GPU)]:
         importlib.import_module(name)

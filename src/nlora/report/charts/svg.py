@@ -19,83 +19,65 @@ def file_style() -> str:
 
 def to_svg(scene: Scene) -> Markup:
     """For a page. All text is escaped; to a screen reader it is an image with title and description."""
+    width, height, label = _n(scene.width), _n(scene.height), escape(f"{scene.title}. {scene.description}")
     return Markup(
-        '<svg class="figure" width="{w}" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">{body}</svg>'
-    ).format(
-        w=_n(scene.width), h=_n(scene.height), label=f"{scene.title}. {scene.description}", body=_body(scene)
+        f'<svg class="figure" width="{width}" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
+        f"{_body(scene)}</svg>"
     )
 
 
 def to_svg_file(scene: Scene) -> str:
     """A standalone document that looks as the page prints it."""
-    return str(
-        Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}">'
-            "<title>{title}</title><desc>{desc}</desc><style>{style}</style>"
-            '<rect width="{w}" height="{h}" class="f-paper"/>{body}</svg>\n'
-        ).format(
-            w=_n(scene.width),
-            h=_n(scene.height),
-            title=scene.title,
-            desc=scene.description,
-            style=Markup(file_style()),
-            body=_body(scene),
-        )
+    width, height = _n(scene.width), _n(scene.height)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
+        f"<title>{escape(scene.title)}</title><desc>{escape(scene.description)}</desc><style>{file_style()}</style>"
+        f'<rect width="{width}" height="{height}" class="f-paper"/>{_body(scene)}</svg>\n'
     )
 
 
-def _body(scene: Scene) -> Markup:
-    return Markup("").join(
-        Markup('<g class="series" data-series="{}">{}</g>').format(
-            shape.name, Markup("").join(map(_shape, shape.shapes))
-        )
+def _body(scene: Scene) -> str:
+    return "".join(
+        f'<g class="series" data-series="{escape(shape.name)}">{"".join(map(_shape, shape.shapes))}</g>'
         if isinstance(shape, Group)
         else _shape(shape)
         for shape in scene.shapes
     )
 
 
-def _shape(shape: Shape) -> Markup:
+def _shape(shape: Shape) -> str:
     match shape:
-        case Rect():
-            tag = Markup('rect x="{}" y="{}" width="{}" height="{}" class="f-{}"').format(
-                _n(shape.x), _n(shape.y), _n(shape.width), _n(shape.height), shape.fill
-            )
-            return _titled(tag, "rect", shape.title)
-        case Line():
-            dash = Markup(' stroke-dasharray="{}"').format(shape.dash) if shape.dash else ""
-            points = " ".join(f"{_n(x)},{_n(y)}" for x, y in shape.points)
-            tag = Markup('polyline points="{}" class="s-{}" stroke-width="{}"{}').format(
-                points, shape.stroke, _n(shape.width), dash
-            )
-            return _titled(tag + Markup(' stroke-linejoin="round"'), "polyline", shape.title)
-        case Dot():
-            tag = Markup('circle cx="{}" cy="{}" r="{}" class="f-{}"').format(
-                _n(shape.x), _n(shape.y), _n(shape.r), shape.fill
-            )
-            return _titled(tag, "circle", shape.title)
+        case Rect(x, y, width, height, fill, title):
+            place = f'x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
+            return _titled(f'rect {place} class="f-{escape(fill)}"', "rect", title)
+        case Line(points, stroke, width, dash, title):
+            places = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
+            look = f'class="s-{escape(stroke)}" stroke-width="{_n(width)}"'
+            dashes = f' stroke-dasharray="{escape(dash)}"' if dash else ""
+            tag = f'polyline points="{places}" {look}{dashes} stroke-linejoin="round"'
+            return _titled(tag, "polyline", title)
+        case Dot(x, y, r, fill, title):
+            place = f'cx="{_n(x)}" cy="{_n(y)}" r="{_n(r)}"'
+            return _titled(f'circle {place} class="f-{escape(fill)}"', "circle", title)
         case Label():
             return _label(shape)
 
 
-def _label(label: Label) -> Markup:
-    place = Markup('x="{}" y="{}"').format(_n(label.x), _n(label.y))
-    more = Markup("")
+def _label(label: Label) -> str:
+    x, y = _n(label.x), _n(label.y)
+    more = ""
     if label.anchor != "start":
-        more += Markup(' text-anchor="{}"').format(label.anchor)
+        more += f' text-anchor="{label.anchor}"'
     if label.bold:
-        more += Markup(' font-weight="600"')
+        more += ' font-weight="600"'
     if label.angle:
-        more += Markup(' transform="rotate({} {} {})"').format(_n(label.angle), _n(label.x), _n(label.y))
-    return Markup('<text {} class="f-{}" font-size="{}"{}>{}</text>').format(
-        place, label.fill, _n(label.size), more, label.text
-    )
+        more += f' transform="rotate({_n(label.angle)} {x} {y})"'
+    look = f'class="f-{escape(label.fill)}" font-size="{_n(label.size)}"'
+    return f'<text x="{x}" y="{y}" {look}{more}>{escape(label.text)}</text>'
 
 
-def _titled(tag: Markup, name: str, title: str) -> Markup:
-    if not title:
-        return Markup("<{}/>").format(tag)
-    return Markup("<{}><title>{}</title></{}>").format(tag, escape(title), name)
+def _titled(tag: str, name: str, title: str) -> str:
+    return f"<{tag}><title>{escape(title)}</title></{name}>" if title else f"<{tag}/>"
 
 
 def _n(value: float) -> str:
