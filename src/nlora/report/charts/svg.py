@@ -5,7 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup, escape
 
 from nlora.report.charts.palette import LIGHT
-from nlora.report.charts.scene import Dot, Group, Label, Line, Rect, Scene, Shape
+from nlora.report.charts.scene import AREA_OPACITY, Area, Dot, Group, Label, Line, Rect, Scene, Shape
 
 FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 _FIXED = f"text{{font-family:{FONT};font-variant-numeric:tabular-nums}}polyline{{fill:none}}"
@@ -69,6 +69,11 @@ def _shape(shape: Shape) -> Markup:
                 points, shape.stroke, _n(shape.width), dash
             )
             return _titled(tag + Markup(' stroke-linejoin="round"'), "polyline", shape.title)
+        case Area():
+            points = " ".join(f"{_n(x)},{_n(y)}" for x, y in shape.points)
+            return Markup('<polygon points="{}" class="f-{}" fill-opacity="{}"/>').format(
+                points, shape.fill, AREA_OPACITY
+            )
         case Dot():
             tag = Markup('circle cx="{}" cy="{}" r="{}" class="f-{}"').format(
                 _n(shape.x), _n(shape.y), _n(shape.r), shape.fill
