@@ -94,9 +94,12 @@ def score_interval(answers: Sequence[Answer], metric: Metric) -> Interval | None
     return middle_of(score_draws(answers, metric))
 
 
-def score_draws(answers: Sequence[Answer], metric: Metric) -> NDArray[np.float64]:
-    """(DRAWS,): the score in percent of bootstrap samples of one or more answers, always the same ones."""
-    draw = np.random.default_rng(0)
+def score_draws(answers: Sequence[Answer], metric: Metric, *, seed: int = 0) -> NDArray[np.float64]:
+    """(DRAWS,): the score in percent of bootstrap samples of one or more answers.
+
+    seed: gives the same samples again; tasks that are averaged need samples of their own.
+    """
+    draw = np.random.default_rng(seed)
     if metric != "macro_f1":
         values, counts = np.unique([answer.score(metric) for answer in answers], return_counts=True)
         drawn = draw.multinomial(len(answers), counts / counts.sum(), DRAWS)

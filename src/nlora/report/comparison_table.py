@@ -159,8 +159,12 @@ def label_of(row: Row) -> str:
 
 
 def seeds_of(row: Row) -> str:
-    """`1-3` or `1, 2, 5`; empty for published numbers, whose seeds are unknown."""
-    seeds = row.seeds
+    """As `seeds_in_short`; empty for published numbers, whose seeds are unknown."""
+    return seeds_in_short(row.seeds)
+
+
+def seeds_in_short(seeds: Sequence[int]) -> str:
+    """`1-3` or `1, 2, 5`, of seeds in order."""
     if len(seeds) > 2 and all(after == before + 1 for before, after in pairwise(seeds)):
         return f"{seeds[0]}-{seeds[-1]}"
     return ", ".join(map(str, seeds))

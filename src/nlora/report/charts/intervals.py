@@ -13,7 +13,7 @@ _HEADING = 24.0
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class IntervalRow:
     """One row. text: the value as written at the right. single: what it is the mean of, drawn as small dots.
 
     group: rows of the same group stand together under its name; rows without a group have no heading.
@@ -29,7 +29,7 @@ class Estimate:
 
 
 def interval_chart(
-    title: str, description: str, rows: Sequence[Estimate], *, axis: Axis, width: float
+    title: str, description: str, rows: Sequence[IntervalRow], *, axis: Axis, width: float
 ) -> Scene:
     """Names on the left, values in words on the right; in a narrow chart the words are above each line."""
     narrow = width < 500
@@ -58,7 +58,7 @@ def interval_chart(
     return Scene(width, at + 40, title, description, tuple(shapes))
 
 
-def _drawn(row: Estimate, axis: Axis, left: float, span: float, middle: float) -> list[Shape]:
+def _drawn(row: IntervalRow, axis: Axis, left: float, span: float, middle: float) -> list[Shape]:
     def place(value: float) -> float:
         return left + min(max(axis.place(value), 0.0), 1.0) * span
 

@@ -112,7 +112,8 @@ def small_multiples(
     """Panels in rows, all with the same axes. names: the legend, if colors mean runs."""
     rows = -(-len(panels) // max(1, int(width // 155)))
     columns = -(-len(panels) // rows)  # no row much shorter than the others
-    cell, gap, height = width / columns, 18.0, 128.0
+    cell, gap = width / columns, 18.0
+    height = min(max(0.6 * cell, 128.0), 170.0)
     left = 6 + max(text_width(text, 10) for _, text in y.ticks) + 4
     shapes: list[Shape | Group] = []
     for index, panel in enumerate(panels):
