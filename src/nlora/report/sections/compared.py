@@ -100,7 +100,12 @@ def _averages(found: Compared) -> Figure:
     counts = dict.fromkeys(e.count for e in estimates.values())
     unit = f"%; n: {next(iter(counts))}" if len(counts) == 1 and "" not in counts else "%"
     return _figure(
-        "average-accuracy", "Average accuracy", f"{about_intervals(variants)}{seeds}", unit, rows, numbers
+        "final-average-accuracy",
+        "Average accuracy",
+        f"{about_intervals(variants)}{seeds}",
+        unit,
+        rows,
+        numbers,
     )
 
 

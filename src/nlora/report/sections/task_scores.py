@@ -94,9 +94,12 @@ def _table(rows: Sequence[Row], answers: LastAnswers, *, many: bool) -> Table:
         )
         for (task, variant, found), (exact, rouge) in zip(rows, measures, strict=True)
     )
-    note = "n: what the interval is over; test examples are those of one seed."
+    note = "n: what the interval is over."
     if any(found.spread.deviation is not None for _, _, found in rows):
-        note += " ±: sample standard deviation over the seeds."
+        note = (
+            "n: the interval is over the seeds; the test examples are those of one. ±: sample standard deviation over "
+            "the seeds."
+        )
     words_at = {i for i, name in enumerate(columns) if name in ("task", "run", "measure")}
     return Table("Scores at the end", tuple(columns), cells, note, frozenset(words_at))
 
