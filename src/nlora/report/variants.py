@@ -66,12 +66,12 @@ def variants_of(runs: Sequence[RunFiles]) -> list[Variant]:
         sorted((by_folder[folder] for folder, _ in group), key=lambda run: run.summary.seed)
         for group in grouped((run.folder, run.summary) for run in runs)
     ]
-    names = Counter(group[0].summary.name for group in groups)
+    names = Counter(group[0].summary.name for group in groups if group[0].is_complete)
     several = any(len(group) > 1 for group in groups)
     variants = []
     for order, group in enumerate(groups):
         name = group[0].summary.name
-        is_named = several and names[name] == 1
+        is_named = several and names[name] == 1 and group[0].is_complete
         label = name if is_named else group[0].label
         if len(group) > 1 and not is_named:  # the label of one of its runs names a seed
             label = f"{name} in {group[0].folder}"
@@ -82,6 +82,11 @@ def variants_of(runs: Sequence[RunFiles]) -> list[Variant]:
 def runs_of(variants: Sequence[Variant]) -> list[RunFiles]:
     """All runs, those of a variant together."""
     return [run for variant in variants for run in variant.runs]
+
+
+def labeled(variants: Sequence[Variant]) -> list[tuple[str, list[Summary]]]:
+    """As notes on differences take them."""
+    return [(variant.label, variant.summaries) for variant in variants]
 
 
 def seeds_in_words(variants: Sequence[Variant]) -> str:

@@ -14,7 +14,7 @@ from nlora.report.comparison_notes import scoring_notes
 from nlora.report.comparison_table import DIFFERENCE_NOTE
 from nlora.report.estimates import Estimate, LastAnswers, about_intervals, average_estimate, ends
 from nlora.report.page_blocks import Figure, Table, words
-from nlora.report.variants import Variant, runs_of
+from nlora.report.variants import Variant, labeled
 from nlora.report.wording import change, score
 from nlora.runs.paired_bootstrap import Difference, difference, scored
 
@@ -42,9 +42,8 @@ def compared(variants: Sequence[Variant], answers: LastAnswers, base: str | None
     """
     known = [(v, e) for v in variants if (e := average_estimate(v, answers)) is not None]
     estimates = {v.label: e for v, e in sorted(known, key=lambda pair: -pair[1].mean)}
-    labeled = [(run.label, [run.summary]) for run in runs_of(variants)]
     same_tasks = len({frozenset(variant.tasks) for variant in variants}) == 1
-    comparable = bool(estimates) and same_tasks and scoring_notes(labeled)[1]
+    comparable = bool(estimates) and same_tasks and scoring_notes(labeled(variants))[1]
     finished = [v for v in variants if v.is_complete]
     chosen = _base(finished, base)
     if chosen is None or len(finished) < 2 or not (comparable or base):

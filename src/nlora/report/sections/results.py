@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nlora.report.comparison_notes import scoring_notes
+from nlora.report.comparison_table import seeds_in_short
 from nlora.report.estimates import LastAnswers, average_estimate, ends
 from nlora.report.page_blocks import Block, Facts, Fold, Section, Table, Text, words
 from nlora.report.run_files import RunFiles
 from nlora.report.sections.compared import compared
 from nlora.report.sections.side_by_side import side_by_side
-from nlora.report.variants import Variant, runs_of
+from nlora.report.variants import Variant, labeled, runs_of
 from nlora.report.wording import change, score, share
-from nlora.runs.summary import Summary
 
 _MOST_NOTES = 3
 """Beyond it, the notes on the outcome of stages are folded."""
@@ -22,25 +22,30 @@ def results(variants: Sequence[Variant], answers: LastAnswers, base: str | None 
     """The averages with their definitions and intervals. base: the label that differences are to, as in `compared`."""
     runs = runs_of(variants)
     if len(runs) > 1:
-        blocks = [*_unlike(runs), *side_by_side(compared(variants, answers, base))]
+        blocks = [*_unlike(variants), *side_by_side(compared(variants, answers, base))]
     elif runs[0].is_complete:
         blocks = [Facts(tuple(_facts(variants[0], answers)))]
     else:
         done = len(runs[0].stages)
         text = f"{done} of {len(runs[0].tasks)} tasks learned. The averages follow when all are."
         blocks = [Text(text, tone="note")]
-    return Section("results", "Results", _about(runs), [*blocks, *_odd(runs)])
+    return Section("results", "Results", _about(runs), [*blocks, *_odd(variants)])
 
 
-def _odd(runs: Sequence[RunFiles]) -> list[Block]:
+def _odd(variants: Sequence[Variant]) -> list[Block]:
     """What is odd about the outcome of stages; many notes as a folded table."""
-    notes = [(run, note) for run in runs for note in run.summary.notes]
-    if len(notes) > _MOST_NOTES:
-        rows = tuple(words(run.label, note) for run, note in notes)
-        table = Table("Odd outcomes of stages", ("run", "what is odd"), rows, words=frozenset({0, 1}))
-        return [Fold(f"{len(notes)} odd outcomes of stages", (table,))]
-    who = (f"{run.label}: " if len(runs) > 1 else "" for run, _ in notes)
-    return [Text(f"{name}{note}.", tone="note") for name, (_, note) in zip(who, notes, strict=True)]
+    found: dict[tuple[str, str], list[int]] = {}
+    for variant in variants:
+        for summary in variant.summaries:
+            for note in summary.notes:
+                found.setdefault((variant.label, note), []).append(summary.seed)
+    if len(found) > _MOST_NOTES:
+        rows = tuple(words(label, seeds_in_short(seeds), note) for (label, note), seeds in found.items())
+        columns = ("run", "seeds", "what is odd")
+        table = Table("Odd outcomes of stages", columns, rows, words=frozenset({0, 1, 2}))
+        return [Fold(f"{len(found)} odd outcomes of stages", (table,))]
+    many = len(variants) > 1
+    return [Text(f"{f'{label}: ' if many else ''}{note}.", tone="note") for label, note in found]
 
 
 def _about(runs: Sequence[RunFiles]) -> str:
@@ -93,8 +98,9 @@ def _facts(variant: Variant, answers: LastAnswers) -> list[tuple[str, str, str]]
     return [fact for fact in facts if fact[0] != "–"]
 
 
-def _unlike(runs: Sequence[RunFiles]) -> list[Block]:
+def _unlike(variants: Sequence[Variant]) -> list[Block]:
     """Differences between the runs that make a comparison misleading."""
+    runs = runs_of(variants)
     texts = []
     if len({frozenset(run.tasks) for run in runs}) > 1:
         texts.append("These runs learned different tasks; averages are not comparable.")
@@ -108,10 +114,6 @@ def _unlike(runs: Sequence[RunFiles]) -> list[Block]:
     if len(decodes) > len({number for number, _ in decodes}):
         ways = ", ".join(sorted({decode for _, decode in decodes}))
         texts.append(f"They were scored in different ways ({ways}), which are not comparable.")
-    notes, _ = scoring_notes(_labeled(runs))
+    notes, _ = scoring_notes(labeled(variants))
     texts += [f"{heading} {'; '.join(lines)}{'.' if lines else ''}".rstrip() for heading, lines in notes]
     return [Text(" ".join(texts), tone="note")] if texts else []
-
-
-def _labeled(runs: Sequence[RunFiles]) -> list[tuple[str, list[Summary]]]:
-    return [(run.label, [run.summary]) for run in runs]

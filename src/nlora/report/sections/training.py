@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from nlora.report.charts.axes import Axis, linear_axis, number, up_to
 from nlora.report.charts.lines import Mark, Panel, Series, line_chart, small_multiples
@@ -98,7 +100,7 @@ def _curves(run: RunFiles, most: int) -> _Curves:
         begins.append(Mark(float(done), f"{stage.number} {stage.task}"))
         for curve, value in ((loss, _loss_of), (penalty, _penalty_of), (rate, _rate_of)):
             known = [(float(done + step.step), y) for step in stage.losses if (y := value(step)) is not None]
-            curve += thinned(known, most)
+            curve += thinned(without_straight(known) if curve is rate else known, most)
         done += stage.steps
     if not any(value for _, value in penalty):
         penalty = []
@@ -115,6 +117,16 @@ def thinned(points: Sequence[Point], most: int) -> tuple[Point, ...]:
         part = points[at : at + size]
         kept |= {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
     return tuple(sorted(kept))
+
+
+def without_straight(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Without the points on the line between their neighbors, as most of a learning rate's are."""
+    kept = list(points[:1])
+    for point, after in pairwise(points[1:]):
+        (x0, y0), (x1, y1), (x2, y2) = kept[-1], point, after
+        if not math.isclose((y1 - y0) * (x2 - x0), (y2 - y0) * (x1 - x0), rel_tol=1e-6, abs_tol=1e-15):
+            kept.append(point)
+    return (*kept, *points[1:][-1:])
 
 
 def _steps_axis(steps: int, label: str = "step") -> Axis:
@@ -216,7 +228,8 @@ def _line(variant: Variant, number: int, value: Value, most: int) -> Series:
     ]
     common = sorted(set(logs[0]).intersection(*logs)) if logs else []
     line = banded(variant, {x: [log[x] for log in logs] for x in common}, dots=False, width=1.6)
-    kept = {x for x, _ in thinned(line.points, most)}
+    shown = line.points if line.band else without_straight(line.points)
+    kept = {x for x, _ in thinned(shown, most)}
     return Series(
         line.name,
         tuple(point for point in line.points if point[0] in kept),
