@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,9 +16,6 @@ from nlora.report.variants import Variant
 from nlora.report.wording import score
 from nlora.runs.answers import read_answers
 from nlora.runs.paired_bootstrap import Answers
-
-LastAnswers = Mapping[str, Answers]
-"""The answers after each run's last finished stage, by the run's folder as text and by task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +44,31 @@ class Estimate:
         return "" if self.examples is None else f"{self.examples:,} examples"
 
 
-def last_answers_of(runs: Sequence[RunFiles]) -> LastAnswers:
-    """Read once for the whole page."""
-    found = {}
-    for run in runs:
-        last = run.stages[-1].predictions if run.stages else None
-        found[str(run.folder)] = {} if last is None else read_answers(last, run.tasks)
-    return found
+class PageAnswers:
+    """The answers of a page's runs, each file read once."""
+
+    def __init__(self, runs: Sequence[RunFiles]) -> None:
+        self._last = {run.folder: self._read(run, len(run.stages) - 1, run.tasks) for run in runs}
+        self._earlier: dict[tuple[Path, int], Answers] = {}
+
+    def last(self, run: RunFiles) -> Answers:
+        """After the last finished stage; empty if they are not known."""
+        return self._last[run.folder]
+
+    def then(self, run: RunFiles, stage: int, task: str) -> list[Answer]:
+        """After a stage, counted from 0, to a task that is not scored by exact match."""
+        if stage == len(run.stages) - 1:
+            return list(self.last(run).get(task, {}).values())
+        key = (run.folder, stage)
+        if key not in self._earlier:
+            tasks = [name for name in run.tasks if run.summary.metric_of(name) != "exact_match"]
+            self._earlier[key] = self._read(run, stage, tasks)
+        return list(self._earlier[key].get(task, {}).values())
+
+    @staticmethod
+    def _read(run: RunFiles, stage: int, tasks: Sequence[str]) -> Answers:
+        path = run.stages[stage].predictions if 0 <= stage < len(run.stages) else None
+        return {} if path is None else read_answers(path, tasks)
 
 
 def about_intervals(variants: Sequence[Variant]) -> str:
@@ -81,30 +97,29 @@ def within_percent(interval: Interval | None) -> Interval | None:
     return None if interval is None else Interval(max(interval.low, 0.0), min(interval.high, 100.0))
 
 
-def task_estimate(variant: Variant, stage: int, task: int, answers: LastAnswers) -> Estimate | None:
+def task_estimate(variant: Variant, stage: int, task: int, answers: PageAnswers) -> Estimate | None:
     """The score of a task after a stage, both counted from 0; None if it was not scored."""
     values = variant.scores(stage, task)
     if not values:
         return None
     run, name = variant.runs[0], variant.tasks[task]
-    found = answers[str(run.folder)].get(name, {})
+    found = answers.last(run).get(name, {})
     count = _examples(run, name, len(found))
     if variant.has_seeds:
         interval = within_percent(t_interval(values))
     elif run.summary.metric_of(name) == "exact_match":
         interval = None if not count else wilson(values[0] * count / 100, count)
     else:
-        then = list(found.values()) if stage == len(run.stages) - 1 else _answers_then(run, stage, name)
-        interval = score_interval(then, run.summary.metric_of(name))
+        interval = score_interval(answers.then(run, stage, name), run.summary.metric_of(name))
     return Estimate(Spread.of(values), values, interval, count)
 
 
-def average_estimate(variant: Variant, answers: LastAnswers) -> Estimate | None:
+def average_estimate(variant: Variant, answers: PageAnswers) -> Estimate | None:
     """The average accuracy of finished runs; None of unfinished ones."""
     values = tuple(s.average_accuracy for s in variant.summaries if s.average_accuracy is not None)
     if not values or not variant.is_complete:
         return None
-    found = answers[str(variant.runs[0].folder)]
+    found = answers.last(variant.runs[0])
     sizes = [len(of_task) for of_task in found.values()]
     known = bool(sizes) and all(sizes)
     if variant.has_seeds:
@@ -124,8 +139,3 @@ def average_estimate(variant: Variant, answers: LastAnswers) -> Estimate | None:
 def _examples(run: RunFiles, task: str, answered: int) -> int | None:
     digests = run.summary.digests.get(task)
     return answered or (None if digests is None else digests.test.count)
-
-
-def _answers_then(run: RunFiles, stage: int, task: str) -> list[Answer]:
-    path = run.stages[stage].predictions if stage < len(run.stages) else None
-    return [] if path is None else list(read_answers(path, [task])[task].values())

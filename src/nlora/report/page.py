@@ -21,7 +21,7 @@ from markupsafe import Markup
 from nlora import __version__
 from nlora.report.charts import palette
 from nlora.report.charts.svg import file_style, to_svg
-from nlora.report.estimates import last_answers_of
+from nlora.report.estimates import PageAnswers
 from nlora.report.page_blocks import NARROW, WIDE, Section, Table
 from nlora.report.run_files import RunFiles
 from nlora.report.sections.collisions import collisions
@@ -53,7 +53,7 @@ def render(runs: Sequence[RunFiles], base: str | None = None) -> str:
     """
     variants = variants_of(runs)
     runs = runs_of(variants)
-    answers = last_answers_of(runs)
+    answers = PageAnswers(runs)
     firsts = [variant.first for variant in variants]
     sections = [
         results(variants, answers, base),
@@ -76,12 +76,9 @@ def render(runs: Sequence[RunFiles], base: str | None = None) -> str:
 
 def _of_the_first(section: Section, variants: Sequence[Variant]) -> Section:
     """Says whose numbers they are, where not all seeds are shown."""
-    seeds = dict.fromkeys(str(v.runs[0].summary.seed) for v in variants if v.has_seeds)
-    if not seeds:
-        return section
-    return replace(
-        section, about=f"{section.about} Of several seeds, the first is shown: {', '.join(seeds)}."
-    )
+    seeds = dict.fromkeys(f"seed {v.first.summary.seed}" for v in variants if v.has_seeds)
+    note = f" Of several seeds, the first is shown ({', '.join(seeds)})." if seeds else ""
+    return replace(section, about=f"{section.about}{note}")
 
 
 def render_interference(found: Interference) -> str:

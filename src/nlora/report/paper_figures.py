@@ -17,7 +17,7 @@ from nlora.report.charts.palette import series_role
 from nlora.report.charts.pdf import check_pdf, write_pdf
 from nlora.report.charts.scene import Scene
 from nlora.report.charts.svg import to_svg_file
-from nlora.report.estimates import last_answers_of
+from nlora.report.estimates import PageAnswers
 from nlora.report.page_blocks import Figure
 from nlora.report.run_files import Analyzed, RunFiles, analyzed
 from nlora.report.sections.compared import compared as compared_variants
@@ -89,7 +89,7 @@ def averages_figure(runs: Analyzed) -> list[Figure]:
 
 def _figures(runs: Sequence[RunFiles], base: str | None) -> list[tuple[str, Scene]]:
     variants = variants_of(runs)
-    answers = last_answers_of(runs)
+    answers = PageAnswers(runs)
     compared = analyzed([variant.first for variant in variants])
     figures: list[tuple[str, Scene]] = []
     if compared:

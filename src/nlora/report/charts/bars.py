@@ -64,7 +64,8 @@ def bar_chart(
                 for side in (-1, 1)
             ]
             height = top + _ROW / 2
-            shapes.append(Line(((ends[0], height), (ends[1], height)), "ink", 1.2))
+            for role, thick in (("paper", 4.0), ("ink", 1.2)):  # a rim, to stand out on the bar
+                shapes.append(Line(((ends[0], height), (ends[1], height)), role, thick))
             shapes += [Line(((end, height - 4), (end, height + 4)), "ink", 1.2) for end in ends]
             at = max(at, ends[1])
         shapes.append(Label(at + 6, middle, text, "muted"))

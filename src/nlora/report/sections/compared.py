@@ -12,7 +12,7 @@ from nlora.report.charts.palette import series_role
 from nlora.report.charts.scene import Scene
 from nlora.report.comparison_notes import scoring_notes
 from nlora.report.comparison_table import DIFFERENCE_NOTE
-from nlora.report.estimates import Estimate, LastAnswers, about_intervals, average_estimate, ends
+from nlora.report.estimates import Estimate, PageAnswers, about_intervals, average_estimate, ends
 from nlora.report.page_blocks import Figure, Table, words
 from nlora.report.variants import Variant, labeled
 from nlora.report.wording import change, score
@@ -35,7 +35,7 @@ class Compared:
     comparable: bool
 
 
-def compared(variants: Sequence[Variant], answers: LastAnswers, base: str | None = None) -> Compared:
+def compared(variants: Sequence[Variant], answers: PageAnswers, base: str | None = None) -> Compared:
     """base: a label; None: the finished variant named inclora, else the first finished one.
 
     Raises InputErrors if no finished variant has the base's label.
@@ -48,7 +48,7 @@ def compared(variants: Sequence[Variant], answers: LastAnswers, base: str | None
     chosen = _base(finished, base)
     if chosen is None or len(finished) < 2 or not (comparable or base):
         return Compared(tuple(variants), estimates, None, {}, comparable)
-    runs = {v.label: [scored(r.summary, answers[str(r.folder)]) for r in v.runs] for v in finished}
+    runs = {v.label: [scored(r.summary, answers.last(r)) for r in v.runs] for v in finished}
     found = {
         label: difference(mine, runs[chosen.label]) for label, mine in runs.items() if label != chosen.label
     }

@@ -12,7 +12,7 @@ from nlora.evaluation.per_label import LabelCounts, Pair
 from nlora.evaluation.text_metrics import normalize
 from nlora.report.charts.heatmap import scale_position
 from nlora.report.charts.palette import heat_role
-from nlora.report.estimates import LastAnswers
+from nlora.report.estimates import PageAnswers
 from nlora.report.page_blocks import Block, Cell, Fold, Section, Table
 from nlora.report.run_files import RunFiles
 from nlora.report.variants import Variant
@@ -28,7 +28,7 @@ _OUTSIDE = "none of them"
 _COLUMNS = ("task", "label", "examples", "answers", "precision", "recall", "F1")
 
 
-def scores_by_label(variants: Sequence[Variant], answers: LastAnswers) -> list[Section]:
+def scores_by_label(variants: Sequence[Variant], answers: PageAnswers) -> list[Section]:
     """A table for each variant with labels, folded, and a confusion matrix per task; no section if there is none."""
     many = len(variants) > 1
     blocks: list[Block] = []
@@ -103,12 +103,12 @@ def _numbers(values: Mapping[str, Any]) -> tuple[str, ...]:
     return (str(values["support"]), str(values["answered"]), *shares)
 
 
-def _matrices(variant: Variant, answers: LastAnswers) -> list[Block]:
+def _matrices(variant: Variant, answers: PageAnswers) -> list[Block]:
     """One for each task with labels whose answers are known."""
     blocks: list[Block] = []
     for task in variant.tasks:
         labels = {label: None for run in variant.runs for label in _counts(run, task)[0]}
-        found = [a for run in variant.runs for a in answers[str(run.folder)].get(task, {}).values()]
+        found = [a for run in variant.runs for a in answers.last(run).get(task, {}).values()]
         if labels and found:
             exact = any(answer.exact for answer in found)
             names = {label if exact else normalize(label): label for label in labels}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nlora.report.comparison_notes import scoring_notes
 from nlora.report.comparison_table import seeds_in_short
-from nlora.report.estimates import LastAnswers, average_estimate, ends
+from nlora.report.estimates import PageAnswers, average_estimate, ends
 from nlora.report.page_blocks import Block, Facts, Fold, Section, Table, Text, words
 from nlora.report.run_files import RunFiles
 from nlora.report.sections.compared import compared
@@ -18,7 +18,7 @@ _MOST_NOTES = 3
 """Beyond it, the notes on the outcome of stages are folded."""
 
 
-def results(variants: Sequence[Variant], answers: LastAnswers, base: str | None = None) -> Section:
+def results(variants: Sequence[Variant], answers: PageAnswers, base: str | None = None) -> Section:
     """The averages with their definitions and intervals. base: the label that differences are to, as in `compared`."""
     runs = runs_of(variants)
     if len(runs) > 1:
@@ -56,7 +56,7 @@ def _about(runs: Sequence[RunFiles]) -> str:
     return f"Scores are in percent: {' | '.join(kinds)}."
 
 
-def _facts(variant: Variant, answers: LastAnswers) -> list[tuple[str, str, str]]:
+def _facts(variant: Variant, answers: PageAnswers) -> list[tuple[str, str, str]]:
     run = variant.first
     summary, tasks = run.summary, len(run.tasks)
     found = average_estimate(variant, answers)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from nlora.report.charts.heatmap import Cells, heat_map, scale_position
 from nlora.report.charts.palette import heat_role
 from nlora.report.charts.scene import Scene
-from nlora.report.estimates import LastAnswers, ends, task_estimate
+from nlora.report.estimates import PageAnswers, ends, task_estimate
 from nlora.report.page_blocks import Cell, Figure, Section, Table, side_by_side
 from nlora.report.variants import Variant, mean_of
 from nlora.report.wording import change
 
 
-def matrices(variants: Sequence[Variant], answers: LastAnswers) -> Section:
+def matrices(variants: Sequence[Variant], answers: PageAnswers) -> Section:
     """Each variant's R as a heat map, with one color scale for all."""
     low, high = _range(variants)
     figures = matrices_figures(variants, answers)
@@ -30,7 +30,7 @@ def matrices(variants: Sequence[Variant], answers: LastAnswers) -> Section:
     return Section("matrix", "Accuracy matrix", about, side_by_side(figures), "Matrix")
 
 
-def matrices_figures(variants: Sequence[Variant], answers: LastAnswers) -> tuple[Figure, ...]:
+def matrices_figures(variants: Sequence[Variant], answers: PageAnswers) -> tuple[Figure, ...]:
     """Each variant's matrix, on one color scale."""
     low, high = _range(variants)
     return tuple(_matrix(v, i, low, high, answers, many=len(variants) > 1) for i, v in enumerate(variants))
@@ -47,7 +47,7 @@ def _range(variants: Sequence[Variant]) -> tuple[float, float]:
 
 
 def _matrix(
-    variant: Variant, index: int, low: float, high: float, answers: LastAnswers, *, many: bool
+    variant: Variant, index: int, low: float, high: float, answers: PageAnswers, *, many: bool
 ) -> Figure:
     tasks, R = variant.tasks, variant.mean_matrix()
     names = [f"{k} {task}" for k, task in enumerate(tasks, start=1)]
@@ -91,7 +91,7 @@ def _before(variant: Variant) -> tuple[float | None, ...] | None:
     return tuple(mean_of(column) if len(column) == len(known) else None for column in columns)
 
 
-def _titles(variant: Variant, stage: int, answers: LastAnswers) -> list[str]:
+def _titles(variant: Variant, stage: int, answers: PageAnswers) -> list[str]:
     """What a row's cells say on hover."""
     found = [task_estimate(variant, stage, task, answers) for task in range(len(variant.tasks))]
     return [

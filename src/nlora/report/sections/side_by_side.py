@@ -54,7 +54,7 @@ def _table(found: Compared) -> Table:
     note = f"{_NOTE} 95 % interval: as in the figure."
     if any(variant.has_seeds for variant in variants):
         note += " ±: sample standard deviation over the seeds."
-    if comparable:
+    if comparable and len(estimates) > 1:
         note += " Bold: the best average accuracy."
     if any(variant.first.interference for variant in variants):
         note += " Collision rate: mean over pairs of tasks of the share of weights that both updates change by more "

@@ -9,7 +9,7 @@ from nlora.report.charts.axes import index_axis, linear_axis, stage_axis
 from nlora.report.charts.lines import Panel, Series, line_chart, small_multiples
 from nlora.report.charts.palette import series_dash, series_role
 from nlora.report.charts.scene import Scene
-from nlora.report.estimates import LastAnswers, task_estimate
+from nlora.report.estimates import PageAnswers, task_estimate
 from nlora.report.page_blocks import Block, Cell, Figure, Fold, Section, Table, Text, words
 from nlora.report.series import BAND, banded, reach
 from nlora.report.variants import Variant
@@ -19,7 +19,7 @@ MOST_LINES = 6
 """Up to this many tasks share one chart; beyond it, each gets a small one."""
 
 
-def scores_by_stage(variants: Sequence[Variant], answers: LastAnswers) -> Section:
+def scores_by_stage(variants: Sequence[Variant], answers: PageAnswers) -> Section:
     """Each task's score and the average over the seen tasks, by stage."""
     about = (
         "The score of every task while the others are learned, and the average over the tasks seen so far."
@@ -34,7 +34,7 @@ def scores_by_stage(variants: Sequence[Variant], answers: LastAnswers) -> Sectio
     return Section("stages", "Scores by stage", about, blocks, "Stages")
 
 
-def task_scores(variants: Sequence[Variant], answers: LastAnswers) -> Figure:
+def task_scores(variants: Sequence[Variant], answers: PageAnswers) -> Figure:
     """One line per task; a small chart per task for several variants or many tasks."""
     stages = _longest(variants)
     lines = _task_lines(variants)
@@ -110,7 +110,7 @@ def _keys(variants: Sequence[Variant]) -> list[Series]:
     return [Series(v.label, (), series_role(v.order), series_dash(v.order)) for v in variants]
 
 
-def _numbers(variants: Sequence[Variant], answers: LastAnswers) -> Table:
+def _numbers(variants: Sequence[Variant], answers: PageAnswers) -> Table:
     stages, many = len(_longest(variants)), len(variants) > 1
     rows = []
     for variant in variants:

@@ -11,7 +11,7 @@ from nlora.report.charts.intervals import IntervalRow, interval_chart
 from nlora.report.charts.palette import series_role
 from nlora.report.charts.scene import Scene
 from nlora.report.comparison import Spread
-from nlora.report.estimates import Estimate, LastAnswers, about_intervals, ends, task_estimate
+from nlora.report.estimates import Estimate, PageAnswers, about_intervals, ends, task_estimate
 from nlora.report.page_blocks import Block, Figure, Section, Table, Text, words
 from nlora.report.variants import Variant
 from nlora.report.wording import score
@@ -22,7 +22,7 @@ Row = tuple[str, Variant, Estimate]
 """Task, variant, and the score."""
 
 
-def scores_at_the_end(variants: Sequence[Variant], answers: LastAnswers) -> Section:
+def scores_at_the_end(variants: Sequence[Variant], answers: PageAnswers) -> Section:
     """A figure with error bars, and a table; free text has exact match beside ROUGE-L."""
     about = f"Each task's score after the last finished stage. {about_intervals(variants)}"
     tasks = list(dict.fromkeys(task for variant in variants for task in variant.tasks))
@@ -44,7 +44,7 @@ def scores_at_the_end(variants: Sequence[Variant], answers: LastAnswers) -> Sect
     return Section("tasks", "Scores at the end", about, blocks, "Tasks")
 
 
-def _at_the_end(variant: Variant, task: str, answers: LastAnswers) -> Estimate | None:
+def _at_the_end(variant: Variant, task: str, answers: PageAnswers) -> Estimate | None:
     last = min(len(run.stages) for run in variant.runs) - 1
     return task_estimate(variant, last, variant.tasks.index(task), answers)
 
@@ -74,7 +74,7 @@ def _figure(rows: Sequence[Row], *, many: bool) -> Figure:
     return Figure("task-scores-at-the-end", "Score of each task at the end", dots, draw)
 
 
-def _table(rows: Sequence[Row], answers: LastAnswers, *, many: bool) -> Table:
+def _table(rows: Sequence[Row], answers: PageAnswers, *, many: bool) -> Table:
     measures = [_both_measures(row, answers) for row in rows]
     is_free = any(rouge for _, rouge in measures)
     metrics = {metric_name(variant.first.summary.metric_of(task)) for task, variant, _ in rows}
@@ -112,13 +112,13 @@ def _examples(found: Estimate) -> str:
     return "" if found.examples is None else f"{found.examples:,} examples"
 
 
-def _both_measures(row: Row, answers: LastAnswers) -> tuple[str, str]:
+def _both_measures(row: Row, answers: PageAnswers) -> tuple[str, str]:
     """Exact match and ROUGE-L of free text, exact match of labels scored otherwise; means over the seeds."""
     task, variant, _ = row
     summary, last = variant.first.summary, variant.first.stages[-1]
     metric = summary.metric_of(task)
     is_free = metric == "rougeL" or (summary.decode.get(task) == "generate" and task not in last.by_label)
-    found = [list(answers[str(run.folder)].get(task, {}).values()) for run in variant.runs]
+    found = [list(answers.last(run).get(task, {}).values()) for run in variant.runs]
     if not all(found) or not (is_free or metric != "exact_match"):
         return "", ""
     exact, rouge = (Spread.of([percent(each, m) for each in found]).mean for m in ("exact_match", "rougeL"))
