@@ -31,10 +31,10 @@ def right_answers(task: int, stage: int, tasks: int) -> int:
     return max(18 - (1 + task % 2) * (stage - task) - (0 if tasks < 8 else task % 3), 4)
 
 
-def matrix(tasks: int) -> list[list[float | None]]:
+def matrix(tasks: int, fewer: int = 0) -> list[list[float | None]]:
     """R in percent, as the made answers have it."""
     return [
-        [100 * right_answers(i, k, tasks) / TESTS if i <= k else None for i in range(1, tasks + 1)]
+        [100 * (right_answers(i, k, tasks) - fewer) / TESTS if i <= k else None for i in range(1, tasks + 1)]
         for k in range(1, tasks + 1)
     ]
 
@@ -53,9 +53,11 @@ def make_run(
     sentence: str = "the thing number {} was painted",
     steps: int | Sequence[int] = 12,
     logged: int = 1,
+    fewer: int = 0,
 ) -> Path:
     """A run in `folder`; stages: how many are finished (None: all).
 
+    fewer: right answers of each task and stage than `right_answers` says.
     steps: of each stage's training; logged: of these, every how many are in the log.
     """
     taken = [steps] * len(tasks) if isinstance(steps, int) else list(steps)
@@ -63,13 +65,13 @@ def make_run(
         {"name": name, "model": "made/up", "tasks": list(tasks), "method": method, "seed": seed,
          "output_dir": str(folder)}
     )  # fmt: skip
-    R = matrix(len(tasks))
+    R = matrix(len(tasks), fewer)
     with RunFolder.open(config, VERSIONS) as run:
         for stage in range(1, (len(tasks) if stages is None else stages) + 1):
             with run.stage(stage, tasks[stage - 1]) as place:
                 answers = [
                     Prediction("TC", task, str(n), sentence.format(n), label, "Which color is it?\n{0}\nAnswer:",
-                               label if n < right_answers(i, stage, len(tasks)) else wrong)
+                               label if n < right_answers(i, stage, len(tasks)) - fewer else wrong)
                     for i, task in enumerate(tasks[:stage], start=1) for n in range(TESTS)
                 ]  # fmt: skip
                 write_results(
@@ -112,6 +114,7 @@ def _write_state(place: Path, stage: int, steps: int, logged: int, penalty: floa
             "epoch": 1.0,
             "loss": 1.5 * math.exp(-step / steps) + 0.1 * stage,
             "penalty": penalty * step / steps,
+            "learning_rate": 1e-3 * (1 - step / (2 * steps)),
             "step": step,
         }
         for step in range(logged, steps + 1, logged)

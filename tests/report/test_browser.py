@@ -63,6 +63,18 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             )
         ],
     }  # fmt: skip
+    runs["seeds"] = [
+        make_run(
+            root / f"{name}{seed}",
+            name=name,
+            method=how,
+            seed=seed,
+            fewer=seed + (name == "inclora"),
+            analyzed=True,
+        )
+        for name, how in (("inclora", "inclora"), ("nlora", nlora))
+        for seed in (1, 2, 3)
+    ]
     runs["several"] = [*runs["one"], *runs["fifteen"], *runs["half"]]
     return {name: write_report(folders, root / f"{name}.html") for name, folders in runs.items()}
 
@@ -92,7 +104,7 @@ class Opened:
         return sum(found.is_visible() for found in self.page.locator(selector).all())
 
 
-@pytest.mark.parametrize("name", ["one", "fifteen", "half", "several", "evil"])
+@pytest.mark.parametrize("name", ["one", "fifteen", "half", "several", "seeds", "evil"])
 def test_the_page_opens_without_messages_and_draws_every_figure(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:
@@ -109,7 +121,7 @@ def test_the_page_opens_without_messages_and_draws_every_figure(
 
 
 @pytest.mark.parametrize("width", [390, 1280, 1920])
-@pytest.mark.parametrize("name", ["one", "fifteen", "several", "evil"])
+@pytest.mark.parametrize("name", ["one", "fifteen", "several", "seeds", "evil"])
 def test_the_page_never_scrolls_sideways(browser: Any, pages: dict[str, Path], name: str, width: int) -> None:
     with Opened(browser, pages[name], viewport={"width": width, "height": 900}) as opened:
         for tab in opened.page.locator("[role=tab]").all():

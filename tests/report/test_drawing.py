@@ -14,7 +14,7 @@ from nlora.report.charts.heatmap import heat_map
 from nlora.report.charts.lines import Mark, Panel, Series, line_chart, small_multiples
 from nlora.report.charts.scene import Dot, Label, Line, Rect, Scene, clipped
 from nlora.report.charts.svg import to_svg, to_svg_file
-from nlora.report.sections.costs import thinned
+from nlora.report.sections.training import thinned
 from nlora.report.wording import change, listed, memory, share
 
 SVG = "{http://www.w3.org/2000/svg}"

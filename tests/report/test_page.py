@@ -21,7 +21,7 @@ def test_an_unfinished_run_has_every_section(folders: dict[str, Path], tmp_path:
     root = page_of(tmp_path, folders[name])
     if name in {"half", "empty"}:
         assert f"{int(name == 'half')} of 3 tasks learned" in root.one("p", role="status").text
-    assert len(root.one("nav").all("a")) == 8
+    assert len(root.one("nav").all("a")) == 10
 
 
 def test_several_runs_are_compared_on_one_page(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_page_loads_nothing_and_stays_small(folders: dict[str, Path], tmp_pa
 
 
 def test_pages_of_many_runs_leave_out_the_lists_of_pairs(tmp_path: Path) -> None:
-    many = [make_run(tmp_path / f"r{k}", seed=k, tasks=("a", "b"), analyzed=True) for k in range(9)]
+    many = [make_run(tmp_path / f"r{k}", name=f"r{k}", tasks=("a", "b"), analyzed=True) for k in range(9)]
     root = page_of(tmp_path, *many)
     assert not any("All measures" in caption.text for caption in root.all("caption"))
     assert "run's analysis.json has it" in root.one("section", id="collisions").text

@@ -62,17 +62,18 @@ def test_whole_prompts_are_shown(folders: dict[str, Path], tmp_path: Path) -> No
     root = page_of(tmp_path, folders["one"])
     block = root.one("details", id="prompts")
     assert [dt.text for dt in block.all("dt")] == list(TASKS)  # the last task's too
-    prompt = "Task:TC\nDataset:colors\nWhich color is it?\n…\nAnswer:"
+    prompt = "Task:TC\nDataset:colors\nWhich color is it?\nthe thing number 0 was painted\nAnswer:"
     assert block.all("pre")[0].pieces == [prompt]
+    assert block.all("p", class_="foot")[0].text == "expected: red; answered: red"
 
 
 def test_a_very_long_prompt_is_visibly_shortened(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tasks=("colors",))
     without_checksums(run)
     (file,) = run.glob("outputs/*/predict_eval_predictions.jsonl")
-    file.write_text(file.read_text().replace("Which color is it?", "Option: " + "label, " * 1000))
+    file.write_text(file.read_text().replace("Which color is it?", "Option: " + "label, " * 2000))
     (shown,) = prompts_of(load_run(run)).values()
-    assert len(shown) < 4100
-    assert re.search(r"\n… [\d,]+ characters left out …\n", shown)
-    assert shown.startswith("Task:TC\nDataset:colors\nOption: label, ")
-    assert shown.endswith("label, \n…\nAnswer:")
+    assert len(shown.text) < 8100
+    assert re.search(r"\n… [\d,]+ characters left out …\n", shown.text)
+    assert shown.text.startswith("Task:TC\nDataset:colors\nOption: label, ")
+    assert shown.text.endswith("label, \nthe thing number 0 was painted\nAnswer:")

@@ -45,7 +45,8 @@ def test_the_header_describes_the_run(folders: dict[str, Path], tmp_path: Path) 
         "made/up",
         "nlora, penalty update_l1, weight 1e-05, reduction sum",
         "colors, animals, plants",
-        "160 examples per task, 1 epoch in batches of 32, learning rate 0.001",
+        "160 per task",
+        "1 epoch in batches of 32, learning rate 0.001",
         "the most likely of the task's labels, on the test examples",
     ):
         assert part in text

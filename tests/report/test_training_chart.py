@@ -9,21 +9,28 @@ from made_runs import make_run
 
 from nlora.report.charts.axes import linear_axis
 from nlora.report.charts.lines import Series, line_chart
-from nlora.report.charts.scene import Dot, Line
+from nlora.report.charts.scene import Dot, Group, Line
 from nlora.report.page_blocks import Figure, Section
 from nlora.report.run_files import load_runs
-from nlora.report.sections.costs import training
+from nlora.report.sections.training import training
+from nlora.report.variants import variants_of
 
 TASKS = ("a", "b", "c", "d")
 STEPS = (15, 10, 12, 10)
 
 
 def section(*folders: Path) -> Section:
-    return training(load_runs(folders))
+    return training(variants_of(load_runs(folders)))
 
 
 def figure(found: Section, key: str = "loss") -> Figure:
     return next(block for block in found.blocks if isinstance(block, Figure) and block.key == key)
+
+
+def curves(found: Figure, stroke: str) -> list[Line]:
+    """Without the legend."""
+    groups = [shape for shape in found.draw(800.0).shapes if isinstance(shape, Group)]
+    return [s for group in groups for s in group.shapes if isinstance(s, Line) and s.stroke == stroke]
 
 
 def lines(found: Figure, stroke: str) -> list[Line]:
@@ -50,8 +57,8 @@ def test_each_task_has_its_own_line(tmp_path: Path) -> None:
         assert [len(line.points) for line in drawn] == list(STEPS)
     other = make_run(tmp_path / "other", name="other", tasks=TASKS, steps=STEPS, logged=5)
     both = figure(section(run, other))
-    assert [len(line.points) for line in lines(both, "series0")] == [15, 10, 12, 10]
-    assert [len(line.points) for line in lines(both, "series1")] == [3, 2, 2, 2]
+    assert [len(line.points) for line in curves(both, "series0")] == [15, 10, 12, 10]
+    assert [len(line.points) for line in curves(both, "series1")] == [3, 2, 2, 2]
 
 
 def test_a_single_logged_step_is_a_dot(tmp_path: Path) -> None:

@@ -61,10 +61,13 @@ def open_run(folder: Folder) -> Run:
     return Run(folder)
 
 
-def compare(runs: Iterable[Run | Folder]) -> Comparison:
+def compare(runs: Iterable[Run | Folder], *, base: str | None = None) -> Comparison:
     """Runs side by side; those that differ only in their seed share a row. Prints as the table of `nlora compare`.
 
-    runs: runs, their folders, or folders that contain runs. Raises InputErrors naming every folder that is not a run.
+    runs: runs, their folders, or folders that contain runs.
+    base: the name of the runs to which each row's difference is computed (`row.minus_base`); None: no differences.
+
+    Raises InputErrors naming every folder that is not a run, or if no finished runs have the base's name.
 
     >>> comparison = nlora.compare(["runs/support"])
     >>> comparison.rows[0].values["average_accuracy"].count
@@ -74,7 +77,7 @@ def compare(runs: Iterable[Run | Folder]) -> Comparison:
     from nlora.report.comparison import read_runs
 
     several = [runs] if isinstance(runs, Run | str | os.PathLike) else runs
-    return compare_runs(read_runs(_path(run) for run in several))
+    return compare_runs(read_runs(_path(run) for run in several), base=base)
 
 
 def gate(

@@ -32,6 +32,15 @@ def compare(
     published: Annotated[
         bool, typer.Option("--published", help="Show every published number for the runs' task orders.")
     ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="NAME",
+            help="Add each one's difference in average accuracy to the runs of this name, with its 95 % interval.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compare runs in one table: mean and spread over seeds, next to the published numbers."""
     from nlora.report.comparison import compare as compare_runs
@@ -42,7 +51,7 @@ def compare(
 
     format_ = _format(chosen, out)
     target = None if out is None else writable(out, "--out")
-    comparison = compare_runs(read_runs(runs), published="all" if published else "methods")
+    comparison = compare_runs(read_runs(runs), published="all" if published else "methods", base=base)
     console = Console()
     if target is not None:
         write_text(target, written(comparison, format_))

@@ -31,6 +31,15 @@ def report(
             show_default=False,
         ),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="NAME",
+            help="The runs that the others' differences are to, by their name on the page.",
+            show_default="inclora, else the first",
+        ),
+    ] = None,
 ) -> None:
     """Show a run, or several side by side, as one HTML page that works offline."""
     from nlora.report.write import REPORT_FILE, check_figures_folder, write_figures, write_report
@@ -41,8 +50,8 @@ def report(
     default = Path(folders[0], REPORT_FILE) if len(folders) == 1 else Path(REPORT_FILE)
     if figures is not None:
         check_figures_folder(figures)
-    written = [write_report(folders, default if out is None else out)]
+    written = [write_report(folders, default if out is None else out, base=base)]
     if figures is not None:
-        written += write_figures(folders, figures)
+        written += write_figures(folders, figures, base=base)
     for path in written:
         Console().print(str(path), markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,8 @@
 """Runs in one table: runs that differ only in their seed share a row, with the mean and the spread over seeds.
 
-Everything comes from the runs' summary.json. Notes name what makes averages incomparable (other tasks, another model).
-Published numbers are added for runs of a published order. Printing is in `comparison_table` and `comparison_formats`.
+Everything comes from the runs' summary.json, and differences to a base from their answers too. Notes name what makes
+averages incomparable (other tasks, another model). Published numbers are added for runs of a published order. Printing
+is in `comparison_table` and `comparison_formats`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nlora.errors import InputErrors, Problem, RunError
-from nlora.report.comparison_notes import Setting, notes_on, same_setting, setting_of
+from nlora.errors import InputErrors, Problem, RunError, did_you_mean
+from nlora.report.comparison_notes import notes_on
+from nlora.report.grouping import grouped, identity_of
 from nlora.report.published import order_of, published_results
 from nlora.runs.lock import is_held
+from nlora.runs.paired_bootstrap import Difference, difference, last_answers, scored
 from nlora.runs.summary import Summary, read_summary, run_folders
 
 
@@ -58,6 +61,7 @@ class Row:
 
     values: by the keys of MEASURES, without those that no run has.
     learned: the number of tasks that an unfinished run has learned.
+    minus_base: how much better its average accuracy is than that of the comparison's base.
     """
 
     label: str
@@ -70,6 +74,7 @@ class Row:
     values: Mapping[str, Spread]
     learned: int = 0
     note: str = ""
+    minus_base: Difference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +83,14 @@ class Comparison:
 
     compares: whether all runs learned the same tasks in the same order with the same model, and were scored alike on
         the same test examples.
+    base: the label of the row that differences are to; None: there are none.
     """
 
     rows: tuple[Row, ...]
     published: tuple[Row, ...]
     notes: tuple[str, ...]
     compares: bool
+    base: str | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -115,61 +122,57 @@ def read_runs(paths: Iterable[str | Path]) -> list[tuple[Path, Summary]]:
 
 
 def compare(
-    runs: Iterable[tuple[Path, Summary]], *, published: Literal["methods", "all"] = "methods"
+    runs: Iterable[tuple[Path, Summary]],
+    *,
+    published: Literal["methods", "all"] = "methods",
+    base: str | None = None,
 ) -> Comparison:
     """The runs as rows, in the order in which they first appear.
 
     published: which published numbers of the runs' orders to add. methods: those of the methods in the table, for
         T5-large, and for LLaMA-7B if a run's model is a LLaMA. all: all of them.
+    base: the name of the runs to which the others' differences are computed, from the answers to the test examples.
+
+    Raises InputErrors if no finished runs, or several rows of them, have the base's name.
     """
-    groups = _groups(runs)
+    groups = grouped(runs)
     rows = _with_unique_labels([(_row(group), group[0][0]) for group in groups])
+    chosen = None if base is None else _base(rows, base)
+    if chosen is not None:
+        rows = _with_differences(rows, groups, chosen)
     added = _published(rows, everything=published == "all")
     labeled = [(row.label, [s for _, s in group]) for row, group in zip(rows, groups, strict=True)]
     differences, compares = notes_on(labeled)
     notes = (*_repeated(groups, rows), *differences, *_thresholds(groups))
-    return Comparison(tuple(rows), tuple(added), notes, compares)
+    label = None if chosen is None else rows[chosen].label
+    return Comparison(tuple(rows), tuple(added), notes, compares, label)
 
 
-def _groups(runs: Iterable[tuple[Path, Summary]]) -> list[list[tuple[Path, Summary]]]:
-    """The runs of each row. An unfinished run gets its own, and so does a second run of the same seed."""
-    groups: list[_Group] = []
-    complete: dict[tuple[object, ...], list[_Group]] = {}
-    for folder, summary in runs:
-        alike = complete.setdefault(_identity(summary), []) if summary.status == "complete" else []
-        group = next((group for group in alike if group.takes(summary)), None)
-        if group is None:
-            group = _Group()
-            groups.append(group)
-            alike.append(group)
-        group.add(folder, summary)
-    return [group.runs for group in groups]
+def _base(rows: Sequence[Row], name: str) -> int:
+    """The index of the base."""
+    finished = [(i, row) for i, row in enumerate(rows) if row.status == "complete"]
+    found = [i for i, row in finished if name == row.label] or [i for i, row in finished if name == row.name]
+    if len(found) == 1:
+        return found[0]
+    labels = [row.label for _, row in finished]
+    what = "is the name of several rows" if found else "no finished run has this name"
+    hint = "" if found else did_you_mean(name, labels)
+    raise InputErrors([Problem(f"--base {name}", f"{what}; choose one of {', '.join(labels)}{hint}")])
 
 
-class _Group:
-    """The runs of one row so far."""
-
-    def __init__(self) -> None:
-        self.runs: list[tuple[Path, Summary]] = []
-        self._seeds: set[int] = set()
-        self._settings: dict[Setting, Summary] = {}  # mostly one, however many seeds
-
-    def takes(self, summary: Summary) -> bool:
-        """Whether a run of the same identity belongs here: it has another seed, and the same setting as all others."""
-        return summary.seed not in self._seeds and all(
-            same_setting(other, summary) for other in self._settings.values()
-        )
-
-    def add(self, folder: Path, summary: Summary) -> None:
-        self.runs.append((folder, summary))
-        self._seeds.add(summary.seed)
-        self._settings.setdefault(setting_of(summary), summary)
-
-
-def _identity(summary: Summary) -> tuple[object, ...]:
-    # Without the key: from a version that had only the repaired protocol.
-    released = summary.protocol == "released"
-    return (summary.name, summary.method_label, summary.replay, summary.model, summary.tasks, released)
+def _with_differences(
+    rows: Sequence[Row], groups: Sequence[Sequence[tuple[Path, Summary]]], base: int
+) -> list[Row]:
+    runs = [
+        [scored(summary, last_answers(folder, summary)) for folder, summary in group]
+        if row.status == "complete"
+        else []
+        for row, group in zip(rows, groups, strict=True)
+    ]
+    return [
+        row if i == base else replace(row, minus_base=difference(runs[i], runs[base]))
+        for i, row in enumerate(rows)
+    ]
 
 
 def _row(group: Sequence[tuple[Path, Summary]]) -> Row:
@@ -218,7 +221,7 @@ def _repeated(groups: Sequence[Sequence[tuple[Path, Summary]]], rows: Sequence[R
     notes = []
     for group, row in zip(groups, rows, strict=True):
         for _, summary in group:
-            other = first.setdefault((*_identity(summary), summary.seed, summary.status), row)
+            other = first.setdefault((*identity_of(summary), summary.seed, summary.status), row)
             if other is not row:
                 notes.append(
                     f"{row.label}: seed {summary.seed} is also in another row; the runs have different settings, or "

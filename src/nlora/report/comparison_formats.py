@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import Literal
 
 from rich.console import Console
@@ -83,8 +84,7 @@ def _latex(comparison: Comparison) -> str:
 
     def cell(row: Row, column: Column) -> str:
         text = _escaped_latex(cell_of(row, column))
-        if text[:1] in ("-", "+"):
-            text = f"${text[0]}${text[1:]}"
+        text = re.sub(r"(?<![\w.])[-+](?=\d)", r"$\g<0>$", text)
         return rf"\textbf{{{text}}}" if row in best and column.key == AVERAGE else text
 
     def line(row: Row) -> str:
@@ -120,7 +120,8 @@ def _csv(comparison: Comparison) -> str:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     numbers = [f"{key}_{part}" for key in MEASURES for part in ("mean", "std", "n")]
-    lines.writerow(["run", "method", "model", "tasks", "seeds", "n", "status", *numbers, "note"])
+    minus = ["base", *(f"difference_{part}" for part in ("mean", "low", "high", "n"))]
+    lines.writerow(["run", "method", "model", "tasks", "seeds", "n", "status", *numbers, *minus, "note"])
     for row in (*comparison.rows, *comparison.published):
         values: list[float | int | None] = []
         for key in MEASURES:
@@ -130,5 +131,13 @@ def _csv(comparison: Comparison) -> str:
         note = row.note if row.status == "published" else " ".join(comparison.notes)
         name = row.label if row.status == "published" else row.name
         about = [name, row.method, row.model, " ".join(row.tasks), seeds, n, row.status]
-        lines.writerow([*about, *values, note])
+        lines.writerow([*about, *values, *_minus_base(row, comparison.base), note])
     return text.getvalue()
+
+
+def _minus_base(row: Row, base: str | None) -> list[str | float | int | None]:
+    found = row.minus_base
+    if found is None:
+        return [None] * 5
+    low, high = found.interval or (None, None)
+    return [base, found.mean, low, high, len(found.seeds)]

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nlora.evaluation.answer import Answer
-from nlora.report.page_blocks import Example
+from nlora.report.page_blocks import Example, Prompt
 from nlora.report.run_files import RunFiles
 from nlora.runs.answers import ExampleKey, prediction_lines, read_answers
 
 LONGEST_TEXT = 320
 """Characters of a text that the page shows, from its beginning and its end."""
-LONGEST_PROMPT = 4000
-"""Characters of a prompt that the page shows. Only long lists of labels exceed it."""
+LONGEST_PROMPT = 8000
+"""Characters of a prompt that the page shows. Only long lists of labels and long texts exceed it."""
 _LONGEST_ANSWER = 160
 
 
@@ -89,10 +89,11 @@ def shortened(text: str, longest: int) -> str:
     return f"{flat[:head].rstrip()} … {flat[-(longest - head) :].lstrip()}"
 
 
-def prompts_of(run: RunFiles) -> dict[str, str]:
-    """The prompt of each task that has predictions, with an ellipsis for the text. Very long prompts are shortened.
+def prompts_of(run: RunFiles) -> dict[str, Prompt]:
+    """The first test example of each task that has predictions, with its whole prompt.
 
-    The released field lacks the two lines with the names. It is not a format string: its braces are literal.
+    Where the whole prompt is not stored (older versions), it is put together from the released field, which lacks the
+    two lines with the names.
     """
     found = {}
     for stage in run.stages:
@@ -101,13 +102,21 @@ def prompts_of(run: RunFiles) -> dict[str, str]:
             if stage.predictions is not None
             else None
         )
-        if row is not None and isinstance(instruction := row["Instance"].get("instruction"), str):
-            end = "{0}\nAnswer:"
-            text = f"{instruction.removesuffix(end)}…\nAnswer:" if instruction.endswith(end) else instruction
+        if row is None:
+            continue
+        instance = row["Instance"]
+        instruction = str(instance.get("instruction", "{0}"))
+        prompt = row.get("Prompt")
+        if not isinstance(prompt, str):
+            text = instruction.replace("{0}", str(instance["sentence"]), 1)
             prompt = f"Task:{row.get('Task')}\nDataset:{row['Dataset']}\n{text}"
-            if instruction == "{0}":
-                prompt = "… (the conversation, as the model's chat template writes it)"
-            found[stage.task] = middle_left_out(prompt, LONGEST_PROMPT)
+        found[stage.task] = Prompt(
+            stage.task,
+            instruction,
+            middle_left_out(prompt, LONGEST_PROMPT),
+            shortened(str(instance["label"]), _LONGEST_ANSWER),
+            shortened(str(row["Prediction"]), _LONGEST_ANSWER),
+        )
     return found
 
 

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -20,16 +21,22 @@ from markupsafe import Markup
 from nlora import __version__
 from nlora.report.charts import palette
 from nlora.report.charts.svg import file_style, to_svg
+from nlora.report.estimates import PageAnswers
 from nlora.report.page_blocks import NARROW, WIDE, Section, Table
 from nlora.report.run_files import RunFiles
 from nlora.report.sections.collisions import collisions
-from nlora.report.sections.costs import cost, training
+from nlora.report.sections.costs import cost
 from nlora.report.sections.examples import forgotten, repeat
+from nlora.report.sections.files import files
 from nlora.report.sections.header import facts_and_differences, title_of
 from nlora.report.sections.labels import scores_by_label
+from nlora.report.sections.results import results
 from nlora.report.sections.routing import routing
-from nlora.report.sections.scores import matrices, results
+from nlora.report.sections.scores import matrices
 from nlora.report.sections.stages import scores_by_stage
+from nlora.report.sections.task_scores import scores_at_the_end
+from nlora.report.sections.training import training
+from nlora.report.variants import Variant, runs_of, seeds_in_words, variants_of
 from nlora.runs.interference_file import Interference
 from nlora.runs.summary import Summary
 
@@ -39,24 +46,39 @@ if TYPE_CHECKING:
 _TEMPLATES = "templates"
 
 
-def render(runs: Sequence[RunFiles]) -> str:
-    """The page about one run, or several side by side."""
+def render(runs: Sequence[RunFiles], base: str | None = None) -> str:
+    """The page about one run, or several side by side; runs that differ only in their seed are shown as one.
+
+    base: the name of the runs that differences are to; None: inclora, if it is there, else the first.
+    """
+    variants = variants_of(runs)
+    runs = runs_of(variants)
+    answers = PageAnswers(runs)
+    firsts = [variant.first for variant in variants]
     sections = [
-        results(runs),
-        matrices(runs),
-        scores_by_stage(runs),
-        *scores_by_label(runs),
-        *routing(runs),
-        training(runs),
-        collisions(runs),
+        results(variants, answers, base),
+        scores_at_the_end(variants, answers),
+        matrices(variants, answers),
+        scores_by_stage(variants, answers),
+        *scores_by_label(variants, answers),
+        *(_of_the_first(section, variants) for section in routing(firsts)),
+        training(variants),
+        _of_the_first(collisions(firsts), variants),
         forgotten(runs),
-        cost(runs),
+        cost(variants),
+        files(variants),
         repeat(runs),
     ]
-    facts, differences = facts_and_differences(runs)
-    kicker = "One run" if len(runs) == 1 else f"{len(runs)} runs side by side"
+    facts, differences = facts_and_differences(variants)
     unfinished = [run for run in runs if not run.is_complete]
-    return _laid_out(title_of(runs), kicker, facts, differences, sections, unfinished)
+    return _laid_out(title_of(variants), seeds_in_words(variants), facts, differences, sections, unfinished)
+
+
+def _of_the_first(section: Section, variants: Sequence[Variant]) -> Section:
+    """Says whose numbers they are, where not all seeds are shown."""
+    seeds = dict.fromkeys(f"seed {v.first.summary.seed}" for v in variants if v.has_seeds)
+    note = f" Of several seeds, the first is shown ({', '.join(seeds)})." if seeds else ""
+    return replace(section, about=f"{section.about}{note}")
 
 
 def render_interference(found: Interference) -> str:

@@ -114,6 +114,15 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Fold:
+    """Blocks that are shown on demand."""
+
+    title: str
+    blocks: tuple[Block, ...]
+    kind: str = "fold"
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """A test example answered correctly when its task had just been learned, and incorrectly at the end."""
 
@@ -137,14 +146,28 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompts:
-    """Each task with its prompt, verbatim."""
+class Prompt:
+    """A test example's prompt, verbatim, and what was expected and answered when its task had just been learned.
 
-    prompts: tuple[tuple[str, str], ...]
+    template: the same for all examples with the same instruction.
+    """
+
+    task: str
+    template: str
+    text: str
+    expected: str
+    answered: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """An example of each task."""
+
+    prompts: tuple[Prompt, ...]
     kind: str = "prompts"
 
 
-Block = Facts | Text | Table | Figure | Tabs | Pair | Examples | Prompts
+Block = Facts | Text | Table | Figure | Tabs | Pair | Fold | Examples | Prompts
 
 
 @dataclass(frozen=True, slots=True)

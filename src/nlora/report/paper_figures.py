@@ -17,25 +17,29 @@ from nlora.report.charts.palette import series_role
 from nlora.report.charts.pdf import check_pdf, write_pdf
 from nlora.report.charts.scene import Scene
 from nlora.report.charts.svg import to_svg_file
+from nlora.report.estimates import PageAnswers
 from nlora.report.page_blocks import Figure
 from nlora.report.run_files import Analyzed, RunFiles, analyzed
+from nlora.report.sections.compared import compared as compared_variants
+from nlora.report.sections.compared import comparison_figures
 from nlora.report.sections.modules import nuclear_norms
 from nlora.report.sections.scores import matrices_figures
 from nlora.report.sections.stages import seen_average, task_scores
+from nlora.report.variants import variants_of
 from nlora.report.wording import measured, share
 from nlora.runs.atomic import disk_errors, write_text
 
 _WIDTH = 560.0
 
 
-def write_figures(runs: Sequence[RunFiles], folder: Path) -> list[Path]:
+def write_figures(runs: Sequence[RunFiles], folder: Path, base: str | None = None) -> list[Path]:
     """Writes each figure as SVG and PDF, and returns the files.
 
     Raises MissingExtraError, after writing the SVG files, without matplotlib; RunError if the folder cannot be written.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    figures = list(_figures(runs))
+    figures = list(_figures(runs, base))
     written = []
     for name, scene in figures:
         written.append(folder / f"{name}.svg")
@@ -83,8 +87,10 @@ def averages_figure(runs: Analyzed) -> list[Figure]:
     return [figure for figure in figures if figure is not None]
 
 
-def _figures(runs: Sequence[RunFiles]) -> list[tuple[str, Scene]]:
-    compared = analyzed(runs)
+def _figures(runs: Sequence[RunFiles], base: str | None) -> list[tuple[str, Scene]]:
+    variants = variants_of(runs)
+    answers = PageAnswers(runs)
+    compared = analyzed([variant.first for variant in variants])
     figures: list[tuple[str, Scene]] = []
     if compared:
         figures += [(figure.key, figure.draw(_WIDTH)) for figure in averages_figure(compared)]
@@ -92,10 +98,16 @@ def _figures(runs: Sequence[RunFiles]) -> list[tuple[str, Scene]]:
         if norms is not None:
             figures.append(("nuclear_norm", norms.draw(_WIDTH)))
     if any(run.stages for run in runs):
-        figures.append(("accuracy", task_scores(runs).draw(_WIDTH)))
-        figures.append(("average_accuracy", seen_average(runs).draw(_WIDTH)))
-    for index, figure in enumerate(matrices_figures(runs), start=1):
-        figures.append((f"matrix_{index}" if len(runs) > 1 else "matrix", figure.draw(_WIDTH)))
+        figures.append(("accuracy", task_scores(variants, answers).draw(_WIDTH)))
+        figures.append(("average_accuracy", seen_average(variants).draw(_WIDTH)))
+    figures += [
+        (figure.key.replace("-", "_"), figure.draw(_WIDTH))
+        for figure in (
+            comparison_figures(compared_variants(variants, answers, base)) if len(runs) > 1 else ()
+        )
+    ]
+    for index, figure in enumerate(matrices_figures(variants, answers), start=1):
+        figures.append((f"matrix_{index}" if len(variants) > 1 else "matrix", figure.draw(_WIDTH)))
     return figures
 
 

@@ -29,6 +29,7 @@ class Step:
     step: int
     loss: float
     penalty: float | None
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +198,11 @@ def _trained(path: Path) -> tuple[int, tuple[Step, ...]]:
     for line in history if isinstance(history, list) else []:
         loss, step = (line.get("loss"), line.get("step")) if isinstance(line, dict) else (None, None)
         if isinstance(step, int) and isinstance(loss, int | float) and math.isfinite(loss):
-            penalty = line.get("penalty")
-            known = isinstance(penalty, int | float) and math.isfinite(penalty)
-            steps.append(Step(step, float(loss), float(penalty) if known else None))
+            steps.append(Step(step, float(loss), _known(line, "penalty"), _known(line, "learning_rate")))
     logged = steps[-1].step if steps else 0
     return max(taken, logged) if isinstance(taken, int) else logged, tuple(steps)
+
+
+def _known(line: dict[str, Any], key: str) -> float | None:
+    value = line.get(key)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

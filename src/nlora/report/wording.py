@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from nlora.config.base_folder import read
 from nlora.errors import InputErrors
@@ -54,14 +55,21 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def shown_folder(run: RunFiles) -> str:
+    """The run's folder, relative to the current one if it lies inside."""
+    folder, here = run.folder.absolute(), Path.cwd()
+    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(run.folder)
+
+
 def repeat_command(run: RunFiles) -> str:
     """The shell command that repeats a run in another folder."""
-    again = run.folder.with_name(f"{run.folder.resolve().name}-again")
-    return f"nlora run {shlex.quote(str(run.folder / RUN_FILE))} {shlex.quote(f'output_dir={again}')}"
+    folder = Path(shown_folder(run))
+    again = folder.with_name(f"{run.folder.resolve().name}-again")
+    return f"nlora run {shlex.quote(str(folder / RUN_FILE))} {shlex.quote(f'output_dir={again}')}"
 
 
 def analyze_command(run: RunFiles) -> str:
-    return f"nlora analyze {shlex.quote(str(run.folder))}"
+    return f"nlora analyze {shlex.quote(shown_folder(run))}"
 
 
 def method_options(run: RunFiles) -> dict[str, str]:
@@ -102,9 +110,10 @@ def run_facts(run: RunFiles) -> list[tuple[str, str]]:
         epochs = f"{train.epochs:g} epoch{'' if train.epochs == 1 else 's'}"
         facts += [
             ("Update", f"LoRA of rank {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {where}"),
+            *([("Examples", examples)] if (examples := _examples(run)) else []),
             (
                 "Training",
-                f"{_examples(run)}{epochs} in batches of {train.batch_size}, learning rate "
+                f"{epochs} in batches of {train.batch_size}, learning rate "
                 f"{train.learning_rate:g}, {config.dtype} backbone",
             ),
         ]
@@ -139,7 +148,7 @@ def _examples(run: RunFiles) -> str:
     if not counts:
         return ""
     low, high = min(counts), max(counts)
-    return f"{low:,} examples per task, " if low == high else f"{low:,} to {high:,} examples per task, "
+    return f"{low:,} per task" if low == high else f"{low:,} to {high:,} per task"
 
 
 def _scored(run: RunFiles) -> str:

@@ -19,15 +19,18 @@ from nlora.runs.interference_file import Interference
 REPORT_FILE = "report.html"
 
 
-def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
+def write_report(folders: Sequence[str | Path], out: str | Path, *, base: str | None = None) -> Path:
     """Writes the page about the runs in `folders` to `out` and returns its path.
 
-    Raises RunError, in one line, if a folder is not a run, one of its files is broken, or `out` cannot be written.
+    base: the name of the runs that differences are to; None: inclora, if it is there, else the first.
+
+    Raises RunError, in one line, if a folder is not a run, one of its files is broken, or `out` cannot be written, and
+    InputErrors for a base that is not there.
     """
     from nlora.report.page import render
     from nlora.report.run_files import load_runs
 
-    page = render(load_runs(folders))
+    page = render(load_runs(folders), base)
     path = _checked(Path(out))
     write_text(path, page)
     return path
@@ -46,7 +49,7 @@ def write_interference(found: Interference, out: str | Path) -> Path:
     return path
 
 
-def write_figures(folders: Sequence[str | Path], out: str | Path) -> list[Path]:
+def write_figures(folders: Sequence[str | Path], out: str | Path, *, base: str | None = None) -> list[Path]:
     """Writes the paper's figures for these runs into the folder `out`, as SVG and PDF, and returns the files.
 
     Raises RunError as `write_report` does, and MissingExtraError, after writing the SVG files, without matplotlib.
@@ -55,7 +58,7 @@ def write_figures(folders: Sequence[str | Path], out: str | Path) -> list[Path]:
     from nlora.report.run_files import load_runs
 
     check_figures_folder(out)
-    return paper_figures.write_figures(load_runs(folders), Path(out))
+    return paper_figures.write_figures(load_runs(folders), Path(out), base)
 
 
 def check_figures_folder(out: str | Path) -> None:

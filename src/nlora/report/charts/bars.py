@@ -14,11 +14,15 @@ _ROW = 26.0
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row. parts: name, length in the axis' unit, color role; drawn one after another. text: at its end."""
+    """One row. parts: name, length in the axis' unit, color role; drawn one after another. text: at its end.
+
+    spread: drawn as a line from its length minus to its length plus this.
+    """
 
     name: str
     parts: tuple[tuple[str, float, str], ...]
     text: str = ""
+    spread: float | None = None
 
     @property
     def total(self) -> float:
@@ -54,6 +58,16 @@ def bar_chart(
             long = max(axis.place(length) - axis.place(0), 0.0) * span
             shapes.append(Rect(at, top + 5, long, _ROW - 10, role, f"{bar.name}, {name}: {number(length)}"))
             at += long
+        if bar.spread:
+            ends = [
+                left + max(axis.place(bar.total + side * bar.spread) - axis.place(0), 0.0) * span
+                for side in (-1, 1)
+            ]
+            height = top + _ROW / 2
+            for role, thick in (("paper", 4.0), ("ink", 1.2)):  # a rim, to stand out on the bar
+                shapes.append(Line(((ends[0], height), (ends[1], height)), role, thick))
+            shapes += [Line(((end, height - 4), (end, height + 4)), "ink", 1.2) for end in ends]
+            at = max(at, ends[1])
         shapes.append(Label(at + 6, middle, text, "muted"))
     bottom = 6 + len(bars) * _ROW
     shapes.append(Line(((left, 6), (left, bottom)), "rule"))

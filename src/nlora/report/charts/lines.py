@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from nlora.report.charts.axes import Axis
-from nlora.report.charts.scene import Dot, Group, Label, Line, Point, Scene, Shape, clipped, text_width
+from nlora.report.charts.scene import Area, Dot, Group, Label, Line, Point, Scene, Shape, clipped, text_width
 
 NARROW = 560
 """Below this width series are named under the chart, not at the ends of their lines."""
@@ -22,6 +22,7 @@ class Series:
     """A named line in the units of the axes.
 
     dots: mark each point, with its value on hover. breaks: x values across which no line is drawn.
+    band: low and high end at each x, drawn as an area under the line.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Series:
     dots: bool = True
     width: float = 2.0
     breaks: tuple[float, ...] = ()
+    band: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ def small_multiples(
     """Panels in rows, all with the same axes. names: the legend, if colors mean runs."""
     rows = -(-len(panels) // max(1, int(width // 155)))
     columns = -(-len(panels) // rows)  # no row much shorter than the others
-    cell, gap, height = width / columns, 18.0, 128.0
+    cell, gap = width / columns, 18.0
+    height = min(max(0.6 * cell, 128.0), 170.0)
     left = 6 + max(text_width(text, 10) for _, text in y.ticks) + 4
     shapes: list[Shape | Group] = []
     for index, panel in enumerate(panels):
@@ -163,9 +166,9 @@ def axes(
 def drawn(s: Series, frame: Frame, x: Axis, y: Axis, *, r: float = 3.2) -> tuple[Shape, ...]:
     """A series as shapes: its lines, and dots that show their value on hover.
 
-    An isolated point always gets a dot.
+    An isolated point always gets a dot, and its band is a vertical line.
     """
-    shapes: list[Shape] = []
+    shapes = _band(s, frame, x, y)
     for _, piece in groupby(s.points, key=lambda point: bisect_left(s.breaks, point[0])):
         points = tuple(piece)
         places = tuple(frame.at(x, y, point) for point in points)
@@ -177,6 +180,14 @@ def drawn(s: Series, frame: Frame, x: Axis, y: Axis, *, r: float = 3.2) -> tuple
                 title = f"{s.name}: {value_y:.4g} at {across}"
                 shapes.append(Dot(place_x, place_y, r, s.role, title))
     return tuple(shapes)
+
+
+def _band(s: Series, frame: Frame, x: Axis, y: Axis) -> list[Shape]:
+    low = [frame.at(x, y, (place, bottom)) for place, bottom, _ in s.band]
+    high = [frame.at(x, y, (place, top)) for place, _, top in s.band]
+    if len(s.band) == 1:
+        return [Line((*low, *high), s.role, 1.2)]
+    return [Area((*low, *reversed(high)), s.role)] if s.band else []
 
 
 def legend(series: Sequence[Series], left: float, top: float, right: float) -> tuple[list[Shape], float]:

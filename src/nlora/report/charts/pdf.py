@@ -12,7 +12,7 @@ from typing import Any
 
 from nlora.errors import MissingExtraError, missing
 from nlora.report.charts.palette import LIGHT
-from nlora.report.charts.scene import Dot, Label, Line, Rect, Scene, Shape
+from nlora.report.charts.scene import AREA_OPACITY, Area, Dot, Label, Line, Rect, Scene, Shape
 from nlora.runs.atomic import disk_errors
 
 _POINTS = 72 / 96  # of a pixel
@@ -68,6 +68,10 @@ def _draw(axes: Any, shape: Shape, order: int) -> None:
                 linestyle=(0, dash) if dash else "-",
                 zorder=order,
             )
+        case Area():
+            area = patches.Polygon(shape.points, closed=True, zorder=order)
+            area.set(facecolor=_COLORS[shape.fill], edgecolor="none", alpha=AREA_OPACITY)
+            axes.add_patch(area)
         case Dot():
             axes.add_patch(
                 patches.Circle((shape.x, shape.y), shape.r, color=_COLORS[shape.fill], zorder=order)

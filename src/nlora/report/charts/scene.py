@@ -37,6 +37,14 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Area:
+    """A filled polygon that lets what is under it shine through."""
+
+    points: tuple[Point, ...]
+    fill: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dot:
     """A filled circle."""
 
@@ -61,7 +69,9 @@ class Label:
     angle: float = 0.0
 
 
-Shape = Rect | Line | Dot | Label
+AREA_OPACITY = 0.16
+
+Shape = Rect | Line | Area | Dot | Label
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup, escape
 
 from nlora.report.charts.palette import LIGHT
-from nlora.report.charts.scene import Dot, Group, Label, Line, Rect, Scene, Shape
+from nlora.report.charts.scene import AREA_OPACITY, Area, Dot, Group, Label, Line, Rect, Scene, Shape
 
 FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 _FIXED = f"text{{font-family:{FONT};font-variant-numeric:tabular-nums}}polyline{{fill:none}}"
@@ -56,6 +56,9 @@ def _shape(shape: Shape) -> str:
             dashes = f' stroke-dasharray="{escape(dash)}"' if dash else ""
             tag = f'polyline points="{places}" {look}{dashes} stroke-linejoin="round"'
             return _titled(tag, "polyline", title)
+        case Area(points, fill):
+            places = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
+            return f'<polygon points="{places}" class="f-{escape(fill)}" fill-opacity="{AREA_OPACITY}"/>'
         case Dot(x, y, r, fill, title):
             place = f'cx="{_n(x)}" cy="{_n(y)}" r="{_n(r)}"'
             return _titled(f'circle {place} class="f-{escape(fill)}"', "circle", title)

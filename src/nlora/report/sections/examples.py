@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 from nlora.evaluation.choices import metric_name
 from nlora.evaluation.paired_test import holm, sign_test
 from nlora.report.forgotten_examples import TaskAnswers, find_forgotten, prompts_of
-from nlora.report.page_blocks import Block, Example, Examples, Prompts, Section, Table, Text, words
+from nlora.report.page_blocks import (
+    Block,
+    Example,
+    Examples,
+    Fold,
+    Prompt,
+    Prompts,
+    Section,
+    Table,
+    Text,
+    words,
+)
 from nlora.report.run_files import RunFiles
 from nlora.report.wording import listed, repeat_command
 from nlora.runs.layout import RUN_FILE
 
 MOST_EXAMPLES = 600
 """On one page, over all runs and tasks; each takes about 700 bytes."""
+_MOST_COMMANDS = 3
+"""That are shown at once."""
 
 
 def forgotten(runs: Sequence[RunFiles]) -> Section:
@@ -87,14 +101,17 @@ def _list(runs: Sequence[RunFiles], answers: Sequence[tuple[str, TaskAnswers]]) 
     return Examples(tuple(examples), total, tasks, labels if len(runs) > 1 else ())
 
 
-def _prompts(runs: Sequence[RunFiles]) -> tuple[tuple[str, str], ...]:
-    """Each task with its prompt, and the run if prompts of a task differ."""
-    found = [(run.label, task, text) for run in runs for task, text in prompts_of(run).items()]
+def _prompts(runs: Sequence[RunFiles]) -> tuple[Prompt, ...]:
+    """The first example of each task, and of each run if the prompts of a task differ."""
+    found = [(run.label, prompt) for run in runs for prompt in prompts_of(run).values()]
     texts: dict[str, set[str]] = {}
-    for _, task, text in found:
-        texts.setdefault(task, set()).add(text)
-    named = ((task if len(texts[task]) == 1 else f"{task}, {label}", text) for label, task, text in found)
-    return tuple(dict(named).items())
+    for _, prompt in found:
+        texts.setdefault(prompt.task, set()).add(prompt.template)
+    named: dict[str, Prompt] = {}
+    for label, prompt in found:
+        name = prompt.task if len(texts[prompt.task]) == 1 else f"{prompt.task}, {label}"
+        named.setdefault(name, replace(prompt, task=name))
+    return tuple(named.values())
 
 
 def repeat(runs: Sequence[RunFiles]) -> Section:
@@ -103,19 +120,19 @@ def repeat(runs: Sequence[RunFiles]) -> Section:
         "run.yaml holds the configuration with all defaults filled in. The same seed gives the same run on the same "
         "versions, kind of machine and number of threads."
     )
-    blocks: list[Block] = []
-    for run in runs:
-        who = f"{run.label}: " if len(runs) > 1 else ""
-        when = f" The run was created on {_day(run.created)}." if run.created else ""
-        text = f"{who}This command repeats the run in another folder.{when}"
-        if (run.folder / RUN_FILE).is_file():
-            blocks.append(Text(text, code=repeat_command(run)))
-        else:
-            blocks.append(
-                Text(f"{who}{RUN_FILE} is not in the folder, so the run cannot be repeated.", tone="note")
-            )
+    commands = tuple(_repeated(run, many=len(runs) > 1) for run in runs)
+    title = f"The commands of the {len(runs)} runs"
+    blocks: list[Block] = [Fold(title, commands)] if len(runs) > _MOST_COMMANDS else [*commands]
     blocks.append(_versions(runs))
     return Section("repeat", "Repeat the run", about, blocks, "Repeat")
+
+
+def _repeated(run: RunFiles, *, many: bool) -> Text:
+    who = f"{run.label}: " if many else ""
+    if not (run.folder / RUN_FILE).is_file():
+        return Text(f"{who}{RUN_FILE} is not in the folder, so the run cannot be repeated.", tone="note")
+    when = f" The run was created on {_day(run.created)}." if run.created else ""
+    return Text(f"{who}This command repeats the run in another folder.{when}", code=repeat_command(run))
 
 
 def _day(created: str) -> str:
@@ -124,7 +141,9 @@ def _day(created: str) -> str:
 
 
 def _versions(runs: Sequence[RunFiles]) -> Table:
+    """One column if all runs have the same versions."""
     names = dict.fromkeys(name for run in runs for name in run.versions)
-    labels = tuple(run.label for run in runs) if len(runs) > 1 else ("version",)
-    rows = tuple(words(name, *(run.versions.get(name, "–") for run in runs)) for name in names)
+    shown = runs if any(run.versions != runs[0].versions for run in runs) else runs[:1]
+    labels = tuple(run.label for run in shown) if len(shown) > 1 else ("version",)
+    rows = tuple(words(name, *(run.versions.get(name, "–") for run in shown)) for name in names)
     return Table("Versions", ("package", *labels), rows, words=frozenset(range(len(labels) + 1)))

@@ -1,0 +1,108 @@
+"""The difference in average accuracy between two variants, over the seeds that both have, with its 95 % interval.
+
+A difference is paired: the same seeds, and in each of them the same test examples. The interval is the middle 95 % of
+a bootstrap that draws seeds and test examples (2,000 draws). An example that several seeds are scored on is drawn for
+all of them at once. With one seed it covers the test examples only; with two or three, seeds are so few that it is
+rather too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nlora.evaluation.answer import Answer
+from nlora.evaluation.intervals import DRAWS, Interval, middle_of
+from nlora.runs.answers import ExampleKey, read_answers
+from nlora.runs.layout import OUTPUTS, PREDICTIONS_FILE, stage_name
+from nlora.runs.summary import Summary
+
+Scores = Mapping[str, Mapping[ExampleKey, float]]
+"""The score of each test example of each task, 0 to 1."""
+Answers = Mapping[str, Mapping[ExampleKey, Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A finished run, and its last stage's score of each test example; None if they are not known."""
+
+    summary: Summary
+    scores: Scores | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Points of percent. mean: over the seeds. better: seeds whose difference is above 0. interval: None if unknown."""
+
+    mean: float
+    interval: Interval | None
+    seeds: tuple[int, ...]
+    better: int
+
+
+def last_answers(folder: Path, summary: Summary) -> Answers:
+    """The last stage's answers to all tasks; empty without the file. Raises RunError for a broken one."""
+    path = folder / OUTPUTS / stage_name(len(summary.tasks), summary.tasks[-1]) / PREDICTIONS_FILE
+    return read_answers(path, summary.tasks) if path.is_file() else {}
+
+
+def scored(summary: Summary, answers: Answers) -> Scored:
+    """With the scores, unless an answer is missing or a score is no mean over examples (macro-F1)."""
+    known = all(answers.get(task) and summary.metric_of(task) != "macro_f1" for task in summary.tasks)
+    scores = {
+        task: {key: answer.score(summary.metric_of(task)) for key, answer in answers[task].items()}
+        for task in (summary.tasks if known else ())
+    }
+    return Scored(summary, scores or None)
+
+
+def difference(runs: Sequence[Scored], others: Sequence[Scored]) -> Difference | None:
+    """How much better `runs` are than `others`, finished runs with one per seed.
+
+    None if they share no seed, or were scored on other tasks or test examples or by another metric.
+    """
+    mine, theirs = ({run.summary.seed: run for run in each} for each in (runs, others))
+    seeds = tuple(sorted(mine.keys() & theirs.keys()))
+    pairs = [(mine[seed], theirs[seed]) for seed in seeds]
+    gains = [
+        one.summary.average_accuracy - other.summary.average_accuracy
+        for one, other in pairs
+        if one.summary.average_accuracy is not None and other.summary.average_accuracy is not None
+    ]
+    if not pairs or len(gains) < len(pairs) or not all(_alike(*pair) for pair in pairs):
+        return None
+    scores = [(a.scores, b.scores) for a, b in pairs if a.scores is not None and b.scores is not None]
+    interval = bootstrap(scores) if len(scores) == len(pairs) else None
+    return Difference(math.fsum(gains) / len(gains), interval, seeds, sum(gain > 0 for gain in gains))
+
+
+def _alike(one: Scored, other: Scored) -> bool:
+    """Whether both were scored by the same metrics on the same test examples, as far as is known."""
+    a, b = one.scores, other.scores
+    tasks = set(one.summary.tasks)
+    return (
+        tasks == set(other.summary.tasks)
+        and all(one.summary.metric_of(task) == other.summary.metric_of(task) for task in tasks)
+        and (a is None or b is None or all(a[task].keys() == b[task].keys() for task in tasks))
+    )
+
+
+def bootstrap(pairs: Sequence[tuple[Scores, Scores]]) -> Interval:
+    """The interval of the mean difference in average score. pairs: one per seed, with the same examples in both."""
+    draw = np.random.default_rng(0)
+    total = np.zeros((DRAWS, len(pairs)))
+    tasks = pairs[0][0]
+    for task in tasks:
+        keys = sorted({key for one, _ in pairs for key in one[task]})
+        weights = draw.poisson(1.0, (DRAWS, len(keys)))  # how often each example is drawn
+        place = {key: i for i, key in enumerate(keys)}
+        for column, (one, other) in enumerate(pairs):
+            change = np.array([one[task][key] - other[task][key] for key in one[task]])
+            drawn = weights[:, [place[key] for key in one[task]]]
+            total[:, column] += drawn @ change / np.maximum(drawn.sum(axis=1), 1)
+    which = draw.integers(len(pairs), size=(DRAWS, len(pairs)))
+    return middle_of(100 * np.take_along_axis(total, which, axis=1).mean(axis=1) / len(tasks))

@@ -1,0 +1,72 @@
+"""Differences between variants over the seeds and test examples that both have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from nlora.evaluation.answer import Answer
+from nlora.runs.paired_bootstrap import Scored, difference, scored
+from nlora.runs.summary import Summary
+
+
+def run(right: Sequence[int], seed: int = 1, metric: str = "exact_match", first: int = 0) -> Scored:
+    """One task, whose examples are answered rightly (1) or wrongly (0)."""
+    answers = {
+        (str(i), f"text {i}", "yes", 0): Answer(f"text {i}", "yes", "yes" if is_right else "no")
+        for i, is_right in enumerate(right, start=first)
+    }
+    accuracy = 100 * sum(right) / len(right)
+    summary = Summary(
+        schema=1, status="complete", name="x", method="m", model="t", seed=seed, tasks=("a",), R=((accuracy,),),
+        average_accuracy=accuracy, metrics={"a": metric},
+    )  # fmt: skip
+    return scored(summary, {"a": answers})
+
+
+def test_the_mean_and_the_interval_of_one_seed() -> None:
+    one, other = [1] * 60 + [0] * 40, [1] * 30 + [0] * 10 + [1] * 10 + [0] * 50
+    found = difference([run(one)], [run(other)])
+    assert found is not None
+    assert found.mean == pytest.approx(20)
+    assert (found.seeds, found.better) == ((1,), 1)
+    changes = [a - b for a, b in zip(one, other, strict=True)]
+    error = math.sqrt(sum((change - 0.2) ** 2 for change in changes)) / 100
+    assert found.interval is not None
+    assert found.interval.high - found.interval.low == pytest.approx(2 * 1.96 * 100 * error, rel=0.1)
+
+
+def test_seeds_add_their_spread_and_only_common_ones_count() -> None:
+    half = [1, 0] * 10
+    variants = [run([1] * 20, 1), run([0] * 20, 2), run(half, 7)]
+    found = difference(variants, [run(half, 1), run(half, 2), run(half, 3)])
+    assert found is not None
+    assert (found.mean, found.seeds, found.better) == (0.0, (1, 2), 1)
+    assert found.interval is not None
+    assert found.interval.low < -40  # both draws of the second seed
+    assert found.interval.high > 40
+
+
+def test_equal_answers_have_no_difference() -> None:
+    found = difference([run([1, 0, 1])], [run([1, 0, 1])])
+    assert found is not None
+    assert found.interval == (0.0, 0.0)
+
+
+def test_what_is_not_alike_is_not_compared() -> None:
+    assert difference([run([1, 0])], [run([1, 0], seed=2)]) is None
+    assert difference([run([1, 0])], [run([1, 0], first=5)]) is None
+    assert difference([run([1, 0])], [run([1, 0], metric="rougeL")]) is None
+    f1 = difference([run([1, 0], metric="macro_f1")], [run([0, 0], metric="macro_f1")])
+    assert f1 is not None
+    assert (f1.mean, f1.interval) == (50.0, None)
+
+
+def test_free_text_counts_by_its_score_not_by_whether_it_is_right() -> None:
+    summary = run([1]).summary.model_copy(update={"metrics": {"a": "rougeL"}})
+    key = ("1", "t", "the red fox", 0)
+    found = scored(summary, {"a": {key: Answer("t", "the red fox", "the fox")}})
+    assert found.scores == {"a": {key: 0.8}}
+    assert scored(summary, {}).scores is None
