@@ -46,6 +46,7 @@ SUBSTITUTIONS = {
     "path/to/adapter": "runs/support/outputs/1-tickets/adapter",
     "some/hub-adapter": "runs/support/outputs/2-urgency/adapter",
     "nlora sweep benchmarks/five_tasks.yaml": f"nlora sweep {ROOT}/benchmarks/five_tasks.yaml --dry-run",
+    "nlora sweep benchmarks/choosing_short.yaml": f"nlora sweep {ROOT}/benchmarks/choosing_short.yaml --dry-run",
 }
 """What a page says -> what is run in its place, in this order."""
 
