@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help venv demo test tests lint types unit clean
+.PHONY: help venv demo test tests lint types unit manual clean
 
 help:
 	@echo "make demo   teach a small real model three tasks in three ways (11 minutes on 2 cores)"
 	@echo "make test   style, types and all tests"
 	@echo "make unit   only the fast tests"
+	@echo "make manual the manual, into site/"
 	@echo "make venv   only the set-up"
 
 venv: .venv/.installed
@@ -45,5 +46,8 @@ lint: venv
 types: venv
 	$(BIN)/mypy
 
+manual: venv
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist site

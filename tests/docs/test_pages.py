@@ -42,9 +42,11 @@ SUBSTITUTIONS = {
     "runs/five-tasks": "runs",
     "RUN": "runs/support",
     "reuters,tweets": "tickets,urgency",
+    "exports/mail": "exports/support",
     "path/to/adapter": "runs/support/outputs/1-tickets/adapter",
     "some/hub-adapter": "runs/support/outputs/2-urgency/adapter",
     "nlora sweep benchmarks/five_tasks.yaml": f"nlora sweep {ROOT}/benchmarks/five_tasks.yaml --dry-run",
+    "nlora sweep benchmarks/choosing_short.yaml": f"nlora sweep {ROOT}/benchmarks/choosing_short.yaml --dry-run",
 }
 """What a page says -> what is run in its place, in this order."""
 
@@ -67,6 +69,8 @@ def _of(page: str, language: str) -> list[Block]:
 def reader(here: Path, tiny_model: TinyModel, tiny_tokenizer: Callable[[bool], Any]) -> Path:
     """The folder of a reader: support.yaml, its data, two finished runs, new texts, three models, CL_Benchmark."""
     shutil.copytree("runs/support", "runs/plain")
+    mail = "".join(f"text {i} of team {i % 3},{i % 3}\n" for i in range(60))
+    (here / "mail.csv").write_text("subject,team\n" + mail)
     (here / "new.csv").write_text("sentence\nIt is down again\n")
     lines = [f"{label} {i},{label}\n" for i in range(20) for label in ("billing", "network", "hardware")]
     (here / "all.csv").write_text("text,label\n" + "".join(lines))

@@ -20,7 +20,7 @@ METRICS = (*OF_LABELS, "exact_match", "rougeL")
 _SOURCE = (
     "a JSONL, JSON, CSV, TSV or Parquet file (also .gz) with the fields sentence (or input, or text) and label (or "
     "output), or messages (a conversation), a pattern (data/*.jsonl), a folder saved by datasets, or "
-    "hub:<data set>[:configuration][/split]."
+    "`hub:<data set>[:configuration][/split]`."
 )
 
 
