@@ -103,6 +103,14 @@ def test_p_values_are_corrected_for_the_number_of_tasks(run: Path, tmp_path: Pat
     assert verdict.tasks[0].p_value == pytest.approx(min(1.0, 2 * alone))
 
 
+def test_it_prints_as_the_command_does(run: Path, nlora: Callable[..., Any]) -> None:
+    """In Python, too, where the window's width is not known."""
+    printed = str(gate(run)).splitlines()
+    assert printed[1].split() == ["task", "since", "before", "after", "change", "worse", "better", "p"]
+    _, shown, _ = nlora("gate", run)
+    assert " ".join(printed).split() == shown.split()
+
+
 def test_the_values_are_plain_json(run: Path) -> None:
     values = json.loads(json.dumps(gate(run).values()))
     (task,) = values["tasks"]

@@ -57,6 +57,12 @@ class Gate:
         """Whether no task lost more than is allowed."""
         return all(task.is_allowed for task in self.tasks)
 
+    def __str__(self) -> str:
+        """The table that `nlora gate` prints."""
+        from nlora.analysis.gate_table import gate_text
+
+        return gate_text(self)
+
     def values(self) -> dict[str, Any]:
         """What `nlora gate --json` prints."""
         return {

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from nlora.analysis.gate import Gate
 
 
 def gate(
@@ -59,6 +54,7 @@ def gate(
     from rich.console import Console
 
     from nlora.analysis import gate as analysis
+    from nlora.analysis.gate_table import gate_table
     from nlora.cli.bars import Bars
 
     with Bars(Console(stderr=True)) as bars:
@@ -77,59 +73,3 @@ def gate(
         Console().print(gate_table(verdict))
     if not verdict.passed:
         raise typer.Exit(1)
-
-
-def gate_table(verdict: Gate) -> RenderableType:
-    """The verdict as a table for a terminal, with the labels that lost most."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("task", overflow="fold")
-    table.add_column("since", overflow="fold")
-    for heading in ("before", "after", "change", "worse", "better", "p", ""):
-        table.add_column(heading, justify="right")
-    for row in verdict.tasks:
-        changes = row.changes
-        table.add_row(
-            Text(changes.task),
-            row.since,
-            f"{changes.before:.1f}",
-            f"{changes.after:.1f}",
-            f"{changes.after - changes.before:+.1f}",
-            str(changes.changes.worse),
-            str(changes.changes.better),
-            "<0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}",
-            "" if row.is_allowed else "too much",
-        )
-    lines = [Text(verdict.model, style="bold"), table, *_labels(verdict)]
-    rule = f"allowed: a drop of {verdict.max_drop:g} points"
-    if verdict.alpha is not None:
-        rule += f", or a larger one with p >= {verdict.alpha:g}"
-    lines += [
-        Text("worse, better: examples whose answer lost or gained; p: exact paired test, corrected by Holm"),
-        Text(f"{rule}; {'passed' if verdict.passed else 'not passed'}", style="bold"),
-    ]
-    return Group(*lines)
-
-
-_SHOWN_LABELS = 5
-
-
-def _labels(verdict: Gate) -> list[RenderableType]:
-    """For each task, the labels that lost the most answers."""
-    from rich.text import Text
-
-    lines: list[RenderableType] = []
-    for row in verdict.tasks:
-        lost = {label: c.worse - c.better for label, c in row.changes.labels.items() if c.worse > c.better}
-        worst = sorted(lost, key=lost.__getitem__, reverse=True)[:_SHOWN_LABELS]
-        if worst:
-            labels = row.changes.labels
-            shown = ", ".join(
-                f"{label} {labels[label].worse} of {labels[label].count} worse, {labels[label].better} better"
-                for label in worst
-            )
-            lines.append(Text(f"{row.changes.task}: {shown}"))
-    return lines
