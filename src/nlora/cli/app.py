@@ -21,6 +21,7 @@ from nlora.cli.analyze import analyze
 from nlora.cli.check import check
 from nlora.cli.compare import compare
 from nlora.cli.cp import cp
+from nlora.cli.doctor.command import doctor
 from nlora.cli.evaluate import evaluate
 from nlora.cli.export import export
 from nlora.cli.gate import gate
@@ -41,11 +42,10 @@ app = typer.Typer(
     cls=Commands,
     help="Teach one language model task after task without forgetting.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, demo, check, ls, cp, compare, gate, export, sweep, analyze, report):
+for command in (run, demo, check, ls, cp, compare, gate, export, sweep, analyze, report, doctor):
     app.command()(command)
 app.command(name="eval")(evaluate)
 app.command()(predict)
@@ -79,7 +79,7 @@ def main() -> None:
     errors = Console(stderr=True)
     try:
         with stopped_like_ctrl_c(), contextlib.nullcontext() if debug else quiet():
-            app()
+            app(prog_name="nlora")  # also for python -m nlora: the name decides that of the completion
     except NloraError as error:
         if debug:
             traceback.print_exc()

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nlora.cli import completion
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -15,7 +17,12 @@ if TYPE_CHECKING:
 def gate(
     run: Annotated[
         str,
-        typer.Argument(metavar="RUN|EXPORT", help="The folder of a run or of an export.", show_default=False),
+        typer.Argument(
+            metavar="RUN|EXPORT",
+            help="The folder of a run or of an export.",
+            show_default=False,
+            autocompletion=completion.runs,
+        ),
     ],
     stage: Annotated[
         int | None,
