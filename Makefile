@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help venv demo test lint types unit clean
+.PHONY: help venv demo test lint types unit release clean
 
 help:
 	@echo "make demo   teach a small real model three tasks in three ways (11 minutes on 2 cores)"
 	@echo "make test   style, types and all tests"
 	@echo "make unit   only the fast tests"
+	@echo "make release  build what could go out today, and try it out in an empty environment"
 	@echo "make venv   only the set-up"
 
 venv: .venv/.installed
@@ -38,6 +39,9 @@ lint: venv
 
 types: venv
 	$(BIN)/mypy
+
+release: venv
+	$(BIN)/python tools/release.py $(if $(TAG),--tag $(TAG))
 
 clean:
 	rm -rf .venv build dist
