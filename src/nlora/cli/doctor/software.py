@@ -82,12 +82,14 @@ def _requirements(extra: str) -> Iterator[Requirement]:
     """What the metadata of nlora ask for on this machine: of an extra alone, or, with "", without any."""
     from packaging.requirements import Requirement
 
-    for text in _metadata("Requires-Dist"):
-        requirement = Requirement(text)
-        marker = requirement.marker
-        always = marker is None or marker.evaluate({"extra": ""})
-        if always if not extra else not always and marker is not None and marker.evaluate({"extra": extra}):
+    for requirement in map(Requirement, _metadata("Requires-Dist")):
+        if _applies(requirement, extra) and (not extra or not _applies(requirement, "")):
             yield requirement
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    """Whether a requirement holds on this machine when the extra is asked for."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def _extras() -> list[str]:
