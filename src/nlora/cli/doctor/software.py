@@ -46,7 +46,8 @@ def packages() -> Section:
     for requirement in _requirements(""):
         name, version = requirement.name, _version(requirement.name)
         if name in IMPORTED:
-            section.facts[name] = version or "missing"
+            # The module says more: torch's has the build, such as 2.13.0+cpu, and its metadata may not.
+            section.facts[name] = str(getattr(sys.modules.get(name), "__version__", version or "missing"))
         _compare(section, requirement, version)
         if version is not None and name in broken:
             again = f'pip install --force-reinstall "{requirement.name}{requirement.specifier}"'
