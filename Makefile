@@ -2,14 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help venv demo test tests lint types unit manual clean
+.PHONY: help venv demo test tests lint types unit manual release clean
 
 help:
-	@echo "make demo   teach a small real model three tasks in three ways (11 minutes on 2 cores)"
-	@echo "make test   style, types and all tests"
-	@echo "make unit   only the fast tests"
-	@echo "make manual the manual, into site/"
-	@echo "make venv   only the set-up"
+	@echo "make demo      teach a small real model three tasks in three ways (11 minutes on 2 cores)"
+	@echo "make test      style, types and all tests"
+	@echo "make unit      only the fast tests"
+	@echo "make manual    the manual, into site/"
+	@echo "make release   build what could go out today, and try it out in an empty environment"
+	@echo "make venv      only the set-up"
 
 venv: .venv/.installed
 
@@ -48,6 +49,9 @@ types: venv
 
 manual: venv
 	$(BIN)/mkdocs build --strict
+
+release: venv
+	$(BIN)/python tools/release.py $(if $(TAG),--tag $(TAG))
 
 clean:
 	rm -rf .venv build dist site

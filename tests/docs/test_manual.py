@@ -21,14 +21,21 @@ def test_the_manual_is_built_without_a_warning(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stderr
     reference = (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
     assert 'id="nlora.next_task"' in reference
-    assert "&gt;&gt;&gt;" not in reference.replace('class="gp">&gt;&gt;&gt;', ""), "an example that is not code"
+    assert "&gt;&gt;&gt;" not in reference.replace('class="gp">&gt;&gt;&gt;', ""), (
+        "an example that is not code"
+    )
     assert "https://fonts." not in reference
 
 
 def test_a_docstring_becomes_markdown() -> None:
     markdown = runpy.run_path(str(ROOT / "docs" / "docstrings.py"))["markdown"]
     text = "Adds x[0].\n\na, b: Numbers,\n    any.\n\n    a = 1\n\n>>> add(1, 2)\n3"
-    parts = ["Adds x\\[0\\].", "- `a, b`: Numbers, any.", "```text\na = 1\n```", "```pycon\n>>> add(1, 2)\n3\n```"]
+    parts = [
+        "Adds x\\[0\\].",
+        "- `a, b`: Numbers, any.",
+        "```text\na = 1\n```",
+        "```pycon\n>>> add(1, 2)\n3\n```",
+    ]
     assert markdown(text) == "\n\n".join(parts)
 
 

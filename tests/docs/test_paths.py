@@ -22,7 +22,7 @@ NOT_WRAPPED = {"docs/configuration.md"}  # generated
 @cache
 def _files() -> frozenset[str]:
     """Every file of the repository, each also by the ends of its path: `a/b.py` and `b.py`."""
-    folders = ("src", "tests", "benchmarks", "docs", "examples")
+    folders = ("src", "tests", "benchmarks", "docs", "examples", "tools")
     paths = [f.relative_to(ROOT) for folder in folders for f in (ROOT / folder).rglob("*.*")]
     return frozenset("/".join(path.parts[start:]) for path in paths for start in range(len(path.parts)))
 

@@ -49,6 +49,23 @@ def test_a_model_that_does_not_exist(name: str, said: str) -> None:
         load_backbone(name)
 
 
+def test_a_model_that_asks_for_consent_says_where_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own message has three lines, the first of which says nothing to do."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(
+            "You are trying to access a gated repo.\nMake sure to have access to it at ...\n401 Client Error"
+        )
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
+    with pytest.raises(ModelError) as error:
+        load_skeleton("meta-llama/Llama-3.1-8B")
+    assert str(error.value) == (
+        "model meta-llama/Llama-3.1-8B: its owners ask for consent; give it on "
+        "https://huggingface.co/meta-llama/Llama-3.1-8B, then run: hf auth login"
+    )
+
+
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json"):
         load_skeleton(str(tmp_path))

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from nlora.cli import completion
+
 
 def analyze(
     sources: Annotated[
@@ -14,6 +16,7 @@ def analyze(
         typer.Argument(
             metavar="ADAPTER ADAPTER... | RUN",
             help="PEFT LoRA folders or hub ids, two or more; or the output_dir of one run.",
+            autocompletion=completion.runs,
         ),
     ],
     threshold: Annotated[

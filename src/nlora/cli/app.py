@@ -23,6 +23,7 @@ from nlora.cli.analyze import analyze
 from nlora.cli.check import check
 from nlora.cli.compare import compare
 from nlora.cli.cp import cp
+from nlora.cli.doctor.command import doctor
 from nlora.cli.evaluate import evaluate
 from nlora.cli.export import export
 from nlora.cli.gate import gate
@@ -38,16 +39,20 @@ from nlora.models.stopping import leave
 from nlora.runs.quiet import quiet
 from nlora.runs.signals import stopped_like_ctrl_c
 
+_OUT_OF_MEMORY = (
+    "out of memory; nlora check FILE estimates what a run needs and says which keys make it smaller, first of all "
+    "train.micro_batch_size and evaluate.batch_size"
+)
+
 app = typer.Typer(
     name="nlora",
     cls=Commands,
     help="Teach one language model task after task without forgetting.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, demo, check, ls, cp, compare, gate, export, sweep, analyze, report):
+for command in (run, demo, check, ls, cp, compare, gate, export, sweep, analyze, report, doctor):
     app.command()(command)
 app.command(name="eval")(evaluate)
 app.command()(predict)
@@ -83,14 +88,15 @@ def main() -> None:
     errors = Console(stderr=True)
     try:
         with stopped_like_ctrl_c(), contextlib.nullcontext() if debug else quiet():
-            app()
+            app(prog_name="nlora")  # also for python -m nlora: the name decides that of the completion
     except NloraError as error:
         if debug:
             traceback.print_exc()
         errors.quiet = not processes.speaks(error)
         count = len(error.problems) if isinstance(error, InputErrors) else 1
         head = "[bold red]error:[/] " if count == 1 else f"[bold red]{count} errors:[/]\n"
-        errors.print(head + escape(str(error)), highlight=False, soft_wrap=True)
+        more = f"\n{_OUT_OF_MEMORY}" if _is_out_of_memory(error) else ""
+        errors.print(head + escape(str(error)) + more, highlight=False, soft_wrap=True)
         _exit(2)
     except Stopped as stopped:
         errors.quiet = not processes.speaks(stopped)
@@ -104,6 +110,9 @@ def main() -> None:
         if processes.lost_process(error):
             errors.print(f"[bold red]error:[/] {processes.LOST}", highlight=False, soft_wrap=True)
             _exit(1)
+        if _is_out_of_memory(error):
+            errors.print(f"[bold red]error:[/] {_OUT_OF_MEMORY}", highlight=False, soft_wrap=True)
+            _exit(1)
         errors.print(
             f"[bold red]internal error:[/] {escape(kind)}: {escape(str(error))}\n"
             "run again with --debug for the traceback",
@@ -111,6 +120,12 @@ def main() -> None:
             soft_wrap=True,
         )
         _exit(1)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, a GPU ("CUDA out of memory") or torch on a CPU had too little, as far as the message says."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
 def _exit(status: int) -> NoReturn:

@@ -44,7 +44,7 @@ def check(
     from nlora.runs.plan import make_plan
 
     console = Console()
-    progress = Progress(lambda event: console.print(event, markup=False, highlight=False))
+    progress = Progress(lambda event: console.print(str(event), markup=False, highlight=False))
     announce_downloads(loaded.config, progress)
     plan = make_plan(loaded)
     console.print(_table(plan))

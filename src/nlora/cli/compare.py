@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.console import Console
 
+from nlora.cli import completion
 from nlora.cli.options import writable
 from nlora.errors import InputErrors, Problem
 
@@ -18,7 +19,10 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Folders of runs, or folders that contain runs.", show_default=False
+            metavar="RUN...",
+            help="Folders of runs, or folders that contain runs.",
+            show_default=False,
+            autocompletion=completion.runs,
         ),
     ],
     chosen: Annotated[

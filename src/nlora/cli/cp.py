@@ -8,11 +8,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from nlora.cli import completion
 from nlora.errors import InputErrors, Problem
 
 
 def cp(
-    recipe: Annotated[str, typer.Argument(help="The name of a recipe (see nlora ls).")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="The name of a recipe (see nlora ls).",
+            autocompletion=completion.recipes,
+        ),
+    ],
     file: Annotated[str, typer.Argument(help="The file to write; must not exist yet.")],
 ) -> None:
     """Copy a recipe to a file of your own, to change and to run."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nlora.cli.options import RunFolder
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    run: RunFolder,
     out: Annotated[
         str, typer.Argument(metavar="OUT", help="The folder to write, new or empty.", show_default=False)
     ],

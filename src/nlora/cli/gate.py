@@ -6,11 +6,18 @@ from typing import Annotated
 
 import typer
 
+from nlora.cli import completion
+
 
 def gate(
     run: Annotated[
         str,
-        typer.Argument(metavar="RUN|EXPORT", help="The folder of a run or of an export.", show_default=False),
+        typer.Argument(
+            metavar="RUN|EXPORT",
+            help="The folder of a run or of an export.",
+            show_default=False,
+            autocompletion=completion.runs,
+        ),
     ],
     stage: Annotated[
         int | None,

@@ -9,17 +9,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nlora.cli import completion
 from nlora.errors import InputErrors, Problem
 
 
 def ls(
     what: Annotated[
         str,
-        typer.Argument(metavar="[recipes|methods|data|options]", help="List only these.", show_default=False),
+        typer.Argument(
+            metavar="[recipes|methods|data|options]",
+            help="List only these.",
+            show_default=False,
+            autocompletion=completion.lists,
+        ),
     ] = "",
 ) -> None:
     """List the recipes, the methods with their options, the data, and all options of a configuration."""
-    sections = {"recipes": _recipes, "methods": _methods, "data": _data, "options": _options}
+    sections = dict(zip(completion.LISTS, (_recipes, _methods, _data, _options), strict=True))
     if what and what not in sections:
         raise InputErrors(
             [Problem("nlora ls", f"there is no list of '{what}'; choose {', '.join(sections)}")]

@@ -8,20 +8,32 @@ from typing import Annotated
 
 import typer
 
+from nlora.cli import completion
 from nlora.errors import InputErrors, Problem
 
 Source = Annotated[
-    str, typer.Argument(metavar="RECIPE-OR-FILE", help="The name of a recipe (see nlora ls) or a YAML file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE-OR-FILE",
+        help="The name of a recipe (see nlora ls) or a YAML file.",
+        autocompletion=completion.sources,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",
         help="Overrides by dotted key, such as train.learning_rate=5e-4 seed=1.",
+        autocompletion=completion.overrides,
         show_default=False,
     ),
 ]
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
+RunFolder = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="The folder of a run.", show_default=False, autocompletion=completion.runs
+    ),
+]
 Stage = Annotated[
     int | None,
     typer.Option(

@@ -8,10 +8,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from nlora.cli import completion
+
 
 def report(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN", help="The output_dir of each run, or a folder of runs.")
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="The output_dir of each run, or a folder of runs.",
+            autocompletion=completion.runs,
+        ),
     ],
     out: Annotated[
         str | None,

@@ -87,7 +87,9 @@ def _demo_runs(texts: list[str], console: Console) -> list[LoadedConfig]:
         loaded = load_config(DEMO, [f"method={method}", f"name={method}", *texts])
         runs.append(_moved(loaded, folder / method))
     for loaded in runs[1:]:  # the first one's are reported when it starts
-        unfinished_plan(loaded, Progress(lambda event: console.print(event, markup=False, highlight=False)))
+        unfinished_plan(
+            loaded, Progress(lambda event: console.print(str(event), markup=False, highlight=False))
+        )
     return runs
 
 

@@ -219,6 +219,8 @@ def _one_clear_line(name: str) -> Iterator[None]:
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         if "trust_remote_code" in text:
             first = "it comes with its own Python code; set trust_remote_code: true if you trust it"
+        elif "gated repo" in text:
+            first = f"its owners ask for consent; give it on https://huggingface.co/{name}, then run: hf auth login"
         elif isinstance(error, OSError) and not Path(name).exists():
             first = (
                 "neither a folder nor available on the hub; "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
-import torch
 
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
 """The limit of a container on Linux; "max" if there is none."""
@@ -22,13 +21,20 @@ def free_bytes(device: str) -> int | None:
     None for a GPU that is not there.
     """
     if device == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
-    free = int(psutil.virtual_memory().available) + used_bytes()
-    return min(free, int(text)) if (text := _limit()).isdigit() else free
+    return _within_limit(int(psutil.virtual_memory().available) + used_bytes())
 
 
-def _limit() -> str:
+def total_bytes() -> int:
+    """The machine's memory, or what a container may use of it."""
+    return _within_limit(int(psutil.virtual_memory().total))
+
+
+def _within_limit(size_bytes: int) -> int:
     try:
-        return _LIMIT.read_text(encoding="utf-8").strip()
+        text = _LIMIT.read_text(encoding="utf-8").strip()
     except OSError:
-        return "max"
+        return size_bytes
+    return min(size_bytes, int(text)) if text.isdigit() else size_bytes

@@ -1,0 +1,35 @@
+"""A section of the doctor's report: facts, and what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nlora.errors import Problem
+
+
+@dataclass(slots=True)
+class Section:
+    """facts: name -> value, in order. problems: each with its remedy after a semicolon."""
+
+    title: str
+    facts: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def wrong(self, where: str, what: str) -> None:
+        """Adds a problem."""
+        self.problems.append(Problem(where, what))
+
+
+def short(path: Path) -> str:
+    """The path with `~` for the home folder, so that a report that is shared does not name its user."""
+    try:
+        return f"~/{path.relative_to(Path.home()).as_posix()}"
+    except (ValueError, RuntimeError):  # elsewhere, or no home folder
+        return str(path)
+
+
+def said(error: BaseException) -> str:
+    """`ImportError: no module named x`: the class of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
