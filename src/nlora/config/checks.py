@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from nlora.config.base_folder import TASK_PATHS
+from nlora.config.base_folder import GENERAL_PATHS, TASK_PATHS
 from nlora.config.messages import problems_in
 from nlora.config.outside_code import is_python_file
 from nlora.config.overrides import task_names
