@@ -12,9 +12,13 @@ import importlib.util
 import io
 import logging
 import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from nlora.config.outside_code import one_line
 from nlora.errors import RunError, did_you_mean, missing
@@ -28,6 +32,8 @@ Results = dict[str, dict[str, float]]
 PACKAGE = "lm-eval"
 _MOST_ROWS = 16
 """Texts in a pass: the harness keeps the logits of all their tokens."""
+_SEED = 1234
+"""The harness's own default."""
 _BOOTSTRAPS = 1000
 """Samples for the standard errors that have no formula."""
 
@@ -59,22 +65,23 @@ def run_harness(
     """
     try:
         with _silent(), offline_without_hub():
-            from lm_eval import simple_evaluate
+            from lm_eval import evaluate
             from lm_eval.models.huggingface import HFLM
+
+            # As `lm_eval.simple_evaluate`, which would also ask git and pip about this machine.
+            loaded = _manager(tuple(names), folder).load(list(names))
+            for task in loaded["tasks"].values():
+                task.set_fewshot_seed(seed=_SEED)
+            random.seed(0)
+            np.random.seed(_SEED)
+            torch.manual_seed(_SEED)
 
             model: Any = HFLM(
                 pretrained=backbone.model,
                 tokenizer=copy.deepcopy(backbone.tokenizer),  # it sets the padding
                 batch_size=min(batch_size, _MOST_ROWS),
             )
-            found = simple_evaluate(
-                model,
-                tasks=list(names),
-                limit=limit,
-                task_manager=_manager(tuple(names), folder),
-                bootstrap_iters=_BOOTSTRAPS,
-                log_samples=False,
-            )
+            found = evaluate(model, loaded, limit=limit, bootstrap_iters=_BOOTSTRAPS, log_samples=False)
     except Exception as error:  # data that cannot be loaded, a task's own code
         raise RunError(
             f"lm-evaluation-harness failed on {', '.join(names)}: {one_line(error)}; leave "
@@ -86,7 +93,7 @@ def run_harness(
 def results_of(found: Mapping[str, Any], names: Sequence[str]) -> Results:
     """The metrics of the named tasks. A group without metrics of its own is replaced by its tasks.
 
-    found: what `lm_eval.simple_evaluate` returns.
+    found: what `lm_eval.evaluate` returns.
 
     >>> results_of({"results": {"a": {"alias": "a", "acc,none": 0.5, "acc,strict": 0.25}}}, ["a"])
     {'a': {'acc': 0.5, 'acc (strict)': 0.25}}
