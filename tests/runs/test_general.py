@@ -29,50 +29,69 @@ from nlora.runs.summary import read_summary
 WORDS = "the quick brown fox jumps over the lazy dog and runs to the market to sell its stock. " * 4
 
 
-@pytest.fixture(scope="session")
-def measured(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]) -> Path:
-    """A folder with config.yaml, text.txt and its finished run in `run`; do not change it."""
-    folder = tmp_path_factory.mktemp("general")
-    (folder / "text.txt").write_text(WORDS)
-    config = small(
-        folder,
-        tiny_model("llama"),
-        method="inclora",
-        evaluate={"general": {"text": "text.txt", "max_characters": 200}},
-    )
-    learn(config)
-    return folder
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path]
+) -> Callable[[str], Path]:
+    """made(method) -> a folder with config.yaml, text.txt and its finished run in `run`; do not change it."""
+    folders: dict[str, Path] = {}
+
+    def make(method: str) -> Path:
+        if method not in folders:
+            folder = folders[method] = tmp_path_factory.mktemp("general")
+            (folder / "text.txt").write_text(WORDS)
+            general = {"text": "text.txt", "max_characters": 200}
+            learn(small(folder, tiny_model("llama"), method=method, evaluate={"general": general}))
+        return folders[method]
+
+    return make
+
+
+@pytest.fixture
+def measured(made: Callable[[str], Path]) -> Path:
+    return made("inclora")
 
 
 def losses(model: Any, text: str) -> list[float]:
     """The negative log-likelihood of each token but the first, by a plain softmax in double precision."""
     ids = AutoTokenizer.from_pretrained(model.config._name_or_path)(text, return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        log_p = model.double()(input_ids=ids).logits[0].log_softmax(-1)
+        log_p = model(input_ids=ids).logits[0].log_softmax(-1)
     return [-float(log_p[i, ids[0, i + 1]]) for i in range(ids.shape[1] - 1)]
 
 
-def test_each_stages_model_is_measured(measured: Path, tiny_model: Callable[[str], Path]) -> None:
-    summary = read_summary(measured / "run")
-    model = tiny.load(tiny_model("llama"))
-    weights = {name: p.detach().double().clone() for name, p in model.named_parameters()}
+@pytest.mark.parametrize("method", ["inclora", "pertask"])
+def test_each_stages_model_is_measured(
+    made: Callable[[str], Path], tiny_model: Callable[[str], Path], method: str
+) -> None:
+    run = made(method) / "run"
+    summary = read_summary(run)
+    base = tiny.load(tiny_model("llama"), torch.float64)
+    untouched = weights = {name: p.detach().clone() for name, p in base.named_parameters()}
     for stage, scores in enumerate(summary.general):
         assert scores is not None
-        if stage:  # W + Σ scaling·B·A, by hand
-            folder = next((measured / "run" / "outputs").glob(f"{stage}-*"))
-            for name, f in load_factors(folder / "adapter").items():
-                weights[f"{name}.weight"] += f.scaling * (f.B.double() @ f.A.double())
+        if stage:  # W + Σ scaling·B·A, or W and the newest update alone, by hand
+            weights = dict(untouched if method == "pertask" else weights)
+            for name, f in load_factors(next(run.glob(f"outputs/{stage}-*")) / "adapter").items():
+                weights[f"{name}.weight"] = weights[f"{name}.weight"] + f.scaling * (
+                    f.B.double() @ f.A.double()
+                )
         by_hand = tiny.load(tiny_model("llama"), torch.float64)
         by_hand.load_state_dict(weights, strict=False)
         nll = losses(by_hand, WORDS[:200])
+        mean = math.fsum(nll) / len(nll)
         assert scores.tokens == len(nll)
-        assert scores.loss == pytest.approx(math.fsum(nll) / len(nll), rel=1e-5)
-        assert scores.perplexity == pytest.approx(math.exp(math.fsum(nll) / len(nll)), rel=1e-5)
-        bits = scores.loss / math.log(2) * (len(nll) + 1) / 200
-        assert scores.bits_per_byte == pytest.approx(bits)
+        assert scores.loss == pytest.approx(mean, rel=1e-5)
+        assert scores.perplexity == pytest.approx(math.exp(mean), rel=1e-5)
+        assert scores.bits_per_byte == pytest.approx(mean / math.log(2) * (len(nll) + 1) / 200, rel=1e-5)
     first, _, last = [scores.perplexity for scores in summary.general if scores and scores.perplexity]
     assert first != last
     assert summary.perplexity_change == pytest.approx(100 * (last / first - 1))
+
+
+def test_soft_prompts_leave_what_the_model_knew(made: Callable[[str], Path]) -> None:
+    general = read_summary(made("progprompt") / "run").general
+    assert len({scores.loss for scores in general if scores is not None}) == 1
 
 
 def test_a_resumed_run_measures_only_what_is_missing(measured: Path, tmp_path: Path) -> None:

@@ -76,13 +76,7 @@ def located(config: Config, base: Path) -> Config:
     method = config.method
     if is_python_file(method.name):
         method = method.model_copy(update={"name": found(method.name)})
-    evaluate = config.evaluate
-    if general := evaluate.general:
-        paths = {key: found(getattr(general, key)) for key in GENERAL_PATHS}
-        evaluate = evaluate.model_copy(update={"general": general.model_copy(update=paths)})
-    return config.model_copy(
-        update={"data": found(config.data), "tasks": tuple(tasks), "method": method, "evaluate": evaluate}
-    )
+    return config.model_copy(update={"data": found(config.data), "tasks": tuple(tasks), "method": method})
 
 
 def _relative_paths(config: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from nlora.report.run_files import RunFiles
 from nlora.report.sections.collisions import collisions
 from nlora.report.sections.costs import cost, training
 from nlora.report.sections.examples import forgotten, repeat
+from nlora.report.sections.general import general
 from nlora.report.sections.header import facts_and_differences, title_of
 from nlora.report.sections.labels import scores_by_label
 from nlora.report.sections.routing import routing
@@ -47,6 +48,7 @@ def render(runs: Sequence[RunFiles]) -> str:
         scores_by_stage(runs),
         *scores_by_label(runs),
         *routing(runs),
+        *general(runs),
         training(runs),
         collisions(runs),
         forgotten(runs),

@@ -81,6 +81,9 @@ def _facts(run: RunFiles) -> list[tuple[str, str, str]]:
                 "mean over pairs of tasks: share of weights that both updates change by more than the threshold",
             )
         )
+    if summary.perplexity_change is not None:
+        meaning = "of plain text, from before the first to after the last task; higher is worse"
+        facts.append((f"{change(summary.perplexity_change)}\u00a0%", "perplexity", meaning))
     return [fact for fact in facts if fact[0] != "–"]
 
 
@@ -92,7 +95,9 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
     with_rate = any(run.interference for run in runs)
     with_forward = any(run.summary.forward_transfer is not None for run in runs)
     columns = ["run", "method", "seed", "average accuracy", "backward transfer", "forgetting"]
+    with_text = any(run.summary.perplexity_change is not None for run in runs)
     columns += ["forward transfer"] * with_forward + ["collision rate"] * with_rate
+    columns += ["perplexity, %"] * with_text
     rows = []
     for run in runs:
         s = run.summary
@@ -105,6 +110,7 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
         cells += words(change(s.forward_transfer)) if with_forward else ()
         if with_rate:
             cells += words(share(run.interference.average_collision_rate if run.interference else None))
+        cells += words(change(s.perplexity_change)) if with_text else ()
         cells += words(
             _count(s.trained_parameters), duration(sum(s.train_seconds)), memory(s.peak_memory_bytes)
         )
@@ -119,6 +125,10 @@ def _headline_table(runs: Sequence[RunFiles]) -> Table:
     if with_rate:
         note += " Collision rate: mean over pairs of tasks of the share of weights that both updates change by more "
         note += "than the run's threshold, which the section on collisions lists."
+    if with_text:
+        note += (
+            " Perplexity: change on plain text from before the first to after the last task; higher is worse."
+        )
     return Table(
         "The runs side by side",
         (*columns, "trained parameters", "training", "peak memory"),
