@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from small_runs import small
 from transformers import AutoTokenizer
 
@@ -22,6 +21,8 @@ from nlora.config.load import load_config
 from nlora.data.general_text import general_text
 from nlora.errors import InputErrors
 from nlora.models.lora_adapter import load_factors
+from nlora.runs.folder import RunFolder
+from nlora.runs.general import GeneralPlan, refuse_other_numbers
 from nlora.runs.general_scores import GeneralScores, general_line, general_of, harness_rows, perplexity_change
 from nlora.runs.plan import make_plan
 from nlora.runs.summary import read_summary
@@ -109,15 +110,39 @@ def test_a_resumed_run_measures_only_what_is_missing(measured: Path, tmp_path: P
     assert summary.general[2].perplexity == pytest.approx(before.general[2].perplexity, rel=1e-6)  # type: ignore[union-attr]
 
 
-def test_another_text_is_refused(measured: Path, tmp_path: Path) -> None:
-    for name in ("run", "data"):
-        shutil.copytree(measured / name, tmp_path / name)
-    shutil.rmtree(tmp_path / "run" / "outputs" / "2-pets")
-    values = yaml.safe_load((measured / "config.yaml").read_text())
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values | {"output_dir": str(tmp_path / "run")}))
-    (tmp_path / "text.txt").write_text("something else entirely, which nobody has measured before")
-    with pytest.raises(InputErrors, match="is not the text that the untouched model was measured on"):
-        learn(tmp_path / "config.yaml")
+def test_other_numbers_are_refused(measured: Path, tmp_path: Path) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(measured / "run", again)
+    shutil.rmtree(again / "outputs" / "2-pets")
+    config, here = measured / "config.yaml", f"output_dir={again}"
+    what = "evaluate.general.text: is not the text that the untouched model was measured on; restore it"
+    with pytest.raises(InputErrors, match=what):
+        learn(config, here, "evaluate.general.text=default")
+    values = json.loads((again / "general.json").read_text()) | {"harness": {"a": {"acc": 1}}}
+    (again / "general.json").write_text(json.dumps(values))
+    found = GeneralPlan(GeneralOptions(harness=("a",), harness_limit=5), 8)
+    run = RunFolder.read(load_config(config, [here]).config)
+    with pytest.raises(InputErrors, match="harness_limit: was null when the untouched model was measured"):
+        refuse_other_numbers(run, found)
+    refuse_other_numbers(run, GeneralPlan(GeneralOptions(harness=("a",)), 8))
+
+
+def test_a_run_can_begin_to_measure_with_a_later_task(
+    small_run: Callable[[str], Path], measured: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(small_run("inclora") / "run", again)
+    shutil.rmtree(again / "outputs" / "2-pets")
+    general = json.dumps({"text": str(measured / "text.txt"), "max_characters": 200})
+    summary = learn(
+        small_run("inclora") / "config.yaml", f"output_dir={again}", f"evaluate.general={general}"
+    )
+    expected = read_summary(measured / "run").general
+    assert [scores and scores.loss for scores in summary.general] == [
+        pytest.approx(expected[0].loss),  # type: ignore[union-attr]
+        None,
+        pytest.approx(expected[2].loss, rel=1e-6),  # type: ignore[union-attr]
+    ]
 
 
 def plan(folder: Path, model: Path, **general: Any) -> Any:

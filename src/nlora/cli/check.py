@@ -121,7 +121,7 @@ def _folder_line(plan: Plan) -> str:
     Raises InputErrors, as `nlora run` would, if the tasks of that run have changed.
     """
     from nlora.runs.folder import RunFolder
-    from nlora.runs.general import refuse_other_text
+    from nlora.runs.general import refuse_other_numbers
     from nlora.runs.layout import RUN_FILE
     from nlora.runs.run_yaml import what_differs
     from nlora.runs.stage_results import task_records
@@ -133,7 +133,7 @@ def _folder_line(plan: Plan) -> str:
     if found := what_differs(folder, config):
         return f"{folder} belongs to another configuration ({'; '.join(found)}); give another output_dir"
     run = RunFolder.read(config)
-    refuse_other_text(run, plan.general)
+    refuse_other_numbers(run, plan.general)
     done = len(run.committed_stages())
     if done < len(config.tasks):
         task_records(run, plan.tasks)

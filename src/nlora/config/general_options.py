@@ -10,6 +10,15 @@ DEFAULT_TEXT = "default"
 """The value of `text` that means the text that comes with nlora."""
 
 
+def text_in_words(name: str) -> str:
+    """What people are told of a text, by its name in the configuration.
+
+    >>> text_in_words("default"), text_in_words("mine.txt")
+    ('the text that comes with nlora', 'mine.txt')
+    """
+    return "the text that comes with nlora" if name == DEFAULT_TEXT else name
+
+
 class GeneralOptions(Frozen):
     """A text whose perplexity is measured, and tasks of lm-evaluation-harness.
 
@@ -27,7 +36,7 @@ class GeneralOptions(Frozen):
         24000,
         ge=1,
         description="Only the first characters of the text are measured, whatever the model's tokens, so that models "
-        "compare. The whole text that comes with nlora has 20659, about 4300 tokens.",
+        "compare. The whole text that comes with nlora has 20659, about 4000 tokens.",
     )
     harness: tuple[str, ...] = Field(
         (),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nlora.config.general_options import GeneralOptions
+from nlora.config.general_options import GeneralOptions, text_in_words
 from nlora.config.paths import expanded, is_folder
 from nlora.config.schema import Config
 from nlora.data.general_text import TEXT_KEY, GeneralText, general_text
@@ -57,8 +57,8 @@ class GeneralPlan:
 
     @property
     def in_words(self) -> str:
-        """`the perplexity of the text default (4,300 tokens), arc_easy`."""
-        text = self.text and f"the perplexity of the text {self.text.name} ({self.tokens:,} tokens)"
+        """`the perplexity of mine.txt (4,000 tokens), arc_easy`."""
+        text = self.text and f"the perplexity of {text_in_words(self.text.name)} ({self.tokens:,} tokens)"
         return ", ".join([*([text] if text else []), *self.options.harness])
 
 
@@ -128,16 +128,23 @@ def _harness_problems(config: Config, options: GeneralOptions, folder: str | Non
 
 
 @by_main
-def refuse_other_text(run: StoredRun, plan: GeneralPlan | None) -> None:
-    """Raise InputErrors if the run's earlier numbers are of another text than the one to be measured now."""
-    if plan is None or plan.text is None:
+def refuse_other_numbers(run: StoredRun, plan: GeneralPlan | None) -> None:
+    """Raise InputErrors if the run's earlier numbers would not compare with those of the plan."""
+    if plan is None:
         return
     known = {"the untouched model": run.general_before()}
     known |= {f"stage {stage}": run.stage_record(stage).general for stage in run.committed_stages()}
-    others = (who for who, scores in known.items() if scores and scores.text_sha256 != plan.text.sha256)
-    if other := next(others, None):
-        what = f"is not the text that {other} was measured on; restore the file, or choose another output_dir"
-        raise InputErrors([Problem.at(TEXT_KEY, what)])
+    options, sha256 = plan.options, plan.text and plan.text.sha256
+    for who, scores in known.items():
+        if scores is None:
+            continue
+        if sha256 and scores.text_sha256 not in (None, sha256):
+            what = f"is not the text that {who} was measured on; restore it, or choose another output_dir"
+            raise InputErrors([Problem.at(TEXT_KEY, what)])
+        if scores.harness and options.harness and scores.harness_limit != options.harness_limit:
+            then = "null" if scores.harness_limit is None else scores.harness_limit
+            what = f"was {then} when {who} was measured; restore it, or choose another output_dir"
+            raise InputErrors([Problem.at(("evaluate", "general", "harness_limit"), what)])
 
 
 class GeneralProbe:
@@ -184,8 +191,10 @@ class GeneralProbe:
 
         begin = time.perf_counter()
         harness = from_main(self._harness, plan) if plan.options.harness else {}
+        limit = plan.options.harness_limit
         if plan.text is None:
-            return GeneralScores(harness=harness, seconds=time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            return GeneralScores(harness=harness, harness_limit=limit, seconds=seconds)
         loss = mean_loss(self._backbone.model, plan.windows, plan.begin)
         is_finite = loss < _LARGEST_LOSS  # not so for NaN
         bits = loss / math.log(2) * plan.tokens / plan.text.bytes
@@ -197,6 +206,7 @@ class GeneralProbe:
             perplexity=math.exp(loss) if is_finite else None,
             bits_per_byte=bits if is_finite else None,
             harness=harness,
+            harness_limit=limit,
             seconds=time.perf_counter() - begin,
         )
 

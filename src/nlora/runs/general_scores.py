@@ -35,6 +35,7 @@ class GeneralScores(BaseModel):
         default_factory=dict,
         description="By task of lm-evaluation-harness, then by metric, on its own scale.",
     )
+    harness_limit: int | None = Field(None, description="Examples of each of its tasks at most; null: all.")
     seconds: float = Field(0.0, ge=0, description="What measuring took.")
 
     def change_since(self, before: GeneralScores | None) -> float | None:

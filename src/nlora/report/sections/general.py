@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nlora.config.general_options import DEFAULT_TEXT
+from nlora.config.general_options import text_in_words
 from nlora.report.charts.axes import index_axis, linear_axis
 from nlora.report.charts.lines import Series, line_chart
 from nlora.report.charts.palette import series_dash, series_role
@@ -77,12 +77,9 @@ def _line(run: RunFiles) -> tuple[tuple[float, float], ...]:
 
 def _texts(runs: Sequence[RunFiles]) -> str:
     """The texts by name, each once, with the number of predicted tokens."""
-    every = (scores for run in runs for scores in run.summary.general if scores is not None and scores.text)
-    found = {
-        f"{'the text that comes with nlora' if s.text == DEFAULT_TEXT else s.text} ({s.tokens:,} tokens)": None
-        for s in every
-    }
-    return ", ".join(found)
+    every = (scores for run in runs for scores in run.summary.general if scores is not None)
+    found = [f"{text_in_words(s.text)} ({s.tokens:,} tokens)" for s in every if s.text is not None]
+    return ", ".join(dict.fromkeys(found))
 
 
 def _numbers(runs: Sequence[RunFiles]) -> Table:
