@@ -39,6 +39,7 @@ class Spread:
 MEASURES: Mapping[str, Callable[[Summary], float | None]] = {
     "average_accuracy": lambda s: s.average_accuracy,
     "backward_transfer": lambda s: s.backward_transfer,
+    "backward_transfer_over_all": lambda s: s.backward_transfer_over_all,
     "forgetting": lambda s: s.forgetting,
     "forward_transfer": lambda s: s.forward_transfer,
     "collision_rate": lambda s: None if s.collision is None else 100 * s.collision.average_rate,

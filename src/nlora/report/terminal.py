@@ -156,6 +156,11 @@ def _averages(summary: Summary) -> list[str]:
     lines = [
         ("average accuracy", score(summary.average_accuracy), f"mean over {tasks} tasks of the last row"),
         ("backward transfer", change(summary.backward_transfer), f"mean over {earlier} of last row - *"),
+        (
+            "backward transfer over T",
+            change(summary.backward_transfer_over_all),
+            f"the same sum divided by all {tasks} tasks, as in SAPT",
+        ),
         ("forgetting", score(summary.forgetting), f"mean over {earlier} of best score - last row"),
         (
             "forward transfer",

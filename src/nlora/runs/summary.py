@@ -76,6 +76,7 @@ class Summary(BaseModel):
     backward_transfer: Score = Field(
         None, description="Mean over the T-1 earlier tasks: last row - diagonal."
     )
+    backward_transfer_over_all: Score = Field(None, description="The same sum, divided by T, as SAPT does.")
     forgetting: Score = Field(None, description="Mean over the T-1 earlier tasks: best score - last row.")
     forward_transfer: Score = Field(None, description="Mean over the T-1 later tasks: just before - R[0].")
     collision: Collision | None = None
@@ -199,8 +200,7 @@ def summary_of(
 ) -> Summary:
     """The summary of the stages committed so far. The averages are None until all stages are.
 
-    records: of stages 1, 2, ... in order. zero_shot: the scores before any training, by task. general_before: what the
-    untouched model knew.
+    records: of stages 1, 2, ... in order. zero_shot (scores by task), general_before: of the untouched model.
     """
     general = general_of(general_before, [record.general for record in records])
     tasks = tuple(task.name for task in config.tasks)
