@@ -60,8 +60,8 @@ def _parts(content: Any) -> tuple[str | None, list[Any] | None]:
     definition, instances = content.get("Definition"), content.get("Instances")
     if isinstance(definition, list) and definition:
         definition = definition[0]
-    is_text = isinstance(definition, str) and bool(definition.strip())
-    return definition.strip() if is_text else None, instances if isinstance(instances, list) else None
+    text = definition.strip() if isinstance(definition, str) else ""
+    return text or None, instances if isinstance(instances, list) else None
 
 
 def _rows(path: Path, instances: list[Any]) -> Iterator[tuple[str, Any]]:
