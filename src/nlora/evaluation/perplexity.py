@@ -4,9 +4,9 @@ The text is cut into windows that do not overlap. A window begins with the token
 each of its text tokens but the first is predicted from those before it. With nll_j the negative log-likelihood of the
 j-th of N predicted tokens, in nats:
 
-    loss          = 1/N Σ_j nll_j            over all windows, so that each token counts the same
-    perplexity    = exp(loss)
-    bits per byte = loss / ln 2 · (tokens of the text) / (bytes of the text)
+- loss: 1/N Σ_j nll_j over all windows, so that each token counts the same
+- perplexity: exp of the loss
+- bits per byte: loss / ln 2, times the tokens of the text, divided by its bytes
 
 Perplexity is per token, so it compares only models with the same tokenizer. Bits per byte compare all models on a text.
 """
