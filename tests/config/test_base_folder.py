@@ -154,3 +154,20 @@ def test_a_pattern_of_paths_is_a_path_too(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(base)  # the current folder has the data, not the configuration's
     config = Config(tasks=[{**task, "test": "data/a.csv"}], output_dir="run")  # type: ignore[list-item]
     assert recorded(base / "runs/x", config, tmp_path)["base_folder"] == "../.."
+
+
+def test_the_text_whose_perplexity_is_measured_is_a_path_too(tmp_path: Path) -> None:
+    config = Config(
+        tasks=["agnews"],  # type: ignore[list-item]
+        data="builtin",
+        evaluate={"general": {"text": "text.txt", "harness": ["mine"], "harness_path": "tasks"}},  # type: ignore[arg-type]
+        output_dir="run",
+    )
+    for name in ("here", "base"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "base/text.txt").touch()
+    (tmp_path / "base/tasks").mkdir()
+    record = {**recorded(tmp_path / "run", config, tmp_path / "base"), "config": config.model_dump()}
+    assert read(record, tmp_path / "run") == tmp_path / "base"
+    (tmp_path / "moved").mkdir()  # without the text, so that the folder of then is right
+    assert read(record, tmp_path / "moved" / "run") == tmp_path / "base"

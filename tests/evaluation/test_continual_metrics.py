@@ -40,6 +40,7 @@ def test_three_tasks_by_hand() -> None:
     assert summarize(R, zero_shot=[10, 20, 30]) == {
         "average_accuracy": 60.0,  # (60 + 70 + 50) / 3
         "backward_transfer": -20.0,  # ((60 - 90) + (70 - 80)) / 2
+        "backward_transfer_over_all": pytest.approx(-40 / 3),  # the same sum / 3
         "forgetting": 22.5,  # ((95 - 60) + (80 - 70)) / 2
         "forward_transfer": 10.0,  # ((30 - 20) + (40 - 30)) / 2
     }
@@ -53,6 +54,7 @@ def test_a_metric_needs_only_the_scores_in_its_formula() -> None:
     assert summarize([[90, None, None], [None, 80, None], [60, 70, 50]]) == {
         "average_accuracy": 60.0,
         "backward_transfer": -20.0,
+        "backward_transfer_over_all": pytest.approx(-40 / 3),
         "forgetting": None,
         "forward_transfer": None,
     }
@@ -63,13 +65,15 @@ def test_a_single_task_has_only_an_average() -> None:
     assert summarize([[75.0]], zero_shot=[25.0]) == {
         "average_accuracy": 75.0,
         "backward_transfer": None,
+        "backward_transfer_over_all": None,
         "forgetting": None,
         "forward_transfer": None,
     }
 
 
 def test_an_unfinished_run_has_no_averages_yet() -> None:
-    nothing = dict.fromkeys(("average_accuracy", "backward_transfer", "forgetting", "forward_transfer"))
+    nothing = dict.fromkeys(summarize([[90.0]]))
+    assert len(nothing) == 5
     assert summarize([[90.0, None]]) == nothing
     assert summarize([[90.0, None], [None, None]]) == nothing
 

@@ -36,7 +36,11 @@ CASES: dict[str, dict[str, Any]] = {
         "evaluate": {"decode": "generate", "batch_size": 2, "zero_shot": True},
         "train": TRAIN | {"max_target_tokens": 6},
     },
-    "replay": {"method": "replay", "train": TRAIN | {"gradient_checkpointing": True}},
+    "replay": {
+        "method": "replay",
+        "train": TRAIN | {"gradient_checkpointing": True},
+        "evaluate": {"batch_size": 2, "general": {"max_characters": 3000}},
+    },
     "replay beside a method": {
         "method": "nlora",
         "replay": {"memory": 5, "choose": "hardest", "share": 0.4},
@@ -73,7 +77,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 # The same configurations, with the backbone sharded over the two processes.
 SHARDED: dict[str, dict[str, Any]] = {
-    "nlora": {"method": "nlora", "train": TRAIN | {"gradient_checkpointing": True, "micro_batch_size": 2}},
+    "nlora": {
+        "method": "nlora",
+        "train": TRAIN | {"gradient_checkpointing": True, "micro_batch_size": 2},
+        "evaluate": {"batch_size": 2, "general": {"max_characters": 3000}},
+    },
     # Its sliding window rules out packed batches.
     "olora": {"method": "olora", "model": "mistral"},
     "lwf": {"method": "lwf", "evaluate": {"decode": "generate", "batch_size": 2, "zero_shot": True}},
@@ -147,6 +155,9 @@ def test_any_number_of_processes_gives_the_same_adapters_and_answers(
     one, several = read_summary(alone), read_summary(together)
     assert (several.R, several.zero_shot, several.status) == (one.R, one.zero_shot, "complete")
     assert several.versions["processes"] == str(size)
+    losses = [[scores.loss for scores in summary.general if scores] for summary in (one, several)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert bool(losses[0]) == (case in ("replay", "sharded nlora"))
 
 
 def test_each_process_holds_its_share_of_a_sharded_backbone(runs: Path) -> None:

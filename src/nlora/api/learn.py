@@ -53,6 +53,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
     with importing():
         from nlora.models.backbone import load_backbone
         from nlora.models.fast_paths import agreed
+        from nlora.runs.general import refuse_other_numbers
         from nlora.runs.preflight import preflight, probes
         from nlora.runs.sequence import learn_sequence
         from nlora.runs.stage_results import task_records
@@ -76,6 +77,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
         _saying_what_is_kept(run, progress),
     ):
         task_records(run, plan.tasks)  # refuses changed examples before the model is loaded
+        refuse_other_numbers(run, plan.general)
         run.attach_log()
         if done := len(run.committed_stages()):
             progress.say(f"{folder}: resuming after stage {done}")

@@ -71,6 +71,7 @@ def _lines(plan: Plan) -> list[str]:
         f"{config.method_label} on {config.model}: {trained}",
         f"scored on {config.evaluate.split} examples, {decodes}",
         f"about {duration(plan.seconds)} on this machine, by the speed of its matrix products (a rough guess)",
+        *_general_line(plan),
         _folder_line(plan),
         *plan.limits,
         *replay_notes(config, plan.tasks),
@@ -79,6 +80,14 @@ def _lines(plan: Plan) -> list[str]:
         *task_notes(plan.tasks),
         *_conversations(plan),
     ]
+
+
+def _general_line(plan: Plan) -> list[str]:
+    """What is measured of what the model knew before."""
+    if plan.general is None:
+        return []
+    untimed = "; the time of the harness is not in the estimate" if plan.general.options.harness else ""
+    return [f"also measures, before the first and after every task: {plan.general.in_words}{untimed}"]
 
 
 def _conversations(plan: Plan) -> list[str]:
@@ -112,6 +121,7 @@ def _folder_line(plan: Plan) -> str:
     Raises InputErrors, as `nlora run` would, if the tasks of that run have changed.
     """
     from nlora.runs.folder import RunFolder
+    from nlora.runs.general import refuse_other_numbers
     from nlora.runs.layout import RUN_FILE
     from nlora.runs.run_yaml import what_differs
     from nlora.runs.stage_results import task_records
@@ -123,6 +133,7 @@ def _folder_line(plan: Plan) -> str:
     if found := what_differs(folder, config):
         return f"{folder} belongs to another configuration ({'; '.join(found)}); give another output_dir"
     run = RunFolder.read(config)
+    refuse_other_numbers(run, plan.general)
     done = len(run.committed_stages())
     if done < len(config.tasks):
         task_records(run, plan.tasks)

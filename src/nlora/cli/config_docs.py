@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -50,6 +51,16 @@ def _keys(kind: type[BaseModel], prefix: str) -> Iterator[Key]:
         else:
             default = _yaml(field.get_default(call_default_factory=True))
             yield Key(path, "runs/<name>" if path == "output_dir" else default, field.description or "")
+            if optional := _optional_section(field.annotation):
+                yield from _keys(optional, f"{path}.")
+
+
+def _optional_section(annotation: Any) -> type[BaseModel] | None:
+    """The options that a key has unless it is null; None for any other key."""
+    kinds = get_args(annotation)
+    if NoneType not in kinds:
+        return None
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _yaml(value: Any) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nlora.config.general_options import DEFAULT_TEXT
 from nlora.config.outside_code import is_python_file
 from nlora.config.paths import exists, expanded, path_problem
 from nlora.config.schema import BUILTIN, Config
@@ -27,6 +28,8 @@ HERE, THEN = "base_folder", "base_folder_then"
 
 TASK_PATHS = ("train", "test", "adapter")
 """Keys of a task that hold paths."""
+GENERAL_PATHS = ("text", "harness_path")
+"""Those of `evaluate.general`."""
 
 
 def recorded(run_folder: Path, config: Config, base: Path) -> dict[str, str]:
@@ -82,6 +85,9 @@ def _relative_paths(config: Mapping[str, Any]) -> list[str]:
     entries = [entry for entry in tasks if isinstance(entry, dict)] if isinstance(tasks, list | tuple) else []
     paths = [config.get("data"), *(entry.get(split) for entry in entries for split in TASK_PATHS)]
     paths += [_metric_file(entry.get("metric")) for entry in entries]
+    evaluate = config.get("evaluate")
+    general = evaluate.get("general") if isinstance(evaluate, dict) else None
+    paths += [general.get(key) for key in GENERAL_PATHS] if isinstance(general, dict) else []
     method = config.get("method")
     name = method.get("name") if isinstance(method, dict) else method
     if isinstance(name, str) and is_python_file(name):
@@ -109,4 +115,8 @@ def _below(folder: Path, path: str) -> str | None:
 
 
 def _is_relative(path: str) -> bool:
-    return path != BUILTIN and not path.startswith("hub:") and not expanded(path).is_absolute()
+    return (
+        path not in (BUILTIN, DEFAULT_TEXT)
+        and not path.startswith("hub:")
+        and not expanded(path).is_absolute()
+    )

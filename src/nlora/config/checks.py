@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from nlora.config.base_folder import TASK_PATHS
+from nlora.config.base_folder import GENERAL_PATHS, TASK_PATHS
 from nlora.config.messages import problems_in
 from nlora.config.outside_code import is_python_file
 from nlora.config.overrides import task_names
@@ -118,6 +118,10 @@ def _path_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     if "output_dir" not in data:  # it is made from the name
         given["name",] = data.get("name")
     given |= {("after", i): path for i, path in enumerate(after if isinstance(after, list) else ())}
+    evaluate = data.get("evaluate")
+    general = evaluate.get("general") if isinstance(evaluate, dict) else None
+    if isinstance(general, dict):
+        given |= {("evaluate", "general", key): general.get(key) for key in GENERAL_PATHS}
     for i, task in enumerate(tasks if isinstance(tasks, list) else ()):
         if isinstance(task, dict):
             given |= {("tasks", i, key): task.get(key) for key in TASK_PATHS}

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nlora.config.frozen import Frozen
+from nlora.config.general_options import GeneralOptions
 from nlora.config.outside_code import is_python_file
 from nlora.config.replay_options import ReplayOptions
 from nlora.config.task_source import TaskSource
@@ -70,6 +71,11 @@ class EvaluateOptions(Frozen):
     )
     validation_share: float = Field(
         0.2, gt=0, lt=1, description="Share of the training examples held out by split: validation."
+    )
+    general: GeneralOptions | None = Field(
+        None,
+        description="Also measure, before the first and after every stage, what the model knew before; {} takes the "
+        "defaults of the keys below; null: no.",
     )
 
 

@@ -16,7 +16,7 @@ from nlora.config.outside_code import Reference
 from nlora.errors import did_you_mean
 
 OF_LABELS = ("accuracy", "macro_f1")
-METRICS = (*OF_LABELS, "exact_match", "rougeL")
+METRICS = (*OF_LABELS, "exact_match", "rougeL", "edit_similarity", "sari")
 _SOURCE = (
     "a JSONL, JSON, CSV, TSV or Parquet file (also .gz) with the fields sentence (or input, or text) and label (or "
     "output), or messages (a conversation), a pattern (data/*.jsonl), a folder saved by datasets, or "
@@ -96,9 +96,10 @@ class TaskSource(BaseModel):
     )
     metric: str | None = Field(
         None,
-        description="What the task is scored by: accuracy or macro_f1 (with labels), exact_match, rougeL, or a "
-        "function of your own, as ./score.py:my_function or module:my_function; null: exact_match with labels, rougeL "
-        "for free text (exact_match under protocol: released).",
+        description="What the task is scored by: accuracy or macro_f1 (with labels), exact_match, rougeL, "
+        "edit_similarity (of the letters), sari (of a simplified text), or a function of your own, as "
+        "./score.py:my_function or module:my_function; null: exact_match with labels, rougeL for free text "
+        "(exact_match under protocol: released).",
     )
     label_names: dict[str, str] | None = Field(
         None,

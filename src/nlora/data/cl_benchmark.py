@@ -4,6 +4,8 @@ The released dev.json is identical to test.json, byte for byte. Tuning on it wou
 never read (`evaluate.split: validation` holds out training examples instead). MNLI's test file has examples without
 a gold label, marked "-". The released scorer counts every answer to them as wrong; here they are left out, unless
 `keep_unlabeled` is set (as it is by `protocol: released`).
+
+The folder may also have SAPT's tasks of SuperNI (`nlora.data.super_ni`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nlora.config.characters import half_problem
+from nlora.data import super_ni
 from nlora.data.files import read_examples
 from nlora.data.readers import read_json
 from nlora.data.rows import ProblemList
@@ -84,6 +87,12 @@ def read(
     place = _find(folder, name, type, key)
     kind, dataset = place.parent.name, place.name
     problems: list[Problem] = []
+    if kind == super_ni.TYPE:
+        definition, train, test = super_ni.read(place, labels, problems)
+        if problems:
+            raise InputErrors(problems)
+        words = None if labels is None else tuple(labels)
+        return Task(dataset, kind, definition if instruction is None else instruction, words, train, test)
     if instruction is None and kind not in INSTRUCTIONS:
         problems.append(
             Problem(str(place), f"the release has no instruction for the type '{kind}'; give the task one")

@@ -50,6 +50,7 @@ class ExampleTokenizer:
     known_tokens: the number of rows of the model's embedding; None: no limit.
     generates: whether answers to tasks with labels are generated, so that they may take max_target_tokens.
     cache: keeps the ids for later runs; None: no cache.
+    begin_ids: the special tokens before every text.
     end_id: the end token of every answer; that of answers in conversations is the chat template's (`end_ids`).
     """
 
@@ -79,7 +80,7 @@ class ExampleTokenizer:
         self._truncate = truncate
         self._cache = cache
         self.end_id = int(tokenizer.eos_token_id)
-        self._before, self._after = self._special_ids()
+        self.begin_ids, self._after = self._special_ids()
         self._label_ids: dict[str, list[int]] = {}
         self._heads: dict[str, tuple[list[int], str]] = {}
 
@@ -142,7 +143,7 @@ class ExampleTokenizer:
             "longest_prompt": self.longest_prompt(task),
             "max_target_tokens": self.max_target_tokens,
             "truncate": self._truncate,
-            "special": [self._before, self._after, self.end_id],
+            "special": [self.begin_ids, self._after, self.end_id],
             "tail": prompts.TAIL,
             "labels": task.labels,
             "chat": [self.chat.identity, all_turns] if task.chat else None,
@@ -185,11 +186,11 @@ class ExampleTokenizer:
         rests = self._tokenize([head + text + prompts.TAIL for text in texts])["input_ids"]
         plain: list[list[int]] = [begin + ids for ids in rests]
         most = self.longest_prompt(task)
-        room = most - len(self._before) - len(self._after)
+        room = most - len(self.begin_ids) - len(self._after)
         is_cut = [len(ids) > room for ids in plain]
         long = [i for i, is_long in enumerate(is_cut) if is_long]
         if long and self._truncate == "released":
-            cut = [self._before + plain[i][: most - len(self._before)] for i in long]
+            cut = [self.begin_ids + plain[i][: most - len(self.begin_ids)] for i in long]
             decoded = [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in cut]
             for i, ids in zip(long, self._tokenize(decoded)["input_ids"], strict=True):
                 plain[i] = ids[:room]
@@ -198,24 +199,24 @@ class ExampleTokenizer:
             fitting = self._fit(head, [texts[i] for i in long], room - len(begin))
             for i, ids in zip(long, fitting, strict=True):
                 plain[i] = begin + ids
-        return [[*self._before, *ids, *self._after] for ids in plain], is_cut
+        return [[*self.begin_ids, *ids, *self._after] for ids in plain], is_cut
 
     def _head(self, task: Task) -> tuple[list[int], str]:
         """The known ids of the beginning of a task's prompts, and the rest of the head; see `split_head`."""
         head = prompts.head(task)
         if head not in self._heads:
-            self._heads[head] = split_head(self._tokenizer, head, self._plain)
+            self._heads[head] = split_head(self._tokenizer, head, self.plain_ids)
         return self._heads[head]
 
     def _fit(self, head: str, texts: list[str], room: int) -> list[list[int]]:
         if self._tokenizer.is_fast:
             return fit(partial(self._tokenize, offsets=True), head, texts, prompts.TAIL, room)
-        return fit_by_search(self._plain, head, texts, prompts.TAIL, room)
+        return fit_by_search(self.plain_ids, head, texts, prompts.TAIL, room)
 
     def _check_room(self, task: Task, room: int) -> None:
-        needed = len(self._plain(prompts.head(task) + prompts.TAIL))
+        needed = len(self.plain_ids(prompts.head(task) + prompts.TAIL))
         if needed >= room:
-            total, most = needed + len(self._before) + len(self._after), self.longest_prompt(task)
+            total, most = needed + len(self.begin_ids) + len(self._after), self.longest_prompt(task)
             if most == self.max_source_tokens:
                 limit, way_out = f"but max_source_tokens is {most}", "raise it, or shorten them"
             else:
@@ -250,14 +251,14 @@ class ExampleTokenizer:
         if chat:
             return self.chat.answer_ids(text)[:-1]
         if text not in self._label_ids:
-            alone = [*self._before, *self._plain(text)]
+            alone = [*self.begin_ids, *self.plain_ids(text)]
             self._label_ids[text] = self._after_answer(text) if not self.encoder_decoder else alone
         return self._label_ids[text]
 
     def _after_answer(self, text: str) -> list[int]:
         """The ids of " " + text after "Answer:"; if the tokenizer merges across it, with or without the space."""
         after, decode = f" {text}", lambda ids: str(self._tokenizer.decode(ids))
-        found = ids_after(self._plain, decode, prompts.TAIL, after, [after, text])
+        found = ids_after(self.plain_ids, decode, prompts.TAIL, after, [after, text])
         if found is not None:
             return found
         raise ModelError(f"the tokenizer cannot represent the answer '{text}' after 'Answer:'")
@@ -268,7 +269,7 @@ class ExampleTokenizer:
         A causal model's prompt has no end token, as its answer follows, and at most one BOS, even if the tokenizer
         adds two.
         """
-        plain = self._plain(prompts.TAIL)
+        plain = self.plain_ids(prompts.TAIL)
         whole: list[int] = self._tokenizer(prompts.TAIL, verbose=False)["input_ids"]
         start = next(
             (i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain), None
@@ -278,9 +279,9 @@ class ExampleTokenizer:
         before, after = whole[:start], whole[start + len(plain) :]
         return (list(dict.fromkeys(before)), []) if not self.encoder_decoder else (before, after)
 
-    def _plain(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenize([text])["input_ids"][0]
-        return ids
+    def plain_ids(self, text: str) -> list[int]:
+        """The ids of any text, without special tokens."""
+        return list(self._tokenize([text])["input_ids"][0])
 
     def _tokenize(self, texts: list[str], *, offsets: bool = False) -> Mapping[str, Any]:
         """input_ids of each text, without special tokens; with offsets also offset_mapping, each token's characters."""

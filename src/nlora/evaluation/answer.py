@@ -16,6 +16,7 @@ from nlora.config.outside_code import one_line
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Problem, RunError
 from nlora.evaluation.choices import METRIC_NAMES, Metric
+from nlora.evaluation.edit_metrics import edit_similarity, sari
 from nlora.evaluation.per_label import LabelCounts, Pair, count_labels, macro_f1
 from nlora.evaluation.text_metrics import exact_match, normalize, rouge_l, told_apart
 
@@ -62,6 +63,10 @@ class Answer:
         """
         if metric == "rougeL" and not self.exact:
             return max(rouge_l(self.prediction, answer) for answer in self.accepted)
+        if metric == "edit_similarity":
+            return max(edit_similarity(self.prediction, answer) for answer in self.accepted)
+        if metric == "sari":
+            return sari(self.text, self.prediction, self.accepted)
         if metric in METRIC_NAMES:
             return float(self.is_right)
         if self.own_score is None:

@@ -15,7 +15,13 @@ from nlora.data.task import Task
 Decode = Literal["labels", "generate"]
 Metric = str
 """A key of METRIC_NAMES, or a function of the user's own: `mine.py:score`."""
-METRIC_NAMES: dict[Metric, str] = {"exact_match": "exact match", "macro_f1": "macro-F1", "rougeL": "ROUGE-L"}
+METRIC_NAMES: dict[Metric, str] = {
+    "exact_match": "exact match",
+    "macro_f1": "macro-F1",
+    "rougeL": "ROUGE-L",
+    "edit_similarity": "edit similarity",
+    "sari": "SARI",
+}
 DECODE_NAMES: dict[Decode, str] = {"labels": "the likeliest label", "generate": "the generated answer"}
 
 

@@ -1,7 +1,8 @@
 """Metrics of continual learning: average accuracy, backward and forward transfer, forgetting.
 
->>> summarize([[90.0, None], [70.0, 80.0]])
-{'average_accuracy': 75.0, 'backward_transfer': -20.0, 'forgetting': 20.0, 'forward_transfer': None}
+>>> averages = summarize([[90.0, None], [70.0, 80.0]])
+>>> averages["average_accuracy"], averages["backward_transfer"], averages["forgetting"]
+(75.0, -20.0, 20.0)
 
 R is the accuracy matrix in percent: R[k][i] is the score on task i after stage k, both in the order of learning. If a
 formula needs a missing score, its result is None, because a mean over the other scores would be another quantity.
@@ -17,7 +18,7 @@ Row = Sequence[float | None]
 
 
 def summarize(R: Sequence[Row], *, zero_shot: Row | None = None) -> dict[str, float | None]:
-    """The four metrics of an accuracy matrix in percent. Each is a mean over tasks, not over examples.
+    """The metrics of an accuracy matrix in percent. Each is a mean over tasks, not over examples.
 
     R: T rows of T scores (fewer rows while a run is in progress); R[k-1][i-1] is the score on task i after stage k,
         None if it was not evaluated.
@@ -27,11 +28,13 @@ def summarize(R: Sequence[Row], *, zero_shot: Row | None = None) -> dict[str, fl
 
     - average_accuracy  = 1/T     Σ_{i=1..T}   R[T][i]
     - backward_transfer = 1/(T-1) Σ_{i=1..T-1} (R[T][i] - R[i][i])
+    - backward_transfer_over_all = 1/T Σ_{i=1..T} (R[T][i] - R[i][i]), of which the last term is 0
     - forgetting        = 1/(T-1) Σ_{i=1..T-1} (max_{i<=k<T} R[k][i] - R[T][i])
     - forward_transfer  = 1/(T-1) Σ_{i=2..T}   (R[i-1][i] - R_0[i])
 
-    The last three are None for a single task. Sources: Lopez-Paz and Ranzato (arXiv 1706.08840) for the
-    transfers, Chaudhry et al. (arXiv 1801.10112) for forgetting.
+    All but the first are None for a single task. Sources: Lopez-Paz and Ranzato (arXiv 1706.08840) for the
+    transfers, Chaudhry et al. (arXiv 1801.10112) for forgetting. Some papers divide backward transfer by T: the code of
+    SAPT does (score.py of github.com/circle-hit/SAPT).
 
     Raises ValueError, with row and column (from 1), if there are no rows, rows of different lengths, more rows than
     tasks, or an entry that is not a number from 0 to 100.
@@ -49,9 +52,11 @@ def summarize(R: Sequence[Row], *, zero_shot: Row | None = None) -> dict[str, fl
     columns = [[scores[k][i] for k in range(i, len(scores) - 1)] for i in earlier]
     best = [None if not column else _max(column) for column in columns]
     ahead = [scores[i - 1][i] if i <= len(scores) else None for i in range(1, stages)]
+    backward = _mean([_minus(last[i], diagonal[i]) for i in earlier])
     return {
         "average_accuracy": _mean(last),
-        "backward_transfer": _mean([_minus(last[i], diagonal[i]) for i in earlier]),
+        "backward_transfer": backward,
+        "backward_transfer_over_all": None if backward is None else backward * (stages - 1) / stages,
         "forgetting": _mean([_minus(best[i], last[i]) for i in earlier]),
         "forward_transfer": _mean([_minus(ahead[i], before[i + 1]) for i in earlier]),
     }

@@ -42,14 +42,17 @@ class Spread:
 MEASURES: Mapping[str, Callable[[Summary], float | None]] = {
     "average_accuracy": lambda s: s.average_accuracy,
     "backward_transfer": lambda s: s.backward_transfer,
+    "backward_transfer_over_all": lambda s: s.backward_transfer_over_all,
     "forgetting": lambda s: s.forgetting,
     "forward_transfer": lambda s: s.forward_transfer,
     "collision_rate": lambda s: None if s.collision is None else 100 * s.collision.average_rate,
+    "perplexity_change": lambda s: s.perplexity_change,
     "trained_parameters": lambda s: s.trained_parameters,
     "train_seconds": lambda s: sum(s.train_seconds) if s.train_seconds else None,
     "peak_memory_bytes": lambda s: s.peak_memory_bytes,
 }
-"""Functions from a run's summary to a number. Scores, transfers and the collision rate are percentages."""
+"""Functions from a run's summary to a number. Scores, transfers, the collision rate and the change of the perplexity
+are percentages."""
 
 
 Status = Literal["complete", "running", "stopped", "published"]

@@ -59,6 +59,8 @@ COLUMNS = (
     Column("forward_transfer", "FWT", _change,
            "FWT: forward transfer, mean gain on the later tasks before each was learned."),
     Column("collision_rate", "collision", _score, ""),  # the comparison has a note with the threshold
+    Column("perplexity_change", "perplexity", lambda s: f"{_change(s)} %",
+           "perplexity: change on plain text from before the first to after the last task; higher is worse."),
     Column("trained_parameters", "trained", lambda s: f"{s.mean:,.0f}", "trained: parameters per task."),
     Column("train_seconds", "training", lambda s: duration(s.mean),
            "training: time for all tasks, without scoring; mean over seeds."),

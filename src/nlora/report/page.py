@@ -28,6 +28,7 @@ from nlora.report.sections.collisions import collisions
 from nlora.report.sections.costs import cost
 from nlora.report.sections.examples import forgotten, repeat
 from nlora.report.sections.files import files
+from nlora.report.sections.general import general
 from nlora.report.sections.header import facts_and_differences, title_of
 from nlora.report.sections.labels import scores_by_label
 from nlora.report.sections.results import results
@@ -62,6 +63,7 @@ def render(runs: Sequence[RunFiles], base: str | None = None) -> str:
         scores_by_stage(variants, answers),
         *scores_by_label(variants, answers),
         *(_of_the_first(section, variants) for section in routing(firsts)),
+        *(_of_the_first(section, variants) for section in general(firsts)),
         training(variants),
         _of_the_first(collisions(firsts), variants),
         forgotten(runs),

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nlora.report.formatting import change, duration, score
+from nlora.runs.general_scores import harness_rows
 from nlora.runs.summary import Score, Summary
 
 MOST_NAMED_COLUMNS = 6
@@ -35,6 +36,8 @@ def accuracy_table(summary: Summary) -> Table:
     table.add_row(_matrix(summary))
     for line in _averages(summary):
         table.add_row(line)
+    for line in _general(summary):
+        table.add_row(Text(line))
     if summary.routing is not None:
         table.add_row(f"router: {summary.routing.words}")
     for note in summary.notes:
@@ -96,13 +99,37 @@ def _matrix(summary: Summary) -> Table:
     for number, task in enumerate(summary.tasks, start=1):
         heading = Text(task) if named else Text(f"{number:>2}")
         matrix.add_column(heading, overflow="fold", no_wrap=not named)
+    untouched, *perplexities = _perplexities(summary)
+    if has_text := untouched or any(perplexities):
+        matrix.add_column(Text("perplexity"), justify="right", no_wrap=True)
     for k, (task, row) in enumerate(zip(summary.tasks, summary.R, strict=True)):
         cells = [_cell(value, is_new=i == k, digits=digits) for i, value in enumerate(row)]
-        matrix.add_row(_row_name(f"{k + 1} {task}"), *cells)
-    if summary.zero_shot is not None:
-        zeros = [_cell(value, is_new=False, digits=digits) for value in summary.zero_shot]
-        matrix.add_row(_row_name("no training"), *zeros)
+        matrix.add_row(_row_name(f"{k + 1} {task}"), *cells, *(perplexities[k : k + 1] if has_text else ()))
+    if summary.zero_shot is not None or has_text:
+        zeros = summary.zero_shot or [None] * len(summary.tasks)
+        shown = [_cell(value, is_new=False, digits=digits) for value in zeros]
+        matrix.add_row(_row_name("no training"), *shown, *([untouched] if has_text else []))
     return matrix
+
+
+def _perplexities(summary: Summary) -> list[str]:
+    """Of the untouched model, then of each stage; empty texts for what is not known."""
+    known = [None if scores is None else scores.perplexity for scores in summary.general]
+    shown = ["" if value is None else f"{value:.2f}" for value in known]
+    return [*shown, *[""] * (len(summary.tasks) + 1 - len(shown))]
+
+
+def _general(summary: Summary) -> list[str]:
+    """What became of what the model knew before."""
+    lines = []
+    if summary.perplexity_change is not None:
+        lines.append(f"perplexity {change(summary.perplexity_change)} %  (last row - no training, of that)")
+    for (task, metric), row in harness_rows(summary.general).items():
+        known = [f"{value:.3f}" for value in row if value is not None]
+        lines.append(
+            f"{task} {metric} {' -> '.join(dict.fromkeys((known[0], known[-1])))}  (no training -> last stage)"
+        )
+    return lines
 
 
 def _cell(value: Score, *, is_new: bool, digits: int) -> Text:
@@ -129,6 +156,11 @@ def _averages(summary: Summary) -> list[str]:
     lines = [
         ("average accuracy", score(summary.average_accuracy), f"mean over {tasks} tasks of the last row"),
         ("backward transfer", change(summary.backward_transfer), f"mean over {earlier} of last row - *"),
+        (
+            "backward transfer over T",
+            change(summary.backward_transfer_over_all),
+            f"the same sum divided by all {tasks} tasks, as in SAPT",
+        ),
         ("forgetting", score(summary.forgetting), f"mean over {earlier} of best score - last row"),
         (
             "forward transfer",

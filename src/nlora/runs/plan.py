@@ -41,6 +41,7 @@ from nlora.runs.checks import (
     scorer_problems,
     serve_problems,
 )
+from nlora.runs.general import GeneralPlan, general_plan
 from nlora.runs.replay_plan import planned_examples, replay_problems
 from nlora.runs.run_yaml import folder_problem
 from nlora.runs.stage_examples import StageExamples, stage_examples
@@ -60,6 +61,7 @@ class Plan:
     """A checked run: everything it needs except the model's weights.
 
     trained_parameters: those of one stage, unless it trains weights. adopted: adapters from elsewhere, by stage.
+    general: what is measured beside the tasks, if anything.
     """
 
     config: Config
@@ -72,6 +74,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     trained_parameters: int
     adopted: Mapping[int, Adopted] = field(default_factory=dict)
+    general: GeneralPlan | None = None
 
     @property
     def encoded(self) -> tuple[TokenizedExamples, ...]:
@@ -132,8 +135,11 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         encoder = _collect(problems, lambda: make_encoder(config, positions))
         problems += fsdp_problems(config, methods, skeleton, layout[0] if layout else ())
         problems += position_problems(config, methods, positions)
+    general = None
     if encoder is not None:
         problems += family_problems(config, encoder.encoder_decoder)
+        folders = [Path(), loaded.base_folder]
+        general = _collect(problems, lambda: general_plan(config, folders, encoder, positions))
     problems += [
         *missing_extras(config),
         *quantize_problems(config, methods),
@@ -166,7 +172,8 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
     modules, parameters, trained = layout
-    stages = stage_plans(config, tasks, methods, encoder, examples, cut, parameters)
+    measured = 0 if general is None else general.tokens
+    stages = stage_plans(config, tasks, methods, encoder, examples, cut, parameters, measured)
     return Plan(
         config,
         tuple(tasks),
@@ -178,6 +185,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         stages,
         trained,
         adopted,
+        general,
     )
 
 

@@ -20,9 +20,11 @@ FREE = frozenset(
         "train.save_every",
         "evaluate.batch_size",
         "evaluate.zero_shot",
+        "evaluate.general",
     }
 )
-"""Keys that change neither an update nor a score, apart from rounding. `evaluate.zero_shot` adds scores."""
+"""Keys that change neither an update nor a score, apart from rounding. `evaluate.zero_shot` adds scores, and
+`evaluate.general` other numbers, of which `nlora.runs.general` refuses those that would not compare."""
 
 
 def fixed_parts(

@@ -25,6 +25,7 @@ from nlora.models.processes import from_main
 from nlora.runs.auto_weight import with_chosen_weight
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
+from nlora.runs.general import GeneralProbe
 from nlora.runs.hardest import keep_hardest, with_hardest
 from nlora.runs.layout import ADAPTER
 from nlora.runs.plan import Plan
@@ -85,6 +86,8 @@ def learn_sequence(
     ):
         answers = _answer(ServedModel(plan.methods[0], history, evaluator), new, 0, progress)
         run.write_zero_shot(known | scores_of(new, answers, records), records)
+    general = GeneralProbe(plan.general, backbone, history, run, progress)
+    general.before()
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if repair is not None:
             repair.prepare(stage)
@@ -142,6 +145,7 @@ def learn_sequence(
                     is_adopted=adopted is not None,
                     notes=notes,
                     examples=plan.examples[stage - 1],
+                    general=general.after(stage, task.name, method),
                 )
                 progress.stage_done(stage, task.name, scores)
                 _say(notes, stage, task.name, progress)

@@ -44,11 +44,12 @@ def stage_plans(
     examples: Sequence[StageExamples],
     cut_test: Sequence[int],
     parameters: int,
+    general_tokens: int = 0,
 ) -> tuple[StagePlan, ...]:
     """One plan per task.
 
     examples: of each stage. cut_test: how many test prompts of each task are shortened.
-    parameters: how many each token passes through.
+    parameters: how many each token passes through. general_tokens: of the text that is measured after every stage.
     """
     rate = time_estimate.flops_per_second(config.dtype)
     lengths = [_lengths(stage.tokens, encoder) for stage in examples]
@@ -88,6 +89,11 @@ def stage_plans(
                 rows=rows,
                 passes=len(tasks[i].test) / rows,
                 rate=rate,
+            )
+        if general_tokens:  # the first stage comes with the untouched model
+            passes = 1 if index else 2
+            seconds += time_estimate.score_seconds(
+                parameters=parameters, tokens=general_tokens, shared=0, rows=1, passes=passes, rate=rate
             )
         stages.append(
             StagePlan(

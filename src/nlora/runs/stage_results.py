@@ -16,6 +16,7 @@ from nlora.evaluation.choices import Metric
 from nlora.evaluation.evaluator import Answers
 from nlora.models.processes import by_main
 from nlora.runs.folder import RunFolder, write_stage_record
+from nlora.runs.general_scores import GeneralScores
 from nlora.runs.released_files import (
     Prediction,
     label_results,
@@ -97,10 +98,12 @@ def write_stage(
     is_adopted: bool = False,
     notes: Sequence[str] = (),
     examples: StageExamples | None = None,
+    general: GeneralScores | None = None,
 ) -> dict[str, float]:
     """Write a stage's result files and its record into its folder; returns its scores by task.
 
-    notes: from `nlora.runs.stage_notes`. examples: what it was trained on.
+    notes: from `nlora.runs.stage_notes`. examples: what it was trained on. general: what
+    its model knew before.
     answers, records: by task name. Tasks may be decoded differently (free text is always generated); the files
     list every kind, joined by '+'.
     """
@@ -136,6 +139,7 @@ def write_stage(
                 [task.name for task in tasks[:stage]],
                 {name: given.guesses for name, given in answers.items() if given.guesses is not None},
             ),
+            general=general,
         ),
     )
     return scores

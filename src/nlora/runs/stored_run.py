@@ -9,6 +9,7 @@ from pathlib import Path
 from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.runs.checksums import weights_digest
+from nlora.runs.general_scores import GeneralScores, read_before
 from nlora.runs.layout import ADAPTER, OUTPUTS, STAGE_FILE, stage_name, unfinished
 from nlora.runs.resume_points import stage_folder
 from nlora.runs.stage_files import read_zero_shot, trained_task
@@ -79,6 +80,10 @@ class StoredRun:
         found = read_zero_shot(self.folder)
         return None if found is None else found[0]
 
+    def general_before(self) -> GeneralScores | None:
+        """What the untouched model knew; None if it was not measured (yet)."""
+        return read_before(self.folder)
+
     def scored_records(self) -> list[tuple[int, dict[str, TaskRecord]]]:
         """For each stage that scored (0: before any training), the records of its tasks; {} from an older version."""
         before = read_zero_shot(self.folder)
@@ -108,7 +113,12 @@ class StoredRun:
     def _summary_now(self, collision: Collision | None) -> Summary:
         records = [self.stage_record(stage) for stage in self.committed_stages()]
         return summary_of(
-            self.config, records, zero_shot=self.zero_shot(), versions=self.versions, collision=collision
+            self.config,
+            records,
+            zero_shot=self.zero_shot(),
+            general_before=self.general_before(),
+            versions=self.versions,
+            collision=collision,
         )
 
     def _record_in(self, folder: Path, stage: int) -> StageRecord:

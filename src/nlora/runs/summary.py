@@ -18,6 +18,7 @@ from nlora.errors import RunError
 from nlora.evaluation.choices import Decode, Metric, both_or_all, scoring_words
 from nlora.evaluation.continual_metrics import summarize
 from nlora.runs.atomic import write_json
+from nlora.runs.general_scores import General, GeneralScores, general_of, perplexity_change
 from nlora.runs.routing import Routing
 from nlora.runs.task_records import ExamplesRecord, TaskRecord
 
@@ -25,7 +26,7 @@ SUMMARY_FILE = "summary.json"
 SCHEMA: Literal[1] = 1
 
 _FROM_STAGES = ("status", "tasks", "R", "zero_shot", "average_accuracy", "backward_transfer", "forgetting",
-                "forward_transfer", "train_seconds", "routing")  # fmt: skip
+                "forward_transfer", "train_seconds", "routing", "general")  # fmt: skip
 """Keys that follow from the stages' records, in files of every version."""
 
 Score = float | None
@@ -75,6 +76,7 @@ class Summary(BaseModel):
     backward_transfer: Score = Field(
         None, description="Mean over the T-1 earlier tasks: last row - diagonal."
     )
+    backward_transfer_over_all: Score = Field(None, description="The same sum, divided by T, as SAPT does.")
     forgetting: Score = Field(None, description="Mean over the T-1 earlier tasks: best score - last row.")
     forward_transfer: Score = Field(None, description="Mean over the T-1 later tasks: just before - R[0].")
     collision: Collision | None = None
@@ -116,6 +118,8 @@ class Summary(BaseModel):
     routing: Routing | None = Field(
         None, description="How well the latest stage guessed the tasks; null if none was guessed."
     )
+    general: General = Field((), description="What the model knew before: untouched, then after each stage.")
+    perplexity_change: float | None = Field(None, description="From untouched to the last stage, in percent.")
 
     @property
     def method_label(self) -> str:
@@ -182,6 +186,7 @@ class StageRecord(BaseModel):
         default_factory=dict, description="Records of the scored tasks; empty in files of older versions."
     )
     routing: Routing | None = Field(None, description="How well tasks were guessed; null if none was.")
+    general: GeneralScores | None = Field(None, description="What it knew before; null if not measured.")
 
 
 def summary_of(
@@ -189,13 +194,15 @@ def summary_of(
     records: Sequence[StageRecord],
     *,
     zero_shot: Mapping[str, float] | None = None,
+    general_before: GeneralScores | None = None,
     versions: Mapping[str, str] | None = None,
     collision: Collision | None = None,
 ) -> Summary:
     """The summary of the stages committed so far. The averages are None until all stages are.
 
-    records: of stages 1, 2, ... in order. zero_shot: the scores before any training, by task.
+    records: of stages 1, 2, ... in order. zero_shot (scores by task), general_before: of the untouched model.
     """
+    general = general_of(general_before, [record.general for record in records])
     tasks = tuple(task.name for task in config.tasks)
     complete = len(records) == len(tasks)
     scores = [record.scores for record in records] + [{}] * (len(tasks) - len(records))
@@ -235,6 +242,8 @@ def summary_of(
         },
         serve=config.serve,
         routing=next((r.routing for r in reversed(records) if r.routing is not None), None),
+        general=general,
+        perplexity_change=perplexity_change(general) if complete else None,
         notes=tuple(f"stage {r.stage}, {r.task}: {note}" for r in records for note in r.notes),
     )
 

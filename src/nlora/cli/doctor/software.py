@@ -28,6 +28,7 @@ EXTRAS = {
     "slurm": "a sweep on a Slurm cluster, runner: slurm",
     "figures": "figures as PDF, nlora report --figures",
     "quant": "backbones in 4 or 8 bits, quantize",
+    "harness": "tasks of lm-evaluation-harness, evaluate.general.harness",
     "router": "answers without a task's name, serve: routed",
 }
 """The extras of the package -> what they are for."""

@@ -95,6 +95,9 @@ def _facts(variant: Variant, answers: PageAnswers) -> list[tuple[str, str, str]]
                 "mean over pairs of tasks: share of weights that both updates change by more than the threshold",
             )
         )
+    if summary.perplexity_change is not None:
+        meaning = "of plain text, from before the first to after the last task; higher is worse"
+        facts.append((f"{change(summary.perplexity_change)}\u00a0%", "perplexity", meaning))
     return [fact for fact in facts if fact[0] != "–"]
 
 

@@ -59,6 +59,10 @@ def _table(found: Compared) -> Table:
     if any(variant.first.interference for variant in variants):
         note += " Collision rate: mean over pairs of tasks of the share of weights that both updates change by more "
         note += "than the run's threshold."
+    if any(variant.first.summary.perplexity_change is not None for variant in variants):
+        note += (
+            " Perplexity: change on plain text from before the first to after the last task; higher is worse."
+        )
     return Table(
         "The runs side by side",
         tuple(columns[i][0] for i in kept),
@@ -91,6 +95,7 @@ _MEASURES: Sequence[tuple[str, Measure, Callable[[Spread], str]]] = (
     ("forgetting", lambda r: r.summary.forgetting, lambda s: _signed(score(s.mean)) + _deviation(s)),
     ("forward transfer", lambda r: r.summary.forward_transfer, lambda s: change(s.mean) + _deviation(s)),
     ("collision rate", _rate, lambda s: share(s.mean)),
+    ("perplexity, %", lambda r: r.summary.perplexity_change, lambda s: change(s.mean) + _deviation(s)),
     ("trained parameters", lambda r: r.summary.trained_parameters, lambda s: f"{s.mean:,.0f}"),
     ("training", lambda r: sum(r.summary.train_seconds), lambda s: duration(s.mean)),
     ("peak memory", lambda r: r.summary.peak_memory_bytes, lambda s: memory(round(s.mean))),
