@@ -63,7 +63,7 @@ def test_the_page_of_several_runs(tmp_path: Path) -> None:
     assert [row[:2] for row in table_of(root, "Tasks of lm-evaluation-harness")] == [
         ["kept, arc_easy", "acc"]
     ]
-    assert [row[-4] for row in table_of(root, "The runs side by side")] == ["+30.0", "−5.0", "–"]
+    assert [row[-3] for row in table_of(root, "The runs side by side")] == ["+30.0", "−5.0", "–"]
 
 
 def test_runs_that_measured_nothing_have_no_such_section(tmp_path: Path) -> None:
