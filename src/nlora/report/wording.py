@@ -21,8 +21,8 @@ _DECODE = {
 
 
 def score(value: float | None) -> str:
-    """A percentage with one decimal, or a dash."""
-    return formatting.score(value) or "–"
+    """A percentage with one decimal, or a dash. Forgetting may be negative."""
+    return formatting.score(value).replace("-", "−") or "–"
 
 
 def change(value: float | None) -> str:

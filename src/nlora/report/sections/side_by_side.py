@@ -92,7 +92,7 @@ def _rate(run: RunFiles) -> float | None:
 
 _MEASURES: Sequence[tuple[str, Measure, Callable[[Spread], str]]] = (
     ("backward transfer", lambda r: r.summary.backward_transfer, lambda s: change(s.mean) + _deviation(s)),
-    ("forgetting", lambda r: r.summary.forgetting, lambda s: _signed(score(s.mean)) + _deviation(s)),
+    ("forgetting", lambda r: r.summary.forgetting, lambda s: score(s.mean) + _deviation(s)),
     ("forward transfer", lambda r: r.summary.forward_transfer, lambda s: change(s.mean) + _deviation(s)),
     ("collision rate", _rate, lambda s: share(s.mean)),
     ("perplexity, %", lambda r: r.summary.perplexity_change, lambda s: change(s.mean) + _deviation(s)),
@@ -101,10 +101,6 @@ _MEASURES: Sequence[tuple[str, Measure, Callable[[Spread], str]]] = (
     ("peak memory", lambda r: r.summary.peak_memory_bytes, lambda s: memory(round(s.mean))),
 )
 """The other columns of averages."""
-
-
-def _signed(text: str) -> str:
-    return text.replace("-", "−")
 
 
 def _averaged(measure: Measure, text: Callable[[Spread], str], variant: Variant) -> Cell:
