@@ -30,7 +30,17 @@ from nlora.runs.memory_estimate import estimate_memory
 from nlora.runs.plan import make_plan
 from nlora.training.peak_memory import peak_memory_bytes
 
-PARTS = ("process", "weights", "adapter", "optimizer", "earlier", "originals", "training", "scoring")
+PARTS = (
+    "process",
+    "weights",
+    "loading",
+    "adapter",
+    "optimizer",
+    "earlier",
+    "originals",
+    "training",
+    "scoring",
+)
 SHORT, LONG = ("train.max_source_tokens=128",), ("train.max_source_tokens=512",)
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "packed-2": ("smollm2", (*SHORT, "train.batch_size=2")),

@@ -61,6 +61,7 @@ def _parts(found: MemoryEstimate, size: Callable[[float], str]) -> str:
     }
     host = {
         "Python and data": found.process,
+        "the model's files while they are converted": found.loading,
         "earlier stages": found.earlier,
         "original weights": found.originals,
     }

@@ -43,7 +43,8 @@ _QUANTIZED_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 class MemoryEstimate:
     """The bytes that a run needs at once, by what they are for.
 
-    process: this process without the model: Python, torch, libraries, data. weights: the backbone's.
+    process: this process without the model: Python, torch, libraries, data. weights: the backbone's. loading: the
+    pages of the model's files, where their weights have to be converted; they are there while the model is loaded.
     adapter: what a stage trains. optimizer: AdamW's averages. earlier: what is kept of earlier stages (updates, a
     method's memory). originals: the original weights for merging, which all processes of a machine share. training:
     activations and gradients of the longest micro-batch, at their peak. scoring: keys, values and activations of the
@@ -54,6 +55,7 @@ class MemoryEstimate:
     processes: int
     process: int
     weights: int
+    loading: int
     adapter: int
     optimizer: int
     earlier: int
@@ -68,12 +70,14 @@ class MemoryEstimate:
         stage = max(self.adapter + self.optimizer + self.training, self.scoring)
         if self.device == "cuda":
             return self.weights + stage
-        return self.originals + self.processes * (self.process + self.weights + self.earlier + stage)
+        loading = self.processes * (self.process + self.weights) + self.loading
+        learning = self.originals + self.processes * (self.process + self.weights + self.earlier + stage)
+        return max(loading, learning)
 
     @property
     def host(self) -> int:
         """The machine's own memory that a run on GPUs needs: all processes, the weights while they are loaded."""
-        loading = self.processes * (self.process + self.weights)
+        loading = self.processes * (self.process + self.weights) + self.loading
         return max(loading, self.originals + self.processes * (self.process + self.earlier))
 
     @property
@@ -109,6 +113,7 @@ def estimate_memory(
         processes=processes,
         process=used_bytes(),  # after the trace, which imports what a step imports (torch._dynamo)
         weights=weights,
+        loading=_converted_bytes(model, config),
         earlier=earlier,
         originals=originals,
         free=free_bytes(device),
@@ -126,6 +131,14 @@ def _weight_bytes(model: nn.Module, config: Config) -> int:
     linear = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head}
     wide = sum(w.numel() * w.element_size() for w in linear.values())
     return int(everything - wide + per_weight * sum(w.numel() for w in linear.values()))
+
+
+def _converted_bytes(model: Any, config: Config) -> int:
+    """The size of the model's files if their weights are not in the run's dtype: all processes map the same pages."""
+    stored = getattr(model.config, "dtype", None)
+    if not isinstance(stored, torch.dtype) or stored == getattr(torch, config.dtype):
+        return 0  # the pages are the weights
+    return sum(p.numel() for p in model.parameters()) * stored.itemsize
 
 
 def _sharded_bytes(model: nn.Module, processes: int) -> int:

@@ -14,7 +14,9 @@ def peak_memory_bytes() -> int:
     """Most memory used so far: of the GPU if there is one, else the resident size of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    if sys.platform == "linux":  # where ru_maxrss is never below the peak of the process that started this one
+    if (
+        sys.platform == "linux"
+    ):  # where ru_maxrss is never below the peak of the process that started this one
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         if found := re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE):
             return int(found[1]) * 1024
