@@ -138,7 +138,7 @@ def _converted_bytes(model: Any, config: Config) -> int:
     stored = getattr(model.config, "dtype", None)
     if not isinstance(stored, torch.dtype) or stored == getattr(torch, config.dtype):
         return 0  # the pages are the weights
-    return sum(p.numel() for p in model.parameters()) * stored.itemsize
+    return stored.itemsize * sum(int(p.numel()) for p in model.parameters())
 
 
 def _sharded_bytes(model: nn.Module, processes: int) -> int:
