@@ -4,7 +4,7 @@
     python benchmarks/memory.py --cases packed-8 t5-8     # some of them
 
 Each case is a run of two of the built-in tasks, in a process of its own, which trains on a few steps of each and then
-scores. The peak is the most resident memory that the process had (ru_maxrss). The estimate is made in a process of its
+scores. The peak is the most resident memory that the process had (VmHWM). The estimate is made in a process of its
 own as well, before the run. Models with random weights are made in a temporary folder: `mistral` has SmolLM2's shape
 and a sliding window, so its batches are padded; `t5` has t5-small's shape.
 """
@@ -12,7 +12,6 @@ and a sliding window, so its batches are padded; `t5` has t5-small's shape.
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,8 +28,19 @@ from nlora.models.backbone import load_tokenizer
 from nlora.runs.events import Progress
 from nlora.runs.memory_estimate import estimate_memory
 from nlora.runs.plan import make_plan
+from nlora.training.peak_memory import peak_memory_bytes
 
-PARTS = ("process", "weights", "adapter", "optimizer", "earlier", "training", "scoring")
+PARTS = (
+    "process",
+    "weights",
+    "loading",
+    "adapter",
+    "optimizer",
+    "earlier",
+    "originals",
+    "training",
+    "scoring",
+)
 SHORT, LONG = ("train.max_source_tokens=128",), ("train.max_source_tokens=512",)
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "packed-2": ("smollm2", (*SHORT, "train.batch_size=2")),
@@ -104,7 +114,7 @@ def loaded(options: argparse.Namespace) -> LoadedConfig:
 def peak_alone(options: argparse.Namespace) -> dict[str, Any]:
     """What the run of one case needed, in this process."""
     learn(loaded(options), Progress())
-    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"peak": peak_memory_bytes()}
 
 
 def estimate_alone(options: argparse.Namespace) -> dict[str, Any]:

@@ -93,11 +93,13 @@ def test_weights_adapter_and_optimizer_are_counted_exactly(
     assert found.adapter == 4 * plan.trained_parameters
     assert found.optimizer == 2 * found.adapter
     # The second stage keeps the first one's update, and the original weights of the layers that it is merged into.
-    originals = 4 * sum(m.in_features * m.out_features for m in plan.modules)
-    assert found.earlier == originals + found.adapter
+    assert found.earlier == found.adapter
+    assert found.originals == 4 * sum(m.in_features * m.out_features for m in plan.modules)
     narrow = estimate_memory(plan, changed(plan.config, {"dtype": "bfloat16"}), device="cpu")
     assert narrow.weights == pytest.approx(found.weights / 2, rel=0.01)
     assert narrow.adapter == found.adapter
+    # The files are in float32, so the weights have to be converted.
+    assert (found.loading, narrow.loading) == (0, sum(p.nbytes for p in model.parameters()))
 
 
 def test_on_a_gpu_modules_are_the_model_s_own_and_keep_more(
@@ -163,8 +165,8 @@ def test_smaller_batches_and_checkpointing_need_less(
 
 
 ESTIMATE = MemoryEstimate(
-    device="cpu", processes=1, process=10, weights=20, adapter=1, optimizer=2, earlier=3, training=64, scoring=16,
-    free=100,
+    device="cpu", processes=1, process=10, weights=20, loading=0, adapter=1, optimizer=2, earlier=3, originals=0,
+    training=64, scoring=16, free=100,
 )  # fmt: skip
 
 
@@ -172,8 +174,14 @@ def test_a_peak_is_that_of_training_or_of_scoring() -> None:
     assert ESTIMATE.peak == 10 + 20 + 3 + 1 + 2 + 64
     assert replace(ESTIMATE, scoring=70).peak == 10 + 20 + 3 + 70
     assert replace(ESTIMATE, processes=2).peak == 2 * ESTIMATE.peak
+    assert replace(ESTIMATE, loading=60).peak == ESTIMATE.peak
+    assert replace(ESTIMATE, processes=2, loading=200).peak == 2 * (10 + 20) + 200  # all map the same files
     gpu = replace(ESTIMATE, device="cuda", processes=2)
     assert (gpu.peak, gpu.host) == (20 + 1 + 2 + 64, 2 * (10 + 20))
+    # All processes of a machine share the original weights, which are in its own memory.
+    assert replace(ESTIMATE, processes=2, originals=50).peak == 2 * ESTIMATE.peak + 50
+    assert replace(gpu, originals=50).peak == gpu.peak
+    assert replace(gpu, originals=50).host == 2 * (10 + 3) + 50
 
 
 def advice(plan: Plan, needs: Callable[[Any], dict[str, int]], free: int) -> str:

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from nlora.errors import AdapterError, ModelError
 from nlora.models.lora_factors import AdapterState, LoraFactors, stack
+from nlora.models.shared_tensors import once_per_machine
 from nlora.models.target_modules import in_and_out, is_quantized, linear_layer, shares_weight
 
 
 class MergedUpdates:
     """The target modules of a backbone, with a copy of their original weights on the CPU in their own dtype.
+
+    The processes of a machine that share a run share that copy; all of them have to activate the same updates.
 
     Works on the modules themselves, so the active updates may change while an adapter is attached. Raises ModelError
     for a module that is not a linear layer, is quantized, or shares its weight with another; for these, use
@@ -47,7 +50,7 @@ class MergedUpdates:
         for state in states:
             check_fits(state, self._modules)
         if states and not self._originals:
-            self._originals = {n: _weight(m).to("cpu", copy=True) for n, m in self._modules.items()}
+            self._originals = once_per_machine({n: _weight(m) for n, m in self._modules.items()})
         for name, original in self._originals.items():
             updates = [state[name] for state in states if name in state]
             module = self._modules[name]

@@ -271,6 +271,10 @@ def _join(launch: launchers.Launch) -> _Group:
             f"{here} processes were started on this machine, but only {count} GPU{'s' if count > 1 else ''} can be "
             "seen; start one process for each GPU"
         )
+    if (
+        not has_accelerator
+    ):  # Else accelerate's device is cpu:0, to which torch copies weights that a file is mapped for.
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
     # Without `cpu`, accelerate leaves each process alone on a machine without a GPU.
     state = PartialState(cpu=not has_accelerator, timeout=_PATIENCE)
     if state.num_processes != launch.size:

@@ -59,7 +59,12 @@ def _parts(found: MemoryEstimate, size: Callable[[float], str]) -> str:
         "activations of the longest batch": found.training,
         "or of scoring": found.scoring,
     }
-    host = {"Python and data": found.process, "earlier stages": found.earlier}
+    host = {
+        "Python and data": found.process,
+        "the model's files while they are converted": found.loading,
+        "earlier stages": found.earlier,
+        "original weights": found.originals,
+    }
     parts = stage if found.device == "cuda" else host | stage
     return "- " + ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
 

@@ -43,20 +43,23 @@ _QUANTIZED_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 class MemoryEstimate:
     """The bytes that a run needs at once, by what they are for.
 
-    process: this process without the model: Python, torch, libraries, data. weights: the backbone's.
-    adapter: what a stage trains. optimizer: AdamW's averages. earlier: what is kept of earlier stages (original
-    weights, updates, a method's memory). training: activations and gradients of the longest micro-batch, at their
-    peak. scoring: keys, values and activations of the longest prompts. free: what the device has for the run; None if
-    it is not there.
+    process: this process without the model: Python, torch, libraries, data. weights: the backbone's. loading: the
+    pages of the model's files, where their weights have to be converted; they are there while the model is loaded.
+    adapter: what a stage trains. optimizer: AdamW's averages. earlier: what is kept of earlier stages (updates, a
+    method's memory). originals: the original weights for merging, which all processes of a machine share. training:
+    activations and gradients of the longest micro-batch, at their peak. scoring: keys, values and activations of the
+    longest prompts. free: what the device has for the run; None if it is not there.
     """
 
     device: Device
     processes: int
     process: int
     weights: int
+    loading: int
     adapter: int
     optimizer: int
     earlier: int
+    originals: int
     training: int
     scoring: int
     free: int | None
@@ -67,12 +70,15 @@ class MemoryEstimate:
         stage = max(self.adapter + self.optimizer + self.training, self.scoring)
         if self.device == "cuda":
             return self.weights + stage
-        return self.processes * (self.process + self.weights + self.earlier + stage)
+        loading = self.processes * (self.process + self.weights) + self.loading
+        learning = self.originals + self.processes * (self.process + self.weights + self.earlier + stage)
+        return max(loading, learning)
 
     @property
     def host(self) -> int:
         """The machine's own memory that a run on GPUs needs: all processes, the weights while they are loaded."""
-        return self.processes * (self.process + max(self.weights, self.earlier))
+        loading = self.processes * (self.process + self.weights) + self.loading
+        return max(loading, self.originals + self.processes * (self.process + self.earlier))
 
     @property
     def fits(self) -> bool:
@@ -100,14 +106,16 @@ def estimate_memory(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     give_fake_tensors(model, mode, getattr(torch, config.dtype))
     weights = _sharded_bytes(model, processes) if config.fsdp else _weight_bytes(model, config)
-    kept = _kept_of_earlier(plan, config, model)
+    earlier, originals = _kept_of_earlier(plan, config, model)
     parts = TracedRun(plan, config, model, mode, paths, device, processes).parts()
     return MemoryEstimate(
         device=device,
         processes=processes,
         process=used_bytes(),  # after the trace, which imports what a step imports (torch._dynamo)
         weights=weights,
-        earlier=kept,
+        loading=_converted_bytes(model, config),
+        earlier=earlier,
+        originals=originals,
         free=free_bytes(device),
         **parts,
     )
@@ -125,6 +133,14 @@ def _weight_bytes(model: nn.Module, config: Config) -> int:
     return int(everything - wide + per_weight * sum(w.numel() for w in linear.values()))
 
 
+def _converted_bytes(model: Any, config: Config) -> int:
+    """The size of the model's files if their weights are not in the run's dtype: all processes map the same pages."""
+    stored = getattr(model.config, "dtype", None)
+    if not isinstance(stored, torch.dtype) or stored == getattr(torch, config.dtype):
+        return 0  # the pages are the weights
+    return stored.itemsize * sum(int(p.numel()) for p in model.parameters())
+
+
 def _sharded_bytes(model: nn.Module, processes: int) -> int:
     """A process's share of the weights, and the whole ones that it has during a pass.
 
@@ -137,22 +153,22 @@ def _sharded_bytes(model: nn.Module, processes: int) -> int:
     return min(everything // processes + whole, everything) if processes > 1 else everything
 
 
-def _kept_of_earlier(plan: Plan, config: Config, model: nn.Module) -> int:
-    """What the last stage keeps of the earlier ones: original weights for merging, updates, a method's own tensors."""
+def _kept_of_earlier(plan: Plan, config: Config, model: nn.Module) -> tuple[int, int]:
+    """What the last stage keeps of the earlier ones (updates, a method's own tensors), and original weights."""
     method, stages = plan.methods[-1], len(plan.tasks)
     if stages == 1 or method.trains != "adapter":
-        return 0
+        return 0, 0
     r = config.lora.r
     updates = (stages - 1) * 4 * sum(r * (m.in_features + m.out_features) for m in plan.modules)
     layers = [linear_layer(model, module.name) for module in plan.modules]
     entries = sum(module.in_features * module.out_features for module in plan.modules)
     merges = config.dtype == "float32" and config.quantize is None and not config.fsdp
     merges = merges and not any(shares_weight(model, layer) for layer in layers)
-    originals = 4 * entries if merges else updates  # unmerged updates are kept once more, concatenated
+    concatenated = 0 if merges else updates  # unmerged updates are kept once more
     own = {
         "ewc": 4 * entries,  # Fisher information
         "magmax": 4 * entries,  # the merged update, while the model answers
         "inflora": 4
         * sum(module.in_features**2 for module in plan.modules),  # at most, if no layers share an input
     }
-    return updates + originals + own.get(method.name, 0)
+    return updates + concatenated + own.get(method.name, 0), 4 * entries if merges else 0
