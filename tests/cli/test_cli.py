@@ -136,7 +136,7 @@ def test_all_mistakes_of_the_configuration_come_first(
             r"config\.yaml:\d+: lora\.rank: unknown key",
             r"config\.yaml:\d+: tasks\.1\.trian: unknown key; did you mean 'train'",
             rf"config\.yaml:\d+: stages\.{first['name']}\.train\.learning_rate: must be a number > 0",
-            rf"config\.yaml:\d+: stages\.{first['name']}\.method\.penalty: must be update_l1 or factor_l1",
+            rf"config\.yaml:\d+: stages\.{first['name']}\.method\.penalty: must be update_l1, factor_l1 or update_l2",
             r"evaluate\.split=tset: must be test or validation",
             r"config\.yaml:\d+: method\.wieght: unknown key; did you mean 'weight'",
         ]

@@ -186,7 +186,7 @@ def test_ids_are_those_of_the_whole_prompt(make: Any, text: str, task: Task) -> 
     encoder = encoder_of(make)
     example = Example("0", text, "World")
     plain = ids(made(make), prompt(task, example))
-    assert encoder.prompt_ids(task, example) == [*encoder._before, *plain]
+    assert encoder.prompt_ids(task, example) == [*encoder.begin_ids, *plain]
 
 
 @pytest.mark.parametrize("make", SPLIT, ids=lambda make: make.__name__)

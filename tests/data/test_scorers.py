@@ -89,8 +89,8 @@ def test_the_metrics_of_labels(project: Path) -> None:
         ("rouge_l", "unknown metric 'rouge_l'; did you mean 'rougeL'?"),
         (
             "bleu",
-            "unknown metric 'bleu'; the metrics are accuracy, macro_f1, exact_match, rougeL, or a function of your "
-            "own: score.py:FUNCTION",
+            "unknown metric 'bleu'; the metrics are accuracy, macro_f1, exact_match, rougeL, edit_similarity, sari, "
+            "or a function of your own: score.py:FUNCTION",
         ),
         ("mine.py", "or a function of your own: mine.py:FUNCTION"),
         ("mine.py:", "'mine.py:' is neither file.py:FUNCTION nor module:FUNCTION"),

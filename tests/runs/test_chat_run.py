@@ -149,7 +149,8 @@ def test_the_page_and_check_show_the_conversation(config: Path, capsys: pytest.C
     assert "colors: its first conversation, with what is learned between « and »" in shown
     assert "<|im_start|>assistant\n«red<|im_end|>»\n<|im_start|>user\nand green?<|im_end|>" in shown
     page = (config.parent / "run" / "report.html").read_text(encoding="utf-8")
-    assert "chat template writes it" in page
+    assert "before the chat template writes it" in page
+    assert "assistant: red\nuser: and green?</pre>" in page
 
 
 def test_the_cache_knows_templates_apart(

@@ -22,6 +22,7 @@ from nlora.errors import RunError
 from nlora.report.comparison import compare
 from nlora.report.run_files import load_run
 from nlora.report.sections import costs
+from nlora.report.variants import variants_of
 from nlora.runs import preflight
 from nlora.runs.plan import make_plan
 from nlora.runs.replay_plan import replay_notes
@@ -147,7 +148,7 @@ def test_a_stage_says_what_it_replayed(hardest: Path) -> None:
     passes = [20 / counts[0], 20 / sum(counts)]
     assert [record.replay_passes for record in records] == [None, *map(pytest.approx, passes)]
     assert [stage.steps for stage in run.stages] == [6, 10, 10]
-    shown = str(costs.cost([run]))
+    shown = str(costs.cost(variants_of([run])))
     assert "examples of earlier tasks" in shown
     assert f"{sum(counts)} of 2 tasks, each {passes[1]:.3g} times" in shown
     config = load_config(hardest / "config.yaml").config

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from accelerate import PartialState
-from process_group import LIMIT_SECONDS, start
+from process_group import LIMIT_SECONDS, environments
 from torch import nn
 
+from forked_processes import forked
 from nlora.models import processes, shared_tensors
 from nlora.models.lora_factors import AdapterState, LoraFactors
 from nlora.models.merged_updates import MergedUpdates
@@ -89,15 +90,23 @@ def one_of_two(folder: Path) -> None:
 def test_two_processes_hold_the_originals_once_and_either_may_be_killed(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(temporary))
-        group = start(2, [__file__, str(tmp_path)], tmp_path, "torchrun")
+    group = [
+        forked(
+            one_of_two,
+            tmp_path,
+            environment=environment | {"TMPDIR": str(temporary)},
+            out=tmp_path / f"{rank}.txt",
+        )
+        for rank, environment in enumerate(environments(2, "torchrun"))
+    ]
     try:
-        statuses = [process.wait(LIMIT_SECONDS) for process in group]
+        for process in group:
+            process.join(LIMIT_SECONDS)
+        statuses = [process.exitcode for process in group]
     finally:
         for process in group:
             process.kill()
-            process.wait()
+            process.join()
     assert statuses == [-signal.SIGKILL, 0], (tmp_path / "1.txt").read_text()
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["equal"] == [True, True, True]
@@ -128,7 +137,3 @@ def test_a_process_that_cannot_see_the_others_keeps_copies_of_its_own(
     copy = shared_tensors.once_per_machine({"w": weight})["w"]
     weight.zero_()
     assert copy.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
-
-
-if __name__ == "__main__":
-    one_of_two(Path(sys.argv[1]))
