@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,6 +31,11 @@ TINY = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_atten
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_configure() -> None:
+    """nohup ignores SIGHUP, which the tests of signals send to their own process."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where processes share the tests, files with slow ones come first, so that none is left over at the end."""
     if hasattr(config, "workerinput"):
