@@ -26,7 +26,6 @@ from nlora.report.write import REPORT_FILE
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.follower import open_together
-from nlora.runs.freed_memory import return_freed_memory
 from nlora.runs.importing import importing
 from nlora.runs.layout import OUTPUTS, RUN_FILE
 from nlora.runs.plan import Plan, make_plan
@@ -46,7 +45,6 @@ def learn(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> 
 
     Raises InputErrors with all mistakes in data, model and method before anything is written.
     """
-    return_freed_memory()
     with processes.joined():
         return _learn(loaded, progress if processes.is_main() else Progress(), repair=repair)
 
