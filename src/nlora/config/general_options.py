@@ -11,7 +11,7 @@ DEFAULT_TEXT = "default"
 
 
 def text_in_words(name: str) -> str:
-    """What people are told of a text, by its name in the configuration.
+    """How messages call a text, by its name in the configuration.
 
     >>> text_in_words("default"), text_in_words("mine.txt")
     ('the text that comes with nlora', 'mine.txt')
