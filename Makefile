@@ -27,7 +27,7 @@ demo: venv
 # One thread for each of the processes that share the tests: with more, they would starve one another. They start many
 # others, which need not compile nlora, even where PYTHONDONTWRITEBYTECODE is set. Files are started in the order of
 # tests/conftest.py: the long ones first.
-TESTS := $(BIN)/python -m compileall -q src && OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+TESTS := $(BIN)/python -m compileall -q src && OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # mypy takes one core for most of a minute, so the tests begin beside it.
 test: lint venv

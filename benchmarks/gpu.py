@@ -30,7 +30,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ import measure
 from gpu_attention import attention
 from gpu_checks import checks
 from gpu_material import Row, Sizes
+from nlora.runs.signals import stopped_like_ctrl_c
 
 
 def _small_models(sizes: Sizes) -> Iterator[Row]:
@@ -143,18 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.together and (options.device == "cuda") != torch.cuda.is_available():
         parser.error("nlora takes the GPU; with CUDA_VISIBLE_DEVICES= there is none")
     end = time.monotonic() + options.seconds
-    with suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stops the section, too
     rows: list[Row] = []
-    for section in options.sections:
-        left = end - time.monotonic()
-        if left <= 0:
-            rows.append(Row(section, "all of it", "", "skipped: out of time"))
-        elif options.together:
-            rows += rows_of(section, sizes)
-        else:
-            rows += in_own_process(section, argv, options.device, left)
-        print(f"{section}: done", file=sys.stderr, flush=True)
+    with stopped_like_ctrl_c():  # SIGTERM stops the section, too
+        for section in options.sections:
+            left = end - time.monotonic()
+            if left <= 0:
+                rows.append(Row(section, "all of it", "", "skipped: out of time"))
+            elif options.together:
+                rows += rows_of(section, sizes)
+            else:
+                rows += in_own_process(section, argv, options.device, left)
+            print(f"{section}: done", file=sys.stderr, flush=True)
     table = measure.table(
         ["section", "what", "found", ""], [[r.section, r.what, r.value, r.verdict] for r in rows]
     )
