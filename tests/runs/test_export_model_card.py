@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -45,18 +46,29 @@ def test_the_card_has_the_scores_and_what_was_forgotten(finished_run: Runs, tmp_
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("family", ["llama", "t5", "gpt2"])
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-def test_the_cards_own_code_loads_the_export(
-    finished_run: Runs, tmp_path: Path, tiny_model: Any, family: str, form: str
+def test_the_cards_own_code_loads_the_export_and_asks_it(
+    finished_run: Runs,
+    tmp_path: Path,
+    tiny_model: Any,
+    capsys: pytest.CaptureFixture[str],
+    family: str,
+    form: str,
 ) -> None:
     export(finished_run(family), tmp_path / "out", ExportOptions(form))
     text = (tmp_path / "out" / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    load, ask = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     model = tiny_model(family)
-    code = code.replace("FOLDER", str(tmp_path / "out")).replace(f'"{model.name}"', f'"{model}"')
+    load = load.replace("FOLDER", str(tmp_path / "out")).replace(f'"{model.name}"', f'"{model}"')
+    stage = finished_run(family) / "outputs/2-animals/predict_eval_predictions.jsonl"
+    row = json.loads(stage.read_text().splitlines()[0])
     values: dict[str, Any] = {}
-    exec(code, values)
-    assert values["tokenizer"]("a").input_ids
-    assert values["model" if form != "sparse" else "base"] is not None
+    exec(load, values)
+    exec(ask.replace("A new text", row["Instance"]["sentence"]).replace("=50", "=3"), values)
+    capsys.readouterr()
+    asked = values["tokenizer"].batch_decode(values["inputs"].input_ids, skip_special_tokens=True)
+    assert asked == [row["Prompt"]]
+    assert values["prompts"].keys() == {"colors", "animals"}
+    assert values["output"].shape[1] > 1
 
 
 def test_names_of_base_models() -> None:

@@ -97,9 +97,10 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             generates=any(decode_of(task, config.evaluate) == "generate" for task in plan.tasks),
         )
         paths = agreed(processes.gather(paths))
+        tasks = "1 task" if len(plan.tasks) == 1 else f"{len(plan.tasks)} tasks"
         together = f" in {processes.size()} processes" if processes.size() > 1 else ""
         progress.say(
-            f"{config.name}: {config.method_label} learns {len(plan.tasks)} tasks on {config.model}{together}, "
+            f"{config.name}: {config.method_label} learns {tasks} on {config.model}{together}, "
             f"about {duration(plan.seconds)}"
         )
         alone = launchers.lone_note(os.environ)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nlora import __version__
 from nlora.evaluation.choices import metric_name
 from nlora.models.backbone import BUILTIN_MODEL
+from nlora.runs.export import stock_code
 from nlora.runs.export.options import FORMS
 from nlora.runs.run_yaml import read_run_file
 
@@ -123,9 +124,9 @@ def _text(export: Export) -> str:
         _checked(export),
         *([_thresholds(export)] if export.thresholds else []),
         "## How to load it",
-        f"```python\n{_loading(export)}\n```",
-        "Prompts must be those of the training; the file `predict_eval_predictions.jsonl` of each of the run's stages "
-        "has them as `Prompt`.",
+        f"```python\n{stock_code.loading(export, base)}\n```",
+        "## How to ask it",
+        _asked(export),
         "## Versions",
         _versions(export),
         "## Citation",
@@ -211,51 +212,18 @@ def _thresholds(export: Export) -> str:
     )
 
 
-def _loading(export: Export) -> str:
-    form = export.options.form
-    seq2seq = export.is_encoder_decoder
-    auto = "AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM"
-    imports = f"from transformers import AutoTokenizer, {auto}\n"
-    base = _base(export)
-    tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("{}")'
-    if form == "merged":
-        return f'{imports}\nmodel = {auto}.from_pretrained("FOLDER")\n{tokenizer.format("FOLDER")}'
-    lines = f'\nbase = {auto}.from_pretrained("{base}", dtype="float32")\n{tokenizer.format(base)}'
-    if form == "adapter":
-        return (
-            f'from peft import PeftModel\n{imports}{lines}\nmodel = PeftModel.from_pretrained(base, "FOLDER")'
-        )
-    if form == "adapters":
-        first, *others = export.adapters
-        lines += f'\nmodel = PeftModel.from_pretrained(base, "FOLDER/{first}", adapter_name="update_0")'
-        for i, name in enumerate(others, start=1):
-            lines += f'\nmodel.load_adapter("FOLDER/{name}", adapter_name="update_{i}")'
-        if export.checkpoint.method.serves_per_task and export.checkpoint.method.updates == "added":
-            lines += (
-                '\nmodel.set_adapter("update_0")  # of the first task; for a later one, with all before it'
-            )
-        elif export.checkpoint.method.needs_task:
-            lines += '\nmodel.set_adapter("update_0")  # the adapter of the task that a text belongs to'
-        elif export.checkpoint.method.updates == "continued":
-            lines += (
-                f'\nmodel.set_adapter("update_{len(others)}")  # the last one; each contains the ones before'
-            )
-        else:
-            active = ", ".join(f'"update_{i}"' for i in range(len(export.adapters)))
-            lines += f"\nmodel.base_model.set_adapter([{active}])  # their sum"
-        return f"from peft import PeftModel\n{imports}{lines}"
-    return (
-        f"import json\n\nimport torch\nfrom safetensors.torch import load_file\n{imports}{lines}\n"
-        'tensors = load_file("FOLDER/update.safetensors")\n'
-        'with open("FOLDER/sparse_config.json") as file:\n'
-        '    shapes = json.load(file)["shapes"]\n'
-        "for name, shape in shapes.items():\n"
-        "    update = torch.zeros(shape)  # (out, in)\n"
-        '    update.view(-1)[tensors[f"{name}.indices"].long()] = tensors[f"{name}.values"]\n'
-        "    layer = base.get_submodule(name)\n"
-        "    # A Conv1D, as GPT-2 has it, keeps its weight as (in, out).\n"
-        "    layer.weight.data += update if isinstance(layer, torch.nn.Linear) else update.T"
+def _asked(export: Export) -> str:
+    words = (
+        "It answers best to the prompts that it was trained on. Long texts were shortened until the prompt had at most "
+        f"{export.checkpoint.config.train.max_source_tokens} tokens."
     )
+    parts = [f"{words}\n\n```python\n{stock_code.asking(export)}\n```"] if export.prompts else []
+    if export.conversations:
+        parts.append(
+            f"Conversations ({', '.join(export.conversations)}) take `tokenizer.apply_chat_template(messages, "
+            "add_generation_prompt=True)` instead."
+        )
+    return "\n\n".join(parts)
 
 
 def _versions(export: Export) -> str:

@@ -21,6 +21,7 @@ class Export:
     size: bytes on the disk, without the model card and the record. examples: how many of each task were answered.
     run, scores: percent by task, of the run's own answers and of the export's, on these examples.
     different: how many answers differ from the run's, by task. notes: what to know, a line each.
+    prompts: what stands before and after each text, by task. conversations: the tasks whose texts have no such frame.
     """
 
     options: ExportOptions
@@ -32,6 +33,8 @@ class Export:
     scores: dict[str, float] = field(default_factory=dict)
     different: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    prompts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    conversations: list[str] = field(default_factory=list)
     adapters: list[str] = field(default_factory=list)
     dtype: str = "float32"
     is_encoder_decoder: bool = False

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlora.data.prompts import frame
 from nlora.errors import InputErrors, Problem
 from nlora.runs.checkpoint import Checkpoint, merged
 from nlora.runs.events import Progress
@@ -68,6 +69,9 @@ class Work:
                 "the run answered in 16 bits or with a quantized backbone, the export in float32 where it can; single "
                 "answers may differ"
             )
+        tasks = [checked.task for checked in self._tasks]
+        found.prompts = {task.name: frame(task) for task in tasks if not task.chat}
+        found.conversations = [task.name for task in tasks if task.chat]
         found.examples = {checked.task.name: len(checked.stored) for checked in self._tasks}
         found.run, found.scores = scores(self._tasks, stored), scores(self._tasks, answers)
         found.different = {

@@ -1,0 +1,69 @@
+"""Python code for users of an export who have stock libraries only: how to load it, and how to ask it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nlora.runs.export.result import Export
+
+
+def loading(export: Export, base: str) -> str:
+    """Code that loads `FOLDER`, where the export lies, over the backbone `base` if it needs one."""
+    form = export.options.form
+    seq2seq = export.is_encoder_decoder
+    auto = "AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM"
+    imports = f"from transformers import AutoTokenizer, {auto}\n"
+    tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("{}")'
+    if form == "merged":
+        return f'{imports}\nmodel = {auto}.from_pretrained("FOLDER")\n{tokenizer.format("FOLDER")}'
+    lines = f'\nbase = {auto}.from_pretrained("{base}", dtype="float32")\n{tokenizer.format(base)}'
+    if form == "adapter":
+        return (
+            f'from peft import PeftModel\n{imports}{lines}\nmodel = PeftModel.from_pretrained(base, "FOLDER")'
+        )
+    if form == "adapters":
+        first, *others = export.adapters
+        lines += f'\nmodel = PeftModel.from_pretrained(base, "FOLDER/{first}", adapter_name="update_0")'
+        for i, name in enumerate(others, start=1):
+            lines += f'\nmodel.load_adapter("FOLDER/{name}", adapter_name="update_{i}")'
+        if export.checkpoint.method.serves_per_task and export.checkpoint.method.updates == "added":
+            lines += (
+                '\nmodel.set_adapter("update_0")  # of the first task; for a later one, with all before it'
+            )
+        elif export.checkpoint.method.needs_task:
+            lines += '\nmodel.set_adapter("update_0")  # the adapter of the task that a text belongs to'
+        elif export.checkpoint.method.updates == "continued":
+            lines += (
+                f'\nmodel.set_adapter("update_{len(others)}")  # the last one; each contains the ones before'
+            )
+        else:
+            active = ", ".join(f'"update_{i}"' for i in range(len(export.adapters)))
+            lines += f"\nmodel.base_model.set_adapter([{active}])  # their sum"
+        return f"from peft import PeftModel\n{imports}{lines}"
+    return (
+        f"import json\n\nimport torch\nfrom safetensors.torch import load_file\n{imports}{lines}\n"
+        'tensors = load_file("FOLDER/update.safetensors")\n'
+        'with open("FOLDER/sparse_config.json") as file:\n'
+        '    shapes = json.load(file)["shapes"]\n'
+        "for name, shape in shapes.items():\n"
+        "    update = torch.zeros(shape)  # (out, in)\n"
+        '    update.view(-1)[tensors[f"{name}.indices"].long()] = tensors[f"{name}.values"]\n'
+        "    layer = base.get_submodule(name)\n"
+        "    # A Conv1D, as GPT-2 has it, keeps its weight as (in, out).\n"
+        "    layer.weight.data += update if isinstance(layer, torch.nn.Linear) else update.T"
+    )
+
+
+def asking(export: Export) -> str:
+    """Code that asks the loaded export with the prompt of its first task, and has the prompts of all."""
+    prompts = "".join(f"    {name!r}: {frame!r},\n" for name, frame in export.prompts.items())
+    model = "base" if export.options.form == "sparse" else "model"
+    answer = "output[0]" if export.is_encoder_decoder else "output[0, inputs.input_ids.shape[1] :]"
+    return (
+        f"prompts = {{  # by task: what stands before and after the text\n{prompts}}}\n"
+        f"before, after = prompts[{next(iter(export.prompts))!r}]\n"
+        'inputs = tokenizer(before + "A new text" + after, return_tensors="pt")\n'
+        f"output = {model}.generate(**inputs, max_new_tokens=50, do_sample=False)\n"
+        f"print(tokenizer.decode({answer}, skip_special_tokens=True).strip())"
+    )
