@@ -39,12 +39,18 @@ _QUANTIZED_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 """Per weight: NF4 codes, a byte for each block of 64, a float for 256 of these (arXiv 2305.14314); LLM.int8()."""
 
 
+_FREED = 64 * 2**20
+"""Freed blocks that malloc does not give back. The peaks of benchmarks/memory.py were 70 MiB, in the median, above what
+was alive at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
     """The bytes that a run needs at once, by what they are for.
 
-    process: this process without the model: Python, torch, libraries, data. weights: the backbone's. loading: the
-    pages of the model's files, where their weights have to be converted; they are there while the model is loaded.
+    process: this process without the model: Python, torch, libraries, data, and what malloc keeps. weights: the
+    backbone's. loading: the pages of the model's files, where their weights have to be converted; they are there while
+    the model is loaded.
     adapter: what a stage trains. optimizer: AdamW's averages. earlier: what is kept of earlier stages (updates, a
     method's memory). originals: the original weights for merging, which all processes of a machine share. training:
     activations and gradients of the longest micro-batch, at their peak. scoring: keys, values and activations of the
@@ -111,7 +117,7 @@ def estimate_memory(
     return MemoryEstimate(
         device=device,
         processes=processes,
-        process=used_bytes(),  # after the trace, which imports what a step imports (torch._dynamo)
+        process=used_bytes() + _FREED,  # after the trace, which imports what a step imports (torch._dynamo)
         weights=weights,
         loading=_converted_bytes(model, config),
         earlier=earlier,
