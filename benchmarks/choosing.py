@@ -1,6 +1,7 @@
 """Which method keeps the tasks? The tables of a sweep in which all methods have the same data, steps and seeds.
 
     python benchmarks/choosing.py runs/choosing/short                  # every method, and its difference to inclora
+    python benchmarks/choosing.py runs/choosing/claim                  # the same for each length of training
     python benchmarks/choosing.py runs/choosing/tuning --choose        # the best value of each method's option
 
 How a difference and its interval are computed: `nlora.runs.paired_bootstrap`.
@@ -9,6 +10,7 @@ How a difference and its interval are computed: `nlora.runs.paired_bootstrap`.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,8 @@ from nlora.runs.paired_bootstrap import Scored, difference, last_answers, scored
 from nlora.runs.summary import Summary, read_summary
 
 REFERENCE = "inclora"
+GRID = "-epochs="
+"""What stands in a run's name before a value of the sweep's grid."""
 
 
 def read_runs(folder: Path) -> dict[str, dict[int, Scored]]:
@@ -28,6 +32,18 @@ def read_runs(folder: Path) -> dict[str, dict[int, Scored]]:
         if summary.status == "complete":
             runs[summary.name][summary.seed] = scored(summary, last_answers(path, summary))
     return runs
+
+
+def measured_updates(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Of each finished run, by name: its updates' Frobenius norm, mean over the tasks, and the collision rate."""
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for path in sorted(path.parent for path in folder.glob("*/analysis.json")):
+        analysis = json.loads((path / "analysis.json").read_text(encoding="utf-8"))
+        summary = read_summary(path)
+        if summary.status == "complete" and analysis["average_collision_rate"] is not None:
+            norms = [adapter["frobenius"] for adapter in analysis["adapters"].values()]
+            found[summary.name].append((statistics.mean(norms), 100 * analysis["average_collision_rate"]))
+    return found
 
 
 def just_learned(summary: Summary) -> float | None:
@@ -46,10 +62,15 @@ def described(values: Sequence[float | None]) -> str:
     return f"{statistics.mean(known):.1f}{spread}"
 
 
-def row(name: str, runs: Mapping[int, Scored], reference: Mapping[int, Scored]) -> list[str]:
-    """One method's line."""
+def row(
+    name: str,
+    runs: Mapping[int, Scored],
+    reference: Mapping[int, Scored] | None,
+    updates: Sequence[tuple[float, float]],
+) -> list[str]:
+    """One method's line. reference: None for the method that the others are compared with."""
     summaries = [run.summary for run in runs.values()]
-    found = None if name == REFERENCE else difference(list(runs.values()), list(reference.values()))
+    found = difference(list(runs.values()), list(reference.values())) if reference else None
     shown = "-"
     if found is not None and found.interval is not None:
         shown = f"{found.mean:+.1f} ({found.interval.low:+.1f} to {found.interval.high:+.1f})"
@@ -60,6 +81,8 @@ def row(name: str, runs: Mapping[int, Scored], reference: Mapping[int, Scored]) 
         shown,
         described([s.backward_transfer for s in summaries]),
         described([just_learned(s) for s in summaries]),
+        described([norm for norm, _ in updates]),
+        described([rate for _, rate in updates]),
     ]
 
 
@@ -68,18 +91,22 @@ def _accuracy(run: Scored) -> float:
     return run.summary.average_accuracy
 
 
-def print_table(runs: Mapping[str, Mapping[int, Scored]]) -> None:
+def print_table(
+    runs: Mapping[str, Mapping[int, Scored]], updates: Mapping[str, Sequence[tuple[float, float]]]
+) -> None:
     """All methods, the best first."""
-    reference = runs.get(REFERENCE, {})
     print(
-        f"| method | seeds | average accuracy | minus {REFERENCE} (95 %) | backward transfer | just learned |"
+        f"| method | seeds | average accuracy | minus {REFERENCE} (95 %) | backward transfer | just learned "
+        "| update | collisions |"
     )
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     means = {
         name: statistics.mean(_accuracy(run) for run in of_name.values()) for name, of_name in runs.items()
     }
     for name in sorted(means, key=lambda name: -means[name]):
-        print("| " + " | ".join(row(name, runs[name], reference)) + " |")
+        reference = REFERENCE + "".join(name.partition(GRID)[1:])  # trained as long
+        others = runs.get(reference) if name != reference else None
+        print("| " + " | ".join(row(name, runs[name], others, updates.get(name, []))) + " |")
 
 
 def print_choices(runs: Mapping[str, Mapping[int, Scored]]) -> None:
@@ -107,7 +134,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     runs = read_runs(options.folder)
-    (print_choices if options.choose else print_table)(runs)
+    if options.choose:
+        print_choices(runs)
+    else:
+        print_table(runs, measured_updates(options.folder))
 
 
 if __name__ == "__main__":

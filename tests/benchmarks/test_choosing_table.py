@@ -1,0 +1,60 @@
+"""benchmarks/choosing.py prints the scores of each method, its difference to no protection, and the size of its updates."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers import learn, write_config
+from nlora.runs.summary import read_summary
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+def norm(adapter: Path, scaling: float) -> float:
+    """Frobenius norm of s·B·A over all modules."""
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    updates = [
+        scaling * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
+        for name in tensors
+        if "lora_A" in name
+    ]
+    return float(torch.stack([update.square().sum() for update in updates]).sum().sqrt())
+
+
+def test_a_method_is_compared_with_no_protection_that_trained_as_long(
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"), lora={"r": 4, "alpha": 8, "dropout": 0.0})
+    runs = tmp_path / "runs"
+    for epochs in (1, 3):
+        for method in ("inclora", "nlora"):
+            name = f"{method}-epochs={epochs}"
+            own = [f"name={name}", f"method={method}", f"train.epochs={epochs}", f"output_dir={runs / name}"]
+            learn(config, *own)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", ["choosing.py", str(runs)])
+    importlib.import_module("choosing").main()
+    lines = capsys.readouterr().out.splitlines()[2:]
+    rows = {line.split("|")[1].strip(" `"): [c.strip() for c in line.split("|")[2:-1]] for line in lines}
+    assert len(rows) == 4
+    for epochs in (1, 3):
+        plain, other = (read_summary(runs / f"{m}-epochs={epochs}") for m in ("inclora", "nlora"))
+        assert rows[f"inclora-epochs={epochs}"][:3] == ["1", f"{plain.average_accuracy:.1f}", "-"]
+        _, accuracy, minus, transfer, _, update, _ = rows[f"nlora-epochs={epochs}"]
+        assert accuracy == f"{other.average_accuracy:.1f}"
+        assert plain.average_accuracy is not None
+        assert other.average_accuracy is not None
+        assert minus.startswith(f"{other.average_accuracy - plain.average_accuracy:+.1f} (")
+        assert transfer == f"{other.backward_transfer:.1f}"
+        adapters = (runs / f"nlora-epochs={epochs}").glob("outputs/*/adapter")
+        assert update == f"{sum(norm(adapter, 2.0) for adapter in adapters) / 2:.1f}"
