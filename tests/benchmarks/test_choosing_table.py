@@ -1,4 +1,4 @@
-"""benchmarks/choosing.py prints the scores of each method, its difference to no protection, and the size of its updates."""
+"""benchmarks/choosing.py prints each method: its scores, its difference to no protection, the size of its updates."""
 
 from __future__ import annotations
 
