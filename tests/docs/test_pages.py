@@ -45,8 +45,10 @@ SUBSTITUTIONS = {
     "exports/mail": "exports/support",
     "path/to/adapter": "runs/support/outputs/1-tickets/adapter",
     "some/hub-adapter": "runs/support/outputs/2-urgency/adapter",
-    "nlora sweep benchmarks/five_tasks.yaml": f"nlora sweep {ROOT}/benchmarks/five_tasks.yaml --dry-run",
-    "nlora sweep benchmarks/choosing_short.yaml": f"nlora sweep {ROOT}/benchmarks/choosing_short.yaml --dry-run",
+    **{
+        f"nlora sweep benchmarks/{name}.yaml": f"nlora sweep {ROOT}/benchmarks/{name}.yaml --dry-run"
+        for name in ("five_tasks", "general", "choosing_short", "choosing_claim")
+    },
 }
 """What a page says -> what is run in its place, in this order."""
 
