@@ -21,7 +21,7 @@ from nlora.runs.summary import Summary, read_summary
 
 REFERENCE = "inclora"
 GRID = "-epochs="
-"""What stands in a run's name before a value of the sweep's grid."""
+"""In the name of a run, the number of epochs follows this."""
 
 
 def read_runs(folder: Path) -> dict[str, dict[int, Scored]]:

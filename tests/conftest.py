@@ -21,7 +21,7 @@ settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("quick")
 # Nothing in the tests may reach a hub; the one fetch of the built-in default goes to the package index.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# A fifth of a tiny run is waiting for the disk. Only a power cut would tell the difference.
+# Tiny runs would wait for the disk much of their time. Only a power cut would tell the difference.
 os.fsync = lambda descriptor: None
 
 TEXT = (

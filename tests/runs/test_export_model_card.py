@@ -68,7 +68,8 @@ def test_the_cards_own_code_loads_the_export_and_asks_it(
     asked = values["tokenizer"].batch_decode(values["inputs"].input_ids, skip_special_tokens=True)
     assert asked == [row["Prompt"]]
     assert values["prompts"].keys() == {"colors", "animals"}
-    assert values["output"].shape[1] > 1
+    before = 1 if family == "t5" else values["inputs"].input_ids.shape[1]
+    assert values["output"].shape[1] > before
 
 
 def test_names_of_base_models() -> None:

@@ -125,7 +125,6 @@ def _text(export: Export) -> str:
         *([_thresholds(export)] if export.thresholds else []),
         "## How to load it",
         f"```python\n{stock_code.loading(export, base)}\n```",
-        "## How to ask it",
         _asked(export),
         "## Versions",
         _versions(export),
@@ -213,17 +212,19 @@ def _thresholds(export: Export) -> str:
 
 
 def _asked(export: Export) -> str:
-    words = (
-        "It answers best to the prompts that it was trained on. Long texts were shortened until the prompt had at most "
-        f"{export.checkpoint.config.train.max_source_tokens} tokens."
-    )
-    parts = [f"{words}\n\n```python\n{stock_code.asking(export)}\n```"] if export.prompts else []
+    parts = []
+    if export.prompts:
+        parts += [
+            "It answers best to the prompts that it was trained on. Long texts were shortened until the prompt had at "
+            f"most {export.checkpoint.config.train.max_source_tokens} tokens.",
+            f"```python\n{stock_code.asking(export)}\n```",
+        ]
     if export.conversations:
         parts.append(
             f"Conversations ({', '.join(export.conversations)}) take `tokenizer.apply_chat_template(messages, "
-            "add_generation_prompt=True)` instead."
+            "add_generation_prompt=True)`."
         )
-    return "\n\n".join(parts)
+    return "\n\n".join(["## How to ask it", *parts]) if parts else ""
 
 
 def _versions(export: Export) -> str:
