@@ -1,6 +1,6 @@
 """Everything that has to be found out about nlora on a GPU, in one command of less than ten minutes.
 
-    pip install 'nlora[quantize]'                       # on a machine with CUDA; nothing else is downloaded
+    pip install 'nlora[quant]'                          # on a machine with CUDA; nothing else is downloaded
     python benchmarks/gpu.py --json gpu.json            # all sections
     python benchmarks/gpu.py --sections checks reads    # some of them
     python benchmarks/gpu.py --small --device cpu       # a trial with tiny models
@@ -144,22 +144,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("nlora takes the GPU; with CUDA_VISIBLE_DEVICES= there is none")
     end = time.monotonic() + options.seconds
     rows: list[Row] = []
-    with stopped_like_ctrl_c():  # SIGTERM stops the section, too
-        for section in options.sections:
-            left = end - time.monotonic()
-            if left <= 0:
-                rows.append(Row(section, "all of it", "", "skipped: out of time"))
-            elif options.together:
-                rows += rows_of(section, sizes)
-            else:
-                rows += in_own_process(section, argv, options.device, left)
-            print(f"{section}: done", file=sys.stderr, flush=True)
+    stopped = False
+    try:
+        with stopped_like_ctrl_c():  # SIGTERM stops the section, too
+            for section in options.sections:
+                left = end - time.monotonic()
+                if left <= 0:
+                    rows.append(Row(section, "all of it", "", "skipped: out of time"))
+                elif options.together:
+                    rows += rows_of(section, sizes)
+                else:
+                    rows += in_own_process(section, argv, options.device, left)
+                print(f"{section}: done", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        stopped = True
+        print("stopped; its rows are above, those of the sections before it below", file=sys.stderr)
     table = measure.table(
         ["section", "what", "found", ""], [[r.section, r.what, r.value, r.verdict] for r in rows]
     )
     figures: dict[str, Any] = {"rows": [asdict(row) for row in rows]}
     measure.report("gpu", options, figures, table)
-    return int(any(row.verdict == "failed" for row in rows))
+    return 130 if stopped else int(any(row.verdict == "failed" for row in rows))
 
 
 if __name__ == "__main__":

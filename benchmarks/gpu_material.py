@@ -63,7 +63,7 @@ class Sizes:
     @property
     def steps(self) -> int:
         """Optimizer steps of a turn."""
-        return 2 if self.small else 20
+        return 2 if self.small else 10
 
     def shape(self, name: str) -> str:
         """The model to take."""

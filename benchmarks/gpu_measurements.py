@@ -41,7 +41,7 @@ def training(sizes: Sizes, name: str, dtype: str) -> Iterator[Row]:
     """Examples per second beside the Trainer with PEFT, the penalty's share, peaks, the foretold time."""
     section = f"training {sizes.shape(name)} {dtype}"
     backbone = backbone_of(sizes.shape(name), sizes.device, dtype)
-    pool = examples_of(sizes.batch * 50, vocabulary=_vocabulary(sizes.shape(name)))
+    pool = examples_of(sizes.batch * sizes.rounds * sizes.steps, vocabulary=_vocabulary(sizes.shape(name)))
     batches = measure.typical_batches(pool, sizes.batch, sizes.rounds * sizes.steps)
     peaks: dict[str, int] = {}
     turns: dict[str, Callable[[int], Any]] = {}
@@ -143,20 +143,25 @@ def _guard_as_on_a_gpu() -> AbstractContextManager[Any]:
 
 def memory(sizes: Sizes) -> Iterator[Row]:
     """The peak of a run's training beside what `nlora check` foretells."""
-    what = "foretold / measured peak"
     if importlib.util.find_spec("nlora.runs.memory_estimate") is None:
-        yield Row("memory", what, "", "skipped: nlora check foretells no memory here")
+        yield Row("memory", "foretold / measured peak", "", "skipped: nlora check foretells no memory here")
         return
+    yield _memory(sizes.shape("0.1B"), "float32", sizes.device)
+    if sizes.device == "cuda":
+        yield _memory(sizes.shape("1B"), "bfloat16", sizes.device)
+
+
+def _memory(shape: str, dtype: str, device: str) -> Row:
     estimate_memory: Any = importlib.import_module("nlora.runs.memory_estimate").estimate_memory
     with tempfile.TemporaryDirectory() as folder:
-        file = write_run(Path(folder), sizes.shape("0.1B"), "float32", sizes.device, rows=16)
-        foretold = estimate_memory(make_plan(load_config(file)), device=sizes.device).peak
+        file = write_run(Path(folder), shape, dtype, device, rows=16)
+        foretold = estimate_memory(make_plan(load_config(file)), device=device).peak
         summary = _summary(_run(file), file)
     measured = summary["peak_memory_bytes"]
-    value = f"{measure.mib(foretold)} / {measure.mib(measured)}"
-    exact = sizes.device == "cuda"  # a process's resident size is not
+    exact = device == "cuda"  # a process's resident size is not
     verdict = "measured" if not exact else "ok" if measured <= 1.1 * foretold else "failed"
-    yield Row("memory", what, value, verdict)
+    what = f"{shape} {dtype}: foretold / measured peak"
+    return Row("memory", what, f"{measure.mib(foretold)} / {measure.mib(measured)}", verdict)
 
 
 def runs(sizes: Sizes) -> Iterator[Row]:

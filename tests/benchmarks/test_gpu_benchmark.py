@@ -82,6 +82,23 @@ def test_a_section_of_its_own_process_keeps_what_it_found_when_its_time_is_over(
     assert gpu.main(["--device", "cpu", "--seconds", "0", "--sections", "runs"]) == 0
 
 
+def test_a_stop_loses_no_section_that_has_ended(
+    script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu, material = script("gpu"), script("gpu_material")
+
+    def stops(sizes: Any) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setitem(gpu.SECTIONS, "reads", lambda sizes: iter([material.Row("reads", "first", "1")]))
+    monkeypatch.setitem(gpu.SECTIONS, "attention", stops)
+    assert gpu.main(["--device", "cpu", "--together", "--sections", "reads", "attention", "runs"]) == 130
+    printed = capsys.readouterr()
+    assert "| reads | first | 1 | measured |" in printed.out
+    assert "stopped" in printed.err
+
+
 def test_a_read_is_counted_once_and_with_its_place(script: Callable[[str], Any]) -> None:
     counting = script("host_reads").HostReads()
     numbers = torch.ones(3)
@@ -105,6 +122,6 @@ def test_the_sections_that_start_runs(script: Callable[[str], Any]) -> None:
         for name in ("runs", "memory")
         for row in script("gpu").in_own_process(name, arguments, "cpu", 300)
     ]
-    assert [row.what for row in found] == ["two at once", "foretold / measured peak"]
+    assert [row.what for row in found] == ["two at once", "tiny float32: foretold / measured peak"]
     assert found[0].verdict == "ok"
     assert found[1].verdict.startswith(("measured", "skipped: nlora check"))
