@@ -35,7 +35,7 @@ from nlora.models.lora_adapter import LoraAdapter, target_modules
 from nlora.models.packed_attention import packed_attention
 from nlora.runs.preflight import preflight, probes
 from nlora.runs.update_history import keep_updates
-from nlora.training.cpu_modules import cpu_modules
+from nlora.training.fast_modules import fast_modules
 from one_pass import generated, plain_answer, plain_logits, plain_loss, plain_scores
 from tiny_families import tiny_folder
 
@@ -107,7 +107,7 @@ def _check(row: Row, folder: Path) -> None:
             max_target_tokens=MOST_TOKENS,
         )
         paths = preflight(backbone, [probes(task(), encoder)], lora=LORA, generates=True)
-        row.path = f"{paths.training}{'' if paths.cpu_modules else ', as it is'}, " + (
+        row.path = f"{paths.training}{'' if paths.fast_modules else ', as it is'}, " + (
             paths.prefill if paths.kv_cache else f"{paths.prefill} again"
         )
         trained = True
@@ -175,7 +175,7 @@ class _Comparison:
         wanted = plain_loss(self._plain, self._examples)
         wanted.backward()  # type: ignore[no-untyped-call]
         single = self._paths.training == "single"
-        with cpu_modules(self._adapter.model) if self._paths.cpu_modules else nullcontext():
+        with fast_modules(self._adapter.model) if self._paths.fast_modules else nullcontext():
             losses = [
                 self._loss(some) for some in ([[e] for e in self._examples] if single else [self._examples])
             ]

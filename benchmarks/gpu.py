@@ -7,6 +7,7 @@
 
     checks           does the device compute what a CPU, or plain transformers and PEFT, computes? In float32, bfloat16
                      and quantized: packed batches, checkpointing, faster modules, masks, penalties, merging
+    operations       how many operations a training step starts
     reads            how often a training step waits for the device
     training-0.1B    nlora beside the Trainer with PEFT, the penalty's share of a step, peaks of memory, the foretold
                      time; a random model of SmolLM2's shape in float32 and bfloat16
@@ -41,6 +42,7 @@ import measure
 from gpu_attention import attention
 from gpu_checks import checks
 from gpu_material import Row, Sizes
+from gpu_operations import operations
 from nlora.runs.signals import stopped_like_ctrl_c
 
 
@@ -55,6 +57,7 @@ def _large_models(sizes: Sizes) -> Iterator[Row]:
 
 SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "checks": lambda sizes: checks(sizes.device),
+    "operations": operations,
     "reads": measurements.reads,
     "training-0.1B": _small_models,
     "training-1B": _large_models,

@@ -12,16 +12,18 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 
 import measure
-from gpu_checks import EVERYWHERE, merging
+from gpu_checks import EVERYWHERE, merging, one_call
 from gpu_material import Row, Sizes
 from measure import Spread
 from nlora.data.packing import pack
 from nlora.data.task import TokenizedExample
-from nlora.models.packed_layout import Layout
+from nlora.models.packed_layout import BatchLayout, Layout
 from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
 
 SECTION = "attention"
 ROWS = 8
+_ONE_CALL_TO = 3000
+"""With more tokens, its mask alone would take gigabytes."""
 
 
 def attention(sizes: Sizes) -> Iterator[Row]:
@@ -43,6 +45,8 @@ def _beside_each_other(what: str, layout: Layout, states: Sequence[Tensor], size
         "copied": partial(_attend, layout, False),
         "not copied": partial(_attend, layout, True),
     }
+    if layout.tokens <= _ONE_CALL_TO:
+        ways["one call"] = partial(_attend_at_once, BatchLayout((layout,), layout.rows_at[:, -1]))
     if sizes.device == "cuda":
         ways["flex_attention"] = _flex(layout)
     copied: float | None = None
@@ -73,6 +77,11 @@ def _layout(prefix: int, length: int, device: str) -> Layout:
 def _attend(layout: Layout, merges: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with merging(EVERYWHERE if merges else ()):
         return layout.attend(q, k, v, 0.0, None)
+
+
+def _attend_at_once(batch: BatchLayout, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    with one_call():
+        return batch.attend(q, k, v, 0.0, None)
 
 
 def _flex(layout: Layout) -> Callable[..., Tensor]:

@@ -32,7 +32,8 @@ from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.merged_updates import MergedUpdates
 from nlora.models.packed_attention import packed_attention
-from nlora.training.cpu_modules import cpu_modules
+from nlora.models.packed_layout import ONE_CALL_TOKENS
+from nlora.training.fast_modules import fast_modules
 
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
 EVERYWHERE = ("cpu", "cuda")
@@ -88,6 +89,17 @@ def merging(devices: Collection[str] = EVERYWHERE) -> Iterator[None]:
     with (
         patch("nlora.models.packed_layout.MERGE_DEVICES", devices),
         patch("nlora.models.packed_layout.MERGE_FROM", 1),
+        one_call(()),
+    ):
+        yield
+
+
+@contextmanager
+def one_call(devices: Collection[str] = EVERYWHERE, tokens: int = 10**6) -> Iterator[None]:
+    """A block in which a batch's attention is one call on these devices, and nowhere else."""
+    with (
+        patch("nlora.models.packed_layout.ONE_CALL_DEVICES", devices),
+        patch("nlora.models.packed_layout.ONE_CALL_TOKENS", dict.fromkeys(ONE_CALL_TOKENS, tokens)),
     ):
         yield
 
@@ -138,16 +150,26 @@ def _ways(device: str, dtype: str) -> dict[str, Callable[[], tuple[str, bool]]]:
     def merged(trial: Trial) -> AbstractContextManager[Any]:
         return merging()
 
+    def by_kind(trial: Trial) -> AbstractContextManager[Any]:
+        return one_call(())
+
+    def together(trial: Trial) -> AbstractContextManager[Any]:
+        return one_call()
+
     def faster(trial: Trial) -> AbstractContextManager[Any]:
-        return cpu_modules(trial.adapter.model, devices=EVERYWHERE)
+        return fast_modules(trial.adapter.model, devices=EVERYWHERE)
 
     return {
         "plain batches beside a CPU's": against_cpu,
-        "packed batches": partial(against_plain, packed=True),
+        "packed batches, attention in one call": partial(against_plain, together, packed=True),
+        "packed batches, a call for each kind of token": partial(against_plain, by_kind, packed=True),
         "packed batches, the prefix not copied": partial(against_plain, merged, packed=True),
         "faster modules": partial(against_plain, faster, packed=False),
         "faster modules, packed batches, the prefix not copied": partial(
             against_plain, merged, faster, packed=True
+        ),
+        "faster modules, packed batches, attention in one call": partial(
+            against_plain, together, faster, packed=True
         ),
         "gradient checkpointing, packed batches": checkpointed,
     }

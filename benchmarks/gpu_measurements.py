@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from torch import nn
+
 import measure
 import train as training_benchmark
-from gpu_checks import EVERYWHERE
+from gpu_checks import one_call
 from gpu_material import SHAPES, Row, Sizes, backbone_of, examples_of, write_run
 from host_reads import HostReads
 from measure import Spread
@@ -32,7 +34,7 @@ from nlora.models.fast_paths import FastPaths
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.runs import time_estimate
 from nlora.runs.plan import make_plan
-from nlora.training.cpu_modules import cpu_modules
+from nlora.training.fast_modules import fast_modules
 from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from nlora.training.trainer import TrainResult, train
 
@@ -45,7 +47,7 @@ def training(sizes: Sizes, name: str, dtype: str) -> Iterator[Row]:
     batches = measure.typical_batches(pool, sizes.batch, sizes.rounds * sizes.steps)
     peaks: dict[str, int] = {}
     turns: dict[str, Callable[[int], Any]] = {}
-    contestants = _contestants(backbone, sizes)
+    contestants = contestants_of(backbone, sizes)
     for who, turn in contestants.items():
         turn(batches[0], 0)
         shares = measure.of_rounds(batches, sizes.rounds, by_length=who != "trainer")
@@ -60,30 +62,36 @@ def training(sizes: Sizes, name: str, dtype: str) -> Iterator[Row]:
         yield Row(section, who, f"{speed} examples/s{ratio}{peak}")
     share = statistics.median(t.penalty_seconds * sizes.steps / t.seconds for t in found["nlora"])
     yield Row(section, "penalty / step", f"{share:.1%}")
-    rate = time_estimate.flops_per_second(dtype)
+    layers = sum(isinstance(m, nn.Linear) for m in backbone.model.modules())
+    parameters = sum(p.numel() for p in backbone.model.parameters())
+    expected = time_estimate.Speed.here(parameters, layers, dtype)
+    tokens = statistics.mean(map(measure.tokens_of, pool))
     foretold = time_estimate.train_seconds(
-        parameters=sum(p.numel() for p in backbone.model.parameters()),
-        tokens=statistics.mean(map(measure.tokens_of, pool)),
-        shared=60,
-        rows=sizes.batch,
-        passes=sizes.steps,
-        rate=rate,
+        expected, tokens=tokens, shared=60, rows=sizes.batch, passes=sizes.steps
     )
     measured = statistics.median(seconds["nlora"])
-    yield Row(section, "matrix rate that a step is taken to reach", f"{rate / 1e12:.3g} TFLOP/s")
+    yield Row(section, "matrix rate that a step is taken to reach", f"{expected.rate / 1e12:.3g} TFLOP/s")
     yield Row(section, "foretold / measured seconds", f"{foretold / measured:.2f}")
 
 
-def _contestants(backbone: Any, sizes: Sizes) -> dict[str, training_benchmark.Contestant]:
+def contestants_of(backbone: Any, sizes: Sizes) -> dict[str, training_benchmark.Contestant]:
+    """nlora as it trains on a GPU, and without what it does there; the Trainer with PEFT."""
     names = ("nlora", "plain-penalty", "trainer", "grouped")
     made = {name: training_benchmark.contestant(name, backbone, sizes.batch) for name in names}
 
-    def faster(examples: Sequence[TokenizedExample], seed: int) -> Any:
-        with patch("nlora.training.fast_training.cpu_modules", partial(cpu_modules, devices=EVERYWHERE)):
+    def plainer(examples: Sequence[TokenizedExample], seed: int) -> Any:
+        with patch("nlora.training.fast_training.fast_modules", partial(fast_modules, devices=())):
             return made["nlora"](examples, seed)
 
-    # On a CPU it is nlora once more, so that a trial there runs it.
-    return {**made, "nlora with cpu_modules": faster}
+    def by_kind(examples: Sequence[TokenizedExample], seed: int) -> Any:
+        with one_call(()):
+            return made["nlora"](examples, seed)
+
+    return {
+        **made,
+        "nlora without fast_modules": plainer,
+        "nlora, a call of attention for each kind of token": by_kind,
+    }
 
 
 def _with_peak(

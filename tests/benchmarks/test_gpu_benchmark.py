@@ -12,7 +12,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-QUICK = ["checks", "reads", "training-1B", "attention"]
+QUICK = ["checks", "operations", "reads", "training-1B", "attention"]
 """The sections that start no run of their own."""
 
 
@@ -40,9 +40,17 @@ def test_all_checks_hold_and_what_needs_a_gpu_is_skipped_by_name(
     rows = made["rows"]
     assert [row for row in rows if row["verdict"] == "failed"] == []
     verdicts = {row["what"]: row["verdict"] for row in rows}
-    assert verdicts["packed batches, bfloat16"] == "ok"
+    assert verdicts["packed batches, attention in one call, bfloat16"] == "ok"
     assert verdicts["flex_attention"] == "skipped: no CUDA"
-    assert {row["section"] for row in rows} == {"checks", "reads", "training tiny bfloat16", "attention"}
+    assert {row["section"] for row in rows} == {
+        "checks",
+        "operations",
+        "reads",
+        "training tiny bfloat16",
+        "attention",
+    }
+    started = {row["what"]: int(row["value"].split()[0]) for row in rows if row["section"] == "operations"}
+    assert started["nlora"] < min(count for name, count in started.items() if name != "nlora")
     # A step reads nothing from the device; logging does, so reads are counted at all.
     found = {row["what"]: row["value"] for row in rows if row["section"] == "reads"}
     assert all(value.startswith("0 in a step; in 12 steps, logging ") for value in found.values())

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from nlora.config.schema import LoraOptions
 from nlora.data.packing import pack, pack_rests
 from nlora.data.task import TokenizedExample
-from nlora.models import packed_layout
+from nlora.models import masked_attention, packed_layout
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_factors import LoraFactors
+from nlora.models.masked_attention import for_heads, pretending
 from nlora.models.packed_attention import packed_attention, packed_logits, packing_is_exact
 from nlora.models.packed_layout import BatchLayout, Layout, Memory
 from nlora.models.target_modules import target_modules
@@ -95,13 +96,15 @@ def test_logits_and_gradients_are_those_of_each_example_alone(
     check(found_gradients, expected_gradients)
 
 
-@pytest.mark.parametrize("merges", [False, True])
+@pytest.mark.parametrize("way", ["copied", "merged", "one call"])
 @pytest.mark.parametrize("case", MIXED)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_examples_of_several_beginnings_have_their_own_numbers_too(
-    tiny_model: TinyModel, family: str, case: str, merges: bool, monkeypatch: pytest.MonkeyPatch
+    tiny_model: TinyModel, family: str, case: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_layout, "MERGE_FROM", 1 if merges else 1000)
+    monkeypatch.setattr(packed_layout, "MERGE_FROM", 1 if way == "merged" else 1000)
+    if way == "one call":
+        attend_in_one_call(monkeypatch)
     examples = [
         TokenizedExample([*beginning, *rest], [50 + i, *range(60, 60 + i % 3), 1])
         for i, (beginning, rest) in enumerate(MIXED[case])
@@ -116,6 +119,57 @@ def test_examples_of_several_beginnings_have_their_own_numbers_too(
         found_gradients = gradients(model, found, examples)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     check(found_gradients, expected_gradients)
+
+
+def attend_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, and with its layout of masks."""
+    monkeypatch.setattr(packed_layout, "ONE_CALL_DEVICES", ("cpu",))
+    monkeypatch.setattr(packed_layout, "ONE_CALL_TOKENS", {torch.float64: 100})
+    monkeypatch.setattr(Layout, "attend", lambda *args: pytest.fail("a call for each kind of token"))
+    monkeypatch.setattr(masked_attention, "kind_of", lambda device: "cuda")
+
+
+@pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize("family", CAUSAL)
+def test_one_call_of_attention_gives_the_same(
+    tiny_model: TinyModel, family: str, examples: list[TokenizedExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attend_in_one_call(monkeypatch)
+    model = load(tiny_model(family)).double().requires_grad_(True)
+    expected = alone(model, examples)
+    expected_gradients = gradients(model, expected, examples)
+    with packed_attention(model):
+        found = packed_logits(model, pack(examples))[0]
+        found_gradients = gradients(model, found, examples)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    check(found_gradients, expected_gradients)
+
+
+def test_longer_batches_and_passes_after_others_are_attended_to_by_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One call computes the square of all tokens, and knows of no tokens but the batch's."""
+    calls = []
+    real = Layout.attend
+    monkeypatch.setattr(Layout, "attend", lambda *args: calls.append(1) or real(*args))
+    monkeypatch.setattr(packed_layout, "ONE_CALL_DEVICES", ("cpu",))
+    examples = BATCHES["lengths that differ"]
+    for most, memory, expected in ((12, None, 0), (11, None, 1), (12, Memory(), 1)):
+        calls.clear()
+        monkeypatch.setattr(packed_layout, "ONE_CALL_TOKENS", {torch.float32: most})
+        layout = BatchLayout.of(pack(examples), memory)
+        assert layout.tokens == 12
+        q, k, v = (torch.randn(layout.tokens, heads, 4) for heads in (2, 1, 1))
+        layout.attend(q, k, v, 0.0, None)
+        assert len(calls) == expected
+
+
+def test_a_mask_for_a_gpu_begins_its_rows_where_the_kernels_read_them() -> None:
+    mask = torch.randn(3, 21)
+    with pretending("cuda"):
+        made = for_heads(mask, 2)
+    assert torch.equal(made, torch.cat([mask, mask]))
+    assert made.stride() == (32, 1)
 
 
 @pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES.keys())

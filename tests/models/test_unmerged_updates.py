@@ -16,7 +16,7 @@ from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors, ta
 from nlora.models.merged_updates import MergedUpdates
 from nlora.models.unmerged_updates import UnmergedUpdates
 from nlora.runs.update_history import keep_updates
-from nlora.training.cpu_modules import cpu_modules
+from nlora.training.fast_modules import fast_modules
 from tiny import LORA, assert_bitwise, load, logits, loss, spread, weights
 
 EVERY_LINEAR = LoraOptions(r=4, alpha=8, dropout=0.0, targets=("q_proj", "v_proj", "gate_proj", "down_proj"))
@@ -142,7 +142,7 @@ def test_replaced_modules_still_add_the_updates(make: Make) -> None:
     MergedUpdates(other, names(other, EVERY_LINEAR)).activate(states)
     adapter = LoraAdapter.attach(model, EVERY_LINEAR, seed=1)
     spread(adapter)
-    with cpu_modules(adapter.model):
+    with fast_modules(adapter.model):
         assert any(type(m).__name__ == "GatedLayer" for m in adapter.model.modules())
         value = loss(adapter.model)
         value.backward()

@@ -25,7 +25,7 @@ from nlora.models.fast_paths import FastPaths
 from nlora.runs.events import Progress
 from nlora.runs.preflight import preflight
 from nlora.runs.reference_passes import kind
-from nlora.training import cpu_forwards
+from nlora.training import fast_forwards
 
 TinyModel = Callable[[str], Path]
 BEGINNING = list(range(100, 130))
@@ -63,7 +63,7 @@ def test_the_known_families_take_their_fastest_way(tiny_model: TinyModel, family
     paths = preflight(backbone, TASKS, lora=LORA, generates=True)
     packs = family not in {"mistral", "t5"}  # a sliding window; an encoder
     assert paths.notes == ()
-    assert (paths.training, paths.cpu_modules, paths.prefill == "packed") == (
+    assert (paths.training, paths.fast_modules, paths.prefill == "packed") == (
         "packed" if packs else "padded",
         True,
         packs,
@@ -95,17 +95,19 @@ def test_a_model_that_padding_changes_trains_and_scores_one_row_at_a_time(tiny_m
 def test_a_leaner_module_that_computes_something_else_is_left_out(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nlora.training.cpu_modules._if_equal", lambda kind, original, width: kind(original))
+    monkeypatch.setattr("nlora.training.fast_modules._if_equal", lambda kind, original, width: kind(original))
     real = elementwise.silu_mul
-    monkeypatch.setattr("nlora.training.cpu_modules.silu_mul", lambda gate, up: real(gate, up).clamp(max=0.1))
+    monkeypatch.setattr(
+        "nlora.training.fast_modules.silu_mul", lambda gate, up: real(gate, up).clamp(max=0.1)
+    )
     paths = preflight(tiny(tiny_model, "llama"), TASKS, lora=LORA)
-    assert (paths.training, paths.cpu_modules) == ("packed", False)
+    assert (paths.training, paths.fast_modules) == ("packed", False)
     assert "with faster modules" in paths.notes[0]
 
 
 def test_a_wrong_gradient_alone_is_found(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The forward pass is right, the backward pass gives one factor half of its gradient."""
-    real = cpu_forwards.lora_linear
+    real = fast_forwards.lora_linear
 
     class Half(torch.autograd.Function):
         @staticmethod
@@ -119,9 +121,9 @@ def test_a_wrong_gradient_alone_is_found(tiny_model: TinyModel, monkeypatch: pyt
     def wrong(x: Any, weight: Any, bias: Any, a: Any, b: Any, **more: Any) -> Any:
         return real(x, weight, bias, Half.apply(a), b, **more)
 
-    monkeypatch.setattr("nlora.training.cpu_forwards.lora_linear", wrong)
+    monkeypatch.setattr("nlora.training.fast_forwards.lora_linear", wrong)
     paths = preflight(tiny(tiny_model, "llama"), TASKS, lora=LORA)
-    assert (paths.training, paths.cpu_modules) == ("packed", False)
+    assert (paths.training, paths.fast_modules) == ("packed", False)
     assert "moves the gradient of" in paths.notes[0]
 
 

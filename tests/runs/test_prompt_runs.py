@@ -140,7 +140,7 @@ def test_the_preflight_check_tries_the_prompts_and_leaves_none(tiny_model: TinyM
     backbone = load_backbone(str(tiny_model("llama")))
     method = build(name, {})
     paths = preflight(backbone, PROBES, lora=LORA, method=method, needs_gradients=False, generates=True)
-    assert (paths.training, paths.prefill, paths.cpu_modules, paths.notes) == ("packed", "packed", True, ())
+    assert (paths.training, paths.prefill, paths.fast_modules, paths.notes) == ("packed", "packed", True, ())
     assert soft_tokens_of(backbone.model) is None
     backbone.model.generation_config.repetition_penalty = 1.1  # type: ignore[union-attr]
     with pytest.raises(ModelError, match=r"rules for the tokens of a text.*evaluate\.decode=labels"):
@@ -159,10 +159,10 @@ def test_a_wrong_gradient_of_the_prompts_is_noticed(
         yield
         hook.remove()
 
-    monkeypatch.setattr("nlora.runs.preflight.cpu_modules", wrong)
+    monkeypatch.setattr("nlora.runs.preflight.fast_modules", wrong)
     backbone = load_backbone(str(tiny_model("llama")))
     paths = preflight(backbone, PROBES, lora=LORA, method=build("progprompt", {}), needs_gradients=False)
-    assert not paths.cpu_modules
+    assert not paths.fast_modules
     assert (
         "training in packed rows with faster modules moves the gradient of trained by 1 of" in paths.notes[0]
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nlora.runs.time_estimate import (
     LEAST_TOKENS,
+    Speed,
     bfloat16_gain,
     flops_per_second,
     pass_tokens,
@@ -22,10 +25,20 @@ def test_a_shared_beginning_counts_once() -> None:
 
 
 def test_training_costs_twice_what_scoring_costs() -> None:
-    work = {"parameters": 1e8, "tokens": 100.0, "shared": 0, "rows": 10, "passes": 3, "rate": 1e11}
+    speed = Speed(parameters=1e8, layers=10, rate=1e11, start_seconds=0.0)
+    work = {"tokens": 100.0, "shared": 0, "rows": 10, "passes": 3}
     # 3 passes of 1000 tokens at 2 operations per weight and token: 6e11 operations.
-    assert score_seconds(**work) == pytest.approx(6.0)
-    assert train_seconds(**work) == pytest.approx(12.0)
+    assert score_seconds(speed, **work) == pytest.approx(6.0)
+    assert train_seconds(speed, **work) == pytest.approx(12.0)
+
+
+def test_a_fast_device_waits_for_the_operations_of_a_small_model() -> None:
+    work = {"tokens": 100.0, "shared": 0, "rows": 10, "passes": 3}
+    small = Speed(parameters=1e8, layers=200, rate=1e14, start_seconds=1e-3)
+    assert train_seconds(small, **work) == pytest.approx(0.6)
+    assert score_seconds(small, **work) == pytest.approx(0.2)
+    large = replace(small, parameters=1e11)
+    assert train_seconds(large, **work) == pytest.approx(12.0)
 
 
 def test_this_machine_multiplies_matrices() -> None:

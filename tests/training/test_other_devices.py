@@ -24,8 +24,8 @@ from nlora.methods.registry import build
 from nlora.models import packed_layout
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention, packed_logits
-from nlora.training import cpu_modules as replaced
-from nlora.training.cpu_modules import GatedLayer, RmsNorm, cpu_modules
+from nlora.training import fast_modules as replaced
+from nlora.training.fast_modules import GatedLayer, RmsNorm, fast_modules
 from tiny import load
 
 BEGINNINGS = [[5, 6, 7, 8], [9, 10, 11]]
@@ -36,12 +36,14 @@ EXAMPLES = [
 ]
 
 
-@pytest.mark.parametrize("merges", [False, True])
+@pytest.mark.parametrize("way", ["copied", "merged", "one call"])
 @pytest.mark.parametrize("method", ["nlora", "olora", "ella", "ewc"])
 def test_a_step_reads_nothing_from_the_device(
-    tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, method: str, merges: bool
+    tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, method: str, way: str
 ) -> None:
-    if merges:
+    if way == "one call":
+        monkeypatch.setattr(packed_layout, "ONE_CALL_DEVICES", ("meta",))
+    if way == "merged":
         monkeypatch.setattr(packed_layout, "MERGE_FROM", 1)
         monkeypatch.setattr(packed_layout, "MERGE_DEVICES", ("meta",))
     monkeypatch.setattr(torch, "autocast", lambda device_type, **options: nullcontext())  # not for "meta"
@@ -57,7 +59,7 @@ def test_a_step_reads_nothing_from_the_device(
     assert {kept.device.type for kept in memory.values()} == {"cpu"}  # the run's own copy stays where it is
     batch = send_to_device(pack(EXAMPLES, beginnings=BEGINNINGS), torch.device("meta"))
     assert len(batch["groups"]) == 2
-    with cpu_modules(adapter.model, devices=("meta",)), packed_attention(model):
+    with fast_modules(adapter.model, devices=("meta",)), packed_attention(model):
         kinds = {type(module) for module in adapter.model.modules()}
         assert {RmsNorm, GatedLayer} <= kinds
         logits = packed_logits(adapter.model, batch)
@@ -71,7 +73,7 @@ def test_a_step_reads_nothing_from_the_device(
 def test_modules_stay_as_they_are_on_a_device_that_is_not_named(tiny_model: Callable[[str], Path]) -> None:
     model = load(tiny_model("llama")).requires_grad_(False).to("meta")
     kinds = [type(module) for module in model.modules()]
-    with cpu_modules(model):
+    with fast_modules(model):
         assert [type(module) for module in model.modules()] == kinds
 
 

@@ -21,13 +21,13 @@ class FastPaths:
 
     training, prefill, generation: how examples share a training batch, prompts a scoring batch, and prompts a batch of
         transformers' own `generate`.
-    cpu_modules: whether training uses faster modules on a CPU (`nlora.training.cpu_modules`).
+    fast_modules: whether training uses faster modules (`nlora.training.fast_modules`).
     kv_cache: whether tokens after a prompt reuse its stored keys and values, instead of computing it again.
     notes: one line for each way that was tried and gave different numbers.
     """
 
     training: Rows
-    cpu_modules: bool
+    fast_modules: bool
     prefill: Rows
     kv_cache: bool
     generation: Rows
@@ -43,7 +43,7 @@ def agreed(found: Sequence[FastPaths]) -> FastPaths:
 
     return FastPaths(
         training=safest(paths.training for paths in found),
-        cpu_modules=all(paths.cpu_modules for paths in found),
+        fast_modules=all(paths.fast_modules for paths in found),
         prefill=safest(paths.prefill for paths in found),
         kv_cache=all(paths.kv_cache for paths in found),
         generation=safest(paths.generation for paths in found),

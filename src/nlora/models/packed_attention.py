@@ -155,7 +155,8 @@ def _attention(
     unknown = [name for name in _UNKNOWN if more.get(name) is not None]
     if unknown:
         raise NotImplementedError(f"packed batches do not support attention with {', '.join(unknown)}")
-    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # (S, heads, D)
+    # squeeze, not [0], whose gradient would be written into zeros
+    q, k, v = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))  # (S, heads, D)
     return _required(layout).attend(q, k, v, dropout, scaling)[None], None
 
 

@@ -17,13 +17,26 @@ from torch.nn import functional as F
 
 from nlora.kernels.merged_attention import merged_attention
 from nlora.models.inspection import Batch
+from nlora.models.masked_attention import (
+    by_key_head,
+    by_token,
+    for_heads,
+    kind_of,
+    masked_attention,
+    wider_on_cpu,
+)
 
 KeysValues = list[tuple[Tensor, Tensor]]
 """The keys and values of each layer."""
 MERGE_FROM = 1000
 """The prefix tokens from which `merged_attention` reads a prefix: measured, it is faster from somewhere below."""
 MERGE_DEVICES = ("cpu",)
-"""Where it does. Nothing of this has been measured on a GPU yet (docs/gpu.md)."""
+"""Where it does. On a GPU, copies are faster up to 2,000 tokens (docs/gpu.md)."""
+ONE_CALL_DEVICES = ("cuda",)
+"""Where a short batch's attention is one call over all of its tokens: it starts a quarter of the operations that a call
+for each kind of token does, and computes more, most of which the mask takes out."""
+ONE_CALL_TOKENS = {torch.bfloat16: 2048, torch.float16: 2048, torch.float32: 1024}
+"""The most tokens of such a batch, by the states' dtype."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,30 +98,30 @@ class Layout:
 
     def _merges(self, device: torch.device, dropout: float) -> bool:
         """Whether the prefix's keys are read where they are. Dropout of the scores needs all of them at once."""
-        return self.prefix >= MERGE_FROM and not dropout and device.type in MERGE_DEVICES
+        return self.prefix >= MERGE_FROM and not dropout and kind_of(device) in MERGE_DEVICES
 
     def _copied(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None) -> Tensor:
         """Attention to a copy of the prefix's keys for each row. k, v: (P + S, Hk, D) or (S, Hk, D)."""
         prefix_mask, row_mask = self._masks_for(q.shape[1] // k.shape[1], q)
-        copies = _taken if k.device.type == "cpu" else partial(_expanded, prefix=self.prefix)
+        copies = _taken if kind_of(k.device) == "cpu" else partial(_expanded, prefix=self.prefix)
         keys, values = copies(k, self.keys_at), copies(v, self.keys_at)
-        rows = self._real(_grouped(_taken(q, self.rows_at), keys, values, row_mask, dropout, scaling))
+        rows = self._real(masked_attention(_taken(q, self.rows_at), keys, values, row_mask, dropout, scaling))
         if not self.begins:
             return rows
         q, k, v = (states[None, : self.begins] for states in (q, k, v))
-        return torch.cat([_grouped(q, k, v, prefix_mask, dropout, scaling)[0], rows])
+        return torch.cat([masked_attention(q, k, v, prefix_mask, dropout, scaling).squeeze(0), rows])
 
     def _merged(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None) -> Tensor:
         """The same without copies, and without a mask as large as the prefix squared."""
         dtype, key_heads, length = q.dtype, k.shape[1], self.rows_at.shape[1]
-        q, k, v = _wider_on_cpu(q, k, v)
+        q, k, v = wider_on_cpu(q, k, v)
         mask = q.new_full((length, length), float("-inf")).triu_(1).repeat(q.shape[1] // key_heads, 1)
         own_at = self.keys_at[:, self.prefix :]
         own_k, own_v = (_taken(states, own_at).transpose(1, 2) for states in (k, v))  # (B, Hk, L, D)
         shared_k, shared_v = (states[: self.prefix].transpose(0, 1) for states in (k, v))  # (Hk, P, D)
-        by_head = _by_key_head(_taken(q, self.rows_at), key_heads)
+        by_head = by_key_head(_taken(q, self.rows_at), key_heads)
         out = merged_attention(by_head, own_k, own_v, shared_k, shared_v, mask, scaling)
-        found = self._real(_by_token(out, length))
+        found = self._real(by_token(out, length))
         if self.begins:
             first = (
                 q[: self.begins].view(self.begins, key_heads, -1, q.shape[2]).permute(2, 1, 0, 3)
@@ -132,8 +145,8 @@ class Layout:
             tokens = self.keys_at.shape[1]
             mask = like.new_full((tokens, tokens), float("-inf")).triu_(1)
             self.masks[heads] = (
-                mask[: self.prefix, : self.prefix].repeat(heads, 1),
-                mask[self.prefix :].repeat(heads, 1),
+                for_heads(mask[: self.prefix, : self.prefix], heads),
+                for_heads(mask[self.prefix :], heads),
             )
         return self.masks[heads]
 
@@ -144,6 +157,7 @@ class BatchLayout:
 
     groups: tuple[Layout, ...]
     predict_at: Tensor
+    masks: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batch: Batch, memory: Memory | None = None) -> BatchLayout:
@@ -157,11 +171,43 @@ class BatchLayout:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float, scaling: float | None) -> Tensor:
         """q: (S, H, D). k, v: (S, Hk, D). Returns (S, H, D)."""
+        if self._in_one_call(q):
+            mask = self._mask_for(q.shape[1] // k.shape[1], q)
+            return masked_attention(q[None], k[None], v[None], mask, dropout, scaling).squeeze(0)
         if len(self.groups) == 1:
             return self.groups[0].attend(q, k, v, dropout, scaling)
         sizes = [group.tokens for group in self.groups]
         parts = zip(self.groups, *(torch.split(states, sizes) for states in (q, k, v)), strict=True)
         return torch.cat([group.attend(*part, dropout, scaling) for group, *part in parts])
+
+    def _in_one_call(self, q: Tensor) -> bool:
+        few = self.tokens <= ONE_CALL_TOKENS.get(q.dtype, 0)
+        return few and kind_of(q.device) in ONE_CALL_DEVICES and all(g.memory is None for g in self.groups)
+
+    def _mask_for(self, heads: int, like: Tensor) -> Tensor:
+        """What to add to the scores, (heads·S, S): a token sees those before it in its row, and its row's prefix."""
+        if heads not in self.masks:
+            rows, prefixes, first = [], [], 0
+            for group in self.groups:
+                count, length = group.rows_at.shape
+                places = group.back_at
+                if places is None:
+                    places = torch.arange(count * length, device=like.device)
+                rows += [
+                    torch.full_like(places[:1], first).expand(group.begins),
+                    places // length + first + 1,
+                ]
+                prefixes.append(torch.full_like(places[:1], first).expand(group.tokens))
+                first += count + 1
+            row, prefix = (
+                torch.cat(rows),
+                torch.cat(prefixes),
+            )  # (S,): numbers of rows; each prefix is one, too
+            sees = ((row == row[:, None]) | (row == prefix[:, None])).tril()
+            self.masks[heads] = for_heads(
+                like.new_zeros(sees.shape).masked_fill_(~sees, float("-inf")), heads
+            )
+        return self.masks[heads]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,7 +239,9 @@ class Continuation:
         """q: (B·n, H, D). k, v: (B·n, Hk, D). Returns (B·n, H, D)."""
         mask = self._mask_for(q.shape[1] // k.shape[1], q)
         q, k, v = (states.reshape(len(self.valid), self.count, *states.shape[1:]) for states in (q, k, v))
-        return _grouped(q, *self.extend(next(self.layers), k, v), mask, dropout, scaling).flatten(0, 1)
+        return masked_attention(q, *self.extend(next(self.layers), k, v), mask, dropout, scaling).flatten(
+            0, 1
+        )
 
     def _mask_for(self, heads: int, like: Tensor) -> Tensor:
         """What to add to the scores, (B, 1, heads·n, W + n)."""
@@ -225,40 +273,3 @@ def _expanded(states: Tensor, at: Tensor, prefix: int) -> Tensor:
     """
     before = states[:prefix].expand(len(at), -1, -1, -1)
     return torch.cat([before, _taken(states, at[:, prefix:])], dim=1)
-
-
-def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, scaling: float | None) -> Tensor:
-    """Attention of q (B, L, H, D) to k and v (B, n, Hk, D): (B, L, H, D). mask: (H/Hk·L, n), one or one per row.
-
-    The queries of all heads that share a key are consecutive, so keys and values need not be repeated.
-    """
-    dtype, tokens = q.dtype, q.shape[1]
-    q, k, v, mask = _wider_on_cpu(q, k, v, mask)
-    out = F.scaled_dot_product_attention(
-        _by_key_head(q, k.shape[2]),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=mask,
-        dropout_p=dropout,
-        scale=scaling,
-    )
-    return _by_token(out.to(dtype), tokens)
-
-
-def _wider_on_cpu(q: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """On a CPU, the kernel's gradient takes three times as long in 16 bits as in 32."""
-    wider = q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad
-    return tuple(states.float() for states in (q, *others)) if wider else (q, *others)
-
-
-def _by_key_head(q: Tensor, key_heads: int) -> Tensor:
-    """(B, L, H, D) -> (B, Hk, H/Hk·L, D)."""
-    rows, tokens, heads, width = q.shape
-    shared_by = heads // key_heads
-    return q.view(rows, tokens, -1, shared_by, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
-
-
-def _by_token(out: Tensor, tokens: int) -> Tensor:
-    """(B, Hk, H/Hk·L, D) -> (B, L, H, D)."""
-    rows, key_heads, _, width = out.shape
-    return out.view(rows, key_heads, -1, tokens, width).permute(0, 3, 1, 2, 4).flatten(2, 3)

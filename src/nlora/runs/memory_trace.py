@@ -22,6 +22,7 @@ from nlora.methods.base import Method
 from nlora.models.fast_paths import FastPaths
 from nlora.models.inspection import Batch
 from nlora.models.logits import answer_logits
+from nlora.models.masked_attention import pretending
 from nlora.models.packed_attention import packed_attention
 from nlora.models.soft_prompts import PromptPool
 from nlora.models.traced_memory import (
@@ -32,7 +33,7 @@ from nlora.models.traced_memory import (
     held_tensors,
     layer_lists,
 )
-from nlora.training.cpu_modules import cpu_modules
+from nlora.training.fast_modules import fast_modules
 
 if TYPE_CHECKING:
     from nlora.config.schema import Config
@@ -130,9 +131,8 @@ class TracedRun:
                 trainable.enable_checkpointing()
             extra = self._extra_loss(trainable)
             trainable.model.train()
-            fast = cpu_modules(trainable.model, tries=False) if self._device == "cpu" else nullcontext()
             packed = packed_attention(self._model) if packs else nullcontext()
-            with fast, packed, self._mode:
+            with fast_modules(trainable.model, tries=False), packed, pretending(self._device), self._mode:
                 inputs = fake_batch(batch, self._mode)
                 with LiveBytes([*held_tensors(trainable.model), *tree_leaves(inputs)]) as live:
                     logits, targets = answer_logits(trainable.model, inputs)
@@ -194,7 +194,12 @@ class TracedRun:
         if not prompts:
             return 0, 0
         self._model.eval()
-        with self._mode, torch.no_grad(), LiveBytes(held_tensors(self._model)) as live:
+        with (
+            pretending(self._device),
+            self._mode,
+            torch.no_grad(),
+            LiveBytes(held_tensors(self._model)) as live,
+        ):
             prefiller = Prefiller(
                 self._model,
                 prompts,

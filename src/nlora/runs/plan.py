@@ -171,9 +171,9 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     if problems or tasks is None or layout is None or encoder is None or examples is None or cut is None:
         # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
-    modules, parameters, trained = layout
+    modules, parameters, layers, trained = layout
     measured = 0 if general is None else general.tokens
-    stages = stage_plans(config, tasks, methods, encoder, examples, cut, parameters, measured)
+    stages = stage_plans(config, tasks, methods, encoder, examples, cut, parameters, layers, measured)
     return Plan(
         config,
         tuple(tasks),
@@ -208,19 +208,22 @@ def _skeleton(config: Config) -> nn.Module:
 
 def _layout(
     model: nn.Module, config: Config, methods: Sequence[Method]
-) -> tuple[list[ModuleShape], int, int]:
-    """The modules to update, the number of the model's parameters without embeddings, and `Plan.trained_parameters`."""
+) -> tuple[list[ModuleShape], int, int, int]:
+    """The modules to update; parameters of the model and layers that have them, without embeddings; and
+    `Plan.trained_parameters`.
+    """
     from nlora.models.lora_adapter import LoraAdapter, target_modules
 
     modules = target_modules(model, config.lora)
     LoraAdapter.attach(model, config.lora, seed=config.seed).detach()  # PEFT refuses some layers
     embeddings = {id(p) for m in model.modules() if type(m).__name__ == "Embedding" for p in m.parameters()}
     parameters = sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    layers = sum(any(p.dim() > 1 for p in m.parameters(recurse=False)) for m in model.modules())
     trained = sum(config.lora.r * (m.in_features + m.out_features) for m in modules)
     if methods and methods[0].trains == "prompts":
         prompts = methods[0].attach(model, config.lora, stage=1, seed=config.seed)
         trained = sum(tensor.numel() for tensor in prompts.live_tensors().values())
-    return modules, parameters, trained
+    return modules, parameters, layers, trained
 
 
 def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:

@@ -34,7 +34,7 @@ from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
 from nlora.models.soft_tokens import remove_soft_tokens
 from nlora.runs.reference_passes import ReferencePasses, first_line
-from nlora.training.cpu_modules import cpu_modules
+from nlora.training.fast_modules import fast_modules
 
 if TYPE_CHECKING:
     from nlora.config.schema import LoraOptions
@@ -250,7 +250,7 @@ class _Comparison:
             batches = self._batches[:1] if way == default.prefill == "packed" else self._batches
             wrong = self._wrong(lambda w=way, m=faster, b=batches: self._training_off(w, m, b))  # type: ignore[misc]
             if wrong is None:
-                return replace(default, training=way, cpu_modules=faster, notes=(*default.notes, *notes))
+                return replace(default, training=way, fast_modules=faster, notes=(*default.notes, *notes))
             notes.append(
                 f"training in {way} rows{' with faster modules' if faster else ''} {wrong}; not used"
             )
@@ -263,7 +263,7 @@ class _Comparison:
     ) -> str | None:
         packed = packed_attention(self._backbone.model) if way == "packed" else nullcontext()
         reference = self._reference
-        with cpu_modules(reference.model) if faster else nullcontext(), packed:
+        with fast_modules(reference.model) if faster else nullcontext(), packed:
             for i, examples in enumerate(batches):
                 with reference.gradients_of_batch(i):
                     logits = self._batched_logits(examples, way)

@@ -96,6 +96,6 @@ def _draws_apart(model: Any, lora: LoraOptions, paths: FastPaths | None) -> bool
     rates = [value for key, value in model.config.to_dict().items() if "drop" in key]
     if any(isinstance(rate, float) and rate > 0 for rate in rates):
         return True
-    keyed = model.device.type == "cpu" and (paths is None or paths.cpu_modules)
+    keyed = model.device.type == "cpu" and (paths is None or paths.fast_modules)
     has_experts = any("expert" in name for name, _ in model.named_modules())
     return lora.dropout > 0 and (has_experts or not keyed)

@@ -44,14 +44,16 @@ def stage_plans(
     examples: Sequence[StageExamples],
     cut_test: Sequence[int],
     parameters: int,
+    layers: int,
     general_tokens: int = 0,
 ) -> tuple[StagePlan, ...]:
     """One plan per task.
 
     examples: of each stage. cut_test: how many test prompts of each task are shortened.
-    parameters: how many each token passes through. general_tokens: of the text that is measured after every stage.
+    parameters, layers: how many of them each token passes through; see `Speed`.
+    general_tokens: of the text that is measured after every stage.
     """
-    rate = time_estimate.flops_per_second(config.dtype)
+    speed = time_estimate.Speed.here(parameters, layers, config.dtype)
     lengths = [_lengths(stage.tokens, encoder) for stage in examples]
     stages = []
     for index, (task, given) in enumerate(zip(tasks, examples, strict=True)):
@@ -61,39 +63,36 @@ def stage_plans(
         rows = max(min(options.micro_batch_size or options.batch_size, given.in_epoch), 1)
         passes = options.epochs * given.in_epoch / rows
         seconds = time_estimate.train_seconds(
-            parameters=parameters,
+            speed,
             tokens=tokens,
             shared=0 if encoder.encoder_decoder else _shared_in_batch(given.tokens, rows),
             rows=rows,
             passes=passes,
-            rate=rate,
         )
         if methods[index].chooses_weight:  # see `nlora.runs.auto_weight`
             share = 1 - config.evaluate.validation_share
             seconds *= 1 + (config.auto_weight.tries + 1) * share
         if config.replay.by_loss:
             seconds += time_estimate.score_seconds(
-                parameters=parameters,
+                speed,
                 tokens=tokens,
                 shared=shared,
                 rows=config.evaluate.batch_size,
                 passes=len(given.own) / config.evaluate.batch_size,
-                rate=rate,
             )
         for i in range(len(tasks) if config.evaluate.unseen else index + 1) if given.tokens else ():
             rows = max(min(config.evaluate.batch_size, len(tasks[i].test)), 1)
             seconds += time_estimate.score_seconds(
-                parameters=parameters,
+                speed,
                 tokens=lengths[i][0],
                 shared=lengths[i][1],
                 rows=rows,
                 passes=len(tasks[i].test) / rows,
-                rate=rate,
             )
         if general_tokens:  # the first stage comes with the untouched model
             passes = 1 if index else 2
             seconds += time_estimate.score_seconds(
-                parameters=parameters, tokens=general_tokens, shared=0, rows=1, passes=passes, rate=rate
+                speed, tokens=general_tokens, shared=0, rows=1, passes=passes
             )
         stages.append(
             StagePlan(

@@ -1,11 +1,13 @@
 """A rough guess of a run's time, from its tokens and this machine's rate of matrix products.
 
-Only matrix products are counted. They take about half of a training step on a CPU (`SHARE`).
+Only matrix products are counted, which take about half of a training step on a CPU (`SHARE`), and on a GPU the time
+that it takes to start a small model's operations.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import cache
 
 SHARE = 0.5
@@ -13,8 +15,31 @@ SHARE = 0.5
 SIZES = {"cpu": 768, "cuda": 8192}
 """Rows and columns of the measured matrices. A product of 768 takes a GPU less time than its launch; one of 8192 takes
 a large GPU milliseconds, and 512 MiB in float32."""
+START_SECONDS = {"cpu": 0.0, "cuda": 6e-4}
+"""A CPU computes what it starts. A GPU waits for a small model's operations: 7.6e-4 s for each layer on the machine of
+an H100, before they became fewer (docs/gpu.md)."""
 LEAST_TOKENS = 100
 """A pass over fewer tokens is hardly faster, because reading the weights takes the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a model computes on a machine.
+
+    parameters: how many each token passes through. layers: how many layers with weights of their own it passes. rate:
+    floating-point operations per second. start_seconds: that starting one layer's operations takes, and those of its
+    gradients.
+    """
+
+    parameters: float
+    layers: int
+    rate: float
+    start_seconds: float
+
+    @classmethod
+    def here(cls, parameters: float, layers: int, dtype: str) -> Speed:
+        """On this machine's first device, in this dtype."""
+        return cls(parameters, layers, flops_per_second(dtype), START_SECONDS[_device()])
 
 
 def pass_tokens(tokens: float, shared: float, rows: float) -> float:
@@ -22,18 +47,16 @@ def pass_tokens(tokens: float, shared: float, rows: float) -> float:
     return max(shared + rows * (tokens - shared), LEAST_TOKENS)
 
 
-def train_seconds(
-    *, parameters: float, tokens: float, shared: float, rows: float, passes: float, rate: float
-) -> float:
+def train_seconds(speed: Speed, *, tokens: float, shared: float, rows: float, passes: float) -> float:
     """Seconds of training: 2 operations per weight and token forward, 2 back through the activations (LoRA)."""
-    return 4 * parameters * pass_tokens(tokens, shared, rows) * passes / rate
+    computing = 4 * speed.parameters * pass_tokens(tokens, shared, rows) / speed.rate
+    return passes * max(computing, speed.layers * speed.start_seconds)
 
 
-def score_seconds(
-    *, parameters: float, tokens: float, shared: int, rows: float, passes: float, rate: float
-) -> float:
-    """Seconds of scoring: forward only."""
-    return 2 * parameters * pass_tokens(tokens, shared, rows) * passes / rate
+def score_seconds(speed: Speed, *, tokens: float, shared: float, rows: float, passes: float) -> float:
+    """Seconds of scoring: forward only, which is a third of the operations to start."""
+    computing = 2 * speed.parameters * pass_tokens(tokens, shared, rows) / speed.rate
+    return passes * max(computing, speed.layers * speed.start_seconds / 3)
 
 
 def bfloat16_gain() -> float:
@@ -49,7 +72,7 @@ def flops_per_second(dtype: str, size: int | None = None, repeats: int = 5) -> f
     """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device()
     size = size or SIZES[device]
     a = torch.ones(size, size, device=device, dtype=getattr(torch, dtype))
     best = float("inf")
@@ -58,3 +81,9 @@ def flops_per_second(dtype: str, size: int | None = None, repeats: int = 5) -> f
         float((a @ a)[0, 0])  # reading one number waits for the GPU
         best = min(best, time.perf_counter() - begin)
     return SHARE * 2 * size**3 / best
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

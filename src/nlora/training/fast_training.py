@@ -9,12 +9,12 @@ from torch import nn
 
 from nlora.models.fast_paths import FastPaths
 from nlora.models.packed_attention import packed_attention
-from nlora.training.cpu_modules import cpu_modules
+from nlora.training.fast_modules import fast_modules
 from nlora.training.keyed_masks import KeyedMasks
 
 
 class FastTraining:
-    """A block in which the model trains on its fast paths. masks: of dropout; see `cpu_modules`."""
+    """A block in which the model trains on its fast paths. masks: of dropout; see `fast_modules`."""
 
     def __init__(
         self, backbone: nn.Module, model: nn.Module, paths: FastPaths, masks: KeyedMasks | None
@@ -23,8 +23,8 @@ class FastTraining:
         self._entered = ExitStack()
 
     def __enter__(self) -> None:
-        if self._paths.cpu_modules:
-            self._entered.enter_context(cpu_modules(self._model, masks=self._masks))
+        if self._paths.fast_modules:
+            self._entered.enter_context(fast_modules(self._model, masks=self._masks))
         if self._paths.training == "packed":
             self._entered.enter_context(packed_attention(self._backbone))
 

@@ -74,12 +74,12 @@ def masks_of(
     seed: int,
     encoder_decoder: bool,
 ) -> KeyedMasks | None:
-    """The masks of a training; None without dropout on the updates, and where `cpu_modules` does not replace it.
+    """The masks of a training; None without dropout on the updates, and where `fast_modules` does not replace it.
 
     beginnings: those of its tasks, for packed batches.
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
-    if not (paths.cpu_modules and on_cpu and update_dropouts(model)):
+    if not (paths.fast_modules and on_cpu and update_dropouts(model)):
         return None
     beginning = common_tokens(examples) if paths.training == "packed" else 0
     lengths = [len(ids) for ids in beginnings]

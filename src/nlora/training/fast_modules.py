@@ -1,10 +1,10 @@
-"""Faster modules for a frozen backbone while an adapter trains on it, on a CPU.
+"""Faster modules for a frozen backbone while an adapter trains on it.
 
 On a CPU, a fifth of a training step goes into dropout masks, norms and gated layers, and a third of its memory into
-what these store for the backward pass (docs/performance.md). The replacements hold the same parameters under the same
-names. A norm or a gated layer is replaced only if a trial on small and large random numbers gives the original's
-output, so a module that computes something else under a similar name stays. On other devices nothing is replaced
-unless asked for, because nothing of this has been measured there (docs/gpu.md).
+what these store for the backward pass (docs/performance.md). A GPU starts fewer operations with them, and stores less
+(docs/gpu.md). The replacements hold the same parameters under the same names. A norm or a gated layer is replaced only
+if a trial on small and large random numbers gives the original's output, so a module that computes something else under
+a similar name stays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nlora.kernels.dropout import Dropout
 from nlora.kernels.elementwise import rms_norm, silu_mul
-from nlora.training.cpu_forwards import (
+from nlora.training.fast_forwards import (
     ROTATION,
     TOLERANCES,
     fast_rotation,
@@ -29,6 +29,8 @@ from nlora.training.cpu_forwards import (
 )
 from nlora.training.keyed_masks import KeyedMasks, update_dropouts
 
+DEVICES = ("cpu", "cuda")
+"""Types of devices on which the replacements are right, tried on both."""
 _SIZES = (1e-3, 1.0, 30.0, 1000.0)
 """Scales of the trial's numbers: small ones reveal a norm's eps, large ones a clamp (DeepSeek-V4's gates end at 10)."""
 
@@ -64,9 +66,9 @@ class GatedLayer(nn.Module):
 
 
 @contextmanager
-def cpu_modules(
+def fast_modules(
     model: nn.Module,
-    devices: Collection[str] = ("cpu",),
+    devices: Collection[str] = DEVICES,
     *,
     tries: bool = True,
     masks: KeyedMasks | None = None,
@@ -78,7 +80,7 @@ def cpu_modules(
     masks: of the dropout on the inputs of updates; None: from torch's generator, as of other dropout.
 
     >>> model = nn.Sequential(nn.Dropout(0.1))
-    >>> with cpu_modules(model):
+    >>> with fast_modules(model):
     ...     type(model[0]) is Dropout
     True
     >>> type(model[0]) is nn.Dropout

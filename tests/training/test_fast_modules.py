@@ -12,7 +12,7 @@ from torch import nn
 
 from nlora.kernels.dropout import Dropout
 from nlora.models.backbone import load_backbone
-from nlora.training.cpu_modules import GatedLayer, RmsNorm, cpu_modules
+from nlora.training.fast_modules import GatedLayer, RmsNorm, fast_modules
 
 TinyModel = Callable[[str], Path]
 
@@ -40,7 +40,7 @@ def test_the_model_computes_what_it_did(tiny_model: TinyModel, family: str) -> N
     before = dict(model.named_modules())
     names = [name for name, _ in model.named_parameters()]
     expected = logits_and_gradient(model)
-    with cpu_modules(model):
+    with fast_modules(model):
         kinds = {type(module) for module in model.modules()}
         assert (RmsNorm in kinds) == (family in {"llama", "qwen2", "t5"})
         assert (GatedLayer in kinds) == (family in {"llama", "qwen2"})
@@ -56,7 +56,7 @@ def test_every_dropout_is_replaced_and_put_back() -> None:
     inner = nn.Dropout(0.2)
     model = nn.ModuleDict({"a": nn.Sequential(inner, nn.Dropout(0.0)), "b": nn.Dropout(0.3)})
     before = dict(model.named_modules())
-    with cpu_modules(model):
+    with fast_modules(model):
         after = dict(model.named_modules())
         assert {name for name in before if before[name] is not after[name]} == {"a.0", "b"}
         found = [(type(m), m.p) for m in (after["a.0"], after["b"]) if isinstance(m, Dropout)]
@@ -97,15 +97,15 @@ def test_a_module_that_computes_something_else_under_a_similar_name_stays() -> N
     model = nn.ModuleList([OddRMSNorm(), PairRMSNorm(), nn.LayerNorm(6, bias=False), nn.RMSNorm(6), listened])
     model.requires_grad_(False)
     before = list(model)
-    with cpu_modules(model):
+    with fast_modules(model):
         assert list(model) == before
 
 
 def test_a_norm_is_replaced_only_if_it_is_frozen() -> None:
     model = nn.Sequential(nn.RMSNorm(6, eps=1e-6))
-    with cpu_modules(model):
+    with fast_modules(model):
         assert type(model[0]) is nn.RMSNorm
-    with cpu_modules(model.requires_grad_(False)):
+    with fast_modules(model.requires_grad_(False)):
         assert type(model[0]) is RmsNorm
 
 
@@ -114,7 +114,7 @@ def test_everything_is_put_back_after_an_error() -> None:
     before = list(model)
 
     def train() -> None:
-        with cpu_modules(model):
+        with fast_modules(model):
             assert list(model) != before
             raise KeyboardInterrupt
 
@@ -125,7 +125,7 @@ def test_everything_is_put_back_after_an_error() -> None:
 
 def test_other_precisions_are_left_to_the_original() -> None:
     model = nn.Sequential(nn.RMSNorm(6, eps=1e-6).half(), PlainRMSNorm()).requires_grad_(False)
-    with cpu_modules(model):
+    with fast_modules(model):
         assert [type(module) for module in model] == [nn.RMSNorm, RmsNorm]
         assert model[1](torch.ones(2, 6, dtype=torch.float64)).dtype == torch.float64
 
@@ -137,7 +137,7 @@ def test_bfloat16_is_replaced_too(tiny_model: TinyModel, family: str) -> None:
     short: Any = load_backbone(str(tiny_model(family)), dtype="bfloat16").model.requires_grad_(False)
     exact.load_state_dict(short.state_dict())
     truth, plain = logits_and_gradient(exact), logits_and_gradient(short)
-    with cpu_modules(short):
+    with fast_modules(short):
         assert {RmsNorm, GatedLayer} < {type(module) for module in short.modules()}
         faster = logits_and_gradient(short)
     for found, original, wanted in zip(faster, plain, truth, strict=True):
@@ -175,12 +175,12 @@ class NoEpsilonRMSNorm(OddRMSNorm):
 def test_a_module_that_differs_only_on_large_or_small_numbers_stays(odd: type[nn.Module]) -> None:
     model = nn.ModuleList([odd()]).requires_grad_(False)
     before = list(model)
-    with cpu_modules(model):
+    with fast_modules(model):
         assert list(model) == before
 
 
 def test_deepseek_v4_keeps_its_clamps(tiny_family: Callable[[str], Any]) -> None:
     model = tiny_family("deepseek_v4")
     model.requires_grad_(False)
-    with cpu_modules(model):
+    with fast_modules(model):
         assert GatedLayer not in {type(module) for module in model.modules()}

@@ -15,8 +15,8 @@ from torch import nn
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_factors import LoraFactors
 from nlora.models.unmerged_updates import UnmergedUpdates, UpdateHook
-from nlora.training.cpu_forwards import fast_rotation, lora_forward
-from nlora.training.cpu_modules import cpu_modules
+from nlora.training.fast_forwards import fast_rotation, lora_forward
+from nlora.training.fast_modules import fast_modules
 
 TinyModel = Callable[[str], Path]
 IDS = torch.arange(2, 22).view(2, 10)
@@ -51,7 +51,7 @@ def replaced(model: nn.Module) -> set[str]:
 def test_loss_and_gradients_are_the_same(tiny_model: TinyModel, family: str) -> None:
     model = with_lora(tiny_model(family)).eval()
     expected = loss_and_gradients(model)
-    with cpu_modules(model):
+    with fast_modules(model):
         assert replaced(model) == {"Linear"} | (set() if family == "opt" else {"rotation"})
         for found, wanted in zip(loss_and_gradients(model), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
@@ -66,7 +66,7 @@ def test_a_bfloat16_layer_has_its_update_in_float32(tiny_model: TinyModel) -> No
     x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(2)).bfloat16()
     with torch.no_grad():
         expected = layer(x)
-        with cpu_modules(model), pytest.MonkeyPatch.context() as patch:
+        with fast_modules(model), pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(layer), "forward", None)  # the original must not be used
             found = layer(x)
     assert found.dtype == torch.bfloat16
@@ -87,7 +87,7 @@ def test_unmerged_updates_of_a_layer_are_part_of_the_faster_forward(tiny_model: 
         unmerged = UnmergedUpdates(base, names)
         unmerged.activate([state])
         expected = loss_and_gradients(model)
-        with cpu_modules(model), pytest.MonkeyPatch.context() as patch:
+        with fast_modules(model), pytest.MonkeyPatch.context() as patch:
             patch.setattr(UpdateHook, "__call__", None)  # it must not add them a second time
             found = loss_and_gradients(model)
         unmerged.deactivate()
@@ -103,8 +103,8 @@ def test_dropout_is_drawn_as_without_it(tiny_model: TinyModel, monkeypatch: pyte
     for fused in (True, False):
         with monkeypatch.context() as patch:
             if not fused:
-                patch.setattr("nlora.training.cpu_modules.lora_forward", lambda module: None)
-            with cpu_modules(model):
+                patch.setattr("nlora.training.fast_modules.lora_forward", lambda module: None)
+            with fast_modules(model):
                 torch.manual_seed(1)
                 results.append(loss_and_gradients(model))
     for found, wanted in zip(*results, strict=True):
@@ -130,7 +130,7 @@ def test_an_adapter_that_is_off_merged_or_one_of_two_is_left_to_peft(tiny_model:
         return found
 
     expected = logits()
-    with cpu_modules(model):
+    with fast_modules(model):
         for mine, theirs in zip(logits(), expected, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(expected[0], expected[1], atol=1e-3)
@@ -139,7 +139,7 @@ def test_an_adapter_that_is_off_merged_or_one_of_two_is_left_to_peft(tiny_model:
 
 def test_a_rate_of_almost_one_is_left_to_torch(tiny_model: TinyModel) -> None:
     model = with_lora(tiny_model("llama"), lora_dropout=1 - 1e-9).train()
-    with cpu_modules(model):
+    with fast_modules(model):
         assert torch.isfinite(loss_and_gradients(model)[0])
 
 
@@ -147,7 +147,7 @@ def test_hooks_on_the_parts_of_a_layer_are_called(tiny_model: TinyModel) -> None
     model = with_lora(tiny_model("llama")).eval()
     called: list[int] = []
     layer: Any = next(m for m in model.modules() if hasattr(m, "base_layer"))
-    with cpu_modules(model):
+    with fast_modules(model):
         for number, part in enumerate((layer.base_layer, layer.lora_A["default"], layer.lora_B["default"])):
             hook = part.register_forward_hook(lambda *_, number=number: called.append(number))
             model(input_ids=IDS)
@@ -165,8 +165,8 @@ def test_other_kinds_of_layers_keep_their_forward(tiny_model: TinyModel) -> None
     assert [lora_forward(layer) is None for layer in layers[:3]] == [True, True, False]
     dora = with_lora(tiny_model("llama"), use_dora=True).eval()
     expected = loss_and_gradients(dora)
-    with cpu_modules(dora), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlora.training.cpu_forwards.lora_linear", None)
+    with fast_modules(dora), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlora.training.fast_forwards.lora_linear", None)
         for found, wanted in zip(loss_and_gradients(dora), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
@@ -184,7 +184,7 @@ class OddAttention(nn.Module):
 def test_another_rotation_of_the_same_name_stays() -> None:
     original = apply_rotary_pos_emb
     assert fast_rotation(original) is None
-    with cpu_modules(OddAttention()):
+    with fast_modules(OddAttention()):
         assert apply_rotary_pos_emb is original
 
 
@@ -196,5 +196,5 @@ def test_attention_that_calls_the_rotation_differently_gets_the_original(
     ids = torch.arange(5, 40)[None]
     with torch.no_grad():
         expected = model(input_ids=ids).logits
-        with cpu_modules(model):
+        with fast_modules(model):
             torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
