@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from test_sequence import assert_same_files
 
 from helpers import learn, write_config
-from nlora.cli import run
+from nlora.cli import demo
 from nlora.cli.cp import cp
 from nlora.config.load import load_config, recipe_text
 from nlora.errors import InputErrors, RunError
@@ -21,6 +23,7 @@ from nlora.runs import sequence
 from nlora.runs.plan import Plan
 from nlora.sweeps.check import check_sweep
 from nlora.sweeps.expand import read_sweep
+from nlora.sweeps.processes import Job
 
 TinyModel = Callable[[str], Path]
 
@@ -31,15 +34,14 @@ def small_demo(tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.Monkey
     config = write_config(
         tmp_path, tiny_model("llama"), output_dir="runs/demo/demo", method="nlora", name="demo"
     )
-    monkeypatch.setattr(run, "DEMO", str(config))
+    monkeypatch.setattr(demo, "DEMO", str(config))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_demo_writes_its_runs_into_the_folder_that_is_asked_for(
-    small_demo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What two of them have in common is learned once, and each has the files that it would have by itself."""
+def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The methods of the stages that this process trains from now on."""
     trained: list[str] = []
     train_stage = sequence.train_stage
 
@@ -48,14 +50,48 @@ def test_the_demo_writes_its_runs_into_the_folder_that_is_asked_for(
         return train_stage(plan, *more)
 
     monkeypatch.setattr(sequence, "train_stage", counted)
+    return trained
+
+
+def test_the_demo_writes_its_runs_into_the_folder_that_is_asked_for(
+    small_demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What two of them have in common is learned once, and each has the files that it would have by itself."""
+    trained = count_trainings(monkeypatch)
     for _ in range(2):  # the second time, there is nothing to do
-        run.demo(["output_dir='mine too'", "train.epochs=1"])
+        demo.demo(["output_dir='mine too'", "train.epochs=1"])
     assert trained == ["nlora"] * 2 + ["inclora"] * 2 + ["replay"]
-    for method in run.DEMO_METHODS:
+    for method in demo.DEMO_METHODS:
         assert json.loads((small_demo / "mine too" / method / "summary.json").read_text())["method"] == method
     assert not (small_demo / "runs").exists()
-    learn(run.DEMO, "method=replay", "name=replay", "output_dir=alone", "train.epochs=1")
+    learn(demo.DEMO, "method=replay", "name=replay", "output_dir=alone", "train.epochs=1")
     assert_same_files(small_demo / "mine too/replay", small_demo / "alone")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_with_two_threads_the_demo_learns_two_runs_at_once(
+    small_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: bool
+) -> None:
+    """Each as it would by itself. What the other process leaves undone is done here."""
+    trained = count_trainings(monkeypatch)
+    threads = [torch.get_num_threads()]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    if fails:
+        monkeypatch.setattr(Job, "command", (sys.executable, "-c", "raise SystemExit(3)"))
+    demo.demo(["output_dir='mine too'", "train.epochs=1"])
+    assert trained == ["inclora"] * 2 + ["nlora"] * (2 * fails) + ["replay"]
+    assert (threads[1], threads[-1]) == (1, 2)
+    printed = capsys.readouterr().out
+    assert "at the same time, by another process; its log: mine too/logs/nlora.log" in printed
+    rows = [
+        line.split()[0]
+        for line in printed.splitlines()
+        if line.split()[1:2] in (["nlora"], ["inclora"], ["replay"])
+    ]
+    assert rows[-3:] == ["nlora", "inclora", "replay"]
+    learn(demo.DEMO, "method=nlora", "name=nlora", "output_dir=alone", "train.epochs=1")
+    assert_same_files(small_demo / "mine too/nlora", small_demo / "alone")
 
 
 @pytest.mark.parametrize(
@@ -73,16 +109,16 @@ def test_what_the_demos_second_run_cannot_have_is_told_before_the_first(
     small_demo: Path, overrides: list[str], said: str
 ) -> None:
     with pytest.raises(InputErrors, match=said):
-        run.demo(overrides)
+        demo.demo(overrides)
     assert not (small_demo / "runs").exists()
 
 
 def test_a_second_demo_folder_of_another_configuration_is_told_before_the_first_trains(
     small_demo: Path,
 ) -> None:
-    learn(run.DEMO, "method=inclora", "name=inclora", "output_dir=runs/demo/inclora", "seed=9")
+    learn(demo.DEMO, "method=inclora", "name=inclora", "output_dir=runs/demo/inclora", "seed=9")
     with pytest.raises(RunError, match="started with another configuration"):
-        run.demo()
+        demo.demo()
     assert not (small_demo / "runs/demo/nlora").exists()
 
 

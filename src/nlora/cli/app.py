@@ -23,6 +23,7 @@ from nlora.cli.analyze import analyze
 from nlora.cli.check import check
 from nlora.cli.compare import compare
 from nlora.cli.cp import cp
+from nlora.cli.demo import demo
 from nlora.cli.doctor.command import doctor
 from nlora.cli.evaluate import evaluate
 from nlora.cli.export import export
@@ -31,7 +32,7 @@ from nlora.cli.group import STOPPED, Commands, Stopped
 from nlora.cli.ls import ls
 from nlora.cli.predict import predict
 from nlora.cli.report import report
-from nlora.cli.run import demo, run
+from nlora.cli.run import run
 from nlora.cli.sweep import sweep
 from nlora.errors import InputErrors, NloraError
 from nlora.models import processes
