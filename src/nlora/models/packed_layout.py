@@ -31,10 +31,10 @@ KeysValues = list[tuple[Tensor, Tensor]]
 MERGE_FROM = 1000
 """The prefix tokens from which `merged_attention` reads a prefix: measured, it is faster from somewhere below."""
 MERGE_DEVICES = ("cpu",)
-"""Where it does. On a GPU, copies are faster up to 2,000 tokens (docs/gpu.md)."""
+"""Where it does. On a GPU, copies are faster up to 2,000 tokens, and need less at the peak (docs/gpu.md)."""
 ONE_CALL_DEVICES = ("cuda",)
-"""Where a short batch's attention is one call over all of its tokens: it starts a quarter of the operations that a call
-for each kind of token does, and computes more, most of which the mask takes out."""
+"""Where a short batch's attention is one call over all of its tokens. It starts 24 operations fewer in a layer than a call
+for each kind of token, and computes more, most of which the mask takes out."""
 ONE_CALL_TOKENS = {torch.bfloat16: 2048, torch.float16: 2048, torch.float32: 1024}
 """The most tokens of such a batch, by the states' dtype."""
 
@@ -187,7 +187,7 @@ class BatchLayout:
     def _mask_for(self, heads: int, like: Tensor) -> Tensor:
         """What to add to the scores, (heads·S, S): a token sees those before it in its row, and its row's prefix."""
         if heads not in self.masks:
-            rows, prefixes, first = [], [], 0
+            rows, prefixes, first = [], [], 0  # of each token, as numbers; a prefix is a row, too
             for group in self.groups:
                 count, length = group.rows_at.shape
                 places = group.back_at
@@ -199,14 +199,10 @@ class BatchLayout:
                 ]
                 prefixes.append(torch.full_like(places[:1], first).expand(group.tokens))
                 first += count + 1
-            row, prefix = (
-                torch.cat(rows),
-                torch.cat(prefixes),
-            )  # (S,): numbers of rows; each prefix is one, too
+            row, prefix = torch.cat(rows), torch.cat(prefixes)  # (S,)
             sees = ((row == row[:, None]) | (row == prefix[:, None])).tril()
-            self.masks[heads] = for_heads(
-                like.new_zeros(sees.shape).masked_fill_(~sees, float("-inf")), heads
-            )
+            mask = like.new_zeros(sees.shape).masked_fill_(~sees, float("-inf"))
+            self.masks[heads] = for_heads(mask, heads)
         return self.masks[heads]
 
 
