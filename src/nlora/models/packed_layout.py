@@ -33,8 +33,8 @@ MERGE_FROM = 1000
 MERGE_DEVICES = ("cpu",)
 """Where it does. On a GPU, copies are faster up to 2,000 tokens, and need less at the peak (docs/gpu.md)."""
 ONE_CALL_DEVICES = ("cuda",)
-"""Where a short batch's attention is one call over all of its tokens. It starts 24 operations fewer in a layer than a call
-for each kind of token, and computes more, most of which the mask takes out."""
+"""Where a short batch's attention is one call over all of its tokens. It starts 24 operations fewer in a layer than a
+call for each kind of token, and computes more, most of which the mask takes out."""
 ONE_CALL_TOKENS = {torch.bfloat16: 2048, torch.float16: 2048, torch.float32: 1024}
 """The most tokens of such a batch, by the states' dtype."""
 
