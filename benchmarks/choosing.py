@@ -3,6 +3,7 @@
     python benchmarks/choosing.py runs/choosing/short                  # every method, and its difference to inclora
     python benchmarks/choosing.py runs/choosing/claim                  # the same for each length of training
     python benchmarks/choosing.py runs/choosing/tuning --choose        # the best value of each method's option
+    python benchmarks/choosing.py runs/choosing/costs --costs          # time and memory beside no protection
 
 How a difference and its interval are computed: `nlora.runs.paired_bootstrap`.
 """
@@ -123,8 +124,41 @@ def print_choices(runs: Mapping[str, Mapping[int, Scored]]) -> None:
             print(f"| `{method}` | {tried} | {max(scores, key=scores.__getitem__)} |")
 
 
+def print_costs(folder: Path) -> None:
+    """What each method's last task cost beside that of no protection, means over seeds.
+
+    files: the weights that are kept of it.
+    """
+    runs: dict[str, list[tuple[Path, Summary]]] = defaultdict(list)
+    for path in sorted(path.parent for path in folder.glob("*/summary.json")):
+        summary = read_summary(path)
+        if summary.status == "complete":
+            runs[summary.name].append((path, summary))
+    seconds = {
+        name: statistics.mean(s.train_seconds[-1] for _, s in of_name) for name, of_name in runs.items()
+    }
+    peaks = {
+        name: statistics.mean(s.peak_memory_bytes or 0 for _, s in of_name) for name, of_name in runs.items()
+    }
+    print("| method | training time | peak of memory | trained parameters | files, MiB | old examples |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in sorted(seconds, key=seconds.__getitem__):
+        path, summary = runs[name][0]
+        last = max((path / "outputs").iterdir(), key=lambda stage: int(stage.name.partition("-")[0]))
+        kept = sum(file.stat().st_size for file in last.rglob("*.safetensors"))
+        cells = [
+            f"`{name}`",
+            f"{seconds[name] / seconds[REFERENCE]:.2f}",
+            f"{peaks[name] / peaks[REFERENCE]:.2f}",
+            f"{summary.trained_parameters or 0:,}",
+            f"{kept / 2**20:.1f}",
+            str(sum(summary.replayed_examples[-1:])),
+        ]
+        print("| " + " | ".join(cells) + " |")
+
+
 def main() -> None:
-    """Prints the table, or the choices."""
+    """Prints the table, the choices or the costs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -132,7 +166,13 @@ def main() -> None:
     parser.add_argument(
         "--choose", action="store_true", help="the best value of each option, by average accuracy"
     )
+    parser.add_argument(
+        "--costs", action="store_true", help="time and memory of the last task beside those of no protection"
+    )
     options = parser.parse_args()
+    if options.costs:
+        print_costs(options.folder)
+        return
     runs = read_runs(options.folder)
     if options.choose:
         print_choices(runs)

@@ -58,3 +58,27 @@ def test_a_method_is_compared_with_no_protection_that_trained_as_long(
         assert transfer == f"{other.backward_transfer:.1f}"
         adapters = (runs / f"nlora-epochs={epochs}").glob("outputs/*/adapter")
         assert update == f"{sum(norm(adapter, 2.0) for adapter in adapters) / 2:.1f}"
+
+
+def test_what_a_method_costs_is_a_share_of_what_no_protection_does(
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    runs = tmp_path / "runs"
+    for method, memory in (("inclora", 0), ("inclora", 2)):
+        name = f"{method}-{memory}" if memory else method
+        own = [f"name={name}", f"method={method}", f"replay.memory={memory}", f"output_dir={runs / name}"]
+        learn(config, *own)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", ["choosing.py", str(runs), "--costs"])
+    importlib.import_module("choosing").main()
+    lines = capsys.readouterr().out.splitlines()[2:]
+    rows = {line.split("|")[1].strip(" `"): [c.strip() for c in line.split("|")[2:-1]] for line in lines}
+    plain, replay = (read_summary(runs / name) for name in ("inclora", "inclora-2"))
+    ratio = replay.train_seconds[-1] / plain.train_seconds[-1]
+    assert (rows["inclora"][0], rows["inclora-2"][0]) == ("1.00", f"{ratio:.2f}")
+    assert rows["inclora"][2] == f"{plain.trained_parameters:,}"
+    assert (rows["inclora"][-1], rows["inclora-2"][-1]) == ("0", "2")
