@@ -47,7 +47,14 @@ SUBSTITUTIONS = {
     "some/hub-adapter": "runs/support/outputs/2-urgency/adapter",
     **{
         f"nlora sweep benchmarks/{name}.yaml": f"nlora sweep {ROOT}/benchmarks/{name}.yaml --dry-run"
-        for name in ("five_tasks", "general", "choosing_short", "choosing_tuning", "choosing_costs", "choosing_claim")
+        for name in (
+            "five_tasks",
+            "general",
+            "choosing_short",
+            "choosing_tuning",
+            "choosing_costs",
+            "choosing_claim",
+        )
     },
 }
 """What a page says -> what is run in its place, in this order."""
