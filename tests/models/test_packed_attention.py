@@ -79,6 +79,17 @@ def check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert float((found[name] - gradient).abs().max()) <= 1e-6 * float(gradient.abs().max()) + 1e-8, name
 
 
+def check_packed(model: Any, examples: list[TokenizedExample]) -> None:
+    """A packed batch has the logits and gradients of each example alone."""
+    expected = alone(model, examples)
+    expected_gradients = gradients(model, expected, examples)
+    with packed_attention(model):
+        found = packed_logits(model, pack(examples))[0]
+        found_gradients = gradients(model, found, examples)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    check(found_gradients, expected_gradients)
+
+
 @pytest.mark.parametrize("examples", BATCHES.values(), ids=BATCHES.keys())
 @pytest.mark.parametrize("family", CAUSAL)
 def test_logits_and_gradients_are_those_of_each_example_alone(
@@ -87,13 +98,7 @@ def test_logits_and_gradients_are_those_of_each_example_alone(
     model = load(tiny_model(family)).double()
     assert packing_is_exact(model)
     model.requires_grad_(True)
-    expected = alone(model, examples)
-    expected_gradients = gradients(model, expected, examples)
-    with packed_attention(model):
-        found = packed_logits(model, pack(examples))[0]
-        found_gradients = gradients(model, found, examples)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    check(found_gradients, expected_gradients)
+    check_packed(model, examples)
 
 
 @pytest.mark.parametrize("way", ["copied", "merged", "one call"])
@@ -136,13 +141,7 @@ def test_one_call_of_attention_gives_the_same(
 ) -> None:
     attend_in_one_call(monkeypatch)
     model = load(tiny_model(family)).double().requires_grad_(True)
-    expected = alone(model, examples)
-    expected_gradients = gradients(model, expected, examples)
-    with packed_attention(model):
-        found = packed_logits(model, pack(examples))[0]
-        found_gradients = gradients(model, found, examples)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    check(found_gradients, expected_gradients)
+    check_packed(model, examples)
 
 
 def test_longer_batches_and_passes_after_others_are_attended_to_by_kind(
