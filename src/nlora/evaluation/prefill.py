@@ -25,7 +25,13 @@ from nlora.data.task import TokenizedExample
 from nlora.evaluation.kv_cache import PreallocatedCache
 from nlora.evaluation.prefill_packed import PackedPrefiller
 from nlora.evaluation.prefill_padded import prefill_padded, with_rows
-from nlora.models.inspection import Batch, decoder_start, is_encoder_decoder, keeps_all_tokens
+from nlora.models.inspection import (
+    Batch,
+    cache_argument,
+    decoder_start,
+    is_encoder_decoder,
+    keeps_all_tokens,
+)
 from nlora.models.logits import causal_forward
 
 _PASS_OVERHEAD_TOKENS = 48
@@ -170,8 +176,8 @@ class _EncoderDecoderPrefill:
             encoder_outputs=self._output(last_hidden_state=self._states),
             attention_mask=self._mask,
             decoder_input_ids=tokens,
-            past_key_values=self._cache,
             use_cache=True,
+            **{cache_argument(self._model): self._cache},
         ).logits
         return logits
 

@@ -95,6 +95,12 @@ def forward_parameters(model: nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(_inner(model).forward).parameters)
 
 
+def cache_argument(model: nn.Module) -> str:
+    """Name of the forward's argument for a key-value cache: `cache`, or `past_key_values` before transformers 5.24."""
+    names = forward_parameters(model)
+    return "cache" if "cache" in names and "past_key_values" not in names else "past_key_values"
+
+
 def _inner(model: Any) -> Any:
     """The backbone inside its wrappers."""
     while hasattr(model, "module"):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nlora.data.collate import IGNORED
 from nlora.models.inspection import (
     Batch,
+    cache_argument,
     decoder_start,
     first_position,
     forward_parameters,
@@ -65,7 +66,7 @@ def causal_forward(
     mask = batch["attention_mask"]
     rows = {"input_ids": batch["input_ids"], "attention_mask": mask}
     if before is not None:
-        rows["past_key_values"] = cache
+        rows[cache_argument(model)] = cache
         rows["attention_mask"] = torch.cat([before, mask], dim=1)
     if "position_ids" in forward_parameters(model):
         rows["position_ids"] = positions(mask) + first_position(model)

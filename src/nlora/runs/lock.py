@@ -10,7 +10,7 @@ import errno
 import warnings
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from nlora.errors import RunError
 
@@ -47,9 +47,9 @@ def held_lock(folder: Path) -> FileLock:
     return lock
 
 
-def _is_a_file(lock: object) -> bool:
-    """Whether filelock has taken a file as the lock."""
-    return isinstance(lock, SoftFileLock)
+def _is_a_file(lock: FileLock) -> bool:
+    """Whether filelock has taken a file as the lock: it knows the owner of such a lock only."""
+    return hasattr(lock, "pid")
 
 
 def is_held(folder: Path) -> bool | None:

@@ -6,6 +6,7 @@ between model families except for the rotation, a function of the modeling file,
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -82,7 +83,7 @@ def hooked(module: nn.Module) -> bool:
 
 def modeling_file(module: nn.Module) -> dict[str, Any] | None:
     """The global names of the file that defines a module's forward; None if that does not call a rotation."""
-    forward: Any = type(module).forward
+    forward: Any = inspect.unwrap(type(module).forward)  # transformers 5.24 has wrapped many of them
     if isinstance(forward, FunctionType) and ROTATION in forward.__code__.co_names:
         return forward.__globals__
     return None
