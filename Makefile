@@ -1,5 +1,7 @@
 # Everything here sets up what it needs by itself, in .venv; only Python 3.11 or newer and make must be there.
 PYTHON ?= python3
+# CONSTRAINTS=/dev/null takes the newest versions of everything instead of those that the tests ran with.
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 
 .PHONY: help venv demo test tests lint types unit manual release clean
@@ -18,7 +20,7 @@ venv: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "nlora needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.[test]'
 	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # pip would use one core; some packages have broken files
 	@touch $@
 

@@ -31,8 +31,9 @@ from nlora.evaluation.prefill import Prefiller
 from nlora.models.backbone import Backbone, load_backbone, load_skeleton
 from nlora.models.fast_paths import FastPaths
 from nlora.models.logits import answer_logits
-from nlora.models.lora_adapter import LoraAdapter, target_modules
+from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
+from nlora.models.target_modules import default_names
 from nlora.runs.preflight import preflight, probes
 from nlora.runs.update_history import keep_updates
 from nlora.training.fast_modules import fast_modules
@@ -97,8 +98,7 @@ def _check(row: Row, folder: Path) -> None:
         return
     trained = False
     try:
-        targets = target_modules(load_skeleton(model_folder), LORA)
-        row.targets = ", ".join(dict.fromkeys(t.name.rpartition(".")[2] for t in targets))
+        row.targets = ", ".join(default_names(load_skeleton(model_folder)))
         backbone = load_backbone(model_folder)
         encoder = ExampleTokenizer(
             backbone.tokenizer,

@@ -50,7 +50,7 @@ _GAIN = 1.5
 # What a field's name says that it counts, and the number for it; the first that matches.
 # fmt: off
 _SIZES: tuple[tuple[str, int], ...] = (
-    (r"vocab_size|n_vocab|vocab_size_per_layer_input|prompt_length", VOCABULARY),
+    (r"(unpadded_)?vocab_size|n_vocab|vocab_size_per_layer_input|prompt_length", VOCABULARY),
     (r"max_.*position_embeddings|n_positions|n_ctx|max_seq_len|max_position|max_sequence_length|max_window_layers|"
      r"context_length", 512),
     (r"(num_)?(nextn|mtp).*", 0),
@@ -71,8 +71,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
      r"dim_feedforward|shared_expert_.*_size)", 64),
     (r"hidden_size_per_layer_input|num_centroids", 8),
     (r".*(hidden_size|hidden_size_global|d_model|n_embd|embed_dim|word_embed_proj_dim|embedding_size|dim_model|"
-     r"emb_dim|lru_width|hidden_dim|out_dim|adapter_in_dim|adapter_input_size|downsample_hidden_size|output_proj_dims)",
-     32),
+     r"emb_dim|lru_width|hidden_dim|out_dim|adapter_in_dim|adapter_input_size|downsample_hidden_size|output_proj_dims|"
+     r"codebook_dim)", 32),
     (r"image_size|crop_size", 32), (r"patch_size", 8), (r"num_channels|in_channels", 3),
     (r"nemo_conv_channels|ext_pw_out_channel|depthwise_separable_out_channel|base_channels", 32),
     (r"(image|audio|video|boi|eoi|boa|eoa|vision).*_token_(id|index)", _MARKS),
@@ -122,6 +122,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
         "rope_parameters": {**_ROPE, "mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}
     },
     "hunyuan_vl_text": {"head_dim": 8},
+    "hy_v4_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 0]}},
     "nemotron3_5_transcribe_word_timestamp": {"blank_token_id": _MARKS},
     "vibevoice_asr": {"acoustic_tokenizer_chunk_size": 64},
     "vibevoice_acoustic_tokenizer_encoder": {
@@ -245,6 +246,11 @@ def tiny_model(config: Any, kind: str) -> Any:
                     p.mul_(_GAIN / (float(p.std()) * p.shape[-1] ** 0.5))
                 elif p.dim() <= 1:  # norms of fresh models have weights of 1, which would hide a lost weight
                     p.add_(torch.rand_like(p) * 0.3)
+            for module in model.modules():
+                # Zero otherwise. Layers that choose some of the keys would score all alike after a padding token, which a
+                # random model may well answer with.
+                if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+                    module.weight[module.padding_idx] = module.weight[-1].flip(0)
     return model.eval()
 
 

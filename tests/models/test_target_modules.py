@@ -67,6 +67,26 @@ def test_a_model_with_unknown_names_is_refused_with_a_list_of_its_layers(make: C
         target_modules(model, LORA)
 
 
+class Wrapped(torch.nn.Module):
+    """A projection whose layer is one level further down, as in Inkling 2."""
+
+    def __init__(self, linear: torch.nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+
+
+def test_projections_inside_a_module_of_their_own_are_found(make: Callable[..., Any]) -> None:
+    model = make("llama")
+    for layer in model.model.layers:
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(layer.self_attn, name, Wrapped(getattr(layer.self_attn, name)))
+    assert target_names(model, LORA) == ["q_proj.linear", "v_proj.linear"]
+    assert [shape.name for shape in target_modules(model, LORA)][:2] == [
+        "model.layers.0.self_attn.q_proj.linear",
+        "model.layers.0.self_attn.v_proj.linear",
+    ]
+
+
 @pytest.mark.parametrize(
     ("targets", "message"),
     [

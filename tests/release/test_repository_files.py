@@ -50,6 +50,14 @@ def test_the_workflow_runs_what_the_repository_says_must_pass() -> None:
     assert steps[-1]["run"] == ".ci/run"
 
 
+def test_the_newest_versions_are_tested_every_week() -> None:
+    workflow = _read(".github/workflows/test.yml")
+    steps = workflow["jobs"]["newest"]["steps"]
+    assert "schedule" in workflow["on"]
+    assert steps[-1]["run"] == "make tests CONSTRAINTS=/dev/null"
+    assert "--constraint $(CONSTRAINTS)" in (ROOT / "Makefile").read_text()
+
+
 def test_a_release_is_checked_before_it_is_published_without_a_password() -> None:
     workflow = _read(".github/workflows/release.yml")
     build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]

@@ -38,6 +38,7 @@ QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (
     ("qkv_proj",),
     ("Wqkv",),
     ("in_proj",),
+    ("q_proj.linear", "v_proj.linear"),  # Inkling 2
 )
 # Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): the layers that expand to the queries of all heads, and
 # to their keys and values. Some layers of a model may have it and others not.
