@@ -246,11 +246,6 @@ def tiny_model(config: Any, kind: str) -> Any:
                     p.mul_(_GAIN / (float(p.std()) * p.shape[-1] ** 0.5))
                 elif p.dim() <= 1:  # norms of fresh models have weights of 1, which would hide a lost weight
                     p.add_(torch.rand_like(p) * 0.3)
-            for module in model.modules():
-                # Zero otherwise. Layers that choose some of the keys would score all alike after a padding token, which a
-                # random model may well answer with.
-                if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
-                    module.weight[module.padding_idx] = module.weight[-1].flip(0)
     return model.eval()
 
 
