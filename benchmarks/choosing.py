@@ -15,9 +15,12 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from nlora.runs.paired_bootstrap import Scored, difference, last_answers, scored
+from nlora.runs.answers import read_answers
+from nlora.runs.layout import OUTPUTS, PREDICTIONS_FILE, stage_name
+from nlora.runs.paired_bootstrap import Scored, Scores, bootstrap, difference, last_answers, scored
 from nlora.runs.summary import Summary, read_summary
 
 REFERENCE = "inclora"
@@ -25,14 +28,47 @@ GRID = "-epochs="
 """In the name of a run, the number of epochs follows this."""
 
 
-def read_runs(folder: Path) -> dict[str, dict[int, Scored]]:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run. changes: of each test example of each earlier task, its last score minus that when just learned;
+    None for a method that learns all tasks at once.
+    """
+
+    scored: Scored
+    changes: Scores | None
+
+    @property
+    def summary(self) -> Summary:
+        return self.scored.summary
+
+    @property
+    def accuracy(self) -> float:
+        assert self.summary.average_accuracy is not None
+        return self.summary.average_accuracy
+
+
+def read_runs(folder: Path) -> dict[str, dict[int, Run]]:
     """The finished runs of a sweep, by name and seed."""
-    runs: dict[str, dict[int, Scored]] = defaultdict(dict)
+    runs: dict[str, dict[int, Run]] = defaultdict(dict)
     for path in sorted(path.parent for path in folder.glob("*/summary.json")):
         summary = read_summary(path)
         if summary.status == "complete":
-            runs[summary.name][summary.seed] = scored(summary, last_answers(path, summary))
+            last = scored(summary, last_answers(path, summary))
+            runs[summary.name][summary.seed] = Run(last, _changes(path, last))
     return runs
+
+
+def _changes(folder: Path, last: Scored) -> Scores | None:
+    summary = last.summary
+    if last.scores is None or summary.backward_transfer is None:
+        return None
+    changes = {}
+    for number, task in enumerate(summary.tasks[:-1], start=1):
+        file = folder / OUTPUTS / stage_name(number, task) / PREDICTIONS_FILE
+        before = read_answers(file, [task])[task]
+        metric = summary.metric_of(task)
+        changes[task] = {key: score - before[key].score(metric) for key, score in last.scores[task].items()}
+    return changes
 
 
 def measured_updates(folder: Path) -> dict[str, list[tuple[float, float]]]:
@@ -63,15 +99,32 @@ def described(values: Sequence[float | None]) -> str:
     return f"{statistics.mean(known):.1f}{spread}"
 
 
+def kept(runs: Mapping[int, Run], others: Mapping[int, Run]) -> str:
+    """How much higher the backward transfer is than that of the others, with the seeds that both have."""
+    pairs = [(runs[seed].changes, others[seed].changes) for seed in sorted(runs.keys() & others.keys())]
+    known = [(mine, theirs) for mine, theirs in pairs if mine is not None and theirs is not None]
+    if not known or len(known) < len(pairs):
+        return "-"
+    gains = [_average(mine) - _average(theirs) for mine, theirs in known]
+    interval = bootstrap(known)
+    return f"{statistics.mean(gains):+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
+
+
+def _average(scores: Scores) -> float:
+    """The mean over tasks of the mean over examples, in percent."""
+    return 100 * statistics.mean(statistics.mean(of_task.values()) for of_task in scores.values())
+
+
 def row(
     name: str,
-    runs: Mapping[int, Scored],
-    reference: Mapping[int, Scored] | None,
+    runs: Mapping[int, Run],
+    reference: Mapping[int, Run] | None,
     updates: Sequence[tuple[float, float]],
 ) -> list[str]:
     """One method's line. reference: None for the method that the others are compared with."""
     summaries = [run.summary for run in runs.values()]
-    found = difference(list(runs.values()), list(reference.values())) if reference else None
+    others = reference or {}
+    found = difference([run.scored for run in runs.values()], [run.scored for run in others.values()])
     shown = "-"
     if found is not None and found.interval is not None:
         shown = f"{found.mean:+.1f} ({found.interval.low:+.1f} to {found.interval.high:+.1f})"
@@ -81,28 +134,24 @@ def row(
         described([s.average_accuracy for s in summaries]),
         shown,
         described([s.backward_transfer for s in summaries]),
+        kept(runs, others),
         described([just_learned(s) for s in summaries]),
         described([norm for norm, _ in updates]),
         described([rate for _, rate in updates]),
     ]
 
 
-def _accuracy(run: Scored) -> float:
-    assert run.summary.average_accuracy is not None
-    return run.summary.average_accuracy
-
-
 def print_table(
-    runs: Mapping[str, Mapping[int, Scored]], updates: Mapping[str, Sequence[tuple[float, float]]]
+    runs: Mapping[str, Mapping[int, Run]], updates: Mapping[str, Sequence[tuple[float, float]]]
 ) -> None:
     """All methods, the best first."""
     print(
-        f"| method | seeds | average accuracy | minus {REFERENCE} (95 %) | backward transfer | just learned "
-        "| update | collisions |"
+        f"| method | seeds | average accuracy | minus {REFERENCE} (95 %) | backward transfer "
+        f"| minus {REFERENCE} (95 %) | just learned | update | collisions |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     means = {
-        name: statistics.mean(_accuracy(run) for run in of_name.values()) for name, of_name in runs.items()
+        name: statistics.mean(run.accuracy for run in of_name.values()) for name, of_name in runs.items()
     }
     for name in sorted(means, key=lambda name: -means[name]):
         reference = REFERENCE + "".join(name.partition(GRID)[1:])  # trained as long
@@ -110,12 +159,12 @@ def print_table(
         print("| " + " | ".join(row(name, runs[name], others, updates.get(name, []))) + " |")
 
 
-def print_choices(runs: Mapping[str, Mapping[int, Scored]]) -> None:
+def print_choices(runs: Mapping[str, Mapping[int, Run]]) -> None:
     """For each method, the average accuracy with each value, and the value that won."""
     methods: dict[str, dict[str, float]] = defaultdict(dict)
     for name, of_name in runs.items():
         method, _, value = name.partition("-")
-        methods[method][value] = statistics.mean(_accuracy(run) for run in of_name.values())
+        methods[method][value] = statistics.mean(run.accuracy for run in of_name.values())
     print("| method | average accuracy with each value | chosen |")
     print("| --- | --- | --- |")
     for method, scores in sorted(methods.items()):

@@ -50,12 +50,15 @@ def test_a_method_is_compared_with_no_protection_that_trained_as_long(
     for epochs in (1, 3):
         plain, other = (read_summary(runs / f"{m}-epochs={epochs}") for m in ("inclora", "nlora"))
         assert rows[f"inclora-epochs={epochs}"][:3] == ["1", f"{plain.average_accuracy:.1f}", "-"]
-        _, accuracy, minus, transfer, _, update, _ = rows[f"nlora-epochs={epochs}"]
+        _, accuracy, minus, transfer, kept, _, update, _ = rows[f"nlora-epochs={epochs}"]
         assert accuracy == f"{other.average_accuracy:.1f}"
         assert plain.average_accuracy is not None
         assert other.average_accuracy is not None
         assert minus.startswith(f"{other.average_accuracy - plain.average_accuracy:+.1f} (")
         assert transfer == f"{other.backward_transfer:.1f}"
+        assert plain.backward_transfer is not None
+        assert other.backward_transfer is not None
+        assert kept.startswith(f"{other.backward_transfer - plain.backward_transfer:+.1f} (")
         adapters = (runs / f"nlora-epochs={epochs}").glob("outputs/*/adapter")
         assert update == f"{sum(norm(adapter, 2.0) for adapter in adapters) / 2:.1f}"
 
