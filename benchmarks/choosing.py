@@ -193,7 +193,7 @@ def print_costs(folder: Path) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for name in sorted(seconds, key=seconds.__getitem__):
         path, summary = runs[name][0]
-        last = max((path / "outputs").iterdir(), key=lambda stage: int(stage.name.partition("-")[0]))
+        last = max((path / OUTPUTS).iterdir(), key=lambda stage: int(stage.name.partition("-")[0]))
         kept = sum(file.stat().st_size for file in last.rglob("*.safetensors"))
         cells = [
             f"`{name}`",
