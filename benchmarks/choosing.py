@@ -1,9 +1,11 @@
 """Which method keeps the tasks? The tables of a sweep in which all methods have the same data, steps and seeds.
 
-    python benchmarks/choosing.py runs/choosing/short                  # every method, and its difference to inclora
+    python benchmarks/choosing.py benchmarks/results/choosing_short.jsonl    # the runs of docs/results.md
+    python benchmarks/choosing.py runs/choosing/short                        # those that one made oneself
     python benchmarks/choosing.py runs/choosing/claim                  # the same for each length of training
     python benchmarks/choosing.py runs/choosing/tuning --choose        # the best value of each method's option
     python benchmarks/choosing.py runs/choosing/costs --costs          # time and memory beside no protection
+    python benchmarks/choosing.py runs/choosing/short --keep FILE      # what the tables need of the runs, as a file
 
 How a difference and its interval are computed: `nlora.runs.paired_bootstrap`.
 """
@@ -11,76 +13,35 @@ How a difference and its interval are computed: `nlora.runs.paired_bootstrap`.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from nlora.runs.answers import read_answers
-from nlora.runs.layout import OUTPUTS, PREDICTIONS_FILE, stage_name
-from nlora.runs.paired_bootstrap import Scored, Scores, bootstrap, difference, last_answers, scored
+from choosing_runs import Run, Runs, read_runs, write_runs
+from nlora.errors import RunError
+from nlora.runs.layout import OUTPUTS
+from nlora.runs.paired_bootstrap import Scores, bootstrap, difference
 from nlora.runs.summary import Summary, read_summary
 
 REFERENCE = "inclora"
 GRID = "-epochs="
 """In the name of a run, the number of epochs follows this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A finished run. changes: of each test example of each earlier task, its last score minus that when just learned;
-    None for a method that learns all tasks at once.
-    """
-
-    scored: Scored
-    changes: Scores | None
-
-    @property
-    def summary(self) -> Summary:
-        return self.scored.summary
-
-    @property
-    def accuracy(self) -> float:
-        assert self.summary.average_accuracy is not None
-        return self.summary.average_accuracy
-
-
-def read_runs(folder: Path) -> dict[str, dict[int, Run]]:
-    """The finished runs of a sweep, by name and seed."""
-    runs: dict[str, dict[int, Run]] = defaultdict(dict)
-    for path in sorted(path.parent for path in folder.glob("*/summary.json")):
-        summary = read_summary(path)
-        if summary.status == "complete":
-            last = scored(summary, last_answers(path, summary))
-            runs[summary.name][summary.seed] = Run(last, _changes(path, last))
-    return runs
-
-
-def _changes(folder: Path, last: Scored) -> Scores | None:
-    summary = last.summary
-    if last.scores is None or summary.backward_transfer is None:
-        return None
-    changes = {}
-    for number, task in enumerate(summary.tasks[:-1], start=1):
-        file = folder / OUTPUTS / stage_name(number, task) / PREDICTIONS_FILE
-        before = read_answers(file, [task])[task]
-        metric = summary.metric_of(task)
-        changes[task] = {key: score - before[key].score(metric) for key, score in last.scores[task].items()}
-    return changes
-
-
-def measured_updates(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """Of each finished run, by name: its updates' Frobenius norm, mean over the tasks, and the collision rate."""
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for path in sorted(path.parent for path in folder.glob("*/analysis.json")):
-        analysis = json.loads((path / "analysis.json").read_text(encoding="utf-8"))
-        summary = read_summary(path)
-        if summary.status == "complete" and analysis["average_collision_rate"] is not None:
-            norms = [adapter["frobenius"] for adapter in analysis["adapters"].values()]
-            found[summary.name].append((statistics.mean(norms), 100 * analysis["average_collision_rate"]))
-    return found
+WORDS = {
+    "inclora": "no protection",
+    "seqlora": "one adapter trained on",
+    "disjoint": "no collisions at all",
+    "nlora": "default weight, 3e-5",
+    "nlora_auto": "`weight: auto`",
+    "olora": "default weight, 0.5",
+    "ewc": "default weight, 1,000",
+    "replay": "32 examples of each earlier task",
+    "replay_hardest": "32 hardest examples of each earlier task",
+    "replay_half": "half of every batch",
+    "mtl": "all tasks at once",
+    "pertask_routed": "the task guessed from the prompt",
+}
+"""What is behind a name, where it does not say so itself."""
 
 
 def just_learned(summary: Summary) -> float | None:
@@ -115,12 +76,7 @@ def _average(scores: Scores) -> float:
     return 100 * statistics.mean(statistics.mean(of_task.values()) for of_task in scores.values())
 
 
-def row(
-    name: str,
-    runs: Mapping[int, Run],
-    reference: Mapping[int, Run] | None,
-    updates: Sequence[tuple[float, float]],
-) -> list[str]:
+def row(name: str, runs: Mapping[int, Run], reference: Mapping[int, Run] | None) -> list[str]:
     """One method's line. reference: None for the method that the others are compared with."""
     summaries = [run.summary for run in runs.values()]
     others = reference or {}
@@ -128,22 +84,21 @@ def row(
     shown = "-"
     if found is not None and found.interval is not None:
         shown = f"{found.mean:+.1f} ({found.interval.low:+.1f} to {found.interval.high:+.1f})"
+    words = WORDS.get(name.partition(GRID)[0])
     return [
-        f"`{name}`",
+        f"`{name}`" + (f", {words}" if words else ""),
         str(len(runs)),
         described([s.average_accuracy for s in summaries]),
         shown,
         described([s.backward_transfer for s in summaries]),
         kept(runs, others),
         described([just_learned(s) for s in summaries]),
-        described([norm for norm, _ in updates]),
-        described([rate for _, rate in updates]),
+        described([run.update for run in runs.values()]),
+        described([run.collisions for run in runs.values()]),
     ]
 
 
-def print_table(
-    runs: Mapping[str, Mapping[int, Run]], updates: Mapping[str, Sequence[tuple[float, float]]]
-) -> None:
+def print_table(runs: Runs) -> None:
     """All methods, the best first."""
     print(
         f"| method | seeds | average accuracy | minus {REFERENCE} (95 %) | backward transfer "
@@ -156,10 +111,10 @@ def print_table(
     for name in sorted(means, key=lambda name: -means[name]):
         reference = REFERENCE + "".join(name.partition(GRID)[1:])  # trained as long
         others = runs.get(reference) if name != reference else None
-        print("| " + " | ".join(row(name, runs[name], others, updates.get(name, []))) + " |")
+        print("| " + " | ".join(row(name, runs[name], others)) + " |")
 
 
-def print_choices(runs: Mapping[str, Mapping[int, Run]]) -> None:
+def print_choices(runs: Runs) -> None:
     """For each method, the average accuracy with each value, and the value that won."""
     methods: dict[str, dict[str, float]] = defaultdict(dict)
     for name, of_name in runs.items():
@@ -211,22 +166,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="the output_dir of a sweep, or a file of --keep")
     parser.add_argument(
         "--choose", action="store_true", help="the best value of each option, by average accuracy"
     )
     parser.add_argument(
         "--costs", action="store_true", help="time and memory of the last task beside those of no protection"
     )
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="write the runs into a file instead")
     options = parser.parse_args()
     if options.costs:
         print_costs(options.folder)
         return
-    runs = read_runs(options.folder)
-    if options.choose:
+    try:
+        runs = read_runs(options.folder)
+    except RunError as error:
+        parser.error(str(error))
+    if options.keep:
+        write_runs(runs, options.keep)
+    elif options.choose:
         print_choices(runs)
     else:
-        print_table(runs, measured_updates(options.folder))
+        print_table(runs)
 
 
 if __name__ == "__main__":

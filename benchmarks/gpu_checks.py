@@ -38,7 +38,7 @@ from nlora.training.fast_modules import fast_modules
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
 EVERYWHERE = ("cpu", "cuda")
 TOLERANCES = {"float32": (1e-3, 1e-2), "bfloat16": (4e-2, 2e-1)}
-"""Of logits, as a share of the largest, and of each layer's gradient, as a share of its norm: the preflight check's."""
+"""Of logits, as a share of the largest, and of each layer's gradient, as a share of its norm."""
 Answers = tuple[Tensor, list[Tensor]]
 
 
@@ -75,7 +75,7 @@ class Trial:
         return joined.detach().cpu(), [g.float().cpu() for g in gradients]
 
     def agrees(self, found: Answers, right: Answers) -> tuple[str, bool]:
-        """The largest differences, and whether the preflight check would accept them."""
+        """The largest differences, and whether they are rounding."""
         logits = float((found[0] - right[0]).abs().max() / right[0].abs().max())
         pairs = zip(found[1], right[1], strict=True)
         gradients = max(float((a - b).norm() / b.norm()) for a, b in pairs)

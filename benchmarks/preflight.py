@@ -2,10 +2,12 @@
 
     python benchmarks/preflight.py demo
     python benchmarks/preflight.py --labels 1000 --model smollm2
+    python benchmarks/preflight.py demo dtype=bfloat16 --rounding
 
 The first: seconds of the preflight check of a recipe or file on its own texts, and how many of its optimizer steps
 take as long. The second: random prompts over this many labels with the same beginning, c000 c001 ...; the search of the
-likeliest one against scoring every label, and whether both name the same.
+likeliest one against scoring every label, and whether both name the same. The third: how far rounding moves the logits
+of a recipe's prompts, and how far mistakes do, which the check has to tell apart.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import argparse
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +29,7 @@ from nlora.data.task import TokenizedExample
 from nlora.evaluation.label_scoring import LabelTree, _scores
 from nlora.evaluation.prefill import Prefill, Prefiller
 from nlora.models.backbone import load_backbone, load_tokenizer
+from nlora.models.inspection import logits_off
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packing_is_exact
 from nlora.runs.plan import make_plan
@@ -103,6 +107,52 @@ def of_labels(model: str, count: int, prompts: int, rounds: int) -> dict[str, Sp
     }
 
 
+@torch.no_grad()
+def of_rounding(source: str, overrides: Sequence[str]) -> dict[str, str]:
+    """How far logits are from those of the prompt alone, over all prompts together and for the single ones.
+
+    The first lines are other ways to the same logits. In the others, every prompt has a mistake.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(load_config(source, [*overrides, f"output_dir={folder}/run"]))
+    backbone = load_backbone(plan.config.model, dtype=plan.config.dtype)
+    model = backbone.model.eval()
+    alone: list[torch.Tensor] = []
+    ways: dict[str, list[torch.Tensor]] = defaultdict(list)
+    for e in (example for task in plan.tasks for example in probes(task, plan.encoder)):
+        ids = torch.tensor([[*e.prompt_ids, *e.answer_ids[:-1]]])
+        length, count = ids.shape[1], len(e.answer_ids)
+        places = torch.arange(length)[None]
+
+        def logits(
+            ids: torch.Tensor, keep: int = count, **inputs: torch.Tensor
+        ) -> torch.Tensor:  # (answer tokens, V)
+            found: torch.Tensor = model(input_ids=ids, use_cache=False, **inputs).logits[0, -keep:]
+            return found
+
+        def without(place: int, ids: torch.Tensor = ids, places: torch.Tensor = places) -> torch.Tensor:
+            return logits(ids, attention_mask=(places != place).long(), position_ids=places)
+
+        alone.append(logits(ids))
+        ways["in a batch of 8"].append(logits(ids.repeat(8, 1)))
+        padded = torch.cat([torch.zeros_like(ids[:, :30]), ids], dim=1)
+        there = torch.cat([torch.zeros_like(ids[:, :30]), torch.ones_like(ids)], dim=1)
+        ways["padded"].append(
+            logits(padded, attention_mask=there, position_ids=(there.cumsum(1) - 1).clamp(min=0))
+        )
+        ways["a token near the end not seen"].append(without(length - count - 3))
+        ways["the token in the middle not seen"].append(without(length // 2))
+        ways["positions off by one from the middle"].append(
+            logits(ids, position_ids=places + (places >= length // 2))
+        )
+    told = {}
+    for name, found in ways.items():
+        each = [logits_off(model, one, other) for one, other in zip(found, alone, strict=True)]
+        together = logits_off(model, torch.cat(found), torch.cat(alone))
+        told[name] = f"{together:.3f} ({min(each):.3f} to {max(each):.3f})"
+    return told
+
+
 class _Counted:
     """A reading whose passes are counted."""
 
@@ -135,17 +185,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--labels", type=int, default=0, help="labels that begin alike; 0: the preflight check instead"
     )
+    parser.add_argument(
+        "--rounding", action="store_true", help="rounding and mistakes instead of the preflight check"
+    )
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--model", default="smollm2", help="of --labels")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args(arguments)
-    if given.labels:
+    figures: Mapping[str, object]
+    if given.rounding:
+        figures = of_rounding(given.source, given.overrides)
+    elif given.labels:
         figures = of_labels(given.model, given.labels, given.prompts, given.rounds)
     else:
         figures = of_recipe(given.source, given.overrides, given.rounds)
     print(measure.described(measure.machine()))
     for name, spread in figures.items():
-        print(f"{name:20} {spread}")
+        print(f"{name:{max(map(len, figures))}}  {spread}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,8 +45,10 @@ def test_a_method_is_compared_with_no_protection_that_trained_as_long(
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(sys, "argv", ["choosing.py", str(runs)])
     importlib.import_module("choosing").main()
-    lines = capsys.readouterr().out.splitlines()[2:]
-    rows = {line.split("|")[1].strip(" `"): [c.strip() for c in line.split("|")[2:-1]] for line in lines}
+    printed = capsys.readouterr().out
+    rows = {
+        line.split("`")[1]: [c.strip() for c in line.split("|")[2:-1]] for line in printed.splitlines()[2:]
+    }
     assert len(rows) == 4
     for epochs in (1, 3):
         plain, other = (read_summary(runs / f"{m}-epochs={epochs}") for m in ("inclora", "nlora"))
@@ -61,6 +64,15 @@ def test_a_method_is_compared_with_no_protection_that_trained_as_long(
         assert kept.startswith(f"{other.backward_transfer - plain.backward_transfer:+.1f} (")
         adapters = (runs / f"nlora-epochs={epochs}").glob("outputs/*/adapter")
         assert update == f"{sum(norm(adapter, 2.0) for adapter in adapters) / 2:.1f}"
+
+    kept_file = tmp_path / "kept.jsonl"
+    monkeypatch.setattr(sys, "argv", ["choosing.py", str(runs), "--keep", str(kept_file)])
+    importlib.import_module("choosing").main()
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["choosing.py", str(kept_file)])
+    importlib.import_module("choosing").main()
+    assert capsys.readouterr().out == printed
+    assert "text" not in kept_file.read_text()
 
 
 def test_what_a_method_costs_is_a_share_of_what_no_protection_does(
@@ -79,9 +91,29 @@ def test_what_a_method_costs_is_a_share_of_what_no_protection_does(
     monkeypatch.setattr(sys, "argv", ["choosing.py", str(runs), "--costs"])
     importlib.import_module("choosing").main()
     lines = capsys.readouterr().out.splitlines()[2:]
-    rows = {line.split("|")[1].strip(" `"): [c.strip() for c in line.split("|")[2:-1]] for line in lines}
+    rows = {line.split("`")[1]: [c.strip() for c in line.split("|")[2:-1]] for line in lines}
     plain, replay = (read_summary(runs / name) for name in ("inclora", "inclora-2"))
     ratio = replay.train_seconds[-1] / plain.train_seconds[-1]
     assert (rows["inclora"][0], rows["inclora-2"][0]) == ("1.00", f"{ratio:.2f}")
     assert rows["inclora"][2] == f"{plain.trained_parameters:,}"
     assert (rows["inclora"][-1], rows["inclora-2"][-1]) == ("0", "2")
+
+
+KEPT = sorted((FOLDER / "results").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("file", KEPT, ids=[file.stem for file in KEPT])
+def test_the_tables_of_the_manual_are_those_of_the_kept_runs(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page that names the file has all lines that its command prints, in their order."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    pages = [path.read_text().replace("−", "-") for path in sorted((FOLDER.parent / "docs").glob("*.md"))]
+    shown = 0
+    for page in pages:
+        for options in re.findall(rf"benchmarks/choosing.py benchmarks/results/{file.name}(.*)", page):
+            monkeypatch.setattr(sys, "argv", ["choosing.py", str(file), *options.split("#")[0].split()])
+            importlib.import_module("choosing").main()
+            assert capsys.readouterr().out in page
+            shown += 1
+    assert shown

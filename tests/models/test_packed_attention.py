@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from nlora.data.packing import pack, pack_rests
 from nlora.data.task import TokenizedExample
 from nlora.models import masked_attention, packed_layout
 from nlora.models.backbone import load_backbone
+from nlora.models.inspection import logits_off
 from nlora.models.lora_factors import LoraFactors
 from nlora.models.masked_attention import for_heads, pretending
 from nlora.models.packed_attention import packed_attention, packed_logits, packing_is_exact
@@ -274,6 +276,20 @@ def test_a_failed_trial_is_logged_and_rules_out_packing(
     monkeypatch.setattr(Layout, "_masks_for", blind)
     assert not packing_is_exact(model)
     assert "it is not used" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_as_far_off_as_their_differences_say(tiny_model: TinyModel, dtype: torch.dtype) -> None:
+    model: Any = load_backbone(str(tiny_model("llama")), dtype=str(dtype).removeprefix("torch.")).model
+    expected = np.array([[3.0, -5.0, 2.0], [1.0, 1.0, 4.0]])
+    found = expected + np.array([[0.0, 0.5, 0.0], [2.0, 2.0, 2.0]])  # the second row has the same softmax
+    off = logits_off(model, torch.tensor(found), torch.tensor(expected))
+    if dtype == torch.float32:
+        assert off == pytest.approx(2.0 / 5.0)
+    else:
+        change = np.array([-1, 2, -1]) / 6
+        assert off == pytest.approx(np.sqrt((change**2).sum() / (9 + 25 + 4 + 2 * 1 + 4)))
+    assert logits_off(model, torch.tensor(expected), torch.tensor(expected)) == 0
 
 
 @pytest.mark.slow

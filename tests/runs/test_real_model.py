@@ -19,6 +19,7 @@ from nlora.models.backbone import load_backbone
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention, packing_is_exact
+from nlora.runs.preflight import preflight, probes
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,19 @@ def test_the_builtin_model_learns_a_builtin_task(tmp_path: Path) -> None:
     assert after > before + 20
     config = json.loads((tmp_path / "run/outputs/1-reuters/adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "smollm2"
+
+
+def test_rounding_in_16_bits_rules_nothing_out() -> None:
+    """The largest of its differences is as large as those of some mistakes, and would."""
+    backbone = load_backbone("smollm2", dtype="bfloat16")
+    encoder = ExampleTokenizer(
+        backbone.tokenizer, encoder_decoder=False, max_source_tokens=512, max_target_tokens=50
+    )
+    tasks = [probes(builtin.read(name), encoder) for name in ("reuters", "newsgroups", "tweets")]
+    for rank in (8, 16):
+        paths = preflight(backbone, tasks, lora=LoraOptions(r=rank, alpha=32, dropout=0.0))
+        assert paths.notes == ()
+        assert (paths.prefill, paths.training, paths.fast_modules) == ("packed", "packed", True)
 
 
 def test_loss_and_gradients_of_a_packed_batch_equal_the_plain_step() -> None:

@@ -55,7 +55,8 @@ def _padding_is_exact(backbone: Backbone, batch: Sequence[Sequence[int]]) -> boo
     if len(batch) < 2 or len(batch[0]) == len(batch[-1]):
         return True
     try:
-        off = logits_off(_means(backbone, [batch[0], batch[-1]])[1], _means(backbone, batch[-1:])[0])
+        padded, alone = _means(backbone, [batch[0], batch[-1]])[1], _means(backbone, batch[-1:])[0]
+        off = logits_off(backbone.model, padded, alone)
     except MODEL_RAISES:
         return False
     return off <= logits_tolerance(backbone.model)

@@ -18,8 +18,9 @@ from nlora.errors import ModelError
 
 Batch = dict[str, Any]
 """Tensors by name; of a packed batch also `groups`, tuples of such batches."""
-_TOLERANCE, _SHORT_TOLERANCE = 1e-3, 4e-2
-"""As a share of the largest logit; the second one is for 16-bit models."""
+_TOLERANCE, _SHORT_TOLERANCE = 1e-3, 6e-2
+"""The largest share by which logits may be off; the second one is for 16-bit models."""
+_SHORT = {torch.bfloat16, torch.float16}
 MODEL_RAISES = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
@@ -163,32 +164,42 @@ def logits_agree(model: nn.Module, attempt: Callable[[], tuple[Tensor, Tensor]])
     model.eval()
     try:
         with torch.no_grad():
-            off = logits_off(*attempt())
+            off = logits_off(model, *attempt())
     except MODEL_RAISES:
         return False
     finally:
         model.train(training)
     agree = off <= logits_tolerance(model)
     if not agree:
-        _log.warning(
-            "a faster path changed the model's logits by %.2g of the largest one; it is not used", off
-        )
+        _log.warning("a faster path moved the model's logits by %.2g of their size; it is not used", off)
     return agree
 
 
-def logits_off(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the largest logit."""
-    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+def logits_off(model: nn.Module, found: Tensor, expected: Tensor) -> float:
+    """How far logits (..., V) are off, as a share of their size.
+
+    In 32 bits, where right paths have nearly the same numbers, it is the largest difference, beside the largest logit.
+    In 16 bits all numbers differ, and the largest difference is a matter of chance. There it is the norm of the
+    differences, beside that of the logits, both without each row's mean, which has no say in the answer.
+    """
+    found, expected = found.float(), expected.float()
+    if not _is_short(model):
+        return float((found - expected).abs().max() / expected.abs().max())
+    found, expected = (logits - logits.mean(dim=-1, keepdim=True) for logits in (found, expected))
+    return float((found - expected).norm() / expected.norm())
 
 
 def logits_tolerance(model: nn.Module) -> float:
-    """The largest difference, as a share of the largest logit, that counts as rounding.
+    """The largest result of `logits_off` that counts as rounding: 0.001, or 0.06 in 16 bits.
 
-    It is 0.001, or 0.04 in 16 bits, where rounding alone changed SmolLM2's logits by up to 0.02, one token hidden from
-    one row by 0.09, and wrong positions by 0.20.
+    In bfloat16, over six prompts together, rounding moves SmolLM2's logits by 0.03 to 0.04, one token hidden from each
+    row by 0.08 or more, and wrong positions by 0.66 (`benchmarks/preflight.py demo dtype=bfloat16 --rounding`).
     """
-    short = next(model.parameters()).dtype in {torch.bfloat16, torch.float16}
-    return _SHORT_TOLERANCE if short else _TOLERANCE
+    return _SHORT_TOLERANCE if _is_short(model) else _TOLERANCE
+
+
+def _is_short(model: nn.Module) -> bool:
+    return next(model.parameters()).dtype in _SHORT
 
 
 def _text_config(config: Any) -> Any:

@@ -50,7 +50,7 @@ _TOGETHER = 8
 _FOLLOWING = 3
 """Answer tokens that run on a prompt's cached keys and values."""
 _GENERATED_OFF = 4e-2
-"""Tolerance, relative to the largest logit. State-space models compute a single token in another way than a sequence,
+"""Tolerance of `logits_off`. State-space models compute a single token in another way than a sequence,
 which rounds differently; a wrong cache moves the logits by several tenths."""
 _SPREAD = 0.02
 """Standard deviation of the temporary adapter's B. With a fresh adapter's B = 0, A would have no gradient."""
@@ -184,6 +184,8 @@ class _Comparison:
                 kv_cache=kv_cache,
             )
             order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].prompt_ids))
+            found: list[Tensor] = []
+            wanted: list[Tensor] = []
             for some in [[i] for i in order] if way == "single" else [order]:
                 count = max(min(_FOLLOWING, *(len(examples[i].answer_ids) - unscored for i in some)) - 1, 0)
                 prefill = prefiller.run([prompts[i] for i in some])
@@ -191,16 +193,16 @@ class _Comparison:
                 logits = [prefill.next_logits[:, None]]
                 if count:  # as labels are scored
                     logits.append(prefill.extend(tokens))
-                wanted = torch.stack([expected[i][: count + 1] for i in some])
-                if wrong := self._reference.differs(torch.cat(logits, dim=1), wanted):
-                    return wrong
-                if (
-                    count and number == 0 and self._generates
-                ):  # rolled back, then token by token, as answers are generated
+                ways = [torch.cat(logits, dim=1)]
+                if count and number == 0 and self._generates:
+                    # Rolled back, then token by token, as answers are generated.
                     prefill.rollback(count)
                     logits[1:] = [prefill.extend(tokens[:, d : d + 1]) for d in range(count)]
-                    if wrong := self._reference.differs(torch.cat(logits, dim=1), wanted):
-                        return wrong
+                    ways.append(torch.cat(logits, dim=1))
+                found += [logits.flatten(0, 1) for logits in ways]
+                wanted += [expected[i][: count + 1] for _ in ways for i in some]
+            if wrong := self._reference.differs(torch.cat(found), torch.cat(wanted)):
+                return wrong
         return None
 
     def generating_paths(self, paths: FastPaths) -> FastPaths:
@@ -221,6 +223,8 @@ class _Comparison:
         model: Any = self._backbone.model
         end = self._backbone.tokenizer.eos_token_id
         examples = self._batches[0]
+        found: list[Tensor] = []
+        wanted: list[Tensor] = []
         for some in [[e] for e in examples] if way == "single" else [examples]:
             batch = self._collate([TokenizedExample(e.prompt_ids, []) for e in some])
             output = model.generate(
@@ -230,13 +234,12 @@ class _Comparison:
                 return_dict_in_generate=True,
             )
             begin = 1 if self._backbone.encoder_decoder else batch["input_ids"].shape[1]
-            found = torch.stack(output.logits, dim=1)  # (B, tokens, V)
-            for e, answer, logits in zip(some, output.sequences[:, begin:].tolist(), found, strict=True):
+            rows = torch.stack(output.logits, dim=1)  # (B, tokens, V)
+            for e, answer, logits in zip(some, output.sequences[:, begin:].tolist(), rows, strict=True):
                 count = answer.index(end) + 1 if end in answer else len(answer)
-                plain = self._reference.logits_of([TokenizedExample(e.prompt_ids, answer[:count])])
-                if wrong := self._reference.differs(logits[:count], plain, _GENERATED_OFF):
-                    return wrong
-        return None
+                found.append(logits[:count])
+                wanted.append(self._reference.logits_of([TokenizedExample(e.prompt_ids, answer[:count])]))
+        return self._reference.differs(torch.cat(found), torch.cat(wanted), _GENERATED_OFF)
 
     # Training
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from nlora.models.backbone import Backbone
     from nlora.models.trainable import Trainable
 
-_GRADIENT_OFF, _SHORT_GRADIENT_OFF = 1e-2, 2e-1
-"""Tolerances, relative to the norm of a layer's gradient; the second one for 16-bit models."""
+_GRADIENT_OFF, _SHORT_GRADIENT_OFF = 1e-2, 4e-1
+"""Tolerances, relative to the norm of a layer's gradient; the second one for 16-bit models, where rounding alone moves
+that of SmolLM2's worst layer by up to 0.2 on the built-in tasks. A gradient that is missing is off by 1."""
 
 
 class ReferencePasses:
@@ -115,10 +116,10 @@ class ReferencePasses:
 
     def differs(self, found: Tensor, expected: Tensor, at_most: float = 0.0) -> str | None:
         """How far logits are off, in words; None if within the tolerance. at_most: a larger tolerance."""
-        off = logits_off(found, expected)
+        off = logits_off(self.backbone.model, found, expected)
         if off <= max(logits_tolerance(self.backbone.model), at_most):
             return None
-        return f"moves the logits by {off:.2g} of the largest"
+        return f"moves the logits by {off:.2g} of their size"
 
     def gradients_differ(self, found: dict[str, Tensor]) -> str | None:
         """How far gradients are off, in words; None if within the tolerance."""

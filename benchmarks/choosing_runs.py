@@ -1,0 +1,163 @@
+"""The finished runs of a sweep: of each its summary, whether each test answer was right, and its updates' size.
+
+They are read from the runs' folders, or from a file that keeps no more than this of them, a line of JSON for each run
+(benchmarks/results). So a table can be printed again, and joined by a method of one's own, without its runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlora.errors import RunError
+from nlora.runs.answers import ExampleKey, read_answers
+from nlora.runs.layout import OUTPUTS, PREDICTIONS_FILE, stage_name
+from nlora.runs.paired_bootstrap import Scored, Scores
+from nlora.runs.summary import Summary, read_summary
+
+KEPT = {
+    "schema_version", "status", "name", "method", "model", "seed", "tasks", "R", "average_accuracy",
+    "backward_transfer", "forgetting", "replay", "serve", "versions",
+}  # fmt: skip
+"""Of a summary. Times are left out: the machine was shared."""
+
+Runs = Mapping[str, Mapping[int, "Run"]]
+"""By name and seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run. last, learned: the score of each test example of each task after the last task, and when the task
+    was just learned; empty for tasks that were learned all at once. An example is known by its digest, so that a file
+    holds no text. update: Frobenius norm of a task's ΔW, mean over the tasks. collisions: in percent.
+    """
+
+    summary: Summary
+    last: Scores
+    learned: Scores
+    update: float | None
+    collisions: float | None
+
+    @property
+    def accuracy(self) -> float:
+        assert self.summary.average_accuracy is not None
+        return self.summary.average_accuracy
+
+    @property
+    def scored(self) -> Scored:
+        return Scored(self.summary, self.last)
+
+    @property
+    def changes(self) -> Scores | None:
+        """Of each test example of each earlier task, its last score minus that when just learned."""
+        return {
+            task: {key: self.last[task][key] - score for key, score in self.learned[task].items()}
+            for task in self.summary.tasks[:-1]
+            if task in self.learned
+        } or None
+
+
+def read_runs(path: Path) -> Runs:
+    """Of a sweep's folder, or of a file. Raises RunError if there is none."""
+    if path.is_file():
+        found = _read_file(path)
+    else:
+        found = [_read_run(file.parent) for file in sorted(path.glob("*/summary.json"))]
+    runs: dict[str, dict[int, Run]] = defaultdict(dict)
+    for run in found:
+        if run is not None:
+            runs[run.summary.name][run.summary.seed] = run
+    if not runs:
+        raise RunError(f"{path}: no finished run in it; give the output_dir of a sweep, or a file of them")
+    return runs
+
+
+def _read_run(folder: Path) -> Run | None:
+    summary = read_summary(folder)
+    if summary.status != "complete":
+        return None
+    last = _scores(folder, summary, len(summary.tasks), summary.tasks)
+    learned: dict[str, Mapping[ExampleKey, float]] = {}
+    if summary.backward_transfer is not None:
+        for number, task in enumerate(summary.tasks, start=1):
+            learned.update(_scores(folder, summary, number, (task,)))
+    update = collisions = None
+    file = folder / "analysis.json"
+    if file.is_file():
+        analysis = json.loads(file.read_text(encoding="utf-8"))
+        if analysis["average_collision_rate"] is not None:
+            update = statistics.mean(adapter["frobenius"] for adapter in analysis["adapters"].values())
+            collisions = 100 * analysis["average_collision_rate"]
+    return Run(summary, last, learned, update, collisions)
+
+
+def _scores(folder: Path, summary: Summary, stage: int, tasks: tuple[str, ...]) -> Scores:
+    file = folder / OUTPUTS / stage_name(stage, summary.tasks[stage - 1]) / PREDICTIONS_FILE
+    return {
+        task: {_digest(key): answer.score(summary.metric_of(task)) for key, answer in answers.items()}
+        for task, answers in read_answers(file, tasks).items()
+    }
+
+
+def _digest(key: ExampleKey) -> ExampleKey:
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10], "", "", 0
+
+
+def write_runs(runs: Runs, path: Path) -> None:
+    """The file: the examples of each task and seed once, then a line for each run. Exact match only: 0 or 1."""
+    lines: list[dict[str, Any]] = []
+    known: dict[tuple[str, int], list[str]] = {}
+    for name in sorted(runs):
+        for seed, run in sorted(runs[name].items()):
+            for task in run.summary.tasks:
+                keys = [key[0] for key in run.last[task]]
+                if known.setdefault((task, seed), keys) is keys:
+                    lines.append({"task": task, "seed": seed, "examples": keys})
+            lines.append(
+                {
+                    "summary": run.summary.model_dump(
+                        mode="json", by_alias=True, include=KEPT, exclude_defaults=True
+                    ),
+                    "last": _as_digits(run.last, known, seed),
+                    "learned": _as_digits(run.learned, known, seed),
+                    "update": run.update,
+                    "collisions": run.collisions,
+                }
+            )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def _as_digits(scores: Scores, known: Mapping[tuple[str, int], list[str]], seed: int) -> dict[str, str]:
+    return {
+        task: "".join(f"{of_task[(key, '', '', 0)]:.0f}" for key in known[task, seed])
+        for task, of_task in scores.items()
+    }
+
+
+def _read_file(path: Path) -> list[Run | None]:
+    known: dict[tuple[str, int], list[str]] = {}
+    runs: list[Run | None] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        if "examples" in values:
+            known[values["task"], values["seed"]] = values["examples"]
+            continue
+        summary = Summary.model_validate(values["summary"] | {"schema": 1})
+        last, learned = (
+            {
+                task: {
+                    (key, "", "", 0): float(digit)
+                    for key, digit in zip(known[task, summary.seed], digits, strict=True)
+                }
+                for task, digits in values[what].items()
+            }
+            for what in ("last", "learned")
+        )
+        runs.append(Run(summary, last, learned, values["update"], values["collisions"]))
+    return runs
