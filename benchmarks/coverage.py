@@ -1,0 +1,72 @@
+"""How often the interval of a difference between two methods holds the truth, in simulated experiments.
+
+    python benchmarks/coverage.py
+
+Two methods that are equally good learn three tasks of 100 test examples each, so the true difference is 0. Examples
+differ in difficulty, and each run is a little better or worse than its method, by a normal spread. The interval is that
+of `nlora compare --base` and of benchmarks/choosing.py. It should hold 0 in 95 % of the experiments.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nlora.runs.paired_bootstrap import Scores, bootstrap
+
+TASKS, EXAMPLES = 3, 100
+SEEDS = (1, 2, 3, 5)
+SPREADS = (0.0, 2.0, 5.0)
+"""Standard deviation of a run's average accuracy around its method's, in points."""
+_PER_LOGIT = 17.0
+"""Points of accuracy that one unit of a run's logit is worth, near 70 % and with these difficulties."""
+
+
+def experiment(seeds: int, spread: float, fresh: bool, draw: np.random.Generator) -> bool:
+    """Whether the interval holds 0. fresh: each seed is scored on test examples of its own."""
+    hard = draw.normal(0, 1.5, (TASKS, EXAMPLES))
+    pairs = []
+    for seed in range(seeds):
+        if fresh:
+            hard = draw.normal(0, 1.5, (TASKS, EXAMPLES))
+        name = str(seed) if fresh else ""
+        pairs.append((run(hard, spread, name, draw), run(hard, spread, name, draw)))
+    found = bootstrap(pairs)
+    return found.low <= 0 <= found.high
+
+
+def run(hard: NDArray[np.float64], spread: float, name: str, draw: np.random.Generator) -> Scores:
+    """A run's answers, right or wrong."""
+    logits = 1.2 + draw.normal(0, spread / _PER_LOGIT) - hard
+    right = draw.random(hard.shape) < 1 / (1 + np.exp(-logits))
+    return {
+        str(task): {(name, "", "", i): float(is_right) for i, is_right in enumerate(of_task)}
+        for task, of_task in enumerate(right)
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a table: of each number of seeds, the share of experiments whose interval holds the truth."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--experiments", type=int, default=400)
+    count = parser.parse_args(arguments).experiments
+    draw = np.random.default_rng(1)
+    print("| seeds | test examples | " + " | ".join(f"runs spread by {s:.0f} points" for s in SPREADS) + " |")
+    print("| --- " * (2 + len(SPREADS)) + "|")
+    for seeds in SEEDS:
+        for fresh in (True, False) if seeds > 1 else (True,):
+            shares = [
+                sum(experiment(seeds, spread, fresh, draw) for _ in range(count)) / count
+                for spread in SPREADS
+            ]
+            cells = [str(seeds), "their own" if fresh else "the same", *(f"{100 * s:.0f} %" for s in shares)]
+            print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
