@@ -33,6 +33,7 @@ WORDS = {
     "disjoint": "no collisions at all",
     "nlora": "default weight, 3e-5",
     "nlora_auto": "`weight: auto`",
+    "nlora_auto_1se": "`weight: auto` without `max_drop`",
     "olora": "default weight, 0.5",
     "ewc": "default weight, 1,000",
     "replay": "32 examples of each earlier task",

@@ -36,7 +36,7 @@ def searching(folder: Path, model: Path, **changes: Any) -> Path:
     values: dict[str, Any] = {
         "tasks": tasks,
         "method": {"name": "nlora", "weight": "auto"},
-        "auto_weight": {"tries": 2, "margin": 0.5},
+        "auto_weight": {"tries": 2, "margin": 0.5, "max_drop": 100},
         "train": TRAIN,
         "evaluate": {"batch_size": 8, "validation_share": 0.5},
     }
@@ -76,6 +76,29 @@ def test_the_strongest_weight_within_the_margin_is_chosen_and_told(searched: tup
         assert found.weight == max(allowed, default=0.0)
         assert len(found.scores) == 2
         assert f"weight {found.weight:.3g} was chosen" in summary.notes[stage]
+
+
+@pytest.mark.parametrize(("max_drop", "is_chosen"), [(12.4, False), (12.5, True), (100.0, True)])
+def test_a_few_held_out_examples_allow_no_more_than_the_largest_drop(
+    max_drop: float,
+    is_chosen: bool,
+    tiny_model: TinyModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twelve examples have a standard error of 10.6 points; 12.5 points less are within two of them."""
+
+    def made_up(plan: Plan, backbone: Any, task: Task, paths: Any) -> Callable[[], float]:
+        return lambda: 75.0 if plan.methods[1].options.weight else 87.5
+
+    monkeypatch.setattr(auto_weight, "held_out_score", made_up)
+    options = {"tries": 1, "margin": 2.0, "max_drop": max_drop}
+    changes = {"auto_weight": options, "stages": {"colors": {"method": {"weight": 0.0}}}}
+    learn(searching(tmp_path, tiny_model("llama"), **changes))
+    found = tried_in(tmp_path / "run/outputs/2-animals")
+    share = (0.875 * 12 + 1) / 14
+    assert found.margin == pytest.approx(min(200 * (share * (1 - share) / 12) ** 0.5, max_drop))
+    assert found.weight == (default_weight(build("nlora", {})) if is_chosen else 0.0)
 
 
 def test_a_stopped_search_goes_on(
@@ -178,7 +201,7 @@ def test_the_file_in_the_stage_has_only_the_outcome(searched: tuple[Path, Summar
 
 MEMORY: dict[str, Any] = {
     "replay": {"memory": 16, "share": 0.5},
-    "auto_weight": {"tries": 1},
+    "auto_weight": {"tries": 1, "max_drop": 100},
     "train": TRAIN | {"epochs": 1},
     "stages": {"colors": {"method": {"weight": 0.1}}},
 }

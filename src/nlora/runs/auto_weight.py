@@ -2,8 +2,8 @@
 
 A part of the task's training examples is held out (`nlora.runs.held_out`; never a test example). The task is trained on
 the others without the penalty, and then with `auto_weight.tries` weights. The strongest weight wins whose score on the
-held-out examples is at most `auto_weight.margin` standard errors below the score without the penalty. With it the task
-is trained on all its examples, exactly as if the weight had been given.
+held-out examples is at most `auto_weight.margin` standard errors, and `auto_weight.max_drop` points, below the score
+without the penalty. With it the task is trained on all its examples, exactly as if the weight had been given.
 
 With `replay`, a part of what is kept of each earlier task is held out as well. The score is then the mean over the
 tasks, the new one and these, each of which counts the same. Where earlier tasks are answered by models of their own
@@ -79,7 +79,7 @@ class _Search:
             return default_weight(method)
         without = self._score(tried, 0.0)
         options = self.plan.config.auto_weight
-        tried.margin = options.margin * tried.standard_error()
+        tried.margin = min(options.margin * tried.standard_error(), options.max_drop)
         least = without - tried.margin
         tried.weight = strongest(
             default_weight(method), options.tries, lambda weight: self._score(tried, weight) >= least
