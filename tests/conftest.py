@@ -34,8 +34,9 @@ TINY = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_atten
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure() -> None:
-    """nohup ignores SIGHUP, which the tests of signals send to their own process."""
+    """nohup ignores SIGHUP, and a shell ignores SIGINT for what it starts with &. The tests of signals send both."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

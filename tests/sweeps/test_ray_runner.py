@@ -131,7 +131,7 @@ def test_a_dead_worker_leaves_no_orphan_and_its_run_resumes_until_it_is_stopped(
     assert isinstance(lost, Lost)
     assert lost.why.startswith("The worker died unexpectedly")
     assert lost.why.endswith("(1 of 3 retries)")
-    until(lambda: not Path(f"/proc/{run}").exists(), seconds=10)
+    until(lambda: not Path(f"/proc/{run}").exists())
     told = [event for event in events_until(events, endless) if event.job == endless]
     assert told == [Found(endless, "unfinished", HERE)]
     until(lambda: is_running(endless))

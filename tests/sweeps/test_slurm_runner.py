@@ -65,7 +65,7 @@ def test_a_run_that_slurm_ends_goes_back_to_the_queue_and_resumes(tmp_path: Path
     assert "\nstopped" in said, "it had the time to say so"
     until(lambda: is_running(endless))
     events.close()
-    until(lambda: not is_held(endless.folder), seconds=10)
+    until(lambda: not is_held(endless.folder))
 
 
 def test_a_node_without_the_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
