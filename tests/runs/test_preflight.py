@@ -105,7 +105,10 @@ def test_a_leaner_module_that_computes_something_else_is_left_out(
     assert "with faster modules" in paths.notes[0]
 
 
-def test_a_wrong_gradient_alone_is_found(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_wrong_gradient_alone_is_found(
+    tiny_model: TinyModel, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The forward pass is right, the backward pass gives one factor half of its gradient."""
     real = fast_forwards.lora_linear
 
@@ -122,7 +125,7 @@ def test_a_wrong_gradient_alone_is_found(tiny_model: TinyModel, monkeypatch: pyt
         return real(x, weight, bias, Half.apply(a), b, **more)
 
     monkeypatch.setattr("nlora.training.fast_forwards.lora_linear", wrong)
-    paths = preflight(tiny(tiny_model, "llama"), TASKS, lora=LORA)
+    paths = preflight(load_backbone(str(tiny_model("llama")), dtype=dtype), TASKS, lora=LORA)
     assert (paths.training, paths.fast_modules) == ("packed", False)
     assert "moves the gradient of" in paths.notes[0]
 
