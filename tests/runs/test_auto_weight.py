@@ -21,6 +21,7 @@ from nlora.runs.auto_weight import strongest
 from nlora.runs.events import Event, Progress
 from nlora.runs.held_out import held_out, held_out_memory
 from nlora.runs.plan import Plan, make_plan
+from nlora.runs.plan_notes import plan_notes
 from nlora.runs.summary import Summary
 from nlora.runs.weights_tried import Tried
 
@@ -174,6 +175,33 @@ def test_what_cannot_be_chosen_is_refused(
         make_plan(load_config(searching(tmp_path, tiny_model("llama"), **changes)))
     assert line in str(refused.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "stages", "few"),
+    [
+        (24, {}, "(12 of colors, 12 of animals)"),
+        (24, {"colors": {"method": {"weight": 0.1}}}, "(12 of animals)"),
+        (200, {}, None),
+    ],
+)
+def test_that_chance_may_choose_is_said(
+    train: int, stages: dict[str, Any], few: str | None, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    tasks = [
+        write_task(tmp_path / "own", name, labels, train=train)
+        for name, labels in (("colors", COLORS), ("animals", ANIMALS))
+    ]
+    config = searching(tmp_path, tiny_model("llama"), tasks=tasks, stages=stages)
+    notes = [note for note in plan_notes(make_plan(load_config(config))) if "held-out examples" in note]
+    assert notes == (
+        []
+        if few is None
+        else [
+            f"weight: auto looks at few held-out examples {few}, so chance may choose a weight that harms; "
+            "100 tell more"
+        ]
+    )
 
 
 def test_a_default_of_zero_is_refused(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from nlora import __version__
 from nlora.api.downloads import announce_downloads
 from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig
-from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.data.scorers import versions_of_scorers
 from nlora.errors import InputErrors, RunError
@@ -29,12 +28,11 @@ from nlora.runs.follower import open_together
 from nlora.runs.importing import importing
 from nlora.runs.layout import OUTPUTS, RUN_FILE
 from nlora.runs.plan import Plan, make_plan
+from nlora.runs.plan_notes import plan_notes
 from nlora.runs.repair import Repair, damage_to_repair, refuse_damage
-from nlora.runs.replay_plan import replay_notes
 from nlora.runs.resume_points import latest_position
 from nlora.runs.run_yaml import latest_versions, read_run_file
 from nlora.runs.summary import Summary, read_summary
-from nlora.runs.task_notes import task_notes
 
 
 def learn(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> Summary:
@@ -104,7 +102,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             f"about {duration(plan.seconds)}"
         )
         alone = launchers.lone_note(os.environ)
-        for note in (*_notes(plan), *paths.notes, *([alone] if alone else [])):
+        for note in (*plan_notes(plan), *paths.notes, *([alone] if alone else [])):
             progress.say(f"- {note}")
         with one_wandb_run():
             repairs = Repair(run, damage, plan.methods, progress) if repair else None
@@ -128,12 +126,6 @@ def begin_with_stage_of(loaded: LoadedConfig, source: Path) -> bool:
             processes.from_main(copytree, source / OUTPUTS / first, folder, dirs_exist_ok=True)
         run.write_summary()
     return True
-
-
-def _notes(plan: Plan) -> list[str]:
-    """What is said about a run before it starts."""
-    config, tasks = plan.config, plan.tasks
-    return [*plan.limits, *replay_notes(config, tasks), *protocol_notes(config), *task_notes(tasks)]
 
 
 def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> Plan | None:

@@ -53,11 +53,9 @@ def check(
 
 
 def _lines(plan: Plan) -> list[str]:
-    from nlora.config.protocol import protocol_notes
     from nlora.evaluation.choices import decode_of
     from nlora.report.formatting import duration
-    from nlora.runs.replay_plan import replay_notes
-    from nlora.runs.task_notes import task_notes
+    from nlora.runs.plan_notes import plan_notes
 
     config = plan.config
     parameters = f"{plan.trained_parameters:,} trained parameters per task"
@@ -73,11 +71,8 @@ def _lines(plan: Plan) -> list[str]:
         f"about {duration(plan.seconds)} on this machine, by the speed of its matrix products (a rough guess)",
         *_general_line(plan),
         _folder_line(plan),
-        *plan.limits,
-        *replay_notes(config, plan.tasks),
         *_faster_format(config),
-        *protocol_notes(config),
-        *task_notes(plan.tasks),
+        *plan_notes(plan),
         *_conversations(plan),
     ]
 

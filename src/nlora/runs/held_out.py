@@ -16,6 +16,8 @@ from nlora.methods.base import Portion
 
 FEWEST = 10
 """Held-out examples. The standard error of so few is more than ten points already."""
+ENOUGH = 100
+"""Held-out examples. The standard error is at most five points, so that chance alone rarely decides."""
 FEWEST_REMEMBERED = 5
 """Of an earlier task. These are fewer because several tasks' are looked at together."""
 
@@ -66,3 +68,18 @@ def held_out_problem(config: Config, task: Task) -> str | None:
         f"auto holds out evaluate.validation_share of the training examples and needs {FEWEST}, but of task "
         f"{task.name}'s {len(task.train)} that is {n}"
     )
+
+
+def held_out_note(config: Config, tasks: Sequence[Task]) -> list[str]:
+    """That chance may choose the weights of these tasks; empty if enough examples are held out of each.
+
+    Adapters from elsewhere, which come without examples, choose nothing.
+    """
+    few = {task.name: n for task in tasks if task.train and (n := len(held_out(config, task).test)) < ENOUGH}
+    if not few:
+        return []
+    shown = ", ".join(f"{n} of {name}" for name, n in few.items())
+    return [
+        f"weight: auto looks at few held-out examples ({shown}), so chance may choose a weight that harms; "
+        f"{ENOUGH} tell more"
+    ]
