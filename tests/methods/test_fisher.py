@@ -11,6 +11,7 @@ import torch
 
 from nlora.config.schema import LoraOptions
 from nlora.data.task import TokenizedExample
+from nlora.methods import _fisher
 from nlora.methods._fisher import fisher_information
 from nlora.models.target_modules import target_modules
 from tiny import assert_bitwise, load, weights
@@ -51,6 +52,64 @@ def test_it_is_the_mean_squared_gradient_of_the_answer(
         expected = expected.t() if family == "gpt2" else expected  # Conv1D keeps (in, out)
         torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-10)
         assert found[name].is_contiguous()
+
+
+MANY = [
+    TokenizedExample(
+        tuple(range(3, 4 + i % 7)), (10 + i, 11, 2)[: 1 + i % 3], earlier=((1, 2),) if i % 7 else ()
+    )
+    for i in range(20)
+]
+"""Of different lengths, and some with two answers."""
+
+
+def passes(model: Any, names: list[str], examples: list[TokenizedExample]) -> tuple[dict[str, Any], int]:
+    """The Fisher information, and how many passes it took."""
+    calls: list[None] = []
+    hook = model.get_submodule(names[0]).register_forward_hook(lambda *_: calls.append(None))
+    found = fisher_information(model, names, examples, pad_id=0)
+    hook.remove()
+    return found, len(calls)
+
+
+@pytest.mark.parametrize("flattens", [False, True])
+def test_examples_that_share_a_pass_keep_gradients_of_their_own(
+    flattens: bool, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last layer's feed-forward part, too, which computes fewer tokens; and a layer that is given other rows."""
+    model = load(tiny_model("llama")).requires_grad_(False)
+    names = [
+        shape.name for shape in target_modules(model, LoraOptions(targets=("q_proj", "up_proj", "down_proj")))
+    ]
+    if flattens:
+        mlp = model.model.layers[0].mlp
+        forward = mlp.forward
+        monkeypatch.setattr(mlp, "forward", lambda x: forward(x.flatten(0, 1)).view_as(x))
+    monkeypatch.setattr(_fisher, "TOKENS", 40)
+    found, count = passes(model, names, MANY)
+    trying, failing = 3, 1  # whether the model can be packed; where a layer flattens its input
+    assert count == trying + (failing + len(MANY) if flattens else 3)
+    alone = [fisher_information(model, names, [example], pad_id=0) for example in MANY]
+    for name in names:
+        expected = torch.stack([of_one[name] for of_one in alone]).mean(0)
+        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-9)
+
+
+def test_a_layer_that_is_called_twice_has_one_gradient(tiny_model: Callable[[str], Path]) -> None:
+    model = load(tiny_model("llama")).requires_grad_(False)
+    first, second = model.model.layers[:2]
+    second.self_attn.q_proj = first.self_attn.q_proj
+    name = "model.layers.0.self_attn.q_proj"
+    found = fisher_information(model, [name], MANY, pad_id=0)[name]
+    weight = first.self_attn.q_proj.weight.requires_grad_(True)
+    expected = torch.zeros_like(weight)
+    for example in MANY:
+        ids = torch.tensor([[*example.prompt_ids, *example.answer_ids]])
+        log_p = model(input_ids=ids).logits[0].log_softmax(-1)
+        counted = [*range(1, 2)] * bool(example.earlier) + [*range(len(example.prompt_ids), ids.shape[1])]
+        (gradient,) = torch.autograd.grad(sum(log_p[at - 1, ids[0, at]] for at in counted), weight)
+        expected += gradient**2 / len(MANY)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
 
 
 def test_layers_that_share_a_weight_get_separate_fisher_information(tiny_family: Callable[..., Any]) -> None:
