@@ -132,7 +132,7 @@ def print_choices(runs: Runs) -> None:
 def print_costs(folder: Path) -> None:
     """What each method's last task cost beside that of no protection, means over seeds.
 
-    files: the weights that are kept of it.
+    with preparing: also what a method does before and after training. files: the weights that are kept of it.
     """
     runs: dict[str, list[tuple[Path, Summary]]] = defaultdict(list)
     for path in sorted(path.parent for path in folder.glob("*/summary.json")):
@@ -142,11 +142,17 @@ def print_costs(folder: Path) -> None:
     seconds = {
         name: statistics.mean(s.train_seconds[-1] for _, s in of_name) for name, of_name in runs.items()
     }
+    whole = {
+        name: seconds[name] + statistics.mean(s.prepare_seconds[-1] for _, s in of_name)
+        for name, of_name in runs.items()
+    }
     peaks = {
         name: statistics.mean(s.peak_memory_bytes or 0 for _, s in of_name) for name, of_name in runs.items()
     }
-    print("| method | training time | peak of memory | trained parameters | files, MiB | old examples |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| method | training time | with preparing | peak of memory | trained parameters | files, MiB | old examples |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in sorted(seconds, key=seconds.__getitem__):
         path, summary = runs[name][0]
         last = max((path / OUTPUTS).iterdir(), key=lambda stage: int(stage.name.partition("-")[0]))
@@ -154,6 +160,7 @@ def print_costs(folder: Path) -> None:
         cells = [
             f"`{name}`",
             f"{seconds[name] / seconds[REFERENCE]:.2f}",
+            f"{whole[name] / whole[REFERENCE]:.2f}",
             f"{peaks[name] / peaks[REFERENCE]:.2f}",
             f"{summary.trained_parameters or 0:,}",
             f"{kept / 2**20:.1f}",

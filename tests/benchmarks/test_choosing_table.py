@@ -95,7 +95,10 @@ def test_what_a_method_costs_is_a_share_of_what_no_protection_does(
     plain, replay = (read_summary(runs / name) for name in ("inclora", "inclora-2"))
     ratio = replay.train_seconds[-1] / plain.train_seconds[-1]
     assert (rows["inclora"][0], rows["inclora-2"][0]) == ("1.00", f"{ratio:.2f}")
-    assert rows["inclora"][2] == f"{plain.trained_parameters:,}"
+    whole = [run.train_seconds[-1] + run.prepare_seconds[-1] for run in (plain, replay)]
+    assert (rows["inclora"][1], rows["inclora-2"][1]) == ("1.00", f"{whole[1] / whole[0]:.2f}")
+    assert 0 < plain.prepare_seconds[-1] < 600
+    assert rows["inclora"][3] == f"{plain.trained_parameters:,}"
     assert (rows["inclora"][-1], rows["inclora-2"][-1]) == ("0", "2")
 
 

@@ -95,6 +95,7 @@ def make_run(
                         task=tasks[stage - 1],
                         scores=scores_of(tasks, R[stage - 1]),
                         train_seconds=30.0 + stage,
+                        prepare_seconds=0.75 * stage,
                         evaluate_seconds=2.0 * stage,
                         train_samples_per_second=5.0,
                         peak_memory_bytes=1_900_000_000 + stage,

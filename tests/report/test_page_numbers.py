@@ -64,7 +64,16 @@ def test_losses_and_times_come_from_the_files(folders: dict[str, Path], tmp_path
     assert row[:2] == ["2 animals", "12"]
     assert float(row[2]) == pytest.approx(history[0]["loss"], rel=1e-3)
     assert float(row[3]) == pytest.approx(history[11]["loss"], rel=1e-3)
-    assert table_of(root, "Each stage")[0] == ["1 colors", "31 s", "2.0 s", "5", "1.77 GiB"]
+    assert table_of(root, "Each stage")[0] == ["1 colors", "31 s", "0.8 s", "2.0 s", "5", "1.77 GiB"]
+
+
+def test_an_older_file_does_not_say_how_long_preparing_took(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for file in run.glob("outputs/*/stage.json"):
+        record = json.loads(file.read_text())
+        del record["prepare_seconds"]
+        file.write_text(json.dumps(record))
+    assert table_of(page_of(tmp_path, run), "Each stage")[0] == ["1 colors", "31 s", "2.0 s", "5", "1.77 GiB"]
 
 
 def test_a_stage_without_training_is_not_listed(tmp_path: Path) -> None:

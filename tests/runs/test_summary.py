@@ -14,7 +14,7 @@ from nlora.runs.summary import StageRecord, read_summary, summary_of, write_summ
 KEYS = [
     "schema", "status", "name", "method", "model", "seed", "tasks", "R", "zero_shot", "average_accuracy",
     "backward_transfer", "backward_transfer_over_all", "forgetting", "forward_transfer", "collision",
-    "train_seconds", "evaluate_seconds", "train_samples_per_second", "peak_memory_bytes",
+    "train_seconds", "prepare_seconds", "evaluate_seconds", "train_samples_per_second", "peak_memory_bytes",
     "trained_parameters", "replay", "replayed_examples", "versions", "protocol", "protocol_notes", "metrics",
     "decode", "digests", "notes", "serve", "routing", "general", "perplexity_change",
 ]  # fmt: skip
@@ -29,6 +29,7 @@ def record(stage: int, row: tuple[float | None, ...]) -> StageRecord:
         task="ab"[stage - 1],
         scores=scores_of("ab", row),
         train_seconds=1,
+        prepare_seconds=4,
         evaluate_seconds=2,
         train_samples_per_second=3,
     )
@@ -54,7 +55,8 @@ def test_the_keys_and_values_are_those_of_schema_1(tmp_path: Path) -> None:
         "tasks": ["a", "b"], "R": [[90, 30], [70, 80]], "zero_shot": [10, 20], "average_accuracy": 75,
         "backward_transfer": -20, "backward_transfer_over_all": -10, "forgetting": 20, "forward_transfer": 10,
         "collision": None,
-        "train_seconds": [1, 1], "evaluate_seconds": [2, 2], "train_samples_per_second": [3, 3],
+        "train_seconds": [1, 1], "prepare_seconds": [4, 4],
+        "evaluate_seconds": [2, 2], "train_samples_per_second": [3, 3],
         "peak_memory_bytes": None, "trained_parameters": None, "replay": "",
         "replayed_examples": [0, 0], "versions": {"torch": "2"},
         "protocol": "repaired", "protocol_notes": [], "metrics": {}, "decode": {}, "digests": {}, "notes": [],

@@ -51,7 +51,8 @@ def fisher_information(
     model.eval()
     model.requires_grad_(False)
     try:
-        packs = packing_is_exact(model)
+        ends = [TokenizedExample(e.prompt_ids, e.answer_ids) for e in (*mine[:1], *mine[-1:])]
+        packs = len(mine) > 1 and packing_is_exact(model, ends)
         while mine:
             some = mine[: _count(mine) if packs else 1]
             try:

@@ -12,7 +12,7 @@ one of which (over the prefix) would be too small for fast matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -116,16 +116,20 @@ def may_pack(model: Any) -> bool:
     return "position_ids" in forward_parameters(model) and bool(can_be_set())
 
 
-def packing_is_exact(model: Any) -> bool:
-    """Whether a packed batch gives this model's own logits, found out on a few tokens if `may_pack`."""
+def packing_is_exact(model: Any, examples: Sequence[TokenizedExample] | None = None) -> bool:
+    """Whether a packed batch gives this model's own logits, found out on a few examples if `may_pack`.
+
+    examples: without earlier answers; None: two of a few tokens, of different lengths.
+    """
     if not may_pack(model):
         return False
     device = next(model.parameters()).device
-    first, second = probe_tokens(model).tolist()
-    examples = [
-        TokenizedExample(first[:-2], first[-2:]),
-        TokenizedExample(second[:-4], second[-3:]),
-    ]  # of different lengths
+    if examples is None:
+        first, second = probe_tokens(model).tolist()
+        examples = [
+            TokenizedExample(first[:-2], first[-2:]),
+            TokenizedExample(second[:-4], second[-3:]),
+        ]
     batch = send_to_device(pack(examples), device)
 
     def attempt() -> tuple[Tensor, Tensor]:

@@ -11,8 +11,9 @@ After stage k the model is W + Σ_{i<=k} ΔW_i, for every task and without a tas
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,15 @@ def learn_sequence(
                     history.reload_stage(folder, method, is_last=True)
                     result = TrainResult(**kept)
                 else:
+                    begun = time.perf_counter()
                     if method.chooses_weight:
                         plan = with_chosen_weight(
                             plan, run, backbone, history, stage, folder, records, progress, paths
                         )
                     with resumable(plan, run, stage, records, backbone.model, paths, progress.say) as points:
-                        result = _train(plan, backbone, history, stage, folder, progress, paths, points)
+                        result = _train(
+                            plan, backbone, history, stage, folder, progress, paths, points, begun
+                        )
                         keep_trained(folder, asdict(result), records[task.name], run.weights_before(stage))
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 served = ServedModel(method, history, evaluator, router)
@@ -169,12 +173,15 @@ def _train(
     progress: Progress,
     paths: FastPaths | None,
     points: StageResumePoints | None,
+    begun: float,
 ) -> TrainResult:
-    """Train one stage as the method wants it, and save what was trained."""
+    """Train one stage as the method wants it, and save what was trained. begun: when its preparation was."""
     method = plan.methods[stage - 1]
     log.info("stage %d: %s, %d examples", stage, plan.tasks[stage - 1].name, len(plan.encoded[stage - 1]))
     with attached(plan, backbone, history, stage) as trainable:
+        ready = time.perf_counter()
         result = train_stage(plan, backbone, trainable, stage, folder, progress, paths, points)
+        over = time.perf_counter()
         from_main(trainable.commit, folder, base_model=plan.config.model, tokenizer=backbone.tokenizer)
         history.add(trainable.state())
     history.activate_for_task(method, stage - 1)
@@ -182,7 +189,7 @@ def _train(
     names, examples = [module.name for module in plan.modules], plan.encoded[stage - 1]
     history.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
     keep_hardest(plan, backbone, stage, folder, paths)
-    return result
+    return replace(result, prepare_seconds=ready - begun + time.perf_counter() - over)
 
 
 def _answer(served: ServedModel, tasks: Sequence[Task], stage: int, progress: Progress) -> dict[str, Answers]:

@@ -124,6 +124,7 @@ def write_stage(
             task=tasks[stage - 1].name,
             scores=scores,
             train_seconds=result.seconds,
+            prepare_seconds=result.prepare_seconds,
             evaluate_seconds=seconds,
             train_samples_per_second=result.samples_per_second,
             peak_memory_bytes=result.peak_memory_bytes,

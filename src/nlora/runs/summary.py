@@ -73,14 +73,13 @@ class Summary(BaseModel):
     R: tuple[tuple[Score, ...], ...] = Field(description="T rows of T scores in percent; row k-1 is stage k.")
     zero_shot: tuple[Score, ...] | None = Field(None, description="Scores before any training, R[0].")
     average_accuracy: Score = Field(None, description="Mean over the T tasks of the last row.")
-    backward_transfer: Score = Field(
-        None, description="Mean over the T-1 earlier tasks: last row - diagonal."
-    )
+    backward_transfer: Score = Field(None, description="Mean over T-1 earlier tasks: last row - diagonal.")
     backward_transfer_over_all: Score = Field(None, description="The same sum, divided by T, as SAPT does.")
     forgetting: Score = Field(None, description="Mean over the T-1 earlier tasks: best score - last row.")
     forward_transfer: Score = Field(None, description="Mean over the T-1 later tasks: just before - R[0].")
     collision: Collision | None = None
     train_seconds: tuple[float, ...] = Field((), description="One per committed stage.")
+    prepare_seconds: tuple[float, ...] = Field((), description="One per committed stage.")
     evaluate_seconds: tuple[float, ...] = Field((), description="One per committed stage.")
     train_samples_per_second: tuple[float, ...] = Field((), description="One per committed stage.")
     peak_memory_bytes: int | None = Field(None, description="Maximum over the stages; null if not measured.")
@@ -161,6 +160,7 @@ class StageRecord(BaseModel):
         description="The row of R: a percentage for each scored task."
     )
     train_seconds: float = Field(ge=0)
+    prepare_seconds: float = Field(0, ge=0, description="What the method does before and after training.")
     evaluate_seconds: float = Field(ge=0)
     train_samples_per_second: float = Field(ge=0)
     peak_memory_bytes: int | None = Field(None, ge=0, description="Null if not measured.")
@@ -225,6 +225,7 @@ def summary_of(
         **averages,
         collision=collision,
         train_seconds=tuple(record.train_seconds for record in records),
+        prepare_seconds=tuple(record.prepare_seconds for record in records),
         evaluate_seconds=tuple(record.evaluate_seconds for record in records),
         train_samples_per_second=tuple(record.train_samples_per_second for record in records),
         peak_memory_bytes=max(memory, default=None),

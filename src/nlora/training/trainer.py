@@ -62,6 +62,7 @@ class TrainResult:
     loss_before, loss_after: the loss on the first training examples, without penalty and dropout, before and after the
         training; None if unknown.
     best_epoch, best_score: the epoch that was kept, from 1, and its score in percent; None without early stopping.
+    prepare_seconds: what the caller needed before and after it.
     peak_memory_bytes: of the GPU; on a CPU, the largest resident size of this process so far.
     """
 
@@ -78,6 +79,7 @@ class TrainResult:
     best_score: float | None = None
     loss_before: float | None = None
     loss_after: float | None = None
+    prepare_seconds: float = 0.0
 
     @property
     def samples_per_second(self) -> float:

@@ -41,6 +41,7 @@ def trained(run: RunFiles) -> list[StageFiles]:
 def _stages(variants: Sequence[Variant]) -> Table:
     many = len(variants) > 1
     replays = any(stage.record.replayed for variant in variants for stage in trained(variant.first))
+    prepares = any(stage.record.prepare_seconds for variant in variants for stage in trained(variant.first))
     rows = []
     for variant in variants:
         for stage in trained(variant.first):
@@ -52,6 +53,7 @@ def _stages(variants: Sequence[Variant]) -> Table:
                     f"{variant.label}, {name}" if many else name,
                     *([_replayed(stage.record)] if replays else []),
                     duration(mean(lambda r: r.train_seconds) or 0.0),
+                    *([duration(mean(lambda r: r.prepare_seconds) or 0.0)] if prepares else []),
                     duration(mean(lambda r: r.evaluate_seconds) or 0.0),
                     number(round(mean(lambda r: r.train_samples_per_second) or 0.0, 2)),
                     memory(
@@ -60,7 +62,10 @@ def _stages(variants: Sequence[Variant]) -> Table:
                 )
             )
     replayed = ("examples of earlier tasks",) if replays else ()
-    columns = ("stage", *replayed, "training", "scoring", "examples per second", "peak memory")
+    prepared = ("preparing",) if prepares else ()  # not in files of older versions
+    columns = (
+        "stage", *replayed, "training", *prepared, "scoring", "examples per second", "peak memory"
+    )  # fmt: skip
     return Table("Each stage", columns, tuple(rows))
 
 
@@ -124,18 +129,25 @@ def _time(variants: Sequence[Variant]) -> Figure:
 
 def _bar(name: str, seeds: Sequence[Sequence[StageFiles]]) -> Bar:
     """seeds: the stages of each seed."""
-    train = Spread.of([sum(stage.record.train_seconds for stage in stages) for stages in seeds]).mean
-    scoring = Spread.of([sum(stage.record.evaluate_seconds for stage in stages) for stages in seeds]).mean
-    total = Spread.of(
-        [sum(s.record.train_seconds + s.record.evaluate_seconds for s in stages) for stages in seeds]
+    records = [[stage.record for stage in stages] for stages in seeds]
+    kinds = {
+        "training": ([sum(r.train_seconds for r in some) for some in records], "accent"),
+        "preparing": ([sum(r.prepare_seconds for r in some) for some in records], "series2"),
+        "scoring": ([sum(r.evaluate_seconds for r in some) for some in records], "series4"),
+    }
+    parts = tuple(
+        (kind, Spread.of(seconds).mean, role)
+        for kind, (seconds, role) in kinds.items()
+        if kind != "preparing" or any(seconds)
     )
-    parts = (("training", train, "accent"), ("scoring", scoring, "series4"))
-    return Bar(name, parts, duration(train + scoring), total.deviation)
+    total = Spread.of([sum(each) for each in zip(*(seconds for seconds, _ in kinds.values()), strict=True)])
+    return Bar(name, parts, duration(total.mean), total.deviation)
 
 
 def _total(run: RunFiles) -> Text:
-    train, scoring = sum(run.summary.train_seconds), sum(run.summary.evaluate_seconds)
-    peak = memory(run.summary.peak_memory_bytes)
+    summary, preparing = run.summary, sum(run.summary.prepare_seconds)
+    between = f" {duration(preparing)} of preparing," if preparing else ""
     return Text(
-        f"In total: {duration(train)} of training, {duration(scoring)} of scoring, peak memory {peak}."
+        f"In total: {duration(sum(summary.train_seconds))} of training,{between} "
+        f"{duration(sum(summary.evaluate_seconds))} of scoring, peak memory {memory(summary.peak_memory_bytes)}."
     )
