@@ -11,7 +11,7 @@ import torch
 
 from nlora.config.schema import LoraOptions
 from nlora.data.task import TokenizedExample
-from nlora.methods import _fisher
+from nlora.methods import _passes
 from nlora.methods._fisher import fisher_information
 from nlora.models.target_modules import target_modules
 from tiny import assert_bitwise, load, weights
@@ -85,10 +85,10 @@ def test_examples_that_share_a_pass_keep_gradients_of_their_own(
         mlp = model.model.layers[0].mlp
         forward = mlp.forward
         monkeypatch.setattr(mlp, "forward", lambda x: forward(x.flatten(0, 1)).view_as(x))
-    monkeypatch.setattr(_fisher, "TOKENS", 40)
+    monkeypatch.setattr(_passes, "TOKENS", 40)
     found, count = passes(model, names, MANY)
-    trying, failing = 3, 1  # whether the model can be packed; where a layer flattens its input
-    assert count == trying + (failing + len(MANY) if flattens else 3)
+    trying, groups = 3, 3
+    assert count == trying + groups + (len(MANY) if flattens else 0)  # each group is tried
     alone = [fisher_information(model, names, [example], pad_id=0) for example in MANY]
     for name in names:
         expected = torch.stack([of_one[name] for of_one in alone]).mean(0)

@@ -9,26 +9,19 @@ apart, and only this product is made for each of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlora.data.collate import IGNORED, Collator, labels_of
-from nlora.data.packing import pack
+from nlora.data.collate import IGNORED, labels_of
 from nlora.data.task import TokenizedExample
+from nlora.methods._passes import answers_of, passes, tokens
 from nlora.models import processes
-from nlora.models.inspection import is_encoder_decoder
-from nlora.models.logits import answer_logits
-from nlora.models.packed_attention import packed_attention, packing_is_exact
 from nlora.models.target_modules import in_and_out, linear_layer
-
-TOKENS = 512
-"""The most tokens of examples that share a pass. Twice as many were not faster, and take more memory."""
 
 
 class _MixedError(Exception):
@@ -45,22 +38,17 @@ def fisher_information(
     model's mode and `requires_grad`. Source: arXiv 1612.00796.
     """
     sums = {name: _SquareSum(linear_layer(model, name)) for name in modules}
-    mine = sorted(examples[processes.rank() :: processes.size()], key=_tokens)
     required = [p for p in model.parameters() if p.requires_grad]
     training = model.training
     model.eval()
     model.requires_grad_(False)
     try:
-        ends = [TokenizedExample(e.prompt_ids, e.answer_ids) for e in (*mine[:1], *mine[-1:])]
-        packs = len(mine) > 1 and packing_is_exact(model, ends)
-        while mine:
-            some = mine[: _count(mine) if packs else 1]
+        for some in passes(model, examples[processes.rank() :: processes.size()]):
             try:
                 _add(model, sums, some, pad_id)
             except _MixedError:
-                packs = False
-            else:
-                del mine[: len(some)]
+                for one in some:
+                    _add(model, sums, [one], pad_id)
     finally:
         for parameter in required:
             parameter.requires_grad_(True)
@@ -70,38 +58,23 @@ def fisher_information(
     return {name: sum_ / len(examples) for name, sum_ in found.items()}
 
 
-def _count(examples: Sequence[TokenizedExample]) -> int:
-    """How many of the first examples share a pass; at least one."""
-    count = tokens = 0
-    while count < len(examples) and (not count or tokens + _tokens(examples[count]) <= TOKENS):
-        tokens += _tokens(examples[count])
-        count += 1
-    return count
-
-
 def _add(
     model: nn.Module, sums: Mapping[str, _SquareSum], examples: Sequence[TokenizedExample], pad_id: int
 ) -> None:
     """Add the squared gradients of examples that share a pass."""
-    together = len(examples) > 1
     # Of every layer, and of what the last one computes for the predicting tokens alone
-    sizes = [[_tokens(e) for e in examples], [max(1, _predicting(e)) for e in examples]] if together else []
+    sizes = [list(map(tokens, examples)), [max(1, _predicting(e)) for e in examples]]
     for sum_ in sums.values():
-        sum_.begin(sizes)
-    batch = pack(examples, shared=0) if together else Collator(pad_id, is_encoder_decoder(model))(examples)
+        sum_.begin(sizes if len(examples) > 1 else ())
     anchor = torch.zeros((), requires_grad=True)
-    with _watched(sums, anchor), packed_attention(model) if together else nullcontext():
-        logits, targets = answer_logits(model, send_to_device(batch, next(model.parameters()).device))
+    with _watched(sums, anchor):
+        logits, targets = answers_of(model, examples, pad_id, every_token=False)
     loss = F.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
     )
     torch.autograd.grad(loss, anchor, allow_unused=True)
     for sum_ in sums.values():
         sum_.end()
-
-
-def _tokens(example: TokenizedExample) -> int:
-    return len(example.prompt_ids) + len(example.answer_ids) - 1  # nothing is predicted from the last one
 
 
 def _predicting(example: TokenizedExample) -> int:

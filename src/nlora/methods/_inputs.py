@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlora.data.collate import Collator
 from nlora.data.task import TokenizedExample
+from nlora.methods._passes import answers_of, passes
 from nlora.models import processes
-from nlora.models.inspection import is_encoder_decoder, is_sharded
-from nlora.models.logits import answer_logits
+from nlora.models.inspection import is_sharded
 from nlora.models.target_modules import in_and_out, linear_layer
 
 Moments = dict[tuple[str, ...], Tensor]
@@ -35,22 +34,22 @@ def input_moments(
     sum. Several processes share the examples, and each gets the sum over all of them. Restores the model's mode.
     """
     layers = {name: linear_layer(model, name) for name in modules}
-    collate, device = Collator(pad_id, is_encoder_decoder(model)), next(model.parameters()).device
     alone = is_sharded(model)  # then all processes have to make the same passes
     mine = examples if alone else examples[processes.rank() :: processes.size()]
     training = model.training
     model.eval()
     try:
 
-        def read(example: TokenizedExample) -> None:
-            answer_logits(model, {key: value.to(device) for key, value in collate([example]).items()})
+        def read(some: Sequence[TokenizedExample]) -> None:
+            answers_of(model, some, pad_id, every_token=True)
 
         with torch.no_grad():
-            groups = _same_input(layers, lambda: read(examples[0]))
+            groups = _same_input(layers, lambda: read(examples[:1]))
             sums = {names: torch.zeros(0) for names in groups}
+            together = passes(model, mine)
             with _hooked({names: layers[names[0]] for names in groups}, lambda key, x: _add(sums, key, x)):
-                for example in mine:
-                    read(example)
+                for some in together:
+                    read(some)
     finally:
         model.train(training)
     for names, found in sums.items():

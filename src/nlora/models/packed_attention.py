@@ -56,14 +56,17 @@ def packed_logits(model: nn.Module, batch: Batch, layout: BatchLayout | Continua
 
 
 @contextmanager
-def packed_attention(model: Any) -> Iterator[None]:
-    """A block in which the model takes packed batches only. model: without wrappers."""
+def packed_attention(model: Any, *, skips: bool = True) -> Iterator[None]:
+    """A block in which the model takes packed batches only. model: without wrappers.
+
+    skips: whether the last layer's feed-forward part runs on the tokens that predict something only.
+    """
     AttentionInterface.register(_NAME, _attention)
     before = model.config._attn_implementation
     model.set_attn_implementation(_NAME)
     hooks: list[RemovableHandle] = []
     try:
-        hooks += _skip_unpredicted_tokens(model)
+        hooks += _skip_unpredicted_tokens(model) if skips else []
         yield
     finally:
         for hook in hooks:
