@@ -41,6 +41,12 @@ WORDS = {
     "replay_half": "half of every batch",
     "mtl": "all tasks at once",
     "pertask_routed": "the task guessed from the prompt",
+    "pertask_routed_text": "the task guessed from the text",
+    "ewc_tuned": "weight 10,000, as tuned",
+    "inflora_tuned": "threshold 0.995, as tuned",
+    "lwf_tuned": "weight 0.3, as tuned",
+    "nlora_tuned": "weight 1e-4, as tuned",
+    "olora_tuned": "weight 0.02, as tuned",
 }
 """What is behind a name, where it does not say so itself."""
 
@@ -125,8 +131,9 @@ def print_choices(runs: Runs) -> None:
     print("| --- | --- | --- |")
     for method, scores in sorted(methods.items()):
         if len(scores) > 1:
-            tried = ", ".join(f"{value}: {score:.1f}" for value, score in scores.items())
-            print(f"| `{method}` | {tried} | {max(scores, key=scores.__getitem__)} |")
+            values = sorted(scores, key=float)
+            tried = ", ".join(f"{value}: {scores[value]:.1f}" for value in values)
+            print(f"| `{method}` | {tried} | {max(values, key=scores.__getitem__)} |")
 
 
 def print_costs(folder: Path) -> None:
