@@ -20,6 +20,7 @@ from pathlib import Path
 
 from choosing_runs import Run, Runs, read_runs, write_runs
 from nlora.errors import RunError
+from nlora.report.formatting import change, score
 from nlora.runs.layout import OUTPUTS
 from nlora.runs.paired_bootstrap import Scores, bootstrap, difference
 from nlora.runs.summary import Summary, read_summary
@@ -64,7 +65,7 @@ def described(values: Sequence[float | None]) -> str:
     if len(known) < len(values) or not known:
         return "-"
     spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.1f}{spread}"
+    return f"{score(statistics.mean(known))}{spread}"
 
 
 def kept(runs: Mapping[int, Run], others: Mapping[int, Run]) -> str:
@@ -75,7 +76,7 @@ def kept(runs: Mapping[int, Run], others: Mapping[int, Run]) -> str:
         return "-"
     gains = [_average(mine) - _average(theirs) for mine, theirs in known]
     interval = bootstrap(known)
-    return f"{statistics.mean(gains):+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
+    return f"{change(statistics.mean(gains))} ({change(interval.low)} to {change(interval.high)})"
 
 
 def _average(scores: Scores) -> float:
@@ -88,9 +89,9 @@ def row(name: str, runs: Mapping[int, Run], reference: Mapping[int, Run] | None)
     summaries = [run.summary for run in runs.values()]
     others = reference or {}
     found = difference([run.scored for run in runs.values()], [run.scored for run in others.values()])
-    shown = "-"
+    shown = "-" if found is None else change(found.mean)
     if found is not None and found.interval is not None:
-        shown = f"{found.mean:+.1f} ({found.interval.low:+.1f} to {found.interval.high:+.1f})"
+        shown += f" ({change(found.interval.low)} to {change(found.interval.high)})"
     words = WORDS.get(name.partition(GRID)[0])
     return [
         f"`{name}`" + (f", {words}" if words else ""),
@@ -195,11 +196,12 @@ def main() -> None:
         return
     try:
         runs = read_runs(options.folder)
+        if options.keep:
+            write_runs(runs, options.keep)
+            return
     except RunError as error:
         parser.error(str(error))
-    if options.keep:
-        write_runs(runs, options.keep)
-    elif options.choose:
+    if options.choose:
         print_choices(runs)
     else:
         print_table(runs)

@@ -34,8 +34,9 @@ Runs = Mapping[str, Mapping[int, "Run"]]
 @dataclass(frozen=True, slots=True)
 class Run:
     """A finished run. last, learned: the score of each test example of each task after the last task, and when the task
-    was just learned; empty for tasks that were learned all at once. An example is known by its digest, so that a file
-    holds no text. update: Frobenius norm of a task's ΔW, mean over the tasks. collisions: in percent.
+    was just learned; empty for tasks that were learned all at once, and for scores that are no means over examples
+    (macro-F1). An example is known by its digest, so that a file holds no text. update: Frobenius norm of a task's ΔW,
+    mean over the tasks. collisions: in percent.
     """
 
     summary: Summary
@@ -51,7 +52,7 @@ class Run:
 
     @property
     def scored(self) -> Scored:
-        return Scored(self.summary, self.last)
+        return Scored(self.summary, self.last or None)
 
     @property
     def changes(self) -> Scores | None:
@@ -82,9 +83,12 @@ def _read_run(folder: Path) -> Run | None:
     summary = read_summary(folder)
     if summary.status != "complete":
         return None
-    last = _scores(folder, summary, len(summary.tasks), summary.tasks)
+    last: dict[str, Mapping[ExampleKey, float]] = {}
     learned: dict[str, Mapping[ExampleKey, float]] = {}
-    if summary.backward_transfer is not None:
+    are_means = all(summary.metric_of(task) != "macro_f1" for task in summary.tasks)
+    if are_means:
+        last.update(_scores(folder, summary, len(summary.tasks), summary.tasks))
+    if are_means and summary.backward_transfer is not None:
         for number, task in enumerate(summary.tasks, start=1):
             learned.update(_scores(folder, summary, number, (task,)))
     update = collisions = None
@@ -110,7 +114,16 @@ def _digest(key: ExampleKey) -> ExampleKey:
 
 
 def write_runs(runs: Runs, path: Path) -> None:
-    """The file: the examples of each task and seed once, then a line for each run. Exact match only: 0 or 1."""
+    """The file: the examples of each task and seed once, then a line for each run.
+
+    Raises RunError for other metrics than exact match: the file has 0 or 1 for each answer.
+    """
+    for name, of_name in runs.items():
+        for run in of_name.values():
+            if any(run.summary.metric_of(task) != "exact_match" for task in run.summary.tasks):
+                raise RunError(
+                    f"{name}: scored by another metric than exact match; --keep cannot write such runs"
+                )
     lines: list[dict[str, Any]] = []
     known: dict[tuple[str, int], list[str]] = {}
     for name in sorted(runs):

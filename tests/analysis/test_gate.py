@@ -85,6 +85,24 @@ def test_what_may_be_lost_is_up_to_the_limits(run: Path, tmp_path: Path) -> None
     assert gate(worse, alpha=min(p_value * 1.01, 0.999)).passed == (p_value >= 0.999)
 
 
+def test_a_drop_of_exactly_what_is_allowed_passes_in_spite_of_rounding(run: Path, tmp_path: Path) -> None:
+    n = len(lines(run, "1-colors", "colors"))
+    limit = 100 / n
+    right_then = next(k for k in range(1, n + 1) if 100 * (k / n) - 100 * ((k - 1) / n) > limit)
+    folder = shutil.copytree(run, tmp_path / "run")
+    without_checksums(folder)
+    for stage, count in (("1-colors", right_then), ("2-animals", right_then - 1)):
+        file = folder / "outputs" / stage / "predict_eval_predictions.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for i, row in enumerate(row for row in rows if row["Dataset"] == "colors"):
+            row["Prediction"] = row["Instance"]["label"] if i < count else "nothing"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (verdict,) = gate(folder, max_drop=limit).tasks
+    assert verdict.changes.drop == pytest.approx(limit)
+    assert verdict.is_allowed
+    assert not gate(folder, max_drop=limit - 0.01).passed
+
+
 def test_two_runs_are_compared_on_the_tasks_that_both_scored(run: Path, tmp_path: Path) -> None:
     verdict = gate(worsened(run, tmp_path / "worse"), against=run)
     assert [(v.changes.task, v.changes.drop > 0) for v in verdict.tasks] == [

@@ -63,6 +63,15 @@ def test_a_base_that_is_not_there_is_named(folder: Path) -> None:
             compare(read_runs([folder]), base=wrong)
 
 
+def test_the_name_of_the_base_is_text_in_every_format(tmp_path: Path) -> None:
+    make_run(tmp_path / "one", name="base_1 [v2]", fewer=1)
+    make_run(tmp_path / "two", name="other", method="nlora")
+    found = compare(read_runs([tmp_path]), base="base_1 [v2]")
+    assert "minus base_1 [v2]" in written(found, "table")
+    assert r"minus base\_1 [v2]" in written(found, "latex")
+    assert "minus base_1 [v2]" in written(found, "markdown")
+
+
 def test_the_command_takes_a_base(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,21 @@ def test_runs_scored_on_different_files_are_noted_and_not_averaged(tmp_path: Pat
     assert not compared(one, older).notes
 
 
+def test_runs_of_one_name_with_other_options_are_not_averaged(tmp_path: Path) -> None:
+    same = {"train": {"learning_rate": 1e-3}, "evaluate": {"batch_size": 2}}
+    folders = [
+        run(tmp_path / "1", seed=1, train={"learning_rate": 1e-3}, **ONE_TASK),
+        run(tmp_path / "2", seed=2, **ONE_TASK, **same),  # as fast as one likes
+        run(tmp_path / "3", seed=3, train={"learning_rate": 5e-2}, **ONE_TASK),
+    ]
+    found = compared(*folders)
+    assert [row.seeds for row in found.rows] == [(1, 2), (3,)]
+    one, other = (row.label for row in found.rows)
+    assert f"{other}: has other options than {one}, so the two are not averaged." in found.notes
+    changed(folders[2], settings_sha256="")  # of a version that did not know
+    assert [row.seeds for row in compared(*folders).rows] == [(1, 2, 3)]
+
+
 def test_samples_that_the_seed_draws_are_averaged_and_noted_once(tmp_path: Path) -> None:
     folders = [
         changed(run(tmp_path / f"{name}{seed}", name, seed=seed, **ONE_TASK),

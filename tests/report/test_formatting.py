@@ -21,7 +21,7 @@ def test_memory_is_in_binary_units() -> None:
 
 
 def test_scores_have_one_decimal_and_no_negative_zero() -> None:
-    assert (score(61.84), score(None)) == ("61.8", "")
+    assert (score(61.84), score(-0.04), score(-1e-14), score(None)) == ("61.8", "0.0", "0.0", "")
     assert [change(value) for value in (-4.04, 0.04, -0.04, -0.0, None)] == [
         "-4.0",
         "+0.0",

@@ -106,3 +106,29 @@ def test_files_and_commands_are_named_by_relative_paths(
     commands = [code.text for code in section.all("code")]
     assert commands[0] == "nlora export runs/mine --as merged exports/mine"
     assert commands[1] == "nlora predict runs/mine --task colors --file new.csv"
+
+
+def test_the_score_of_the_only_task_has_one_interval(tmp_path: Path) -> None:
+    root = page_of(tmp_path, make_run(tmp_path / "run", tasks=("colors",)))
+    (average,) = (f for f in root.one("dl", class_="facts").all("div") if "average accuracy" in f.text)
+    assert "of the only task after the last stage" in average.text
+    assert f"95 % interval {between(right_answers(1, 1, 1))}" in average.text
+    assert "bootstrap" not in average.text
+
+
+@pytest.mark.parametrize(("score", "range_"), [(0.0, "0 to 10"), (100.0, "90 to 100"), (40.0, "40 to 50")])
+def test_the_colors_of_equal_scores_stay_within_percentages(
+    tmp_path: Path, score: float, range_: str
+) -> None:
+    run = make_run(tmp_path / "run", tasks=("colors", "animals"))
+    changed_summary(run, R=[[score, None], [score, score]])
+    assert f"Colors range from {range_}." in page_of(tmp_path, run).one("section", id="matrix").text
+
+
+def test_examples_per_task_are_those_of_the_task_without_replayed_ones(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tasks=("colors", "animals"))
+    own = {"train": {"sha256": "t", "count": 96}, "test": {"sha256": "s", "count": TESTS}, "prompt_sha256": "p"}
+    changed_summary(run, digests={"colors": own, "animals": own})
+    header = page_of(tmp_path, run).one("header", id="top").text
+    assert "96 per task" in header
+    assert "160" not in header  # what a stage's training had in all

@@ -13,6 +13,7 @@ from typing import Any
 
 from nlora.analysis.answer_changes import Answers, TaskChanges, task_changes
 from nlora.errors import InputErrors, Problem
+from nlora.evaluation.continual_metrics import ROUNDING
 from nlora.evaluation.paired_test import holm
 from nlora.runs.answers import read_answers
 from nlora.runs.checkpoint import Checkpoint, read_stage
@@ -141,7 +142,7 @@ def gate(
                 changes,
                 since=_since(pairs[changes.task], after.point),
                 p_value=p_value,
-                is_allowed=changes.drop <= max_drop or (alpha is not None and p_value >= alpha),
+                is_allowed=changes.drop <= max_drop + ROUNDING or (alpha is not None and p_value >= alpha),
             )
             for changes, p_value in zip(compared, corrected, strict=True)
         ),

@@ -31,10 +31,10 @@ def gate_table(verdict: Gate) -> RenderableType:
         changes = row.changes
         table.add_row(
             Text(changes.task),
-            row.since,
+            Text(row.since),
             f"{changes.before:.1f}",
             f"{changes.after:.1f}",
-            f"{changes.after - changes.before:+.1f}",
+            f"{round(changes.after - changes.before, 1) + 0.0:+.1f}",
             str(changes.changes.worse),
             str(changes.changes.better),
             "<0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}",

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from numbers import Real
 
 Row = Sequence[float | None]
+ROUNDING = 1e-9
+"""Points by which a drop may exceed a limit that it reaches exactly: 100 * 50 / 150 - 100 * 47 / 150 > 2."""
 
 
 def summarize(R: Sequence[Row], *, zero_shot: Row | None = None) -> dict[str, float | None]:

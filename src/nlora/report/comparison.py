@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from nlora.errors import InputErrors, Problem, RunError, did_you_mean
-from nlora.report.comparison_notes import notes_on
+from nlora.report.comparison_notes import notes_on, same_options
 from nlora.report.grouping import grouped, identity_of
 from nlora.report.published import order_of, published_results
 from nlora.runs.lock import is_held
@@ -219,10 +219,18 @@ def _with_unique_labels(rows: Sequence[tuple[Row, Path]]) -> list[Row]:
 
 
 def _repeated(groups: Sequence[Sequence[tuple[Path, Summary]]], rows: Sequence[Row]) -> list[str]:
-    """Notes on rows with runs of the same name and seed: they differ in something that summaries do not hold."""
+    """Notes on rows of the same name: they have other options, or a run of the same seed."""
     first: dict[tuple[object, ...], Row] = {}
+    named: dict[tuple[object, ...], tuple[Row, Summary]] = {}
     notes = []
     for group, row in zip(groups, rows, strict=True):
+        summary = group[0][1]
+        namesake, its = named.setdefault((*identity_of(summary), summary.status), (row, summary))
+        if not same_options(its, summary):
+            notes.append(
+                f"{row.label}: has other options than {namesake.label}, so the two are not averaged."
+            )
+            continue
         for _, summary in group:
             other = first.setdefault((*identity_of(summary), summary.seed, summary.status), row)
             if other is not row:

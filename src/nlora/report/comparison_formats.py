@@ -56,7 +56,7 @@ def _markdown(comparison: Comparison) -> str:
         return f"**{text}**" if row in best and column.key == AVERAGE else text
 
     lines = [
-        ["run", "seeds", *(column.heading for column in columns)],
+        ["run", "seeds", *(escaped(column.heading) for column in columns)],
         ["---", *["---:"] * (len(columns) + 1)],
         *(
             [escaped(label_of(row)), seeds_of(row), *(cell(row, column) for column in columns)]
@@ -92,7 +92,7 @@ def _latex(comparison: Comparison) -> str:
             [_escaped_latex(label_of(row)), seeds_of(row), *(cell(row, column) for column in columns)]
         )
 
-    headings = ["run", "seeds", *(column.heading for column in columns)]
+    headings = ["run", "seeds", *(_escaped_latex(column.heading) for column in columns)]
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",

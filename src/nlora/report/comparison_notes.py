@@ -49,6 +49,7 @@ Setting = tuple[object, ...]
 def setting_of(summary: Summary) -> Setting:
     """Runs of the same tasks with equal settings are the same to `same_setting`."""
     return (
+        summary.settings_sha256,
         tuple(summary.metric_of(task) for task in summary.tasks),
         tuple(sorted(summary.decode.items())),
         tuple((task, *(kind(d) for _, _, kind in _EXAMPLES)) for task, d in sorted(summary.digests.items())),
@@ -58,7 +59,8 @@ def setting_of(summary: Summary) -> Setting:
 def same_setting(a: Summary, b: Summary) -> bool:
     """Whether both were prompted, scored and trained alike, as far as is known: then seeds may be averaged."""
     return (
-        all(a.metric_of(task) == b.metric_of(task) for task in a.tasks)
+        same_options(a, b)
+        and all(a.metric_of(task) == b.metric_of(task) for task in a.tasks)
         and all(a.decode[task] == b.decode[task] for task in a.decode.keys() & b.decode.keys())
         and all(
             kind(a.digests[task]) == kind(b.digests[task])
@@ -66,6 +68,11 @@ def same_setting(a: Summary, b: Summary) -> bool:
             for _, _, kind in _EXAMPLES
         )
     )
+
+
+def same_options(a: Summary, b: Summary) -> bool:
+    """Whether both have the same options of method and training, as far as is known."""
+    return not (a.settings_sha256 and b.settings_sha256) or a.settings_sha256 == b.settings_sha256
 
 
 def notes_on(rows: Labeled) -> tuple[list[str], bool]:

@@ -70,7 +70,7 @@ COLUMNS = (
 
 DIFFERENCE_NOTE = (
     "mean difference in average accuracy over the same seeds and test examples; in brackets the middle 95 % of a "
-    "bootstrap over both (with one seed over the test examples only; of two or three seeds it is rather too narrow). "
+    "bootstrap over both (with one seed over the test examples only, so it is too narrow). "
     "Without 0 in it, the two differ at the 5 % level, not corrected for the number of rows."
 )
 
@@ -113,7 +113,7 @@ class ComparisonView:
         table.add_column("run", overflow="fold", max_width=label_width)
         table.add_column("seeds", justify="right")
         for column in columns:
-            table.add_column(column.heading, justify="right", no_wrap=True)
+            table.add_column(Text(column.heading), justify="right", no_wrap=True)
         best = {id(row) for row in best_rows(self.comparison)}
         for rows in (self.comparison.rows, self.comparison.published):
             for row in rows:
@@ -147,7 +147,7 @@ def best_rows(comparison: Comparison) -> list[Row]:
     if len(rows) < 2 or not comparison.compares:
         return []
     best = max(row.values[AVERAGE].mean for row in rows)
-    return [row for row in rows if f"{row.values[AVERAGE].mean:.1f}" == f"{best:.1f}"]
+    return [row for row in rows if score(row.values[AVERAGE].mean) == score(best)]
 
 
 def label_of(row: Row) -> str:

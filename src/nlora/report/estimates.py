@@ -124,6 +124,8 @@ def average_estimate(variant: Variant, answers: PageAnswers) -> Estimate | None:
     known = bool(sizes) and all(sizes)
     if variant.has_seeds:
         interval = within_percent(t_interval(values))
+    elif known and len(found) == 1:
+        return task_estimate(variant, len(variant.tasks) - 1, 0, answers)
     elif known:
         summary = variant.runs[0].summary
         draws = [

@@ -1,15 +1,15 @@
 """Scores, times and memory as text, the same in every table. An unknown value is an empty text.
 
->>> score(61.84), change(-0.04), duration(754), memory(1_900_000_000)
-('61.8', '+0.0', '13 min', '1.77 GiB')
+>>> score(61.84), score(-0.04), change(-0.04), duration(754), memory(1_900_000_000)
+('61.8', '0.0', '+0.0', '13 min', '1.77 GiB')
 """
 
 from __future__ import annotations
 
 
 def score(value: float | None) -> str:
-    """A percentage with one decimal."""
-    return "" if value is None else f"{value:.1f}"
+    """A percentage with one decimal, and never -0.0."""
+    return "" if value is None else f"{round(value, 1) + 0.0:.1f}"
 
 
 def change(value: float | None) -> str:

@@ -35,11 +35,11 @@ def accuracy_table(summary: Summary) -> Table:
     )
     table.add_row(_matrix(summary))
     for line in _averages(summary):
-        table.add_row(line)
+        table.add_row(Text(line))
     for line in _general(summary):
         table.add_row(Text(line))
     if summary.routing is not None:
-        table.add_row(f"router: {summary.routing.words}")
+        table.add_row(Text(f"router: {summary.routing.words}"))
     for note in summary.notes:
         table.add_row(Text(f"note: {note}"))
     return table

@@ -144,7 +144,9 @@ def _served(run: RunFiles) -> str:
 
 
 def _examples(run: RunFiles) -> str:
-    counts = [stage.train_examples for stage in run.stages if stage.train_examples is not None]
+    """Without those that are replayed. Runs of older versions know what a stage trained on, replayed or not."""
+    counts = [own.train.count for own in run.summary.digests.values()]
+    counts = counts or [stage.train_examples for stage in run.stages if stage.train_examples is not None]
     if not counts:
         return ""
     low, high = min(counts), max(counts)

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from nlora.data.task import Task
+from nlora.evaluation.continual_metrics import ROUNDING
 from nlora.methods.base import Method
 from nlora.methods.registry import default_weight, with_weight
 from nlora.models.backbone import Backbone
@@ -80,7 +81,7 @@ class _Search:
         without = self._score(tried, 0.0)
         options = self.plan.config.auto_weight
         tried.margin = min(options.margin * tried.standard_error(), options.max_drop)
-        least = without - tried.margin
+        least = without - tried.margin - ROUNDING
         tried.weight = strongest(
             default_weight(method), options.tries, lambda weight: self._score(tried, weight) >= least
         )

@@ -2,8 +2,8 @@
 
 A difference is paired: the same seeds, and in each of them the same test examples. The interval is the middle 95 % of
 a bootstrap that draws seeds and test examples (2,000 draws). An example that several seeds are scored on is drawn for
-all of them at once. With one seed it covers the test examples only; with two or three, seeds are so few that it is
-rather too narrow where they differ much: it held the truth in 9 of 10 simulated experiments (benchmarks/coverage.py).
+all of them at once. With one seed it covers the test examples only, and is too narrow wherever runs of one method
+differ. With two seeds or more it is rather too wide, unless they differ much (benchmarks/coverage.py).
 """
 
 from __future__ import annotations

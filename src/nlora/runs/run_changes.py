@@ -1,4 +1,4 @@
-"""What may change in the configuration of a run that has already started.
+"""What may change in the configuration of a run that has already started, and what runs of several seeds share.
 
 What a committed stage depends on may not. Later tasks may be appended, replaced and trained otherwise, and so may
 everything that changes neither an update nor a score.
@@ -7,7 +7,13 @@ everything that changes neither an update nor a score.
 from __future__ import annotations
 
 import copy
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
+
+from nlora.data.digest import text_digest
+
+if TYPE_CHECKING:
+    from nlora.config.schema import Config
 
 FREE = frozenset(
     {
@@ -25,6 +31,20 @@ FREE = frozenset(
 )
 """Keys that change neither an update nor a score, apart from rounding. `evaluate.zero_shot` adds scores, and
 `evaluate.general` other numbers, of which `nlora.runs.general` refuses those that would not compare."""
+
+_COMPARED_ELSEWHERE = ("seed", "output_dir", "model", "data", "tasks", "protocol", "evaluate")
+"""Keys in which runs of one method may differ, or whose effect a summary has by itself: its digests and metrics."""
+
+
+def settings_digest(config: Config) -> str:
+    """SHA-256 of what a run trains and answers with beside its tasks, its model and its seed.
+
+    Runs whose seeds may be averaged have the same. Defaults are left out, so that a new key changes nothing.
+    """
+    settings = config.model_dump(mode="json", exclude_defaults=True)
+    for path in (*_COMPARED_ELSEWHERE, *FREE):
+        _remove(settings, path.split("."))
+    return text_digest([json.dumps(settings, sort_keys=True)])
 
 
 def fixed_parts(

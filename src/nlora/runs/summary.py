@@ -20,6 +20,7 @@ from nlora.evaluation.continual_metrics import summarize
 from nlora.runs.atomic import write_json
 from nlora.runs.general_scores import General, GeneralScores, general_of, perplexity_change
 from nlora.runs.routing import Routing
+from nlora.runs.run_changes import settings_digest
 from nlora.runs.task_records import ExamplesRecord, TaskRecord
 
 SUMMARY_FILE = "summary.json"
@@ -83,17 +84,14 @@ class Summary(BaseModel):
     evaluate_seconds: tuple[float, ...] = Field((), description="One per committed stage.")
     train_samples_per_second: tuple[float, ...] = Field((), description="One per committed stage.")
     peak_memory_bytes: int | None = Field(None, description="Maximum over the stages; null if not measured.")
-    trained_parameters: int | None = Field(
-        None, description="Maximum over the stages; null in files of older versions."
-    )
+    trained_parameters: int | None = Field(None, description="Maximum over the stages; null in older files.")
     replay: str = Field("", description="What is replayed of each task beside the method; empty: nothing.")
     replayed_examples: tuple[int, ...] = Field(
         (), description="Examples of earlier tasks that were trained on again, one per committed stage."
     )
     versions: dict[str, str] = Field(default_factory=dict)
-    protocol: Literal["released", "repaired"] | None = Field(
-        None, description="Null in files of older versions."
-    )
+    settings_sha256: str = Field("", description="See `settings_digest`; empty in files of older versions.")
+    protocol: Literal["released", "repaired"] | None = Field(None, description="Null in older files.")
     protocol_notes: tuple[str, ...] = Field((), description="How the run differs from the repaired protocol.")
 
     metrics: dict[str, Metric] = Field(
@@ -233,6 +231,7 @@ def summary_of(
         replay=config.replay.in_words,
         replayed_examples=tuple(sum(record.replayed.values()) for record in records),
         versions=dict(versions or {}),
+        settings_sha256=settings_digest(config),
         protocol=config.protocol,
         protocol_notes=tuple(protocol_notes(config)),
         metrics={name: task.metric for name, task in known_tasks.items()},

@@ -106,5 +106,8 @@ def text_width(text: str, size: float = 12.0) -> float:
 
 
 def clipped(text: str, longest: int) -> str:
-    """The text, cut to `longest` characters with an ellipsis."""
-    return text if len(text) <= longest else text[: max(longest - 1, 1)].rstrip() + "…"
+    """The text, cut to `longest` characters; an ellipsis takes its middle, since names often differ at an end."""
+    if len(text) <= longest:
+        return text
+    end = max(longest - 1, 1) // 3
+    return f"{text[: max(longest - 1, 1) - end].rstrip()}…{text[len(text) - end :].lstrip()}"

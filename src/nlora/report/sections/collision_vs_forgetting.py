@@ -51,7 +51,7 @@ def _scatter(known: Known, name: str, axis: str, scale: float) -> Figure | None:
     x = linear_axis(axis, [spot.x for spot in spots])
     y = linear_axis("points lost", [spot.y for spot in spots], zero=True)
     plain = axis.removesuffix(", %")
-    names = [(run.label, series_role(run.order)) for run, _ in known]
+    names = [(run.label, series_role(run.order)) for run, forgetting in known if forgetting.pairs]
 
     def draw(width: float) -> Scene:
         description = (

@@ -218,7 +218,8 @@ def _measures(run: RunFiles, found: Interference, many: bool) -> Table | None:
     note = (
         "Opposite signs: the share of colliding entries where the two updates have opposite signs. Overlap energy: "
         "Σ|ΔWᵢ||ΔWⱼ| / (‖ΔWᵢ‖‖ΔWⱼ‖), which needs no threshold. Σ‖A·Aᵀ‖²: O-LoRA's orthogonality, 0 if the rows of the "
-        "factors A are orthogonal. Angles: the smallest principal angle between the row or column spaces."
+        "factors A are orthogonal. ‖ΔWᵀΔW‖: 0 if the updates write to orthogonal outputs. Cosine: of the two updates, "
+        "as vectors of all their entries. Angles: the smallest principal angle between the row or column spaces."
     )
     caption = f"All measures of each pair of {run.label}" if many else "All measures of each pair"
     return Table(caption, ("pair", *columns), tuple(rows), note, is_aside=many)

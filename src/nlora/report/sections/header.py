@@ -21,7 +21,8 @@ def title_of(variants: Sequence[Variant]) -> str:
 
 def facts_and_differences(variants: Sequence[Variant]) -> tuple[list[tuple[str, str]], Table | None]:
     """The facts that all variants share, and a table of those that differ (None for a single one)."""
-    facts = [_facts(variant) for variant in variants]
+    many = any(variant.has_seeds for variant in variants)
+    facts = [_facts(variant, many) for variant in variants]
     names = list(dict.fromkeys(name for each in facts for name in each))
     same = [(name, facts[0][name]) for name in names if len({each.get(name) for each in facts}) == 1]
     if len(variants) == 1:
@@ -35,9 +36,9 @@ def facts_and_differences(variants: Sequence[Variant]) -> tuple[list[tuple[str, 
     return same, Table("Where the runs differ", columns, rows, words=frozenset(range(len(columns))))
 
 
-def _facts(variant: Variant) -> dict[str, str]:
+def _facts(variant: Variant, many: bool) -> dict[str, str]:
     facts = dict(run_facts(variant.first))
-    if variant.has_seeds:
+    if many:
         seeds = facts.pop("Seed"), *(str(run.summary.seed) for run in variant.runs[1:])
         facts["Seeds"] = ", ".join(seeds)
     return facts

@@ -61,14 +61,15 @@ def _facts(variant: Variant, answers: PageAnswers) -> list[tuple[str, str, str]]
     summary, tasks = run.summary, len(run.tasks)
     found = average_estimate(variant, answers)
     interval = ""
-    if found is not None and found.interval is not None:
-        interval = f"; 95 % interval {ends(found.interval)}, by a bootstrap of the {found.count}"
+    if found is not None and found.interval is not None and found.interval.low < found.interval.high:
+        how = f", by a bootstrap of the {found.count}" if tasks > 1 else ""
+        interval = f"; 95 % interval {ends(found.interval)}{how}"
     earlier = f"the {tasks - 1} earlier tasks" if tasks > 2 else "the earlier task"
     facts = [
         (
             score(summary.average_accuracy),
             "average accuracy",
-            f"mean over all {tasks} tasks after the last stage{interval}",
+            f"{f'mean over all {tasks} tasks' if tasks > 1 else 'of the only task'} after the last stage{interval}",
         ),
         (
             change(summary.backward_transfer),

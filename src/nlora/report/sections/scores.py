@@ -42,8 +42,8 @@ def _range(variants: Sequence[Variant]) -> tuple[float, float]:
     ]
     if not known:
         return 0.0, 100.0
-    low, high = 10 * math.floor(min(known) / 10), 10 * math.ceil(max(known) / 10)
-    return float(min(low, high - 10)), float(high)
+    low = min(10 * math.floor(min(known) / 10), 90)
+    return float(low), float(max(10 * math.ceil(max(known) / 10), low + 10))
 
 
 def _matrix(
