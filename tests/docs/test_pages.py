@@ -29,6 +29,9 @@ SUBSTITUTIONS = {
     "nlora run llama_order_": "nlora check llama_order_",
     "google-t5/t5-large": "tiny-t5",
     "meta-llama/Llama-3.1-8B": "tiny",
+    # a random model may lose any number of points
+    "--max-drop 5": "--max-drop 100",
+    "nlora gate ": "nlora gate --max-drop 100 ",
     # models, files and runs that a reader has
     "Qwen/Qwen3-0.6B": "tiny",
     "Qwen/Qwen2.5-0.5B-Instruct": "tiny-chat",
@@ -38,10 +41,13 @@ SUBSTITUTIONS = {
     "mine.yaml": "support.yaml",
     "runs/demo/nlora": "runs/support",
     "runs/demo/inclora": "runs/plain",
+    "runs/mail": "runs/support",
     "runs/a runs/b": "runs/support runs/plain",
     "runs/five-tasks": "runs",
     "RUN": "runs/support",
     "reuters,tweets": "tickets,urgency",
+    "--task reuters": "--task tickets",
+    "--task teams": "--task tickets",
     "exports/mail": "exports/support",
     "path/to/adapter": "runs/support/outputs/1-tickets/adapter",
     "some/hub-adapter": "runs/support/outputs/2-urgency/adapter",
