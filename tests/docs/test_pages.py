@@ -36,7 +36,7 @@ SUBSTITUTIONS = {
     "Qwen/Qwen3-0.6B": "tiny",
     "Qwen/Qwen2.5-0.5B-Instruct": "tiny-chat",
     "smollm2": "tiny",
-    "nlora cp demo mine.yaml": "nlora cp demo copied.yaml",
+    "nlora cp recommended mine.yaml": "nlora cp recommended copied.yaml",
     "nlora run mine.yaml": "nlora run support.yaml output_dir=runs/mine",
     "mine.yaml": "support.yaml",
     "runs/demo/nlora": "runs/support",
