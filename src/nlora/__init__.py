@@ -1,6 +1,6 @@
 """nlora teaches one language model many tasks, one after another, and keeps it from forgetting.
 
-    nlora demo                       # N-LoRA and plain incremental LoRA on a small real model
+    nlora demo                       # N-LoRA, no protection, and a few kept examples, on a small real model
     nlora run my.yaml seed=1         # your model, your tasks
 
 The same from Python (docs/api.md):

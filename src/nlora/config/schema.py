@@ -71,7 +71,11 @@ class EvaluateOptions(Frozen):
         description="validation: score on examples held out from train, never on test. Use this for tuning.",
     )
     validation_share: float = Field(
-        0.2, gt=0, lt=1, description="Share of the training examples held out by split: validation."
+        0.2,
+        gt=0,
+        lt=1,
+        description="Share of the training examples that is held out by split: validation, by train.early_stopping, "
+        "and by method.weight: auto.",
     )
     general: GeneralOptions | None = Field(
         None,

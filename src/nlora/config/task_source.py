@@ -78,7 +78,7 @@ class TaskSource(BaseModel):
     adapter: str | None = Field(
         None,
         description="A LoRA adapter that has learned the task already, instead of 'train': a folder in PEFT's format "
-        "or a hub id. Nothing is trained; 'test' is optional. See the key after.",
+        "or a hub id. Nothing is trained; 'test' is optional. The key after is short for such entries.",
     )
     quoting: bool | None = Field(
         None,

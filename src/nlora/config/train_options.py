@@ -64,8 +64,9 @@ class TrainOptions(Frozen):
     )
     label_weights: Literal["balanced"] | dict[str, float] | None = Field(
         None,
-        description="How much an example counts in the loss, by its label: balanced, all labels the same in sum, "
-        "however rare; {label: weight}, where a label that is not named counts 1; null: all examples the same.",
+        description="How much an example counts in the loss, by its label. balanced: every label has the same total "
+        "weight, however rare it is; {label: weight}: a label that is not named counts 1; null: all examples count "
+        "the same.",
     )
     max_samples: int | None = Field(
         None, ge=1, description="Train on at most this many examples per task, a seeded sample; null: all."
