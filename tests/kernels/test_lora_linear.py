@@ -42,3 +42,17 @@ def test_an_input_without_a_gradient_gets_none() -> None:
     assert x.grad is None
     assert a.grad is not None
     torch.testing.assert_close(a.grad, b.detach().sum(0)[:, None] * x.detach().sum((0, 1))[None])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(0, 6), (2, 0, 6)])
+def test_no_rows_give_no_rows_and_gradients_of_zero(shape: tuple[int, ...], dropout: float) -> None:
+    _, weight, offset, a, b = factors(bias=True)
+    x = torch.zeros(*shape, dtype=torch.float64, requires_grad=True)
+    found = lora_linear(x, weight, offset, a, b, scaling=1.0, dropout=dropout)
+    assert found.shape == torch.nn.functional.linear(x, weight, offset).shape
+    found.sum().backward()
+    for tensor in (x, a, b):
+        assert tensor.grad is not None
+        assert tensor.grad.shape == tensor.shape
+        assert not tensor.grad.any()

@@ -112,10 +112,13 @@ def test_a_layer_with_fewer_rows_than_tasks_is_named_once(modules_first: bool) -
     assert method.check_sequence(3) == method.check(modules) == []
 
 
-def test_a_layer_with_fewer_rows_than_a_share_needs_is_named() -> None:
-    [problem] = build("disjoint", {"share": 0.2}).check([ModuleShape("a.head", 64, 4)])
+@pytest.mark.parametrize(("share", "said"), [(0.2, "1/5"), (1e-7, "1/10000000")])
+def test_a_layer_with_fewer_rows_than_a_share_needs_is_named(share: float, said: str) -> None:
+    method = build("disjoint", {"share": share})
+    assert method.check_sequence(3) == []
+    [problem] = method.check([ModuleShape("a.head", 64, 4)])
     assert problem.where == "method.share"
-    assert "a.head has 4 output rows, and a share of 1/5 of them is less than one row" in problem.what
+    assert f"a.head has 4 output rows, and a share of {said} of them is less than one row" in problem.what
 
 
 def test_wrong_options_are_named() -> None:

@@ -65,9 +65,21 @@ def test_nothing_at_the_first_stage_and_nothing_for_weight_zero(adapter: LoraAda
     first.begin_task(adapter, [])
     assert first.penalty(adapter) is None
     zero = build("ewc", {"weight": 0})
+    zero.options_vary = False
     assert zero.end_task(adapter.model.get_base_model(), list(adapter.factors()), EXAMPLES, 0) == {}
     zero.begin_task(adapter, [adapter.state()])
     assert zero.penalty(adapter) is None
+
+
+def test_a_task_without_the_penalty_is_remembered_with_those_before(adapter: LoraAdapter) -> None:
+    model, names = adapter.model.get_base_model(), list(adapter.factors())
+    found = {}
+    for weight in (0.0, 3.0):
+        method = build("ewc", {"weight": weight})
+        method.restore({names[0]: torch.ones(adapter.factors()[names[0]].shape)})
+        found[weight] = method.end_task(model, names, EXAMPLES, 0)
+    assert found[0.0].keys() == found[3.0].keys() == set(names)
+    assert all(torch.equal(found[0.0][name], found[3.0][name]) for name in names)
 
 
 def test_missing_fisher_information_is_an_error(adapter: LoraAdapter) -> None:

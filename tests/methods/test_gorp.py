@@ -119,6 +119,19 @@ def test_the_first_task_and_a_task_after_one_without_gradients_are_free(adapter:
     assert all(torch.equal(g, plain[name]) for name, g in gradients(adapter).items())
 
 
+def test_a_task_with_threshold_zero_passes_on_the_directions_of_those_before(adapter: LoraAdapter) -> None:
+    rows = orthonormal_rows(2, 4)
+    method = begun(adapter, rows, threshold=0)
+    optimizer = torch.optim.AdamW([p for p in adapter.model.parameters() if p.requires_grad], lr=1e-2)
+    gradients(adapter)
+    optimizer.step()
+    method.after_step(adapter, step=1, steps=1, learning_rate=1e-2, optimizer=optimizer)
+    memory = method.end_task(adapter.model, list(adapter.factors()), [], 0)
+    assert memory.keys() == adapter.factors().keys()
+    for kept in memory.values():
+        torch.testing.assert_close(kept, rows)
+
+
 def test_the_next_stage_does_not_keep_the_hooks_of_the_last(adapter: LoraAdapter) -> None:
     plain = gradients(adapter)
     method = begun(adapter, orthonormal_rows(2, 4))

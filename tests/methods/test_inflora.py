@@ -15,7 +15,7 @@ from helpers import learn, write_config
 from nlora.data.task import TokenizedExample
 from nlora.errors import InputErrors, RunError
 from nlora.methods._inputs import input_moments, spaced
-from nlora.methods._subspace import extended
+from nlora.methods._subspace import extended, orthonormal_off
 from nlora.methods.inflora import Inflora
 from nlora.methods.registry import build
 from nlora.models.lora_adapter import AdapterState, LoraAdapter, load_factors, target_modules
@@ -95,6 +95,28 @@ def test_a_basis_grows_by_the_fewest_directions_that_reach_the_energy(energy: fl
         assert share(G) >= energy - 2e-6
         assert len(G) == before or share(G[:-1]) < energy
     assert len(G) <= 8  # two tasks of four dimensions each
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
+@pytest.mark.parametrize("known", [0, 5])
+def test_directions_taken_together_are_those_taken_one_by_one(known: int, share: float) -> None:
+    """Among them are one in the span of the basis, and one of which half is."""
+    draw = torch.Generator().manual_seed(2)
+    rows = torch.linalg.qr(torch.randn(24, 24, generator=draw, dtype=torch.float64))[0].mT
+    G, directions = rows[:known], rows[known:20].clone()
+    if known:
+        directions[2], directions[3] = (rows[0] + directions[2]) / 2**0.5, rows[1]
+    values = torch.linspace(2, 1, len(directions), dtype=torch.float64)
+    found = extended(G, values, directions, values.sum(), share)
+    count = int((values.cumsum(0) < (share - 1e-6) * values.sum()).sum()) + 1
+    wanted = torch.cat([G, orthonormal_off(G, list(directions[:count]), count)])
+    assert len(found) == known + count - bool(known)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        found @ found.mT, torch.eye(len(found), dtype=torch.float64), rtol=0, atol=1e-9
+    )
+    both = torch.cat([G, directions[:count]])
+    torch.testing.assert_close(both @ found.mT @ found, both, rtol=0, atol=1e-9)
 
 
 # A stage

@@ -121,3 +121,12 @@ def test_a_half_trained_task_ends_with_the_same_bits(
     _, whole = learned(tiny_model("llama"), tmp_path, Points(tmp_path / "points"), **options)
     _, again = learned(tiny_model("llama"), tmp_path, Points(tmp_path / "points", resumed), **options)
     assert_same(whole, again)
+
+
+def test_a_look_at_the_model_before_leaves_a_frozen(tiny_model: TinyModel) -> None:
+    backbone: Any = load_backbone(str(tiny_model("llama")))
+    adapter = build("lori", {}).attach(backbone.model, LORA, stage=1, seed=1)
+    with pytest.raises(KeyError), adapter.without():
+        raise KeyError
+    for f in adapter.factors().values():
+        assert (f.A.requires_grad, f.B.requires_grad) == (False, True)

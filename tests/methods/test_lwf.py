@@ -31,7 +31,7 @@ def test_the_old_model_does_not_run_at_the_first_stage_or_with_weight_zero(
     assert zero.extra_loss(LOGITS, TARGETS, never) is None
     first.begin_task(adapter, [adapter.state()])
     assert first.extra_loss(LOGITS, TARGETS, lambda: LOGITS + 1.0) == pytest.approx(0, abs=1e-5)
-    double = build("lwf", {"weight": 2.0})
+    double = build("lwf", {"weight": 0.6})
     double.begin_task(adapter, [adapter.state()])
     other = LOGITS.flip(-1)
     one, two = (m.extra_loss(LOGITS, TARGETS, lambda: other) for m in (first, double))

@@ -102,6 +102,24 @@ def test_a_few_held_out_examples_allow_no_more_than_the_largest_drop(
     assert found.weight == (default_weight(build("nlora", {})) if is_chosen else 0.0)
 
 
+def test_a_task_that_gets_no_weight_does_not_cost_the_memory_of_the_tasks(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_up(plan: Plan, backbone: Any, task: Task, paths: Any) -> Callable[[], float]:
+        return lambda: 0.0 if task.name == "animals" and plan.methods[1].options.weight else 100.0
+
+    monkeypatch.setattr(auto_weight, "held_out_score", made_up)
+    tasks = [
+        write_task(tmp_path / "data", name, labels, train=24)
+        for name, labels in (("colors", COLORS), ("animals", ANIMALS), ("drinks", ("tea", "rum", "gin")))
+    ]
+    options = {"tries": 1, "margin": 0.5, "max_drop": 5}
+    method = {"name": "ewc", "weight": "auto"}
+    learn(searching(tmp_path, tiny_model("llama"), tasks=tasks, method=method, auto_weight=options))
+    stages = [tmp_path / "run/outputs" / name for name in ("2-animals", "3-drinks")]
+    assert [tried_in(stage).weight for stage in stages] == [0.0, default_weight(build("ewc", {}))]
+
+
 def test_a_stopped_search_goes_on(
     searched: tuple[Path, Summary], tiny_model: TinyModel, tmp_path: Path
 ) -> None:

@@ -122,6 +122,17 @@ def test_other_families_learn_too(tmp_path: Path, tiny_model: TinyModel, method:
     assert summary.average_accuracy is not None
 
 
+@pytest.mark.parametrize("method", ["ewc", "gorp"])
+def test_a_task_may_be_learned_without_what_the_method_adds(
+    tmp_path: Path, tiny_model: TinyModel, method: str
+) -> None:
+    key, _, value = OFF[method].partition(".")[2].partition("=")
+    stages = {"colors": {"method": {key: int(value)}}}
+    assert (
+        learn(write_config(tmp_path, tiny_model("llama"), method=method, stages=stages)).status == "complete"
+    )
+
+
 def test_all_parameters_move_and_the_stage_holds_the_whole_model(
     tmp_path: Path, tiny_model: TinyModel
 ) -> None:

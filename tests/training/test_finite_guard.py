@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from nlora.config.penalty_use import PenaltyUse
 from nlora.config.schema import LoraOptions
 from nlora.config.train_options import TrainOptions
 from nlora.data.task import TokenizedExample
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import AdapterState, LoraAdapter
 from nlora.training.finite_guard import FiniteGuard, NotFiniteError
+from nlora.training.penalty_gradient import PenaltyGradient
 from nlora.training.trainer import train
 
 EXAMPLES = [TokenizedExample([*range(20, 30 + i % 4)], [50 + i % 7, 1]) for i in range(16)]
@@ -127,6 +129,25 @@ def test_on_a_gpu_updates_are_skipped_until_the_flag_is_read() -> None:
     with pytest.raises(NotFiniteError) as caught:
         deferred.guard.check()
     assert (caught.value.what, caught.value.step, caught.value.rows) == ("gradient", 2, (2, 12))
+
+
+@pytest.mark.parametrize("value", [0.5, NAN])
+def test_a_skipped_step_does_not_move_by_a_penalty_beside_the_optimizer_either(value: float) -> None:
+    steps = Steps(True)
+    beside = PenaltyGradient(PenaltyUse("decoupled"), [steps.weight])
+
+    def move(scale: float) -> None:
+        beside.entering((steps.weight * scale).sum(), 0, 1)
+        beside.on_optimizer_step(None, None, None, optimizer=steps.optimizer)
+
+    steps.take([0.0])
+    before = steps.weight.detach().clone()
+    move(0.5)
+    torch.testing.assert_close(steps.weight.detach(), before - 0.1 * 0.5)
+    steps.take([INF])
+    kept = steps.weight.detach().clone()
+    move(value)
+    assert torch.equal(steps.weight, kept)
 
 
 def test_a_deferred_flag_changes_nothing_in_a_good_training() -> None:

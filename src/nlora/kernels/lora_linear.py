@@ -70,7 +70,7 @@ class _LoraLinear(torch.autograd.Function):
         ctx.scale = scaling if kept is None else scaling * kept_scale(dropout)
         _add_product(y, z, b.t(), ctx.scale)
         ctx.save_for_backward(rows, weight, a, b, z, kept, *added)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -90,7 +90,7 @@ class _LoraLinear(torch.autograd.Function):
             g_x = g_x.to(rows.dtype).addmm_(narrow, weight)
             if added:
                 g_x.addmm_(_through(narrow, [m.t() for m in reversed(added[1:])]), added[0])
-            g_x = g_x.view(*grads[0].shape[:-1], -1)
+            g_x = g_x.view(*grads[0].shape[:-1], g_x.shape[-1])
         return g_x, None, None, g_a, g_b, None, None, None, *(None for _ in added)
 
 

@@ -92,7 +92,9 @@ class Disjoint(Method[DisjointOptions]):
         self._given_share: Fraction | None = None
         if options.share is not None:
             # The decimal number that was written, not the nearest binary one: 0.1 has room for ten tasks.
-            self._given_share = Fraction(options.share).limit_denominator(10**6)
+            # A tinier one stays as it is, to be refused with the layer that has too few rows for it.
+            written = Fraction(repr(options.share))
+            self._given_share = written.limit_denominator(10**6) or written
         self._sequence: int | None = None
         self._narrowest: ModuleShape | None = None
         self._hooks: list[RemovableHandle] = []

@@ -52,7 +52,7 @@ class GorpOptions(MethodOptions):
         ge=0,
         le=1,
         description="Share of the energy of a task's mean gradient that later tasks keep off (released code: 0.9); "
-        "0: exactly incremental LoRA.",
+        "0: exactly incremental LoRA, and the task adds nothing to what later ones keep off.",
     )
     side: Literal["rank", "input"] = Field(
         "rank",
@@ -104,7 +104,7 @@ class Gorp(Method[GorpOptions]):
     def end_task(
         self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
     ) -> Memory:
-        if self.options.threshold == 0:
+        if self.options.threshold == 0 and not self.options_vary:
             return {}
         import torch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -73,26 +73,28 @@ class FullModel:
 
         Raises RunError if they are missing, damaged or those of another model.
         """
-        from safetensors.torch import load_file
-
-        files = sorted((folder / MODEL).glob("*.safetensors"))
-        if not files:
-            raise RunError(
-                f"{folder / MODEL}: the stage's model is missing; delete {folder} to train it again"
-            )
+        where, kind = folder / MODEL, cast(Any, type(model))
+        again = f"delete {folder} to train it again"
+        if not any(where.glob("*.safetensors")):
+            raise RunError(f"{where}: the stage's model is missing; {again}")
         try:
-            tensors = {key: tensor for file in files for key, tensor in load_file(file).items()}
-        except (OSError, SafetensorError) as error:
-            raise RunError(
-                f"{folder / MODEL}: damaged ({error}); delete {folder} to train it again"
-            ) from error
-        own = model.state_dict()
-        if unknown := sorted(tensors.keys() - own.keys()):
-            raise RunError(f"{folder / MODEL}: has {unknown[0]}, which the model does not have")
-        saved = {own[name].data_ptr() for name in tensors}  # by address, because tied weights are saved once
-        if lost := [name for name, tensor in own.items() if tensor.data_ptr() not in saved]:
-            raise RunError(f"{folder / MODEL}: lacks {lost[0]}; delete {folder} to train it again")
-        model.load_state_dict(tensors, strict=False)
+            # By transformers, which writes many families' weights under other names and in other shapes than they have.
+            with quiet_bars():
+                saved, found = kind.from_pretrained(
+                    where, config=model.config, dtype=model.dtype,
+                    output_loading_info=True, ignore_mismatched_sizes=True,
+                )  # fmt: skip
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise RunError(f"{where}: damaged ({error}); {again}") from error
+        wrong = {
+            "lacks": found["missing_keys"],
+            "has unknown": found["unexpected_keys"],
+            "has another shape of": {name for name, *_ in found["mismatched_keys"]},
+        }
+        for what, names in wrong.items():
+            if names:
+                raise RunError(f"{where}: {what} {min(names)}; {again}")
+        model.load_state_dict(saved.state_dict())
 
     def enable_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them; undone by `detach`."""

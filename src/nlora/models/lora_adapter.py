@@ -187,12 +187,15 @@ class LoraAdapter:
     def without(self) -> Iterator[None]:
         """A block in which the model is in evaluation mode and the adapter is switched off."""
         training = self.model.training
+        trains = {p: p.requires_grad for f in self.factors().values() for p in (f.A, f.B)}
         self.model.eval()
         try:
             with self.model.disable_adapter():
                 yield
         finally:
             self.model.train(training)
+            for parameter, flag in trains.items():  # PEFT has set all of them
+                parameter.requires_grad_(flag)
 
     def enable_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them; undone by `detach`.

@@ -1,8 +1,8 @@
 """Layers whose weights are trained in their least important directions, using PEFT's OSF tuner.
 
-Source: arXiv 2504.07097. A layer's weight is decomposed by singular values. Its leading directions are frozen and the
-rest is trained, with gradients projected off the frozen directions. There is no low-rank update: the weights themselves
-change.
+Source: arXiv 2504.07097. A layer's weight is decomposed by singular values. Its leading triples are frozen and the rest
+is trained, with gradients projected off the frozen directions; the steps of AdamW are not (see `nlora.methods.osf`).
+There is no low-rank update: the weights themselves change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 class OsfLayers:
-    """The target modules of a backbone, trained off their leading directions. Create one with `attach`."""
+    """The target modules of a backbone, trained beside their leading directions. Create one with `attach`."""
 
     def __init__(self, model: Any, names: list[str]) -> None:
         self.model = model

@@ -61,7 +61,8 @@ class Plan:
     """A checked run: everything it needs except the model's weights.
 
     trained_parameters: those of one stage, unless it trains weights. adopted: adapters from elsewhere, by stage.
-    general: what is measured beside the tasks, if anything.
+    general: what is measured beside the tasks, if anything. fused: the model's weights of experts that are one tensor
+    in each layer, which no adapter updates.
     """
 
     config: Config
@@ -75,6 +76,7 @@ class Plan:
     trained_parameters: int
     adopted: Mapping[int, Adopted] = field(default_factory=dict)
     general: GeneralPlan | None = None
+    fused: int = 0
 
     @property
     def encoded(self) -> tuple[TokenizedExamples, ...]:
@@ -171,7 +173,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     if problems or tasks is None or layout is None or encoder is None or examples is None or cut is None:
         # A mistake that several stages share is reported once.
         raise InputErrors(dict.fromkeys(map(loaded.places.located, problems)))
-    modules, parameters, layers, trained = layout
+    modules, parameters, layers, trained, fused = layout
     measured = 0 if general is None else general.tokens
     stages = stage_plans(config, tasks, methods, encoder, examples, cut, parameters, layers, measured)
     return Plan(
@@ -186,6 +188,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         trained,
         adopted,
         general,
+        fused,
     )
 
 
@@ -208,11 +211,12 @@ def _skeleton(config: Config) -> nn.Module:
 
 def _layout(
     model: nn.Module, config: Config, methods: Sequence[Method]
-) -> tuple[list[ModuleShape], int, int, int]:
+) -> tuple[list[ModuleShape], int, int, int, int]:
     """The modules to update; parameters of the model and layers that have them, without embeddings; and
-    `Plan.trained_parameters`.
+    `Plan.trained_parameters` and `Plan.fused`.
     """
     from nlora.models.lora_adapter import LoraAdapter, target_modules
+    from nlora.models.target_modules import is_of_expert
 
     modules = target_modules(model, config.lora)
     LoraAdapter.attach(model, config.lora, seed=config.seed).detach()  # PEFT refuses some layers
@@ -223,7 +227,8 @@ def _layout(
     if methods and methods[0].trains == "prompts":
         prompts = methods[0].attach(model, config.lora, stage=1, seed=config.seed)
         trained = sum(tensor.numel() for tensor in prompts.live_tensors().values())
-    return modules, parameters, layers, trained
+    fused = sum(p.numel() for name, p in model.named_parameters() if is_of_expert(name) and p.dim() == 3)
+    return modules, parameters, layers, trained, fused
 
 
 def make_encoder(config: Config, positions: Positions) -> ExampleTokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nlora.config.protocol import protocol_notes
+from nlora.config.schema import ALL_LINEAR
 from nlora.runs.held_out import held_out_note
 from nlora.runs.plan import Plan
 from nlora.runs.replay_plan import replay_notes
@@ -15,8 +16,20 @@ def plan_notes(plan: Plan) -> list[str]:
     choosing = [task for task, method in zip(tasks, plan.methods, strict=True) if method.chooses_weight]
     return [
         *plan.limits,
+        *_fused_note(plan),
         *replay_notes(config, tasks),
         *held_out_note(config, choosing),
         *protocol_notes(config),
         *task_notes(tasks),
+    ]
+
+
+def _fused_note(plan: Plan) -> list[str]:
+    """That `all-linear` means few of the weights of a model whose experts are no linear layers of their own."""
+    if not plan.fused or plan.config.lora.targets != (ALL_LINEAR,) or plan.methods[0].trains != "adapter":
+        return []
+    adapted = sum(module.in_features * module.out_features for module in plan.modules)
+    return [
+        "lora.targets: all-linear leaves out the experts, which are one tensor in each layer here; it updates "
+        f"{100 * adapted / (adapted + plan.fused):.2g} % of the weights of both"
     ]

@@ -2,7 +2,9 @@
 
 On a CPU the step is refused at once. Reading a number from a GPU would wait for it at every step. There the flag stays
 on the device: from the first such step on, torch's fused optimizer skips its updates, as it does for a gradient
-scaler, so the weights remain those of the last good step. The flag is read when something is logged or saved.
+scaler, so the weights remain those of the last good step. So does a penalty that bypasses the optimizer. A method's
+`after_step` still runs: those that project or mask the factors do once more what they did, and the choice of lori, if
+it falls into these steps, is made. The flag is read when something is logged or saved, and nothing of it is saved.
 """
 
 from __future__ import annotations

@@ -43,10 +43,17 @@ class PenaltyGradient(TrainerCallback):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the parameters down the gradient, by the learning rate of the step that was just taken."""
-        rate = float(kwargs["optimizer"].param_groups[0]["lr"])
+        """Move the parameters down the gradient, by the learning rate of the step that was just taken.
+
+        Where the optimizer has skipped the step (`nlora.training.finite_guard`), they stay.
+        """
+        wrapped = kwargs["optimizer"]
+        optimizer = getattr(wrapped, "optimizer", wrapped)  # accelerate's holds torch's
+        rate, skipped = float(optimizer.param_groups[0]["lr"]), getattr(optimizer, "found_inf", None)
         with torch.no_grad():
             for parameter, gradient in self._taken():
+                if skipped is not None:
+                    gradient = gradient.masked_fill(skipped.to(gradient.device).bool(), 0)
                 parameter.sub_(gradient, alpha=rate)
 
     def _taken(self) -> list[tuple[nn.Parameter, Tensor]]:

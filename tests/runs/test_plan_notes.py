@@ -1,0 +1,44 @@
+"""What is said of a plan before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import write_config
+from nlora.config.load import load_config
+from nlora.runs.plan import make_plan
+from nlora.runs.plan_notes import plan_notes
+
+
+@pytest.mark.parametrize("family", ["mixtral", "llama"])
+def test_experts_in_one_tensor_are_said_to_be_left_out(
+    tmp_path: Path, tiny_family: Callable[[str], Any], tiny_tokenizer: Callable[[bool], Any], family: str
+) -> None:
+    model = tiny_family(family)
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer(False).save_pretrained(tmp_path / "model")
+    config = write_config(tmp_path, tmp_path / "model", lora={"targets": "all-linear"})
+
+    def notes(*overrides: str) -> list[str]:
+        found = plan_notes(make_plan(load_config(str(config), list(overrides))))
+        return [note for note in found if "experts" in note]
+
+    weights = {name: p.numel() for name, p in model.named_parameters() if "layers" in name and p.dim() > 1}
+    experts = sum(count for name, count in weights.items() if "experts" in name)
+    routers = sum(
+        count for name, count in weights.items() if name.endswith("gate.weight")
+    )  # no linear layers
+    share = 1 - experts / (sum(weights.values()) - routers)
+    assert notes() == (
+        [
+            "lora.targets: all-linear leaves out the experts, which are one tensor in each layer here; it updates "
+            f"{100 * share:.2g} % of the weights of both"
+        ]
+        if experts
+        else []
+    )
+    assert notes("lora.targets=null") == notes("method=seqft") == []
