@@ -45,7 +45,7 @@ WORDS = {
     "pertask_routed_text": "the task guessed from the text",
     "ewc_tuned": "weight 10,000, as tuned",
     "inflora_tuned": "threshold 0.995, as tuned",
-    "lwf_tuned": "weight 0.3, as tuned",
+    "lwf_tuned": "default weight, 0.3, as tuned",
     "nlora_tuned": "weight 1e-4, as tuned",
     "olora_tuned": "weight 0.02, as tuned",
 }

@@ -1,6 +1,6 @@
 """Everything that has to be found out about nlora on a GPU, in one command of less than ten minutes.
 
-    pip install 'nlora[quant]'                          # on a machine with CUDA; nothing else is downloaded
+    pip install '.[quant]'                          # on a machine with CUDA; nothing else is downloaded
     python benchmarks/gpu.py --json gpu.json            # all sections
     python benchmarks/gpu.py --sections checks reads    # some of them
     python benchmarks/gpu.py --small --device cpu       # a trial with tiny models
