@@ -128,6 +128,7 @@ def _folder_line(plan: Plan) -> str:
     if found := what_differs(folder, config):
         return f"{folder} belongs to another configuration ({'; '.join(found)}); give another output_dir"
     run = RunFolder.read(config)
+    run.refuse_gap()
     refuse_other_numbers(run, plan.general)
     done = len(run.committed_stages())
     if done < len(config.tasks):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nlora.errors import AdapterError, ModelError, RunError
+from nlora.errors import AdapterError, ModelError, RunError, to_repair, unusable
 from nlora.models.backbone import quiet_bars
 from nlora.models.inspection import recompute_activations, trained_parameters
 from nlora.models.lora_factors import AdapterState
@@ -77,21 +77,17 @@ class FullModel:
 
         files = sorted((folder / MODEL).glob("*.safetensors"))
         if not files:
-            raise RunError(
-                f"{folder / MODEL}: the stage's model is missing; delete {folder} to train it again"
-            )
+            raise unusable(folder / MODEL, FileNotFoundError(), moved=folder)
         try:
             tensors = {key: tensor for file in files for key, tensor in load_file(file).items()}
         except (OSError, SafetensorError) as error:
-            raise RunError(
-                f"{folder / MODEL}: damaged ({error}); delete {folder} to train it again"
-            ) from error
+            raise unusable(folder / MODEL, error, moved=folder) from error
         own = model.state_dict()
         if unknown := sorted(tensors.keys() - own.keys()):
             raise RunError(f"{folder / MODEL}: has {unknown[0]}, which the model does not have")
         saved = {own[name].data_ptr() for name in tensors}  # by address, because tied weights are saved once
         if lost := [name for name, tensor in own.items() if tensor.data_ptr() not in saved]:
-            raise RunError(f"{folder / MODEL}: lacks {lost[0]}; delete {folder} to train it again")
+            raise RunError(f"{folder / MODEL}: lacks {lost[0]}; {to_repair(moved=folder)}")
         model.load_state_dict(tensors, strict=False)
 
     def enable_checkpointing(self) -> None:

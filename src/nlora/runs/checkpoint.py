@@ -84,6 +84,7 @@ def read_stage(
 
 def _checked(run: RunFolder, stage: int | None, option: str) -> int:
     """The number of the stage, which exists and has trained something."""
+    run.refuse_gap()
     committed, tasks = run.committed_stages(), len(run.config.tasks)
     before = "0 is the backbone before any training"
     if stage is None and not committed:
