@@ -308,3 +308,34 @@ def test_a_stage_leaves_with_its_task(tmp_path: Path) -> None:
     path.write_text("tasks: [a]\nstages: {aa: {train: {epochs: 2}}}\n")  # never a task: a slip of the pen
     with pytest.raises(InputErrors, match="no task is called 'aa'"):
         load_config(str(path), ["tasks=[a, b]"])
+
+
+def test_adapters_before_the_tasks_do_not_move_the_places_of_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        'after:\n- adapters/old\n- "bad\\0name"\n'
+        "tasks:\n- {name: a, train: a.jsonl, seed: one}\n- {name: b, labels: 5}\n- {name: A}\n"
+    )
+    with pytest.raises(InputErrors) as told:
+        load_config(path)
+    where = list(dict.fromkeys(problem.where for problem in told.value.problems))
+    assert where == [
+        f"{path}:3: after.1",
+        f"{path}:5: tasks.0.seed",
+        f"{path}:6: tasks.1.labels",
+        f"{path}:7: tasks.2.name",
+    ]
+    assert "is also" not in str(told.value)
+    assert "of tasks.0; rename one" in str(told.value)
+
+
+def test_the_places_of_loaded_tasks_and_adapters() -> None:
+    places = load_config({"after": ["x/old"], "tasks": ["agnews", "yahoo"]}, ["tasks.1=amazon"]).places
+    assert places.where(("tasks", 0, "adapter")) == ("config", None, ("after", 0))
+    assert places.where(("tasks", 1, "train")) == ("config", None, ("tasks", 0, "train"))
+    assert places.where(("tasks", 2, "name")).source == "tasks.1=amazon"
+
+
+def test_an_adapter_that_is_no_text_is_a_mistake() -> None:
+    with pytest.raises(InputErrors, match=r"config: after\.1: must be text, not 5"):
+        load_config({"after": ["x/old", 5], "tasks": ["agnews"]})

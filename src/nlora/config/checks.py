@@ -1,6 +1,6 @@
 """Everything that can be wrong with the values of a configuration, found before any data or model is looked at.
 
->>> from nlora.config.yaml_positions import SourceMap
+>>> from nlora.config.places import SourceMap
 >>> for problem in mistakes({"tasks": ["a"], "method": {"wieght": 1}, "stages": {"b": {}}}, SourceMap("my.yaml")):
 ...     print(problem)
 my.yaml: method.wieght: unknown key; did you mean 'weight'?
@@ -19,10 +19,10 @@ from nlora.config.messages import problems_in
 from nlora.config.outside_code import is_python_file
 from nlora.config.overrides import task_names
 from nlora.config.paths import path_problem
+from nlora.config.places import SourceMap
 from nlora.config.schema import Config
 from nlora.config.train_options import TrainOptions
-from nlora.config.yaml_positions import SourceMap
-from nlora.errors import InputErrors, Key, Problem, did_you_mean
+from nlora.errors import InputErrors, Key, Problem, did_you_mean, dotted
 
 
 def mistakes(data: dict[str, Any], places: SourceMap) -> list[Problem]:
@@ -101,7 +101,8 @@ def _name_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
             continue
         same = "is also the name" if names[j] == name else "differs only by case from the name"
         key: Key = ("tasks", i, "name") if isinstance(data["tasks"][i], dict) else ("tasks", i)
-        problems.append(places.problem(key, f"'{name}' {same} of tasks.{j}; rename one"))
+        other = dotted(places.own(("tasks", j)))
+        problems.append(places.problem(key, f"'{name}' {same} of {other}; rename one"))
     stages = data.get("stages")
     known = [name for name in names if name is not None]
     for name in stages if isinstance(stages, dict) and known else ():
@@ -131,6 +132,7 @@ def _path_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
         if isinstance(path, str) and (what := path_problem(path))
     ]
     for i, name in enumerate(task_names(data)):
-        if name is not None and (what := path_problem(f"{len(name)}-{name}")):
+        from_path = i < places.adapters  # whose mistake is reported already
+        if name is not None and not from_path and (what := path_problem(f"{len(name)}-{name}")):
             problems.append(places.problem(("tasks", i), f"the task's folder has its name, which {what}"))
     return problems

@@ -31,9 +31,10 @@ from nlora.config import base_folder as base_folders
 from nlora.config.checks import mistakes
 from nlora.config.overrides import Overrides, apply, apply_to_stages, as_overrides, task_names
 from nlora.config.paths import is_file, is_folder
+from nlora.config.places import Place, SourceMap
 from nlora.config.python_values import plain
-from nlora.config.schema import Config
-from nlora.config.yaml_positions import Document, Place, SourceMap, read_yaml, to_yaml
+from nlora.config.schema import Config, expand_after
+from nlora.config.yaml_positions import Document, read_yaml, to_yaml
 from nlora.errors import InputErrors, Problem, did_you_mean
 
 RUN_FILE_KEYS = frozenset({"config", "versions"})
@@ -95,6 +96,7 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
         except InputErrors as error:
             problems += error.problems
     apply_to_stages(data, before, changes)
+    places = replace(places, adapters=expand_after(data))
     if problems := problems + mistakes(data, places):
         raise InputErrors(sorted(dict.fromkeys(problems), key=_line))
     return LoadedConfig(Config.model_validate(data), path, base_folder, places)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from nlora.config.messages import problems_in
+from nlora.config.places import Place
 from nlora.config.schema import BUILTIN, Config
 from nlora.config.task_source import TaskSource
-from nlora.config.yaml_positions import Place, read_yaml
+from nlora.config.yaml_positions import read_yaml
 from nlora.data import builtin, cl_benchmark
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
@@ -57,6 +58,10 @@ def select_tasks(
 
     Raises InputErrors with all mistakes.
     """
+    if not_text := [
+        Problem(option, f"the name of a task is text, not {n!r}") for n in names if not isinstance(n, str)
+    ]:
+        raise InputErrors(not_text)
     entries = [_Entry(name, Place(option), base_folder, {}) for name in names]
     if file is not None:
         entries += _read_entries(file)

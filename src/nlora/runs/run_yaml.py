@@ -102,6 +102,12 @@ def what_differs(folder: Path, config: Config) -> list[str]:
     return differences(*fixed_parts(_comparable(old, new), new, committed_stages(folder, old)))
 
 
+def is_recorded(folder: Path, config: Config) -> bool:
+    """Whether run.yaml has this very configuration. Raises RunError if it cannot be read."""
+    new = config.model_dump(mode="json")
+    return not differences(_comparable(read_run_file(folder)["config"], new), new)
+
+
 def committed_stages(folder: Path, config: Mapping[str, Any]) -> int:
     """How many stages the folder has of a configuration from its run.yaml, one that only needs scoring included."""
     outputs = folder / OUTPUTS

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlora.config.overrides import Override, shown
+from nlora.config.places import Place, SourceMap
 from nlora.config.schema import Config
-from nlora.config.yaml_positions import Place, SourceMap
 from nlora.errors import InputErrors, Key, Problem
 from nlora.sweeps.cluster_options import RayOptions, SlurmOptions
 from nlora.sweeps.file import LoadedSweep, read_file, setting, settings

@@ -15,8 +15,9 @@ from pydantic import Field
 from nlora.config.frozen import Frozen
 from nlora.config.messages import problems_in
 from nlora.config.overrides import Override, apply, as_overrides
+from nlora.config.places import SourceMap
 from nlora.config.schema import Config
-from nlora.config.yaml_positions import SourceMap, read_yaml
+from nlora.config.yaml_positions import read_yaml
 from nlora.errors import InputErrors, Key, Problem
 from nlora.sweeps.cluster_options import RayOptions, SlurmOptions
 
