@@ -62,7 +62,9 @@ class Digests(BaseModel):
 class Summary(BaseModel):
     """The contents of summary.json. Attributes are its keys, except that `schema` is called `schema_version`."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     schema_version: Literal[1] = Field(SCHEMA, alias="schema")
     status: Literal["running", "complete"]
