@@ -62,6 +62,13 @@ class StoredRun:
         """Whether all stages are committed."""
         return len(self.committed_stages()) == len(self.config.tasks)
 
+    def lacks_zero_shot(self) -> bool:
+        """Whether scores before any training are wanted, and a task that has other scores has none of these."""
+        if not self.config.evaluate.zero_shot:
+            return False
+        scored = {task for stage in self.committed_stages() for task in self.stage_record(stage).scores}
+        return not scored <= (self.zero_shot() or {}).keys()
+
     def is_complete(self) -> bool:
         """Whether all stages are committed and the summary is made from them, so that nothing is left to do."""
         return self.is_learned() and not self._summary_is_outdated()
