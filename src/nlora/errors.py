@@ -194,5 +194,5 @@ def dotted(key: Key) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'epochs'?`, or nothing if no known word is close."""
     by_lower = {name.lower(): name for name in known}
-    close = get_close_matches(word.lower(), by_lower, n=1)
+    close = get_close_matches(str(word).lower(), by_lower, n=1)
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""

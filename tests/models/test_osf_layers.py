@@ -84,7 +84,7 @@ def test_a_missing_or_foreign_file_is_an_error(tiny_model: TinyModel, tmp_path: 
     with pytest.raises(RunError, match="is missing; restore it, or move"):
         OsfLayers.load(model, tmp_path)
     (tmp_path / WEIGHTS_FILE).write_bytes(b"nonsense")
-    with pytest.raises(RunError, match="is broken .*move"):
+    with pytest.raises(RunError, match=r"is broken .*move"):
         OsfLayers.load(model, tmp_path)
 
 
