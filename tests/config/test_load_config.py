@@ -226,6 +226,9 @@ def test_a_file_in_another_encoding_is_named(write: Any) -> None:
     path = write(GOOD)
     Path(path).write_bytes("name: caf\xe9".encode("latin-1"))
     assert mistakes(path) == ["my.yaml: not UTF-8 text (byte 10); save it as UTF-8"]
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        Path(path).write_bytes(GOOD.encode(encoding))
+        assert mistakes(path) == ["my.yaml: is UTF-16; save it as UTF-8"]
 
 
 def test_anchors_and_merges_mean_what_they_mean_in_yaml(write: Any) -> None:

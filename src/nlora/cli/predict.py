@@ -72,7 +72,8 @@ def predict(
         console.print("one text per line; end the input with Ctrl-D", highlight=False)
     path = None if file is None else Path(file)
     stdin = io.BytesIO() if sys.stdin is None else sys.stdin.buffer
-    rows = read_texts(path, stdin, kind=kind, quoting=asked.quoting, fields=asked.fields)
+    added = asked.added(probabilities=probabilities)
+    rows = read_texts(path, stdin, kind=kind, quoting=asked.quoting, fields=asked.fields, added=added)
     if not rows:
         return
     out = sys.stdout  # while there are bars, rich sends what is printed to their console

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.config import base_folder as base_folders
+from nlora.config.characters import utf8
 from nlora.config.checks import mistakes
 from nlora.config.overrides import Overrides, apply, apply_to_stages, as_overrides, task_names
 from nlora.config.paths import is_file, is_folder
@@ -173,11 +174,9 @@ def _read_text(source: str) -> tuple[str, str, Path | None]:
         )
         raise InputErrors([Problem(source or "''", f"{what}{did_you_mean(source, names)}{_choice(names)}")])
     try:
-        return path.read_text(encoding="utf-8-sig"), source, path
-    except UnicodeDecodeError as error:
-        raise InputErrors(
-            [Problem(source, f"not UTF-8 text (byte {error.start + 1}); save it as UTF-8")]
-        ) from error
+        return utf8(path.read_bytes()), source, path
+    except ValueError as error:
+        raise InputErrors([Problem(source, str(error))]) from error
     except OSError as error:
         raise InputErrors([Problem(source, f"cannot be read: {error.strerror}")]) from error
 

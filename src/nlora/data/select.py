@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nlora.config.characters import utf8
 from nlora.config.messages import problems_in
 from nlora.config.places import Place
 from nlora.config.schema import BUILTIN, Config
@@ -143,13 +144,11 @@ def _data_sets(data: str | None, base_folder: Path) -> list[str]:
 def _read_entries(file: Path) -> list[_Entry]:
     """The tasks of a file, with their keys checked; each mistake has its line."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = utf8(file.read_bytes())
     except FileNotFoundError as error:
         raise InputErrors([Problem("--tasks-file", f"no such file: {file}")]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputErrors(
-            [Problem("--tasks-file", f"{file} cannot be read as UTF-8 text ({error})")]
-        ) from error
+    except (OSError, ValueError) as error:
+        raise InputErrors([Problem("--tasks-file", f"{file} cannot be read ({error})")]) from error
     document = read_yaml(text, str(file))
     data: Any = document.data
     prefix: Key = ()

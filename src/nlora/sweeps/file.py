@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from nlora.config.characters import utf8
 from nlora.config.frozen import Frozen
 from nlora.config.messages import problems_in
 from nlora.config.overrides import Override, apply, as_overrides
@@ -110,8 +111,8 @@ def _flat(key: str, value: Any, places: SourceMap, at: Key) -> Iterator[Override
 
 def _document(path: Path, shown: str) -> tuple[dict[str, Any], SourceMap]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = utf8(path.read_bytes())
+    except (OSError, ValueError) as error:
         why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
         raise InputErrors([Problem(shown, f"{why}; give the YAML file of a sweep")]) from error
     document = read_yaml(text, shown)
