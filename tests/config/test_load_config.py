@@ -342,3 +342,29 @@ def test_the_places_of_loaded_tasks_and_adapters() -> None:
 def test_an_adapter_that_is_no_text_is_a_mistake() -> None:
     with pytest.raises(InputErrors, match=r"config: after\.1: must be text, not 5"):
         load_config({"after": ["x/old", 5], "tasks": ["agnews"]})
+
+
+@pytest.mark.parametrize("name", ["a,b", " ", " a", "a "])
+def test_a_name_that_no_list_of_names_can_hold(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputErrors, match=rf"tasks\.1: the name '{name}' has a comma or spaces around it"):
+        load_config({"tasks": ["x", name]})
+    config = load_config({"tasks": ["x", "y"]}).config.model_dump(mode="json")
+    config["tasks"][1]["name"] = name
+    (tmp_path / "run.yaml").write_text(to_yaml({"config": config, "versions": {}}))
+    assert load_config(tmp_path / "run.yaml").config.tasks[1].name == name  # of a run from before
+
+
+def test_an_empty_path_is_named() -> None:
+    task = {"name": "a", "train": "", "test": "b.jsonl"}
+    with pytest.raises(
+        InputErrors, match=r"^config: tasks\.0\.train: is empty; give a path, or leave the key out$"
+    ):
+        load_config({"tasks": [task]})
+
+
+def test_a_second_document_is_named(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text("tasks: [a]\n---\ntasks: [b]\n")
+    with pytest.raises(
+        InputErrors, match=r"two\.yaml:2: not YAML: a second document begins here; a run is one"
+    ):
+        load_config(tmp_path / "two.yaml")

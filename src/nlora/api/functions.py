@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlora.api.run import Run, quiet_python
+from nlora.api.arguments import quiet_python
+from nlora.api.run import Run
 from nlora.config.load import LoadedConfig, Source, load_config
 from nlora.runs.events import OnEvent
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from nlora.api.arguments import quiet_python
 from nlora.config.load import load_config
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, Problem, RunError, did_you_mean
@@ -286,25 +285,3 @@ def _index(stage: Checkpoint, task: str | None) -> int:
             [Problem("task", f"{method} has a model for each task; say which, as task='{names[0]}'")]
         )
     return 0
-
-
-_ARGUMENTS = {"--as": "form", "OUT": "out"}
-"""What the command line calls otherwise."""
-
-
-@contextmanager
-def quiet_python() -> Iterator[None]:
-    """Silence other libraries, and report mistakes in options (`--max-drop`) as mistakes in arguments (`max_drop`)."""
-    from nlora.runs.quiet import quiet
-
-    try:
-        with quiet():
-            yield
-    except InputErrors as error:
-        raise InputErrors(replace(p, source=_argument(p.source)) for p in error.problems) from None
-
-
-def _argument(source: str) -> str:
-    """The argument of Python that an option of the command line is; any other source as it is."""
-    named = source.removeprefix("--").replace("-", "_") if source.startswith("--") else source
-    return _ARGUMENTS.get(source, named)

@@ -112,11 +112,21 @@ def _name_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     return problems
 
 
+def new_name_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
+    """Names that `nlora eval --tasks a,b` could not ask for. Runs from before this was checked may have some."""
+    what = "has a comma or spaces around it, and tasks are listed by name with commas; rename the task"
+    return [
+        places.problem(("tasks", i), f"the name '{name}' {what}")
+        for i, name in enumerate(task_names(data))
+        if i >= places.adapters and name and (name != name.strip() or "," in name)
+    ]
+
+
 def _path_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     """Paths that no file can have, and names that no folder can be named after."""
     tasks, after = data.get("tasks"), data.get("after")
     given: dict[Key, Any] = {(key,): data.get(key) for key in ("model", "data", "output_dir")}
-    if "output_dir" not in data:  # it is made from the name
+    if "output_dir" not in data and data.get("name"):  # it is made from the name
         given["name",] = data.get("name")
     given |= {("after", i): path for i, path in enumerate(after if isinstance(after, list) else ())}
     evaluate = data.get("evaluate")
@@ -129,7 +139,8 @@ def _path_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     problems = [
         places.problem(key, what)
         for key, path in given.items()
-        if isinstance(path, str) and (what := path_problem(path))
+        if isinstance(path, str)
+        and (what := path_problem(path) if path else "is empty; give a path, or leave the key out")
     ]
     for i, name in enumerate(task_names(data)):
         from_path = i < places.adapters  # whose mistake is reported already

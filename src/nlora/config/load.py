@@ -29,7 +29,7 @@ from typing import Any
 
 from nlora.config import base_folder as base_folders
 from nlora.config.characters import utf8
-from nlora.config.checks import mistakes
+from nlora.config.checks import mistakes, new_name_problems
 from nlora.config.overrides import Overrides, apply, apply_to_stages, as_overrides, task_names
 from nlora.config.paths import is_file, is_folder
 from nlora.config.places import Place, SourceMap
@@ -77,7 +77,7 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
     problems = list(document.problems)
     data, places = document.data, document.places
     base_folder = path.parent if path else Path()
-    if isinstance(data, dict) and set(data) >= RUN_FILE_KEYS:
+    if is_old := isinstance(data, dict) and set(data) >= RUN_FILE_KEYS:
         if problems := problems + base_folders.problems_in(data, places):
             raise InputErrors(problems)
         here, base_folder = base_folder, base_folders.read(data, base_folder)
@@ -98,7 +98,8 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
             problems += error.problems
     apply_to_stages(data, before, changes)
     places = replace(places, adapters=expand_after(data))
-    if problems := problems + mistakes(data, places):
+    problems += mistakes(data, places) + ([] if is_old else new_name_problems(data, places))
+    if problems:
         raise InputErrors(sorted(dict.fromkeys(problems), key=_line))
     return LoadedConfig(Config.model_validate(data), path, base_folder, places)
 

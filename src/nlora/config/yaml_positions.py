@@ -213,6 +213,6 @@ def _syntax_problem(error: yaml.YAMLError, text: str, source: str) -> Problem:
         what += "; indent with spaces, not tabs"
     elif "mapping values are not allowed" in what:
         what += "; a text with ': ' in it needs quotes"
-    elif "expected a single document" in what:
+    elif "expected a single document" in (error.context or ""):
         what = "a second document begins here; a run is one document, without '---' in between"
     return Problem(source, f"not YAML: {what}", mark.line + 1 if mark else None)

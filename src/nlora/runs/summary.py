@@ -30,7 +30,7 @@ _FROM_STAGES = ("status", "tasks", "R", "zero_shot", "average_accuracy", "backwa
                 "forward_transfer", "train_seconds", "routing", "general")  # fmt: skip
 """Keys that follow from the stages' records, in files of every version."""
 
-Score = float | None
+Score = Annotated[float, Field(allow_inf_nan=False)] | None
 """A percentage; None if not evaluated."""
 
 
@@ -62,9 +62,7 @@ class Digests(BaseModel):
 class Summary(BaseModel):
     """The contents of summary.json. Attributes are its keys, except that `schema` is called `schema_version`."""
 
-    model_config = ConfigDict(
-        frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, populate_by_name=True, protected_namespaces=())
 
     schema_version: Literal[1] = Field(SCHEMA, alias="schema")
     status: Literal["running", "complete"]
