@@ -14,10 +14,14 @@ config: seeds: unknown key; did you mean 'seed'?
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 Key = tuple[str | int, ...]
 """A dotted key in parts: `tasks.0.name` is ("tasks", 0, "name")."""
@@ -132,6 +136,41 @@ def missing(package: str) -> str:
     return f"{package} is not installed; pip install {package}"
 
 
+def to_repair(again: str = "trained", *, moved: Path | None = None) -> str:
+    """What to do about a damaged file of a stage. again: trained or scored.
+
+    moved: the stage's folder where no checksum tells a repair what is damaged.
+    """
+    first = "" if moved is None else f"move {moved} away and "
+    return f"restore it, or {first}give the run's command with --repair, which has the stage {again} again"
+
+
+def unusable(path: Path, error: Exception, again: str = "trained", *, moved: Path | None = None) -> RunError:
+    """The error for a file of a stage that could not be read; see `to_repair`.
+
+    What the system refuses to read may be whole, so that nothing should be done to it.
+    """
+    number = system_error(error)
+    if number not in (None, errno.ENOENT):
+        return RunError(f"{path}: cannot be read: {os.strerror(number)}")
+    is_missing = isinstance(error, FileNotFoundError) or number == errno.ENOENT
+    why = "" if isinstance(error, ValueError) else f" ({error})"
+    return RunError(
+        f"{path}: {'is missing' if is_missing else f'is broken{why}'}; {to_repair(again, moved=moved)}"
+    )
+
+
+def system_error(error: Exception) -> int | None:
+    """The number of an error of the operating system; None for other errors.
+
+    Libraries in Rust (safetensors, tokenizers) raise classes of their own, whose message ends with the number.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return None if found is None else int(found[1])
+
+
 def printable(text: str) -> str:
     """The text with line ends, control characters and halves of characters as escapes.
 
@@ -155,5 +194,5 @@ def dotted(key: Key) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'epochs'?`, or nothing if no known word is close."""
     by_lower = {name.lower(): name for name in known}
-    close = get_close_matches(word.lower(), by_lower, n=1)
+    close = get_close_matches(str(word).lower(), by_lower, n=1)
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""

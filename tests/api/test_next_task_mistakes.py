@@ -55,6 +55,11 @@ def test_a_method_that_needs_more_is_refused_by_name(name: str, model: Any) -> N
             {"method": {"name": "inclora", "rescale": 0.5}},
             "method.rescale: other trainers save what they have trained",
         ),
+        ({"method": 5}, "method: must be a name or a mapping with the method's options, not 5"),
+        ({"lora": 5}, "lora: must be a mapping of keys, not 5"),
+        ({"seed": -1}, "seed: must be a whole number >= 0 and < 4294967296, not -1"),
+        ({"seed": "a"}, "seed: must be a whole number >= 0 and < 4294967296, not 'a'"),
+        ({"seed": True}, "seed: must be a whole number >= 0 and < 4294967296, not true"),
         ({"after": ["nowhere"]}, "nowhere: not an adapter, there is no such folder"),
     ],
 )
@@ -67,6 +72,18 @@ def test_a_mistake_is_one_line_and_leaves_the_model_alone(
     assert "\n" not in str(caught.value)
     assert "lora_A" not in str(model)
     nlora.next_task(model)  # nothing is left of the attempt
+
+
+def test_a_folder_that_cannot_be_made_keeps_what_was_trained(model: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with nlora.next_task(model) as task:
+        for folder in ("file", "file/inside"):
+            with pytest.raises(
+                nlora.RunError, match=r"file.*: cannot be written: (File exists|Not a directory); choose"
+            ):
+                task.save(tmp_path / folder)
+        task.save(tmp_path / "folder")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_an_adapter_of_another_backbone_is_refused(model: Any, tmp_path: Path) -> None:

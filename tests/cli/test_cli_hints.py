@@ -47,7 +47,20 @@ def test_other_tools_names_lead_to_ours(
     told = nlora("check", write_config(tmp_path, tiny_model("llama")), override)
     assert told.status == 2
     assert said in told.err
-    assert len(told.err.splitlines()) == 1
+    assert told.err.splitlines()[1:] == ["data and model are looked at once the configuration is right"]
+
+
+def test_mistakes_of_the_configuration_say_that_nothing_else_was_looked_at(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Nlora
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+    for command in ("check", "run"):
+        told = nlora(command, config, "sead=3", "train.epoch=2", "tasks.0.train=gone.jsonl")
+        assert told.status == 2
+        first, *_, last = told.err.splitlines()
+        assert (first, last) == ("2 errors:", "data and model are looked at once the configuration is right")
+    assert "looked at" not in nlora("run", tmp_path / "gone.yaml").err
+    assert "looked at" not in nlora("run", config, "tasks.0.train=gone.jsonl").err
 
 
 def test_what_other_tools_names_lead_to_is_there() -> None:
@@ -66,6 +79,7 @@ def test_what_other_tools_names_lead_to_is_there() -> None:
             "--train.epochs: no such option; keys are written without dashes: train.epochs=2",
         ),
         (["--seed=3"], "--seed: no such option; keys are written without dashes: seed=3"),
+        (["--epochs", "3"], "--epochs: no such option; keys are written without dashes: train.epochs=3"),
         (["-seed", "3"], "-seed: no such option; keys are written without dashes: seed=3"),
         (
             ["seed=3", "--train.epochs"],

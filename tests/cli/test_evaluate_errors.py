@@ -16,6 +16,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tasks": "animal"}, "--tasks: unknown task 'animal'; did you mean 'animals'?"),
     ({"tasks": "zzz"}, "--tasks: unknown task 'zzz'; there are colors, animals, reuters"),
     ({"tasks": "colors,colors"}, "--tasks: duplicate task 'colors'"),
+    ({"tasks": ""}, "--tasks: names no task; leave it out for all tasks that the run scored at the stage"),
+    ({"tasks": ","}, "--tasks: names no task; leave it out"),
     ({"split": "dev"}, "evaluate.split=dev: must be test or validation, not 'dev'"),
     ({"settings": ["batch_sise=3"]}, "unknown key; did you mean 'batch_size'?"),
     ({"settings": ["decode"]}, "evaluate.decode: an override is a dotted key, '=' and a value"),

@@ -99,6 +99,12 @@ def test_no_text_needs_no_model(run: Path, capsys: pytest.CaptureFixture[str], t
     assert answer(other, capsys, "colors", "\n") == []
 
 
+def test_an_answer_of_an_earlier_model_is_not_replaced(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = answer(run, capsys, "colors", "it is red")
+    with pytest.raises(InputErrors, match="standard input:1: has a field prediction already"):
+        answer(run, capsys, "colors", json.dumps(line))
+
+
 def test_an_unknown_task_is_said_before_texts_are_read(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ WORD = st.text(
     st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/\\~"), min_size=1, max_size=12
 )
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20)
+PATH = TEXT.filter(bool)
 COUNT = st.integers(1, 10**6)
 POSITIVE = st.floats(1e-9, 1e9)
 SHARE = st.floats(0.01, 0.99)
@@ -38,8 +39,9 @@ TRAIN = some(
     label_weights=st.none() | st.just("balanced") | st.dictionaries(TEXT, POSITIVE, min_size=1, max_size=3),
     max_samples=st.none() | COUNT, report_to=st.just(["wandb"]), gradient_checkpointing=st.booleans(),
 )  # fmt: skip
-TASK = WORD | st.fixed_dictionaries(
-    {"name": WORD, "train": WORD, "test": WORD},
+NAME = WORD.filter(lambda name: name == name.strip() and "," not in name)
+TASK = NAME | st.fixed_dictionaries(
+    {"name": NAME, "train": WORD, "test": WORD},
     optional={
         "type": TEXT, "instruction": TEXT, "template": st.just("{a} {{b}} {c}"), "quoting": st.none(),
         "labels": st.none() | st.lists(TEXT, max_size=3), "columns": some(label=WORD),
@@ -59,7 +61,7 @@ TASKS = st.lists(
 VALID = st.fixed_dictionaries(
     {"tasks": TASKS},
     optional={
-        "name": WORD, "protocol": st.sampled_from(["released", "repaired"]), "model": TEXT, "data": st.none() | TEXT,
+        "name": WORD, "protocol": st.sampled_from(["released", "repaired"]), "model": PATH, "data": st.none() | PATH,
         "method": METHOD, "seed": st.integers(0, 2**32 - 1), "train": TRAIN,
         "lora": some(r=COUNT, alpha=POSITIVE, dropout=SHARE, targets=TARGETS),
         "evaluate": some(batch_size=COUNT, max_samples=st.none() | COUNT, validation_share=SHARE),

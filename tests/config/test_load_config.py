@@ -226,6 +226,9 @@ def test_a_file_in_another_encoding_is_named(write: Any) -> None:
     path = write(GOOD)
     Path(path).write_bytes("name: caf\xe9".encode("latin-1"))
     assert mistakes(path) == ["my.yaml: not UTF-8 text (byte 10); save it as UTF-8"]
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        Path(path).write_bytes(GOOD.encode(encoding))
+        assert mistakes(path) == ["my.yaml: is UTF-16; save it as UTF-8"]
 
 
 def test_anchors_and_merges_mean_what_they_mean_in_yaml(write: Any) -> None:
@@ -308,3 +311,60 @@ def test_a_stage_leaves_with_its_task(tmp_path: Path) -> None:
     path.write_text("tasks: [a]\nstages: {aa: {train: {epochs: 2}}}\n")  # never a task: a slip of the pen
     with pytest.raises(InputErrors, match="no task is called 'aa'"):
         load_config(str(path), ["tasks=[a, b]"])
+
+
+def test_adapters_before_the_tasks_do_not_move_the_places_of_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        'after:\n- adapters/old\n- "bad\\0name"\n'
+        "tasks:\n- {name: a, train: a.jsonl, seed: one}\n- {name: b, labels: 5}\n- {name: A}\n"
+    )
+    with pytest.raises(InputErrors) as told:
+        load_config(path)
+    where = list(dict.fromkeys(problem.where for problem in told.value.problems))
+    assert where == [
+        f"{path}:3: after.1",
+        f"{path}:5: tasks.0.seed",
+        f"{path}:6: tasks.1.labels",
+        f"{path}:7: tasks.2.name",
+    ]
+    assert "is also" not in str(told.value)
+    assert "of tasks.0; rename one" in str(told.value)
+
+
+def test_the_places_of_loaded_tasks_and_adapters() -> None:
+    places = load_config({"after": ["x/old"], "tasks": ["agnews", "yahoo"]}, ["tasks.1=amazon"]).places
+    assert places.where(("tasks", 0, "adapter")) == ("config", None, ("after", 0))
+    assert places.where(("tasks", 1, "train")) == ("config", None, ("tasks", 0, "train"))
+    assert places.where(("tasks", 2, "name")).source == "tasks.1=amazon"
+
+
+def test_an_adapter_that_is_no_text_is_a_mistake() -> None:
+    with pytest.raises(InputErrors, match=r"config: after\.1: must be text, not 5"):
+        load_config({"after": ["x/old", 5], "tasks": ["agnews"]})
+
+
+@pytest.mark.parametrize("name", ["a,b", " ", " a", "a "])
+def test_a_name_that_no_list_of_names_can_hold(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputErrors, match=rf"tasks\.1: the name '{name}' has a comma or spaces around it"):
+        load_config({"tasks": ["x", name]})
+    config = load_config({"tasks": ["x", "y"]}).config.model_dump(mode="json")
+    config["tasks"][1]["name"] = name
+    (tmp_path / "run.yaml").write_text(to_yaml({"config": config, "versions": {}}))
+    assert load_config(tmp_path / "run.yaml").config.tasks[1].name == name  # of a run from before
+
+
+def test_an_empty_path_is_named() -> None:
+    task = {"name": "a", "train": "", "test": "b.jsonl"}
+    with pytest.raises(
+        InputErrors, match=r"^config: tasks\.0\.train: is empty; give a path, or leave the key out$"
+    ):
+        load_config({"tasks": [task]})
+
+
+def test_a_second_document_is_named(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text("tasks: [a]\n---\ntasks: [b]\n")
+    with pytest.raises(
+        InputErrors, match=r"two\.yaml:2: not YAML: a second document begins here; a run is one"
+    ):
+        load_config(tmp_path / "two.yaml")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.config.yaml_positions import Document, Place, read_yaml, to_yaml
+from nlora.config.places import Place
+from nlora.config.yaml_positions import Document, read_yaml, to_yaml
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 values = st.recursive(

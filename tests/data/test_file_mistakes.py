@@ -94,12 +94,32 @@ def test_latin1_is_named_with_its_line(tmp_path: Path) -> None:
     ]
 
 
+UTF16 = {
+    "d.csv": "sentence,label\nx,billing\ny,billing\n",
+    "d.tsv": "sentence\tlabel\nx\tbilling\ny\tbilling\n",
+    "d.jsonl": '{"sentence": "caf\u00e9", "label": "billing"}\n{"sentence": "y", "label": "billing"}\n',
+    "d.json": '[\n{"sentence": "x", "label": "billing"}]\n',
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", UTF16)
+def test_utf16_is_one_problem_with_or_without_its_mark(tmp_path: Path, name: str, encoding: str) -> None:
+    assert problems_in(tmp_path, name, UTF16[name].encode(encoding)) == [
+        f"{name}: is UTF-16; save it as UTF-8"
+    ]
+
+
 # fmt: off
 WRONG_FORMATS = [
     ("d.csv", "sentence,label,sentence\nx,billing,y\n", "d.csv:1: duplicate column 'sentence'"),
     ("d.csv", "sentence;label\nx;billing\n", "are the columns separated by commas?"),
     ("d.csv", 'sentence,label\n"a\nb",billing\nx,billing,y\n', "d.csv:4: 3 cells, but the header has 2"),
     ("d.csv", 'sentence,label\nx,billing\n"open,billing\n', "d.csv:3: not readable as CSV: unexpected end"),
+    ("d.csv", "sentence,label\rx,billing\r", "d.csv:1: not readable as CSV: a line ends with a carriage return alone"),
+    ("d.tsv", "sentence\tlabel\rx\tbilling\r", "d.tsv:1: not readable as TSV: a line ends with a carriage return al"),
+    ("d.json", "", "d.json: is empty"),
+    ("d.json", " \n", "d.json: is empty"),
     ("d.csv", "messages,id\nx,y\n", "d.csv:2: messages is text instead of a list of messages"),
     ("d.tsv", "sentence,label\nx,billing\n", "are the columns separated by tabs?"),
     ("d.json", '{"sentence": "x"}', "d.json: expected a list of objects"),

@@ -116,6 +116,27 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert problems_of(latin, NOTHING) == [f"{latin}:2: not UTF-8 (byte 0xe9); save the file as UTF-8"]
 
 
+def test_a_field_that_the_answer_would_replace_is_refused_with_its_line(tmp_path: Path) -> None:
+    (file := tmp_path / "t.jsonl").write_text('{"text": "a"}\n{"text": "b", "prediction": "old"}\n')
+    assert problems_of(file, NOTHING, added=["prediction", "probabilities"]) == [
+        f"{file}:2: has a field prediction already, which the answer would replace; rename it"
+    ]
+    assert len(read_texts(file, NOTHING)) == 2
+
+
+def test_numbers_that_json_does_not_have_become_null() -> None:
+    from nlora.data.rows import as_line
+
+    (row,) = read_texts(None, io.BytesIO(b'{"text": "a", "n": [NaN, {"m": -Infinity}], "k": 1.5}'))
+    assert as_line(row) == '{"text": "a", "n": [null, {"m": null}], "k": 1.5}'
+
+
+def test_utf16_on_standard_input_is_named() -> None:
+    for encoding in ("utf-16", "utf-16-le"):
+        found = problems_of(None, io.BytesIO("It is down\nagain\n".encode(encoding)))
+        assert found == ["standard input: is UTF-16; save it as UTF-8"]
+
+
 def test_values_that_json_does_not_have_become_text(tmp_path: Path) -> None:
     import datetime
 

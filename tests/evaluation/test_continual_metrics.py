@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,7 +149,11 @@ def test_the_order_of_the_last_row_does_not_matter_to_the_average(
         ([[]], "empty"),
         ([[1.0, 2.0], [3.0]], "row 2 has 1 columns, but row 1 has 2"),
         ([[1.0], [2.0]], "row 2: there are only 1 tasks"),
-        ([[1.0, 2.0], [3.0, math.nan]], "row 2, column 2: nan"),
+        ([[1.0, 2.0], [3.0, math.inf]], "row 2, column 2: inf is not a percentage"),
+        (5, "the accuracy matrix is a list of rows, not 5"),
+        ("90", "the accuracy matrix is a list of rows, not '90'"),
+        (np.zeros(2), r"row 1 is a list of scores, not 0\.0"),
+        (np.zeros((0, 0)), "empty"),
         ([[1.0, -0.5], [3.0, 4.0]], r"row 1, column 2: -0\.5"),
         ([[1.0, 2.0], [100.5, 4.0]], r"row 2, column 1: 100\.5"),
         ([["90"]], "row 1, column 1: '90' is not a number"),
@@ -160,7 +165,22 @@ def test_invalid_matrices_are_refused(R: Any, message: str) -> None:
         summarize(R)
 
 
+class Named:
+    """As `Run.accuracy_matrix`: an array under names."""
+
+    values = np.array([[90, np.nan], [70, 80]])
+
+
+@pytest.mark.parametrize("R", [Named(), Named.values, list(Named.values), Named.values.tolist()])
+def test_arrays_and_accuracy_matrices_are_taken_with_nan_for_no_score(R: Any) -> None:
+    assert summarize(R, zero_shot=np.array([np.nan, 10])) == summarize(
+        [[90, None], [70, 80]], zero_shot=[None, 10]
+    )
+
+
 def test_zero_shot_is_checked_too() -> None:
+    with pytest.raises(ValueError, match="zero_shot is a list of scores, not 5"):
+        summarize([[1, 2], [3, 4]], zero_shot=5)
     with pytest.raises(ValueError, match="zero_shot: 1 scores for 2 tasks"):
         summarize([[1, 2], [3, 4]], zero_shot=[1])
     with pytest.raises(ValueError, match="zero_shot, column 2: 101"):

@@ -54,13 +54,13 @@ def test_a_damaged_missing_or_other_model_is_refused(
     folder, before = stage(model), weights(model)
     wider = tiny_family("llama", vocab_size=401)
     for other, what in ((load(tiny_model("gpt2")), "lacks "), (wider, "has another shape of ")):
-        with pytest.raises(RunError, match=rf"model: {what}\S+; delete .* to train it again"):
+        with pytest.raises(RunError, match=rf"model: {what}\S+; restore it, or move .* away"):
             FullModel.load(other, folder)
     file = folder / MODEL / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(RunError, match=r"model: damaged \(.*\); delete .* to train it again"):
+    with pytest.raises(RunError, match=r"model: is broken \(.*\); restore it, or move .* away"):
         FullModel.load(model, folder)
     file.unlink()
-    with pytest.raises(RunError, match=r"the stage's model is missing; delete .* to train it again"):
+    with pytest.raises(RunError, match=r"model: is missing; restore it, or move .* away"):
         FullModel.load(model, folder)
     assert_bitwise(model, before)

@@ -81,10 +81,10 @@ def test_layers_that_are_not_plain_are_named(tiny_model: TinyModel) -> None:
 
 def test_a_missing_or_foreign_file_is_an_error(tiny_model: TinyModel, tmp_path: Path) -> None:
     model = load(tiny_model("llama"))
-    with pytest.raises(RunError, match="missing or damaged"):
+    with pytest.raises(RunError, match="is missing; restore it, or move"):
         OsfLayers.load(model, tmp_path)
     (tmp_path / WEIGHTS_FILE).write_bytes(b"nonsense")
-    with pytest.raises(RunError, match="missing or damaged"):
+    with pytest.raises(RunError, match=r"is broken .*move"):
         OsfLayers.load(model, tmp_path)
 
 

@@ -265,9 +265,9 @@ def test_files_give_the_same_prompts_back(tiny_model: TinyModel, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("soft_prompts.safetensors", b"cut", "missing or damaged"),
-        ("soft_prompts.safetensors", None, "missing or damaged"),
-        ("soft_prompts.json", b"{}", "missing or damaged"),
+        ("soft_prompts.safetensors", b"cut", "is broken"),
+        ("soft_prompts.safetensors", None, "is missing"),
+        ("soft_prompts.json", b"{}", "is broken"),
         ("soft_prompts.json", b'{"first_id": 400, "lengths": [4]}', "do not fit this model"),
         ("soft_prompts.json", b'{"first_id": 500, "lengths": [3]}', "do not fit this model"),
     ],

@@ -127,7 +127,11 @@ def test_the_colors_of_equal_scores_stay_within_percentages(
 
 def test_examples_per_task_are_those_of_the_task_without_replayed_ones(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tasks=("colors", "animals"))
-    own = {"train": {"sha256": "t", "count": 96}, "test": {"sha256": "s", "count": TESTS}, "prompt_sha256": "p"}
+    own = {
+        "train": {"sha256": "t", "count": 96},
+        "test": {"sha256": "s", "count": TESTS},
+        "prompt_sha256": "p",
+    }
     changed_summary(run, digests={"colors": own, "animals": own})
     header = page_of(tmp_path, run).one("header", id="top").text
     assert "96 per task" in header

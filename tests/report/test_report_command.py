@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from helpers import without_checksums
 from nlora.cli import app
 from nlora.errors import MissingExtraError, RunError
 from nlora.report.charts import pdf
+from nlora.report.run_files import load_run
 from nlora.report.write import write_figures, write_report
 
 FIGURES = ["collision", "orthogonality", "nuclear_norm", "accuracy", "average_accuracy", "matrix"]
@@ -120,9 +122,13 @@ def test_without_matplotlib_the_svg_files_are_written_and_the_command_is_named(
             '{"threshold": 1, "modules": ["a"], "kinds": ["q", "v"]}',
             "kinds has 2 entries; 1 expected",
         ),
-        ("outputs/1-colors/stage.json", "[]", "stage.json: is not a mapping"),
-        ("outputs/1-colors/stage.json", '{"stage": 1}', "stage.json: broken: task"),
-        ("outputs/2-animals/trainer_state.json", "nothing", "trainer_state.json: cannot be read"),
+        (
+            "outputs/1-colors/stage.json",
+            "[]",
+            "stage.json: is broken; restore it, or give the run's command with --repair",
+        ),
+        ("outputs/1-colors/stage.json", "", "stage.json: is broken; restore it, or give the run's command"),
+        ("outputs/2-animals/trainer_state.json", "nothing", "trainer_state.json: is broken (Expecting value"),
         (
             "outputs/1-colors/predict_eval_predictions.jsonl",
             '{"Dataset": "colors"}\n',
@@ -138,4 +144,14 @@ def test_a_broken_file_is_an_error_of_one_line(tmp_path: Path, file: str, conten
     with pytest.raises(RunError, match=re.escape(said)) as error:
         write_report([run], tmp_path / "page.html")
     assert len(str(error.value).splitlines()) == 1
+    assert "delete" not in str(error.value) or "predictions" in file
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_stage_that_is_gone_is_not_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    shutil.rmtree(run / "outputs/1-colors")
+    with pytest.raises(
+        RunError, match="1-colors: is missing, but later stages exist; restore it, or give the run's"
+    ):
+        load_run(run)

@@ -15,6 +15,7 @@ from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.layout import stage_name
+from nlora.runs.stage_files import keep_trained
 from nlora.runs.summary import Collision, StageRecord, read_summary
 
 VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
@@ -116,7 +117,15 @@ def test_stages_are_committed_once_and_in_order(tmp_path: Path) -> None:
             run.is_committed(3)
         commit(run, 2)
     (tmp_path / "outputs" / "1-agnews").rename(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="1-agnews: missing, but later stages exist"):
+    with pytest.raises(
+        RunError, match=r"1-agnews: is missing, but later stages exist; restore it, or .*trained again"
+    ):
+        RunFolder.open(config_of(tmp_path), VERSIONS)
+    (tmp_path / "elsewhere").rename(half := tmp_path / "outputs" / ".tmp-1-agnews")
+    keep_trained(half, {"loss": 1.0})
+    with pytest.raises(
+        RunError, match=r"1-agnews: is missing, but later stages exist; restore it, or .*scored again"
+    ):
         RunFolder.open(config_of(tmp_path), VERSIONS)
 
 
@@ -167,11 +176,31 @@ def test_other_errors_inside_a_stage_are_not_renamed(tmp_path: Path) -> None:
 def test_a_broken_stage_record_is_one_clear_line(tmp_path: Path) -> None:
     with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         commit(run, 1)
-        (run.stage_folder(1) / "stage.json").write_text("{}")
-        with pytest.raises(
-            RunError, match=r"stage\.json: missing or broken; delete .*1-agnews and all later stages"
+        record = run.stage_folder(1) / "stage.json"
+        for spoil, said in (
+            (lambda: record.write_text("{}"), "is broken"),
+            (record.unlink, "is missing"),
         ):
-            run.write_summary()
+            spoil()
+            with pytest.raises(
+                RunError, match=rf"stage\.json: {said}; restore it, or .* --repair, .* scored again"
+            ):
+                run.write_summary()
+
+
+def test_a_record_that_may_not_be_read_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
+        commit(run, 1)
+        monkeypatch.setattr(Path, "read_text", forbidden)
+        with pytest.raises(RunError) as told:
+            run.stage_record(1)
+    assert str(told.value) == f"{tmp_path}/outputs/1-agnews/stage.json: cannot be read: Permission denied"
+
+
+def forbidden(*_: Any, **__: Any) -> Any:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def test_the_log_is_attached_until_closed(tmp_path: Path) -> None:

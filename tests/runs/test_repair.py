@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -231,6 +234,26 @@ def test_a_repair_that_is_killed_goes_on(
     summary, _ = repaired(config, run)
     assert files(run) == files(three_tasks("nlora")[1])
     assert same_outcome(summary, read_summary(three_tasks("nlora")[1]))
+
+
+@pytest.mark.parametrize("file", ["checksums.json", ADAPTER])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, three_tasks: Any, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    config, run = copy_of(three_tasks("nlora"), tmp_path)
+    open_file, path = io.open, run / "outputs/1-colors" / file
+
+    def refusing(name: Any, *args: Any, **kwargs: Any) -> Any:
+        if Path(str(name)) == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+        return open_file(name, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", refusing)
+    for repair in (False, True):
+        with pytest.raises(RunError) as told:
+            learn_run(load_config(config, {"output_dir": str(run)}), Progress(), repair=repair)
+        assert str(told.value) == f"{path}: cannot be read: Permission denied"
+    assert not (run / "damaged").exists()
 
 
 def test_a_stage_that_is_missing_is_trained_again(

@@ -13,7 +13,7 @@ from nlora.config.load import load_config
 from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.runs.folder import RunFolder
-from nlora.runs.run_yaml import differences, read_run_file
+from nlora.runs.run_yaml import differences, read_run_file, what_differs
 
 VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
 
@@ -127,3 +127,32 @@ def test_a_summary_that_is_made_again_keeps_the_versions_that_the_run_was_learne
     summary = learn(made / "config.yaml", f"output_dir={run}")
     assert summary.versions == record["versions"]
     assert not read_run_file(run).get("resumed_with")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "lines"),
+    [
+        (["agnews"], ["task amazon is learned as task 2, and is missing now"]),
+        (["agnews", "yelp"], ["task amazon is learned as task 2, and is missing now"]),
+        (
+            ["amazon", "agnews"],
+            [
+                "task agnews is learned as task 1, and is task 2 now",
+                "task amazon is learned as task 2, and is task 1 now",
+            ],
+        ),
+        (
+            [{"name": "agnews", "instruction": "x"}, "amazon"],
+            ['tasks.0.instruction: null in the folder, "x" now'],
+        ),
+    ],
+)
+def test_a_learned_task_that_is_gone_or_moved_is_one_line(
+    tmp_path: Path, tasks: list[Any], lines: list[str]
+) -> None:
+    stages = {"amazon": {"train": {"epochs": 2}}}
+    RunFolder.open(config_of(tmp_path, stages=stages), VERSIONS).close()
+    for name in ("1-agnews", "2-amazon"):
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+    kept = {} if "amazon" not in tasks else {"stages": stages}
+    assert what_differs(tmp_path, config_of(tmp_path, tasks=tasks, **kept)) == lines

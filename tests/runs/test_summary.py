@@ -9,14 +9,15 @@ import pytest
 from helpers import scores_of
 from nlora.config.schema import Config
 from nlora.errors import RunError
+from nlora.runs.run_changes import settings_digest
 from nlora.runs.summary import StageRecord, read_summary, summary_of, write_summary
 
 KEYS = [
     "schema", "status", "name", "method", "model", "seed", "tasks", "R", "zero_shot", "average_accuracy",
     "backward_transfer", "backward_transfer_over_all", "forgetting", "forward_transfer", "collision",
     "train_seconds", "prepare_seconds", "evaluate_seconds", "train_samples_per_second", "peak_memory_bytes",
-    "trained_parameters", "replay", "replayed_examples", "versions", "protocol", "protocol_notes", "metrics",
-    "decode", "digests", "notes", "serve", "routing", "general", "perplexity_change",
+    "trained_parameters", "replay", "replayed_examples", "versions", "settings_sha256", "protocol", "protocol_notes",
+    "metrics", "decode", "digests", "notes", "serve", "routing", "general", "perplexity_change",
 ]  # fmt: skip
 CONFIG = Config.model_validate(
     {"tasks": ["a", "b"], "name": "n", "method": "inclora", "model": "m", "seed": 3}
@@ -59,10 +60,27 @@ def test_the_keys_and_values_are_those_of_schema_1(tmp_path: Path) -> None:
         "evaluate_seconds": [2, 2], "train_samples_per_second": [3, 3],
         "peak_memory_bytes": None, "trained_parameters": None, "replay": "",
         "replayed_examples": [0, 0], "versions": {"torch": "2"},
+        "settings_sha256": settings_digest(CONFIG),
         "protocol": "repaired", "protocol_notes": [], "metrics": {}, "decode": {}, "digests": {}, "notes": [],
         "serve": None, "routing": None, "general": [], "perplexity_change": None,
     }  # fmt: skip
     assert read_summary(tmp_path) == read_summary(str(tmp_path))
+
+
+def test_the_digest_of_the_options_is_that_of_every_seed_and_of_no_other_option() -> None:
+    """What is only about speed, place or data does not count: the data have digests of their own."""
+    same: dict[str, object] = {"seed": 9, "output_dir": "else", "name": "o", "model": "other", "tasks": ["a"]}
+    values = CONFIG.model_dump(exclude_defaults=True)
+    digest = settings_digest(CONFIG)
+    assert settings_digest(Config.model_validate({**values, **same})) == digest
+    assert settings_digest(Config.model_validate({**values, "train": {"micro_batch_size": 2}})) == digest
+    for key, value in {
+        "train": {"epochs": 7},
+        "lora": {"r": 3},
+        "method": "olora",
+        "dtype": "bfloat16",
+    }.items():
+        assert settings_digest(Config.model_validate({**values, key: value})) != digest
 
 
 def test_a_run_that_goes_on_has_all_rows_and_no_averages() -> None:

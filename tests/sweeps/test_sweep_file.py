@@ -183,6 +183,8 @@ def test_every_mistake_of_every_run_has_its_key_in_the_sweeps_file(tmp_path: Pat
         ({"set": {"output_dir": "x"}}, "set.output_dir: the sweep sets 'output_dir'"),
         ({"grid": {"seed": [1]}}, "grid.seed: the sweep sets 'seed'"),
         ({"grid": {"lora.r": []}}, "grid.lora.r: must be a list of values that is not empty"),
+        ({"grid": {"lora.r": [4, 8, 4]}}, "grid.lora.r.2: the value 4 is here twice; leave one out"),
+        ({"grid": {"lora.r": [4, 4.0]}}, "grid.lora.r.1: the value 4.0 is here twice; leave one out"),
         ({"grid": {"method.weight": [1]}}, "grid.method.weight: a variant sets this key too"),
         ({"variants": "inclora"}, "variants: must be a mapping of names to what they set"),
         ({"seeds": [-1]}, "seeds: must be a list of different whole numbers"),

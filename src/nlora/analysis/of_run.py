@@ -21,6 +21,7 @@ from nlora.runs.checksums import refuse_damaged_weights
 from nlora.runs.interference_file import Interference, RunFacts
 from nlora.runs.layout import ADAPTER, OUTPUTS, RUN_FILE, stage_name
 from nlora.runs.run_yaml import read_run_file
+from nlora.runs.stage_files import refuse_gap
 from nlora.runs.summary import SUMMARY_FILE, Summary, read_summary
 
 
@@ -69,6 +70,7 @@ def measure_run(folder: Path, threshold: float | None) -> tuple[Measurements, In
 def _stages(folder: Path, summary: Summary) -> dict[str, AdapterState]:
     """The adapters of the finished stages by task, in order."""
     stages = {task: folder / OUTPUTS / stage_name(k, task) for k, task in enumerate(summary.tasks, start=1)}
+    refuse_gap(list(stages.values()))
     finished = {task: stage for task, stage in stages.items() if stage.is_dir()}
     if not finished:
         raise RunError(

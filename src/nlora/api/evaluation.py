@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlora.data.select import SelectedTask, select_tasks
+from nlora.errors import InputErrors, Problem
 from nlora.evaluation.choices import Metric
 from nlora.runs.checkpoint import Checkpoint, StageModel
 from nlora.runs.events import Progress
@@ -78,15 +79,20 @@ class Evaluation:
         }
 
 
-def tasks_of(stage: Checkpoint, names: Sequence[str] = (), file: Path | None = None) -> list[SelectedTask]:
+def tasks_of(
+    stage: Checkpoint, names: Sequence[str] | None = None, file: Path | None = None
+) -> list[SelectedTask]:
     """The tasks of these names and of a file of tasks; with neither, those that the run itself scored at the stage.
 
     Raises InputErrors with every mistake found.
     """
+    if names is not None and not names:
+        what = "names no task; leave it out for all tasks that the run scored at the stage"
+        raise InputErrors([Problem("--tasks", what)])
     config = stage.config
     seen = len(config.tasks) if config.evaluate.unseen or not stage.stage else stage.stage
     default = [task.name for task in config.tasks[:seen]]
-    return select_tasks(config, stage.loaded.base_folder, names=names, file=file, default=default)
+    return select_tasks(config, stage.loaded.base_folder, names=names or (), file=file, default=default)
 
 
 def evaluate(

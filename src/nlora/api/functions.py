@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlora.api.arguments import quiet_python
 from nlora.api.run import Run
 from nlora.config.load import LoadedConfig, Source, load_config
 from nlora.runs.events import OnEvent
@@ -106,9 +107,8 @@ def gate(
     (True, 'stage 1')
     """
     from nlora.analysis.gate import gate as compare_answers
-    from nlora.runs.quiet import quiet
 
-    with quiet():  # an export is loaded
+    with quiet_python():  # an export is loaded
         return compare_answers(
             _path(run),
             stage=stage,

@@ -31,7 +31,7 @@ from nlora.runs.plan import Plan, make_plan
 from nlora.runs.plan_notes import plan_notes
 from nlora.runs.repair import Repair, damage_to_repair, refuse_damage
 from nlora.runs.resume_points import latest_position
-from nlora.runs.run_yaml import latest_versions, read_run_file
+from nlora.runs.run_yaml import is_recorded, latest_versions, read_run_file
 from nlora.runs.summary import Summary, read_summary
 
 
@@ -77,7 +77,9 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
         task_records(run, plan.tasks)  # refuses changed examples before the model is loaded
         refuse_other_numbers(run, plan.general)
         run.attach_log()
-        if done := len(run.committed_stages()):
+        if run.is_learned():
+            progress.say(f"{folder}: all stages are learned; missing scores before any training are added")
+        elif done := len(run.committed_stages()):
             progress.say(f"{folder}: resuming after stage {done}")
         backbone = load_backbone(
             config.model,
@@ -97,10 +99,11 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
         paths = agreed(processes.gather(paths))
         tasks = "1 task" if len(plan.tasks) == 1 else f"{len(plan.tasks)} tasks"
         together = f" in {processes.size()} processes" if processes.size() > 1 else ""
-        progress.say(
-            f"{config.name}: {config.method_label} learns {tasks} on {config.model}{together}, "
-            f"about {duration(plan.seconds)}"
-        )
+        if not run.is_learned():
+            progress.say(
+                f"{config.name}: {config.method_label} learns {tasks} on {config.model}{together}, "
+                f"about {duration(plan.seconds)}"
+            )
         alone = launchers.lone_note(os.environ)
         for note in (*plan_notes(plan), *paths.notes, *([alone] if alone else [])):
             progress.say(f"- {note}")
@@ -129,7 +132,7 @@ def begin_with_stage_of(loaded: LoadedConfig, source: Path) -> bool:
 
 
 def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = False) -> Plan | None:
-    """The plan of a run that can start, resume or be repaired; None if all stages are committed.
+    """The plan of a run that can start, resume or be repaired; None if nothing is left to learn or to score.
 
     Raises RunError for a damaged run that is not to be repaired.
     """
@@ -158,7 +161,7 @@ def _is_learned(config: Config, progress: Progress, *, repair: bool) -> bool:
         run.damaged.update(damage := damage_to_repair(run))
         if not damage:
             progress.say(f"{folder}: no stage is damaged")
-    return run.is_learned()
+    return run.is_learned() and not run.lacks_zero_shot()
 
 
 def versions(loaded: LoadedConfig) -> dict[str, str]:
@@ -177,7 +180,8 @@ def versions(loaded: LoadedConfig) -> dict[str, str]:
 def _complete(loaded: LoadedConfig, progress: Progress) -> Summary:
     """The summary of a run whose stages are all committed; what follows from them is made again if it is missing."""
     folder = Path(loaded.config.output_dir)
-    if RunFolder.read(loaded.config).is_complete() and (folder / REPORT_FILE).exists():
+    is_complete = RunFolder.read(loaded.config).is_complete() and (folder / REPORT_FILE).exists()
+    if is_complete and is_recorded(folder, loaded.config):
         progress.say(f"{folder}: complete, nothing to do")
         return read_summary(folder)
     # Nothing is trained or scored, so the numbers depend on what they were made with.

@@ -20,14 +20,15 @@ from transformers import PreTrainedModel, TrainerCallback
 from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized, with_all_modules
 from nlora.config.messages import problems_in
 from nlora.config.penalty_use import IN_LOSS
-from nlora.config.schema import LoraOptions
-from nlora.config.yaml_positions import SourceMap
+from nlora.config.places import SourceMap
+from nlora.config.schema import Config, LoraOptions
 from nlora.errors import AdapterError, InputErrors, ModelError, Problem, RunError
 from nlora.methods.base import Memory, Method, MethodOptions
 from nlora.methods.registry import build, builtin_names, find
 from nlora.models.inspection import is_encoder_decoder
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.target_modules import ModuleShape
+from nlora.runs.atomic import disk_errors
 from nlora.runs.stage_training import stage_seed
 from nlora.runs.update_history import UpdateHistory
 
@@ -118,7 +119,8 @@ class NextTask:
         examples: those that were trained on, each with input_ids and labels (-100 for the prompt). Only for a method
             that remembers something of a task (ewc), which is written to the same folder.
 
-        Raises AdapterError if a factor is not finite, InputErrors for a lack of examples, RunError after `release`.
+        Raises AdapterError if a factor is not finite, InputErrors for a lack of examples, RunError after `release` and
+        for a folder that cannot be written.
         """
         if self._base not in _IN_USE:
             raise RunError("save the adapter before release, which removes it")
@@ -129,8 +131,11 @@ class NextTask:
                 raise InputErrors([Problem("examples", what)])
             rows = tokenized(examples, encoder_decoder=is_encoder_decoder(self._base))
             memory = self._method.end_task(self._base, list(self._adapter.factors()), rows, pad_id=0)
-        self._adapter.save(os.fspath(folder), base_model=str(getattr(self._base.config, "name_or_path", "")))
-        self._history.save_memory(Path(folder), memory)
+        with disk_errors(Path(folder)):
+            self._adapter.save(
+                os.fspath(folder), base_model=str(getattr(self._base.config, "name_or_path", ""))
+            )
+            self._history.save_memory(Path(folder), memory)
 
     def release(self) -> Any:
         """Return the given model without the earlier updates: a plain model as it was, a PeftModel with its adapter."""
@@ -203,6 +208,8 @@ def next_task(
         raise ModelError(
             f"next_task needs a loaded transformers model or a PeftModel, not a {type(model).__name__}"
         )
+    if problems := problems_in({"seed": seed}, Config, SourceMap(""), counts=lambda path: path == ("seed",)):
+        raise InputErrors(problems)
     made = _method(method)
     own: Any = model if isinstance(model, PeftModel) else None
     options = _lora(lora, own is not None)
@@ -224,6 +231,10 @@ def next_task(
 
 def _method(method: str | Mapping[str, Any]) -> Method:
     """The method. Raises InputErrors if it is unknown, has no such option, or needs more than an adapter's penalty."""
+    if not isinstance(method, str | Mapping):
+        raise InputErrors(
+            [Problem("method", f"must be a name or a mapping with the method's options, not {method!r}")]
+        )
     options = {"name": method} if isinstance(method, str) else dict(method)
     name = options.pop("name", "nlora")
     if reason := _needs(kind := find(name)):
@@ -262,6 +273,7 @@ def _lora(lora: Mapping[str, Any] | LoraOptions | None, peft: bool) -> LoraOptio
         raise InputErrors(
             [Problem("lora", "the PeftModel has an adapter already, which is used as it is; leave lora out")]
         )
-    if problems := problems_in(dict(lora or {}), LoraOptions, SourceMap(""), ("lora",)):
+    values = dict(lora) if isinstance(lora, Mapping) else {} if lora is None else lora
+    if problems := problems_in(values, LoraOptions, SourceMap(""), ("lora",)):
         raise InputErrors(problems)
-    return LoraOptions.model_validate(dict(lora or {}))
+    return LoraOptions.model_validate(values)

@@ -61,6 +61,11 @@ class Asked:
     fields: Fields
     quoting: bool | None
 
+    def added(self, *, probabilities: bool = False) -> list[str]:
+        """The fields that `predict` adds to a row."""
+        guess = ["task"] if self.is_guessed else []
+        return [*guess, "prediction", *(["probabilities"] if probabilities else [])]
+
 
 def asked_for(stage: Checkpoint, name: str | None) -> Asked:
     """The task of that name; without one, the tasks that the stage has learned, if the run guesses tasks.

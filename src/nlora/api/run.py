@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from nlora.api.arguments import quiet_python
 from nlora.config.load import load_config
 from nlora.config.schema import Config
-from nlora.errors import InputErrors, Problem, did_you_mean
+from nlora.errors import InputErrors, Problem, RunError, did_you_mean
 from nlora.report.accuracy_matrix import AccuracyMatrix
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.run_yaml import read_run_file
@@ -38,6 +37,8 @@ class Run:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        if not isinstance(folder, str | os.PathLike):
+            raise RunError(f"{folder!r} is no path; give the output_dir of a run")
         self._given = os.fspath(folder)
         self.folder = Path(folder).absolute()  # the current folder may change later
         read_run_file(Path(folder))
@@ -100,7 +101,7 @@ class Run:
         """
         from nlora.runs.checkpoint import merged
 
-        with _quiet_python():
+        with quiet_python():
             chosen = self._checkpoint(stage)
             backbone = merged(chosen, _index(chosen, task))
         model: PreTrainedModel = backbone.model.requires_grad_(True)  # type: ignore[assignment]
@@ -146,7 +147,7 @@ class Run:
         """
         from nlora.api import prediction
 
-        with _quiet_python():
+        with quiet_python():
             checkpoint = self._checkpoint(stage, settings)
             asked = prediction.asked_for(checkpoint, task)
             rows = prediction.given_rows(texts, asked.fields)
@@ -179,8 +180,8 @@ class Run:
         """
         from nlora.api.evaluation import evaluate, tasks_of
 
-        names = [tasks] if isinstance(tasks, str) else list(tasks or ())
-        with _quiet_python():
+        names = [tasks] if isinstance(tasks, str) else tasks
+        with quiet_python():
             checkpoint = self._checkpoint(stage, settings)
             selected = tasks_of(checkpoint, names)
             return evaluate(self._model(checkpoint), checkpoint, selected, _progress())
@@ -242,7 +243,7 @@ class Run:
         from nlora.runs.export.export import export
         from nlora.runs.export.options import ExportOptions
 
-        with _quiet_python():
+        with quiet_python():
             return export(self.folder, Path(out), ExportOptions(form, **options), stage=stage, push=push)
 
     def _checkpoint(self, stage: int | None, settings: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -284,15 +285,3 @@ def _index(stage: Checkpoint, task: str | None) -> int:
             [Problem("task", f"{method} has a model for each task; say which, as task='{names[0]}'")]
         )
     return 0
-
-
-@contextmanager
-def _quiet_python() -> Iterator[None]:
-    """Silence other libraries, and report mistakes in options (`--stage`) as mistakes in arguments (`stage`)."""
-    from nlora.runs.quiet import quiet
-
-    try:
-        with quiet():
-            yield
-    except InputErrors as error:
-        raise InputErrors(replace(p, source=p.source.removeprefix("--")) for p in error.problems) from None

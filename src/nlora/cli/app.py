@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import gc
 import logging
 import os
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -86,9 +89,12 @@ def main() -> None:
     if debug:
         # Accepted anywhere on the line, not only before the command.
         sys.argv = [sys.argv[0], "--debug", *(a for a in sys.argv[1:] if a != "--debug")]
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # it was closed, and nobody wants to read it
+            setattr(sys, stream, _nowhere())
     errors = Console(stderr=True)
     try:
-        with stopped_like_ctrl_c(), contextlib.nullcontext() if debug else quiet():
+        with stopped_like_ctrl_c(), contextlib.nullcontext() if debug else quiet(), _whole_output():
             app(prog_name="nlora")  # also for python -m nlora: the name decides that of the completion
     except NloraError as error:
         if debug:
@@ -96,7 +102,8 @@ def main() -> None:
         errors.quiet = not processes.speaks(error)
         count = len(error.problems) if isinstance(error, InputErrors) else 1
         head = "[bold red]error:[/] " if count == 1 else f"[bold red]{count} errors:[/]\n"
-        more = f"\n{_OUT_OF_MEMORY}" if _is_out_of_memory(error) else ""
+        notes = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else getattr(error, "__notes__", [])
+        more = "".join(f"\n{note}" for note in notes)
         errors.print(head + escape(str(error)) + more, highlight=False, soft_wrap=True)
         _exit(2)
     except Stopped as stopped:
@@ -114,6 +121,13 @@ def main() -> None:
         if _is_out_of_memory(error):
             errors.print(f"[bold red]error:[/] {_OUT_OF_MEMORY}", highlight=False, soft_wrap=True)
             _exit(1)
+        if refused := _refused(error):
+            errors.print(f"[bold red]error:[/] {escape(refused)}", highlight=False, soft_wrap=True)
+            try:
+                sys.stdout.flush()
+            except OSError:  # Python would try again at its end
+                sys.stdout = _nowhere()
+            _exit(2)
         errors.print(
             f"[bold red]internal error:[/] {escape(kind)}: {escape(str(error))}\n"
             "run again with --debug for the traceback",
@@ -121,6 +135,30 @@ def main() -> None:
             soft_wrap=True,
         )
         _exit(1)
+
+
+@contextlib.contextmanager
+def _whole_output() -> Iterator[None]:
+    """Write what is still buffered at the end of the command, so that an error of the disk is told like any other."""
+    try:
+        yield
+    except SystemExit:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+        raise
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
+def _refused(error: Exception) -> str | None:
+    """What the system refused and a user can change: a full disk below the output, or a file that may not be used."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'the output'} cannot be written: {error.strerror}; free some space"
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

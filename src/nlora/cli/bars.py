@@ -5,6 +5,8 @@ In a log file or in CI only the lines are printed.
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 
 from rich.console import Console
@@ -21,6 +23,14 @@ from rich.progress import (
 from nlora.runs.events import Event
 
 _UNITS = {"training": ("train", "steps"), "scoring": ("score", "examples")}
+
+
+class WorkConsole(Console):
+    """The console of a command that works for long: the work goes on when nobody reads what it prints any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Bars:

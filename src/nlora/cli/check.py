@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nlora.cli.options import Overrides, Source
+from nlora.cli.options import Overrides, Source, load_first
 
 if TYPE_CHECKING:
     from nlora.config.schema import Config
@@ -36,9 +36,7 @@ def check(
     ] = 1,
 ) -> None:
     """Read and check everything, train nothing, print the plan."""
-    from nlora.config.load import load_config
-
-    loaded = load_config(source, overrides or [])  # mistakes are reported before anything heavy is imported
+    loaded = load_first(source, overrides or [])  # mistakes are reported before anything heavy is imported
     from nlora.api.downloads import announce_downloads
     from nlora.runs.events import Progress
     from nlora.runs.plan import make_plan
@@ -128,6 +126,7 @@ def _folder_line(plan: Plan) -> str:
     if found := what_differs(folder, config):
         return f"{folder} belongs to another configuration ({'; '.join(found)}); give another output_dir"
     run = RunFolder.read(config)
+    run.refuse_gap()
     refuse_other_numbers(run, plan.general)
     done = len(run.committed_stages())
     if done < len(config.tasks):

@@ -31,7 +31,12 @@ def cp(
     text = _renamed(recipe, target.stem)
     try:
         with target.open("x", encoding="utf-8") as handle:  # "x": never overwrite a file
-            handle.write(text)
+            try:
+                handle.write(text)
+                handle.flush()
+            except OSError:
+                target.unlink()
+                raise
     except FileExistsError as error:
         what = (
             f"points to {target.readlink()}, which does not exist"

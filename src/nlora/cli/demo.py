@@ -31,6 +31,7 @@ SAME_FIRST_STAGE = {"replay": "inclora"}
 def demo(overrides: Overrides = None, processes: Processes = 1) -> None:
     """Compare N-LoRA, no protection and a few kept examples on the built-in model and tasks."""
     from nlora.api.learn import begin_with_stage_of
+    from nlora.cli.bars import WorkConsole
     from nlora.report.terminal import comparison_table
 
     texts = overrides or []
@@ -38,7 +39,7 @@ def demo(overrides: Overrides = None, processes: Processes = 1) -> None:
         launch(processes, ["demo", *texts])
     end_with_launcher()
     with joined():
-        console = Console(quiet=not is_main())
+        console = WorkConsole(quiet=not is_main())
         runs = dict(zip(DEMO_METHODS, _demo_runs(texts, console), strict=True))
         summaries = {}
         with _beside(runs[BESIDE], texts, console) as wait:

@@ -73,7 +73,7 @@ def evaluate(
         overrides.append(f"data={json.dumps(str(Path(data).absolute()) if Path(data).is_dir() else data)}")
     target = None if out is None else writable(out, "--out")
     checkpoint = read_stage(Path(run), stage, overrides)
-    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
+    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     with Bars(Console(stderr=True), stages=len(checkpoint.config.tasks)) as bars:
         progress = Progress(bars)
         announce_downloads(checkpoint.config, progress)

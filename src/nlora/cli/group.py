@@ -33,8 +33,8 @@ class Commands(TyperGroup):
 
 
 def _key_as_option(error: Any) -> Problem | None:
-    """`--train.epochs 2` or `--seed=3`, if the command takes overrides and has no such or similar option."""
-    if type(error).__name__ != "NoSuchOption" or error.possibilities or error.ctx is None:
+    """`--train.epochs 2` or `--seed=3`, if the command takes overrides and has no such option."""
+    if type(error).__name__ != "NoSuchOption" or error.ctx is None:
         return None
     if "overrides" not in {parameter.name for parameter in error.ctx.command.params}:
         return None

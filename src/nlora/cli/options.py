@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nlora.cli import completion
 from nlora.errors import InputErrors, Problem
+
+if TYPE_CHECKING:
+    from nlora.config.load import LoadedConfig
 
 Source = Annotated[
     str,
@@ -57,6 +60,18 @@ Settings = Annotated[
 def evaluate_overrides(settings: Sequence[str] | None) -> list[str]:
     """`--set` options as overrides of the configuration."""
     return [f"evaluate.{setting.removeprefix('evaluate.')}" for setting in settings or ()]
+
+
+def load_first(source: str, overrides: Sequence[str]) -> LoadedConfig:
+    """`load_config` before data and model are looked at, which its mistakes then say."""
+    from nlora.config.load import load_config
+
+    try:
+        return load_config(source, overrides)
+    except InputErrors as error:
+        if any(problem.key or "=" in problem.source for problem in error.problems):
+            error.add_note("data and model are looked at once the configuration is right")
+        raise
 
 
 def writable(path: str, option: str) -> Path:

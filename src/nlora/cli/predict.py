@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 
 from nlora.cli.options import RunFolder, Settings, Stage, evaluate_overrides
+from nlora.errors import InputErrors, Problem
 from nlora.models.processes import refuse
 
 
@@ -64,10 +66,14 @@ def predict(
     asked = prediction.asked_for(checkpoint, task)  # before waiting for anybody's texts
     if probabilities:
         prediction.check_probabilities(checkpoint, asked)
+    if file is None and sys.stdin is None:
+        raise InputErrors([Problem("--file", "is needed, because standard input is closed")])
     if file is None and sys.stdin.isatty():
         console.print("one text per line; end the input with Ctrl-D", highlight=False)
     path = None if file is None else Path(file)
-    rows = read_texts(path, sys.stdin.buffer, kind=kind, quoting=asked.quoting, fields=asked.fields)
+    stdin = io.BytesIO() if sys.stdin is None else sys.stdin.buffer
+    added = asked.added(probabilities=probabilities)
+    rows = read_texts(path, stdin, kind=kind, quoting=asked.quoting, fields=asked.fields, added=added)
     if not rows:
         return
     out = sys.stdout  # while there are bars, rich sends what is printed to their console

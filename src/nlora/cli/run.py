@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from nlora.cli.launch import Processes, end_with_launcher, launch
-from nlora.cli.options import Overrides, Source
+from nlora.cli.options import Overrides, Source, load_first
 from nlora.models.processes import is_main, joined, main_first
 from nlora.runs.importing import importing
 
@@ -31,15 +31,15 @@ def run(
     ] = False,
 ) -> None:
     """Learn a sequence of tasks; the same command resumes a run that was stopped."""
-    from nlora.config.load import load_config
+    from nlora.cli.bars import WorkConsole
 
     texts = overrides or []
     if processes > 1:
         launch(processes, ["run", source, *texts, *(["--repair"] if repair else [])])
     end_with_launcher()
     with joined():
-        loaded = main_first(lambda: load_config(source, texts))
-        learn_and_show(loaded, Console(quiet=not is_main()), repair=repair)
+        loaded = main_first(lambda: load_first(source, texts))
+        learn_and_show(loaded, WorkConsole(quiet=not is_main()), repair=repair)
 
 
 def learn_and_show(loaded: LoadedConfig, console: Console, *, repair: bool = False) -> Summary:

@@ -54,6 +54,7 @@ def sweep(
     ] = False,
 ) -> None:
     """Run many variants from one file, then print one table; the same command repeats only what is missing."""
+    from nlora.cli.bars import WorkConsole
     from nlora.sweeps.check import check_sweep
     from nlora.sweeps.expand import read_sweep
 
@@ -61,7 +62,7 @@ def sweep(
     checked = replace(checked, configs=check_sweep(checked))
     if dry_run:
         print_plan(checked, Console())
-    elif not run_sweep(checked, runner_of(checked, jobs), Console()):
+    elif not run_sweep(checked, runner_of(checked, jobs), WorkConsole()):
         raise typer.Exit(1)
 
 

@@ -18,9 +18,9 @@ from typing import Any
 from nlora.config.general_options import DEFAULT_TEXT
 from nlora.config.outside_code import is_python_file
 from nlora.config.paths import exists, expanded, path_problem
+from nlora.config.places import SourceMap
 from nlora.config.schema import BUILTIN, Config
 from nlora.config.task_source import TaskSource
-from nlora.config.yaml_positions import SourceMap
 from nlora.errors import Problem
 
 HERE, THEN = "base_folder", "base_folder_then"

@@ -15,6 +15,27 @@ import unicodedata
 _VARIANTS = "\ufe0e\ufe0f"  # select a character's form as text or as emoji
 
 
+UTF_16 = "is UTF-16; save it as UTF-8"
+
+
+def is_utf16(raw: bytes) -> bool:
+    """Whether the beginning of a file is UTF-16: by its mark, or by a NUL in every other byte of its first line."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    line = raw.partition(b"\n")[0]
+    return len(line) > 1 and not (any(line[::2]) and any(line[1::2]))
+
+
+def utf8(raw: bytes) -> str:
+    """The text of a file, without a mark at its beginning. Raises ValueError, with what to do, if it is not UTF-8."""
+    if is_utf16(raw):
+        raise ValueError(UTF_16)
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
+
+
 def looks(text: str) -> str:
     """The visible part of a text: accents joined to their letters, no invisible characters, plain spaces."""
     if text.isascii():

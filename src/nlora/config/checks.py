@@ -1,6 +1,6 @@
 """Everything that can be wrong with the values of a configuration, found before any data or model is looked at.
 
->>> from nlora.config.yaml_positions import SourceMap
+>>> from nlora.config.places import SourceMap
 >>> for problem in mistakes({"tasks": ["a"], "method": {"wieght": 1}, "stages": {"b": {}}}, SourceMap("my.yaml")):
 ...     print(problem)
 my.yaml: method.wieght: unknown key; did you mean 'weight'?
@@ -19,10 +19,10 @@ from nlora.config.messages import problems_in
 from nlora.config.outside_code import is_python_file
 from nlora.config.overrides import task_names
 from nlora.config.paths import path_problem
+from nlora.config.places import SourceMap
 from nlora.config.schema import Config
 from nlora.config.train_options import TrainOptions
-from nlora.config.yaml_positions import SourceMap
-from nlora.errors import InputErrors, Key, Problem, did_you_mean
+from nlora.errors import InputErrors, Key, Problem, did_you_mean, dotted
 
 
 def mistakes(data: dict[str, Any], places: SourceMap) -> list[Problem]:
@@ -101,7 +101,8 @@ def _name_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
             continue
         same = "is also the name" if names[j] == name else "differs only by case from the name"
         key: Key = ("tasks", i, "name") if isinstance(data["tasks"][i], dict) else ("tasks", i)
-        problems.append(places.problem(key, f"'{name}' {same} of tasks.{j}; rename one"))
+        other = dotted(places.own(("tasks", j)))
+        problems.append(places.problem(key, f"'{name}' {same} of {other}; rename one"))
     stages = data.get("stages")
     known = [name for name in names if name is not None]
     for name in stages if isinstance(stages, dict) and known else ():
@@ -111,11 +112,21 @@ def _name_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     return problems
 
 
+def new_name_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
+    """Names that `nlora eval --tasks a,b` could not ask for. Runs from before this was checked may have some."""
+    what = "has a comma or spaces around it, and tasks are listed by name with commas; rename the task"
+    return [
+        places.problem(("tasks", i), f"the name '{name}' {what}")
+        for i, name in enumerate(task_names(data))
+        if i >= places.adapters and name and (name != name.strip() or "," in name)
+    ]
+
+
 def _path_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     """Paths that no file can have, and names that no folder can be named after."""
     tasks, after = data.get("tasks"), data.get("after")
     given: dict[Key, Any] = {(key,): data.get(key) for key in ("model", "data", "output_dir")}
-    if "output_dir" not in data:  # it is made from the name
+    if "output_dir" not in data and data.get("name"):  # it is made from the name
         given["name",] = data.get("name")
     given |= {("after", i): path for i, path in enumerate(after if isinstance(after, list) else ())}
     evaluate = data.get("evaluate")
@@ -128,9 +139,11 @@ def _path_problems(data: dict[str, Any], places: SourceMap) -> list[Problem]:
     problems = [
         places.problem(key, what)
         for key, path in given.items()
-        if isinstance(path, str) and (what := path_problem(path))
+        if isinstance(path, str)
+        and (what := path_problem(path) if path else "is empty; give a path, or leave the key out")
     ]
     for i, name in enumerate(task_names(data)):
-        if name is not None and (what := path_problem(f"{len(name)}-{name}")):
+        from_path = i < places.adapters  # whose mistake is reported already
+        if name is not None and not from_path and (what := path_problem(f"{len(name)}-{name}")):
             problems.append(places.problem(("tasks", i), f"the task's folder has its name, which {what}"))
     return problems

@@ -28,12 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from nlora.config import base_folder as base_folders
-from nlora.config.checks import mistakes
+from nlora.config.characters import utf8
+from nlora.config.checks import mistakes, new_name_problems
 from nlora.config.overrides import Overrides, apply, apply_to_stages, as_overrides, task_names
 from nlora.config.paths import is_file, is_folder
+from nlora.config.places import Place, SourceMap
 from nlora.config.python_values import plain
-from nlora.config.schema import Config
-from nlora.config.yaml_positions import Document, Place, SourceMap, read_yaml, to_yaml
+from nlora.config.schema import Config, expand_after
+from nlora.config.yaml_positions import Document, read_yaml, to_yaml
 from nlora.errors import InputErrors, Problem, did_you_mean
 
 RUN_FILE_KEYS = frozenset({"config", "versions"})
@@ -75,7 +77,7 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
     problems = list(document.problems)
     data, places = document.data, document.places
     base_folder = path.parent if path else Path()
-    if isinstance(data, dict) and set(data) >= RUN_FILE_KEYS:
+    if is_old := isinstance(data, dict) and set(data) >= RUN_FILE_KEYS:
         if problems := problems + base_folders.problems_in(data, places):
             raise InputErrors(problems)
         here, base_folder = base_folder, base_folders.read(data, base_folder)
@@ -95,7 +97,9 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
         except InputErrors as error:
             problems += error.problems
     apply_to_stages(data, before, changes)
-    if problems := problems + mistakes(data, places):
+    places = replace(places, adapters=expand_after(data))
+    problems += mistakes(data, places) + ([] if is_old else new_name_problems(data, places))
+    if problems:
         raise InputErrors(sorted(dict.fromkeys(problems), key=_line))
     return LoadedConfig(Config.model_validate(data), path, base_folder, places)
 
@@ -171,11 +175,9 @@ def _read_text(source: str) -> tuple[str, str, Path | None]:
         )
         raise InputErrors([Problem(source or "''", f"{what}{did_you_mean(source, names)}{_choice(names)}")])
     try:
-        return path.read_text(encoding="utf-8-sig"), source, path
-    except UnicodeDecodeError as error:
-        raise InputErrors(
-            [Problem(source, f"not UTF-8 text (byte {error.start + 1}); save it as UTF-8")]
-        ) from error
+        return utf8(path.read_bytes()), source, path
+    except ValueError as error:
+        raise InputErrors([Problem(source, str(error))]) from error
     except OSError as error:
         raise InputErrors([Problem(source, f"cannot be read: {error.strerror}")]) from error
 

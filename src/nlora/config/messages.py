@@ -22,7 +22,7 @@ import annotated_types as at
 from pydantic import BaseModel, ValidationError
 
 from nlora.config.other_names import named_elsewhere
-from nlora.config.yaml_positions import SourceMap
+from nlora.config.places import SourceMap
 from nlora.errors import Key, Problem, did_you_mean
 
 
@@ -42,7 +42,7 @@ def problems_in(
     def report(path: Key, what: Callable[[str | None], str]) -> None:
         if counts(path):
             key = (*at, *path)
-            found.append(places.problem(key, what(places.written.get(key))))
+            found.append(places.problem(key, what(places.written_at(key))))
 
     for path, value in _leaves(values):
         spec = _spec(model, path)

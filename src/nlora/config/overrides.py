@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlora.config.other_names import named_elsewhere
+from nlora.config.places import Place, SourceMap
 from nlora.config.python_values import OMITTED, plain
 from nlora.config.schema import Config, EvaluateOptions, LoraOptions
 from nlora.config.train_options import TrainOptions
-from nlora.config.yaml_positions import Place, SourceMap, read_yaml
+from nlora.config.yaml_positions import read_yaml
 from nlora.errors import InputErrors, Key, Problem, dotted
 
 
@@ -80,6 +81,9 @@ def as_overrides(given: Overrides, problems: list[Problem]) -> list[Override]:
     """Overrides in any of their forms; those with a mistake are left out, and the mistake is added to `problems`."""
     if isinstance(given, str):
         raise InputErrors([Problem("overrides", f"give a list of texts, ['{given}'], or a mapping")])
+    if not isinstance(given, Mapping | Sequence) or not all(isinstance(one, str | Override) for one in given):
+        what = f"must be a list of texts such as train.epochs=3, or a mapping, not {given!r}"
+        raise InputErrors([Problem("overrides", what)])
     if isinstance(given, Mapping):
         found = []
         for key, value in given.items():

@@ -18,7 +18,7 @@ from pathlib import PurePath
 from typing import Any
 
 from nlora.config.characters import half_problem
-from nlora.config.yaml_positions import Place
+from nlora.config.places import Place
 from nlora.errors import Problem
 
 OMITTED = object()

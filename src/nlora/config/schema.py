@@ -9,7 +9,6 @@ A field's description is its help text and its documentation. `nlora.config.load
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -146,14 +145,20 @@ RELEASED_CHOICES: dict[str, dict[str, str]] = {
 """Defaults under `protocol: released`."""
 
 
-def _adapter_tasks(adapters: Sequence[Any], tasks: Sequence[Any]) -> list[Any]:
-    """An entry of `tasks` for each adapter, named after its folder."""
-    given = (task.get("name") for task in tasks if isinstance(task, dict))
+def expand_after(values: dict[str, Any]) -> int:
+    """Move the adapters of `after` to the front of `tasks`, named after their folders; returns how many they are.
+
+    Values of another kind stay where they are, to be reported there.
+    """
+    adapters, tasks = values.get("after"), values.get("tasks")
+    if not isinstance(adapters, list | tuple) or not isinstance(tasks, list):
+        return 0
+    if not all(isinstance(adapter, str) for adapter in adapters):
+        return 0
+    given = (task.get("name") if isinstance(task, dict) else task for task in tasks)
     names = {name for name in given if isinstance(name, str)}
-    entries = []
+    entries: list[Any] = []
     for adapter in adapters:
-        if not isinstance(adapter, str):
-            return []  # a mistake, which is reported as such
         parts = [
             part for part in adapter.replace("\\", "/").split("/") if part not in ("", ".", "..", "adapter")
         ]
@@ -163,7 +168,8 @@ def _adapter_tasks(adapters: Sequence[Any], tasks: Sequence[Any]) -> list[Any]:
             name, number = f"{stem}-{number}", number + 1
         names.add(name)
         entries.append({"name": name, "adapter": adapter})
-    return entries
+    values["tasks"], values["after"] = [*entries, *tasks], []
+    return len(entries)
 
 
 class Config(Frozen):
@@ -240,10 +246,7 @@ class Config(Frozen):
         values = dict(values)
         if isinstance(values.get("tasks"), list | tuple):
             values["tasks"] = [{"name": t} if isinstance(t, str) else t for t in values["tasks"]]
-        after = values.get("after")
-        if isinstance(after, list | tuple) and isinstance(values.get("tasks"), list):
-            values["tasks"] = [*_adapter_tasks(after, values["tasks"]), *values["tasks"]]
-            values["after"] = ()
+        expand_after(values)
         if isinstance(values.get("method"), str):
             values["method"] = {"name": values["method"]}
         if "output_dir" not in values and isinstance(values.get("name", "run"), str):

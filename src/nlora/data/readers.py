@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from nlora.config.characters import UTF_16, is_utf16
 from nlora.data.fields import Fields
 from nlora.data.rows import ProblemList, RepeatedKey
 
@@ -104,6 +105,9 @@ def _lines(file: IO[bytes], problems: ProblemList) -> Iterator[tuple[int, str]]:
     Only a newline ends a line. str.splitlines would also split at U+2028, which JSON may contain unescaped.
     """
     for number, raw in enumerate(file, start=1):
+        if number == 1 and is_utf16(raw):
+            problems.add(problems.file, UTF_16)
+            return
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -152,6 +156,9 @@ def read_json(file: IO[bytes], problems: ProblemList) -> Any:
     """The value of a whole file; None, with a problem added, if it cannot be parsed."""
     text = "".join(line for _, line in _lines(file, problems))
     if problems.count:
+        return None
+    if not text.strip():
+        problems.add(problems.file, "is empty")
         return None
     try:
         return parse_json(text)
@@ -202,8 +209,12 @@ def _read_table(
                 else:
                     yield where, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        kind = "CSV" if delimiter == "," else "TSV"
-        problems.add(f"{problems.file}:{start}", f"not readable as {kind}: {error}")
+        kind, why = "CSV" if delimiter == "," else "TSV", str(error)
+        if "new-line character" in why:
+            why = (
+                "a line ends with a carriage return alone, as on old Macs; save the file with other line ends"
+            )
+        problems.add(f"{problems.file}:{start}", f"not readable as {kind}: {why}")
 
 
 @contextmanager

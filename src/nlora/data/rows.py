@@ -10,8 +10,9 @@ tickets.jsonl:1: label 'netwrk' is not one of the task's labels: billing, networ
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -102,10 +103,11 @@ def to_texts(
     rows: Iterable[tuple[str, Any]],
     problems: ProblemList,
     fields: Fields = Fields(),  # noqa: B008 (immutable)
+    added: Collection[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """The rows that have a text, with all of their fields; a bare text is short for {"sentence": text}.
 
-    rows, problems: as in `to_examples`. An empty file is not a mistake.
+    rows, problems: as in `to_examples`. An empty file is not a mistake. added: fields that the rows are to get.
     """
     for number, (where, bare) in enumerate(rows):
         row = fields.row_of(bare) if isinstance(bare, str) else bare
@@ -119,6 +121,9 @@ def to_texts(
         elif number == 0 and (wrong := fields.problem(list(row), labeled=False)):
             problems.add(where, wrong)
             break
+        elif taken := [field for field in added if field in row]:
+            problems.add(where, f"has a field {taken[0]} already, which the answer would replace; rename it")
+            break
         elif _read(fields.text_of, row, where, problems) is not None:
             # All fields are printed with the answer, so all must be valid.
             if half := half_problem(as_line(row)):
@@ -128,8 +133,16 @@ def to_texts(
 
 
 def as_line(row: Mapping[str, Any]) -> str:
-    """A row as one line of JSON; values that JSON does not have (a date in Parquet) become text."""
-    return json.dumps(row, ensure_ascii=False, default=str)
+    """A row as one line of JSON. Of what JSON does not have, a date in Parquet becomes text, and NaN null."""
+    return json.dumps(_finite(row), ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def outside(label: str, labels: Sequence[str]) -> str:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nlora.config.characters import utf8
 from nlora.config.messages import problems_in
+from nlora.config.places import Place
 from nlora.config.schema import BUILTIN, Config
 from nlora.config.task_source import TaskSource
-from nlora.config.yaml_positions import Place, read_yaml
+from nlora.config.yaml_positions import read_yaml
 from nlora.data import builtin, cl_benchmark
 from nlora.data.load import load_tasks
 from nlora.data.task import Task
@@ -57,6 +59,10 @@ def select_tasks(
 
     Raises InputErrors with all mistakes.
     """
+    if not_text := [
+        Problem(option, f"the name of a task is text, not {n!r}") for n in names if not isinstance(n, str)
+    ]:
+        raise InputErrors(not_text)
     entries = [_Entry(name, Place(option), base_folder, {}) for name in names]
     if file is not None:
         entries += _read_entries(file)
@@ -138,13 +144,11 @@ def _data_sets(data: str | None, base_folder: Path) -> list[str]:
 def _read_entries(file: Path) -> list[_Entry]:
     """The tasks of a file, with their keys checked; each mistake has its line."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = utf8(file.read_bytes())
     except FileNotFoundError as error:
         raise InputErrors([Problem("--tasks-file", f"no such file: {file}")]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputErrors(
-            [Problem("--tasks-file", f"{file} cannot be read as UTF-8 text ({error})")]
-        ) from error
+    except (OSError, ValueError) as error:
+        raise InputErrors([Problem("--tasks-file", f"{file} cannot be read ({error})")]) from error
     document = read_yaml(text, str(file))
     data: Any = document.data
     prefix: Key = ()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import shutil
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -38,9 +38,16 @@ class Texts:
     is made: raises InputErrors with the lines that have no text.
     """
 
-    def __init__(self, source: Path | IO[bytes], name: str, kind: str | None, form: Form) -> None:
+    def __init__(
+        self,
+        source: Path | IO[bytes],
+        name: str,
+        kind: str | None,
+        form: Form,
+        added: Collection[str] = (),
+    ) -> None:
         """source: a file's path, or a seekable file, which is closed at the end. kind: None: from the first line."""
-        self._source, self._name, self._form = source, name, form
+        self._source, self._name, self._form, self._added = source, name, form, added
         if not isinstance(source, Path):
             weakref.finalize(self, source.close)
         with self._opened() as file:
@@ -58,7 +65,8 @@ class Texts:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         problems = ProblemList(self._name)
         with self._opened() as file:
-            yield from to_texts(READERS[self._kind](file, self._form, problems), problems, self._form.fields)
+            rows = READERS[self._kind](file, self._form, problems)
+            yield from to_texts(rows, problems, self._form.fields, self._added)
         if found := problems.report():
             raise InputErrors(found)
 
@@ -76,11 +84,13 @@ def read_texts(
     kind: str | None = None,
     quoting: bool | None = None,
     fields: Fields = Fields(),  # noqa: B008 (immutable)
+    added: Collection[str] = (),
 ) -> Texts:
     """The texts of a file or of standard input, each with all its other fields.
 
     file: None: standard input. kind: its format, a key of READERS; None: from the suffix or the first line.
     quoting: whether CSV and TSV cells may be quoted; None: in CSV only. fields: where a row's text is.
+    added: fields that no row may have, because it is to get them.
 
     Raises InputErrors with the lines that have no text, or if the format is unknown.
     """
@@ -89,7 +99,7 @@ def read_texts(
         raise InputErrors([Problem("--format", what)])
     form = Form(labeled=False, quoting=quoting, fields=fields)
     if file is None:
-        return Texts(_copied(stdin), STDIN, kind, form)
+        return Texts(_copied(stdin), STDIN, kind, form, added)
     kind = kind or _SUFFIXES.get(suffix_of(file))
     try:
         with open_file(path := file.expanduser()) as opened:
@@ -97,7 +107,7 @@ def read_texts(
                 what = unknown_format(file, _SUFFIXES, "; or give its format with --format")
                 raise InputErrors([Problem("--file", what)])
             source = path if opened.seekable() else _copied(opened)
-        return Texts(source, str(file), kind, form)
+        return Texts(source, str(file), kind, form, added)
     except FileNotFoundError as error:
         raise InputErrors([Problem("--file", f"no such file: {file}")]) from error
     except IsADirectoryError as error:

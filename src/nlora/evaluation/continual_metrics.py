@@ -11,19 +11,20 @@ formula needs a missing score, its result is None, because a mean over the other
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 Row = Sequence[float | None]
 ROUNDING = 1e-9
 """Points by which a drop may exceed a limit that it reaches exactly: 100 * 50 / 150 - 100 * 47 / 150 > 2."""
 
 
-def summarize(R: Sequence[Row], *, zero_shot: Row | None = None) -> dict[str, float | None]:
+def summarize(R: Sequence[Row] | Any, *, zero_shot: Row | Any = None) -> dict[str, float | None]:
     """The metrics of an accuracy matrix in percent. Each is a mean over tasks, not over examples.
 
     R: T rows of T scores (fewer rows while a run is in progress); R[k-1][i-1] is the score on task i after stage k,
-        None if it was not evaluated.
+        None or NaN if it was not evaluated. An array, a data frame or `Run.accuracy_matrix` will do, too.
     zero_shot: T scores before any training, R_0; only forward transfer needs them.
 
     With indices from 1:
@@ -81,8 +82,10 @@ def _mean(values: Row) -> float | None:
     return math.fsum(known) / len(known)
 
 
-def _checked(R: Sequence[Row], zero_shot: Row | None) -> tuple[list[list[float | None]], list[float | None]]:
+def _checked(R: Any, zero_shot: Any) -> tuple[list[list[float | None]], list[float | None]]:
     """R and R_0 as floats; raises the ValueErrors of `summarize`."""
+    R = [_listed(row, f"row {k}") for k, row in enumerate(_listed(R, "the accuracy matrix"), 1)]
+    zero_shot = None if zero_shot is None else _listed(zero_shot, "zero_shot")
     if not R or not R[0]:
         raise ValueError("the accuracy matrix is empty; it needs a row per stage and a column per task")
     tasks = len(R[0])
@@ -105,11 +108,22 @@ def _checked(R: Sequence[Row], zero_shot: Row | None) -> tuple[list[list[float |
     return scores, before
 
 
+def _listed(values: Any, what: str) -> list[Any]:
+    """The items of a sequence, an array, a data frame or an AccuracyMatrix, without an import of any of them."""
+    inner = getattr(values, "values", values)
+    inner = values if callable(inner) else inner
+    items = inner.tolist() if hasattr(inner, "tolist") else inner
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        kind = "rows" if "matrix" in what else "scores"
+        raise ValueError(f"{what} is a list of {kind}, not {items!r}")  # noqa: TRY004 - one class for all errors
+    return list(items)
+
+
 def _score(value: object, where: str) -> float | None:
-    if value is None:
+    if value is None or value != value:  # NaN
         return None
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{where}: {value!r} is not a number")  # noqa: TRY004 - one class for all errors
-    if not 0 <= float(value) <= 100:  # refuses NaN, too
+    if not 0 <= float(value) <= 100:
         raise ValueError(f"{where}: {float(value)} is not a percentage from 0 to 100")
     return float(value)

@@ -26,8 +26,8 @@ from pydantic_core import PydanticUndefined
 from nlora import methods
 from nlora.config.messages import problems_in
 from nlora.config.outside_code import UnusableCodeError, file_of, is_python_file, version_of_file
+from nlora.config.places import SourceMap
 from nlora.config.schema import Config
-from nlora.config.yaml_positions import SourceMap
 from nlora.errors import InputErrors, Problem, did_you_mean
 from nlora.methods._outside import installed, load_file, load_installed, method_in
 from nlora.methods.base import AUTO, WEIGHT, Method

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nlora.errors import AdapterError, ModelError, RunError
+from nlora.errors import AdapterError, ModelError, RunError, to_repair, unusable
 from nlora.models.backbone import quiet_bars
 from nlora.models.inspection import recompute_activations, trained_parameters
 from nlora.models.lora_factors import AdapterState
@@ -74,9 +74,8 @@ class FullModel:
         Raises RunError if they are missing, damaged or those of another model.
         """
         where, kind = folder / MODEL, cast(Any, type(model))
-        again = f"delete {folder} to train it again"
         if not any(where.glob("*.safetensors")):
-            raise RunError(f"{where}: the stage's model is missing; {again}")
+            raise unusable(where, FileNotFoundError(), moved=folder)
         try:
             # By transformers, which writes many families' weights under other names and in other shapes than they have.
             with quiet_bars():
@@ -85,7 +84,7 @@ class FullModel:
                     output_loading_info=True, ignore_mismatched_sizes=True,
                 )  # fmt: skip
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise RunError(f"{where}: damaged ({error}); {again}") from error
+            raise unusable(where, error, moved=folder) from error
         wrong = {
             "lacks": found["missing_keys"],
             "has unknown": found["unexpected_keys"],
@@ -93,7 +92,7 @@ class FullModel:
         }
         for what, names in wrong.items():
             if names:
-                raise RunError(f"{where}: {what} {min(names)}; {again}")
+                raise RunError(f"{where}: {what} {min(names)}; {to_repair(moved=folder)}")
         model.load_state_dict(saved.state_dict())
 
     def enable_checkpointing(self) -> None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nlora.config.schema import LoraOptions
-from nlora.errors import AdapterError, ModelError, RunError
+from nlora.errors import AdapterError, ModelError, RunError, unusable
 from nlora.models.inspection import recompute_activations, trained_parameters
 from nlora.models.lora_factors import AdapterState
 from nlora.models.target_modules import shares_weight, target_modules, target_names
@@ -107,9 +107,7 @@ class OsfLayers:
         try:
             tensors = safetensors.torch.load_file(path)
         except (OSError, SafetensorError) as error:
-            raise RunError(
-                f"{path}: missing or damaged ({error}); delete {folder} to train it again"
-            ) from error
+            raise unusable(path, error, moved=folder) from error
         for name, tensor in tensors.items():
             weight = model.get_submodule(name).weight
             if not isinstance(weight, nn.Parameter) or weight.shape != tensor.shape:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlora.data.task import TokenizedExample
-from nlora.errors import AdapterError, RunError
+from nlora.errors import AdapterError, RunError, unusable
 from nlora.models.inspection import is_encoder_decoder
 
 PROMPTS_FILE = "soft_prompts.safetensors"
@@ -157,7 +157,7 @@ def load_soft_tokens(model: nn.Module, folder: Path) -> None:
         prompts, keys = tensors["prompts"], tensors.get("keys")
         first_id, lengths = int(settings["first_id"]), [int(length) for length in settings["lengths"]]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: missing or damaged ({error}); delete {folder} to train it again") from error
+        raise unusable(path, error, moved=folder) from error
     weight = input_embedding(model).weight
     fits = first_id == weight.shape[0] and prompts.shape == (sum(lengths), weight.shape[1])
     if not fits or (keys is not None and keys.shape != (len(lengths), weight.shape[1])):

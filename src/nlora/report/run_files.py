@@ -15,10 +15,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from nlora.config.schema import Config
-from nlora.errors import InputErrors, RunError
+from nlora.errors import InputErrors, RunError, unusable
 from nlora.runs.interference_file import Interference, read_interference
 from nlora.runs.layout import OUTPUTS, PREDICTIONS_FILE, RUN_FILE, STAGE_FILE, stage_name
 from nlora.runs.run_yaml import read_run_file
+from nlora.runs.stage_files import refuse_gap
 from nlora.runs.summary import StageRecord, Summary, read_summary
 
 
@@ -79,6 +80,8 @@ class RunFiles:
         return self.summary.status == "complete"
 
 
+_LEFT_OUT = "restore it, or move it out of the folder to leave it out of the report"
+
 Analyzed = Sequence[tuple[RunFiles, Interference]]
 """Runs with the interference of their updates."""
 
@@ -118,10 +121,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """A mapping from a JSON file of a run. Raises RunError, in one line."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}; delete it to leave it out of the report") from error
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{path}: is broken ({error}); {_LEFT_OUT}") from error
     if not isinstance(values, dict):
-        raise RunError(f"{path}: is not a mapping; delete it to leave it out of the report")
+        raise RunError(f"{path}: is not a mapping; {_LEFT_OUT}")
     return values
 
 
@@ -149,24 +154,17 @@ def _config(values: Any) -> Config | None:
 
 def _stages(folder: Path, summary: Summary) -> list[StageFiles]:
     """The committed stages, which are always the first ones."""
-    stages = []
-    for number, task in enumerate(summary.tasks, start=1):
-        place = folder / OUTPUTS / stage_name(number, task)
-        if not (place / STAGE_FILE).is_file():
-            break
-        stages.append(_stage(place, number, task))
-    return stages
+    places = [folder / OUTPUTS / stage_name(number, task) for number, task in enumerate(summary.tasks, 1)]
+    refuse_gap(places)
+    stages = zip(places, summary.tasks, strict=True)
+    return [_stage(place, k, task) for k, (place, task) in enumerate(stages, start=1) if place.is_dir()]
 
 
 def _stage(place: Path, number: int, task: str) -> StageFiles:
     try:
-        record = StageRecord.model_validate(read_json(place / STAGE_FILE))
-    except ValidationError as error:
-        what = error.errors(include_url=False)[0]
-        raise RunError(
-            f"{place / STAGE_FILE}: broken: {'.'.join(map(str, what['loc']))}: {what['msg']}; delete {place} "
-            "to run the stage again"
-        ) from error
+        record = StageRecord.model_validate_json((place / STAGE_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise unusable(place / STAGE_FILE, error, "scored") from error
     results = read_json(place / "all_results.json") if (place / "all_results.json").is_file() else {}
     examples = results.get("train_samples")
     predictions = place / PREDICTIONS_FILE

@@ -10,14 +10,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nlora.errors import RunError
+from nlora.errors import RunError, system_error
 from nlora.runs.layout import TEMPORARY
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
@@ -34,7 +33,7 @@ def disk_errors(path: Path, only: Collection[int] | None = None) -> Iterator[Non
         yield
     except Exception as error:
         # An OSError without a number was raised by a library or by nlora, not by the system.
-        number = _system_error(error)
+        number = system_error(error)
         if number is None or (only is not None and number not in only):
             raise
         has_no_space = number in DISK_FULL - {errno.EROFS}
@@ -42,22 +41,11 @@ def disk_errors(path: Path, only: Collection[int] | None = None) -> Iterator[Non
         raise RunError(f"{path}: cannot be written: {refusal(path, error)}; {way_out}") from error
 
 
-def _system_error(error: Exception) -> int | None:
-    """The number of an error of the operating system; None for other errors.
-
-    Libraries in Rust (safetensors, tokenizers) raise classes of their own, whose message ends with the number.
-    """
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return None if found is None else int(found[1])
-
-
 def refusal(path: Path, error: Exception) -> str:
     """The reason of an error of the system, in plain words for a missing folder or a broken link."""
     if path.is_symlink() and not path.exists():
         return f"it is a link to {path.readlink()}, which does not exist"
-    number = _system_error(error)
+    number = system_error(error)
     if number == errno.ENOENT and not path.parent.exists():
         return f"there is no folder {path.parent}"
     return str(error) if number is None else os.strerror(number)

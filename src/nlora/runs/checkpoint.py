@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,8 @@ def read_stage(
     Raises RunError if the folder is no run, InputErrors if there is no such stage (yet) or the method trained nothing
     at it.
     """
+    if isinstance(stage, bool) or not isinstance(stage, Integral | None):
+        raise InputErrors([Problem(option, f"must be the number of a stage, not {stage!r}")])
     read_run_file(folder)  # has the clearest message for a folder that is no run
     loaded = load_config(folder / RUN_FILE, overrides)
     # The folder may have been moved since.
@@ -84,6 +87,7 @@ def read_stage(
 
 def _checked(run: RunFolder, stage: int | None, option: str) -> int:
     """The number of the stage, which exists and has trained something."""
+    run.refuse_gap()
     committed, tasks = run.committed_stages(), len(run.config.tasks)
     before = "0 is the backbone before any training"
     if stage is None and not committed:

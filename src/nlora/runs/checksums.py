@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nlora.errors import RunError
+from nlora.errors import RunError, to_repair
 from nlora.runs.atomic import write_json
 from nlora.runs.layout import (
     MEMORY_FILE,
@@ -77,11 +77,7 @@ class Damage:
     what: str
 
     def __str__(self) -> str:
-        again = "trained" if self.part == "weights" else "scored"
-        return (
-            f"{self.path}: {self.what}; restore it, or give the run's command with --repair, which has the stage "
-            f"{again} again"
-        )
+        return f"{self.path}: {self.what}; {to_repair('trained' if self.part == 'weights' else 'scored')}"
 
 
 def write_checksums(folder: Path, after: str | None = None) -> None:
@@ -94,13 +90,15 @@ def write_checksums(folder: Path, after: str | None = None) -> None:
 
 
 def read_checksums(folder: Path) -> Checksums | None:
-    """A stage's checksums; None if it has none. Raises RunError if the file is broken."""
+    """A stage's checksums; None if it has none. Raises RunError if the file is broken or cannot be read."""
     path = folder / CHECKSUM_FILE
-    if not path.exists():
-        return None
     try:
         return Checksums.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
         raise RunError(f"{path}: broken; delete it to take the stage's files as they are") from error
 
 
@@ -117,6 +115,7 @@ def damage(folder: Path, *, is_last: bool) -> list[Damage]:
     """The files of a stage that are missing or changed.
 
     is_last: whether no later stage is committed; only then the method's memory is still needed.
+    Raises RunError for a file without permission to read it, which may be whole.
     """
     sums = read_checksums(folder)
     if sums is None:
@@ -154,6 +153,8 @@ def _damage(folder: Path, name: str, known: FileSum) -> Iterator[Damage]:
             return
     except FileNotFoundError:
         what = "is missing"
+    except PermissionError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
     except OSError as error:
         what = f"cannot be read: {error.strerror}"
     yield Damage(path, _part(name), what)

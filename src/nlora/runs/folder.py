@@ -156,6 +156,8 @@ class RunFolder(StoredRun):
         try:
             with disk_errors(temporary, only=DISK_FULL):
                 yield temporary
+            if not (temporary / STAGE_FILE).is_file():
+                raise ValueError(f"stage {stage} has no record; write_stage_record writes it")
             self._record_in(temporary, stage)
             write_checksums(temporary, self.weights_before(stage))
             publish_folder(temporary, final)
@@ -207,12 +209,7 @@ class RunFolder(StoredRun):
         write_or_compare(self.folder, self.config, self.versions, base_folder)
         stages = range(1, len(self.config.tasks) + 1)
         last = max(filter(self.is_committed, stages), default=0)
-        if missing := [k for k in range(1, last) if not self.is_committed(k) and k not in self.damaged]:
-            gone = self.stage_folder(missing[0])
-            raise RunError(
-                f"{gone}: missing, but later stages exist; restore it, or give the run's command with --repair, "
-                "which has the stage trained again"
-            )
+        self.refuse_gap()
         sweep(self.folder)
         following = {len(self.committed_stages()) + 1, last + 1} & set(stages)
         next_stages = [unfinished(self.stage_folder(stage)) for stage in following]

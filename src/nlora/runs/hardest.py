@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nlora.data.replay import hardest, hardest_within
-from nlora.errors import RunError
+from nlora.errors import unusable
 from nlora.models.processes import by_main, from_main
 from nlora.runs.atomic import write_json
 from nlora.runs.layout import REPLAY_FILE
@@ -119,6 +119,4 @@ def _read(folder: Path) -> HardestExamples:
     try:
         return HardestExamples.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise RunError(
-            f"{path}: missing or broken; restore it, or delete {folder} and all later stages to train them again"
-        ) from error
+        raise unusable(path, error, moved=folder) from error

@@ -43,8 +43,17 @@ def settings_digest(config: Config) -> str:
     """
     settings = config.model_dump(mode="json", exclude_defaults=True)
     for path in (*_COMPARED_ELSEWHERE, *FREE):
-        _remove(settings, path.split("."))
-    return text_digest([json.dumps(settings, sort_keys=True)])
+        for values in (settings, *settings.get("stages", {}).values()):
+            _remove(values, path.split("."))
+    return text_digest([json.dumps(_without_empty(settings), sort_keys=True)])
+
+
+def _without_empty(values: Any) -> Any:
+    """Without mappings in which nothing is left."""
+    if not isinstance(values, dict):
+        return values
+    left = {key: _without_empty(value) for key, value in values.items()}
+    return {key: value for key, value in left.items() if value != {}}
 
 
 def fixed_parts(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,33 @@ def what_differs(folder: Path, config: Config) -> list[str]:
     Raises RunError if run.yaml cannot be read.
     """
     old, new = read_run_file(folder)["config"], config.model_dump(mode="json")
-    return differences(*fixed_parts(_comparable(old, new), new, committed_stages(folder, old)))
+    before, now = fixed_parts(_comparable(old, new), new, committed_stages(folder, old))
+    return [*_moved(before, now, [task["name"] for task in new["tasks"]]), *differences(before, now)]
+
+
+def _moved(before: dict[str, Any], now: dict[str, Any], tasks: Sequence[str]) -> list[str]:
+    """A line for each learned task that has another place or none. It is left out of both: its keys say no more.
+
+    tasks: the names of all that there are now.
+    """
+    learned = [task.get("name") if isinstance(task, dict) else task for task in before.get("tasks") or ()]
+    lines = []
+    for i, name in enumerate(learned):
+        if tasks[i : i + 1] == [name]:
+            continue
+        place = f"task {tasks.index(name) + 1}" if name in tasks else "missing"
+        lines.append(f"task {name} is learned as task {i + 1}, and is {place} now")
+        for config in (before, now):
+            config["tasks"][i : i + 1] = [{}]
+            for other in (name, *tasks[i : i + 1]):
+                config["stages"].pop(other, None)
+    return lines
+
+
+def is_recorded(folder: Path, config: Config) -> bool:
+    """Whether run.yaml has this very configuration. Raises RunError if it cannot be read."""
+    new = config.model_dump(mode="json")
+    return not differences(_comparable(read_run_file(folder)["config"], new), new)
 
 
 def committed_stages(folder: Path, config: Mapping[str, Any]) -> int:

@@ -1,19 +1,19 @@
-"""Two internal files of a run: the mark of a stage that is trained but not scored yet, and the zero-shot scores."""
+"""The mark of a stage that is trained but not scored yet, the order of stages, and the zero-shot scores."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from nlora.errors import RunError
+from nlora.errors import RunError, to_repair
 from nlora.models.processes import by_main
 from nlora.runs.atomic import disk_errors, flush_folder, write_json
 from nlora.runs.checksums import write_checksums
-from nlora.runs.layout import TRAINED_FILE
+from nlora.runs.layout import TRAINED_FILE, unfinished
 from nlora.runs.task_records import TaskRecord
 
 ZERO_SHOT_FILE = "zero_shot.json"
@@ -44,6 +44,19 @@ def trained_task(folder: Path) -> TaskRecord | None:
     """The record of the task it was trained on; None if nothing is trained or it is unknown."""
     known = _trained(folder).get("task")
     return None if known is None else TaskRecord.model_validate(known)
+
+
+def refuse_gap(folders: Sequence[Path], repaired: Collection[int] = ()) -> None:
+    """Raise RunError if a stage is missing although a later one is committed.
+
+    folders: of all stages, in order. repaired: stages, from 1, that may be missing.
+    """
+    # The last one comes first, because another process may commit stages meanwhile.
+    last = max((stage for stage, folder in enumerate(folders, start=1) if folder.is_dir()), default=0)
+    for stage, folder in enumerate(folders[:last], start=1):
+        if stage not in repaired and not folder.is_dir():
+            again = "scored" if trained(unfinished(folder)) else "trained"
+            raise RunError(f"{folder}: is missing, but later stages exist; {to_repair(again)}")
 
 
 class _ZeroShot(BaseModel):

@@ -7,12 +7,12 @@ from itertools import takewhile
 from pathlib import Path
 
 from nlora.config.schema import Config
-from nlora.errors import RunError
+from nlora.errors import RunError, unusable
 from nlora.runs.checksums import weights_digest
 from nlora.runs.general_scores import GeneralScores, read_before
 from nlora.runs.layout import ADAPTER, OUTPUTS, STAGE_FILE, stage_name, unfinished
 from nlora.runs.resume_points import stage_folder
-from nlora.runs.stage_files import read_zero_shot, trained_task
+from nlora.runs.stage_files import read_zero_shot, refuse_gap, trained_task
 from nlora.runs.summary import Collision, StageRecord, Summary, read_summary, summary_of
 from nlora.runs.task_records import TaskRecord
 
@@ -53,23 +53,33 @@ class StoredRun:
         """The committed stages, from 1, in order: the first ones of the sequence, without a gap."""
         return list(takewhile(self.is_committed, range(1, len(self.config.tasks) + 1)))
 
+    def refuse_gap(self) -> None:
+        """Raise RunError if a stage is missing although a later one is committed, unless it is to be repaired."""
+        stages = range(1, len(self.config.tasks) + 1)
+        refuse_gap([self.stage_folder(stage) for stage in stages], repaired=self.damaged)
+
     def is_learned(self) -> bool:
         """Whether all stages are committed."""
         return len(self.committed_stages()) == len(self.config.tasks)
+
+    def lacks_zero_shot(self) -> bool:
+        """Whether scores before any training are wanted, and a task that has other scores has none of these."""
+        if not self.config.evaluate.zero_shot:
+            return False
+        scored = {task for stage in self.committed_stages() for task in self.stage_record(stage).scores}
+        return not scored <= (self.zero_shot() or {}).keys()
 
     def is_complete(self) -> bool:
         """Whether all stages are committed and the summary is made from them, so that nothing is left to do."""
         return self.is_learned() and not self._summary_is_outdated()
 
     def stage_record(self, stage: int) -> StageRecord:
-        """The record of a committed stage. Raises RunError if it is missing or broken."""
+        """The record of a committed stage. Raises RunError if it is missing or broken, or cannot be read."""
         folder = self.stage_folder(stage)
         try:
             return self._record_in(folder, stage)
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"{folder / STAGE_FILE}: missing or broken; delete {folder} and all later stages to run them again"
-            ) from error
+            raise unusable(folder / STAGE_FILE, error, "scored") from error
 
     def weights_before(self, stage: int) -> str | None:
         """A digest of the weights of all stages before this one; None for the first, or if it is not known."""
@@ -122,10 +132,8 @@ class StoredRun:
         )
 
     def _record_in(self, folder: Path, stage: int) -> StageRecord:
-        """The record in `folder`. Raises ValueError if it is missing, broken or of another stage."""
+        """The record in `folder`. Raises OSError if it cannot be read, ValueError if broken or of another stage."""
         path = folder / STAGE_FILE
-        if not path.is_file():
-            raise ValueError(f"stage {stage} has no record; write_stage_record writes it")
         record = StageRecord.model_validate_json(path.read_text(encoding="utf-8"))
         if (record.stage, record.task) != (stage, self._task(stage)):
             raise ValueError(f"{path}: this is the record of stage {record.stage}, {record.task}")

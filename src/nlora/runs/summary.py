@@ -30,7 +30,7 @@ _FROM_STAGES = ("status", "tasks", "R", "zero_shot", "average_accuracy", "backwa
                 "forward_transfer", "train_seconds", "routing", "general")  # fmt: skip
 """Keys that follow from the stages' records, in files of every version."""
 
-Score = float | None
+Score = Annotated[float, Field(allow_inf_nan=False)] | None
 """A percentage; None if not evaluated."""
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from nlora.data.prompts import names, prompt
 from nlora.data.splits import sample
-from nlora.errors import RunError
+from nlora.errors import unusable
 from nlora.evaluation.hidden_states import Features, mean_hidden_states
 from nlora.models.processes import by_main, from_main
 from nlora.runs.checksums import refuse_damaged_file
@@ -120,7 +120,4 @@ def _read(folder: Path) -> Features:
     try:
         return safetensors.numpy.load_file(path)["features"]
     except (OSError, KeyError, SafetensorError) as error:
-        raise RunError(
-            f"{path}: missing or damaged ({error}); restore it, or delete {folder} and all later stages to train them "
-            "again"
-        ) from error
+        raise unusable(path, error, moved=folder) from error

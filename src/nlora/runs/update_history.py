@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
-from nlora.errors import AdapterError, ModelError, RunError
+from nlora.errors import AdapterError, ModelError, to_repair, unusable
 from nlora.methods.base import Memory, Method
 from nlora.models.inspection import is_sharded
 from nlora.models.lora_adapter import ADAPTER
@@ -71,8 +71,7 @@ class UpdateHistory:
         if update and not is_adopted and (lost := [name for name in self._names if name not in update]):
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise AdapterError(
-                f"{folder / ADAPTER}: lacks the update of {lost[0]}{more}; restore the file, or delete {folder} and "
-                "all later stages to train them again"
+                f"{folder / ADAPTER}: lacks the update of {lost[0]}{more}; {to_repair(moved=folder)}"
             )
         self.updates.append(update)
         if is_last:
@@ -136,4 +135,4 @@ def load_memory(folder: Path) -> Memory:
     try:
         return safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: damaged ({error}); delete {folder} to train the stage again") from error
+        raise unusable(path, error, moved=folder) from error

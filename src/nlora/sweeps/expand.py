@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlora.config.overrides import Override, shown
+from nlora.config.places import Place, SourceMap
 from nlora.config.schema import Config
-from nlora.config.yaml_positions import Place, SourceMap
 from nlora.errors import InputErrors, Key, Problem
 from nlora.sweeps.cluster_options import RayOptions, SlurmOptions
 from nlora.sweeps.file import LoadedSweep, read_file, setting, settings
@@ -243,12 +243,15 @@ class _Reader:
                 what = "a variant sets this key too; remove it from one of the two"
                 self.problems.append(self.places.problem(at, what))
             called = key if short.count(last) > 1 else last
-            values = [
-                setting(key, value, self.places, (*at, i)) for i, value in enumerate(self.file.grid[key])
-            ]
             self._check_keys([setting(key, None, self.places, at)])
-            labels = [_label(called, value) for value in self.file.grid[key]]
-            axes.append(list(zip(values, labels, strict=True)))
+            values, axis = self.file.grid[key], []
+            for i, value in enumerate(values):
+                if any(_are_same(value, earlier) for earlier in values[:i]):
+                    what = f"the value {shown(value)} is here twice; leave one out"
+                    self.problems.append(self.places.problem((*at, i), what))
+                else:
+                    axis.append((setting(key, value, self.places, (*at, i)), _label(called, value)))
+            axes.append(axis)
         return [([s for s, _ in point], [label for _, label in point]) for point in itertools.product(*axes)]
 
     def _check_keys(self, given: Iterable[Override]) -> None:
@@ -265,6 +268,11 @@ class _Reader:
                 what = f"two runs would have the name {run.folder.name}; rename a variant or a base"
                 self.problems.append(Problem(self.places.source, what))
             seen.add(folder)
+
+
+def _are_same(a: Any, b: Any) -> bool:
+    """Whether two values make the same run: 4 and 4.0 do, 1 and true do not."""
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _label(key: str, value: Any) -> str:

@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from nlora.config.characters import utf8
 from nlora.config.frozen import Frozen
 from nlora.config.messages import problems_in
 from nlora.config.overrides import Override, apply, as_overrides
+from nlora.config.places import SourceMap
 from nlora.config.schema import Config
-from nlora.config.yaml_positions import SourceMap, read_yaml
+from nlora.config.yaml_positions import read_yaml
 from nlora.errors import InputErrors, Key, Problem
 from nlora.sweeps.cluster_options import RayOptions, SlurmOptions
 
@@ -109,8 +111,8 @@ def _flat(key: str, value: Any, places: SourceMap, at: Key) -> Iterator[Override
 
 def _document(path: Path, shown: str) -> tuple[dict[str, Any], SourceMap]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = utf8(path.read_bytes())
+    except (OSError, ValueError) as error:
         why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
         raise InputErrors([Problem(shown, f"{why}; give the YAML file of a sweep")]) from error
     document = read_yaml(text, shown)
