@@ -74,6 +74,8 @@ def test_the_digest_of_the_options_is_that_of_every_seed_and_of_no_other_option(
     digest = settings_digest(CONFIG)
     assert settings_digest(Config.model_validate({**values, **same})) == digest
     assert settings_digest(Config.model_validate({**values, "train": {"micro_batch_size": 2}})) == digest
+    fast = {"stages": {"a": {"train": {"micro_batch_size": 2}}}}
+    assert settings_digest(Config.model_validate({**values, **fast})) == digest
     for key, value in {
         "train": {"epochs": 7},
         "lora": {"r": 3},
