@@ -32,8 +32,9 @@ FREE = frozenset(
 """Keys that change neither an update nor a score, apart from rounding. `evaluate.zero_shot` adds scores, and
 `evaluate.general` other numbers, of which `nlora.runs.general` refuses those that would not compare."""
 
-_COMPARED_ELSEWHERE = ("seed", "output_dir", "model", "data", "tasks", "protocol", "evaluate")
-"""Keys in which runs of one method may differ, or whose effect a summary has by itself: its digests and metrics."""
+_COMPARED_ELSEWHERE = ("seed", "output_dir", "model", "data", "tasks", "protocol", "replay", "evaluate")
+"""Keys in which runs of one method may differ, or whose effect a summary has by itself: in its digests, its metrics and
+its `replay`."""
 
 
 def settings_digest(config: Config) -> str:
