@@ -3,6 +3,8 @@
     python benchmarks/choosing.py benchmarks/results/choosing_short.jsonl    # the runs of docs/results.md
     python benchmarks/choosing.py runs/choosing/short                        # those that one made oneself
     python benchmarks/choosing.py runs/choosing/claim                  # the same for each length of training
+    python benchmarks/choosing.py FILE --seeds 1                       # of single seeds
+    python benchmarks/choosing.py FILE --routing                       # how often tasks were guessed rightly
     python benchmarks/choosing.py runs/choosing/tuning --choose        # the best value of each method's option
     python benchmarks/choosing.py runs/choosing/costs --costs          # time and memory beside no protection
     python benchmarks/choosing.py runs/choosing/short --keep FILE      # what the tables need of the runs, as a file
@@ -50,6 +52,14 @@ WORDS = {
     "olora_tuned": "weight 0.02, as tuned",
 }
 """What is behind a name, where it does not say so itself."""
+
+
+def of_seeds(runs: Runs, seeds: Sequence[int]) -> Runs:
+    """The runs of these seeds. Raises RunError if there are none."""
+    chosen = {name: {k: run for k, run in of_name.items() if k in seeds} for name, of_name in runs.items()}
+    if not any(chosen.values()):
+        raise RunError(f"--seeds {' '.join(map(str, seeds))}: no run has one of them")
+    return {name: of_name for name, of_name in chosen.items() if of_name}
 
 
 def just_learned(summary: Summary) -> float | None:
@@ -122,6 +132,23 @@ def print_table(runs: Runs) -> None:
         print("| " + " | ".join(row(name, runs[name], others)) + " |")
 
 
+def print_routing(runs: Runs) -> None:
+    """For each method that guesses tasks, the share of test texts whose task was guessed rightly; mean over seeds."""
+    print("| method | seeds | guessed rightly, % | task by task |")
+    print("| --- | --- | --- | --- |")
+    for name, of_name in runs.items():
+        found = [run.summary.routing for run in of_name.values() if run.summary.routing is not None]
+        if not found:
+            continue
+        tasks = found[0].tasks
+        shares = [[100 * row[i] / sum(row) for i, row in enumerate(of_seed.counts)] for of_seed in found]
+        means = [statistics.mean(of_task) for of_task in zip(*shares, strict=True)]
+        by_task = ", ".join(f"{task} {score(share)}" for task, share in zip(tasks, means, strict=True))
+        print(
+            f"| `{name}` | {len(found)} | {described([of_seed.accuracy for of_seed in found])} | {by_task} |"
+        )
+
+
 def print_choices(runs: Runs) -> None:
     """For each method, the average accuracy with each value, and the value that won."""
     methods: dict[str, dict[str, float]] = defaultdict(dict)
@@ -186,6 +213,8 @@ def main() -> None:
     parser.add_argument(
         "--choose", action="store_true", help="the best value of each option, by average accuracy"
     )
+    parser.add_argument("--routing", action="store_true", help="how often tasks were guessed rightly")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only runs of these seeds")
     parser.add_argument(
         "--costs", action="store_true", help="time and memory of the last task beside those of no protection"
     )
@@ -196,6 +225,8 @@ def main() -> None:
         return
     try:
         runs = read_runs(options.folder)
+        if options.seeds:
+            runs = of_seeds(runs, options.seeds)
         if options.keep:
             write_runs(runs, options.keep)
             return
@@ -203,6 +234,8 @@ def main() -> None:
         parser.error(str(error))
     if options.choose:
         print_choices(runs)
+    elif options.routing:
+        print_routing(runs)
     else:
         print_table(runs)
 

@@ -23,7 +23,7 @@ from nlora.runs.summary import Summary, read_summary
 
 KEPT = {
     "schema_version", "status", "name", "method", "model", "seed", "tasks", "R", "average_accuracy",
-    "backward_transfer", "forgetting", "replay", "serve", "versions",
+    "backward_transfer", "forgetting", "replay", "serve", "routing", "versions",
 }  # fmt: skip
 """Of a summary. Times are left out: the machine was shared."""
 

@@ -120,3 +120,37 @@ def test_the_tables_of_the_manual_are_those_of_the_kept_runs(
         importlib.import_module("choosing").main()
         printed = capsys.readouterr().out
         assert any(printed in page for page in pages)
+
+
+def test_single_seeds_and_the_routers_guesses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the kept runs: the mean over a method's single seeds is that of all, and no guess counts twice."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    file = FOLDER / "results" / "choosing_long.jsonl"
+
+    def printed(*options: str) -> list[list[str]]:
+        monkeypatch.setattr(sys, "argv", ["choosing.py", str(file), *options])
+        importlib.import_module("choosing").main()
+        return [
+            [cell.strip() for cell in row.split("|")[1:-1]]
+            for row in capsys.readouterr().out.splitlines()[2:]
+        ]
+
+    everything = {row[0]: row for row in printed()}
+    first, second = ({row[0]: row for row in printed("--seeds", seed)} for seed in ("1", "2"))
+    of_two = {name: row for name, row in everything.items() if row[1] == "2"}
+    assert of_two
+    for name, row in of_two.items():
+        assert first[name][1] == second[name][1] == "1"
+        mean = (float(first[name][2]) + float(second[name][2])) / 2
+        assert float(row[2].split(" ± ")[0]) == pytest.approx(mean, abs=0.1)
+
+    for name, _, share, by_task in printed("--routing"):
+        of_tasks = [float(part.rpartition(" ")[2]) for part in by_task.split(", ")]
+        assert name.startswith("`pertask_routed")
+        assert float(share.split(" ± ")[0]) == pytest.approx(sum(of_tasks) / len(of_tasks), abs=0.1)
+
+    with pytest.raises(SystemExit):
+        printed("--seeds", "77")
+    assert "--seeds 77: no run has one of them" in capsys.readouterr().err

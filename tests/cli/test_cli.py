@@ -207,7 +207,7 @@ def test_wrong_input_is_one_clear_line(
     assert told.status == 2
     mistake, *more = told.err.strip().splitlines()
     assert said in mistake
-    assert more in ([], ["data and model are looked at once the configuration is right"])
+    assert more in ([], ["data and model are checked once the configuration is right"])
     assert not (tmp_path / "run").exists()
 
 

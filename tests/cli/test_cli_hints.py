@@ -47,7 +47,7 @@ def test_other_tools_names_lead_to_ours(
     told = nlora("check", write_config(tmp_path, tiny_model("llama")), override)
     assert told.status == 2
     assert said in told.err
-    assert told.err.splitlines()[1:] == ["data and model are looked at once the configuration is right"]
+    assert told.err.splitlines()[1:] == ["data and model are checked once the configuration is right"]
 
 
 def test_mistakes_of_the_configuration_say_that_nothing_else_was_looked_at(
@@ -58,7 +58,7 @@ def test_mistakes_of_the_configuration_say_that_nothing_else_was_looked_at(
         told = nlora(command, config, "sead=3", "train.epoch=2", "tasks.0.train=gone.jsonl")
         assert told.status == 2
         first, *_, last = told.err.splitlines()
-        assert (first, last) == ("2 errors:", "data and model are looked at once the configuration is right")
+        assert (first, last) == ("2 errors:", "data and model are checked once the configuration is right")
     assert "looked at" not in nlora("run", tmp_path / "gone.yaml").err
     assert "looked at" not in nlora("run", config, "tasks.0.train=gone.jsonl").err
 

@@ -123,5 +123,5 @@ def assert_refused(nlora: Nlora, here: Path, message: str, *arguments: str) -> N
     assert told.err.startswith("error: ")
     mistake, *more = told.err.splitlines()
     assert message in mistake
-    assert more in ([], ["data and model are looked at once the configuration is right"])
+    assert more in ([], ["data and model are checked once the configuration is right"])
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before

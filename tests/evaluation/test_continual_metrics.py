@@ -150,9 +150,9 @@ def test_the_order_of_the_last_row_does_not_matter_to_the_average(
         ([[1.0, 2.0], [3.0]], "row 2 has 1 columns, but row 1 has 2"),
         ([[1.0], [2.0]], "row 2: there are only 1 tasks"),
         ([[1.0, 2.0], [3.0, math.inf]], "row 2, column 2: inf is not a percentage"),
-        (5, "the accuracy matrix is a list of rows, not 5"),
-        ("90", "the accuracy matrix is a list of rows, not '90'"),
-        (np.zeros(2), r"row 1 is a list of scores, not 0\.0"),
+        (5, "the accuracy matrix must be a list, not 5"),
+        ("90", "the accuracy matrix must be a list, not '90'"),
+        (np.zeros(2), r"row 1 must be a list, not 0\.0"),
         (np.zeros((0, 0)), "empty"),
         ([[1.0, -0.5], [3.0, 4.0]], r"row 1, column 2: -0\.5"),
         ([[1.0, 2.0], [100.5, 4.0]], r"row 2, column 1: 100\.5"),
@@ -179,7 +179,7 @@ def test_arrays_and_accuracy_matrices_are_taken_with_nan_for_no_score(R: Any) ->
 
 
 def test_zero_shot_is_checked_too() -> None:
-    with pytest.raises(ValueError, match="zero_shot is a list of scores, not 5"):
+    with pytest.raises(ValueError, match="zero_shot must be a list, not 5"):
         summarize([[1, 2], [3, 4]], zero_shot=5)
     with pytest.raises(ValueError, match="zero_shot: 1 scores for 2 tasks"):
         summarize([[1, 2], [3, 4]], zero_shot=[1])

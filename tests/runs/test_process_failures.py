@@ -124,7 +124,7 @@ def test_a_mistake_is_told_once_before_anything_is_written(config: Path) -> None
     assert told.status == 2
     assert told.err == (
         "2 errors:\ntrain.epoch=2: unknown key; did you mean 'epochs'?\nsed=1: unknown key; did you mean 'seed'?\n"
-        "data and model are looked at once the configuration is right\n"
+        "data and model are checked once the configuration is right\n"
     )
     assert told.out == ""
     assert not (config.parent / "run").exists()

@@ -90,7 +90,7 @@ def main() -> None:
         # Accepted anywhere on the line, not only before the command.
         sys.argv = [sys.argv[0], "--debug", *(a for a in sys.argv[1:] if a != "--debug")]
     for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # it was closed, and nobody wants to read it
+        if getattr(sys, stream) is None:  # closed by the caller
             setattr(sys, stream, _nowhere())
     errors = Console(stderr=True)
     try:
@@ -139,7 +139,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _whole_output() -> Iterator[None]:
-    """Write what is still buffered at the end of the command, so that an error of the disk is told like any other."""
+    """Flush what is still buffered when the command ends, so that a full disk is reported like any other error."""
     try:
         yield
     except SystemExit:

@@ -63,14 +63,14 @@ def evaluate_overrides(settings: Sequence[str] | None) -> list[str]:
 
 
 def load_first(source: str, overrides: Sequence[str]) -> LoadedConfig:
-    """`load_config` before data and model are looked at, which its mistakes then say."""
+    """`load_config`, whose mistakes say that data and model have not been checked yet."""
     from nlora.config.load import load_config
 
     try:
         return load_config(source, overrides)
     except InputErrors as error:
         if any(problem.key or "=" in problem.source for problem in error.problems):
-            error.add_note("data and model are looked at once the configuration is right")
+            error.add_note("data and model are checked once the configuration is right")
         raise
 
 

@@ -114,8 +114,7 @@ def _listed(values: Any, what: str) -> list[Any]:
     inner = values if callable(inner) else inner
     items = inner.tolist() if hasattr(inner, "tolist") else inner
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
-        kind = "rows" if "matrix" in what else "scores"
-        raise ValueError(f"{what} is a list of {kind}, not {items!r}")  # noqa: TRY004 - one class for all errors
+        raise ValueError(f"{what} must be a list, not {items!r}")  # noqa: TRY004 - one class for all errors
     return list(items)
 
 

@@ -14,9 +14,8 @@ train; lora.r, alpha and dropout have no effect. The released code of N-LoRA and
 
 Pitfalls:
 - Only gradients are projected, as in the paper's released code and in PEFT. AdamW then divides each entry by a mean of
-  its own, so steps have parts along the frozen directions again: with half of the directions frozen in a tiny LLaMA,
-  11 % of ‖ΔW‖ on either side (with plain SGD, at most 0.2 %). For weights whose leading directions stay exactly as they
-  are, see oplora.
+  its own, so steps have a part along the frozen directions again. For weights whose leading directions stay exactly as
+  they are, see oplora.
 - It trains far more parameters than LoRA (halfway through a sequence, half of each layer's directions), and every step
   runs each layer twice. It is the slowest method, and it needs the learning rate of full fine-tuning (about 5e-5), not
   that of LoRA.
