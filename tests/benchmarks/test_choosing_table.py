@@ -138,12 +138,11 @@ def test_single_seeds_and_the_routers_guesses(
         ]
 
     everything = {row[0]: row for row in printed()}
-    first, second = ({row[0]: row for row in printed("--seeds", seed)} for seed in ("1", "2"))
-    of_two = {name: row for name, row in everything.items() if row[1] == "2"}
-    assert of_two
-    for name, row in of_two.items():
-        assert first[name][1] == second[name][1] == "1"
-        mean = (float(first[name][2]) + float(second[name][2])) / 2
+    each = [{row[0]: row for row in printed("--seeds", seed)} for seed in ("1", "2", "3")]
+    assert {row[1] for row in everything.values()} == {"3"}
+    for name, row in everything.items():
+        assert [of_seed[name][1] for of_seed in each] == ["1"] * 3
+        mean = sum(float(of_seed[name][2]) for of_seed in each) / 3
         assert float(row[2].split(" ± ")[0]) == pytest.approx(mean, abs=0.1)
 
     for name, _, share, by_task in printed("--routing"):
