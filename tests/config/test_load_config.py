@@ -21,6 +21,7 @@ from nlora.config.schema import Config
 from nlora.config.yaml_positions import to_yaml
 from nlora.errors import InputErrors
 
+
 def _no_date() -> str:
     """What this Python says of the month 99; newer ones say more."""
     with pytest.raises(ValueError, match="month must be in") as caught:
