@@ -4,6 +4,7 @@
     python benchmarks/choosing.py runs/choosing/short                        # those that one made oneself
     python benchmarks/choosing.py runs/choosing/claim                  # the same for each length of training
     python benchmarks/choosing.py FILE --seeds 1                       # of single seeds
+    python benchmarks/choosing.py FILE --base replay --only ewc lwf    # of these methods, minus another one
     python benchmarks/choosing.py FILE --routing                       # how often tasks were guessed rightly
     python benchmarks/choosing.py runs/choosing/tuning --choose        # the best value of each method's option
     python benchmarks/choosing.py runs/choosing/costs --costs          # time and memory beside no protection
@@ -49,7 +50,15 @@ WORDS = {
     "inflora_tuned": "threshold 0.995, as tuned",
     "lwf_tuned": "default weight, 0.3, as tuned",
     "nlora_tuned": "weight 1e-4, as tuned",
+    "nlora_replay": "weight 1e-4, and 32 examples of each earlier task",
+    "nlora_l2": "L2 penalty, weight 0.03, as tuned",
+    "nlora_decoupled": "`apply: decoupled`, weight 1e-3, as tuned",
     "olora_tuned": "weight 0.02, as tuned",
+    "clora_tuned": "weight 0.01, as tuned",
+    "oplora_tuned": "share 0.05, as tuned",
+    "gorp_tuned": "threshold 0.5, as tuned",
+    "inclora_lr": "learning rate 1e-3, as tuned",
+    "inclora_rescaled": "updates times 0.9, as tuned",
 }
 """What is behind a name, where it does not say so itself."""
 
@@ -60,6 +69,15 @@ def of_seeds(runs: Runs, seeds: Sequence[int]) -> Runs:
     if not any(chosen.values()):
         raise RunError(f"--seeds {' '.join(map(str, seeds))}: no run has one of them")
     return {name: of_name for name, of_name in chosen.items() if of_name}
+
+
+def of_methods(runs: Runs, names: Sequence[str]) -> Runs:
+    """The runs of these methods, trained for however long. Raises RunError for one that has none."""
+    known = {name.partition(GRID)[0] for name in runs}
+    for name in names:
+        if name not in known:
+            raise RunError(f"no run is called {name}; there are {', '.join(sorted(known))}")
+    return {name: of_name for name, of_name in runs.items() if name.partition(GRID)[0] in names}
 
 
 def just_learned(summary: Summary) -> float | None:
@@ -116,18 +134,24 @@ def row(name: str, runs: Mapping[int, Run], reference: Mapping[int, Run] | None)
     ]
 
 
-def print_table(runs: Runs) -> None:
-    """All methods, the best first."""
+def print_table(runs: Runs, base: str = REFERENCE, only: Sequence[str] = ()) -> None:
+    """The methods, the best first. base: the one that the others are compared with. only: these; empty: all.
+
+    Raises RunError if there are no runs of one that is named.
+    """
+    shown = of_methods(runs, only) if only else runs
+    if base != REFERENCE:
+        of_methods(runs, [base])
     print(
-        f"| method | seeds | average accuracy | minus {REFERENCE} (95 %) | backward transfer "
-        f"| minus {REFERENCE} (95 %) | just learned | update | collisions |"
+        f"| method | seeds | average accuracy | minus {base} (95 %) | backward transfer "
+        f"| minus {base} (95 %) | just learned | update | collisions |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     means = {
-        name: statistics.mean(run.accuracy for run in of_name.values()) for name, of_name in runs.items()
+        name: statistics.mean(run.accuracy for run in of_name.values()) for name, of_name in shown.items()
     }
     for name in sorted(means, key=lambda name: -means[name]):
-        reference = REFERENCE + "".join(name.partition(GRID)[1:])  # trained as long
+        reference = base + "".join(name.partition(GRID)[1:])  # trained as long
         others = runs.get(reference) if name != reference else None
         print("| " + " | ".join(row(name, runs[name], others)) + " |")
 
@@ -215,6 +239,10 @@ def main() -> None:
     )
     parser.add_argument("--routing", action="store_true", help="how often tasks were guessed rightly")
     parser.add_argument("--seeds", type=int, nargs="+", help="only runs of these seeds")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these methods")
+    parser.add_argument(
+        "--base", default=REFERENCE, metavar="NAME", help="the method that the others are compared with"
+    )
     parser.add_argument(
         "--costs", action="store_true", help="time and memory of the last task beside those of no protection"
     )
@@ -230,14 +258,14 @@ def main() -> None:
         if options.keep:
             write_runs(runs, options.keep)
             return
+        if options.choose:
+            print_choices(runs)
+        elif options.routing:
+            print_routing(runs)
+        else:
+            print_table(runs, options.base, options.only)
     except RunError as error:
         parser.error(str(error))
-    if options.choose:
-        print_choices(runs)
-    elif options.routing:
-        print_routing(runs)
-    else:
-        print_table(runs)
 
 
 if __name__ == "__main__":

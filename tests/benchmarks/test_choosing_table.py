@@ -113,13 +113,17 @@ def test_the_tables_of_the_manual_are_those_of_the_kept_runs(
     monkeypatch.syspath_prepend(str(FOLDER))
     pages = [path.read_text().replace("−", "-") for path in sorted((FOLDER.parent / "docs").glob("*.md"))]
     command = re.compile(rf"benchmarks/choosing.py benchmarks/results/{file.name}(.*)")
-    commands = {options.split("#")[0].strip() for page in pages for options in command.findall(page)}
+    whole = [page.replace("\\\n", " ") for page in pages]
+    commands = {options.split("#")[0].strip() for page in whole for options in command.findall(page)}
     assert commands
     for options in commands:
         monkeypatch.setattr(sys, "argv", ["choosing.py", str(file), *options.split()])
         importlib.import_module("choosing").main()
         printed = capsys.readouterr().out
         assert any(printed in page for page in pages)
+
+
+REPLAY = "`replay`, 32 examples of each earlier task"
 
 
 def test_single_seeds_and_the_routers_guesses(
@@ -144,6 +148,14 @@ def test_single_seeds_and_the_routers_guesses(
         assert [of_seed[name][1] for of_seed in each] == ["1"] * 3
         mean = sum(float(of_seed[name][2]) for of_seed in each) / 3
         assert float(row[2].split(" ± ")[0]) == pytest.approx(mean, abs=0.1)
+
+    (one,) = printed("--only", "ewc", "--base", "replay")
+    assert one[:3] == everything[one[0]][:3]
+    lower = float(one[3].split()[0])
+    gains = [float(everything[name][3].split()[0]) for name in (one[0], REPLAY)]
+    assert lower == pytest.approx(gains[0] - gains[1], abs=0.11)
+    with pytest.raises(SystemExit):
+        printed("--base", "nothing")
 
     for name, _, share, by_task in printed("--routing"):
         of_tasks = [float(part.rpartition(" ")[2]) for part in by_task.split(", ")]
