@@ -59,6 +59,9 @@ WORDS = {
     "gorp_tuned": "threshold 0.5, as tuned",
     "inclora_lr": "learning rate 1e-3, as tuned",
     "inclora_rescaled": "updates times 0.9, as tuned",
+    **{f"nlora-{weight}": "L1 penalty" for weight in ("1.0e-5", "3.0e-5", "1.0e-4", "3.0e-4")},
+    **{f"nlora_l2-{weight}": "L2 penalty" for weight in ("0.003", "0.01", "0.03", "0.1")},
+    **{f"inclora_rescaled-{factor}": f"updates times {factor}" for factor in (0.9, 0.8, 0.65, 0.5, 0.35)},
 }
 """What is behind a name, where it does not say so itself."""
 
