@@ -59,8 +59,8 @@ def test_mistakes_of_the_configuration_say_that_nothing_else_was_looked_at(
         assert told.status == 2
         first, *_, last = told.err.splitlines()
         assert (first, last) == ("2 errors:", "data and model are checked once the configuration is right")
-    assert "looked at" not in nlora("run", tmp_path / "gone.yaml").err
-    assert "looked at" not in nlora("run", config, "tasks.0.train=gone.jsonl").err
+    assert "checked once" not in nlora("run", tmp_path / "gone.yaml").err
+    assert "checked once" not in nlora("run", config, "tasks.0.train=gone.jsonl").err
 
 
 def test_what_other_tools_names_lead_to_is_there() -> None:
