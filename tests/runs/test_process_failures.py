@@ -29,9 +29,14 @@ FAILS = '''
 import os, signal, time
 from nlora.methods.base import Method
 
+class Slow(ValueError):
+    def __str__(self):
+        time.sleep(1)  # ten times as long as the launcher takes to notice that another process has ended
+        return "this process broke"
+
 class Fails(Method):
     def begin_task(self, adapter, earlier):
-        self.fails = earlier and os.environ.get("RANK", "") == os.environ.get("FAILING_RANK")
+        self.fails = earlier and os.environ.get("RANK", "alone") in os.environ.get("FAILING_RANK", "")
         self.step = 0
 
     def penalty(self, adapter):
@@ -40,6 +45,8 @@ class Fails(Method):
             return None
         if os.environ["FAILURE"] == "raise":
             raise ValueError("this process broke")
+        if os.environ["FAILURE"] == "raise slowly":
+            raise Slow
         number = getattr(signal, os.environ["FAILURE"])
         handler = signal.getsignal(number)
         os.kill(os.getpid() if "ALONE" in os.environ else os.getppid(), number)  # or the launcher
@@ -117,6 +124,14 @@ def test_an_error_of_one_process_is_told_once_and_logged(config: Path) -> None:
     assert log.count("ERROR nlora: ValueError: this process broke\nTraceback") == 1
     assert "gloo" not in log
     assert sorted(f.name for f in (config.parent / "run/outputs").iterdir()) == ["1-colors"]
+
+
+def test_the_process_that_tells_is_not_ended_by_the_exit_of_another(config: Path) -> None:
+    told = run(config, FAILURE="raise slowly", FAILING_RANK="01")
+    assert told.status == 1
+    assert told.err == (
+        "internal error: Slow: this process broke\nrun again with --debug for the traceback\n"
+    )
 
 
 def test_a_mistake_is_told_once_before_anything_is_written(config: Path) -> None:

@@ -105,11 +105,11 @@ def main() -> None:
         notes = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else getattr(error, "__notes__", [])
         more = "".join(f"\n{note}" for note in notes)
         errors.print(head + escape(str(error)) + more, highlight=False, soft_wrap=True)
-        _exit(2)
+        _exit(2, error)
     except Stopped as stopped:
         errors.quiet = not processes.speaks(stopped)
         errors.print(escape("; ".join(["stopped", *map(str, stopped.args)])), highlight=False, soft_wrap=True)
-        _exit(STOPPED)
+        _exit(STOPPED, stopped)
     except Exception as error:  # the last line of defense: users see one line, and the rest with --debug
         if debug:
             traceback.print_exc()
@@ -117,24 +117,24 @@ def main() -> None:
         kind = type(error).__name__
         if processes.lost_process(error):
             errors.print(f"[bold red]error:[/] {processes.LOST}", highlight=False, soft_wrap=True)
-            _exit(1)
+            _exit(1, error)
         if _is_out_of_memory(error):
             errors.print(f"[bold red]error:[/] {_OUT_OF_MEMORY}", highlight=False, soft_wrap=True)
-            _exit(1)
+            _exit(1, error)
         if refused := _refused(error):
             errors.print(f"[bold red]error:[/] {escape(refused)}", highlight=False, soft_wrap=True)
             try:
                 sys.stdout.flush()
             except OSError:  # Python would try again at its end
                 sys.stdout = _nowhere()
-            _exit(2)
+            _exit(2, error)
         errors.print(
             f"[bold red]internal error:[/] {escape(kind)}: {escape(str(error))}\n"
             "run again with --debug for the traceback",
             highlight=False,
             soft_wrap=True,
         )
-        _exit(1)
+        _exit(1, error)
 
 
 @contextlib.contextmanager
@@ -167,10 +167,10 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
-def _exit(status: int) -> NoReturn:
+def _exit(status: int, error: BaseException) -> NoReturn:
     """Exit; at once if other processes wait for this one, because taking torch down may take seconds."""
+    leave(error)
     if processes.several():
-        leave()
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -211,10 +211,15 @@ def is_first(error: BaseException) -> bool:
     if _may_speak is None:
         _may_speak = not lost_process(error)  # if whoever keeps the count is gone, too
         with suppress(Exception):
-            from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
-
-            _may_speak = PrefixStore("nlora", _get_default_store()).add("failed", 1) == 1
+            _may_speak = store().add("failed", 1) == 1
     return _may_speak
+
+
+def store() -> Any:
+    """What all processes read and write even while they fail: torch's store, with names of its own."""
+    from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+
+    return PrefixStore("nlora", _get_default_store())
 
 
 def lost_process(error: BaseException) -> bool:
