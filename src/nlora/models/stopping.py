@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from nlora.models import processes
 
+_stopped = False
 _PATIENCE_SECONDS = 10
 _MOMENT_SECONDS = 2
 """For processes that found the same before they joined, and so cannot hear of each other."""
@@ -15,18 +16,23 @@ _MOMENT_SECONDS = 2
 
 def stop_together() -> NoReturn:
     """Raises KeyboardInterrupt in all processes, once each has called it."""
+    global _stopped
     processes.barrier()
+    _stopped = processes.several()
     raise KeyboardInterrupt
 
 
 def leave(error: BaseException) -> None:
-    """Return once the process that tells about the failure has told, which for that process is now.
+    """Return once the process that tells about the error has told, which for that process is now.
 
-    A launcher ends the others as soon as one has gone.
+    If all were stopped together, return once all are here. A launcher ends the others as soon as one has gone.
     """
     first = processes.is_first(error)
     with suppress(Exception, KeyboardInterrupt):
-        if not processes.several():
+        if _stopped:
+            with processes.joined():
+                processes.barrier()
+        elif not processes.several():
             time.sleep(0 if first else _MOMENT_SECONDS)
         elif first:
             processes.store().set("told", "")
