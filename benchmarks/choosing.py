@@ -62,6 +62,7 @@ WORDS = {
     "ella_tuned": "weight 50,000, as tuned",
     "lori_rows_tuned": "rows, share 0.6, as tuned",
     "seqft_tuned": "all weights trained on, learning rate 3e-4, as tuned",
+    "seqft_float32": "all weights trained on, in float32, learning rate 1e-4, as tuned",
     "seqft_replay": "all weights, and 32 examples of each earlier task",
     "osf_tuned": "learning rate 3e-4, as tuned",
     "progprompt_tuned": "learning rate 0.03, as tuned",

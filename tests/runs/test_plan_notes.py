@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from helpers import write_config
 from nlora.config.load import load_config
 from nlora.runs.plan import make_plan
 from nlora.runs.plan_notes import plan_notes
+
+TinyModel = Callable[[str], Path]
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "llama"])
@@ -42,3 +46,26 @@ def test_experts_in_one_tensor_are_said_to_be_left_out(
         else []
     )
     assert notes("lora.targets=null") == notes("method=seqft") == []
+
+
+def test_steps_that_bfloat16_rounds_away_are_announced(tmp_path: Path, tiny_model: TinyModel) -> None:
+    config = write_config(tmp_path, tiny_model("llama"))
+
+    def notes(method: str, dtype: str) -> list[str]:
+        plan = make_plan(load_config(str(config), [f"method={method}", f"dtype={dtype}"]))
+        return [note for note in plan_notes(plan) if "bfloat16" in note]
+
+    for method in ("seqft", "osf"):
+        assert notes(method, "bfloat16") == [
+            f"{method} trains the model's weights in bfloat16, which rounds most small steps away; set dtype: float32"
+        ]
+        assert notes(method, "float32") == []
+    assert notes("seqlora", "bfloat16") == []  # its adapter is in float32
+
+
+def test_a_step_of_full_fine_tuning_is_lost_in_bfloat16() -> None:
+    """What the note is about: of weights as large as a model's, a step of 1e-4 moves few in bfloat16."""
+    weights = torch.randn(1000, generator=torch.Generator().manual_seed(1)) * 0.1
+    moved = {dtype: (weights.to(dtype) - 1e-4 != weights.to(dtype)).float().mean() for dtype in DTYPES}
+    assert moved[torch.float32] == 1
+    assert moved[torch.bfloat16] < 0.5

@@ -17,10 +17,21 @@ def plan_notes(plan: Plan) -> list[str]:
     return [
         *plan.limits,
         *_fused_note(plan),
+        *_rounding_note(plan),
         *replay_notes(config, tasks),
         *held_out_note(config, choosing),
         *protocol_notes(config),
         *task_notes(tasks),
+    ]
+
+
+def _rounding_note(plan: Plan) -> list[str]:
+    """That weights which are trained themselves lose what is smaller than half of bfloat16's last digit."""
+    method = plan.methods[0]
+    if method.trains != "weights" or plan.config.dtype != "bfloat16":
+        return []
+    return [
+        f"{method.name} trains the model's weights in bfloat16, which rounds most small steps away; set dtype: float32"
     ]
 
 
