@@ -57,7 +57,8 @@ def test_steps_that_bfloat16_rounds_away_are_announced(tmp_path: Path, tiny_mode
 
     for method in ("seqft", "osf"):
         assert notes(method, "bfloat16") == [
-            f"{method} trains the model's weights in bfloat16, which rounds most small steps away; set dtype: float32"
+            f"{method} trains the model's weights in bfloat16, which rounds most small steps away; set dtype: "
+            "float32, or a larger train.learning_rate"
         ]
         assert notes(method, "float32") == []
     assert notes("seqlora", "bfloat16") == []  # its adapter is in float32

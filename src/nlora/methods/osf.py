@@ -19,7 +19,8 @@ Pitfalls:
 - It trains far more parameters than LoRA (halfway through a sequence, half of each layer's directions), and every step
   runs each layer twice. It is the slowest method, and it needs the learning rate of full fine-tuning (about 5e-5), not
   that of LoRA.
-- `dtype: bfloat16` rounds most small steps away, as the directions themselves train. Set `dtype: float32`.
+- `dtype: bfloat16` rounds most small steps away, as the directions themselves train. Set `dtype: float32`, or
+  a larger rate: for SmolLM2-135M 3e-4 was best of four in bfloat16 (docs/results.md).
 - Weights whose singular values are close to each other decompose differently on different machines.
 """
 

@@ -31,7 +31,8 @@ def _rounding_note(plan: Plan) -> list[str]:
     if method.trains != "weights" or plan.config.dtype != "bfloat16":
         return []
     return [
-        f"{method.name} trains the model's weights in bfloat16, which rounds most small steps away; set dtype: float32"
+        f"{method.name} trains the model's weights in bfloat16, which rounds most small steps away; set dtype: "
+        "float32, or a larger train.learning_rate"
     ]
 
 
