@@ -23,13 +23,12 @@ import numpy as np
 
 from choosing import GRID, REFERENCE
 from choosing_runs import Run, read_runs
+from nlora.analysis.forgetting import Floats, pearson
 from nlora.errors import RunError
 
 ROUNDS = 9999
 FEWEST = 5
 """Points that a correlation needs."""
-
-Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +58,6 @@ def mean_of(points: Sequence[Point]) -> Point:
     """A method's point."""
     means = [statistics.mean(getattr(p, key) for p in points) for key in ("collisions", "size", "forgotten")]
     return Point(points[0].name, *means)
-
-
-def pearson(x: Floats, y: Floats) -> Floats:
-    """Over the last axis; NaN where a side is constant."""
-    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
-    norms = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
-    made: Floats = np.full(norms.shape, np.nan)
-    np.divide((x * y).sum(-1), norms, out=made, where=norms > 1e-12)
-    return made
 
 
 def partial(x: Floats, y: Floats, z: Floats) -> Floats:

@@ -66,33 +66,33 @@ def correlation(x: Sequence[float | None], y: Sequence[float | None]) -> Correla
     if len(known) < FEWEST_PAIRS:
         return None
     first, second = np.array(known, float).T
-    pearson = _pearson(first[None], second[None])[0]
-    if np.isnan(pearson):
+    found = pearson(first, second)
+    if np.isnan(found):
         return None
     generator = np.random.default_rng(_SEED)
     shuffled = generator.permuted(np.tile(second, (_ROUNDS, 1)), axis=1)
     # 1e-12: rounding, when the same points are added in another order.
-    as_far = np.abs(_pearson(first[None], shuffled)) >= abs(pearson) - 1e-12
+    as_far = np.abs(pearson(first[None], shuffled)) >= abs(found) - 1e-12
     drawn = generator.integers(len(known), size=(_ROUNDS, len(known)))
-    resampled = _pearson(first[drawn], second[drawn])
+    resampled = pearson(first[drawn], second[drawn])
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return Correlation(
-        pearson=float(pearson),
-        spearman=float(_pearson(_ranks(first)[None], _ranks(second)[None])[0]),
+        pearson=float(found),
+        spearman=float(pearson(_ranks(first), _ranks(second))),
         n=len(known),
         p_permutation=float((1 + as_far.sum()) / (1 + _ROUNDS)),
         pearson_interval_95=(float(low), float(high)),
     )
 
 
-def _pearson(x: Floats, y: Floats) -> Floats:
-    """Row by row; NaN where a row is constant."""
-    x = x - x.mean(1, keepdims=True)
-    y = y - y.mean(1, keepdims=True)
-    norms = np.sqrt((x * x).sum(1) * (y * y).sum(1))
+def pearson(x: Floats, y: Floats) -> Floats:
+    """Pearson's correlation over the last axis; NaN where one side is constant."""
+    x = x - x.mean(-1, keepdims=True)
+    y = y - y.mean(-1, keepdims=True)
+    norms = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
     made: Floats = np.full(norms.shape, np.nan)
     # A constant row leaves only rounding errors below this.
-    np.divide((x * y).sum(1), norms, out=made, where=norms > 1e-12)
+    np.divide((x * y).sum(-1), norms, out=made, where=norms > 1e-12)
     return np.clip(made, -1.0, 1.0)
 
 
