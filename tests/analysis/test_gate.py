@@ -110,7 +110,18 @@ def test_two_runs_are_compared_on_the_tasks_that_both_scored(run: Path, tmp_path
         ("animals", False),
     ]
     assert verdict.tasks[0].since.endswith(", stage 2")
-    same = gate(run, against=run)
+
+
+def test_a_model_is_not_compared_with_itself(run: Path, tmp_path: Path) -> None:
+    """It would always pass. A copy is another run, whose answers may be the same."""
+    both: dict[str, Any] = {"against": run, "stage": 1, "against_stage": 1}
+    for options in ({"against": run}, {"against_stage": 2}, both):
+        with pytest.raises(
+            InputErrors, match=r"^--against.* would be compared with itself; name another run"
+        ):
+            gate(run, **options)
+    shutil.copytree(run, tmp_path / "copy")
+    same = gate(run, against=tmp_path / "copy")
     assert same.passed
     assert all(v.p_value == 1.0 and v.changes.changes.worse == 0 for v in same.tasks)
 

@@ -227,6 +227,20 @@ def test_backward_adds_the_gradient_of_the_penalty(name: str, model: Any, first:
         assert gradient is None or torch.equal(parameter.grad, gradient)
 
 
+@pytest.mark.parametrize("name", sorted({*builtin_names()} - NEEDS_MORE))
+def test_a_released_peft_model_trains_as_before(name: str, model: Any) -> None:
+    """No row of its adapter stays without a gradient, as disjoint's do while it learns its task."""
+    own = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]))
+    method = {"name": name, "tasks": 4} if name == "disjoint" else name
+    with nlora.next_task(own, method=method):
+        pass
+    own(input_ids=IDS, labels=IDS).loss.backward()
+    gradients = [p.grad for n, p in own.named_parameters() if "lora_B" in n]
+    assert gradients
+    for gradient in gradients:
+        assert gradient.abs().sum(dim=1).gt(0).all()
+
+
 @pytest.mark.filterwarnings("ignore:.*pin_memory")
 def test_the_penalty_counts_once_whatever_the_accumulation(model: Any, first: Path, tmp_path: Path) -> None:
     """And it is clipped with the rest: a small max_grad_norm leaves the direction of the sum."""

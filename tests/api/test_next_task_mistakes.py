@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from peft import LoraConfig, get_peft_model
 
 import nlora
@@ -55,6 +57,11 @@ def test_a_method_that_needs_more_is_refused_by_name(name: str, model: Any) -> N
             {"method": {"name": "inclora", "rescale": 0.5}},
             "method.rescale: other trainers save what they have trained",
         ),
+        (
+            {"method": {"name": "nlora", "weight": "auto"}},
+            "method.weight: auto tries weights with trainings of its own",
+        ),
+        ({"method": {"name": 5}}, "method.name: must be a text, not 5"),
         ({"method": 5}, "method: must be a name or a mapping with the method's options, not 5"),
         ({"lora": 5}, "lora: must be a mapping of keys, not 5"),
         ({"seed": -1}, "seed: must be a whole number >= 0 and < 4294967296, not -1"),
@@ -160,3 +167,28 @@ def test_a_trainer_that_scales_or_splits_gradients_is_refused(option: str, model
     task = nlora.next_task(model)
     with pytest.raises(nlora.ModelError, match=rf"TrainingArguments\({option}=...\)"):
         task.callback.on_train_begin(SimpleNamespace(**{option: True}), None, None)
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind", "said"),
+    [
+        ("fp16", "NO", "fp16"),
+        ("no", "DEEPSPEED", "deepspeed"),
+        ("no", "FSDP", "fsdp"),
+        ("bf16", "MULTI_CPU", ""),
+    ],
+)
+def test_what_accelerate_launch_sets_is_refused_too(
+    precision: str, kind: str, said: str, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the Trainer's accelerator and not in its arguments."""
+    launched = SimpleNamespace(mixed_precision=precision, distributed_type=DistributedType(kind))
+    module = importlib.import_module("nlora.api.next_task")
+    monkeypatch.setattr(module, "is_initialized", lambda: True)
+    monkeypatch.setattr(module, "AcceleratorState", lambda: launched)
+    task = nlora.next_task(model)
+    if not said:
+        task.callback.on_train_begin(SimpleNamespace(), None, None)
+        return
+    with pytest.raises(nlora.ModelError, match=rf"accelerate launch \({said}\): the penalty cannot"):
+        task.callback.on_train_begin(SimpleNamespace(), None, None)

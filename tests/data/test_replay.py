@@ -32,9 +32,18 @@ def test_a_sample_fits_into_its_tokens_and_leaves_little(lengths: list[int], bud
     some = stratified_within(TASK, lengths, budget, seed=1)
     used = sum(lengths[int(example.id)] for example in some)
     assert used <= budget
-    assert some == stratified(TASK, len(some), seed=1)
+    assert bool(some) == (min(lengths) <= budget)
+    if max(lengths) <= budget:
+        assert some == stratified(TASK, len(some), seed=1)
     if budget >= sum(lengths):
         assert some == TRAIN
+
+
+def test_what_is_longer_than_the_budget_does_not_empty_the_memory() -> None:
+    lengths = [90] * 40
+    lengths[7], lengths[21] = 44, 30
+    some = [[int(e.id) for e in stratified_within(TASK, lengths, budget, seed=1)] for budget in (29, 43, 80)]
+    assert some == [[], [21], [7, 21]]
 
 
 def test_with_equal_lengths_as_many_as_fit_are_sampled() -> None:

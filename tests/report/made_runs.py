@@ -54,6 +54,7 @@ def make_run(
     steps: int | Sequence[int] = 12,
     logged: int = 1,
     fewer: int = 0,
+    **config_too: Any,
 ) -> Path:
     """A run in `folder`; stages: how many are finished (None: all).
 
@@ -63,7 +64,7 @@ def make_run(
     taken = [steps] * len(tasks) if isinstance(steps, int) else list(steps)
     config = Config.model_validate(
         {"name": name, "model": "made/up", "tasks": list(tasks), "method": method, "seed": seed,
-         "output_dir": str(folder)}
+         "output_dir": str(folder), **config_too}
     )  # fmt: skip
     R = matrix(len(tasks), fewer)
     with RunFolder.open(config, VERSIONS) as run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_runs import TESTS, changed_summary, make_run, right_answers
@@ -106,6 +107,26 @@ def test_files_and_commands_are_named_by_relative_paths(
     commands = [code.text for code in section.all("code")]
     assert commands[0] == "nlora export runs/mine --as merged exports/mine"
     assert commands[1] == "nlora predict runs/mine --task colors --file new.csv"
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        ({"method": "pertask"}, "nlora export run --as merged --task colors exports/run"),
+        ({"method": "inclora", "serve": "pertask"}, "nlora export run --as merged --task colors exports/run"),
+        ({"method": "progprompt"}, None),
+        ({"method": "seqft"}, "nlora export run --as merged exports/run"),
+        ({"method": "inclora", "quantize": "8bit"}, "nlora export run --as adapter exports/run"),
+    ],
+)
+def test_the_command_of_the_export_is_one_that_the_method_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], command: str | None
+) -> None:
+    run = make_run(tmp_path / "run", **changes)
+    monkeypatch.chdir(tmp_path)
+    commands = [code.text for code in page_of(tmp_path, run).one("section", id="files").all("code")]
+    exports = [code for code in commands if code.startswith("nlora export")]
+    assert exports == ([] if command is None else [command])
 
 
 def test_the_score_of_the_only_task_has_one_interval(tmp_path: Path) -> None:

@@ -99,6 +99,18 @@ def test_after_is_short_for_tasks_with_an_adapter(tmp_path: Path, tiny_model: Ma
     shutil.rmtree(adapters[0])  # the run has a copy
     assert learn(config, f"after={json.dumps(adapters)}").R == summary.R
 
+    import nlora
+
+    run = nlora.open_run(tmp_path / "run")
+    (score,) = run.evaluate().scores
+    assert (score.task, score.score) == ("animals", pytest.approx(summary.R[2][2]))
+    for told in ({"stage": 1}, {"tasks": ["old"]}):
+        with pytest.raises(InputErrors, match=r"^tasks: old: no test examples to score"):
+            run.evaluate(**told)
+    with pytest.raises(InputErrors, match="at stage 1 of 3, old the run scored no task"):
+        run.export(tmp_path / "out", "adapter", stage=1)
+    assert not (tmp_path / "out").exists()
+
 
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_learns_on_or_says_why_not(tmp_path: Path, tiny_model: Made, method: str) -> None:

@@ -152,6 +152,17 @@ def test_a_task_without_a_penalty_is_trained_at_once(tiny_model: TinyModel, tmp_
     assert [note[:16] for note in summary.notes] == ["stage 2, animals"]
 
 
+def test_a_penalty_that_the_weight_does_not_change_needs_no_search(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """At the first task, olora's penalty is the norms of the factors alone."""
+    method = {"name": "olora", "weight": "auto", "norm_weight": 0.1}
+    learn(searching(tmp_path, tiny_model("llama"), method=method, auto_weight={"tries": 1}))
+    outputs = tmp_path / "run/outputs"
+    assert not (outputs / "1-colors/weights_tried.json").exists()
+    assert len(tried_in(outputs / "2-animals").scores) == 2
+
+
 def test_what_is_held_out_is_not_trained_on(tiny_model: TinyModel, tmp_path: Path) -> None:
     plan = make_plan(load_config(searching(tmp_path, tiny_model("llama"))))
     task = held_out(plan.config, plan.tasks[0])

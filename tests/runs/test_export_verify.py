@@ -57,6 +57,21 @@ def test_what_was_written_wrong_is_found_and_removed(
     assert nothing_left(tmp_path)
 
 
+def test_a_failed_export_leaves_others_beside_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a folder that it has made itself."""
+
+    def other_export_too(*rest: Any) -> None:
+        (tmp_path / "sub/exports/other").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(forms, "write_adapter", other_export_too)
+    with pytest.raises(KeyboardInterrupt):
+        export(run, tmp_path / "sub/exports/out", ExportOptions("adapter"))
+    assert [path.name for path in (tmp_path / "sub/exports").iterdir()] == ["other"]
+
+
 def test_a_lossy_export_is_checked_too(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "write_adapter", without_one_module)
     with pytest.raises(RunError, match="loaded again"):

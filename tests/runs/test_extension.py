@@ -15,6 +15,7 @@ from helpers import ANIMALS, COLORS, learn, same_outcome, write_config, write_ta
 from nlora.errors import InputErrors, NloraError, RunError
 from nlora.methods.registry import method_names
 from nlora.runs.summary import read_summary
+from released_data import write_benchmark
 
 Made = Callable[[str], Path]
 PLANTS = ("rose", "oak")
@@ -169,6 +170,18 @@ def test_what_changes_no_score_may_change(tmp_path: Path, tiny_model: Made) -> N
         )
     )  # fmt: skip
     assert again.R == first.R
+
+
+def test_a_run_of_files_may_get_a_task_of_a_benchmark(tmp_path: Path, tiny_model: Made) -> None:
+    """`data` is where tasks are found. Digests of the examples tell whether the learned ones are the same."""
+    data, model = tmp_path / "data", tiny_model("llama")
+    config = config_of(tmp_path, data, model, 1)
+    learn(config)
+    write_benchmark(tmp_path / "CL_Benchmark")
+    values = yaml.safe_load(config.read_text())
+    name = min(path.name for path in (tmp_path / "CL_Benchmark").glob("*/*"))
+    values |= {"data": str(tmp_path / "CL_Benchmark"), "tasks": [*values["tasks"], {"name": name}]}
+    assert learn(_written(config, values)).tasks == ("colors", name)
 
 
 def test_a_task_that_cannot_be_read_leaves_the_run_as_it_was(tmp_path: Path, tiny_model: Made) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers import write_config
+from helpers import ANIMALS, COLORS, write_config, write_task
 from nlora.config.load import load_config
 from nlora.data.columns import Columns, TokenizedExamples
 from nlora.data.task import Example, Task, TokenizedExample
@@ -40,6 +40,17 @@ def test_examples_that_are_held_out_are_not_replayed(tmp_path: Path, tiny_model:
     assert not held & set(replayed[0][1])
     assert plan.weights[1][-10:].sum() == pytest.approx(10)
     assert plan.stages[1].replayed == {"colors": 10}
+
+
+def test_the_last_task_must_hold_the_memory_too(tmp_path: Path, tiny_model: TinyModel) -> None:
+    """Else the run starts, and refuses the task that is appended to it."""
+    tasks = [
+        write_task(tmp_path / "data", "colors", COLORS, train=24),
+        write_task(tmp_path / "data", "animals", ANIMALS, train=12),
+    ]
+    config = write_config(tmp_path, tiny_model("llama"), tasks=tasks, replay={"memory": 20})
+    with pytest.raises(InputErrors, match=r"replay\.memory: 20 is more than the 12 .* of task animals"):
+        plan_of(config)
 
 
 def test_a_budget_of_tokens_is_kept_to(tmp_path: Path, tiny_model: TinyModel) -> None:

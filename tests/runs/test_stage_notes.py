@@ -86,6 +86,10 @@ def test_answers_that_are_all_one_label_are_counted() -> None:
     assert noted("ab" * 10, "a" * 19 + "b") == []
     assert noted("a" * 20, "a" * 20) == []  # as they should be
     assert noted("ab" * 9, "a" * 18) == []  # few answers may be alike by chance
+    assert noted("ab" * 10, "cd" * 10) == [
+        "none of the 20 answers to t is one of its labels; the first is 'c'; evaluate.decode: labels chooses among them"
+    ]
+    assert noted("ab" * 10, "c" * 19 + "B") == []  # one is, once both are normalized
 
 
 def test_a_learning_rate_that_is_too_small_is_said_everywhere(

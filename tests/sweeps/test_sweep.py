@@ -99,6 +99,11 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(tmp_path: Path) -> Non
     ]
     assert lines[-1] == "2 runs, 2 new"
     assert not out.exists()
+    with console.capture() as captured:
+        print_plan(read_sweep(write_sweep(tmp_path)), console)
+    *_, command, note, _counted = captured.get().splitlines()
+    assert note.endswith(", with the keys under base, is written when the sweep starts")
+    assert note.split(",")[0] in command
 
 
 def test_ctrl_c_stops_what_runs_and_shows_what_there_is(tmp_path: Path) -> None:

@@ -104,6 +104,31 @@ def test_overrides_reach_the_files_own_keys(tmp_path: Path) -> None:
         check_sweep(read_sweep(file, ["seed=3"]))
 
 
+@pytest.mark.parametrize(
+    "variants",
+    [
+        {"v": {"method": "nlora", "method.weight": 0.5}},
+        {"v": {"method.weight": 0.5, "method": "nlora"}},
+        {"v": {"method": {"name": "nlora", "weight": 0.5}}},
+        {"v": {"method": "nlora"}},
+    ],
+)
+def test_a_variants_key_is_overridden_however_it_is_written(tmp_path: Path, variants: Any) -> None:
+    file = write_sweep(tmp_path, variants=variants)
+    configs = check_sweep(read_sweep(file, ["variants.v.method.weight=2", "variants.v.train.epochs=7"]))
+    assert {(c.method.options["weight"], c.train.epochs) for c in configs.values()} == {(2, 7)}
+
+
+def test_a_method_alone_takes_keys_from_the_command_line(tmp_path: Path) -> None:
+    for variants in ({"inclora": "inclora", "nlora": "nlora"}, ["inclora", "nlora"]):
+        sweep = read_sweep(write_sweep(tmp_path, variants=variants), ["variants.nlora.method.weight=2"])
+        configs = {run.folder.name: check_sweep(sweep)[run.folder] for run in sweep.runs}
+        assert configs["nlora-seed1"].method.options == {"weight": 2}
+        assert configs["inclora-seed1"].method.options == {}
+    with pytest.raises(InputErrors, match=r"no variant is called nlra; there are inclora, nlora"):
+        read_sweep(write_sweep(tmp_path, variants=["inclora", "nlora"]), ["variants.nlra.method.weight=2"])
+
+
 def test_the_seed_of_a_run_is_the_default_where_none_is_given(tmp_path: Path) -> None:
     sweep = read_sweep(write_sweep(tmp_path, variants=None, seeds=None, output_dir=None))
     assert [run.folder for run in sweep.runs] == [Path("runs/two/two-seed42")]

@@ -15,6 +15,8 @@ from nlora.models.adapter_source import load_adapter, locate_adapter
 from nlora.models.lora_factors import CONFIG_FILE, AdapterState
 from nlora.runs.interference_file import Interference
 
+_TOO_FEW = Problem("adapters", "give two or more; an adapter is compared with others")
+
 
 def compare_adapters(
     sources: Sequence[str] | Mapping[str, str | AdapterState], threshold: float | None = None
@@ -31,7 +33,7 @@ def compare_adapters(
         for name, source in sources.items()
     }
     if len(states) < 2:
-        raise InputErrors([Problem("adapters", "give two or more; an adapter is compared with others")])
+        raise InputErrors([_TOO_FEW])
     return compare_states(states, threshold).interference()
 
 
@@ -48,9 +50,8 @@ def measure_adapters(sources: Sequence[str], threshold: float | None) -> Measure
             raise InputErrors([Problem(source, "is given twice; give different adapters")])
     states = [load_adapter(folder, source) for folder, source in zip(folders, sources, strict=True)]
     if len(states) < 2:
-        raise InputErrors(
-            [Problem(sources[0], "is a single adapter; give two or more, or the folder of a run")]
-        )
+        what = "is a single adapter; give two or more, or the folder of a run"
+        raise InputErrors([Problem(sources[0], what)] if sources else [_TOO_FEW])
     measured = compare_states(dict(zip(_short_names(sources), states, strict=True)), threshold)
     bases = dict.fromkeys(_base_model(folder) for folder in folders)
     if len(bases) == 1:

@@ -134,6 +134,9 @@ def gate(
     after = _export(run, stage, Progress(on_event)) if is_export(run) else _stage(read_stage(run, stage))
     if against is not None or against_stage is not None:
         before = read_stage(against or after.point.run.folder, against_stage, option="--against-stage")
+        if not after.is_export and _is_same(before, after.point):
+            what = f"{after.name} would be compared with itself; name another run or stage, or leave it out"
+            raise InputErrors([Problem("--against" if against is not None else "--against-stage", what)])
         pairs = {task: before for task in _scored(before) if task in after.tasks}
     else:
         pairs = _just_learned(after)
@@ -155,6 +158,10 @@ def gate(
             for changes, p_value in zip(compared, corrected, strict=True)
         ),
     )
+
+
+def _is_same(a: Checkpoint, b: Checkpoint) -> bool:
+    return a.stage == b.stage and a.run.folder.resolve() == b.run.folder.resolve()
 
 
 def _stage(point: Checkpoint) -> _Judged:

@@ -84,7 +84,7 @@ def tasks_of(
 ) -> list[SelectedTask]:
     """The tasks of these names and of a file of tasks; with neither, those that the run itself scored at the stage.
 
-    Raises InputErrors with every mistake found.
+    Raises InputErrors with every mistake found, and for tasks without test examples, as adapters from elsewhere may be.
     """
     if names is not None and not names:
         what = "names no task; leave it out for all tasks that the run scored at the stage"
@@ -92,7 +92,15 @@ def tasks_of(
     config = stage.config
     seen = len(config.tasks) if config.evaluate.unseen or not stage.stage else stage.stage
     default = [task.name for task in config.tasks[:seen]]
-    return select_tasks(config, stage.loaded.base_folder, names=names or (), file=file, default=default)
+    found = select_tasks(config, stage.loaded.base_folder, names=names or (), file=file, default=default)
+    scored = [selected for selected in found if selected.task.test]
+    without = [selected.task.name for selected in found if not selected.task.test]
+    if without and (names or file is not None or not scored):
+        what = (
+            f"{', '.join(without)}: no test examples to score; an adapter gets them as a task (docs/runs.md)"
+        )
+        raise InputErrors([Problem("--tasks", what)])
+    return scored
 
 
 def evaluate(

@@ -6,6 +6,7 @@ needed.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nlora.api.arguments import quiet_python
 from nlora.api.run import Run
 from nlora.config.load import LoadedConfig, Source, load_config
+from nlora.errors import InputErrors, Problem
 from nlora.runs.events import OnEvent
 
 if TYPE_CHECKING:
@@ -138,6 +140,8 @@ def interference(
     from nlora.analysis.adapter_sources import compare_adapters
     from nlora.analysis.of_run import analyze_run
 
+    if threshold is not None and not (threshold >= 0 and math.isfinite(threshold)):
+        raise InputErrors([Problem("threshold", f"must be a number >= 0, not {threshold!r}")])
     if isinstance(adapters, Mapping):
         named = {name: _text(adapter) for name, adapter in adapters.items()}
         return compare_adapters(named, threshold).to_json()

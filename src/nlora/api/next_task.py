@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
+from accelerate.state import AcceleratorState, is_initialized
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
@@ -141,6 +142,7 @@ class NextTask:
         """Return the given model without the earlier updates: a plain model as it was, a PeftModel with its adapter."""
         if self._base in _IN_USE:
             _IN_USE.discard(self._base)
+            self._method.release()
             if self._given is not self.model:
                 self._adapter.detach()
             self._history.deactivate()
@@ -161,12 +163,14 @@ class PenaltyCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raises ModelError if the Trainer scales or splits gradients, which the penalty's would not be."""
+        # What `accelerate launch` sets is not in the arguments, but in the state that the Trainer has made.
+        launched = AcceleratorState() if is_initialized() else None
+        kinds = (launched.mixed_precision, launched.distributed_type.value.lower()) if launched else ()
         for option in ("fp16", "deepspeed", "fsdp"):
-            if getattr(args, option, None):
+            if (is_given := bool(getattr(args, option, None))) or option in kinds:
                 hint = "use bf16" if option == "fp16" else "train on one device or with DDP"
-                raise ModelError(
-                    f"TrainingArguments({option}=...): the penalty cannot be added to such gradients; {hint}"
-                )
+                where = f"TrainingArguments({option}=...)" if is_given else f"accelerate launch ({option})"
+                raise ModelError(f"{where}: the penalty cannot be added to such gradients; {hint}")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Gradients are zero now; the Trainer clips the sum."""
@@ -237,6 +241,8 @@ def _method(method: str | Mapping[str, Any]) -> Method:
         )
     options = {"name": method} if isinstance(method, str) else dict(method)
     name = options.pop("name", "nlora")
+    if not isinstance(name, str):
+        raise InputErrors([Problem("method.name", f"must be a text, not {name!r}")])
     if reason := _needs(kind := find(name)):
         able = ", ".join(other for other in builtin_names() if not _needs(find(other)))
         raise InputErrors(
@@ -248,6 +254,9 @@ def _method(method: str | Mapping[str, Any]) -> Method:
             ]
         )
     made = build(name, options)
+    if made.chooses_weight:
+        what = "auto tries weights with trainings of its own, so it works in nlora run only; give a number"
+        raise InputErrors([Problem("method.weight", what)])
     if made.penalty_use != IN_LOSS:
         what = f"other trainers add {name}'s penalty to the loss of every step; other ways work in nlora run only"
         raise InputErrors([Problem("method", what)])

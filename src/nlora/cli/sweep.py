@@ -120,7 +120,7 @@ def print_plan(sweep: Sweep, console: Console) -> None:
     """Every run with its state and the command that runs it by hand."""
     import shlex
 
-    from nlora.sweeps.check import state_of
+    from nlora.sweeps.check import base_source, state_of
 
     for run in sweep.runs:
         command = shlex.join(["nlora", *_arguments(sweep, run)])
@@ -129,6 +129,10 @@ def print_plan(sweep: Sweep, console: Console) -> None:
             f"  {command}",
         ):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if sweep.runs and sweep.runs[0].base.source is None:
+        base = base_source(sweep, sweep.runs[0], sweep.output_dir)
+        note = f"{base}, with the keys under base, is written when the sweep starts"
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print(_counted(sweep), highlight=False)
 
 

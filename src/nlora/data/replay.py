@@ -23,23 +23,33 @@ _DECIMALS = 6
 
 def stratified(task: Task, n: int, seed: int) -> tuple[Example, ...]:
     """min(n, all) of the task's training examples, in proportion to its labels. seed: the run's."""
-    digest = hashlib.sha256(f"{seed}/{task.name}/replay".encode()).digest()
-    return sample(task.train, n, int.from_bytes(digest[:8], "big"))
+    return sample(task.train, n, _replay_seed(task, seed))
 
 
 def stratified_within(task: Task, tokens: Sequence[int], budget: int, seed: int) -> tuple[Example, ...]:
     """A sample as large as its tokens fit into the budget, or a little smaller. tokens: of each training example, (n,).
 
-    Begins with as many as would fit if all were of mean length, and takes fewer until it fits.
+    Begins with as many as would fit if all were of mean length, and takes fewer until it fits. It is never empty where
+    an example fits: longer ones than the budget are not drawn.
     """
     length = dict(zip(task.train, tokens, strict=True))
-    n = min(len(tokens), budget * len(tokens) // sum(tokens))
+    fitting = [example for example in task.train if length[example] <= budget]
+    if not fitting:
+        return ()
+    n = budget * len(fitting) // sum(map(length.__getitem__, fitting))
+    longest = max(map(length.__getitem__, fitting))
     while True:
-        some = stratified(task, n, seed)
+        n = max(n, 1)
+        some = sample(fitting, n, _replay_seed(task, seed))
         excess = sum(map(length.__getitem__, some)) - budget
         if excess <= 0:
             return some
-        n -= -(-excess // max(tokens))
+        n -= -(-excess // longest)
+
+
+def _replay_seed(task: Task, seed: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{task.name}/replay".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def hardest(losses: Sequence[float], n: int) -> list[int]:

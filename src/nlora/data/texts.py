@@ -5,7 +5,7 @@
 [{'sentence': 'It is down again'}]
 
 The format is that of the file's suffix or, on standard input, JSON if the first line begins like it; `kind` overrides
-both. Nothing that looks like a table or like JSON is read as plain text, unless `kind` says so.
+both. A first line that looks like a table or like JSON is never read as plain text, unless `kind` says so.
 """
 
 from __future__ import annotations

@@ -231,6 +231,9 @@ class Method(Generic[OptionsT]):
         if self.updates == "continued" and earlier:
             adapter.load_state(earlier[-1])
 
+    def release(self) -> None:
+        """Take off again what `begin_task` has put on the adapter, such as hooks: someone else may train it on."""
+
     def penalty(self, adapter: Trainable) -> Tensor | None:
         """What is added to the loss of an optimizer step: a scalar with gradients, weight included, or None.
 

@@ -117,10 +117,13 @@ class Disjoint(Method[DisjointOptions]):
         what = f"the rows were split among {before} tasks, so nothing is left for task {before + 1}; start such a run "
         return [Problem("method.tasks", what + "with method.tasks set to the number of tasks that may come")]
 
-    def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+    def release(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+    def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+        self.release()
         stage, share = len(earlier) + 1, self._share
         if share is None:
             raise InputErrors(

@@ -73,7 +73,8 @@ class Ewc(Method[EwcOptions]):
         self._is_first = not earlier
         names = adapter.factors().keys()
         if not self._is_first and self.options.weight and (missing := sorted(names - self._fisher.keys())):
-            raise RunError(f"ewc has no Fisher information for {missing[0]}; run the earlier stages again")
+            what = "adapt the layers that the earlier tasks had, or learn these again"
+            raise RunError(f"ewc has no Fisher information for {missing[0]}; {what}")
         if not self._is_first and self.options.weight:  # here, because the penalty is computed at every step
             here = {name: self._fisher[name].to(f.A.device) for name, f in adapter.factors().items()}
             self._fisher = {**self._fisher, **here}

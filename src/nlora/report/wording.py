@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nlora.config.base_folder import read
 from nlora.errors import InputErrors
@@ -13,6 +14,9 @@ from nlora.report.charts.axes import number
 from nlora.report.run_files import RunFiles
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.run_yaml import read_run_file
+
+if TYPE_CHECKING:
+    from nlora.methods.base import Method
 
 _DECODE = {
     "labels": "the most likely of the task's labels",
@@ -77,17 +81,24 @@ def method_options(run: RunFiles) -> dict[str, str]:
     if run.config is None:
         return {}
     given = run.config.method.options
-    try:
-        from nlora.methods.registry import build
-
-        base_folder = read(read_run_file(run.folder), run.folder)
-        method = build(run.config.method.name, given, base_folder=base_folder)
+    if (method := method_of(run)) is not None:
         given = {**method.options.model_dump(), **given}
         if given.get("weight", 0) is None:  # null means the method's own default
             given["weight"] = getattr(method, "weight", None)
-    except InputErrors:  # from another version: show what the file has
-        pass
     return {name: _value(value) for name, value in given.items()}
+
+
+def method_of(run: RunFiles) -> Method | None:
+    """The run's method with its options; None if they are from another version."""
+    from nlora.methods.registry import build
+
+    if run.config is None:
+        return None
+    try:
+        base_folder = read(read_run_file(run.folder), run.folder)
+        return build(run.config.method.name, run.config.method.options, base_folder=base_folder)
+    except InputErrors:
+        return None
 
 
 def method_words(run: RunFiles) -> str:

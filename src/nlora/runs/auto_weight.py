@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -89,12 +90,21 @@ class _Search:
         return tried.weight
 
     def _has_penalty(self, method: Method) -> bool:
-        """Whether the method adds anything to this stage's loss. Most do not at the first task."""
-        with attached(self.plan, self.backbone, self.history, self.stage) as trainable:
-            if method.penalty(trainable) is not None:
-                return True
+        """Whether the weight changes this stage's loss. Of most methods it does not at the first task."""
+        weighted = self._added(default_weight(method))
+        return weighted is not None and weighted != self._added(0.0)
+
+    def _added(self, weight: float) -> float | None:
+        """What the method adds to the loss before the first step; None if nothing. An extra loss counts as NaN."""
+        plan = _with_weight(self.plan, self.stage, weight)
+        method = plan.methods[self.stage - 1]
+        with attached(plan, self.backbone, self.history, self.stage) as trainable:
+            penalty = method.penalty(trainable)
+            if penalty is not None:
+                return float(penalty.detach())
             logits = torch.zeros(1, 1, 2)
-            return method.extra_loss(logits, torch.zeros(1, 1, dtype=torch.int64), logits.clone) is not None
+            extra = method.extra_loss(logits, torch.zeros(1, 1, dtype=torch.int64), logits.clone)
+            return None if extra is None else math.nan
 
     def _score(self, tried: Tried, weight: float) -> float:
         """The held-out examples' score after a training with this weight, in percent."""

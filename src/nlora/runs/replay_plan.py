@@ -28,7 +28,7 @@ def replay_problems(config: Config, methods: Sequence[Method], tasks: Sequence[T
             f"{config.replay.memory} is more than the {len(task.train)} training examples of task {task.name}; "
             "set it to that or less",
         )
-        for task in tasks[:-1]
+        for task in tasks  # of the last one, too: a task may be appended
         if 0 < len(task.train) < config.replay.memory
     ]
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FREE = frozenset(
     {
         "name",
+        "data",
         "fsdp",
         "train.micro_batch_size",
         "train.gradient_checkpointing",
@@ -29,10 +30,11 @@ FREE = frozenset(
         "evaluate.general",
     }
 )
-"""Keys that change neither an update nor a score, apart from rounding. `evaluate.zero_shot` adds scores, and
+"""Keys that change neither an update nor a score, apart from rounding. `data` is where tasks are found; that those of
+committed stages are still the same is checked by their digests. `evaluate.zero_shot` adds scores, and
 `evaluate.general` other numbers, of which `nlora.runs.general` refuses those that would not compare."""
 
-_COMPARED_ELSEWHERE = ("seed", "output_dir", "model", "data", "tasks", "protocol", "replay", "evaluate")
+_COMPARED_ELSEWHERE = ("seed", "output_dir", "model", "tasks", "protocol", "replay", "evaluate")
 """Keys in which runs of one method may differ, or whose effect a summary has by itself: in its digests, its metrics and
 its `replay`."""
 

@@ -79,6 +79,12 @@ def _one_answer(task: Task, answers: Answers) -> Iterator[str]:
         return
     same = normalize if told_apart(task.labels) else str
     given, right = {same(text) for text in answers.texts}, [same(example.label) for example in task.test]
+    if not given & {same(label) for label in task.labels}:
+        yield (
+            f"none of the {len(answers.texts)} answers to {task.name} is one of its labels; the first is "
+            f"'{answers.texts[0][:_SHOWN]}'; evaluate.decode: labels chooses among them"
+        )
+        return
     if len(given) == 1 and len(set(right)) > 1:
         share = right.count(next(iter(given)))
         yield (

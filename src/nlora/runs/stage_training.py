@@ -54,6 +54,7 @@ def attached(plan: Plan, backbone: Backbone, history: UpdateHistory, stage: int)
     except NotFiniteError as error:
         raise RunError(not_finite_in_words(error, plan, stage)) from error
     finally:
+        method.release()
         trainable.detach()
 
 

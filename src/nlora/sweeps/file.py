@@ -6,7 +6,7 @@ What runs a file describes is worked out in `nlora.sweeps.expand`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from nlora.config.overrides import Override, apply, as_overrides
 from nlora.config.places import SourceMap
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import read_yaml
-from nlora.errors import InputErrors, Key, Problem
+from nlora.errors import InputErrors, Key, Problem, dotted
 from nlora.sweeps.cluster_options import RayOptions, SlurmOptions
 
 
@@ -69,13 +69,34 @@ def read_file(file: str, overrides: Sequence[str] = ()) -> LoadedSweep:
             forced.append(override)
             continue
         try:
-            places = apply(data, places, override)
+            places = apply(data, places, _of_variant(data, override))
         except InputErrors as error:
             problems += error.problems
     _time_as_written(data, places)
     if problems := problems + problems_in(data, SweepFile, places):
         raise InputErrors(problems)
     return LoadedSweep(Path(file), SweepFile.model_validate(data), places, tuple(forced))
+
+
+def _of_variant(data: dict[str, Any], override: Override) -> Override:
+    """An override of a variant's key as an entry of the variant, which counts however the file writes the key.
+
+    `variants.olora.method.weight=1` sets `method.weight` of the variant olora, of the list [olora] too. Raises
+    InputErrors if there is no such variant.
+    """
+    variants = data.get("variants")
+    if override.path[0] != "variants" or len(override.path) < 3 or not variants:
+        return override
+    if isinstance(variants, list):
+        data["variants"] = variants = {str(name): name for name in variants}
+    _, name, *key = override.path
+    if name not in variants:
+        raise InputErrors(
+            [override.place.problem(f"no variant is called {name}; there are {', '.join(variants)}")]
+        )
+    if isinstance(variants[name], str):
+        variants[name] = {"method": variants[name]}
+    return replace(override, path=("variants", name, dotted(tuple(key))))
 
 
 def settings(values: dict[str, Any], places: SourceMap, at: Key) -> list[Override]:

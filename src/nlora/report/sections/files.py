@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from nlora.report.page_blocks import Block, Fold, Section, Table, Text, words
 from nlora.report.run_files import RunFiles
 from nlora.report.variants import Variant, runs_of
-from nlora.report.wording import shown_folder
+from nlora.report.wording import method_of, shown_folder
 from nlora.runs.layout import ADAPTER, LOG_FILE, OUTPUTS, PREDICTIONS_FILE, RUN_FILE, STAGE_FILE
 from nlora.runs.summary import SUMMARY_FILE
 
@@ -65,16 +65,27 @@ def _table(run: RunFiles, *, many: bool) -> Table:
 
 def _commands(run: RunFiles) -> list[Block]:
     folder = shlex.quote(shown_folder(run))
-    out = shlex.quote(f"exports/{run.folder.resolve().name}")
     task = shlex.quote(run.tasks[0])
     return [
-        Text(
-            "Write the model for transformers, vLLM or llama.cpp (--as adapter: one LoRA instead):",
-            code=f"nlora export {folder} --as merged {out}",
-        ),
+        *_export(run, folder, task),
         Text("Answer new texts of a task:", code=f"nlora predict {folder} --task {task} --file new.csv"),
         Text(
             "Learn one more task: append it to tasks in the configuration that made the run, and start it again:",
             code=f"nlora run CONFIG.yaml output_dir={folder}",
         ),
     ]
+
+
+def _export(run: RunFiles, folder: str, task: str) -> list[Block]:
+    """The command that writes the model; none where no export holds it, or where the method is not known any more."""
+    method = method_of(run)
+    if run.config is None or method is None or method.trains == "prompts":
+        return []
+    out = shlex.quote(f"exports/{run.folder.resolve().name}")
+    of_task = f" --task {task}" if method.needs_task or run.config.serve is not None else ""
+    if run.config.quantize is not None:
+        what, form = "Write the updates as one LoRA for transformers or vLLM:", "adapter"
+    else:
+        hint = " (--as adapter: one LoRA instead)" if method.trains == "adapter" else ""
+        what, form = f"Write the model for transformers, vLLM or llama.cpp{hint}:", "merged"
+    return [Text(what, code=f"nlora export {folder} --as {form}{of_task} {out}")]

@@ -11,7 +11,7 @@ gets its name when it has answered as it must (`nlora.runs.export.work`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nlora.runs.atomic import DISK_FULL, disk_errors, publish_folder, remove
@@ -67,9 +67,9 @@ def export(
 
 @contextmanager
 def _next_to(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`; removed if the block fails, with the parents that were made for it."""
+    """A temporary folder beside `out`; removed if the block fails, with parents that were made for it and are empty."""
     temporary = out.absolute().with_name(f"{TEMPORARY}{out.absolute().name}")
-    made = next((p for p in reversed(temporary.parents) if not p.exists()), temporary)
+    made = [parent for parent in temporary.parents if not parent.exists()]  # the innermost first
     with disk_errors(out):
         remove(temporary)
         temporary.mkdir(parents=True)
@@ -77,5 +77,8 @@ def _next_to(out: Path) -> Iterator[Path]:
         with disk_errors(out, only=DISK_FULL):
             yield temporary
     except BaseException:
-        remove(made)
+        remove(temporary)
+        with suppress(OSError):  # not empty: something else was written there since
+            for parent in made:
+                parent.rmdir()
         raise

@@ -87,8 +87,8 @@ def _unknown(option: str, value: str, known: tuple[str, ...]) -> list[Problem]:
 
 def _numbers(options: ExportOptions) -> list[Problem]:
     problems = []
-    if options.rank is not None and options.rank < 1:
-        problems.append(Problem("--rank", f"must be a whole number >= 1, not {options.rank}"))
+    if options.rank is not None and (type(options.rank) is not int or options.rank < 1):
+        problems.append(Problem("--rank", f"must be a whole number >= 1, not {options.rank!r}"))
     if options.threshold is not None and not (math.isfinite(options.threshold) and options.threshold >= 0):
         problems.append(Problem("--threshold", f"must be a number >= 0, not {options.threshold:g}"))
     if options.density is not None and not 0 < options.density <= 1:

@@ -72,11 +72,16 @@ def tasks_to_check(
     """The tasks that the run scored at the stage, with their first test examples and the answers stored for these.
 
     examples: how many of each task; None: all. wanted: whether the export answers the task of that index.
-    Raises InputErrors if data is missing, or its examples are not the ones that the run scored.
+    Raises InputErrors if data is missing, its examples are not the ones that the run scored, or it scored none.
     """
     config, record = checkpoint.config, checkpoint.run.stage_record(checkpoint.stage)
     names = [task.name for i, task in enumerate(config.tasks) if task.name in record.scores and wanted(i)]
-    loaded = select_tasks(config, checkpoint.loaded.base_folder, names=names) if names else []
+    if not names:
+        what = (
+            f"at {checkpoint.name} the run scored no task that the export answers, so it could not be checked"
+        )
+        raise InputErrors([Problem(str(checkpoint.run.folder), f"{what}; export another stage or task")])
+    loaded = select_tasks(config, checkpoint.loaded.base_folder, names=names)
     path = checkpoint.run.stage_folder(checkpoint.stage) / PREDICTIONS_FILE
     stored = read_answers(path, names)
     found, problems = [], []

@@ -66,8 +66,8 @@ class Work:
             )
         elif options.is_exact and not self._is_exact:
             found.notes.append(
-                "the run answered in 16 bits or with a quantized backbone, the export in float32 where it can; single "
-                "answers may differ"
+                "the run answered in 16 bits or with a quantized backbone, and the export is checked in float32 where "
+                "it can be; single answers may differ"
             )
         tasks = [checked.task for checked in self._tasks]
         found.prompts = {task.name: frame(task) for task in tasks if not task.chat}
