@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 
 from nlora.analysis.of_run import analyze_run
 from nlora.models.lora_factors import load_factors
+from nlora.runs.summary import read_summary
 from states import SHAPES, plain_measures, random_state, write_adapter, write_run
 from tiny import load
 
@@ -152,6 +153,16 @@ def test_an_unfinished_run_is_analyzed_by_its_finished_stages(tmp_path: Path, nl
     assert found.collision() is None
     assert (found.adapters["r8"].nuclear_norm or 0) > 0
     assert nlora("analyze", tmp_path / "one")[0] == 0
+
+
+def test_the_summary_has_the_collisions_of_the_last_analysis(tmp_path: Path, nlora: Call) -> None:
+    """Else `nlora compare`, which reads nothing else, would go on showing those of another threshold."""
+    write_run(tmp_path / "run")
+    assert nlora("analyze", tmp_path / "run", "--threshold", "0.5")[0] == 0
+    found = read_summary(tmp_path / "run").collision
+    assert found == analyze_run(tmp_path / "run", 0.5).collision()
+    assert found is not None
+    assert found.threshold == 0.5
 
 
 def test_an_adapter_trained_through_all_tasks_is_compared_by_its_changes(tmp_path: Path) -> None:

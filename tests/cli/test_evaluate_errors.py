@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from evaluated_runs import Runs, ask
 
+from nlora.cli import options
 from nlora.errors import InputErrors, NloraError, RunError
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -39,6 +40,17 @@ def test_wrong_requests_are_one_line_each(runs: Runs, request_: dict[str, Any], 
         ask(run, **request_)
     (problem,) = told.value.problems
     assert message in str(problem)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**place: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(options, "TemporaryFile", refused)
+    with pytest.raises(InputErrors, match=r"^--out: .*answers\.jsonl cannot be written: Permission denied"):
+        options.writable(str(tmp_path / "answers.jsonl"), "--out")
 
 
 def test_mistakes_in_a_file_of_tasks_have_their_lines(runs: Runs, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.evaluation.continual_metrics import summarize
+from nlora.evaluation.continual_metrics import summarize, summarize_scored
 
 Matrix = list[list[float | None]]
 
@@ -45,6 +45,21 @@ def test_three_tasks_by_hand() -> None:
         "forgetting": 22.5,  # ((95 - 60) + (80 - 70)) / 2
         "forward_transfer": 10.0,  # ((30 - 20) + (40 - 30)) / 2
     }
+
+
+def test_a_task_without_scores_still_is_a_stage_in_which_others_are_forgotten() -> None:
+    """As one that came with an adapter and no test examples: last, in the middle, and first."""
+    last = summarize_scored([[80, None, None], [70, 90, None], [10, 20, None]])
+    assert last["average_accuracy"] == 15
+    assert last["backward_transfer"] == last["backward_transfer_over_all"] == -70
+    assert last["forgetting"] == 70
+    middle = summarize_scored([[50, None, None], [90, None, None], [60, None, 75]])
+    assert (middle["average_accuracy"], middle["backward_transfer"], middle["forgetting"]) == (67.5, 10, 30)
+    assert middle["backward_transfer_over_all"] == 5
+    first = summarize_scored([[None] * 3, [None, 80, None], [None, 60, 70]], zero_shot=[None, 10, 20])
+    assert first == summarize([[80, None], [60, 70]], zero_shot=[10, 20])
+    whole: Matrix = [[90, 30, 20], [95, 80, 40], [60, 70, 50]]
+    assert summarize_scored(whole) == summarize(whole)
 
 
 def test_a_metric_needs_only_the_scores_in_its_formula() -> None:

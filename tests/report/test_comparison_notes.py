@@ -24,6 +24,8 @@ def test_other_tasks_models_and_thresholds_are_noted(tmp_path: Path) -> None:
     text = shown(compared(one, three), 200)
     assert "different models:\ntiny: one (inclora)\nother: three (inclora)" in re.sub(" +\n", "\n", text)
     assert "at different thresholds, 0.0001 to 0.5" in text
+    path.write_text(path.read_text().replace("0.5", "0.000101"))
+    assert "at different thresholds, 0.0001 to 0.000101" in shown(compared(one, three), 200)
     assert "different tasks" not in text
     assert "different models" in table_of(compared(one, three))[0]["note"]
 

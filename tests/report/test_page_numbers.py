@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from made_runs import changed_summary, make_run, matrix
 from page_reader import page_of, table_of
 
+from nlora.config.overrides import parse
 from nlora.evaluation.continual_metrics import summarize
 
 TASKS = ("colors", "animals", "plants")
@@ -124,6 +126,39 @@ def test_without_an_analysis_the_collisions_of_the_summary_are_shown(tmp_path: P
 def test_the_command_repeats_the_run(folders: dict[str, Path], tmp_path: Path) -> None:
     code = page_of(tmp_path, folders["bare"]).one("section", id="repeat").one("code").text
     assert code == f"nlora run {folders['bare']}/run.yaml output_dir={folders['bare']}-again"
+
+
+@pytest.mark.parametrize("name", ["a", "exp #2", "it's"])
+def test_the_printed_commands_work_from_inside_the_run_and_with_odd_names(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "runs" / name)
+    again = tmp_path / "runs" / f"{name}-again"
+    for here, given in ((run, Path()), (run / "outputs", Path("..")), (tmp_path, Path("runs", name))):
+        monkeypatch.chdir(here)
+        page = page_of(tmp_path, given)
+        command = shlex.split(page.one("section", id="repeat").one("code").text)
+        assert Path(command[2]).resolve() == run / "run.yaml"
+        assert Path(parse(command[3]).value).resolve() == again
+        more = [code.text for code in page.one("section", id="files").all("code") if "CONFIG" in code.text]
+        assert Path(parse(shlex.split(more[0])[3]).value).resolve() == run
+
+
+@pytest.mark.parametrize(
+    ("method", "update"),
+    [("inclora", "LoRA of rank 8"), ("osf", "the model's own weights"), ("l2p", "soft prompts")],
+)
+def test_what_is_trained_is_named_and_only_updates_are_compared(
+    tmp_path: Path, method: str, update: str
+) -> None:
+    page = page_of(tmp_path, make_run(tmp_path / "run", method=method))
+    assert update in page.text
+    assert ("LoRA of rank" in page.text) == (method == "inclora")
+    collisions = page.one("section", id="collisions")
+    assert [code.text for code in collisions.all("code")] == (
+        [f"nlora analyze {tmp_path / 'run'}"] if method == "inclora" else []
+    )
+    assert ("trains no adapters" in collisions.text) == (method != "inclora")
 
 
 def test_the_kinds_of_scores_are_named(tmp_path: Path) -> None:

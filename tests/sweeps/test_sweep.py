@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from filelock import FileLock
 from rich.console import Console
 
 from nlora.cli import app
-from nlora.cli.sweep import jobs_of, print_plan, runner_of
+from nlora.cli.sweep import jobs_of, print_plan, run_sweep, runner_of
 from nlora.errors import InputErrors
 from nlora.runs.lock import LOCK_FILE
 from nlora.sweeps.check import check_sweep, state_of
 from nlora.sweeps.expand import read_sweep
 from nlora.sweeps.processes import Job, best_launch, launch_command
 from nlora.sweeps.runners import LocalRunner, Outcome, environments, visible_gpus
-from sweeps import FIVE_TASKS, Machine, Running, job, sweep_with, swept, table, write_sweep
+from sweeps import FIVE_TASKS, Ended, Machine, Running, job, sweep_with, swept, table, write_sweep
 
 
 def test_a_failed_run_stops_no_other_and_is_the_only_one_repeated(tmp_path: Path) -> None:
@@ -80,6 +81,41 @@ def test_what_another_process_runs_is_left_alone(tmp_path: Path) -> None:
     assert good
     assert machine.started == []
     assert "plain-seed1: running in another process, left alone" in told
+
+
+def test_a_run_that_another_sweep_began_a_moment_before_has_not_failed(tmp_path: Path) -> None:
+    """Both found it new. The slower one ends with an error, since the folder is in use."""
+    file, machine = write_sweep(tmp_path, seeds=[1]), Machine()
+    machine.stops_after = {"plain-seed1": 1}
+    swept(file, machine)
+    locks: list[FileLock] = []
+
+    def launch(job: Job, environment: Mapping[str, str]) -> Any:
+        if job.name == "plain-seed1":
+            locks.append(FileLock(job.folder / LOCK_FILE))
+            locks[0].acquire()
+            return Ended(2)
+        return machine.launch(job, environment)
+
+    slower = Machine()
+    slower.launch = launch  # type: ignore[method-assign]
+    good, told = swept(file, slower)
+    locks[0].release()
+    assert good
+    assert "plain-seed1: running in another process, left alone" in told
+    assert "failed" not in told
+
+
+def test_scores_before_training_are_added_to_a_finished_run(tmp_path: Path) -> None:
+    file, machine = write_sweep(tmp_path, seeds=[1]), Machine()
+    swept(file, machine)
+    machine.started = []
+    swept(file, machine)
+    assert machine.started == []
+    checked = read_sweep(file, ["evaluate.zero_shot=true"])
+    checked = replace(checked, configs=check_sweep(checked))
+    run_sweep(checked, machine.runner(), Console())
+    assert machine.started == ["plain-seed1", "penalty-seed1"]
 
 
 def test_a_dry_run_prints_the_commands_and_writes_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nlora.config.load import load_config
 from nlora.errors import InputErrors
 from nlora.sweeps.check import check_sweep
 from nlora.sweeps.expand import read_sweep
@@ -127,6 +128,22 @@ def test_a_method_alone_takes_keys_from_the_command_line(tmp_path: Path) -> None
         assert configs["inclora-seed1"].method.options == {}
     with pytest.raises(InputErrors, match=r"no variant is called nlra; there are inclora, nlora"):
         read_sweep(write_sweep(tmp_path, variants=["inclora", "nlora"]), ["variants.nlra.method.weight=2"])
+
+
+def test_a_key_with_an_equals_sign_reaches_the_run(tmp_path: Path) -> None:
+    weights = {"<=50K": 0.5, ">50K": 2}
+    variants = {"heavy": {"method": "inclora", "train": {"label_weights": weights, "epochs": 3}}}
+    sweep = read_sweep(write_sweep(tmp_path, variants=variants, seeds=[1]))
+    (run,) = sweep.runs
+    train = load_config(BASE, run.overrides).config.train  # as the run's own process reads them
+    assert (train.label_weights, train.epochs) == (weights, 3)
+
+
+@pytest.mark.parametrize("variants", ["nlora", 5])
+def test_what_cannot_be_variants_is_told_also_with_an_override(tmp_path: Path, variants: Any) -> None:
+    file = write_sweep(tmp_path, variants=variants)
+    with pytest.raises(InputErrors, match="variants"):
+        check_sweep(read_sweep(file, ["variants.nlora.method.weight=1"]))
 
 
 def test_the_seed_of_a_run_is_the_default_where_none_is_given(tmp_path: Path) -> None:

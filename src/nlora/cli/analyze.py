@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nlora.cli import completion
+
+if TYPE_CHECKING:
+    from nlora.runs.interference_file import Interference
 
 
 def analyze(
@@ -55,6 +58,7 @@ def analyze(
         measured, found = measure_run(Path(sources[0]), threshold)
         written.append(Path(sources[0]) / ANALYSIS_FILE)
         write_json(written[0], found.to_json())
+        _tell_summary(Path(sources[0]), found)
     else:
         measured = measure_adapters(sources, threshold)
         found = measured.interference()
@@ -70,6 +74,18 @@ def analyze(
     console.print(interference_tables(found))
     for path in written:
         console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell_summary(folder: Path, found: Interference) -> None:
+    """Write the collisions into the run's summary, too: `nlora compare` reads nothing else."""
+    from nlora.errors import RunError
+    from nlora.runs.summary import read_summary, write_summary
+
+    try:
+        summary = read_summary(folder)
+    except RunError:  # none yet, or a broken one, which the next nlora run makes anew
+        return
+    write_summary(folder, summary.model_copy(update={"collision": found.collision()}))
 
 
 def _write_csv(file: Path, rows: list[list[Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +48,10 @@ def cp(
     except OSError as error:
         raise InputErrors([Problem(str(target), f"cannot be written: {refusal(target, error)}")]) from error
     Console().print(
-        f"{target}; run it with: nlora run {target}", markup=False, highlight=False, soft_wrap=True
+        f"{target}; run it with: nlora run {shlex.quote(str(target))}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 

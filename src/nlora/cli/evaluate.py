@@ -79,14 +79,14 @@ def evaluate(
         announce_downloads(checkpoint.config, progress)
         selected = evaluation.tasks_of(checkpoint, names, None if tasks_file is None else Path(tasks_file))
         found = evaluation.evaluate(StageModel(checkpoint), checkpoint, selected, progress)
-    if target is not None:
-        write_text(target, "".join(f"{json.dumps(p.line())}\n" for p in found.predictions))
     console = Console()
     if as_json:
         console.print_json(json.dumps(found.values()), indent=2)
-        return
-    console.print(score_table(found))
-    if target is not None:
+    else:
+        console.print(score_table(found))
+    if target is not None:  # after the scores: a disk may be full by now
+        write_text(target, "".join(f"{json.dumps(p.line())}\n" for p in found.predictions))
+    if target is not None and not as_json:
         console.print(f"answers  {target}", markup=False, highlight=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -82,4 +83,10 @@ def writable(path: str, option: str) -> Path:
     if not target.absolute().parent.is_dir():
         what = f"{path}: there is no folder {target.absolute().parent}; create it first"
         raise InputErrors([Problem(option, what)])
+    try:
+        with TemporaryFile(dir=target.absolute().parent):
+            pass
+    except OSError as error:
+        what = f"{path} cannot be written: {error.strerror or error}; choose another place"
+        raise InputErrors([Problem(option, what)]) from error
     return target

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.console import Console
@@ -125,7 +125,7 @@ def print_plan(sweep: Sweep, console: Console) -> None:
     for run in sweep.runs:
         command = shlex.join(["nlora", *_arguments(sweep, run)])
         for line in (
-            f"{run.folder.name} ({_STATES[state_of(run.folder, _tasks(sweep, run))]})",
+            f"{run.folder.name} ({_STATES[state_of(run.folder, **_wanted(sweep, run))]})",
             f"  {command}",
         ):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -147,7 +147,7 @@ def jobs_of(sweep: Sweep) -> list[Job]:
             _arguments(sweep, run),
             logs / f"{run.folder.name}.log",
             run.folder,
-            _tasks(sweep, run),
+            **_wanted(sweep, run),
         )
         for run in sweep.runs
     ]
@@ -160,9 +160,19 @@ def _arguments(sweep: Sweep, run: SweepRun) -> tuple[str, ...]:
     return ("run", base_source(sweep, run, sweep.output_dir), *run.overrides, *several)
 
 
-def _tasks(sweep: Sweep, run: SweepRun) -> int:
-    """How many tasks a run has; 0 if its configuration was not checked."""
-    return len(sweep.configs[run.folder].tasks) if run.folder in sweep.configs else 0
+class _Wanted(TypedDict):
+    """What a finished run has: how many tasks, and whether scores before any training."""
+
+    tasks: int
+    zero_shot: bool
+
+
+def _wanted(sweep: Sweep, run: SweepRun) -> _Wanted:
+    """No tasks if the run's configuration was not checked."""
+    config = sweep.configs.get(run.folder)
+    if config is None:
+        return {"tasks": 0, "zero_shot": False}
+    return {"tasks": len(config.tasks), "zero_shot": config.evaluate.zero_shot}
 
 
 class _Progress:
@@ -224,7 +234,7 @@ def _counted(sweep: Sweep) -> str:
     """`22 runs, 5 complete, 17 new`."""
     from nlora.sweeps.check import state_of
 
-    count = Counter(state_of(run.folder, _tasks(sweep, run)) for run in sweep.runs)
+    count = Counter(state_of(run.folder, **_wanted(sweep, run)) for run in sweep.runs)
     runs = f"{len(sweep.runs)} run{'s' if len(sweep.runs) != 1 else ''}"
     return ", ".join([runs, *(f"{count[state]} {word}" for state, word in _STATES.items() if count[state])])
 

@@ -46,22 +46,39 @@ def summarize(R: Sequence[Row] | Any, *, zero_shot: Row | Any = None) -> dict[st
     20.0
     """
     scores, before = _checked(R, zero_shot)
-    last = scores[-1]
-    stages = len(last)
-    if len(scores) < stages:
-        last = [None] * stages
-    earlier = range(stages - 1)
-    diagonal = [scores[i][i] if i < len(scores) else None for i in range(stages)]
-    columns = [[scores[k][i] for k in range(i, len(scores) - 1)] for i in earlier]
-    best = [None if not column else _max(column) for column in columns]
-    ahead = [scores[i - 1][i] if i <= len(scores) else None for i in range(1, stages)]
+    return _summarized(scores, before, range(len(before)))
+
+
+def summarize_scored(R: Sequence[Row], *, zero_shot: Row | None = None) -> dict[str, float | None]:
+    """`summarize` over the tasks that have scores: an adapter from elsewhere may come without test examples.
+
+    A stage that learns such a task has a row like any other, in which the tasks before it may be forgotten.
+    """
+    scores, before = _checked(R, zero_shot)
+    return _summarized(scores, before, scored_tasks(scores) or range(len(before)))
+
+
+def scored_tasks(R: Sequence[Row]) -> list[int]:
+    """The columns in which there is a score."""
+    return [i for i in range(len(R[0])) if any(row[i] is not None for row in R)]
+
+
+def _summarized(R: Sequence[Row], before: Row, tasks: Sequence[int]) -> dict[str, float | None]:
+    """The metrics over these columns of R."""
+    stages = len(before)
+    last = R[-1] if len(R) == stages else [None] * stages
+    diagonal = [R[i][i] if i < len(R) else None for i in range(stages)]
+    earlier = [i for i in tasks if i < stages - 1]
+    columns = {i: [R[k][i] for k in range(i, len(R) - 1)] for i in earlier}
+    best = {i: _max(column) if column else None for i, column in columns.items()}
+    ahead = {i: R[i - 1][i] if i <= len(R) else None for i in tasks[1:]}
     backward = _mean([_minus(last[i], diagonal[i]) for i in earlier])
     return {
-        "average_accuracy": _mean(last),
+        "average_accuracy": _mean([last[i] for i in tasks]),
         "backward_transfer": backward,
-        "backward_transfer_over_all": None if backward is None else backward * (stages - 1) / stages,
+        "backward_transfer_over_all": None if backward is None else backward * len(earlier) / len(tasks),
         "forgetting": _mean([_minus(best[i], last[i]) for i in earlier]),
-        "forward_transfer": _mean([_minus(ahead[i], before[i + 1]) for i in earlier]),
+        "forward_transfer": _mean([_minus(score, before[i]) for i, score in ahead.items()]),
     }
 
 

@@ -247,8 +247,10 @@ def _thresholds(groups: Sequence[Sequence[tuple[Path, Summary]]]) -> list[str]:
     if not found:
         return []
     if len(found) > 1:
+        digits = next((n for n in range(2, 8) if f"{min(found):.{n}g}" != f"{max(found):.{n}g}"), 8)
+        ends = f"{min(found):.{digits}g} to {max(found):.{digits}g}"
         return [
-            f"The collision rates are at different thresholds, {min(found):.2g} to {max(found):.2g}: by default a "
+            f"The collision rates are at different thresholds, {ends}: by default a "
             "run's threshold follows the size of its updates. To use a common one: nlora analyze RUN --threshold T."
         ]
     return [f"collision: percentage of entries that two tasks' updates both change by more than {found.pop():g}, "

@@ -147,12 +147,12 @@ def _row_name(text: str) -> Text:
 
 def _averages(summary: Summary) -> list[str]:
     """The known averages, each with what it is the mean of."""
-    tasks = len(summary.tasks)
+    tasks, learned_first = len(summary.scored), [i for i in summary.scored if i < len(summary.tasks) - 1]
     kinds = ["* just learned", *([f"scores in percent: {summary.scoring}"] if summary.scoring else [])]
     if summary.status == "running":
         done = len(summary.train_seconds)
-        return [*kinds, f"{done} of {tasks} tasks learned; the averages need all of them"]
-    earlier = f"{tasks - 1} earlier task{'s' if tasks > 2 else ''}"
+        return [*kinds, f"{done} of {len(summary.tasks)} tasks learned; the averages need all of them"]
+    earlier = f"{len(learned_first)} earlier task{'s' if len(learned_first) > 1 else ''}"
     lines = [
         ("average accuracy", score(summary.average_accuracy), f"mean over {tasks} tasks of the last row"),
         ("backward transfer", change(summary.backward_transfer), f"mean over {earlier} of last row - *"),

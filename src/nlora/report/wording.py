@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlora.config.base_folder import read
+from nlora.config.overrides import Override
+from nlora.config.places import Place
 from nlora.errors import InputErrors
 from nlora.report import formatting
 from nlora.report.charts.axes import number
@@ -61,15 +63,25 @@ def listed(names: Sequence[str]) -> str:
 
 def shown_folder(run: RunFiles) -> str:
     """The run's folder, relative to the current one if it lies inside."""
-    folder, here = run.folder.absolute(), Path.cwd()
-    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(run.folder)
+    return _shown(run.folder.absolute(), run.folder)
+
+
+def _shown(folder: Path, otherwise: Path | None = None) -> str:
+    here = Path.cwd()
+    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(otherwise or folder)
 
 
 def repeat_command(run: RunFiles) -> str:
     """The shell command that repeats a run in another folder."""
-    folder = Path(shown_folder(run))
-    again = folder.with_name(f"{run.folder.resolve().name}-again")
-    return f"nlora run {shlex.quote(str(folder / RUN_FILE))} {shlex.quote(f'output_dir={again}')}"
+    again = run.folder.resolve()
+    again = again.with_name(f"{again.name}-again")
+    file = shlex.quote(str(Path(shown_folder(run)) / RUN_FILE))
+    return f"nlora run {file} {into(_shown(again))}"
+
+
+def into(folder: str) -> str:
+    """The shell's override of `output_dir`; in the quotes that YAML needs, too."""
+    return shlex.quote(Override(("output_dir",), folder, Place("")).text)
 
 
 def analyze_command(run: RunFiles) -> str:
@@ -101,6 +113,12 @@ def method_of(run: RunFiles) -> Method | None:
         return None
 
 
+def trains(run: RunFiles) -> str:
+    """What the run's method trains: adapter, weights or prompts; adapter if the method is not known."""
+    method = method_of(run)
+    return "adapter" if method is None else method.trains
+
+
 def method_words(run: RunFiles) -> str:
     options = method_options(run)
     return ", ".join([run.summary.method, *(f"{name} {value}" for name, value in options.items())])
@@ -120,7 +138,13 @@ def run_facts(run: RunFiles) -> list[tuple[str, str]]:
         where = ", ".join(lora.targets) if lora.targets else "the query and value projections"
         epochs = f"{train.epochs:g} epoch{'' if train.epochs == 1 else 's'}"
         facts += [
-            ("Update", f"LoRA of rank {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {where}"),
+            (
+                "Update",
+                {"weights": "the model's own weights", "prompts": "soft prompts"}.get(
+                    trains(run),
+                    f"LoRA of rank {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {where}",
+                ),
+            ),
             *([("Examples", examples)] if (examples := _examples(run)) else []),
             (
                 "Training",

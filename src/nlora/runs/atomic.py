@@ -65,7 +65,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     file is unchanged.
     """
     path = path.resolve() if path.is_symlink() else path
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    # The process in the name: of two that write the same file, each publishes its own.
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with disk_errors(path):
         try:
             with temporary.open("w", encoding="utf-8", newline="\n") as file:

@@ -5,6 +5,7 @@ The measures are defined in docs/analysis.md. None means undefined or not known.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,9 +177,13 @@ def read_interference(folder: Path, summary: Summary) -> Interference | None:
         try:
             found = Interference.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise RunError(f"{path}: {_why(error)}; write it again with `nlora analyze {folder}`") from error
+            raise RunError(
+                f"{path}: {_why(error)}; write it again with `nlora analyze {shlex.quote(str(folder))}`"
+            ) from error
         if wrong := _wrong_length(found):
-            raise RunError(f"{path}: broken: {wrong}; write it again with `nlora analyze {folder}`")
+            raise RunError(
+                f"{path}: broken: {wrong}; write it again with `nlora analyze {shlex.quote(str(folder))}`"
+            )
         return found
     if summary.collision is None:
         return None
@@ -188,6 +193,10 @@ def read_interference(folder: Path, summary: Summary) -> Interference | None:
         average_collision_rate=summary.collision.average_rate,
         pairs={pair: PairValues(collision_rate=rate) for pair, rate in summary.collision.pairs.items()},
     )
+
+
+def _again(folder: Path) -> str:
+    return f"write it again with `nlora analyze {shlex.quote(str(folder))}`"
 
 
 def _why(error: OSError | ValidationError) -> str:

@@ -16,7 +16,7 @@ from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.evaluation.choices import Decode, Metric, both_or_all, scoring_words
-from nlora.evaluation.continual_metrics import summarize
+from nlora.evaluation.continual_metrics import scored_tasks, summarize, summarize_scored
 from nlora.runs.atomic import write_json
 from nlora.runs.general_scores import General, GeneralScores, general_of, perplexity_change
 from nlora.runs.routing import Routing
@@ -124,6 +124,11 @@ class Summary(BaseModel):
         learner = f"{self.method} + replay" if self.replay else self.method
         return learner if self.serve is None else f"{learner}, {self.serve}"
 
+    @property
+    def scored(self) -> list[int]:
+        """The indices of the tasks that have scores; the averages are over them."""
+        return scored_tasks(self.R)
+
     def metric_of(self, task: str) -> Metric:
         """The metric of a task's scores."""
         return self.metrics.get(task, "exact_match")
@@ -208,7 +213,7 @@ def summary_of(
     before = None if zero_shot is None else tuple(map(zero_shot.get, tasks))
     memory = [record.peak_memory_bytes for record in records if record.peak_memory_bytes is not None]
     trained = [record.trained_parameters for record in records if record.trained_parameters is not None]
-    averages: dict[str, Any] = _averages(R, before) if complete else {}
+    averages: dict[str, Any] = summarize_scored(R, zero_shot=before) if complete else {}
     known = {name: task for record in records for name, task in record.tasks.items()}
     known_tasks = {name: known[name] for name in tasks if name in known}
     return Summary(
@@ -246,15 +251,6 @@ def summary_of(
         perplexity_change=perplexity_change(general) if complete else None,
         notes=tuple(f"stage {r.stage}, {r.task}: {note}" for r in records for note in r.notes),
     )
-
-
-def _averages(R: Sequence[Sequence[Score]], zero_shot: Sequence[Score] | None) -> dict[str, Score]:
-    """The averages over the tasks that have test examples: an adapter from elsewhere may come without."""
-    scored = [i for i in range(len(R)) if any(row[i] is not None for row in R)]
-    if len(scored) in (0, len(R)):
-        return summarize(R, zero_shot=zero_shot)
-    before = None if zero_shot is None else [zero_shot[i] for i in scored]
-    return summarize([[R[k][i] for i in scored] for k in scored], zero_shot=before)
 
 
 def write_summary(folder: Path, summary: Summary) -> None:

@@ -91,10 +91,11 @@ def _base_file(sweep: Sweep, base: Base) -> tuple[str, str]:
     return f"base-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml", text
 
 
-def state_of(folder: Path, tasks: int = 0) -> RunState:
+def state_of(folder: Path, tasks: int = 0, *, zero_shot: bool = False) -> RunState:
     """The progress of the run in a folder. elsewhere: another process is working on it.
 
-    tasks: how many the run has; a finished run to which tasks were added since is unfinished again.
+    tasks: how many the run has; a finished run to which tasks were added since is unfinished again. zero_shot: whether
+        scores before any training are wanted; so is a finished run that has none.
     """
     if not (folder / RUN_FILE).is_file():
         return "new"
@@ -104,7 +105,9 @@ def state_of(folder: Path, tasks: int = 0) -> RunState:
         summary = read_summary(folder)
     except RunError:
         return "unfinished"
-    return "complete" if summary.status == "complete" and len(summary.tasks) >= tasks else "unfinished"
+    lacks_scores = zero_shot and summary.zero_shot is None
+    is_whole = summary.status == "complete" and len(summary.tasks) >= tasks and not lacks_scores
+    return "complete" if is_whole else "unfinished"
 
 
 def _folder_problems(folder: Path, config: Config) -> list[Problem]:

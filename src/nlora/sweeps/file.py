@@ -85,10 +85,12 @@ def _of_variant(data: dict[str, Any], override: Override) -> Override:
     InputErrors if there is no such variant.
     """
     variants = data.get("variants")
-    if override.path[0] != "variants" or len(override.path) < 3 or not variants:
+    if override.path[0] != "variants" or len(override.path) < 3:
         return override
     if isinstance(variants, list):
         data["variants"] = variants = {str(name): name for name in variants}
+    if not isinstance(variants, dict) or not variants:  # none, or a mistake, which is told later
+        return override
     _, name, *key = override.path
     if name not in variants:
         raise InputErrors(
@@ -123,7 +125,12 @@ def _time_as_written(data: dict[str, Any], places: SourceMap) -> None:
 
 def _flat(key: str, value: Any, places: SourceMap, at: Key) -> Iterator[Override]:
     whole = key == "method" and isinstance(value, dict) and "name" in value
-    if isinstance(value, dict) and value and not whole and not any("." in str(inner) for inner in value):
+    if (
+        isinstance(value, dict)
+        and value
+        and not whole
+        and not any({".", "="} & set(str(inner)) for inner in value)
+    ):
         for inner, deeper in value.items():
             yield from _flat(f"{key}.{inner}", deeper, places, (*at, inner))
     else:

@@ -34,7 +34,7 @@ class Job:
     """One run.
 
     arguments: those of `nlora`. log: the file to which its output is appended. folder: the run's. tasks: how many the
-    run has.
+    run has. zero_shot: whether scores before any training are wanted.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Job:
     log: Path
     folder: Path
     tasks: int = 0
+    zero_shot: bool = False
 
     @property
     def command(self) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ class LocalRunner:
             while waiting or running:
                 while waiting and self._free:
                     job = waiting.popleft()
-                    found = Found(job, state_of(job.folder, job.tasks))
+                    found = Found(job, state_of(job.folder, job.tasks, zero_shot=job.zero_shot))
                     yield found
                     if not found.starts:
                         continue
@@ -108,6 +108,9 @@ class LocalRunner:
                     job, status = _next(ended)
                     _, environment, size, start = running.pop(job)
                     self._free.append(environment)
+                    if status and state_of(job.folder) == "elsewhere":  # another sweep was a moment faster
+                        yield Found(job, "elsewhere")
+                        continue
                     why = last_error(job.log, size, status) if status else ""
                     yield Outcome(job, status, time.monotonic() - start, why)
         finally:
@@ -118,7 +121,7 @@ def without_complete(jobs: Iterable[Job]) -> Generator[Found, None, list[Job]]:
     """The jobs for a cluster, in which a complete one need not wait for its turn."""
     left = []
     for job in jobs:
-        found = Found(job, state_of(job.folder, job.tasks))
+        found = Found(job, state_of(job.folder, job.tasks, zero_shot=job.zero_shot))
         if found.state == "complete":
             yield found
         else:

@@ -30,7 +30,7 @@ from nlora.report.run_files import Analyzed, RunFiles, analyzed
 from nlora.report.sections.collision_vs_forgetting import drop_blocks
 from nlora.report.sections.modules import kind_figures, layer_figures, nuclear_norms
 from nlora.report.sections.thresholds import threshold_figures
-from nlora.report.wording import analyze_command, measured, share
+from nlora.report.wording import analyze_command, measured, share, trains
 from nlora.runs.interference_file import Interference
 
 
@@ -45,6 +45,10 @@ def collisions(runs: Sequence[RunFiles]) -> Section:
     blocks: list[Block] = []
     for run in missing:
         what = f"{run.label}: t" if len(runs) > 1 else "T"
+        if trains(run) != "adapter":
+            text = f"{what}he method trains no adapters, so there are no updates to compare."
+            blocks.append(Text(text, tone="note"))
+            continue
         text = f"{what}he updates have not been compared yet. Run this command, then write the report again:"
         blocks.append(Text(text, tone="note", code=analyze_command(run)))
     if compared:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from nlora.report.page_blocks import Block, Fold, Section, Table, Text, words
 from nlora.report.run_files import RunFiles
 from nlora.report.variants import Variant, runs_of
-from nlora.report.wording import method_of, shown_folder
+from nlora.report.wording import into, method_of, shown_folder
 from nlora.runs.layout import ADAPTER, LOG_FILE, OUTPUTS, PREDICTIONS_FILE, RUN_FILE, STAGE_FILE
 from nlora.runs.summary import SUMMARY_FILE
 
@@ -71,7 +71,7 @@ def _commands(run: RunFiles) -> list[Block]:
         Text("Answer new texts of a task:", code=f"nlora predict {folder} --task {task} --file new.csv"),
         Text(
             "Learn one more task: append it to tasks in the configuration that made the run, and start it again:",
-            code=f"nlora run CONFIG.yaml output_dir={folder}",
+            code=f"nlora run CONFIG.yaml {into(shown_folder(run))}",
         ),
     ]
 

@@ -58,13 +58,14 @@ def _about(runs: Sequence[RunFiles]) -> str:
 
 def _facts(variant: Variant, answers: PageAnswers) -> list[tuple[str, str, str]]:
     run = variant.first
-    summary, tasks = run.summary, len(run.tasks)
+    summary, tasks = run.summary, len(run.summary.scored)
+    before = sum(i < len(run.tasks) - 1 for i in summary.scored)
     found = average_estimate(variant, answers)
     interval = ""
     if found is not None and found.interval is not None and found.interval.low < found.interval.high:
         how = f", by a bootstrap of the {found.count}" if tasks > 1 else ""
         interval = f"; 95 % interval {ends(found.interval)}{how}"
-    earlier = f"the {tasks - 1} earlier tasks" if tasks > 2 else "the earlier task"
+    earlier = f"the {before} earlier tasks" if before > 1 else "the earlier task"
     facts = [
         (
             score(summary.average_accuracy),
