@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlora.evaluation.text_metrics import aggregate, exact_match, grouped, normalize, released_scores, rouge
+from nlora.data.task import Example, Task
+from nlora.evaluation.answer import graded
+from nlora.evaluation.text_metrics import (
+    aggregate,
+    exact_match,
+    grouped,
+    normalize,
+    released_scores,
+    rouge,
+    told_apart,
+)
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +106,23 @@ def test_importing_loads_neither_rouge_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("labels", "apart"),
+    [
+        (("yes", "no"), True),
+        (("-1", "1"), False),
+        (("+", "-"), False),
+        (("yes", "no", "?"), False),  # no answer at all would be right for "?"
+        ((), True),
+    ],
+)
+def test_labels_that_normalization_confuses_with_each_other_or_with_nothing(
+    labels: tuple[str, ...], apart: bool
+) -> None:
+    assert told_apart(labels) == apart
+    test = tuple(Example(str(i), "text", label) for i, label in enumerate(labels))
+    task = Task("t", "t", "", labels, (), test)
+    silent = graded(task, [""] * len(labels))
+    assert not any(answer.is_right for answer in silent)

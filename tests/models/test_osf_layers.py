@@ -12,6 +12,7 @@ from nlora.config.schema import LoraOptions
 from nlora.errors import ModelError, RunError
 from nlora.methods.registry import build
 from nlora.models.osf_layers import WEIGHTS_FILE, OsfLayers
+from nlora.models.target_modules import ModuleShape
 from tiny import load, logits, loss, weights
 
 TinyModel = Callable[[str], Path]
@@ -96,3 +97,18 @@ def test_more_is_frozen_with_every_task(tiny_model: TinyModel) -> None:
         trainable = method.attach(load(tiny_model("llama")), LoraOptions(), stage=stage, seed=1)
         counts.append(sum(p.numel() for p in trainable.model.parameters() if p.requires_grad))
     assert counts[0] > counts[1] > counts[2] > 0
+
+
+def test_a_share_of_less_than_one_direction_is_refused_before_anything_is_trained() -> None:
+    shapes = [ModuleShape("wide", 64, 48), ModuleShape("narrow", 16, 64)]
+    given = build("osf", {"preserved": 0.05})
+    (problem,) = given.check(shapes)
+    assert str(problem) == (
+        "method.preserved: 0.05 of the 16 directions of narrow is less than one; set 0.0625 or more, or leave the "
+        "layer out of lora.targets"
+    )
+    assert build("osf", {"preserved": 0.0625}).check(shapes) == []
+    by_number = build("osf", {})
+    assert by_number.check(shapes) == []
+    assert by_number.check_sequence(15) == []
+    assert "of the 16 directions of narrow" in str(by_number.check_sequence(16)[0])

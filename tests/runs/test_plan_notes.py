@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from helpers import write_config
 from nlora.config.load import load_config
@@ -44,6 +46,27 @@ def test_experts_in_one_tensor_are_said_to_be_left_out(
         else []
     )
     assert notes("lora.targets=null") == notes("method=seqft") == []
+
+
+def test_answers_of_free_text_that_are_cut_are_counted(tmp_path: Path, tiny_model: TinyModel) -> None:
+    """One that just fits is not among them."""
+    config = write_config(tmp_path, tiny_model("llama"))
+    values = yaml.safe_load(config.read_text())
+    task = values["tasks"][0]
+    del task["labels"]
+    plan = make_plan(load_config(str(config), ["train.max_target_tokens=500"]))
+    words = [" ".join(["blue"] * n) for n in range(1, 17)]
+    lengths = [len(plan.encoder.answer_ids(text)) for text in words]
+    most = lengths[9]
+    assert lengths[8] < most < lengths[10]
+    rows = [{"sentence": f"text {i}", "label": text} for i, text in enumerate(words)]
+    Path(task["train"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config.write_text(yaml.safe_dump(values))
+    notes = plan_notes(make_plan(load_config(str(config), [f"train.max_target_tokens={most}"])))
+    assert [note for note in notes if "answers" in note] == [
+        f"colors: 6 of 16 answers are longer than {most} tokens, and are cut in training; set train.max_target_tokens "
+        "to the longest that matters"
+    ]
 
 
 def test_steps_that_bfloat16_rounds_away_are_announced(tmp_path: Path, tiny_model: TinyModel) -> None:

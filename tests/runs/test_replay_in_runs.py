@@ -19,6 +19,7 @@ from helpers import ANIMALS, COLORS, learn, write_config, write_task
 from nlora.api import learn as learning
 from nlora.config.load import load_config
 from nlora.errors import RunError
+from nlora.methods.registry import find
 from nlora.report.comparison import compare
 from nlora.report.run_files import load_run
 from nlora.report.sections import costs
@@ -135,6 +136,25 @@ def test_the_examples_with_the_highest_loss_after_their_stage_are_kept(
         assert found["examples"] == sorted(chosen)
         assert found["losses"] == pytest.approx([losses[i] for i in sorted(chosen)], abs=1e-5)
         assert 0 < len(chosen) < len(losses)
+
+
+@pytest.mark.parametrize(("method", "hook"), [("ewc", "end_task"), ("inflora", "see_examples")])
+def test_what_a_method_remembers_of_a_task_is_of_its_own_examples(
+    method: str, hook: str, tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of earlier tasks is trained on again, but is no part of the new one."""
+    kind = find(method)
+    original, seen = getattr(kind, hook), []
+
+    def counted(self: Any, model: Any, modules: Any, examples: Any, pad_id: int) -> Any:
+        seen.append(len(examples))
+        return original(self, model, modules, examples, pad_id)
+
+    monkeypatch.setattr(kind, hook, counted)
+    learn(config_of(tmp_path, tiny_model("llama"), method=method, replay={"memory": 4}))
+    assert seen == [10, 10, 10]
+    record = json.loads((tmp_path / "run/outputs/3-shapes/stage.json").read_text())
+    assert record["replayed"] == {"colors": 4, "animals": 4}
 
 
 def test_a_stage_says_what_it_replayed(hardest: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from helpers import COLORS, learn, write_config, write_task
 from nlora.api.learn import learn as learn_run
@@ -24,6 +25,7 @@ from nlora.config.load import load_config
 from nlora.config.train_options import TrainOptions
 from nlora.runs import resumable, resume_points
 from nlora.runs.events import Event, Progress
+from nlora.runs.plan import make_plan
 from nlora.runs.resume_points import POINT_FILE, StageResumePoints
 from nlora.runs.signals import StopRequest, stopped_like_ctrl_c, stopped_on_request
 from nlora.training.penalized_trainer import PenalizedTrainer
@@ -182,6 +184,28 @@ def test_a_point_of_other_options_is_not_used(half: Half, override: str, named: 
     notes = half.notes(override)
     assert said in notes
     assert not any("resumes after step" in line for line in notes)
+
+
+@pytest.mark.parametrize("change", ["metric", "validation"])
+def test_a_point_of_other_scores_is_not_used(tmp_path: Path, tiny_model: TinyModel, change: str) -> None:
+    """With early stopping, the scores so far say which epoch is the best."""
+    train = {**TRAIN, "save_every": 1, "early_stopping": {"patience": 3}}
+    config = write_config(tmp_path, tiny_model("llama"), train=train)
+    plan = make_plan(load_config(str(config)))
+    held_out = {example.sentence for example in plan.tasks[1].validation}
+    assert held_out
+    killed(config, 6 + 2)
+    values = yaml.safe_load(config.read_text())
+    animals = values["tasks"][1]
+    if change == "metric":
+        animals["metric"] = "macro_f1"
+    else:
+        rows = [json.loads(line) for line in Path(animals["train"]).read_text().splitlines()]
+        row = next(row for row in rows if row["sentence"] in held_out)
+        row["sentence"] += " once more"
+        Path(animals["train"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config.write_text(yaml.safe_dump(values))
+    assert any("was made with other ways of scoring" in note for note in said(config))
 
 
 def test_a_point_of_other_versions_or_earlier_stages_is_not_used(half: Half) -> None:

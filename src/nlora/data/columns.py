@@ -174,6 +174,11 @@ class TokenizedExamples(Sequence[TokenizedExample]):
         return [n for p in self.parts for n in (p.prompt_lengths + np.diff(p.answer_starts)).tolist()]
 
     @property
+    def answer_lengths(self) -> list[int]:
+        """Tokens of each answer, its end token included."""
+        return [n for part in self.parts for n in np.diff(part.answer_starts).tolist()]
+
+    @property
     def shared_tokens(self) -> int:
         """Number of tokens that all prompts begin with; 0 without examples."""
         common = shared_prefix([part.first.tolist() for part in self.parts])

@@ -48,8 +48,9 @@ def exact_match(prediction: str, reference: str) -> bool:
 
 
 def told_apart(labels: Sequence[str]) -> bool:
-    """Whether all labels differ after normalization, unlike "-1" and "1", or "+" and "-"."""
-    return len({normalize(label) for label in labels}) == len(set(labels))
+    """Whether all labels differ after normalization, unlike "-1" and "1", and none becomes empty, as "?" does."""
+    found = {normalize(label) for label in labels}
+    return len(found) == len(set(labels)) and "" not in found
 
 
 @lru_cache(maxsize=1)

@@ -280,6 +280,6 @@ class Method(Generic[OptionsT]):
         """What to remember of a stage at the next one; saved with the stage.
 
         model: in evaluation mode, with this stage's update active. modules: the names of the adapted layers.
-        examples: those that the stage was trained on.
+        examples: those that the stage was trained on, without what `replay` keeps of earlier tasks.
         """
         return {}

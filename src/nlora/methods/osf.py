@@ -34,13 +34,19 @@ from nlora.errors import Problem
 from nlora.methods.base import Method, MethodOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
 
     from nlora.config.schema import LoraOptions
     from nlora.models.lora_adapter import AdapterState
+    from nlora.models.target_modules import ModuleShape
     from nlora.models.trainable import Trainable
+
+
+def _directions(module: ModuleShape) -> int:
+    return min(module.in_features, module.out_features)
 
 
 class OsfOptions(MethodOptions):
@@ -60,10 +66,24 @@ class Osf(Method[OsfOptions]):
     trains = "weights"
     needs_float_weights = True
     _tasks = 1
+    _narrowest: ModuleShape | None = None
+
+    def check(self, modules: Sequence[ModuleShape]) -> list[Problem]:
+        self._narrowest = min(modules, key=_directions, default=None)
+        return [] if self.options.preserved is None else self._nothing_preserved(self.options.preserved)
 
     def check_sequence(self, tasks: int) -> list[Problem]:
         self._tasks = tasks
-        return []
+        return [] if self.options.preserved is not None else self._nothing_preserved(1 / (tasks + 1))
+
+    def _nothing_preserved(self, share: float) -> list[Problem]:
+        """The complaint that a share is less than one direction of a layer, which PEFT refuses."""
+        narrow = self._narrowest
+        if narrow is None or int(share * _directions(narrow)) >= 1:
+            return []
+        n = _directions(narrow)
+        what = f"{share:.3g} of the {n} directions of {narrow.name} is less than one; set {1 / n:.3g} or more"
+        return [Problem.at(("method", "preserved"), f"{what}, or leave the layer out of lora.targets")]
 
     def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Trainable:
         from nlora.models.osf_layers import OsfLayers

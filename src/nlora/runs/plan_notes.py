@@ -18,11 +18,27 @@ def plan_notes(plan: Plan) -> list[str]:
         *plan.limits,
         *_fused_note(plan),
         *_rounding_note(plan),
+        *_cut_answers(plan),
         *replay_notes(config, tasks),
         *held_out_note(config, choosing),
         *protocol_notes(config),
         *task_notes(tasks),
     ]
+
+
+def _cut_answers(plan: Plan) -> list[str]:
+    """The tasks of which answers are cut in training. Labels that are too long are errors."""
+    encoder, notes = plan.encoder, []
+    firsts = [given.portions[0] if given.portions else None for given in plan.examples]
+    for task, first, given in zip(plan.tasks, firsts, plan.examples, strict=True):
+        if first is None or first[0] is not task:
+            continue
+        if n := encoder.cut_answers(task, first[1], given.own):
+            notes.append(
+                f"{task.name}: {n} of {len(first[1])} answers are longer than {encoder.max_target_tokens} tokens, and "
+                "are cut in training; set train.max_target_tokens to the longest that matters"
+            )
+    return notes
 
 
 def _rounding_note(plan: Plan) -> list[str]:

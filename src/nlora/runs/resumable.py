@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nlora.config.schema import LoraOptions
+from nlora.data.digest import digest
 from nlora.methods.base import Method
 from nlora.models import processes
 from nlora.models.fast_paths import FastPaths
@@ -80,6 +81,9 @@ def made_with(
         "versions": {name: version for name, version in run.versions.items() if name != "processes"},
         "kinds of device": model.device.type,
     }
+    task, record = plan.tasks[stage - 1], records[plan.tasks[stage - 1].name]
+    if task.validation or method.chooses_weight:  # scores decide
+        found["ways of scoring"] = [record.metric, record.decode, digest(task.validation)]
     if type(method).check_sequence is not Method.check_sequence:  # it may plan for the number of tasks
         found["numbers of tasks"] = len(plan.tasks)
     if _draws_apart(model, plan.config.lora, paths):

@@ -37,7 +37,7 @@ from nlora.runs.served_model import ServedModel
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.stage_notes import answer_notes, training_notes
 from nlora.runs.stage_results import scores_of, task_records, write_skipped, write_stage
-from nlora.runs.stage_training import attached, stage_seed, train_stage
+from nlora.runs.stage_training import attached, new_examples, stage_seed, train_stage
 from nlora.runs.task_router import TaskRouter
 from nlora.runs.update_history import UpdateHistory
 from nlora.runs.weights_tried import weight_notes
@@ -186,7 +186,7 @@ def _train(
         history.add(trainable.state())
     history.activate_for_task(method, stage - 1)
     model: Any = backbone.model
-    names, examples = [module.name for module in plan.modules], plan.encoded[stage - 1]
+    names, examples = [module.name for module in plan.modules], new_examples(plan, stage)
     history.save_memory(folder, method.end_task(model, names, examples, backbone.tokenizer.pad_token_id))
     keep_hardest(plan, backbone, stage, folder, paths)
     return replace(result, prepare_seconds=ready - begun + time.perf_counter() - over)

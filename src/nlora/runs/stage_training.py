@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nlora.data.columns import TokenizedExamples
 from nlora.data.task import Task
 from nlora.errors import RunError
 from nlora.evaluation.choices import metric_of
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 
+def new_examples(plan: Plan, stage: int) -> TokenizedExamples:
+    """What a stage trains on, without what `replay` keeps of earlier tasks: a method remembers those already."""
+    given = plan.examples[stage - 1]
+    return given.own if plan.config.replay.is_on else given.tokens
+
+
 @contextmanager
 def attached(plan: Plan, backbone: Backbone, history: UpdateHistory, stage: int) -> Iterator[Trainable]:
     """A block in which what a stage trains is attached to the backbone, prepared by the method.
@@ -44,7 +51,7 @@ def attached(plan: Plan, backbone: Backbone, history: UpdateHistory, stage: int)
     history.activate_for_training(method)
     model: Any = backbone.model
     names, pad_id = [module.name for module in plan.modules], backbone.tokenizer.pad_token_id
-    method.see_examples(model, names, plan.encoded[stage - 1], pad_id)
+    method.see_examples(model, names, new_examples(plan, stage), pad_id)
     trainable = method.attach(model, plan.config.lora, stage=stage, seed=stage_seed(plan.config.seed, stage))
     try:
         if stage > 1:
