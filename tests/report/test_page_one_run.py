@@ -129,6 +129,17 @@ def test_the_command_of_the_export_is_one_that_the_method_takes(
     assert exports == ([] if command is None else [command])
 
 
+def test_a_page_runs_no_code_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The method of someone else's run may be a file in its folder."""
+    run = make_run(tmp_path / "run", method={"name": "./theirs.py", "weight": 2})
+    told = tmp_path / "told"
+    (run / "theirs.py").write_text(f"open({str(told)!r}, 'w')\n")
+    monkeypatch.chdir(run)
+    text = page_of(tmp_path, run).text
+    assert "weight 2" in text
+    assert not told.exists()
+
+
 def test_the_score_of_the_only_task_has_one_interval(tmp_path: Path) -> None:
     root = page_of(tmp_path, make_run(tmp_path / "run", tasks=("colors",)))
     (average,) = (f for f in root.one("dl", class_="facts").all("div") if "average accuracy" in f.text)

@@ -22,6 +22,7 @@ from nlora.runs.events import Event, Progress
 from nlora.runs.held_out import held_out, held_out_memory
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.plan_notes import plan_notes
+from nlora.runs.resume_points import StageResumePoints
 from nlora.runs.summary import Summary
 from nlora.runs.weights_tried import Tried
 
@@ -141,6 +142,23 @@ def test_a_stopped_search_goes_on(
     assert same_outcome(summary, searched[1])
     assert_same_files(searched[0] / "run", tmp_path / "run")
     assert not (tmp_path / "run/resume").exists()
+
+
+def test_a_stop_after_a_try_keeps_its_score(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop that was asked for while the held-out examples were scored comes at the end of the try."""
+    config = searching(tmp_path, tiny_model("llama"))
+
+    def stopped(self: StageResumePoints) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageResumePoints, "clear", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            learn(config)
+    (file,) = (tmp_path / "run/resume").rglob("weights_tried.json")
+    assert list(json.loads(file.read_text())["scores"]) == ["0.0"]
 
 
 def test_a_task_without_a_penalty_is_trained_at_once(tiny_model: TinyModel, tmp_path: Path) -> None:

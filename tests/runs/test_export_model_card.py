@@ -6,14 +6,15 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nlora.errors import InputErrors, RunError
-from nlora.runs.export import hub
+from nlora.runs.export import hub, stock_code
+from nlora.runs.export.base_name import hub_name, name_base
 from nlora.runs.export.export import export
-from nlora.runs.export.model_card import hub_name
 from nlora.runs.export.options import FORMS, ExportOptions
 from nlora.runs.summary import read_summary
 
@@ -80,6 +81,56 @@ def test_names_of_base_models() -> None:
     assert hub_name("models/model.gguf") is None
 
 
+def test_a_card_says_what_this_export_answers(finished_run: Runs, tmp_path: Path) -> None:
+    export(finished_run("llama", "pertask"), tmp_path / "apart", ExportOptions("adapter", task="animals"))
+    card = (tmp_path / "apart/README.md").read_text()
+    assert "This is one PEFT LoRA adapter that answers the task animals." in card
+    assert "| after learning | animals |" in card
+    export(finished_run("llama", "seqft"), tmp_path / "whole", ExportOptions("merged"))
+    card = (tmp_path / "whole/README.md").read_text()
+    assert "This is one model with the weights that were trained, in float32." in card
+    assert "- lora" not in card
+
+
+@pytest.mark.parametrize(
+    ("base", "auto", "code", "source"),
+    [
+        ("a/b", "AutoModelForCausalLM", False, '"a/b", dtype="float32"'),
+        ("a/b", "AutoModelForImageTextToText", True, '"a/b", trust_remote_code=True, dtype="float32"'),
+        (
+            "m.gguf",
+            "AutoModelForCausalLM",
+            False,
+            '"FOLDER_OF_THE_FILE", gguf_file="m.gguf", dtype="float32"',
+        ),
+    ],
+)
+def test_the_cards_code_names_the_class_and_the_file(base: str, auto: str, code: bool, source: str) -> None:
+    checkpoint = SimpleNamespace(config=SimpleNamespace(trust_remote_code=code))
+    made: Any = SimpleNamespace(options=ExportOptions("adapter"), auto_class=auto, checkpoint=checkpoint)
+    lines = stock_code.loading(made, base).splitlines()
+    assert f"from transformers import AutoTokenizer, {auto}" in lines
+    assert f"base = {auto}.from_pretrained({source})" in lines
+
+
+def test_what_is_uploaded_has_no_path_of_this_machine(tmp_path: Path) -> None:
+    folder = tmp_path / "secret/llama"
+    folder.mkdir(parents=True)
+    for model, is_public, name in (
+        (str(folder), True, "llama"),
+        (str(folder), False, str(folder)),
+        ("smollm2", False, "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("Qwen/Qwen3-0.6B", True, "Qwen/Qwen3-0.6B"),
+    ):
+        for file in ("colors/adapter_config.json", "sparse_config.json"):
+            (tmp_path / "out" / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "out" / file).write_text(json.dumps({"r": 2, "base_model_name_or_path": model}))
+        name_base(tmp_path / "out", model, is_public=is_public)
+        for file in ("colors/adapter_config.json", "sparse_config.json"):
+            values = json.loads((tmp_path / "out" / file).read_text())
+            assert values == {"r": 2, "base_model_name_or_path": name}
+
+
 class HttpClientError(Exception):
     """As HTTP clients have them: of no built-in kind."""
 
@@ -113,6 +164,10 @@ def test_push_uploads_the_folder(finished_run: Runs, tmp_path: Path, monkeypatch
     assert fake.created == [("me/support", {"repo_type": "model", "exist_ok": True})]
     files = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     assert fake.uploaded == [("me/support", files)]
+    assert (
+        str(Path.cwd().anchor)
+        not in json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["token", "network", "client", "offline"])

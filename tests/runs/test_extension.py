@@ -172,6 +172,38 @@ def test_what_changes_no_score_may_change(tmp_path: Path, tiny_model: Made) -> N
     assert again.R == first.R
 
 
+REMEMBERS = """
+import torch
+from nlora.methods.base import Method, MethodOptions
+
+
+class Options(MethodOptions):
+    told: str
+
+
+class Remembers(Method[Options]):
+    def examples(self, tasks, index, seed):
+        return [] if index == 1 else super().examples(tasks, index, seed)
+
+    def end_task(self, model, modules, examples, pad_id):
+        return {"seen": torch.tensor([len(examples)])}
+
+    def restore(self, memory):
+        with open(self.options.told, "a") as file:
+            file.write(f"{sorted(memory)}\\n")
+"""
+
+
+def test_what_a_method_remembers_outlives_a_stage_that_it_skips(tmp_path: Path, tiny_model: Made) -> None:
+    """Also in another process, which reads it from the folder of the last stage that was trained."""
+    (tmp_path / "remembers.py").write_text(REMEMBERS)
+    method = {"name": str(tmp_path / "remembers.py"), "told": str(tmp_path / "told")}
+    data, model = tmp_path / "data", tiny_model("llama")
+    learn(config_of(tmp_path, data, model, 2, method=method))
+    learn(config_of(tmp_path, data, model, 3, method=method))
+    assert (tmp_path / "told").read_text().splitlines() == ["['seen']"]
+
+
 def test_a_run_of_files_may_get_a_task_of_a_benchmark(tmp_path: Path, tiny_model: Made) -> None:
     """`data` is where tasks are found. Digests of the examples tell whether the learned ones are the same."""
     data, model = tmp_path / "data", tiny_model("llama")

@@ -21,6 +21,7 @@ from nlora.errors import RunError
 from nlora.runs import sequence, stage_training
 from nlora.runs.checksums import Checksums, damage, read_checksums, weights_digest, write_checksums
 from nlora.runs.events import Progress
+from nlora.runs.repair import Repair
 from nlora.runs.summary import Summary, read_summary
 
 TinyModel = Callable[[str], Path]
@@ -234,6 +235,35 @@ def test_a_repair_that_is_killed_goes_on(
     summary, _ = repaired(config, run)
     assert files(run) == files(three_tasks("nlora")[1])
     assert same_outcome(summary, read_summary(three_tasks("nlora")[1]))
+
+
+def test_a_repair_that_ends_between_two_stages_is_not_called_whole(
+    tmp_path: Path, three_tasks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third stage is still there, trained after a second one that is no more."""
+    config, run = copy_of(three_tasks("nlora"), tmp_path)
+    cut(run / "outputs/2-animals" / ADAPTER)
+    prepare = Repair.prepare
+
+    def killed(self: Repair, stage: int) -> None:
+        if stage == 3:
+            raise KeyboardInterrupt
+        prepare(self, stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_training, "stage_seed", lambda seed, stage: 99)  # as on another machine
+        patch.setattr(Repair, "prepare", killed)
+        with pytest.raises(KeyboardInterrupt):
+            repaired(config, run)
+    with pytest.raises(
+        RunError, match=r"3-shades: was trained after other weights of stage 2 than it has now.*--repair"
+    ):
+        learn(config, f"output_dir={run}")
+    _, said = repaired(config, run)
+    assert len(said) == 1
+    assert said[0].startswith("stage 3: ")
+    assert "the stage is trained again" in said[0]
+    assert learn(config, f"output_dir={run}").status == "complete"
 
 
 @pytest.mark.parametrize("file", ["checksums.json", ADAPTER])

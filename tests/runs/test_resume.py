@@ -215,6 +215,15 @@ def test_a_point_of_other_versions_or_earlier_stages_is_not_used(half: Half) -> 
     assert "was made with other earlier stages and versions, so" in line
 
 
+def test_a_point_of_a_part_of_the_examples_is_not_used(half: Half) -> None:
+    """As a try of `weight: auto` leaves it, which trains on fewer than the task has."""
+    made_with = json.loads((half.point(4) / POINT_FILE).read_text())["made_with"]
+    assert made_with["numbers of examples and steps"] == [16, 6]
+    half.edit(4, made_with={**made_with, "numbers of examples and steps": [12, 6]})
+    (line,) = [line for line in half.notes() if "step-4" in line]
+    assert "was made with other numbers of examples and steps, so" in line
+
+
 @pytest.mark.parametrize(
     ("family", "dropout", "matters"), [("llama", 0.1, False), ("llama", 0.0, False), ("gpt2", 0.0, True)]
 )

@@ -17,7 +17,7 @@ from rich.console import Console
 from nlora.cli import app
 from nlora.cli.sweep import jobs_of, print_plan, run_sweep, runner_of
 from nlora.errors import InputErrors
-from nlora.runs.lock import LOCK_FILE
+from nlora.runs.lock import IN_USE, LOCK_FILE
 from nlora.sweeps.check import check_sweep, state_of
 from nlora.sweeps.expand import read_sweep
 from nlora.sweeps.processes import Job, best_launch, launch_command
@@ -83,8 +83,16 @@ def test_what_another_process_runs_is_left_alone(tmp_path: Path) -> None:
     assert "plain-seed1: running in another process, left alone" in told
 
 
-def test_a_run_that_another_sweep_began_a_moment_before_has_not_failed(tmp_path: Path) -> None:
-    """Both found it new. The slower one ends with an error, since the folder is in use."""
+@pytest.mark.parametrize(
+    ("status", "said", "is_elsewhere"), [(2, IN_USE, True), (2, "broken", False), (-9, IN_USE, False)]
+)
+def test_a_run_that_another_sweep_began_a_moment_before_has_not_failed(
+    tmp_path: Path, status: int, said: str, is_elsewhere: bool
+) -> None:
+    """Both found it new. The slower one ends with an error, since the folder is in use.
+
+    A run that is killed has failed, though its other processes may still hold the folder.
+    """
     file, machine = write_sweep(tmp_path, seeds=[1]), Machine()
     machine.stops_after = {"plain-seed1": 1}
     swept(file, machine)
@@ -94,16 +102,18 @@ def test_a_run_that_another_sweep_began_a_moment_before_has_not_failed(tmp_path:
         if job.name == "plain-seed1":
             locks.append(FileLock(job.folder / LOCK_FILE))
             locks[0].acquire()
-            return Ended(2)
+            job.log.parent.mkdir(exist_ok=True)
+            job.log.write_text(f"error: {job.folder}: {said}; wait for it, or choose another output_dir\n")
+            return Ended(status)
         return machine.launch(job, environment)
 
     slower = Machine()
     slower.launch = launch  # type: ignore[method-assign]
     good, told = swept(file, slower)
     locks[0].release()
-    assert good
-    assert "plain-seed1: running in another process, left alone" in told
-    assert "failed" not in told
+    assert good == is_elsewhere
+    assert ("plain-seed1: running in another process, left alone" in told) == is_elsewhere
+    assert ("failed" in told) != is_elsewhere
 
 
 def test_scores_before_training_are_added_to_a_finished_run(tmp_path: Path) -> None:

@@ -160,6 +160,14 @@ def test_wandb_has_one_run_for_each_run() -> None:
 
 
 @pytest.mark.usefixtures("fakes")
+def test_only_the_main_process_opens_a_wandb_run() -> None:
+    (callback,) = trackers(["wandb"], Path("a"), run_id="1f", steps_before=0)
+    args = TrainingArguments(output_dir="out", report_to="none")
+    callback.on_train_begin(args, TrainerState(is_world_process_zero=False), TrainerControl())
+    assert not getattr(sys.modules.get("wandb"), "told", [])
+
+
+@pytest.mark.usefixtures("fakes")
 @pytest.mark.parametrize("name", ["WANDB_RUN_ID", "WANDB_RESUME"])
 def test_a_wandb_run_that_the_user_chose_is_left_to_the_callback(
     monkeypatch: pytest.MonkeyPatch, name: str

@@ -114,6 +114,15 @@ class TrainOptions(Frozen):
         """
         return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
 
+    def micro_batch(self, processes: int) -> int:
+        """The examples that each of several processes trains on at once.
+
+        >>> TrainOptions(batch_size=32, micro_batch_size=16).micro_batch(8)
+        4
+        """
+        share = math.ceil(self.batch_size / processes)
+        return min(self.micro_batch_size or share, share)
+
     def warmup(self, examples: int) -> int:
         """Optimizer steps of one task's warm-up.
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlora.errors import ModelError
+from nlora.data.permissions import open_to_others
+from nlora.errors import FetchError, ModelError
 from nlora.models import processes
 from nlora.models.hub import offline_without_hub
 from nlora.models.quantization import Quantize, keep_trainable, loading_arguments
@@ -84,7 +85,7 @@ def load_backbone(
 
         arguments["distributed_config"] = DistributedConfig(fsdp_size=processes.size())
     with _one_clear_line(name), quiet_bars():
-        model, found = _kind(config, name).from_pretrained(
+        model, found = auto_class(config, name).from_pretrained(
             source.path,
             dtype=number,
             trust_remote_code=trust_remote_code,
@@ -124,13 +125,13 @@ def load_skeleton(name: str, *, trust_remote_code: bool = False) -> nn.Module:
     import torch
 
     config = load_config(name, trust_remote_code=trust_remote_code)
-    kind: Any = _kind(config, name)
+    kind: Any = auto_class(config, name)
     with _one_clear_line(name), torch.device("meta"):
         skeleton: nn.Module = kind.from_config(config, trust_remote_code=trust_remote_code)
     return skeleton
 
 
-def _kind(config: Any, name: str) -> Any:
+def auto_class(config: Any, name: str) -> Any:
     """The transformers class that loads this model."""
     import transformers
 
@@ -250,12 +251,17 @@ def builtin_model_folder() -> Path:
     from nlora.data.downloads import cache_folder, smollm2_gguf
 
     folder = cache_folder() / "smollm2-135m-instruct"
-    if (folder / "config.json").is_file():
-        return folder
-    gguf = smollm2_gguf()
-    with FileLock(str(folder) + ".lock"):
-        if not (folder / "config.json").is_file():
-            _convert(gguf, folder)
+    try:
+        if (folder / "config.json").is_file():
+            return folder
+        gguf = smollm2_gguf()
+        with FileLock(str(folder) + ".lock"):
+            if not (folder / "config.json").is_file():
+                _convert(gguf, folder)
+    except FetchError:
+        raise
+    except OSError as error:
+        raise FetchError(f"{folder}: {error.strerror or error}; set NLORA_CACHE to another") from error
     return folder
 
 
@@ -280,6 +286,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         for file in temporary.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
+        open_to_others(temporary)
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

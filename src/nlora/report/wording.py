@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlora.config.base_folder import read
+from nlora.config.outside_code import is_python_file
 from nlora.config.overrides import Override
 from nlora.config.places import Place
 from nlora.errors import InputErrors
@@ -101,10 +102,13 @@ def method_options(run: RunFiles) -> dict[str, str]:
 
 
 def method_of(run: RunFiles) -> Method | None:
-    """The run's method with its options; None if they are from another version."""
+    """The run's method with its options; None if they are from another version.
+
+    None also for a method in a file of Python: a run of someone else can be reported without running its code.
+    """
     from nlora.methods.registry import build
 
-    if run.config is None:
+    if run.config is None or is_python_file(run.config.method.name):
         return None
     try:
         base_folder = read(read_run_file(run.folder), run.folder)

@@ -129,17 +129,17 @@ class _Search:
                 some.name: held_out_score(plan, self.backbone, some, self.paths)()
                 for some in (task, *self.memory)
             }
+            score = sum(of_tasks.values()) / len(of_tasks)
+            tried.scores[weight], tried.of_tasks[weight] = score, of_tasks
+            self._keep(tried)  # here: a stop that was asked for meanwhile ends the block
             if points is not None:
-                points.clear()  # before the score is kept: the next training is another one
-        score = sum(of_tasks.values()) / len(of_tasks)
+                points.clear()
         each = ", ".join(f"{name} {value:.1f}" for name, value in of_tasks.items())
         more = f" ({each})" if self.memory else ""
         log.info(
             "stage %d: %s, weight %g: %.1f %% of the held-out examples%s",
             self.stage, task.name, weight, score, more,
         )  # fmt: skip
-        tried.scores[weight], tried.of_tasks[weight] = score, of_tasks
-        self._keep(tried)
         return score
 
     def _known(self) -> Tried:

@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from nlora.errors import RunError
 
 LOCK_FILE = ".lock"
+IN_USE = "in use by another run"
+"""What a run says, and nothing else does, if another one holds its folder."""
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 _PATIENCE_SECONDS = 0.2
 """Longer than `is_held` of another process, which holds the lock for a moment to find out whether it is free."""
@@ -34,9 +36,7 @@ def held_lock(folder: Path) -> FileLock:
             lock.acquire(timeout=_PATIENCE_SECONDS, poll_interval=_PATIENCE_SECONDS / 10)
     except Timeout as error:
         killed = f" (if none is active, delete {folder / LOCK_FILE})" if _is_a_file(lock) else ""
-        raise RunError(
-            f"{folder}: in use by another run; wait for it{killed}, or choose another output_dir"
-        ) from error
+        raise RunError(f"{folder}: {IN_USE}; wait for it{killed}, or choose another output_dir") from error
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise

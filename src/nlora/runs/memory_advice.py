@@ -97,7 +97,7 @@ def _changes(plan: Plan, found: MemoryEstimate) -> Iterator[Change]:
             score = {"evaluate.batch_size": size}
             yield score
     micro: Change = {}
-    for size in _halves((config.train.micro_batch_size or config.train.batch_size) // found.processes):
+    for size in _halves(config.train.micro_batch(found.processes)):
         micro = {"train.micro_batch_size": size}
         yield score | micro
     slow = {} if config.train.gradient_checkpointing else {"train.gradient_checkpointing": True}

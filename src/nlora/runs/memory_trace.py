@@ -104,7 +104,7 @@ class TracedRun:
             if not examples:
                 continue
             options = self._config.train_options(task.name)
-            rows = options.micro_batch_size or max(options.batch_size // self._processes, 1)
+            rows = options.micro_batch(self._processes)
             lengths = examples.lengths
             longest = [examples[i] for i in np.argsort(lengths, kind="stable")[-rows:].tolist()]
             batch = self._batch(longest, beginnings_of(examples))

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from nlora.errors import RunError
 from nlora.methods.base import Method
 from nlora.runs.atomic import disk_errors
-from nlora.runs.checksums import Damage, damage, read_checksums
+from nlora.runs.checksums import Damage, Part, damage, read_checksums
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.layout import (
@@ -70,13 +70,26 @@ def _find_damage(run: RunFolder) -> dict[int, list[Damage]]:
         folder = run.stage_folder(stage)
         is_trained = trained(unfinished(folder)) is not None
         if folder.is_dir():
-            found[stage] = damage(folder, is_last=stage == last) or _unreadable(folder)
+            whole = damage(folder, is_last=stage == last) or _unreadable(folder)
+            found[stage] = whole or _on_other_weights(run, stage, folder)
             continue
         if is_trained:
             found[stage] = [d for d in damage(unfinished(folder), is_last=True) if d.part == "weights"]
+            found[stage] = found[stage] or _on_other_weights(run, stage, unfinished(folder))
         if stage < last and not found.get(stage):
             found[stage] = [Damage(folder, "scores" if is_trained else "weights", "is missing")]
     return {stage: damages for stage, damages in found.items() if damages}
+
+
+def _on_other_weights(run: RunFolder, stage: int, folder: Path) -> list[Damage]:
+    """The stage, if the one before it has been trained again since: a repair was stopped between the two."""
+    before, after = run.weights_before(stage), _after(folder)
+    if before is None or after is None or before == after:
+        return []
+    config = run.config
+    is_independent = config.method.name == "pertask" and not config.replay.by_loss
+    part: Part = "scores" if is_independent else "weights"
+    return [Damage(folder, part, f"was trained after other weights of stage {stage - 1} than it has now")]
 
 
 class Repair:

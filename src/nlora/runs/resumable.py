@@ -81,6 +81,7 @@ def made_with(
         "versions": {name: version for name, version in run.versions.items() if name != "processes"},
         "kinds of device": model.device.type,
     }
+    found["numbers of examples and steps"] = [len(plan.encoded[stage - 1]), plan.stages[stage - 1].steps]
     task, record = plan.tasks[stage - 1], records[plan.tasks[stage - 1].name]
     if task.validation or method.chooses_weight:  # scores decide
         found["ways of scoring"] = [record.metric, record.decode, digest(task.validation)]

@@ -80,7 +80,8 @@ def learn_sequence(
     router = None
     if plan.config.serve == "routed":
         router = TaskRouter(backbone, plan.encoder, history, plan.config)
-    done = len(run.committed_stages())
+    committed = [run.stage_record(stage) for stage in run.committed_stages()]
+    last_trained = max((r.stage for r in committed if not (r.is_skipped or r.is_adopted)), default=0)
     known = run.zero_shot() or {}
     if plan.config.evaluate.zero_shot and (
         new := [task for task in tasks if task.test and task.name not in known]
@@ -99,7 +100,7 @@ def learn_sequence(
                 history.skip()
             else:
                 folder = run.stage_folder(stage)
-                is_last = stage == done or repair is not None  # any next stage may be trained again
+                is_last = stage == last_trained or repair is not None  # any next stage may be trained again
                 history.reload_stage(folder, method, is_last=is_last, is_adopted=record.is_adopted)
             if router is not None:
                 router.reload(run.stage_folder(stage), task.name)
@@ -153,8 +154,9 @@ def learn_sequence(
                 )
                 progress.stage_done(stage, task.name, scores)
                 _say(notes, stage, task.name, progress)
-        if stage > 1:  # the new stage has a memory of its own
-            run.drop_memory(stage - 1)
+        if not run.stage_record(stage).is_skipped and adopted is None:  # it has a memory of its own
+            for earlier in range(1, stage):
+                run.drop_memory(earlier)
         run.write_summary()
 
 

@@ -10,6 +10,7 @@ from nlora.data.columns import TokenizedExamples
 from nlora.data.task import Task
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.methods.base import Method
+from nlora.models.processes import size
 from nlora.runs import time_estimate
 from nlora.runs.stage_examples import StageExamples
 
@@ -60,7 +61,7 @@ def stage_plans(
         options = config.train_options(task.name)
         tokens, shared = lengths[index]
         steps = options.steps(given.in_epoch)
-        rows = max(min(options.micro_batch_size or options.batch_size, given.in_epoch), 1)
+        rows = max(min(options.micro_batch(size()), given.in_epoch), 1)
         passes = options.epochs * given.in_epoch / rows
         seconds = time_estimate.train_seconds(
             speed,

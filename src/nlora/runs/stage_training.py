@@ -19,6 +19,7 @@ from nlora.evaluation.choices import metric_of
 from nlora.evaluation.evaluator import Evaluator
 from nlora.models.backbone import Backbone
 from nlora.models.fast_paths import FastPaths
+from nlora.models.processes import from_main
 from nlora.models.trainable import Trainable
 from nlora.runs.events import Progress
 from nlora.runs.plan import Plan
@@ -126,7 +127,7 @@ def held_out_score(
 
 def _trackers(names: Sequence[str], run: Path, steps_before: int) -> list[TrainerCallback]:
     """The callbacks of `train.report_to`. steps_before: of all earlier stages."""
-    return trackers(names, run, run_id=tracker_id(run), steps_before=steps_before) if names else []
+    return trackers(names, run, run_id=from_main(tracker_id, run), steps_before=steps_before) if names else []
 
 
 def stage_seed(seed: int, stage: int) -> int:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nlora.models.launchers import cores
+from nlora.runs.lock import IN_USE
 from nlora.sweeps.check import RunState, state_of
 from nlora.sweeps.processes import Job, Launch, Process, best_launch, last_error, stop
 
@@ -108,10 +109,10 @@ class LocalRunner:
                     job, status = _next(ended)
                     _, environment, size, start = running.pop(job)
                     self._free.append(environment)
-                    if status and state_of(job.folder) == "elsewhere":  # another sweep was a moment faster
-                        yield Found(job, "elsewhere")
-                        continue
                     why = last_error(job.log, size, status) if status else ""
+                    if status > 0 and IN_USE in why and state_of(job.folder) == "elsewhere":
+                        yield Found(job, "elsewhere")  # another sweep was a moment faster
+                        continue
                     yield Outcome(job, status, time.monotonic() - start, why)
         finally:
             stop([process for process, *_ in running.values()])

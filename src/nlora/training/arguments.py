@@ -31,8 +31,7 @@ def training_arguments(
     each has its own, the optimizer step is the same.
     """
     warmup = options.warmup(examples)
-    share = math.ceil(options.batch_size / processes.size())
-    micro = min(options.micro_batch_size or share, share) if together else 1
+    micro = options.micro_batch(processes.size()) if together else 1
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=options.epochs,

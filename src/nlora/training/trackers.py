@@ -75,7 +75,7 @@ class _Continued(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         args.run_name = self._name
-        if isinstance(self._tracker, WandbCallback):
+        if isinstance(self._tracker, WandbCallback) and state.is_world_process_zero:
             _resume_wandb(self._name, self._id)
         elif isinstance(self._tracker, TrackioCallback):
             args.run_name = f"{self._name} {self._id}"  # Trackio resumes by the name alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -89,7 +90,8 @@ def _folder(section: Section, name: str, folder: Path, remedy: str) -> None:
 
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there, which decides whether it can be made."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    above = (folder.absolute(), *folder.absolute().parents)
+    return next(path for path in above if os.path.exists(path))  # noqa: PTH110 - Path.exists raises below a closed folder
 
 
 def _size_bytes(folder: Path) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from nlora.runs.atomic import DISK_FULL, disk_errors, publish_folder, remove
 from nlora.runs.checkpoint import read_stage
 from nlora.runs.events import OnEvent, Progress
+from nlora.runs.export.base_name import name_base
 from nlora.runs.export.options import ExportOptions, check_folder, check_method, check_options
 from nlora.runs.export.record import write_record
 from nlora.runs.export.result import Export
@@ -53,6 +54,7 @@ def export(
     with _next_to(out) as folder:
         work = Work(checkpoint, options, index, folder, Progress(on_event))
         found = work.run()
+        name_base(folder, checkpoint.config.model, is_public=push is not None)
         found.folder = out
         found.size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         model_card.write(found, folder)

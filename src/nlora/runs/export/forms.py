@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
+from torch.nn.functional import pad
 
+from nlora.data.permissions import open_to_others
 from nlora.models.backbone import Backbone, quiet_bars
 from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, LoraFactors, check_finite
 from nlora.models.recompress import recompress
@@ -63,15 +64,24 @@ def rounding_note(model: nn.Module, update: Mapping[str, Update], dtype: str) ->
     )
 
 
-def write_merged(backbone: Backbone, folder: Path, dtype: str) -> None:
-    """The whole model with its tokenizer and generation settings, as transformers saves them."""
+def write_merged(backbone: Backbone, folder: Path, dtype: str, end_ids: Sequence[int]) -> None:
+    """The whole model with its tokenizer and generation settings, as transformers saves them.
+
+    end_ids: where answers end. Those that the settings lack are added, or a server would write on after an answer: a
+    chat template may close turns with another token than the model's own.
+    """
     model: Any = backbone.model
+    given = model.generation_config.eos_token_id
+    known = [] if given is None else given if isinstance(given, list) else [given]
+    if missing := [i for i in end_ids if i not in known]:
+        model.generation_config.eos_token_id = [*known, *missing]
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(getattr(torch, dtype))
     with quiet_bars():
         model.save_pretrained(folder)
     backbone.tokenizer.save_pretrained(folder)
+    open_to_others(folder)
 
 
 def recompressed(update: Mapping[str, Update], rank: int) -> tuple[dict[str, LoraFactors], RankLoss]:
@@ -89,21 +99,18 @@ def write_adapter(
 ) -> None:
     """One stock PEFT LoRA adapter, scaling 1. factors: scaling 1 (`stack`). sources: the adapters it is made of.
 
-    Raises AdapterError if a factor is not finite.
+    All modules get the largest rank, filled up with zeros: llama.cpp's converter and vLLM know no other one for a
+    single module. Raises AdapterError if a factor is not finite.
     """
     from peft import LoraConfig
 
     check_finite(factors, str(folder))
     configs = [json.loads((u.folder / CONFIG_FILE).read_text(encoding="utf-8")) for u in sources]
-    ranks = {name: f.A.shape[0] for name, f in factors.items()}
-    usual = Counter(ranks.values()).most_common(1)[0][0]
-    others = {name: rank for name, rank in ranks.items() if rank != usual}
+    rank = max(f.A.shape[0] for f in factors.values())
     config = LoraConfig(
         task_type=configs[0].get("task_type"),
-        r=usual,
-        lora_alpha=usual,
-        rank_pattern=others,
-        alpha_pattern=dict(others),
+        r=rank,
+        lora_alpha=rank,
         lora_dropout=0.0,
         fan_in_fan_out=any(c.get("fan_in_fan_out") for c in configs),
         target_modules=_targets(configs, sources, list(factors)),
@@ -115,7 +122,8 @@ def write_adapter(
     tensors = {
         f"base_model.model.{name}.lora_{letter}.weight": factor.float().cpu().contiguous()
         for name, f in factors.items()
-        for letter, factor in (("A", f.A), ("B", f.B))
+        for more in (rank - f.A.shape[0],)
+        for letter, factor in (("A", pad(f.A, (0, 0, 0, more))), ("B", pad(f.B, (0, more))))
     }
     (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
     config.save_pretrained(str(folder))

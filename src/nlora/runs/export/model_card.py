@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from nlora import __version__
 from nlora.evaluation.choices import metric_name
-from nlora.models.backbone import BUILTIN_MODEL
 from nlora.runs.export import stock_code
+from nlora.runs.export.base_name import hub_name, public_name
 from nlora.runs.export.options import FORMS
 from nlora.runs.run_yaml import read_run_file
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from nlora.config.task_source import TaskSource
     from nlora.runs.export.result import Export
 
-_HUB_NAMES = {BUILTIN_MODEL: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 _PACKAGES = ("torch", "transformers", "peft")
 _CITATION = """@misc{nlora,
   title = {Is Parameter Collision Hindering Continual Learning in LLMs?},
@@ -41,7 +40,12 @@ def write(export: Export, folder: Path) -> None:
         base_model=base,
         library_name="transformers" if export.options.form == "merged" else "peft",
         pipeline_tag="text-generation" if export.options.form == "merged" else None,
-        tags=["continual-learning", "lora", "nlora", config.method.label],
+        tags=[
+            "continual-learning",
+            *(["lora"] if export.checkpoint.method.trains == "adapter" else []),
+            "nlora",
+            config.method.label,
+        ],
         eval_results=_eval_results(export),
         metrics=sorted({_METRIC_IDS[m] for m in _metrics(export).values() if m in _METRIC_IDS}),
     )
@@ -53,20 +57,6 @@ def write(export: Export, folder: Path) -> None:
 
 
 _METRIC_IDS = {"exact_match": "exact_match", "macro_f1": "f1", "rougeL": "rouge"}
-
-
-def hub_name(model: str) -> str | None:
-    """The base model's name on the hub; None for a folder or file."""
-    if model in _HUB_NAMES:
-        return _HUB_NAMES[model]
-    is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model) and not model.endswith(".gguf")
-    return model if is_name and not Path(model).exists() else None
-
-
-def _base(export: Export) -> str:
-    """What the card calls the base model; of a local path only the last part, as the card may be published."""
-    model = export.checkpoint.config.model
-    return hub_name(model) or Path(model).name
 
 
 def _metrics(export: Export) -> dict[str, str]:
@@ -111,12 +101,12 @@ def _rows(export: Export) -> list[dict[str, float]]:
 
 def _text(export: Export) -> str:
     config, checkpoint = export.checkpoint.config, export.checkpoint
-    base = _base(export)
+    base = public_name(config.model)
     learned = [task.name for task in config.tasks[: checkpoint.stage]]
     parts = [
         f"# {config.name}",
         f"{base} after learning {', '.join(learned)} (method: {config.method_label}). "
-        f"This is {FORMS[export.options.form]}{_choices(export)}.",
+        f"This is {_form(export)}{_choices(export)}.",
         "## Scores",
         _matrix(export),
         _forgotten(export),
@@ -134,10 +124,19 @@ def _text(export: Export) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _form(export: Export) -> str:
+    options = export.options
+    if export.checkpoint.method.trains == "weights":
+        return "one model with the weights that were trained"
+    if options.task is None:
+        return FORMS[options.form]
+    what = "one PEFT LoRA adapter" if options.form == "adapter" else "one model"
+    return f"{what} that answers the task {options.task}"
+
+
 def _choices(export: Export) -> str:
     options = export.options
     said = [
-        f"of the task {options.task}" if options.task else "",
         f"merged by {options.merge}" if options.merge != "sum" else "",
         f"in {export.dtype}" if options.form == "merged" else "",
         f"recompressed to rank {options.rank}" if options.rank else "",
@@ -146,10 +145,11 @@ def _choices(export: Export) -> str:
 
 
 def _matrix(export: Export) -> str:
-    names = [task.name for task in export.checkpoint.config.tasks]
+    stages = [task.name for task in export.checkpoint.config.tasks]
+    names = [name for name in stages if export.options.task is None or name in export.run]
     lines = [_row("after learning", names), _row("---", ["---:"] * len(names))]
     for k, row in enumerate(_rows(export)):
-        lines.append(_row(names[k], [f"{row[name]:.1f}" if name in row else "" for name in names]))
+        lines.append(_row(stages[k], [f"{row[name]:.1f}" if name in row else "" for name in names]))
     words = "; ".join(f"{name}: {metric_name(metric)}" for name, metric in _metrics(export).items())
     return (
         "\n".join(lines)

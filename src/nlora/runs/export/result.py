@@ -21,6 +21,7 @@ class Export:
     size: bytes on the disk, without the model card and the record. examples: how many of each task were answered.
     run, scores: percent by task, of the run's own answers and of the export's, on these examples.
     different: how many answers differ from the run's, by task. notes: what to know, a line each.
+    auto_class: the class of transformers that loads the model or its backbone.
     prompts: what stands before and after each text, by task. conversations: the tasks whose texts have no such frame.
     """
 
@@ -38,6 +39,7 @@ class Export:
     adapters: list[str] = field(default_factory=list)
     dtype: str = "float32"
     is_encoder_decoder: bool = False
+    auto_class: str = "AutoModelForCausalLM"
     rank_loss: RankLoss | None = None
     sizes: Sizes | None = None
     thresholds: list[ThresholdRow] = field(default_factory=list)

@@ -11,13 +11,21 @@ if TYPE_CHECKING:
 def loading(export: Export, base: str) -> str:
     """Code that loads `FOLDER`, where the export lies, over the backbone `base` if it needs one."""
     form = export.options.form
-    seq2seq = export.is_encoder_decoder
-    auto = "AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM"
+    auto, own_code = export.auto_class, export.checkpoint.config.trust_remote_code
+    more = ", trust_remote_code=True" if own_code else ""
     imports = f"from transformers import AutoTokenizer, {auto}\n"
-    tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("{}")'
     if form == "merged":
-        return f'{imports}\nmodel = {auto}.from_pretrained("FOLDER")\n{tokenizer.format("FOLDER")}'
-    lines = f'\nbase = {auto}.from_pretrained("{base}", dtype="float32")\n{tokenizer.format(base)}'
+        source = f'"FOLDER"{more}'
+        return (
+            f"{imports}\nmodel = {auto}.from_pretrained({source})\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({source})"
+        )
+    is_gguf = base.endswith(".gguf")
+    source = f'"FOLDER_OF_THE_FILE", gguf_file="{base}"' if is_gguf else f'"{base}"{more}'
+    lines = (
+        f'\nbase = {auto}.from_pretrained({source}, dtype="float32")\n'
+        f"tokenizer = AutoTokenizer.from_pretrained({source})"
+    )
     if form == "adapter":
         return (
             f'from peft import PeftModel\n{imports}{lines}\nmodel = PeftModel.from_pretrained(base, "FOLDER")'

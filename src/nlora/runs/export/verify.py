@@ -161,6 +161,11 @@ class Answerer:
         self._evaluator = Evaluator(backbone, encoder, self._options, paths)
         self._on_answered = on_answered
 
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens at which answers end: of the tasks that are checked, each once."""
+        return list(dict.fromkeys(i for one in self._tasks for i in self._encoder.end_ids(one.task)))
+
     def answer(self, activate: Callable[[int], None] = lambda index: None) -> Texts:
         """The answers to every task. activate: makes the model the one that answers a task, by its index."""
         texts = {}

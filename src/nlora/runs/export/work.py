@@ -6,13 +6,15 @@ import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nlora.data.prompts import frame
 from nlora.errors import InputErrors, Problem
+from nlora.models.backbone import BUILTIN_MODEL, auto_class
 from nlora.runs.checkpoint import Checkpoint, merged
 from nlora.runs.events import Progress
 from nlora.runs.export import forms, reloaded, sparse
+from nlora.runs.export.base_name import hub_name
 from nlora.runs.export.combine import CombinedUpdate, Update
 from nlora.runs.export.in_memory import UpdatedBackbone
 from nlora.runs.export.options import ExportOptions
@@ -59,6 +61,13 @@ class Work:
             )
         found = self._found
         found.is_encoder_decoder = again.backbone.encoder_decoder
+        backbone_config: Any = again.backbone.model.config
+        found.auto_class = auto_class(backbone_config, again.backbone.name).__name__
+        if checkpoint.config.model == BUILTIN_MODEL and options.form != "merged":
+            found.notes.append(
+                f"the run computed with a 4-bit file of {hub_name(BUILTIN_MODEL)} (Q4_1), made float32 again, and so "
+                "did this check; over the hub's own weights, single answers may differ"
+            )
         if self._is_routed:
             found.notes.append(
                 "the run guessed the task of each text, so a wrong guess had another model answer; the export is the "
@@ -137,8 +146,9 @@ class Work:
             if update:
                 self._found.notes.append(forms.rounding_note(backbone.model, update, dtype))
             forms.round_weights(backbone.model, dtype)
-        answers = self._answering.by(backbone).answer()
-        forms.write_merged(backbone, self._folder, dtype)
+        answerer = self._answering.by(backbone)
+        answers = answerer.answer()
+        forms.write_merged(backbone, self._folder, dtype, answerer.end_ids)
         return answers
 
     def _write_adapter(
