@@ -124,6 +124,12 @@ class PenalizedTrainer(ResumableTrainer):
                 self._penalty_sum = self._penalty_sum + self._step_penalty
         return (loss, {"logits": logits}) if return_outputs else loss
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            self._penalty_gradient.after_backward()
+        return loss
+
     def get_batch_samples(self, *args: Any) -> Any:
         """The micro-batches of an optimizer step, with the number of its answer tokens; counts their padding."""
         batches, items = super().get_batch_samples(*args)

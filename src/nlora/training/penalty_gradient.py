@@ -18,29 +18,42 @@ from nlora.config.penalty_use import PenaltyUse
 class PenaltyGradient(TrainerCallback):
     """Applies the penalty of each optimizer step to these parameters.
 
-    The order of a step: `entering` the loss, the backward pass, clipping, `after_clipping`, the optimizer, and
-    `on_optimizer_step`.
+    The order of a step: `entering` the loss, the backward pass, `after_backward`, clipping, `after_clipping`, the
+    optimizer, and `on_optimizer_step`.
+
+    is_apart: whether the loss's backward pass may leave a parameter out that the penalty has, such as an expert's that
+    no token reached. DistributedDataParallel takes those as done before the pass, and would fail at the penalty's.
     """
 
-    def __init__(self, use: PenaltyUse, parameters: Sequence[nn.Parameter]) -> None:
-        self._use, self._parameters = use, parameters
+    def __init__(
+        self, use: PenaltyUse, parameters: Sequence[nn.Parameter], *, is_apart: bool = False
+    ) -> None:
+        self._use, self._parameters, self._is_apart = use, parameters, is_apart
         self._kept: Sequence[Tensor | None] = ()  # until they are applied
 
     def entering(self, penalty: Tensor, step: int, steps: int) -> Tensor:
         """What is added to the loss: the penalty at this step (from 0), without gradients if they take another way."""
         if self._use.growth:
             penalty = penalty * self._use.weight(step, steps)
-        if self._use.route == "loss":
+        if self._use.route == "loss" and not self._is_apart:
             return penalty
         # Not `backward`, which would have DistributedDataParallel average what it adds.
         self._kept = torch.autograd.grad(penalty, self._parameters, allow_unused=True)
         return penalty.detach()
 
+    def after_backward(self) -> None:
+        """Add the gradient to the loss's, which will be clipped with it."""
+        if self._use.route == "loss":
+            self._add()
+
     def after_clipping(self) -> None:
         """Add the gradient to the loss's, which has been clipped."""
         if self._use.route == "unclipped":
-            for parameter, gradient in self._taken():
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            self._add()
+
+    def _add(self) -> None:
+        for parameter, gradient in self._taken():
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the parameters down the gradient, by the learning rate of the step that was just taken.

@@ -38,7 +38,7 @@ def arguments(trainable: Trainable) -> dict[str, Any]:
     return {
         "use_cpu": not torch.accelerator.is_available(),  # else the Trainer leaves each process alone on a CPU
         # It costs a walk over the graph in each step.
-        "ddp_find_unused_parameters": _may_be_unused(trainable),
+        "ddp_find_unused_parameters": may_leave_out(trainable),
         "ddp_broadcast_buffers": False,
     }
 
@@ -96,11 +96,10 @@ def _nothing_counts(batch: Batch) -> Batch:
     return batch
 
 
-def _may_be_unused(trainable: Trainable) -> bool:
-    """Whether some of the trained weights may not be used in a step: those of an expert, or of a whole model."""
-    if isinstance(
-        trainable, SoftPrompts
-    ):  # all are used, but keys not in the forward pass, where DDP would look
+def may_leave_out(trainable: Trainable) -> bool:
+    """Whether a step of several processes may not use all trained weights: those of an expert, or of a whole model."""
+    # All soft prompts are used, but their keys not in the forward pass, where DDP would look.
+    if processes.size() == 1 or isinstance(trainable, SoftPrompts):
         return False
     factors = trainable.factors()
     return not factors or any(map(is_of_expert, factors))

@@ -160,7 +160,8 @@ def train(
         **(stateful or {}),
         **({"best_epoch": best} if best else {}),
     }
-    penalty_gradient = PenaltyGradient(penalty_use, _trained(trainable))
+    is_apart = spread.may_leave_out(trainable)
+    penalty_gradient = PenaltyGradient(penalty_use, _trained(trainable), is_apart=is_apart)
     trainer = PenalizedTrainer(
         model=trainable.model,
         args=training_arguments(options, in_epoch, seed, folder, together, **spread.arguments(trainable)),
