@@ -149,7 +149,7 @@ def row(name: str, runs: Mapping[int, Run], reference: Mapping[int, Run] | None)
 
 
 def print_table(runs: Runs, base: str = REFERENCE, only: Sequence[str] = ()) -> None:
-    """The methods, the best first. base: the one that the others are compared with. only: these; empty: all.
+    """The methods, the best first; by length of training, if there are several. base: the one that the others are compared with. only: these; empty: all.
 
     Raises RunError if there are no runs of one that is named.
     """
@@ -164,7 +164,7 @@ def print_table(runs: Runs, base: str = REFERENCE, only: Sequence[str] = ()) -> 
     means = {
         name: statistics.mean(run.accuracy for run in of_name.values()) for name, of_name in shown.items()
     }
-    for name in sorted(means, key=lambda name: -means[name]):
+    for name in sorted(means, key=lambda name: (int(name.partition(GRID)[2] or 0), -means[name])):
         reference = base + "".join(name.partition(GRID)[1:])  # trained as long
         others = runs.get(reference) if name != reference else None
         print("| " + " | ".join(row(name, runs[name], others)) + " |")
