@@ -149,7 +149,7 @@ def row(name: str, runs: Mapping[int, Run], reference: Mapping[int, Run] | None)
 
 
 def print_table(runs: Runs, base: str = REFERENCE, only: Sequence[str] = ()) -> None:
-    """The methods, the best first; by length of training, if there are several. base: the one that the others are compared with. only: these; empty: all.
+    """The methods by length of training, the best first. base: the others are compared with it. only: these; empty: all.
 
     Raises RunError if there are no runs of one that is named.
     """
