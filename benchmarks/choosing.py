@@ -149,7 +149,7 @@ def row(name: str, runs: Mapping[int, Run], reference: Mapping[int, Run] | None)
 
 
 def print_table(runs: Runs, base: str = REFERENCE, only: Sequence[str] = ()) -> None:
-    """The methods by length of training, the best first. base: the others are compared with it. only: these; empty: all.
+    """The methods by length of training, the best first. base: what the others are compared with. only: empty for all.
 
     Raises RunError if there are no runs of one that is named.
     """
