@@ -120,7 +120,8 @@ def test_the_model_of_a_run_has_the_merged_update(run: Path, tiny_model: TinyMod
 def test_an_exported_adapter_has_full_rank_or_the_one_asked_for(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "full", ExportOptions("adapter"))
     for name, f in load_factors(tmp_path / "full").items():
-        assert f.A.shape[0] == min(f.shape)
+        assert f.A.shape[0] == 32  # the largest of all layers, with zeros where a layer has less
+        assert int(torch.linalg.matrix_rank(f.update())) <= min(f.shape)
         torch.testing.assert_close(f.update(), by_loops(adapters(run), name, 0.8))
     found = export(run, tmp_path / "small", ExportOptions("adapter", rank=4))
     assert found.rank_loss is not None

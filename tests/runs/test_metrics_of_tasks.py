@@ -166,7 +166,6 @@ def test_gate_compares_by_the_metric_and_tests_the_examples(project: Path) -> No
     assert animals.changes.worse == sum(overlap(a) > overlap(b) for a, b in zip(then, now, strict=True))
     assert animals.labels == {}
     assert set(colors.labels) == set(COLORS)
-    assert gate(run, against=run).passed
 
 
 def test_an_accepted_answer_is_not_forgotten(project: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from nlora.data.columns import Columns, TokenizedExamples
 from nlora.data.task import Example, Task, TokenizedExample
 from nlora.errors import InputErrors
 from nlora.runs.plan import make_plan
-from nlora.runs.replay_plan import rows_of_each, tokens_of_each
+from nlora.runs.replay_plan import replay_notes, rows_of_each, tokens_of_each
 
 TinyModel = Callable[[str], Path]
 
@@ -42,15 +43,19 @@ def test_examples_that_are_held_out_are_not_replayed(tmp_path: Path, tiny_model:
     assert plan.stages[1].replayed == {"colors": 10}
 
 
-def test_the_last_task_must_hold_the_memory_too(tmp_path: Path, tiny_model: TinyModel) -> None:
-    """Else the run starts, and refuses the task that is appended to it."""
+def test_of_a_smaller_task_everything_is_kept_and_that_is_said(tmp_path: Path, tiny_model: TinyModel) -> None:
+    """The memory cannot change once a run has begun, so a small task must not keep others from being appended."""
     tasks = [
         write_task(tmp_path / "data", "colors", COLORS, train=24),
         write_task(tmp_path / "data", "animals", ANIMALS, train=12),
     ]
     config = write_config(tmp_path, tiny_model("llama"), tasks=tasks, replay={"memory": 20})
-    with pytest.raises(InputErrors, match=r"replay\.memory: 20 is more than the 12 .* of task animals"):
-        plan_of(config)
+    for order in ([0, 1], [1, 0]):
+        plan = plan_of(config, f"tasks={json.dumps([tasks[i] for i in order])}")
+        first, (kept, some) = plan.tasks[0], plan.examples[1].portions[1]
+        assert (kept, len(some)) == (first, min(20, len(first.train)))
+        notes = [note for note in replay_notes(plan.config, plan.tasks) if "are kept" in note]
+        assert notes == ["animals has 12 training examples, so all of them are kept"]
 
 
 def test_a_budget_of_tokens_is_kept_to(tmp_path: Path, tiny_model: TinyModel) -> None:
@@ -84,7 +89,7 @@ def test_a_conversation_that_has_become_several_sequences_counts_as_one_example(
     [
         (
             "replay={memory: 17}",
-            "replay.memory: 17 is more than the 16 training examples of task colors; set it to",
+            "replay.memory: 17 is more than the 16 training examples of task colors, and no task has more; set it to",
         ),
         ("replay={memory: 4, tokens: 9}", "memory 4 and tokens 9 exclude each other; set one of them"),
         ("replay={share: 0.5}", "nothing says how much is kept; set memory, in examples of each task, or"),

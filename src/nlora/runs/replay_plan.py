@@ -22,22 +22,26 @@ def replay_problems(config: Config, methods: Sequence[Method], tasks: Sequence[T
     if any(type(method).examples is not Method.examples for method in methods):
         what = f"{config.method.label} chooses the examples of a stage itself; leave replay out, or take another method"
         return [Problem.at(("replay",), what)]
-    return [
-        Problem.at(
-            ("replay", "memory"),
-            f"{config.replay.memory} is more than the {len(task.train)} training examples of task {task.name}; "
-            "set it to that or less",
+    largest = max(tasks, key=lambda task: len(task.train))
+    if 0 < len(largest.train) < config.replay.memory:
+        what = (
+            f"{config.replay.memory} is more than the {len(largest.train)} training examples of task {largest.name}, "
+            "and no task has more; set it to that or less"
         )
-        for task in tasks  # of the last one, too: a task may be appended
-        if 0 < len(task.train) < config.replay.memory
-    ]
+        return [Problem.at(("replay", "memory"), what)]
+    return []
 
 
 def replay_notes(config: Config, tasks: Sequence[Task]) -> list[str]:
-    """The settings in words, and which tasks have nothing to keep; empty without replay."""
+    """The settings in words, and which tasks have nothing or less to keep; empty without replay."""
     if not config.replay.is_on:
         return []
     notes = [f"later tasks train on {config.replay.in_words}, too"]
+    notes += [
+        f"{task.name} has {len(task.train)} training examples, so all of them are kept"
+        for task in tasks
+        if 0 < len(task.train) < config.replay.memory
+    ]
     if bare := [task.name for task in tasks[:-1] if not task.train]:
         notes.append(
             f"nothing is kept of {', '.join(bare)}: an adapter from elsewhere comes without examples"
