@@ -108,6 +108,9 @@ def test_a_share_of_less_than_one_direction_is_refused_before_anything_is_traine
         "layer out of lora.targets"
     )
     assert build("osf", {"preserved": 0.0625}).check(shapes) == []
+    (problem,) = given.check([ModuleShape("odd", 19, 24)])
+    least = float(str(problem).split("set ")[1].split()[0])
+    assert build("osf", {"preserved": least}).check([ModuleShape("odd", 19, 24)]) == []
     by_number = build("osf", {})
     assert by_number.check(shapes) == []
     assert by_number.check_sequence(15) == []

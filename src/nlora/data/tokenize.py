@@ -171,14 +171,6 @@ class ExampleTokenizer:
         """The ids of an answer with its end token, at most max_target_tokens."""
         return [*self._answer(text)[: self.max_target_tokens - 1], self.end_id]
 
-    def cut_answers(self, task: Task, examples: Sequence[Example], rows: TokenizedExamples) -> int:
-        """How many answers of free text are longer than max_target_tokens. rows: the examples', one for each."""
-        if task.labels is not None or task.chat:
-            return 0  # too long ones are errors
-        lengths = zip(examples, rows.answer_lengths, strict=True)
-        full = (example.label for example, n in lengths if n == self.max_target_tokens)
-        return sum(len(self._answer(text)) >= self.max_target_tokens for text in full)
-
     def label_ids(self, labels: Sequence[str], *, chat: bool = False) -> list[list[int]]:
         """The ids of each label as an answer, without the end token. chat: in a conversation."""
         return [list(self._answer(label, chat)) for label in labels]

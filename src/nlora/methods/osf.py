@@ -26,6 +26,7 @@ Pitfalls:
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -82,7 +83,8 @@ class Osf(Method[OsfOptions]):
         if narrow is None or int(share * _directions(narrow)) >= 1:
             return []
         n = _directions(narrow)
-        what = f"{share:.3g} of the {n} directions of {narrow.name} is less than one; set {1 / n:.3g} or more"
+        least = math.ceil(1e4 / n) / 1e4  # rounded up, or it would be refused again
+        what = f"{share:.3g} of the {n} directions of {narrow.name} is less than one; set {least:g} or more"
         return [Problem.at(("method", "preserved"), f"{what}, or leave the layer out of lora.targets")]
 
     def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Trainable:

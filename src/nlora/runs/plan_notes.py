@@ -28,15 +28,17 @@ def plan_notes(plan: Plan) -> list[str]:
 
 def _cut_answers(plan: Plan) -> list[str]:
     """The tasks of which answers are cut in training. Labels that are too long are errors."""
-    encoder, notes = plan.encoder, []
+    most, notes = plan.encoder.max_target_tokens, []
     firsts = [given.portions[0] if given.portions else None for given in plan.examples]
     for task, first, given in zip(plan.tasks, firsts, plan.examples, strict=True):
-        if first is None or first[0] is not task:
+        if first is None or first[0] is not task or task.labels is not None or task.chat:
             continue
-        if n := encoder.cut_answers(task, first[1], given.own):
+        lengths = zip(first[1], given.own.answer_lengths, strict=True)
+        full = [example.label for example, n in lengths if n == most]
+        if n := sum(len(ids) >= most for ids in plan.encoder.label_ids(full)):  # without the end token
             notes.append(
-                f"{task.name}: {n} of {len(first[1])} answers are longer than {encoder.max_target_tokens} tokens, and "
-                "are cut in training; set train.max_target_tokens to the longest that matters"
+                f"{task.name}: {n} of {len(first[1])} answers are longer than {most} tokens, and are cut in training; "
+                "set train.max_target_tokens to the longest that matters"
             )
     return notes
 

@@ -90,6 +90,7 @@ def learn_sequence(
         run.write_zero_shot(known | scores_of(new, answers, records), records)
     general = GeneralProbe(plan.general, backbone, history, run, progress)
     general.before()
+    before = 0  # the last stage so far that was trained, of which a method may have a memory
     for stage, (task, method) in enumerate(zip(tasks, plan.methods, strict=True), start=1):
         if repair is not None:
             repair.prepare(stage)
@@ -102,6 +103,7 @@ def learn_sequence(
                 folder = run.stage_folder(stage)
                 is_last = stage == last_trained or repair is not None  # any next stage may be trained again
                 history.reload_stage(folder, method, is_last=is_last, is_adopted=record.is_adopted)
+                before = before if record.is_adopted else stage
             if router is not None:
                 router.reload(run.stage_folder(stage), task.name)
             continue
@@ -154,9 +156,10 @@ def learn_sequence(
                 )
                 progress.stage_done(stage, task.name, scores)
                 _say(notes, stage, task.name, progress)
-        if not run.stage_record(stage).is_skipped and adopted is None:  # it has a memory of its own
-            for earlier in range(1, stage):
-                run.drop_memory(earlier)
+        if adopted is None and plan.encoded[stage - 1]:  # the stage has a memory of its own
+            if before:
+                run.drop_memory(before)
+            before = stage
         run.write_summary()
 
 

@@ -89,7 +89,7 @@ def _of_variant(data: dict[str, Any], override: Override) -> Override:
         return override
     if isinstance(variants, list):
         data["variants"] = variants = {str(name): name for name in variants}
-    if not isinstance(variants, dict) or not variants:  # none, or a mistake, which is told later
+    if not isinstance(variants, dict) or not variants:  # none, or a mistake that is reported with the others
         return override
     _, name, *key = override.path
     if name not in variants:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from nlora.report.page_blocks import Block, Fold, Section, Table, Text, words
 from nlora.report.run_files import RunFiles
 from nlora.report.variants import Variant, runs_of
-from nlora.report.wording import into, method_of, shown_folder
+from nlora.report.wording import into, method_of, shown_folder, trains
 from nlora.runs.layout import ADAPTER, LOG_FILE, OUTPUTS, PREDICTIONS_FILE, RUN_FILE, STAGE_FILE
 from nlora.runs.summary import SUMMARY_FILE
 
@@ -77,15 +77,15 @@ def _commands(run: RunFiles) -> list[Block]:
 
 
 def _export(run: RunFiles, folder: str, task: str) -> list[Block]:
-    """The command that writes the model; none where no export holds it, or where the method is not known any more."""
-    method = method_of(run)
-    if run.config is None or method is None or method.trains == "prompts":
+    """The command that writes the model; none where no export holds it."""
+    if run.config is None or trains(run) == "prompts":
         return []
-    out = shlex.quote(f"exports/{run.folder.resolve().name}")
-    of_task = f" --task {task}" if method.needs_task or run.config.serve is not None else ""
+    method, out = method_of(run), shlex.quote(f"exports/{run.folder.resolve().name}")
+    needs_task = run.config.serve is not None or (method is not None and method.needs_task)
+    of_task = f" --task {task}" if needs_task else ""
     if run.config.quantize is not None:
         what, form = "Write the updates as one LoRA for transformers or vLLM:", "adapter"
     else:
-        hint = " (--as adapter: one LoRA instead)" if method.trains == "adapter" else ""
+        hint = " (--as adapter: one LoRA instead)" if trains(run) == "adapter" else ""
         what, form = f"Write the model for transformers, vLLM or llama.cpp{hint}:", "merged"
     return [Text(what, code=f"nlora export {folder} --as {form}{of_task} {out}")]
