@@ -39,9 +39,12 @@ class Fails(Method):
         self.fails = earlier and os.environ.get("RANK", "alone") in os.environ.get("FAILING_RANK", "")
         self.step = 0
 
+    def extra_loss(self, logits, targets, before):
+        return logits.sum() * float("nan") if self.fails and self.step == 2 and os.environ["FAILURE"] == "nan" else None
+
     def penalty(self, adapter):
         self.step += 1
-        if not self.fails or self.step != 3:
+        if not self.fails or self.step != 3 or os.environ["FAILURE"] == "nan":
             return None
         if os.environ["FAILURE"] == "raise":
             raise ValueError("this process broke")
@@ -124,6 +127,18 @@ def test_an_error_of_one_process_is_told_once_and_logged(config: Path) -> None:
     assert log.count("ERROR nlora: ValueError: this process broke\nTraceback") == 1
     assert "gloo" not in log
     assert sorted(f.name for f in (config.parent / "run/outputs").iterdir()) == ["1-colors"]
+
+
+def test_a_loss_that_is_not_finite_is_told_with_the_examples_of_its_process(config: Path) -> None:
+    """Once the gradients are averaged, they are not finite in the other process either."""
+    told = run(config, FAILURE="nan", FAILING_RANK="1")
+    assert told.status == 2
+    # 8 examples are in the step, 4 of them in each process.
+    assert told.err.startswith(
+        "error: stage 2, animals, step 3: the loss is nan, so the step was not taken; it was on the training examples "
+    )
+    assert told.err.endswith(" and 1 more; try a smaller train.learning_rate or method.weight\n")
+    assert told.err.count("error") == 1
 
 
 def test_the_process_that_tells_is_not_ended_by_the_exit_of_another(config: Path) -> None:

@@ -5,6 +5,8 @@ on the device: from the first such step on, torch's fused optimizer skips its up
 scaler, so the weights remain those of the last good step. So does a penalty that bypasses the optimizer. A method's
 `after_step` still runs: those that project or mask the factors do once more what they did, and the choice of lori, if
 it falls into these steps, is made. The flag is read when something is logged or saved, and nothing of it is saved.
+
+Several processes judge a step alike, by the loss of all of them, and say the same.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import reduce
 from torch import Tensor
 
 from nlora.errors import RunError
+from nlora.models import processes
 from nlora.models.inspection import Batch
 
 ROWS = "example_rows"
@@ -70,17 +74,20 @@ class FiniteGuard:
         self._first = torch.zeros(
             3, device=self._device
         )  # step, index in _WATCHED, value; of the first bad step
-        self._unread: dict[int, Sequence[Tensor]] = {}  # rows by step
+        self._unread: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}  # own loss and rows, by step
 
     def before_step(
         self, step: int, *, loss: Any, penalty: Any, gradient_norm: Any, rows: Sequence[Tensor]
     ) -> None:
-        """Look at a step (from 1) before the optimizer takes it. rows: of each micro-batch.
+        """Look at a step (from 1) before the optimizer takes it. All processes call it.
 
+        loss, rows: of this process; rows: of each micro-batch. penalty, gradient_norm: the same in all processes.
         Raises NotFiniteError, on a GPU only at the next `check`.
         """
-        self._unread[step] = rows
-        values = torch.stack([self._number(value) for value in (loss, penalty, gradient_norm)])
+        own, *common = map(self._number, (loss, penalty, gradient_norm))
+        self._unread[step] = own, rows
+        of_all = own if processes.size() == 1 else reduce(own, reduction="mean")
+        values = torch.stack([of_all, *common])
         finite = values.isfinite()
         which = finite.to(torch.uint8).argmin(keepdim=True)
         now = torch.cat([torch.full((1,), float(step), device=self._device), which, values.gather(0, which)])
@@ -91,11 +98,15 @@ class FiniteGuard:
             self.check()
 
     def check(self) -> None:
-        """Raise NotFiniteError if a step so far was not finite."""
+        """Raise NotFiniteError if a step so far was not finite. All processes call it."""
         step, which, value = self._first.tolist()
         if step:
-            rows = [row for some in self._unread.get(int(step), ()) for row in some.tolist()]
-            raise NotFiniteError(_WATCHED[int(which)], value, int(step), rows)
+            what = _WATCHED[int(which)]
+            own, rows = self._unread[int(step)]
+            is_innocent = what == "loss" and bool(own.isfinite())  # another process's examples have done it
+            suspects = [] if is_innocent else torch.cat([*rows, torch.empty(0, dtype=torch.long)]).tolist()
+            everyone = [row for some in processes.gather(suspects) for row in some]
+            raise NotFiniteError(what, value, int(step), everyone)
         self._unread.clear()
 
     def _number(self, value: Any) -> Tensor:
