@@ -120,7 +120,7 @@ def test_quantization_is_not_advised_to_a_sharded_run(tmp_path: Path, tiny_model
 
     def too_much(plan: Any, config: Any = None, **how: Any) -> MemoryEstimate:
         asked.append(config)
-        return MemoryEstimate("cpu", 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, free=0)
+        return MemoryEstimate("cpu", 2, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, free=0)
 
     memory_lines(plan, str, processes=2, estimate=too_much)
     assert len(asked) > 1

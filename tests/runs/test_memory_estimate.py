@@ -101,6 +101,19 @@ def test_weights_adapter_and_optimizer_are_counted_exactly(
     assert narrow.adapter == found.adapter
     # The files are in float32, so the weights have to be converted.
     assert (found.loading, narrow.loading) == (0, sum(p.nbytes for p in model.parameters()))
+    assert (found.mapped, narrow.mapped) == (found.weights - found.originals, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "share"),
+    [("l2p", {}, 1), ("seqft", {}, 0), ("nlora", {"fsdp": True}, 0), ("nlora", {"quantize": "8bit"}, 0)],
+)
+def test_weights_that_no_process_changes_or_converts_are_counted_once(
+    tmp_path: Path, tiny_model: Callable[[str], Path], method: str, changes: dict[str, Any], share: int
+) -> None:
+    plan = plan_of(tmp_path, tiny_model("llama"), f"method={method}")
+    found = estimate_memory(plan, changed(plan.config, changes), device="cpu", processes=2)
+    assert found.mapped == share * found.weights
 
 
 def test_attention_on_a_gpu_is_estimated_as_it_is_there(
@@ -169,7 +182,7 @@ def test_smaller_batches_and_checkpointing_need_less(
 
 
 ESTIMATE = MemoryEstimate(
-    device="cpu", processes=1, process=10, weights=20, loading=0, adapter=1, optimizer=2, earlier=3, originals=0,
+    device="cpu", processes=1, process=10, weights=20, mapped=0, loading=0, adapter=1, optimizer=2, earlier=3, originals=0,
     training=64, scoring=16, free=100,
 )  # fmt: skip
 
@@ -180,6 +193,7 @@ def test_a_peak_is_that_of_training_or_of_scoring() -> None:
     assert replace(ESTIMATE, processes=2).peak == 2 * ESTIMATE.peak
     assert replace(ESTIMATE, loading=60).peak == ESTIMATE.peak
     assert replace(ESTIMATE, processes=2, loading=200).peak == 2 * (10 + 20) + 200  # all map the same files
+    assert replace(ESTIMATE, processes=3, mapped=15).peak == 3 * ESTIMATE.peak - 2 * 15
     gpu = replace(ESTIMATE, device="cuda", processes=2)
     assert (gpu.peak, gpu.host) == (20 + 1 + 2 + 64, 2 * (10 + 20))
     # All processes of a machine share the original weights, which are in its own memory.

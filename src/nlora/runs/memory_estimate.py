@@ -49,7 +49,8 @@ class MemoryEstimate:
     """The bytes that a run needs at once, by what they are for.
 
     process: this process without the model: Python, torch, libraries, data, and what malloc keeps. weights: the
-    backbone's. loading: the pages of the model's files, where their weights have to be converted; they are there while
+    backbone's. mapped: those of them that stay as they are in the model's files, so that all processes of a machine have
+    the same pages. loading: the pages of the model's files, where their weights have to be converted; they are there while
     the model is loaded.
     adapter: what a stage trains. optimizer: AdamW's averages. earlier: what is kept of earlier stages (updates, a
     method's memory). originals: the original weights for merging, which all processes of a machine share. training:
@@ -61,6 +62,7 @@ class MemoryEstimate:
     processes: int
     process: int
     weights: int
+    mapped: int
     loading: int
     adapter: int
     optimizer: int
@@ -76,15 +78,25 @@ class MemoryEstimate:
         stage = max(self.adapter + self.optimizer + self.training, self.scoring)
         if self.device == "cuda":
             return self.weights + stage
-        loading = self.processes * (self.process + self.weights) + self.loading
-        learning = self.originals + self.processes * (self.process + self.weights + self.earlier + stage)
-        return max(loading, learning)
+        return max(self._of_loading, self._weights + self._of_learning + self.processes * stage)
 
     @property
     def host(self) -> int:
         """The machine's own memory that a run on GPUs needs: all processes, the weights while they are loaded."""
-        loading = self.processes * (self.process + self.weights) + self.loading
-        return max(loading, self.originals + self.processes * (self.process + self.earlier))
+        return max(self._of_loading, self._of_learning)
+
+    @property
+    def _weights(self) -> int:
+        """What the weights need in a machine's memory."""
+        return self.mapped + self.processes * (self.weights - self.mapped)
+
+    @property
+    def _of_loading(self) -> int:
+        return self._weights + self.loading + self.processes * self.process
+
+    @property
+    def _of_learning(self) -> int:
+        return self.originals + self.processes * (self.process + self.earlier)
 
     @property
     def fits(self) -> bool:
@@ -112,16 +124,17 @@ def estimate_memory(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     give_fake_tensors(model, mode, getattr(torch, config.dtype))
     weights = _sharded_bytes(model, processes) if config.fsdp else _weight_bytes(model, config)
-    earlier, originals = _kept_of_earlier(plan, config, model)
+    merges = _merges(plan, config, model)
     parts = TracedRun(plan, config, model, mode, paths, device, processes).parts()
     return MemoryEstimate(
         device=device,
         processes=processes,
         process=used_bytes() + _FREED,  # after the trace, which imports what a step imports (torch._dynamo)
         weights=weights,
+        mapped=_mapped_bytes(plan, config, model, weights, merges),
         loading=_converted_bytes(model, config),
-        earlier=earlier,
-        originals=originals,
+        earlier=_kept_of_earlier(plan, config, merges),
+        originals=4 * _entries(plan) if merges else 0,
         free=free_bytes(device),
         **parts,
     )
@@ -159,22 +172,39 @@ def _sharded_bytes(model: nn.Module, processes: int) -> int:
     return min(everything // processes + whole, everything) if processes > 1 else everything
 
 
-def _kept_of_earlier(plan: Plan, config: Config, model: nn.Module) -> tuple[int, int]:
-    """What the last stage keeps of the earlier ones (updates, a method's own tensors), and original weights."""
+def _mapped_bytes(plan: Plan, config: Config, model: nn.Module, weights: int, merges: bool) -> int:
+    """The weights that no process writes to."""
+    is_own = config.quantize is not None or config.fsdp or plan.methods[-1].trains == "weights"
+    if is_own or _converted_bytes(model, config):
+        return 0
+    return weights - (4 * _entries(plan) if merges else 0)
+
+
+def _merges(plan: Plan, config: Config, model: nn.Module) -> bool:
+    """Whether updates of earlier stages are merged into the weights."""
+    if len(plan.tasks) == 1 or plan.methods[-1].trains != "adapter":
+        return False
+    layers = [linear_layer(model, module.name) for module in plan.modules]
+    may = config.dtype == "float32" and config.quantize is None and not config.fsdp
+    return may and not any(shares_weight(model, layer) for layer in layers)
+
+
+def _kept_of_earlier(plan: Plan, config: Config, merges: bool) -> int:
+    """What the last stage keeps of the earlier ones: updates, a method's own tensors."""
     method, stages = plan.methods[-1], len(plan.tasks)
     if stages == 1 or method.trains != "adapter":
-        return 0, 0
+        return 0
     r = config.lora.r
     updates = (stages - 1) * 4 * sum(r * (m.in_features + m.out_features) for m in plan.modules)
-    layers = [linear_layer(model, module.name) for module in plan.modules]
-    entries = sum(module.in_features * module.out_features for module in plan.modules)
-    merges = config.dtype == "float32" and config.quantize is None and not config.fsdp
-    merges = merges and not any(shares_weight(model, layer) for layer in layers)
     concatenated = 0 if merges else updates  # unmerged updates are kept once more
     own = {
-        "ewc": 4 * entries,  # Fisher information
-        "magmax": 4 * entries,  # the merged update, while the model answers
-        "inflora": 4
-        * sum(module.in_features**2 for module in plan.modules),  # at most, if no layers share an input
+        "ewc": 4 * _entries(plan),  # Fisher information
+        "magmax": 4 * _entries(plan),  # the merged update, while the model answers
+        "inflora": 4 * sum(m.in_features**2 for m in plan.modules),  # at most, if no layers share an input
     }
-    return updates + concatenated + own.get(method.name, 0), 4 * entries if merges else 0
+    return updates + concatenated + own.get(method.name, 0)
+
+
+def _entries(plan: Plan) -> int:
+    """The entries of the layers that are adapted."""
+    return sum(module.in_features * module.out_features for module in plan.modules)
