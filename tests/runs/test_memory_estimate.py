@@ -182,8 +182,8 @@ def test_smaller_batches_and_checkpointing_need_less(
 
 
 ESTIMATE = MemoryEstimate(
-    device="cpu", processes=1, process=10, weights=20, mapped=0, loading=0, adapter=1, optimizer=2, earlier=3, originals=0,
-    training=64, scoring=16, free=100,
+    device="cpu", processes=1, process=10, weights=20, mapped=0, loading=0, adapter=1, optimizer=2, earlier=3,
+    originals=0, training=64, scoring=16, free=100,
 )  # fmt: skip
 
 

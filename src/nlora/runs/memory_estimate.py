@@ -49,9 +49,9 @@ class MemoryEstimate:
     """The bytes that a run needs at once, by what they are for.
 
     process: this process without the model: Python, torch, libraries, data, and what malloc keeps. weights: the
-    backbone's. mapped: those of them that stay as they are in the model's files, so that all processes of a machine have
-    the same pages. loading: the pages of the model's files, where their weights have to be converted; they are there while
-    the model is loaded.
+    backbone's. mapped: those of them that stay as they are in the model's files; all processes of a machine have the
+    same pages. loading: the pages of the model's files, where their weights have to be converted; they are there
+    while the model is loaded.
     adapter: what a stage trains. optimizer: AdamW's averages. earlier: what is kept of earlier stages (updates, a
     method's memory). originals: the original weights for merging, which all processes of a machine share. training:
     activations and gradients of the longest micro-batch, at their peak. scoring: keys, values and activations of the
