@@ -121,7 +121,7 @@ def test_an_exported_adapter_has_full_rank_or_the_one_asked_for(run: Path, tmp_p
     export(run, tmp_path / "full", ExportOptions("adapter"))
     for name, f in load_factors(tmp_path / "full").items():
         assert f.A.shape[0] == 32  # the largest of all layers, with zeros where a layer has less
-        assert int(torch.linalg.matrix_rank(f.update())) <= min(f.shape)
+        assert not f.A[min(f.shape) :].any()
         torch.testing.assert_close(f.update(), by_loops(adapters(run), name, 0.8))
     found = export(run, tmp_path / "small", ExportOptions("adapter", rank=4))
     assert found.rank_loss is not None

@@ -14,8 +14,10 @@ from nlora.config.penalty_use import PenaltyUse
 from nlora.config.schema import LoraOptions
 from nlora.config.train_options import TrainOptions
 from nlora.data.task import TokenizedExample
+from nlora.models import processes
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import AdapterState, LoraAdapter
+from nlora.training import finite_guard
 from nlora.training.finite_guard import FiniteGuard, NotFiniteError
 from nlora.training.penalty_gradient import PenaltyGradient
 from nlora.training.trainer import train
@@ -129,6 +131,20 @@ def test_on_a_gpu_updates_are_skipped_until_the_flag_is_read() -> None:
     with pytest.raises(NotFiniteError) as caught:
         deferred.guard.check()
     assert (caught.value.what, caught.value.step, caught.value.rows) == ("gradient", 2, (2, 12))
+
+
+@pytest.mark.parametrize(("own", "named"), [(1.0, (7, 8)), (INF, (1, 11, 7, 8))])
+def test_processes_judge_by_the_loss_of_all_and_name_the_examples_that_broke_it(
+    monkeypatch: pytest.MonkeyPatch, own: float, named: tuple[int, ...]
+) -> None:
+    """One of two processes; the other one's loss is infinite, on examples 7 and 8, with a finite gradient."""
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    monkeypatch.setattr(finite_guard, "reduce", lambda loss, reduction: (loss + INF) / 2)
+    monkeypatch.setattr(processes, "gather", lambda rows: [rows, [7, 8]])
+    rows = [torch.tensor([1]), torch.tensor([11])]
+    with pytest.raises(NotFiniteError) as caught:
+        Steps(False).guard.before_step(1, loss=own, penalty=0.0, gradient_norm=1.0, rows=rows)
+    assert (caught.value.what, caught.value.step, caught.value.rows) == ("loss", 1, named)
 
 
 @pytest.mark.parametrize("value", [0.5, NAN])

@@ -124,15 +124,15 @@ def estimate_memory(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     give_fake_tensors(model, mode, getattr(torch, config.dtype))
     weights = _sharded_bytes(model, processes) if config.fsdp else _weight_bytes(model, config)
-    merges = _merges(plan, config, model)
+    merges, converted = _merges(plan, config, model), _converted_bytes(model, config)
     parts = TracedRun(plan, config, model, mode, paths, device, processes).parts()
     return MemoryEstimate(
         device=device,
         processes=processes,
         process=used_bytes() + _FREED,  # after the trace, which imports what a step imports (torch._dynamo)
         weights=weights,
-        mapped=_mapped_bytes(plan, config, model, weights, merges),
-        loading=_converted_bytes(model, config),
+        mapped=0 if converted else _mapped_bytes(plan, config, weights, merges),
+        loading=converted,
         earlier=_kept_of_earlier(plan, config, merges),
         originals=4 * _entries(plan) if merges else 0,
         free=free_bytes(device),
@@ -172,10 +172,9 @@ def _sharded_bytes(model: nn.Module, processes: int) -> int:
     return min(everything // processes + whole, everything) if processes > 1 else everything
 
 
-def _mapped_bytes(plan: Plan, config: Config, model: nn.Module, weights: int, merges: bool) -> int:
-    """The weights that no process writes to."""
-    is_own = config.quantize is not None or config.fsdp or plan.methods[-1].trains == "weights"
-    if is_own or _converted_bytes(model, config):
+def _mapped_bytes(plan: Plan, config: Config, weights: int, merges: bool) -> int:
+    """The weights that no process writes to, if none has to be converted."""
+    if config.quantize is not None or config.fsdp or plan.methods[-1].trains == "weights":
         return 0
     return weights - (4 * _entries(plan) if merges else 0)
 

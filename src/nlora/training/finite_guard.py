@@ -104,7 +104,7 @@ class FiniteGuard:
             what = _WATCHED[int(which)]
             own, rows = self._unread[int(step)]
             is_innocent = what == "loss" and bool(own.isfinite())  # another process's examples have done it
-            suspects = [] if is_innocent else torch.cat([*rows, torch.empty(0, dtype=torch.long)]).tolist()
+            suspects = [] if is_innocent else [row for some in rows for row in some.tolist()]
             everyone = [row for some in processes.gather(suspects) for row in some]
             raise NotFiniteError(what, value, int(step), everyone)
         self._unread.clear()
