@@ -147,7 +147,7 @@ def test_anything_else_is_named_key_by_key(file: Callable[[str], Path], values: 
 def test_any_text_is_read_or_refused(file: Callable[[str], Path], text: str, overrides: list[str]) -> None:
     for source in (file(text), text, "demo"):
         try:
-            assert isinstance(load_config(source, overrides), Config)
+            assert isinstance(load_config(source, overrides).config, Config)
         except InputErrors as error:
             check(error)
 
