@@ -10,7 +10,7 @@ import pytest
 from nlora.config.schema import Config
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, RunError
-from nlora.evaluation.answer import Answer, graded, own_score, percent
+from nlora.evaluation.answer import Answer, graded, own_score, percent, right_probability
 from nlora.evaluation.choices import both_or_all, metric_of, scoring_words
 from nlora.evaluation.text_metrics import rouge_l
 from nlora.runs.released_files import Prediction, predict_results
@@ -31,6 +31,28 @@ def test_the_best_accepted_answer_counts() -> None:
     assert answer("austen").closest == ("austen", "Austen")
     assert answer("nothing").closest == ("nothing", "Jane Austen")
     assert Answer("", "-1", "1", exact=True, others=("1",)).is_right
+
+
+def test_the_probability_of_the_right_label_counts_all_accepted_ones() -> None:
+    test = (
+        Example("0", "", "dog"),
+        Example("1", "", "Cat", ("DOG",)),
+        Example("2", "", "fish"),  # no label of the task
+    )
+    task = Task("animals", "TC", "", ("cat", "dog", "bird"), (), test)
+    rows = [(0.5, 0.2, 0.3), (0.1, 0.6, 0.3), (0.2, 0.2, 0.6)]
+    assert right_probability(task, rows) == pytest.approx(100 * (0.2 + 0.7 + 0.0) / 3)
+
+
+def test_a_model_that_is_sure_has_its_accuracy_as_probability() -> None:
+    """Labels that differ in case alone are compared to the letter."""
+    draw = np.random.default_rng(0)
+    for labels in (("cat", "dog", "bird"), ("A", "a", "B")):
+        test = tuple(Example(str(i), "", labels[k]) for i, k in enumerate(draw.integers(3, size=40)))
+        answers = draw.integers(3, size=40)
+        task = Task("animals", "TC", "", labels, (), test)
+        expected = percent(graded(task, [labels[k] for k in answers]), "exact_match")
+        assert right_probability(task, np.eye(3)[answers].tolist()) == pytest.approx(expected)
 
 
 def test_the_released_numbers_are_of_the_closest_accepted_answer() -> None:

@@ -12,6 +12,7 @@ from test_sequence import assert_same_files
 
 from helpers import ANIMALS, COLORS, learn, same_outcome, write_config, write_task
 from nlora.api.learn import learn as learn_run
+from nlora.api.run import Run
 from nlora.config.load import load_config
 from nlora.data.task import Task
 from nlora.errors import InputErrors
@@ -77,7 +78,51 @@ def test_the_strongest_weight_within_the_margin_is_chosen_and_told(searched: tup
         allowed = [weight for weight, score in found.scores.items() if score >= without - found.margin]
         assert found.weight == max(allowed, default=0.0)
         assert len(found.scores) == 2
-        assert f"weight {found.weight:.3g} was chosen" in summary.notes[stage]
+        assert (
+            f"weight {found.weight:.3g} was chosen by the probability of the right label"
+            in summary.notes[stage]
+        )
+
+
+def test_the_probability_is_that_of_a_run_on_the_other_examples(
+    searched: tuple[Path, Summary], tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """Trained without a penalty on what is not held out, and asked for what is."""
+    plan = make_plan(load_config(searched[0] / "config.yaml"))
+    task = held_out(plan.config, plan.tasks[0])
+    entry = write_task(tmp_path / "own", "colors", COLORS)
+    for split, examples in (("train", task.train), ("test", task.test)):
+        rows = [{"sentence": e.sentence, "label": e.label} for e in examples]
+        Path(entry[split]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = write_task(tmp_path / "own", "animals", ANIMALS)
+    method = {"name": "nlora", "weight": 0.0}
+    learn(searching(tmp_path, tiny_model("llama"), tasks=[entry, other], method=method))
+    found = Run(tmp_path / "run").predict(
+        [e.sentence for e in task.test], task="colors", stage=1, probabilities=True
+    )
+    right = [of_labels[e.label] for of_labels, e in zip(found, task.test, strict=True)]
+    expected = 100 * sum(right) / len(right)
+    assert tried_in(searched[0] / "run/outputs/1-colors").scores[0.0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"decode": "generate"}, {"metric": "macro_f1"}])
+def test_what_has_no_probability_is_judged_by_its_score(
+    tiny_model: TinyModel, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    options = {"batch_size": 8, "validation_share": 0.5} | changes
+    tasks = [write_task(tmp_path / "data", "colors", COLORS, train=24)]
+    if "metric" in changes:
+        tasks[0]["metric"] = options.pop("metric")
+    config = searching(
+        tmp_path, tiny_model("llama"),
+        tasks=tasks,
+        evaluate=options,
+        auto_weight={"tries": 1, "max_drop": 100},
+        train=TRAIN | {"max_target_tokens": 6},
+    )  # fmt: skip
+    summary = learn(config)
+    assert tried_in(tmp_path / "run/outputs/1-colors").by == "score"
+    assert "was chosen by the score: " in summary.notes[0]
 
 
 @pytest.mark.parametrize(("max_drop", "is_chosen"), [(12.4, False), (12.5, True), (100.0, True)])
@@ -94,7 +139,7 @@ def test_a_few_held_out_examples_allow_no_more_than_the_largest_drop(
         return lambda: 75.0 if plan.methods[1].options.weight else 87.5
 
     monkeypatch.setattr(auto_weight, "held_out_score", made_up)
-    options = {"tries": 1, "margin": 2.0, "max_drop": max_drop}
+    options = {"by": "score", "tries": 1, "margin": 2.0, "max_drop": max_drop}
     changes = {"auto_weight": options, "stages": {"colors": {"method": {"weight": 0.0}}}}
     learn(searching(tmp_path, tiny_model("llama"), **changes))
     found = tried_in(tmp_path / "run/outputs/2-animals")
@@ -114,7 +159,7 @@ def test_a_task_that_gets_no_weight_does_not_cost_the_memory_of_the_tasks(
         write_task(tmp_path / "data", name, labels, train=24)
         for name, labels in (("colors", COLORS), ("animals", ANIMALS), ("drinks", ("tea", "rum", "gin")))
     ]
-    options = {"tries": 1, "margin": 0.5, "max_drop": 5}
+    options = {"by": "score", "tries": 1, "margin": 0.5, "max_drop": 5}
     method = {"name": "ewc", "weight": "auto"}
     learn(searching(tmp_path, tiny_model("llama"), tasks=tasks, method=method, auto_weight=options))
     stages = [tmp_path / "run/outputs" / name for name in ("2-animals", "3-drinks")]
@@ -269,14 +314,14 @@ def test_a_default_of_zero_is_refused(tiny_model: TinyModel, tmp_path: Path) -> 
 
 def test_the_file_in_the_stage_has_only_the_outcome(searched: tuple[Path, Summary]) -> None:
     file = searched[0] / "run/outputs/1-colors/weights_tried.json"
-    assert set(json.loads(file.read_text())) == {"examples", "margin", "scores", "weight"}
+    assert set(json.loads(file.read_text())) == {"by", "examples", "margin", "scores", "weight"}
 
 
 # With replay
 
 MEMORY: dict[str, Any] = {
     "replay": {"memory": 16, "share": 0.5},
-    "auto_weight": {"tries": 1, "max_drop": 100},
+    "auto_weight": {"by": "score", "tries": 1, "max_drop": 100},
     "train": TRAIN | {"epochs": 1},
     "stages": {"colors": {"method": {"weight": 0.1}}},
 }

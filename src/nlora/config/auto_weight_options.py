@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from nlora.config.frozen import Frozen
@@ -10,12 +12,18 @@ from nlora.config.frozen import Frozen
 class AutoWeightOptions(Frozen):
     """How `method.weight: auto` chooses a weight for each task."""
 
+    by: Literal["probability", "score"] = Field(
+        "probability",
+        description="With method.weight: auto, what held-out examples are judged by: the probability of the right "
+        "label, or the score of the answers. The probability is less a matter of chance, and also falls when a task is "
+        "answered rightly by a smaller margin. Generated answers, and macro-F1, are always judged by their score.",
+    )
     margin: float = Field(
         1.0,
         ge=0,
         allow_inf_nan=False,
         description="With method.weight: auto, how much worse than without a penalty the new task's held-out examples "
-        "(with replay, those of the memory as well) may be answered, in standard errors of their score.",
+        "(with replay, those of the memory as well) may be answered, in standard errors of a share.",
     )
     max_drop: float = Field(
         2.0,

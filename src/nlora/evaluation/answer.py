@@ -117,6 +117,25 @@ def graded(task: Task, texts: Sequence[str]) -> list[Answer]:
     ]
 
 
+def right_probability(task: Task, probabilities: Sequence[Sequence[float]]) -> float:
+    """The mean probability of the right label, in percent: the accuracy to be expected of answers that are drawn.
+
+    probabilities: of each of the task's labels, in their order, for each test example.
+
+    >>> test = (Example("0", "meow", "cat"), Example("1", "woof", "dog"))
+    >>> animals = Task("animals", "TC", "Which animal?", ("cat", "dog"), train=(), test=test)
+    >>> right_probability(animals, [(0.9, 0.1), (0.5, 0.5)])
+    70.0
+    """
+    by_label = [graded(task, [label] * len(task.test)) for label in task.labels or ()]
+    right = [
+        probability * answer.is_right
+        for row, answers in zip(probabilities, zip(*by_label, strict=True), strict=True)
+        for probability, answer in zip(row, answers, strict=True)
+    ]
+    return 100.0 * math.fsum(right) / len(probabilities)
+
+
 def own_score(task: Task, example: Example, text: str) -> float:
     """0 to 1, by the task's own function. Raises InputErrors, in one line, if it raises or returns anything else."""
     assert task.scorer is not None

@@ -1,11 +1,14 @@
 """`method.weight: auto`: for each task, the strongest penalty that costs the task nothing that can be measured.
 
 A part of the task's training examples is held out (`nlora.runs.held_out`; never a test example). The task is trained on
-the others without the penalty, and then with `auto_weight.tries` weights. The strongest weight wins whose score on the
-held-out examples is at most `auto_weight.margin` standard errors, and `auto_weight.max_drop` points, below the score
+the others without the penalty, and then with `auto_weight.tries` weights. The strongest weight wins whose value on the
+held-out examples is at most `auto_weight.margin` standard errors, and `auto_weight.max_drop` points, below the value
 without the penalty. With it the task is trained on all its examples, exactly as if the weight had been given.
 
-With `replay`, a part of what is kept of each earlier task is held out as well. The score is then the mean over the
+The value is the mean probability of the right label, or the score of the answers (`auto_weight.by`). The score of a few
+examples moves in large steps, and does not tell a task that is learned from one that is only just answered rightly.
+
+With `replay`, a part of what is kept of each earlier task is held out as well. The value is then the mean over the
 tasks, the new one and these, each of which counts the same. Where earlier tasks are answered by models of their own
 (`serve`), no weight changes their answers, and only the new task counts.
 
@@ -28,7 +31,10 @@ from typing import Any
 import torch
 
 from nlora.data.task import Task
+from nlora.evaluation.answer import right_probability
+from nlora.evaluation.choices import decode_of, metric_of
 from nlora.evaluation.continual_metrics import ROUNDING
+from nlora.evaluation.evaluator import Evaluator
 from nlora.methods.base import Method
 from nlora.methods.registry import default_weight, with_weight
 from nlora.models.backbone import Backbone
@@ -125,10 +131,7 @@ class _Search:
                 plan, self.backbone, trainable, self.stage, Path(folder), self.progress, self.paths, points,
                 is_tracked=False,
             )  # fmt: skip
-            of_tasks = {
-                some.name: held_out_score(plan, self.backbone, some, self.paths)()
-                for some in (task, *self.memory)
-            }
+            of_tasks = {some.name: self._value(plan, some) for some in (task, *self.memory)}
             score = sum(of_tasks.values()) / len(of_tasks)
             tried.scores[weight], tried.of_tasks[weight] = score, of_tasks
             self._keep(tried)  # here: a stop that was asked for meanwhile ends the block
@@ -137,14 +140,30 @@ class _Search:
         each = ", ".join(f"{name} {value:.1f}" for name, value in of_tasks.items())
         more = f" ({each})" if self.memory else ""
         log.info(
-            "stage %d: %s, weight %g: %.1f %% of the held-out examples%s",
+            "stage %d: %s, weight %g: %.1f %% on the held-out examples%s",
             self.stage, task.name, weight, score, more,
         )  # fmt: skip
         return score
 
+    def _value(self, plan: Plan, task: Task) -> float:
+        """What the model in training is worth on the task's held-out examples, in percent."""
+        if not self._by_probability(task):
+            return held_out_score(plan, self.backbone, task, self.paths)()
+        evaluator = Evaluator(self.backbone, plan.encoder, plan.config.evaluate, self.paths)
+        return right_probability(task, evaluator.answer(task, probabilities=True).probabilities or ())
+
+    def _by_probability(self, task: Task) -> bool:
+        config = self.plan.config
+        return (
+            config.auto_weight.by == "probability"
+            and decode_of(task, config.evaluate) == "labels"
+            and metric_of(task, config) == "exact_match"
+        )
+
     def _known(self) -> Tried:
         """What was tried before the run was stopped, if it was with the same things."""
         now = Tried(
+            by="probability" if self._by_probability(self.plan.tasks[self.stage - 1]) else "score",
             examples=len(self.plan.tasks[self.stage - 1].test),
             remembered={task.name: len(task.test) for task in self.memory},
             made_with=self._made_with(),
@@ -153,7 +172,7 @@ class _Search:
             before = Tried.model_validate_json(self.file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return now
-        same = ("made_with", "examples", "remembered")
+        same = ("made_with", "by", "examples", "remembered")
         return before if all(getattr(before, name) == getattr(now, name) for name in same) else now
 
     def _made_with(self) -> dict[str, Any]:

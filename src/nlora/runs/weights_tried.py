@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -14,11 +14,13 @@ from nlora.runs.layout import WEIGHTS_TRIED_FILE
 class Tried(BaseModel):
     """The contents of weights_tried.json.
 
-    examples: how many of the new task are held out. remembered: of each earlier task. scores: of the held-out examples,
-    in percent, by weight; with remembered ones, the mean over the tasks. of_tasks: the score of each task, by weight.
-    margin: in points. weight: the one chosen; None so far. made_with: what the scores depend on.
+    by: what the new task's held-out examples are judged by (`auto_weight.by`). examples: how many these are.
+    remembered: of each earlier task. scores: what the held-out examples are worth, in percent, by weight; with
+    remembered ones, the mean over the tasks. of_tasks: the same of each task. margin: in points. weight: the one
+    chosen; None so far. made_with: what the scores depend on.
     """
 
+    by: Literal["probability", "score"] = "score"
     examples: int
     remembered: dict[str, int] = {}
     margin: float = 0.0
@@ -32,7 +34,7 @@ class Tried(BaseModel):
         return self.model_dump(mode="json", exclude=set() if self.remembered else {"remembered", "of_tasks"})
 
     def standard_error(self) -> float:
-        """Of the score without the penalty, in points."""
+        """Of the score without the penalty, in points: that of a share. A mean of probabilities has a smaller one."""
         numbers = [self.examples, *self.remembered.values()]
         scores = list(self.of_tasks[0.0].values()) if self.remembered else [self.scores[0.0]]
         variance = 0.0
@@ -61,13 +63,14 @@ class Tried(BaseModel):
             if weight not in (0.0, self.weight)
         )
         on = f"on {self.held_out}"
+        by = {"probability": "by the probability of the right label", "score": "by the score"}[self.by]
         if not self.weight:
             return (
-                f"weight 0 was chosen: {without:.1f} % {on}; every weight that was tried costs more than "
+                f"weight 0 was chosen {by}: {without:.1f} % {on}; every weight that was tried costs more than "
                 f"{self.margin:.1f} points ({others})"
             )
         return (
-            f"weight {self.weight:.3g} was chosen: {self.scores[self.weight]:.1f} % {on}, and {without:.1f} % "
+            f"weight {self.weight:.3g} was chosen {by}: {self.scores[self.weight]:.1f} % {on}, and {without:.1f} % "
             f"without a penalty; up to {self.margin:.1f} points less were allowed ({others})"
         )
 
