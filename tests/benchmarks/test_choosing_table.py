@@ -142,11 +142,11 @@ def test_single_seeds_and_the_routers_guesses(
         ]
 
     everything = {row[0]: row for row in printed()}
-    each = [{row[0]: row for row in printed("--seeds", seed)} for seed in ("1", "2", "3")]
-    assert {row[1] for row in everything.values()} == {"3"}
+    each = [{row[0]: row for row in printed("--seeds", seed)} for seed in ("1", "2", "3", "4")]
+    assert {row[1] for row in everything.values()} == {"4"}
     for name, row in everything.items():
-        assert [of_seed[name][1] for of_seed in each] == ["1"] * 3
-        mean = sum(float(of_seed[name][2]) for of_seed in each) / 3
+        assert [of_seed[name][1] for of_seed in each] == ["1"] * 4
+        mean = sum(float(of_seed[name][2]) for of_seed in each) / 4
         assert float(row[2].split(" ± ")[0]) == pytest.approx(mean, abs=0.1)
 
     (one,) = printed("--only", "ewc", "--base", "replay")
