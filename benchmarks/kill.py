@@ -35,7 +35,7 @@ os.environ.setdefault(
 )  # else torch tells of each lost connection in twenty lines
 import nlora.sweeps.preload  # noqa: F401  (before anything is forked)
 from forks import forked, group
-from nlora.models.backbone import quiet_bars
+from nlora.models.quiet_bars import quiet_bars
 from nlora.runs.checksums import CHECKSUM_FILE
 from nlora.runs.layout import STAGE_FILE
 from tiny_families import tiny_folder

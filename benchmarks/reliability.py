@@ -26,7 +26,7 @@ import yaml
 from safetensors.torch import load_file
 
 from forks import forked, group
-from nlora.models.backbone import quiet_bars
+from nlora.models.quiet_bars import quiet_bars
 from tiny_families import tiny_folder
 
 MODELS = {"packed": "llama", "padded": "mistral"}  # a sliding window rules packing out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
@@ -20,28 +19,6 @@ from nlora.kernels.l1 import update_l1
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.lora_factors import LoraFactors
 from tiny import LORA, load, weights
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """script(name) -> a module of benchmarks/, found beside the others as when it is run."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
-
-
-@pytest.fixture
-def benchmark_folder(tmp_path: Path) -> Path:
-    """A data set of 40 examples of many lengths in the released layout."""
-    folder = tmp_path / "CL_Benchmark" / "TC" / "agnews"
-    folder.mkdir(parents=True)
-    labels = ["World", "Sports"]
-    rows = [{"sentence": "fox " * (1 + 7 * i % 40), "label": labels[i % 2]} for i in range(40)]
-    for split in ("train", "test"):
-        (folder / f"{split}.json").write_text(json.dumps(rows))
-    (folder / "labels.json").write_text(json.dumps(labels))
-    return tmp_path / "CL_Benchmark"
 
 
 def examples(lengths: list[int]) -> list[TokenizedExample]:
@@ -356,5 +333,5 @@ def test_memory_is_measured_in_a_process_of_its_own(
     script: Callable[[str], Any], tiny_model: Callable[[str], Path], benchmark_folder: Path
 ) -> None:
     arguments = ["--model", str(tiny_model("llama")), "--data", str(benchmark_folder), "--alone", "nlora"]
-    figures = script("measure").alone(FOLDER / "train.py", arguments)
+    figures = script("measure").alone(Path(script("train").__file__), arguments)
     assert 2**26 < figures["peak_memory_bytes"] < 2**33  # torch alone takes more than 64 MiB

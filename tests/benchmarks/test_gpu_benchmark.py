@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,17 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 QUICK = ["checks", "operations", "reads", "training-1B", "attention"]
 """The sections that start no run of their own."""
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """script(name) -> a module of benchmarks/, found beside the others as when it is run."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
-
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="here, benchmarks/gpu.py itself is the test"

@@ -24,6 +24,7 @@ from nlora.errors import FetchError, ModelError
 from nlora.models import processes
 from nlora.models.hub import offline_without_hub
 from nlora.models.quantization import Quantize, keep_trainable, loading_arguments
+from nlora.models.quiet_bars import quiet_bars
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,7 +68,8 @@ def load_backbone(
 ) -> Backbone:
     """Model and tokenizer, on the device that accelerate chooses (a GPU if there is one).
 
-    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16". quantize: see
+    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16", which changes how this process
+        multiplies on some CPUs, see `nlora.kernels.bfloat16_products`. quantize: see
     `nlora.models.quantization`. fsdp: each process loads its part of the weights only; all have to call it.
     Raises ModelError if it cannot be found, is not a language model, cannot be quantized, or its tokenizer has no
     end-of-text token.
@@ -75,10 +77,14 @@ def load_backbone(
     import torch
     from accelerate import PartialState
 
+    from nlora.kernels.bfloat16_products import widen_products
+
     source = _locate(name)
     config = load_config(name, trust_remote_code=trust_remote_code)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     number, device = getattr(torch, dtype), PartialState().device
+    if number == torch.bfloat16:
+        widen_products()
     arguments = source.arguments | (loading_arguments(quantize, number, device) if quantize else {})
     if fsdp:
         from transformers.distributed.configuration_utils import DistributedConfig
@@ -228,20 +234,6 @@ def _one_clear_line(name: str) -> Iterator[None]:
                 "give a folder, a GGUF file, a hub id, or smollm2 (the built-in default)"
             )
         raise ModelError(f"model {name}: {first}") from error
-
-
-@contextmanager
-def quiet_bars() -> Iterator[None]:
-    """Hide transformers' progress bars for loading and saving; nlora shows its own."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def builtin_model_folder() -> Path:

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nlora.errors import AdapterError, ModelError, RunError, to_repair, unusable
-from nlora.models.backbone import quiet_bars
 from nlora.models.inspection import recompute_activations, trained_parameters
 from nlora.models.lora_factors import AdapterState
+from nlora.models.quiet_bars import quiet_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

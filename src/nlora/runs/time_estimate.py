@@ -72,7 +72,11 @@ def flops_per_second(dtype: str, size: int | None = None, repeats: int = 5) -> f
     """
     import torch
 
+    from nlora.kernels.bfloat16_products import widen_products
+
     device = _device()
+    if dtype == "bfloat16":
+        widen_products()  # as loading a model does
     size = size or SIZES[device]
     a = torch.ones(size, size, device=device, dtype=getattr(torch, dtype))
     best = float("inf")

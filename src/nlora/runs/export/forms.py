@@ -14,8 +14,9 @@ import torch
 from torch.nn.functional import pad
 
 from nlora.data.permissions import open_to_others
-from nlora.models.backbone import Backbone, quiet_bars
+from nlora.models.backbone import Backbone
 from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, LoraFactors, check_finite
+from nlora.models.quiet_bars import quiet_bars
 from nlora.models.recompress import recompress
 from nlora.models.target_modules import linear_layer
 from nlora.runs.export.combine import Update, dense_update
