@@ -1,6 +1,6 @@
 """Products of bfloat16 matrices on a processor without instructions for them.
 
-torch multiplies such matrices entry by entry there, 5 to 90 times as slowly as float32 ones (PyTorch issue 146508).
+torch multiplies such matrices entry by entry there, up to 300 times as slowly as float32 ones (PyTorch issue 146508).
 Other processors have instructions (AVX512-BF16, AMX) that sum up in float32 and round the result once. The same is done
 here: the matrices are widened to float32 and multiplied, and the result is rounded. So the numbers are those of such a
 processor up to the order of a sum, in about the time of float32.
