@@ -6,7 +6,6 @@ They are read from the runs' folders, or from a file that keeps no more than thi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 from collections import defaultdict
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from nlora.errors import RunError
-from nlora.runs.answers import ExampleKey, read_answers
+from nlora.runs.answers import read_answers
 from nlora.runs.layout import OUTPUTS, PREDICTIONS_FILE, stage_name
-from nlora.runs.paired_bootstrap import Scored, Scores
+from nlora.runs.paired_bootstrap import Scored, Scores, example_digest
 from nlora.runs.summary import Summary, read_summary
 
 KEPT = {
@@ -26,6 +25,9 @@ KEPT = {
     "backward_transfer", "forgetting", "replay", "serve", "routing", "versions",
 }  # fmt: skip
 """Of a summary. Times are left out: the machine was shared."""
+
+KEPT_DIGITS = 10
+"""Of an example's digest."""
 
 Runs = Mapping[str, Mapping[int, "Run"]]
 """By name and seed."""
@@ -83,8 +85,8 @@ def _read_run(folder: Path) -> Run | None:
     summary = read_summary(folder)
     if summary.status != "complete":
         return None
-    last: dict[str, Mapping[ExampleKey, float]] = {}
-    learned: dict[str, Mapping[ExampleKey, float]] = {}
+    last: dict[str, Mapping[str, float]] = {}
+    learned: dict[str, Mapping[str, float]] = {}
     are_means = all(summary.metric_of(task) != "macro_f1" for task in summary.tasks)
     if are_means:
         last.update(_scores(folder, summary, len(summary.tasks), summary.tasks))
@@ -104,13 +106,12 @@ def _read_run(folder: Path) -> Run | None:
 def _scores(folder: Path, summary: Summary, stage: int, tasks: tuple[str, ...]) -> Scores:
     file = folder / OUTPUTS / stage_name(stage, summary.tasks[stage - 1]) / PREDICTIONS_FILE
     return {
-        task: {_digest(key): answer.score(summary.metric_of(task)) for key, answer in answers.items()}
+        task: {
+            example_digest(key)[:KEPT_DIGITS]: answer.score(summary.metric_of(task))
+            for key, answer in answers.items()
+        }
         for task, answers in read_answers(file, tasks).items()
     }
-
-
-def _digest(key: ExampleKey) -> ExampleKey:
-    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10], "", "", 0
 
 
 def write_runs(runs: Runs, path: Path) -> None:
@@ -129,7 +130,7 @@ def write_runs(runs: Runs, path: Path) -> None:
     for name in sorted(runs):
         for seed, run in sorted(runs[name].items()):
             for task in run.summary.tasks:
-                keys = [key[0] for key in run.last[task]]
+                keys = list(run.last[task])
                 if known.setdefault((task, seed), keys) is keys:
                     lines.append({"task": task, "seed": seed, "examples": keys})
             lines.append(
@@ -148,8 +149,7 @@ def write_runs(runs: Runs, path: Path) -> None:
 
 def _as_digits(scores: Scores, known: Mapping[tuple[str, int], list[str]], seed: int) -> dict[str, str]:
     return {
-        task: "".join(f"{of_task[(key, '', '', 0)]:.0f}" for key in known[task, seed])
-        for task, of_task in scores.items()
+        task: "".join(f"{of_task[key]:.0f}" for key in known[task, seed]) for task, of_task in scores.items()
     }
 
 
@@ -165,8 +165,7 @@ def _read_file(path: Path) -> list[Run | None]:
         last, learned = (
             {
                 task: {
-                    (key, "", "", 0): float(digit)
-                    for key, digit in zip(known[task, summary.seed], digits, strict=True)
+                    key: float(digit) for key, digit in zip(known[task, summary.seed], digits, strict=True)
                 }
                 for task, digits in values[what].items()
             }

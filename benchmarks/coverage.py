@@ -52,7 +52,7 @@ def run(hard: NDArray[np.float64], spread: float, name: str, draw: np.random.Gen
     logits = 1.2 + draw.normal(0, spread / _PER_LOGIT) - hard
     right = draw.random(hard.shape) < 1 / (1 + np.exp(-logits))
     return {
-        str(task): {(name, "", "", i): float(is_right) for i, is_right in enumerate(of_task)}
+        str(task): {f"{name}-{i:05d}": float(is_right) for i, is_right in enumerate(of_task)}
         for task, of_task in enumerate(right)
     }
 

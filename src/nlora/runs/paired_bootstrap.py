@@ -8,6 +8,8 @@ differ. With two seeds or more it is rather too wide, unless they differ much (b
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +23,8 @@ from nlora.runs.answers import ExampleKey, read_answers
 from nlora.runs.layout import OUTPUTS, PREDICTIONS_FILE, stage_name
 from nlora.runs.summary import Summary
 
-Scores = Mapping[str, Mapping[ExampleKey, float]]
-"""The score of each test example of each task, 0 to 1."""
+Scores = Mapping[str, Mapping[str, float]]
+"""The score of each test example of each task, 0 to 1. An example is known by its `example_digest`."""
 Answers = Mapping[str, Mapping[ExampleKey, Answer]]
 
 
@@ -44,6 +46,15 @@ class Difference:
     better: int
 
 
+def example_digest(key: ExampleKey) -> str:
+    """A name without the text. The bootstrap draws in its order, so its interval is the same wherever scores are kept.
+
+    >>> example_digest(("7", "It is down again", "network", 0))
+    '3bbb78fe49574084'
+    """
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+
+
 def last_answers(folder: Path, summary: Summary) -> Answers:
     """The last stage's answers to all tasks; empty without the file. Raises RunError for a broken one."""
     path = folder / OUTPUTS / stage_name(len(summary.tasks), summary.tasks[-1]) / PREDICTIONS_FILE
@@ -54,7 +65,7 @@ def scored(summary: Summary, answers: Answers) -> Scored:
     """With the scores, unless an answer is missing or a score is no mean over examples (macro-F1)."""
     known = all(answers.get(task) and summary.metric_of(task) != "macro_f1" for task in summary.tasks)
     scores = {
-        task: {key: answer.score(summary.metric_of(task)) for key, answer in answers[task].items()}
+        task: {example_digest(key): a.score(summary.metric_of(task)) for key, a in answers[task].items()}
         for task in (summary.tasks if known else ())
     }
     return Scored(summary, scores or None)
