@@ -59,7 +59,7 @@ def check(
 ) -> None:
     for place, row in enumerate(rows):
         expected = alone(model, PROMPTS[row], before[place] + tokens[place])[-len(tokens[place]) :]
-        torch.testing.assert_close(found[place], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[place], expected, rtol=1e-4, atol=5e-4)
 
 
 @pytest.mark.usefixtures("dirty_memory")

@@ -71,8 +71,8 @@ def test_a_training_step_equals_the_released_one(arch: str, case: str, shared: P
     (ce + added).backward()
     for name, f in adapter.factors().items():
         for parameter, wanted in zip((f.A, f.B), golden.grads[name], strict=True):
-            # 2e-6: float32 noise; the whole gradient has norm 0.4 to 8, and merging sums in another order.
-            torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=2e-6)
+            # 5e-6: float32 noise; the whole gradient has norm 0.4 to 8, and merging sums in another order.
+            torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("arch", ["t5", "llama"])

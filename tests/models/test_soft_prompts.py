@@ -172,7 +172,7 @@ def test_texts_of_a_batch_begin_with_the_prompts_that_they_choose(
                 logits, targets = answer_logits(prompts.model, batch)
         else:
             logits, targets = answer_logits(prompts.model, batch)
-    assert torch.allclose(logits[targets != -100], wanted, atol=1e-4)
+    assert torch.allclose(logits[targets != -100], wanted, atol=5e-4)
 
 
 def test_texts_of_several_tasks_share_their_beginnings_after_the_prompts(tiny_model: TinyModel) -> None:

@@ -35,6 +35,10 @@ from nlora.models.merged_updates import MergedUpdates
 TASKS = ("task1", "task2")
 LORA = LoraOptions(r=8, alpha=32, dropout=0.0)
 LEARNING_RATE, BETAS, EPSILON = 1e-3, (0.9, 0.999), 1e-8
+# The golden numbers come from a processor with AVX512. Others sum in another order, and T5, whose attention is not
+# scaled, magnifies that from step to step: seen with AVX2, up to 1.4e-4 in a loss and 2e-3 in a factor.
+SAME_SUMS = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+LEAST_OF_LOSS, LEAST_OF_FACTOR = (0.0, 0.0) if SAME_SUMS else (1e-3, 5e-3)
 Update = Callable[[Tensor, int, dict[str, Tensor]], Tensor]
 Penalty = Callable[[], Tensor | None]
 
@@ -215,8 +219,8 @@ def assert_steps(steps: Sequence[Seen], *, ce: float, total: float) -> None:
     """ce, total: how far any of the 20 losses may be from the released one, absolutely."""
     assert len(steps) == 20
     for seen in steps:
-        assert seen.ce == pytest.approx(seen.released["ce"], abs=ce)
-        assert seen.total == pytest.approx(seen.released["total"], abs=total)
+        assert seen.ce == pytest.approx(seen.released["ce"], abs=max(ce, LEAST_OF_LOSS))
+        assert seen.total == pytest.approx(seen.released["total"], abs=max(total, LEAST_OF_LOSS))
 
 
 # Seen on one machine: about half of each tolerance for N-LoRA's second task, less than a third elsewhere.
@@ -256,8 +260,8 @@ def test_factors_after_each_task(name: str, first: float, second: float, runs: R
         state, wanted = done[task][1], golden.final(task)
         assert state.keys() == wanted.keys()
         for module, f in state.items():
-            torch.testing.assert_close(f.A, wanted[module].A, rtol=0, atol=tolerance)
-            torch.testing.assert_close(f.B, wanted[module].B, rtol=0, atol=tolerance)
+            torch.testing.assert_close(f.A, wanted[module].A, rtol=0, atol=max(tolerance, LEAST_OF_FACTOR))
+            torch.testing.assert_close(f.B, wanted[module].B, rtol=0, atol=max(tolerance, LEAST_OF_FACTOR))
     assert max(float(f.B.abs().max()) for f in golden.final("task1").values()) > 1e-3  # nothing is zero
 
 
