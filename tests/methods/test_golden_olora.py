@@ -13,6 +13,7 @@ from nlora.methods.base import Method
 from nlora.methods.registry import build
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.merged_updates import MergedUpdates
+from tiny import SAME_SUMS
 
 RELEASED = {"weight": 0.5, "norm_weight": 0.1}
 
@@ -71,8 +72,10 @@ def test_a_training_step_equals_the_released_one(arch: str, case: str, shared: P
     (ce + added).backward()
     for name, f in adapter.factors().items():
         for parameter, wanted in zip((f.A, f.B), golden.grads[name], strict=True):
-            # 5e-6: float32 noise; the whole gradient has norm 0.4 to 8, and merging sums in another order.
-            torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=5e-6)
+            # 2e-6: float32 noise; the whole gradient has norm 0.4 to 8, and merging sums in another order.
+            torch.testing.assert_close(
+                parameter.grad, wanted, rtol=1e-5, atol=2e-6 if SAME_SUMS or arch != "t5" else 5e-6
+            )
 
 
 @pytest.mark.parametrize("arch", ["t5", "llama"])

@@ -16,6 +16,7 @@ from nlora.methods.nlora import DEFAULT_WEIGHTS
 from nlora.methods.registry import build
 from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors, ModuleShape
 from nlora.models.merged_updates import MergedUpdates
+from tiny import SAME_SUMS
 
 RELEASED = {"penalty": "factor_l1", "weight": 0.4}
 
@@ -174,11 +175,13 @@ def test_a_training_step_equals_the_released_one(case: str, shared: Path) -> Non
     assert total.item() == pytest.approx(golden.numbers["total"], rel=1e-5)
     total.backward()
     norm = torch.stack([p.grad.norm() for f in adapter.factors().values() for p in (f.A, f.B)]).norm()
-    assert norm.item() == pytest.approx(golden.numbers["grad_norm_before_clip"], rel=2e-5)
+    assert norm.item() == pytest.approx(
+        golden.numbers["grad_norm_before_clip"], rel=1e-5 if SAME_SUMS else 2e-5
+    )
     for name, f in adapter.factors().items():
         for parameter, wanted in zip((f.A, f.B), golden.grads[name], strict=True):
-            # 5e-6: float32 noise; the whole gradient has norm 0.5 to 7, and merging sums in another order.
-            torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=5e-6)
+            # 2e-6: float32 noise; the whole gradient has norm 0.5 to 7, and merging sums in another order.
+            torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=2e-6 if SAME_SUMS else 5e-6)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -34,7 +34,7 @@ from nlora.models.soft_tokens import (
     soft_tokens_of,
 )
 from nlora.training.trainer import train
-from tiny import load
+from tiny import SAME_SUMS, load
 
 TinyModel = Callable[[str], Path]
 V, D = 400, 32  # of the tiny models
@@ -172,7 +172,7 @@ def test_texts_of_a_batch_begin_with_the_prompts_that_they_choose(
                 logits, targets = answer_logits(prompts.model, batch)
         else:
             logits, targets = answer_logits(prompts.model, batch)
-    assert torch.allclose(logits[targets != -100], wanted, atol=5e-4)
+    assert torch.allclose(logits[targets != -100], wanted, atol=1e-4 if SAME_SUMS or family != "t5" else 5e-4)
 
 
 def test_texts_of_several_tasks_share_their_beginnings_after_the_prompts(tiny_model: TinyModel) -> None:

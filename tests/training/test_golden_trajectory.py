@@ -31,14 +31,13 @@ from nlora.methods.registry import build
 from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import AdapterState, LoraAdapter, LoraFactors
 from nlora.models.merged_updates import MergedUpdates
+from tiny import SAME_SUMS
 
 TASKS = ("task1", "task2")
 LORA = LoraOptions(r=8, alpha=32, dropout=0.0)
 LEARNING_RATE, BETAS, EPSILON = 1e-3, (0.9, 0.999), 1e-8
-# The golden numbers come from a processor with AVX512. Others sum in another order, and T5, whose attention is not
-# scaled, magnifies that from step to step: seen with AVX2, up to 1.2e-3 in a loss and 2e-3 in a factor.
-SAME_SUMS = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-LEAST_OF_LOSS, LEAST_OF_FACTOR = (0.0, 0.0) if SAME_SUMS else (5e-3, 5e-3)
+OTHER_SUMS_LOSS, OTHER_SUMS_FACTOR = 2e-3, 3e-3
+"""Least tolerances for T5 on processors without AVX512. Seen with AVX2: 1.3e-3 in a loss, and 1.9e-3 in a factor."""
 Update = Callable[[Tensor, int, dict[str, Tensor]], Tensor]
 Penalty = Callable[[], Tensor | None]
 
@@ -215,12 +214,14 @@ def runs(shared: Path) -> Runs:
     return of
 
 
-def assert_steps(steps: Sequence[Seen], *, ce: float, total: float) -> None:
+def assert_steps(steps: Sequence[Seen], *, ce: float, total: float, arch: str = "t5") -> None:
     """ce, total: how far any of the 20 losses may be from the released one, absolutely."""
     assert len(steps) == 20
+    if arch == "t5" and not SAME_SUMS:
+        ce, total = max(ce, OTHER_SUMS_LOSS), max(total, OTHER_SUMS_LOSS)
     for seen in steps:
-        assert seen.ce == pytest.approx(seen.released["ce"], abs=max(ce, LEAST_OF_LOSS))
-        assert seen.total == pytest.approx(seen.released["total"], abs=max(total, LEAST_OF_LOSS))
+        assert seen.ce == pytest.approx(seen.released["ce"], abs=ce)
+        assert seen.total == pytest.approx(seen.released["total"], abs=total)
 
 
 # Seen on one machine: about half of each tolerance for N-LoRA's second task, less than a third elsewhere.
@@ -245,7 +246,7 @@ def test_losses_of_two_tasks(
     golden, done = runs(name, tensors)
     for task, (ce, total) in zip(TASKS, tolerances, strict=True):
         steps, state = done[task]
-        assert_steps(steps, ce=ce, total=total)
+        assert_steps(steps, ce=ce, total=total, arch=golden.run["arch"])
         norm = torch.stack([p.norm() for f in state.values() for p in (f.A, f.B)]).norm().item()
         assert norm == pytest.approx(golden.run["final_norms"][task], rel=5e-4)
 
@@ -258,10 +259,12 @@ def test_factors_after_each_task(name: str, first: float, second: float, runs: R
     golden, done = runs(name, name)
     for task, tolerance in zip(TASKS, (first, second), strict=True):
         state, wanted = done[task][1], golden.final(task)
+        if golden.run["arch"] == "t5" and not SAME_SUMS:
+            tolerance = max(tolerance, OTHER_SUMS_FACTOR)
         assert state.keys() == wanted.keys()
         for module, f in state.items():
-            torch.testing.assert_close(f.A, wanted[module].A, rtol=0, atol=max(tolerance, LEAST_OF_FACTOR))
-            torch.testing.assert_close(f.B, wanted[module].B, rtol=0, atol=max(tolerance, LEAST_OF_FACTOR))
+            torch.testing.assert_close(f.A, wanted[module].A, rtol=0, atol=tolerance)
+            torch.testing.assert_close(f.B, wanted[module].B, rtol=0, atol=tolerance)
     assert max(float(f.B.abs().max()) for f in golden.final("task1").values()) > 1e-3  # nothing is zero
 
 
