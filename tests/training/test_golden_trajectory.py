@@ -36,8 +36,8 @@ from tiny import SAME_SUMS
 TASKS = ("task1", "task2")
 LORA = LoraOptions(r=8, alpha=32, dropout=0.0)
 LEARNING_RATE, BETAS, EPSILON = 1e-3, (0.9, 0.999), 1e-8
-OTHER_SUMS_LOSS, OTHER_SUMS_FACTOR = 2e-3, 3e-3
-"""Least tolerances for T5 on processors without AVX512. Seen with AVX2: 1.3e-3 in a loss, and 1.9e-3 in a factor."""
+OTHER_SUMS_LOSS, OTHER_SUMS_FACTOR = 6e-3, 3e-3
+"""Least tolerances for T5 on processors without AVX512. Seen with AVX2: 4.2e-3 in a loss, and 1.9e-3 in a factor."""
 Update = Callable[[Tensor, int, dict[str, Tensor]], Tensor]
 Penalty = Callable[[], Tensor | None]
 
