@@ -14,8 +14,10 @@ from nlora.models.lora_adapter import AdapterState, LoraAdapter
 FAMILIES = ["llama", "qwen2", "gemma", "mistral", "gpt2", "opt", "t5"]
 LORA = LoraOptions(r=4, alpha=8, dropout=0.0)
 SAME_SUMS = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-"""Whether this processor sums as those on which the tolerances for T5 were found. T5 does not scale its attention, which
-magnifies another order of a sum: with AVX2, 2 to 5 times."""
+"""Whether this processor sums as those on which the tolerances for T5 were found.
+
+T5 does not scale its attention, which magnifies another order of a sum: with AVX2, 2 to 5 times.
+"""
 IDS = torch.tensor([[5, 9, 17, 33, 2, 40], [7, 7, 21, 3, 60, 11]])
 
 
