@@ -1,6 +1,6 @@
 """Products of bfloat16 matrices: torch's own, and nlora's for processors without instructions for them.
 
-    python benchmarks/products.py                    # products, about one minute
+    python benchmarks/products.py                    # products, some minutes
     python benchmarks/products.py --steps 3          # also steps of training
     python benchmarks/products.py --blocks           # also nlora's with blocks of other sizes
 
