@@ -7,7 +7,8 @@ second trajectory is the same shows that folding gives what concatenating gave.
 
 An L1 penalty has a sign for a gradient, which makes a large difference of the smallest one: the released code itself
 differs by 1e-6 (first task) and 2e-3 (second task) when it runs on two threads instead of one. So the tolerances of
-the total are of that size for N-LoRA's second task, and far tighter elsewhere.
+the total are of that size for N-LoRA's second task, and far tighter elsewhere. A processor that sums in another order
+does the same (below).
 """
 
 from __future__ import annotations
@@ -36,8 +37,6 @@ from tiny import SAME_SUMS
 TASKS = ("task1", "task2")
 LORA = LoraOptions(r=8, alpha=32, dropout=0.0)
 LEARNING_RATE, BETAS, EPSILON = 1e-3, (0.9, 0.999), 1e-8
-OTHER_SUMS_LOSS, OTHER_SUMS_FACTOR = 6e-3, 3e-3
-"""Least tolerances for T5 on processors without AVX512. Seen with AVX2: 4.2e-3 in a loss, and 1.9e-3 in a factor."""
 Update = Callable[[Tensor, int, dict[str, Tensor]], Tensor]
 Penalty = Callable[[], Tensor | None]
 
@@ -214,11 +213,9 @@ def runs(shared: Path) -> Runs:
     return of
 
 
-def assert_steps(steps: Sequence[Seen], *, ce: float, total: float, arch: str = "t5") -> None:
+def assert_steps(steps: Sequence[Seen], *, ce: float, total: float) -> None:
     """ce, total: how far any of the 20 losses may be from the released one, absolutely."""
     assert len(steps) == 20
-    if arch == "t5" and not SAME_SUMS:
-        ce, total = max(ce, OTHER_SUMS_LOSS), max(total, OTHER_SUMS_LOSS)
     for seen in steps:
         assert seen.ce == pytest.approx(seen.released["ce"], abs=ce)
         assert seen.total == pytest.approx(seen.released["total"], abs=total)
@@ -239,28 +236,37 @@ RUNS = [
 ]
 
 
+# The same on a processor without AVX512, for T5: about twice what was seen with AVX2. LLaMA's are those above.
+IF_OTHER_SUMS = {
+    "nlora_t5": ((1e-4, 2.5e-3), (5e-4, 1e-2)),
+    "olora_t5": ((5e-6, 5e-6), (1e-4, 1e-3)),
+    "nlora_t5_lambda0": ((5e-6, 5e-6), (5e-5, 5e-5)),
+    "olora_t5_l2": ((5e-6, 1e-5), (1e-5, 3e-5)),
+}
+
+
 @pytest.mark.parametrize(("name", "tensors", "tolerances"), RUNS)
 def test_losses_of_two_tasks(
     name: str, tensors: str, tolerances: tuple[tuple[float, float], ...], runs: Runs
 ) -> None:
     golden, done = runs(name, tensors)
+    if not SAME_SUMS:
+        tolerances = IF_OTHER_SUMS.get(name, tolerances)
     for task, (ce, total) in zip(TASKS, tolerances, strict=True):
         steps, state = done[task]
-        assert_steps(steps, ce=ce, total=total, arch=golden.run["arch"])
+        assert_steps(steps, ce=ce, total=total)
         norm = torch.stack([p.norm() for f in state.values() for p in (f.A, f.B)]).norm().item()
         assert norm == pytest.approx(golden.run["final_norms"][task], rel=5e-4)
 
 
 @pytest.mark.parametrize(
     ("name", "first", "second"),
-    [("nlora_t5", 1e-4, 1e-2), ("olora_t5", 2e-4, 1e-3), ("nlora_llama", 1e-6, 1e-6)],
+    [("nlora_t5", 1e-4 if SAME_SUMS else 4e-3, 1e-2), ("olora_t5", 2e-4, 1e-3), ("nlora_llama", 1e-6, 1e-6)],
 )  # largest difference of an entry; the released code on two threads: 8e-6 and 3e-3 for nlora_t5
 def test_factors_after_each_task(name: str, first: float, second: float, runs: Runs) -> None:
     golden, done = runs(name, name)
     for task, tolerance in zip(TASKS, (first, second), strict=True):
         state, wanted = done[task][1], golden.final(task)
-        if golden.run["arch"] == "t5" and not SAME_SUMS:
-            tolerance = max(tolerance, OTHER_SUMS_FACTOR)
         assert state.keys() == wanted.keys()
         for module, f in state.items():
             torch.testing.assert_close(f.A, wanted[module].A, rtol=0, atol=tolerance)
@@ -288,7 +294,7 @@ def test_todays_optimizer_gives_the_released_codes_other_run(shared: Path, runs:
     """The same with torch's AdamW, which runs use today: another trajectory, also recorded."""
     golden = golden_of(shared, "nlora_t5_adamw_torch", "nlora_t5")
     done = trajectory(shared, golden, adamw_of_torch)
-    assert_steps(done["task1"][0], ce=1e-6, total=2e-5)
+    assert_steps(done["task1"][0], ce=1e-6 if SAME_SUMS else 5e-6, total=2e-5 if SAME_SUMS else 1e-3)
     assert_steps(done["task2"][0], ce=1e-3, total=5e-3)
     before = runs("nlora_t5", "nlora_t5")[0].run["task1"]["steps"]
     apart = max(abs(a.total - b["total"]) for a, b in zip(done["task1"][0], before, strict=True))

@@ -68,9 +68,9 @@ def load_backbone(
 ) -> Backbone:
     """Model and tokenizer, on the device that accelerate chooses (a GPU if there is one).
 
-    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16", which changes how this process
-        multiplies on some CPUs, see `nlora.kernels.bfloat16_products`. quantize: see
-    `nlora.models.quantization`. fsdp: each process loads its part of the weights only; all have to call it.
+    name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16"; the latter changes how this process
+    multiplies on some CPUs, see `nlora.kernels.bfloat16_products`. quantize: see `nlora.models.quantization`. fsdp:
+    each process loads its part of the weights only; all have to call it.
     Raises ModelError if it cannot be found, is not a language model, cannot be quantized, or its tokenizer has no
     end-of-text token.
     """
