@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 BLOCK_NUMBERS = 2**20
-"""Of a widened block: 4 MiB, which was fastest of 256 KiB to 32 MiB (`benchmarks/products.py --blocks`)."""
+"""Of a widened block: 4 MiB. 4 and 8 MiB were fastest of 256 KiB to 32 MiB (`benchmarks/products.py --blocks`)."""
 _libraries: list[torch.library.Library] = []
 """torch forgets a kernel once its library is gone."""
 
