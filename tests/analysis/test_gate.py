@@ -204,3 +204,18 @@ def test_skipped_stages_are_no_baseline(tmp_path: Path, tiny_model: Made) -> Non
 
 def test_the_verdict_of_no_task_is_none() -> None:
     assert Gate("m", 2.0, None, ()).passed
+
+
+def test_a_stage_of_an_older_version_is_compared_by_its_answers(run: Path, tmp_path: Path) -> None:
+    """Its record has no digests of the examples."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    without_checksums(folder)
+    file = folder / "outputs/1-colors/stage.json"
+    values = json.loads(file.read_text())
+    del values["tasks"]
+    file.write_text(json.dumps(values))
+    assert gate(folder).tasks == gate(run).tasks
+    answers = folder / "outputs/1-colors/predict_eval_predictions.jsonl"
+    answers.write_text(answers.read_text().replace('"sentence": "', '"sentence": "other '))
+    with pytest.raises(InputErrors, match="task colors: no test example was answered by both"):
+        gate(folder)

@@ -54,11 +54,13 @@ def make_run(
     steps: int | Sequence[int] = 12,
     logged: int = 1,
     fewer: int = 0,
+    unscored: int = 0,
     **config_too: Any,
 ) -> Path:
     """A run in `folder`; stages: how many are finished (None: all).
 
     fewer: right answers of each task and stage than `right_answers` says.
+    unscored: the first so many tasks have no test examples. If even, the others score as in a run of theirs alone.
     steps: of each stage's training; logged: of these, every how many are in the log.
     """
     taken = [steps] * len(tasks) if isinstance(steps, int) else list(steps)
@@ -66,28 +68,29 @@ def make_run(
         {"name": name, "model": "made/up", "tasks": list(tasks), "method": method, "seed": seed,
          "output_dir": str(folder), **config_too}
     )  # fmt: skip
-    R = matrix(len(tasks), fewer)
+    R = [[None] * unscored + row[unscored:] for row in matrix(len(tasks), fewer)]
     with RunFolder.open(config, VERSIONS) as run:
         for stage in range(1, (len(tasks) if stages is None else stages) + 1):
             with run.stage(stage, tasks[stage - 1]) as place:
                 answers = [
                     Prediction("TC", task, str(n), sentence.format(n), label, "Which color is it?\n{0}\nAnswer:",
                                label if n < right_answers(i, stage, len(tasks)) - fewer else wrong)
-                    for i, task in enumerate(tasks[:stage], start=1) for n in range(TESTS)
+                    for i, task in enumerate(tasks[:stage], start=1) if i > unscored for n in range(TESTS)
                 ]  # fmt: skip
-                write_results(
-                    place,
-                    train_results(
-                        epochs=2,
-                        loss=0.5,
-                        runtime_seconds=30,
-                        samples=160,
-                        steps=taken[stage - 1],
-                        padding_share=0,
-                    ),
-                    predict_results(answers, decode="labels", runtime_seconds=2, steps=1),
-                    answers,
-                )
+                if answers:
+                    write_results(
+                        place,
+                        train_results(
+                            epochs=2,
+                            loss=0.5,
+                            runtime_seconds=30,
+                            samples=160,
+                            steps=taken[stage - 1],
+                            padding_share=0,
+                        ),
+                        predict_results(answers, decode="labels", runtime_seconds=2, steps=1),
+                        answers,
+                    )
                 _write_state(place, stage, taken[stage - 1], logged, 0.0 if method == "inclora" else 0.1)
                 write_stage_record(
                     place,

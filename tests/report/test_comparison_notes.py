@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from compared_runs import ONE_TASK, changed, compared, digests, run, shown, table_of
+from page_reader import page_of
 
 from nlora.report.comparison_formats import written
 
@@ -160,3 +161,36 @@ def test_an_average_over_two_kinds_of_scores_is_noted(tmp_path: Path) -> None:
         "Scores in percent: exact match of the likeliest label for a; ROUGE-L of the generated answer for b; averages "
         "are over both kinds.",
     )
+
+
+def test_averages_over_other_tasks_are_noted_and_not_averaged(tmp_path: Path) -> None:
+    """A task that came in as an adapter has a score in one run and none in the other."""
+    without = run(tmp_path / "1", seed=1)
+    path = without / "summary.json"
+    values = json.loads(path.read_text())
+    changed(without, R=[[None, score] for _, score in values["R"]], average_accuracy=80.0)
+    whole, third = run(tmp_path / "2", seed=2), run(tmp_path / "3", "third")
+    comparison = compared(without, whole, third)
+    assert [row.seeds for row in comparison.rows] == [(1,), (2,), (1,)]
+    assert comparison.notes[:3] == (
+        "These runs' averages are over different tasks:",
+        f"all tasks but a: plain (inclora) in {without}",
+        f"all tasks: plain (inclora) in {whole}, third (inclora)",
+    )
+    assert not comparison.compares
+    assert "*" not in shown(comparison, 300)
+    assert compared(whole, third).compares
+
+
+def test_the_page_tells_how_answers_were_produced_as_the_table_does(tmp_path: Path) -> None:
+    """Task by task, so that neither another order nor more tasks at a stage is a difference; and none is best."""
+    kinds = {"a": "labels", "b": "generate"}
+    one = changed(run(tmp_path / "1", "one"), decode=kinds)
+    order = changed(run(tmp_path / "2", "two", tasks=("b", "a")), decode=kinds)
+    other = changed(run(tmp_path / "3", "three"), decode={"a": "generate", "b": "generate"})
+    assert "different ways" not in page_of(tmp_path, one, order).text
+    page = page_of(tmp_path, one, other)
+    assert "answers were produced in different ways, which are not comparable:" in page.text
+    assert "Difference to" not in page.text
+    assert "best average accuracy" not in page.text
+    assert not compared(one, other).compares

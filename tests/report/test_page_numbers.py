@@ -195,3 +195,22 @@ def test_different_test_examples_are_noted_and_all_ties_are_marked(tmp_path: Pat
         in text
     )
     assert "colors, 20 other test examples: other." in text
+
+
+def test_tasks_without_scores_leave_averages_and_intervals_as_they_are(tmp_path: Path) -> None:
+    """As of adapters that a run begins from and that nobody has test examples of."""
+    plain = make_run(tmp_path / "plain", tasks=("colors", "animals"), steps=12)
+    begun = make_run(tmp_path / "begun", tasks=("old", "older", "colors", "animals"), unscored=2)
+    pages = [page_of(tmp_path, folder) for folder in (plain, begun)]
+    (mean, meaning), other = (
+        next(
+            (f.one("dd", class_="value").text, f.all("dd")[-1].text)
+            for f in page.one("dl", class_="facts").all("div")
+            if f.one("dt").text == "average accuracy"
+        )
+        for page in pages
+    )
+    assert "95 % interval" in meaning
+    assert other == (mean, meaning)
+    (seen,), (seen_begun,) = (table_of(page, "Average over seen tasks") for page in pages)
+    assert seen_begun[1:] == ["–", "–", *seen[1:]]

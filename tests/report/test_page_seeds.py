@@ -62,7 +62,8 @@ def test_variants_are_side_by_side_best_first(runs: list[Path], page: Element) -
         mean, deviation = statistics.mean(values), statistics.stdev(values)
         half = T2 * deviation / math.sqrt(3)
         assert row[1:3] == ["1-3", f"{mean:.1f} ± {deviation:.1f}"]
-        assert row[3] == f"{mean - half:.1f} to {mean + half:.1f}"
+        ends = f"{mean - half:.1f} to {mean + half:.1f}"
+        assert row[3] == (ends if half else "–")  # without width where all seeds score alike
     assert "9 runs: 3 variants, each with 3 seeds" in page.text
     assert page.one("h1").text == "inclora, nlora and olora"
 
@@ -165,3 +166,13 @@ def test_seeds_of_a_single_variant_have_a_page_too(runs: list[Path], tmp_path: P
     assert "3 runs that differ only in their seed" in root.text
     assert table_of(root, "The runs side by side")[0][1] == "1-3"
     assert [row[0] for row in table_of(root, "Each stage")] == ["1 colors", "2 animals", "3 plants"]
+
+
+def test_seeds_that_score_alike_have_no_interval(tmp_path: Path) -> None:
+    """It would have no width, though other test examples would give another score."""
+    runs = [make_run(tmp_path / str(seed), tasks=TASKS, seed=seed) for seed in (1, 2)]
+    root = page_of(tmp_path, *runs)
+    ((_, mean, interval, count),) = table_of(root, "Average accuracy with its interval")
+    assert (mean, interval, count) == (f"{averages(runs, 'made')[0]:.1f}", "–", "2 seeds")
+    scores = table_of(root, "Scores after each stage")
+    assert not any(" to " in cell for row in scores for cell in row)

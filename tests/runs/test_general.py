@@ -193,7 +193,8 @@ def test_the_change_is_of_the_same_text() -> None:
     assert other.change_since(before) is None
     assert broken.change_since(before) is None
     assert general_line(broken, before) == "perplexity not finite"
-    assert perplexity_change((before, after, None)) == pytest.approx(25)  # the last stage was skipped
+    assert perplexity_change((before, None, after)) == pytest.approx(25)  # mtl skips all stages but the last
+    assert perplexity_change((before, after, None)) is None  # a task was added, and evaluate.general left out
     assert perplexity_change((None, after)) is None
     assert perplexity_change(()) is None
     assert general_of(None, [None, None]) == ()

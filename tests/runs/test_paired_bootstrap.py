@@ -88,3 +88,27 @@ def test_free_text_counts_by_its_score_not_by_whether_it_is_right() -> None:
     found = scored(summary, {"a": {key: Answer("t", "the red fox", "the fox")}})
     assert found.scores == {"a": {example_digest(key): 0.8}}
     assert scored(summary, {}).scores is None
+
+
+def test_averages_over_other_tasks_are_not_compared_and_a_task_without_scores_changes_nothing() -> None:
+    """As of runs that begin from an adapter, of which one has no test examples."""
+
+    def after_old(right: Sequence[int], old: Sequence[int]) -> Scored:
+        of_a, of_old = (
+            {
+                (str(i), f"text {i}", "yes", 0): Answer(f"text {i}", "yes", "yes" if is_right else "no")
+                for i, is_right in enumerate(each)
+            }
+            for each in (right, old)
+        )
+        score = 100 * sum(old) / len(old) if old else None
+        summary = run(right).summary
+        changes = {"tasks": ("old", "a"), "R": ((score, None), (score, summary.average_accuracy))}
+        return scored(summary.model_copy(update=changes), {"old": of_old, "a": of_a})
+
+    one, other = [1, 1, 0, 1], [1, 0, 0, 1]
+    plain = difference([run(one)], [run(other)])
+    assert plain is not None
+    assert plain.interval is not None
+    assert difference([after_old(one, [])], [after_old(other, [])]) == plain
+    assert difference([after_old(one, [])], [after_old(other, [1, 0])]) is None

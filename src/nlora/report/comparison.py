@@ -157,7 +157,7 @@ def _base(rows: Sequence[Row], name: str) -> int:
     found = [i for i, row in finished if name == row.label] or [i for i, row in finished if name == row.name]
     if len(found) == 1:
         return found[0]
-    labels = [row.label for _, row in finished]
+    labels = [row.label for _, row in finished] or ["none"]
     what = "is the name of several rows" if found else "no finished run has this name"
     hint = "" if found else did_you_mean(name, labels)
     raise InputErrors([Problem(f"--base {name}", f"{what}; choose one of {', '.join(labels)}{hint}")])

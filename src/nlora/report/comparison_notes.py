@@ -15,6 +15,7 @@ Labeled = Sequence[tuple[str, Sequence[Summary]]]
 """The rows: each with its label and its runs."""
 _DECODES = "These runs' answers were produced in different ways, which are not comparable:"
 _METRICS = "These runs have different kinds of scores; averages are not comparable:"
+_AVERAGED = "These runs' averages are over different tasks:"
 _SAMPLED = (
     "Each seed is scored on its own sample: the seed draws the test examples (evaluate.max_samples, or "
     "evaluate.split: validation)."
@@ -50,6 +51,7 @@ def setting_of(summary: Summary) -> Setting:
     """Runs of the same tasks with equal settings are the same to `same_setting`."""
     return (
         summary.settings_sha256,
+        _averaged(summary),
         tuple(summary.metric_of(task) for task in summary.tasks),
         tuple(sorted(summary.decode.items())),
         tuple((task, *(kind(d) for _, _, kind in _EXAMPLES)) for task, d in sorted(summary.digests.items())),
@@ -60,6 +62,7 @@ def same_setting(a: Summary, b: Summary) -> bool:
     """Whether both were prompted, scored and trained alike, as far as is known: then seeds may be averaged."""
     return (
         same_options(a, b)
+        and _averaged(a) == _averaged(b)
         and all(a.metric_of(task) == b.metric_of(task) for task in a.tasks)
         and all(a.decode[task] == b.decode[task] for task in a.decode.keys() & b.decode.keys())
         and all(
@@ -78,24 +81,35 @@ def same_options(a: Summary, b: Summary) -> bool:
 def notes_on(rows: Labeled) -> tuple[list[str], bool]:
     """The notes, and whether averages are comparable."""
     found = [(heading, _unlike(rows, condition)) for heading, condition in _CONDITIONS]
-    common = _scored_in_all([s.decode for _, summaries in rows for s in summaries if s.decode])
-    decodes = _unlike(
-        rows, lambda s: by_task({t: DECODE_NAMES[s.decode[t]] for t in common if s.decode}) or None
-    )
-    different = [(heading, lines) for heading, lines in (*found, (_DECODES, decodes)) if lines]
+    different = [(heading, lines) for heading, lines in found if lines]
     scoring, alike = scoring_notes(rows)
     notes = [line for heading, lines in (*different, *scoring) for line in (heading, *lines)]
     return [*notes, *_scores(rows)], alike and not different
 
 
 def scoring_notes(rows: Labeled) -> tuple[list[tuple[str, list[str]]], bool]:
-    """Differences in metrics, examples and prompts by heading, and whether averages are comparable despite them."""
-    common = _scored_in_all([s.metrics or s.tasks for _, summaries in rows for s in summaries])
-    metrics = _unlike(rows, lambda s: by_task({task: metric_name(s.metric_of(task)) for task in common}))
+    """What is different about the scores, by heading, and whether averages are comparable despite it."""
+    common = _scored_in_all([s.decode for _, summaries in rows for s in summaries if s.decode])
+    decodes = _unlike(
+        rows, lambda s: by_task({t: DECODE_NAMES[s.decode[t]] for t in common if s.decode}) or None
+    )
+    common_metrics = _scored_in_all([s.metrics or s.tasks for _, summaries in rows for s in summaries])
+    metrics = _unlike(
+        rows, lambda s: by_task({task: metric_name(s.metric_of(task)) for task in common_metrics})
+    )
     tests, *others = [(heading, _different(rows, what, kind)) for heading, what, kind in _EXAMPLES]
-    found = [(_METRICS, metrics), tests, *others]
+    unlike = [(_AVERAGED, _unlike(rows, _averaged)), (_DECODES, decodes), (_METRICS, metrics), tests]
     sampled: list[tuple[str, list[str]]] = [(_SAMPLED, [])] if _is_sampled(rows) else []
-    return [*((heading, lines) for heading, lines in found if lines), *sampled], not (metrics or tests[1])
+    found = [(heading, lines) for heading, lines in (*unlike, *others) if lines]
+    return [*found, *sampled], not any(lines for _, lines in unlike)
+
+
+def _averaged(summary: Summary) -> str | None:
+    """The tasks that the averages of a finished run are over; None of an unfinished one."""
+    if summary.status != "complete":
+        return None
+    unscored = [task for task in summary.tasks if task not in summary.averaged]
+    return f"all tasks but {', '.join(unscored)}" if unscored else "all tasks"
 
 
 def _scored_in_all(runs: Sequence[Iterable[str]]) -> list[str]:

@@ -97,6 +97,11 @@ def within_percent(interval: Interval | None) -> Interval | None:
     return None if interval is None else Interval(max(interval.low, 0.0), min(interval.high, 100.0))
 
 
+def with_width(interval: Interval | None) -> Interval | None:
+    """None for one without width, of equal scores: it would say that other examples or seeds give no other score."""
+    return interval if interval is not None and interval.low < interval.high else None
+
+
 def task_estimate(variant: Variant, stage: int, task: int, answers: PageAnswers) -> Estimate | None:
     """The score of a task after a stage, both counted from 0; None if it was not scored."""
     values = variant.scores(stage, task)
@@ -111,7 +116,7 @@ def task_estimate(variant: Variant, stage: int, task: int, answers: PageAnswers)
         interval = None if not count else wilson(values[0] * count / 100, count)
     else:
         interval = score_interval(answers.then(run, stage, name), run.summary.metric_of(name))
-    return Estimate(Spread.of(values), values, interval, count)
+    return Estimate(Spread.of(values), values, with_width(interval), count)
 
 
 def average_estimate(variant: Variant, answers: PageAnswers) -> Estimate | None:
@@ -119,15 +124,15 @@ def average_estimate(variant: Variant, answers: PageAnswers) -> Estimate | None:
     values = tuple(s.average_accuracy for s in variant.summaries if s.average_accuracy is not None)
     if not values or not variant.is_complete:
         return None
-    found = answers.last(variant.runs[0])
+    summary, last = variant.runs[0].summary, answers.last(variant.runs[0])
+    found = {task: last.get(task, {}) for task in summary.averaged}
     sizes = [len(of_task) for of_task in found.values()]
     known = bool(sizes) and all(sizes)
     if variant.has_seeds:
         interval = within_percent(t_interval(values))
     elif known and len(found) == 1:
-        return task_estimate(variant, len(variant.tasks) - 1, 0, answers)
+        return task_estimate(variant, len(variant.tasks) - 1, summary.scored[0], answers)
     elif known:
-        summary = variant.runs[0].summary
         draws = [
             score_draws(list(of_task.values()), summary.metric_of(task), seed=i)
             for i, (task, of_task) in enumerate(found.items())
@@ -135,7 +140,7 @@ def average_estimate(variant: Variant, answers: PageAnswers) -> Estimate | None:
         interval = middle_of(np.mean(draws, axis=0))
     else:
         interval = None
-    return Estimate(Spread.of(values), values, interval, sum(sizes) if known else None)
+    return Estimate(Spread.of(values), values, with_width(interval), sum(sizes) if known else None)
 
 
 def _examples(run: RunFiles, task: str, answered: int) -> int | None:

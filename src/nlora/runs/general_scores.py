@@ -57,9 +57,8 @@ def general_of(before: GeneralScores | None, stages: Sequence[GeneralScores | No
 
 
 def perplexity_change(general: Sequence[GeneralScores | None]) -> float | None:
-    """From before the first stage to the last one measured, in percent; None if either is not known."""
-    after = [scores for scores in general[1:] if scores is not None]
-    return after[-1].change_since(general[0]) if after else None
+    """From before the first stage to the last one, in percent; None if either was not measured."""
+    return general[-1].change_since(general[0]) if len(general) > 1 and general[-1] is not None else None
 
 
 def harness_rows(general: Sequence[GeneralScores | None]) -> Mapping[tuple[str, str], list[float | None]]:

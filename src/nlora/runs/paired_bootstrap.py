@@ -63,10 +63,11 @@ def last_answers(folder: Path, summary: Summary) -> Answers:
 
 def scored(summary: Summary, answers: Answers) -> Scored:
     """With the scores, unless an answer is missing or a score is no mean over examples (macro-F1)."""
-    known = all(answers.get(task) and summary.metric_of(task) != "macro_f1" for task in summary.tasks)
+    tasks = summary.averaged
+    known = all(answers.get(task) and summary.metric_of(task) != "macro_f1" for task in tasks)
     scores = {
         task: {example_digest(key): a.score(summary.metric_of(task)) for key, a in answers[task].items()}
-        for task in (summary.tasks if known else ())
+        for task in (tasks if known else ())
     }
     return Scored(summary, scores or None)
 
@@ -92,11 +93,12 @@ def difference(runs: Sequence[Scored], others: Sequence[Scored]) -> Difference |
 
 
 def _alike(one: Scored, other: Scored) -> bool:
-    """Whether both were scored by the same metrics on the same test examples, as far as is known."""
+    """Whether both average over the same tasks, by the same metrics on the same test examples, as far as is known."""
     a, b = one.scores, other.scores
-    tasks = set(one.summary.tasks)
+    tasks = set(one.summary.averaged)
     return (
-        tasks == set(other.summary.tasks)
+        set(one.summary.tasks) == set(other.summary.tasks)
+        and tasks == set(other.summary.averaged)
         and all(one.summary.metric_of(task) == other.summary.metric_of(task) for task in tasks)
         and (a is None or b is None or all(a[task].keys() == b[task].keys() for task in tasks))
     )

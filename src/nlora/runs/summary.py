@@ -129,6 +129,11 @@ class Summary(BaseModel):
         """The indices of the tasks that have scores; the averages are over them."""
         return scored_tasks(self.R)
 
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The names of the tasks that have scores. A task that came in as an adapter may have none."""
+        return tuple(self.tasks[i] for i in self.scored)
+
     def metric_of(self, task: str) -> Metric:
         """The metric of a task's scores."""
         return self.metrics.get(task, "exact_match")

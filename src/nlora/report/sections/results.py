@@ -62,7 +62,7 @@ def _facts(variant: Variant, answers: PageAnswers) -> list[tuple[str, str, str]]
     before = sum(i < len(run.tasks) - 1 for i in summary.scored)
     found = average_estimate(variant, answers)
     interval = ""
-    if found is not None and found.interval is not None and found.interval.low < found.interval.high:
+    if found is not None and found.interval is not None:
         how = f", by a bootstrap of the {found.count}" if tasks > 1 else ""
         interval = f"; 95 % interval {ends(found.interval)}{how}"
     earlier = f"the {before} earlier tasks" if before > 1 else "the earlier task"
@@ -115,10 +115,6 @@ def _unlike(variants: Sequence[Variant]) -> list[Block]:
         texts.append("They use different models.")
     if len({run.summary.protocol == "released" for run in runs}) > 1:
         texts.append("They followed different protocols, which score and truncate differently.")
-    decodes = {(stage.number, stage.decode) for run in runs for stage in run.stages if stage.decode}
-    if len(decodes) > len({number for number, _ in decodes}):
-        ways = ", ".join(sorted({decode for _, decode in decodes}))
-        texts.append(f"They were scored in different ways ({ways}), which are not comparable.")
     notes, _ = scoring_notes(labeled(variants))
     texts += [f"{heading} {'; '.join(lines)}{'.' if lines else ''}".rstrip() for heading, lines in notes]
     return [Text(" ".join(texts), tone="note")] if texts else []

@@ -135,7 +135,8 @@ def seen_average(variants: Sequence[Variant]) -> Figure:
 
     def draw(width: float) -> Scene:
         description = "; ".join(
-            f"{s.name}: {s.points[0][1]:.1f} after stage 1, {s.points[-1][1]:.1f} at the end" for s in series
+            f"{s.name}: {s.points[0][1]:.1f} after stage {s.points[0][0]:g}, {s.points[-1][1]:.1f} at the end"
+            for s in series
         )
         x = stage_axis(names, width)
         return line_chart(
@@ -158,12 +159,12 @@ def seen_average(variants: Sequence[Variant]) -> Figure:
 
 
 def _seen(variant: Variant) -> dict[float, list[float]]:
-    """The averages by stage, one for each seed."""
+    """The averages by stage, one for each seed. Tasks without a score at any stage are left out, as in the others."""
     found = {}
     for k in range(len(variant.tasks)):
-        columns = [variant.scores(k, i) for i in range(k + 1)]
-        if all(columns):
-            found[float(k + 1)] = [math.fsum(row) / (k + 1) for row in zip(*columns, strict=True)]
+        columns = [variant.scores(k, i) for i in variant.first.summary.scored if i <= k]
+        if columns and all(columns):
+            found[float(k + 1)] = [math.fsum(row) / len(row) for row in zip(*columns, strict=True)]
     return found
 
 
