@@ -171,3 +171,21 @@ def test_the_text_whose_perplexity_is_measured_is_a_path_too(tmp_path: Path) -> 
     assert read(record, tmp_path / "run") == tmp_path / "base"
     (tmp_path / "moved").mkdir()  # without the text, so that the folder of then is right
     assert read(record, tmp_path / "moved" / "run") == tmp_path / "base"
+
+
+def test_a_run_that_goes_on_from_another_project_folder_has_that_one(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = f"output_dir={tmp_path / 'run'}"
+    config = project(tmp_path / "original", tiny_model("llama"))
+    values = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**values, "tasks": values["tasks"][:1]}))
+    learn(config, run)
+    config.write_text(yaml.safe_dump(values))
+    shutil.move(tmp_path / "original", tmp_path / "moved")
+    monkeypatch.chdir("/")
+    learn(tmp_path / "moved" / config.name, run)
+    record = read_run_file(tmp_path / "run")
+    assert (record["base_folder"], record["base_folder_then"]) == ("../moved", str(tmp_path / "moved"))
+    assert record["versions"]
+    assert asked(tmp_path / "run").scores[0].examples == 9

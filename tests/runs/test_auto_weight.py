@@ -386,3 +386,25 @@ def test_a_task_that_its_own_model_answers_does_not_count(tiny_model: TinyModel,
         held = {e for task in memory for e in task.test}
         kept = set(plan.examples[1].portions[1][1])
         assert set(divided.examples[1].portions[1][1]) == kept - held
+
+
+def test_a_penalty_of_the_update_by_a_method_of_ones_own_is_searched(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """Of a fresh update, which is 0, it is 0 with any weight."""
+    file = tmp_path / "decay.py"
+    file.write_text(
+        '"""Shrinks each update."""\n'
+        "from nlora.methods.base import Method, MethodOptions\n"
+        "class DecayOptions(MethodOptions):\n    weight: float = 0.1\n"
+        "class Decay(Method[DecayOptions]):\n"
+        "    def penalty(self, adapter):\n"
+        "        squares = sum((f.update() ** 2).sum() for f in adapter.factors().values())\n"
+        "        return self.options.weight * squares\n"
+    )
+    changes = {"method": {"name": str(file), "weight": "auto"}, "auto_weight": {"tries": 1}}
+    summary = learn(searching(tmp_path, tiny_model("llama"), **changes))
+    assert [note[:16] for note in summary.notes] == ["stage 1, colors:", "stage 2, animals"]
+    assert not any("()" in note for note in summary.notes)
+    outputs = tmp_path / "run/outputs"
+    assert all(len(tried_in(outputs / stage).scores) == 2 for stage in ("1-colors", "2-animals"))

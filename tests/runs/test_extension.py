@@ -233,3 +233,30 @@ def test_a_task_that_cannot_be_read_leaves_the_run_as_it_was(tmp_path: Path, tin
         learn(_written(config, {**values, "tasks": [*values["tasks"], missing]}))
     assert (tmp_path / "run/run.yaml").read_bytes() == kept
     assert learn(_written(config, values)).status == "complete"
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "later"), [("ewc", "weight", 1000.0), ("gorp", "threshold", 0.5)]
+)
+def test_a_method_that_was_off_may_be_on_for_a_later_task(
+    tmp_path: Path, tiny_model: Made, method: str, option: str, later: float
+) -> None:
+    """What it remembers of a task does not depend on the options of the tasks that follow."""
+    data, model = tmp_path / "data", tiny_model("llama")
+    off = {"method": {"name": method, option: 0}}
+    on = {**off, "stages": {"animals": {"method": {option: later}}}}
+    learn(config_of(tmp_path / "grown", data, model, 1, **off))
+    one = learn(config_of(tmp_path / "grown", data, model, 2, **on))
+    assert same_outcome(one, learn(config_of(tmp_path / "whole", data, model, 2, **on)))
+    for file in trained_files(tmp_path / "whole/run"):
+        assert (tmp_path / "grown/run" / file).read_bytes() == (tmp_path / "whole/run" / file).read_bytes()
+
+
+def test_free_keys_of_a_learned_task_come_and_go(tmp_path: Path, tiny_model: Made) -> None:
+    data, model = tmp_path / "data", tiny_model("llama")
+    first = learn(config_of(tmp_path, data, model, 2))
+    own = {"stages": {"colors": {"train": {"save_every": 50, "micro_batch_size": 4}}}}
+    assert learn(config_of(tmp_path, data, model, 2, **own)).R == first.R
+    assert learn(config_of(tmp_path, data, model, 2)).R == first.R
+    with pytest.raises(RunError, match=r"stages\.colors\.train\.epochs"):
+        learn(config_of(tmp_path, data, model, 2, stages={"colors": {"train": {"epochs": 7}}}))

@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from helpers import write_config
 from nlora.config.load import load_config
+from nlora.config.schema import Config
+from nlora.config.train_options import TrainOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
 from nlora.models import packed_layout
@@ -243,3 +245,24 @@ def test_a_model_that_cannot_be_traced_is_said_in_one_line(
 
     (line,) = memory_lines(plan_of(tmp_path, tiny_model("llama")), str, estimate=broken)
     assert line == "memory: cannot be estimated for this model (NotImplementedError: no fake kernel)"
+
+
+@pytest.mark.parametrize(("batch", "processes"), [(18, 1), (50, 1), (100, 1), (32, 3)])
+def test_only_batches_that_a_configuration_may_have_are_advised(
+    tmp_path: Path, tiny_model: Callable[[str], Path], batch: int, processes: int
+) -> None:
+    plan = plan_of(tmp_path, tiny_model("llama"), f"train.batch_size={batch}")
+    tried: list[int | None] = []
+
+    def never_enough(plan: Plan, config: Config = plan.config, **_: Any) -> MemoryEstimate:
+        train = config.train
+        assert TrainOptions.model_validate(train.model_dump()) == train
+        tried.append(train.micro_batch_size)
+        return replace(estimate, free=0)
+
+    estimate = estimate_memory(plan, processes=processes)
+    assert (
+        "will not fit, whatever the options"
+        in memory_lines(plan, str, processes=processes, estimate=never_enough)[-1]
+    )
+    assert 1 in tried

@@ -93,9 +93,6 @@ class Method(Generic[OptionsT]):
     """Whether the backbone's weights are trained or differentiated, which rules out a quantized backbone."""
     serves_per_task: bool = False
     """Whether each task is answered by the model as it was after that task. A run with `serve` sets it."""
-    options_vary: bool = True
-    """Whether another stage may have other options: what a method that is off here remembers may be needed there. A run
-    sets it."""
 
     penalty_use: PenaltyUse = IN_LOSS
     """How a training applies the penalty; a method may set its own when it is made."""

@@ -95,8 +95,6 @@ class Ewc(Method[EwcOptions]):
     def end_task(
         self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int
     ) -> Memory:
-        if self.options.weight == 0 and not self.options_vary:
-            return {}
         from nlora.methods._fisher import fisher_information
         from nlora.methods._inputs import spaced
 

@@ -119,9 +119,8 @@ def methods_of(config: Config, base_folder: Path) -> list[Method]:
         else common
         for task in config.tasks
     ]
-    vary = any(method.chooses_weight or method.options != common.options for method in methods)
     for method in methods:
-        method.serves_per_task, method.options_vary = config.serve is not None, vary
+        method.serves_per_task = config.serve is not None
     return methods
 
 

@@ -101,10 +101,13 @@ class _Search:
         return weighted is not None and weighted != self._added(0.0)
 
     def _added(self, weight: float) -> float | None:
-        """What the method adds to the loss before the first step; None if nothing. An extra loss counts as NaN."""
+        """What the method adds to the loss of some update; None if nothing. An extra loss counts as NaN."""
         plan = _with_weight(self.plan, self.stage, weight)
         method = plan.methods[self.stage - 1]
         with attached(plan, self.backbone, self.history, self.stage) as trainable:
+            with torch.no_grad():
+                for f in trainable.factors().values():
+                    f.B.fill_(1.0)  # of a fresh update, which is 0, a penalty may be 0 with any weight
             penalty = method.penalty(trainable)
             if penalty is not None:
                 return float(penalty.detach())

@@ -98,8 +98,9 @@ def _changes(plan: Plan, found: MemoryEstimate) -> Iterator[Change]:
             yield score
     micro: Change = {}
     for size in _halves(config.train.micro_batch(found.processes)):
-        micro = {"train.micro_batch_size": size}
-        yield score | micro
+        if config.train.batch_size % size == 0:  # others are refused
+            micro = {"train.micro_batch_size": size}
+            yield score | micro
     slow = {} if config.train.gradient_checkpointing else {"train.gradient_checkpointing": True}
     if slow:
         yield score | slow

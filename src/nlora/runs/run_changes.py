@@ -87,6 +87,8 @@ def fixed_parts(
             _remove(fixed, path.split("."))
             for stage in fixed.get("stages", {}).values():
                 _remove(stage, path.split("."))
+        if "stages" in fixed:
+            fixed["stages"] = {name: s for name, s in _without_empty(fixed["stages"]).items() if s != {}}
         kept.append(fixed)
     return kept[0], kept[1]
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nlora.config.base_folder import recorded
+from nlora.config.base_folder import HERE, THEN, recorded
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import read_yaml, to_yaml
 from nlora.errors import Key, RunError, dotted
@@ -51,8 +51,8 @@ def write_or_compare(
     """
     path = folder / RUN_FILE
     new = config.model_dump(mode="json")
+    base = {} if base_folder is None else recorded(folder, config, base_folder)
     if not path.exists():
-        base = {} if base_folder is None else recorded(folder, config, base_folder)
         _write(path, {"config": new, "versions": dict(versions), "created": _now(), **base})
         return
     refuse_other_configuration(folder, config)
@@ -63,6 +63,9 @@ def write_or_compare(
         record.setdefault("changed", []).append({"after_stage": committed, "when": _now(), "what": lines})
         _write(path, record)
         _log.info("%s: changed after stage %d: %s", folder, committed, "; ".join(lines))
+    if base and base != {key: record[key] for key in (HERE, THEN) if key in record}:
+        record = {key: value for key, value in record.items() if key not in (HERE, THEN)} | base
+        _write(path, record)
     resumed, last = record.setdefault("resumed_with", []), _latest_versions(record)
     if last != dict(versions):
         names = [name for name in dict.fromkeys([*last, *versions]) if last.get(name) != versions.get(name)]

@@ -57,21 +57,22 @@ class Tried(BaseModel):
     def words(self) -> str:
         """What was chosen, and why, in a sentence."""
         without = self.scores[0.0]
-        others = ", ".join(
+        tried = ", ".join(
             f"{weight:.3g}: {score:.1f} %"
             for weight, score in sorted(self.scores.items())
             if weight not in (0.0, self.weight)
         )
+        others = f" ({tried})" if tried else ""
         on = f"on {self.held_out}"
         by = {"probability": "by the probability of the right label", "score": "by the score"}[self.by]
         if not self.weight:
             return (
                 f"weight 0 was chosen {by}: {without:.1f} % {on}; every weight that was tried costs more than "
-                f"{self.margin:.1f} points ({others})"
+                f"{self.margin:.1f} points{others}"
             )
         return (
             f"weight {self.weight:.3g} was chosen {by}: {self.scores[self.weight]:.1f} % {on}, and {without:.1f} % "
-            f"without a penalty; up to {self.margin:.1f} points less were allowed ({others})"
+            f"without a penalty; up to {self.margin:.1f} points less were allowed{others}"
         )
 
 
