@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from nlora.config.load import load_config
+from nlora.config.overrides import lost, parse
 from nlora.errors import InputErrors
 
 GOOD = """\
@@ -96,3 +97,25 @@ def test_a_wrong_override_is_named_by_its_own_text(write: Any, override: str, ex
 def test_an_override_mends_what_is_wrong_in_the_file(write: Any) -> None:
     path = write("tasks: [a]\ntrain: {epochs: ten}\n")
     assert load_config(path, ["train.epochs=3"]).config.train.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gone"),
+    [
+        (["method.weight=0.5", "method=nlora"], "method.weight=0.5"),
+        (["train.epochs=3", "train={batch_size: 8}"], "train.epochs=3"),
+        (["tasks.0.name=a", "tasks=[]"], "tasks.0.name=a"),
+        (["stages.a.train.epochs=3", "stages.a={}", "stages.a.train.epochs=2"], None),
+        (["method.name=olora", "method=nlora"], None),
+        (["method.weight=0.5", "method={name: nlora, weight: 2}"], None),
+        (["method=nlora", "method.weight=0.5"], None),
+    ],
+)
+def test_what_a_later_override_throws_away_is_a_mistake(overrides: list[str], gone: str | None) -> None:
+    found = lost([parse(text) for text in overrides])
+    assert [problem.source for problem in found] == ([] if gone is None else [gone])
+
+
+def test_the_order_of_a_mapping_does_not_matter() -> None:
+    loaded = load_config({"tasks": ["agnews"]}, {"method.weight": 0.5, "method": "nlora"})
+    assert loaded.config.method.options == {"weight": 0.5}

@@ -68,6 +68,44 @@ def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
     assert {config.method.options["weight"] for config in configs.values()} == {0.5}
 
 
+def test_neither_does_it_in_the_grid(tmp_path: Path) -> None:
+    grid = {"method.weight": [0.5, 0.1], "method": ["nlora", "olora"]}
+    configs = check_sweep(read_sweep(write_sweep(tmp_path, variants=None, grid=grid, seeds=[1])))
+    assert {folder.name: (c.method.name, c.method.options["weight"]) for folder, c in configs.items()} == {
+        f"weight={weight}-method={method}-seed1": (method, weight)
+        for weight in (0.5, 0.1)
+        for method in ("nlora", "olora")
+    }
+
+
+@pytest.mark.parametrize(
+    ("keys", "where"),
+    [
+        ({"set": {"method.weight": 0.5}, "variants": ["nlora"]}, "set.method.weight"),
+        (
+            {"variants": {"strong": {"method.weight": 0.5}}, "grid": {"method": ["nlora", "olora"]}},
+            "variants.strong.method.weight",
+        ),
+    ],
+)
+def test_a_key_that_a_later_part_of_the_file_throws_away_is_a_mistake(
+    tmp_path: Path, keys: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(InputErrors) as caught:
+        check_sweep(read_sweep(write_sweep(tmp_path, **keys)))
+    (line,) = str(caught.value).splitlines()
+    assert f"{where}: is lost, since method is set after it" in line
+
+
+def test_a_variant_has_the_last_word_on_what_all_runs_set(tmp_path: Path) -> None:
+    variants = {
+        "v": {"method": "nlora", "method.weight": 0.5},
+        "w": {"method": {"name": "olora", "weight": 2}},
+    }
+    configs = check_sweep(read_sweep(write_sweep(tmp_path, set={"method.weight": 1}, variants=variants)))
+    assert {config.method.options["weight"] for config in configs.values()} == {0.5, 2}
+
+
 def test_a_grid_is_every_combination_with_the_values_in_the_names(tmp_path: Path) -> None:
     grid = {"lora.r": [4, 8], "lora.targets": [["q", "v"], None], "train.learning_rate": [1e-3]}
     sweep = read_sweep(write_sweep(tmp_path, variants=None, grid=grid, seeds=[5]))

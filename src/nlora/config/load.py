@@ -30,7 +30,7 @@ from typing import Any
 from nlora.config import base_folder as base_folders
 from nlora.config.characters import utf8
 from nlora.config.checks import mistakes, new_name_problems
-from nlora.config.overrides import Overrides, apply, apply_to_stages, as_overrides, task_names
+from nlora.config.overrides import Overrides, apply, apply_to_stages, as_overrides, lost, task_names
 from nlora.config.paths import is_file, is_folder
 from nlora.config.places import Place, SourceMap
 from nlora.config.python_values import plain
@@ -64,8 +64,8 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
     """Read and check a configuration.
 
     source: path of a YAML file, name of a shipped recipe, a mapping of Python values, a Config, or a YAML document.
-    overrides: `dotted.path=value` texts, the value in YAML, or a mapping of dotted paths to Python values; later ones
-        win. `tasks.0.name` reaches into a list.
+    overrides: `dotted.path=value` texts, the value in YAML, of which later ones win; or a mapping of dotted paths to
+        Python values. `tasks.0.name` reaches into a list.
 
     Raises InputErrors with every mistake in keys and values, the method's own options included.
 
@@ -91,6 +91,7 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
         raise InputErrors([Problem(places.source, what)])
     before = task_names(data)
     changes = as_overrides(overrides, problems)
+    problems += lost(changes)
     for override in changes:
         try:
             places = apply(data, places, override)

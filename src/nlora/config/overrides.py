@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +90,7 @@ def as_overrides(given: Overrides, problems: list[Problem]) -> list[Override]:
             path, place = tuple(str(key).split(".")), Place("", None, (str(key),))
             if (value := plain(value, place, problems)) is not OMITTED:
                 found.append(Override(path, value, place))
-        return found
+        return outer_first(found)
     found = []
     for one in given:
         try:
@@ -116,6 +116,31 @@ def apply(data: dict[str, Any], places: SourceMap, override: Override) -> Source
     path = (*path, index)
     here[index] = override.value
     return places.overridden(path, override.place, override.written)
+
+
+def outer_first(overrides: Iterable[Override]) -> list[Override]:
+    """`method` before `method.weight`, for overrides whose order says nothing."""
+    return sorted(overrides, key=lambda override: len(override.path))
+
+
+def lost(overrides: Sequence[Override]) -> list[Problem]:
+    """A mistake for each override that a later one throws away together with what is around it.
+
+    >>> lost([parse("method.weight=0.5"), parse("method=nlora")])[0].what
+    'is lost, since method is set after it and replaces all of it; set method.weight after method'
+    >>> lost([parse("method=nlora"), parse("method.weight=0.5")])
+    []
+    """
+    problems = []
+    for i, one in enumerate(overrides):
+        later = overrides[i + 1 :]
+        outer = next((o for o in later if o.path == one.path[: len(o.path)]), None)
+        if outer is None or _has(outer.value, one.path[len(outer.path) :]):
+            continue
+        if all(other.path != one.path for other in later):
+            what = f"is lost, since {outer.key} is set after it and replaces all of it; set {one.key} after {outer.key}"
+            problems.append(one.place.problem(what))
+    return problems
 
 
 def apply_to_stages(
@@ -165,6 +190,18 @@ def key_of_option(option: str) -> str | None:
             return f"{section}.{key}"
     ours = re.match(r"[\w.]+", named_elsewhere(key) or "")
     return ours[0] if ours else None
+
+
+def _has(value: Any, path: Sequence[str]) -> bool:
+    """Whether a value has something at a path; a text is the name in a short form."""
+    for part in path:
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            return isinstance(value, str) and part == "name"
+    return True
 
 
 def _remove_replaced(stage: dict[str, Any], path: tuple[str, ...], own: set[tuple[str, ...]]) -> None:

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nlora.config.overrides import Override, shown
+from nlora.config.overrides import Override, outer_first, shown
 from nlora.config.places import Place, SourceMap
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, Key, Problem
@@ -252,7 +252,10 @@ class _Reader:
                 else:
                     axis.append((setting(key, value, self.places, (*at, i)), _label(called, value)))
             axes.append(axis)
-        return [([s for s, _ in point], [label for _, label in point]) for point in itertools.product(*axes)]
+        return [
+            (outer_first(s for s, _ in point), [label for _, label in point])
+            for point in itertools.product(*axes)
+        ]
 
     def _check_keys(self, given: Iterable[Override]) -> None:
         for one in given:
