@@ -102,6 +102,32 @@ def test_torch_multiplies_with_them(registered: list[int]) -> None:
     assert torch.equal(y.addmm_(x, weight.t()), expected)
 
 
+def test_products_into_a_given_tensor_are_theirs_too(registered: list[int]) -> None:
+    """As torch multiplies the tokens of each expert."""
+    left, right, out = whole(6, 8), whole(8, 10), whole(6, 10)
+    assert torch.mm(left, right, out=out) is out
+    assert torch.equal(out, rounded(left.double() @ right.double()))
+    assert registered == [10]
+    tokens, experts = whole(6, 8).requires_grad_(), whole(2, 8, 16)
+    each = F.grouped_mm(tokens, experts, offs=torch.tensor([2, 6], dtype=torch.int32))
+    parts = [
+        tokens.detach()[:2].double() @ experts[0].double(),
+        tokens.detach()[2:].double() @ experts[1].double(),
+    ]
+    assert torch.equal(each, rounded(torch.cat(parts)))
+    each.backward(torch.ones_like(each))
+    sums = experts.double().sum(2).repeat_interleave(torch.tensor([2, 4]), dim=0)
+    assert tokens.grad is not None
+    assert torch.equal(tokens.grad, rounded(sums))
+    assert len(registered) == 5
+    batch, other = whole(3, 4, 5), whole(3, 5, 6)
+    assert torch.equal(torch.bmm(batch, other, out=whole(3, 4, 6)), rounded(batch.double() @ other.double()))
+    empty = torch.empty(0, dtype=torch.bfloat16)
+    assert torch.equal(torch.mm(left, right, out=empty), out)  # made larger, as torch does
+    with pytest.raises(RuntimeError, match="dtype"):
+        torch.mm(left, right, out=torch.empty(6, 10))
+
+
 def test_gradients_go_through_them(registered: list[int]) -> None:
     x, weight = whole(6, 8).requires_grad_(), whole(10, 8).requires_grad_()
     g = whole(6, 10)

@@ -11,7 +11,7 @@ A matrix is widened in blocks that stay in the processor's cache, so a bfloat16 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -52,22 +52,43 @@ def register(library: torch.library.Library) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"(?s).*Overriding a previously registered kernel")
         for product in (mm, addmm, addmm_, bmm, baddbmm):
-            name = product.__name__
-            original = torch.library.get_kernel(f"aten::{name}", "CPU").call_boxed
-            way = partial(_narrow_ones, product, original)
-            library.impl(name, way, "CPU", with_keyset=True, allow_override=True)  # type: ignore[no-untyped-call]
+            ways = {"": _narrow_ones} if product is addmm_ else {"": _narrow_ones, ".out": _into}
+            for form, way in ways.items():
+                name = product.__name__ + form
+                original = torch.library.get_kernel(f"aten::{name}", "CPU").call_boxed
+                own = partial(way, product, original)
+                library.impl(name, own, "CPU", with_keyset=True, allow_override=True)  # type: ignore[no-untyped-call]
 
 
 def _narrow_ones(
     product: Callable[..., Tensor], original: Callable[..., Tensor], keys: Any, *args: Any, **kwargs: Any
 ) -> Tensor:
     """One of the products below for bfloat16 matrices, torch's own for all others."""
-    *_, left, right = args
-    # torch has a fast way for one row times a matrix whose columns are contiguous, as those of a transposed weight.
+    return product(*args, **kwargs) if _is_slow(args) else original(keys, *args, **kwargs)
+
+
+def _into(
+    product: Callable[..., Tensor],
+    original: Callable[..., Tensor],
+    keys: Any,
+    *args: Any,
+    out: Tensor,
+    **kwargs: Any,
+) -> Tensor:
+    """The same written into `out`, as torch's own product of several matrices (`grouped_mm`, of experts) does."""
+    if out.dtype == torch.bfloat16 and _is_slow(args):
+        found = product(*args, **kwargs)
+        if found.shape == out.shape:  # else torch resizes it, or refuses to
+            return out.copy_(found)
+    return original(keys, *args, out=out, **kwargs)
+
+
+def _is_slow(matrices: Sequence[Tensor]) -> bool:
+    """Whether they are bfloat16, and torch has no fast way to multiply the last two."""
+    *_, left, right = matrices
+    # It has one for a row times a matrix whose columns are contiguous, as those of a transposed weight.
     fast = right.dim() == 2 and left.shape[0] == 1 and right.stride(0) == 1
-    if fast or any(matrix.dtype != torch.bfloat16 for matrix in args):
-        return original(keys, *args, **kwargs)
-    return product(*args, **kwargs)
+    return not fast and all(matrix.dtype == torch.bfloat16 for matrix in matrices)
 
 
 def mm(left: Tensor, right: Tensor) -> Tensor:

@@ -45,6 +45,11 @@ def shards_by_layer(model: nn.Module) -> bool:
     return any("*" in rule and rule in names for rule in getattr(model, "fsdp_plan", None) or ())
 
 
+def drops_layers(model: nn.Module) -> bool:
+    """Whether training leaves out whole layers at random (LayerDrop, arXiv 1909.11556), on each process other ones."""
+    return any(getattr(module, "layerdrop", 0) for module in model.modules())
+
+
 def decoder_start(model: nn.Module) -> int:
     """The token that the decoder of an encoder-decoder model starts with, in training and in generation.
 

@@ -78,7 +78,7 @@ def fsdp_problems(
     """
     if not config.fsdp:
         return []
-    from nlora.models.inspection import is_encoder_decoder, shards_by_layer
+    from nlora.models.inspection import drops_layers, is_encoder_decoder, shards_by_layer
     from nlora.models.target_modules import is_of_expert
 
     found = []
@@ -94,6 +94,8 @@ def fsdp_problems(
         found.append("an encoder-decoder model cannot be sharded")
     elif not shards_by_layer(model):
         found.append(f"transformers does not know how to shard the layers of {type(model).__name__}")
+    if drops_layers(model):
+        found.append("a model that leaves out layers at random (layerdrop) cannot be sharded")
     if experts := [module.name for module in modules if is_of_expert(module.name)]:
         found.append(f"adapters of experts, such as {experts[0]}, cannot be trained with it")
     return [Problem.at(("fsdp",), f"{what}; leave fsdp out") for what in found]

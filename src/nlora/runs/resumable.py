@@ -98,9 +98,17 @@ def _draws_apart(model: Any, lora: LoraOptions, paths: FastPaths | None) -> bool
     The backbone's own dropout does. The updates' dropout does, unless its masks are keyed by example
     (`nlora.training.keyed_masks`): on a CPU, and not in an expert, which sees only some of the tokens.
     """
-    rates = [value for key, value in model.config.to_dict().items() if "drop" in key]
-    if any(isinstance(rate, float) and rate > 0 for rate in rates):
+    if any(rate > 0 for rate in _dropout_rates(model.config.to_dict())):
         return True
     keyed = model.device.type == "cpu" and (paths is None or paths.fast_modules)
     has_experts = any("expert" in name for name, _ in model.named_modules())
     return lora.dropout > 0 and (has_experts or not keyed)
+
+
+def _dropout_rates(config: Mapping[Any, Any]) -> Iterator[float]:
+    """Those of a model's configuration and of the ones within it, such as `text_config`."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _dropout_rates(value)
+        elif "drop" in str(key) and isinstance(value, float):
+            yield value

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from nlora.data.collate import IGNORED
 from nlora.data.sampler import Order, ProcessBatches
 from nlora.models import processes
-from nlora.models.inspection import Batch
+from nlora.models.inspection import Batch, drops_layers
 from nlora.models.soft_prompts import ANSWER_TOKENS, SoftPrompts
 from nlora.models.target_modules import is_of_expert
 from nlora.training.counted_batches import SIZE
@@ -97,9 +97,11 @@ def _nothing_counts(batch: Batch) -> Batch:
 
 
 def may_leave_out(trainable: Trainable) -> bool:
-    """Whether a step of several processes may not use all trained weights: those of an expert, or of a whole model."""
+    """Whether a step of several processes may not use all trained weights: those of an expert, of a layer that is left
+    out at random, or of a whole model.
+    """
     # All soft prompts are used, but their keys not in the forward pass, where DDP would look.
     if processes.size() == 1 or isinstance(trainable, SoftPrompts):
         return False
     factors = trainable.factors()
-    return not factors or any(map(is_of_expert, factors))
+    return not factors or any(map(is_of_expert, factors)) or drops_layers(trainable.model)
