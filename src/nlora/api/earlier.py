@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nlora.analysis.of_run import is_run
 from nlora.api.run import Run
+from nlora.config.paths import at_home
 from nlora.data.collate import IGNORED
 from nlora.data.task import TokenizedExample
 from nlora.errors import AdapterError, InputErrors, NloraError, Problem
@@ -53,7 +54,7 @@ def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> li
         if isinstance(source, Mapping):
             tasks.append(EarlierTask(f"adapter {number}", dict(source), None))
             continue
-        name = str(source.folder) if isinstance(source, Run) else os.fspath(source)
+        name = str(source.folder) if isinstance(source, Run) else at_home(os.fspath(source))
         if is_run(Path(name)):
             tasks += _of_run(name)
         else:

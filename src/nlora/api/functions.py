@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nlora.api.arguments import quiet_python
 from nlora.api.run import Run
 from nlora.config.load import LoadedConfig, Source, load_config
+from nlora.config.paths import expanded
 from nlora.errors import InputErrors, Problem
 from nlora.runs.events import OnEvent
 
@@ -151,7 +152,7 @@ def interference(
 
 
 def _path(run: Run | Folder) -> Path:
-    return run.folder if isinstance(run, Run) else Path(run)
+    return run.folder if isinstance(run, Run) else expanded(run)
 
 
 def _text(adapter: Any) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized, with_all_modules
 from nlora.config.messages import problems_in
+from nlora.config.paths import expanded
 from nlora.config.penalty_use import IN_LOSS
 from nlora.config.places import SourceMap
 from nlora.config.schema import Config, LoraOptions
@@ -132,11 +132,9 @@ class NextTask:
                 raise InputErrors([Problem("examples", what)])
             rows = tokenized(examples, encoder_decoder=is_encoder_decoder(self._base))
             memory = self._method.end_task(self._base, list(self._adapter.factors()), rows, pad_id=0)
-        with disk_errors(Path(folder)):
-            self._adapter.save(
-                os.fspath(folder), base_model=str(getattr(self._base.config, "name_or_path", ""))
-            )
-            self._history.save_memory(Path(folder), memory)
+        with disk_errors(path := expanded(folder)):
+            self._adapter.save(path, base_model=str(getattr(self._base.config, "name_or_path", "")))
+            self._history.save_memory(path, memory)
 
     def release(self) -> Any:
         """Return the given model without the earlier updates: a plain model as it was, a PeftModel with its adapter."""

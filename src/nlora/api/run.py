@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nlora.api.arguments import quiet_python
 from nlora.config.load import load_config
+from nlora.config.paths import expanded
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, Problem, RunError, did_you_mean
 from nlora.report.accuracy_matrix import AccuracyMatrix
@@ -40,8 +41,8 @@ class Run:
         if not isinstance(folder, str | os.PathLike):
             raise RunError(f"{folder!r} is no path; give the output_dir of a run")
         self._given = os.fspath(folder)
-        self.folder = Path(folder).absolute()  # the current folder may change later
-        read_run_file(Path(folder))
+        self.folder = expanded(folder).absolute()  # the current folder may change later
+        read_run_file(expanded(folder))
         self._loaded: tuple[tuple[int, int], StageModel] | None = None
 
     def __repr__(self) -> str:
@@ -218,7 +219,7 @@ class Run:
         """
         from nlora.report.write import REPORT_FILE, write_report
 
-        return write_report([self.folder], self.folder / REPORT_FILE if path is None else Path(path))
+        return write_report([self.folder], self.folder / REPORT_FILE if path is None else expanded(path))
 
     def export(
         self,
@@ -244,7 +245,7 @@ class Run:
         from nlora.runs.export.options import ExportOptions
 
         with quiet_python():
-            return export(self.folder, Path(out), ExportOptions(form, **options), stage=stage, push=push)
+            return export(self.folder, expanded(out), ExportOptions(form, **options), stage=stage, push=push)
 
     def _checkpoint(self, stage: int | None, settings: Mapping[str, Any] | None = None) -> Checkpoint:
         from nlora.runs.checkpoint import read_stage

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
 from typer.core import TyperGroup
 
+from nlora.config.paths import at_home
 from nlora.errors import InputErrors, Problem
 
 STOPPED = 130
 """The exit status of a command that is stopped from the keyboard or by SIGTERM."""
+
+
+_PATH = re.compile(r"^(--[\w-]+=|)(~/.*|~)$", re.DOTALL)
 
 
 class Stopped(BaseException):
@@ -19,6 +24,10 @@ class Stopped(BaseException):
 
 class Commands(TyperGroup):
     """The group of nlora's commands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Also read `--out=~/x` as `--out ~/x`, where the shell has put the home folder already."""
+        return super().parse_args(ctx, [_PATH.sub(lambda m: m[1] + at_home(m[2]), text) for text in args])
 
     def invoke(self, ctx: Any) -> Any:
         """Raises Stopped with the message of the command; InputErrors for a key given as an option."""

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 _MOST_BYTES = 255
 """The longest name of a file or folder on all common file systems."""
@@ -28,9 +31,18 @@ def path_problem(text: str) -> str | None:
     return None
 
 
-def expanded(text: str) -> Path:
+def at_home(text: str) -> str:
+    """The text with a leading `~` replaced by the home folder, where there is one."""
+    return os.path.expanduser(text)  # noqa: PTH111 (Path raises an error for an unknown user)
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
     """The path with `~` replaced by the home folder, where there is one."""
-    return Path(os.path.expanduser(text))  # noqa: PTH111 (Path raises an error for an unknown user)
+    return Path(at_home(os.fspath(path)))
+
+
+HomePath = Annotated[str, AfterValidator(at_home)]
+"""The type of a key whose path is used as it is read, by other libraries too."""
 
 
 def exists(path: str | Path) -> bool:

@@ -18,6 +18,7 @@ from nlora.config.auto_weight_options import AutoWeightOptions
 from nlora.config.frozen import Frozen
 from nlora.config.general_options import GeneralOptions
 from nlora.config.outside_code import is_python_file
+from nlora.config.paths import HomePath
 from nlora.config.replay_options import ReplayOptions
 from nlora.config.task_source import TaskSource
 from nlora.config.train_options import TrainOptions
@@ -235,7 +236,7 @@ class Config(Frozen):
         "hub ids. Short for entries of tasks with only a name and an adapter.",
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Determines every random choice of the run.")
-    output_dir: str = Field(description="Folder that the run writes to.")
+    output_dir: HomePath = Field(description="Folder that the run writes to.")
 
     @model_validator(mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from nlora.config.paths import expanded
 from nlora.errors import AdapterError
 from nlora.models.hub import offline_without_hub
 from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, AdapterState, load_factors
@@ -14,7 +15,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 def locate_adapter(source: str) -> Path:
     """The folder of an adapter: as given, or its two files fetched from the hub."""
-    folder = Path(source)
+    folder = expanded(source)
     if folder.exists() or not _HUB_ID.fullmatch(source):
         return folder.resolve() if folder.exists() else folder
     import huggingface_hub

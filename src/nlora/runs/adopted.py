@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlora.config.paths import exists, expanded
 from nlora.config.schema import Config
 from nlora.errors import AdapterError, InputErrors, Problem
 from nlora.methods.base import Method
@@ -43,8 +44,8 @@ def adopted_adapters(
         key = ("tasks", stage - 1, "adapter")
         try:
             own = Path(config.output_dir, OUTPUTS, stage_name(stage, source.name), ADAPTER)
-            there = base_folder / source.adapter
-            is_there = there.exists() and not Path(source.adapter).exists()
+            here = expanded(source.adapter)
+            is_there = exists(there := base_folder / here) and not exists(here)
             is_own = own.is_dir() and not damage(own.parent, is_last=False)
             folder = own if is_own else locate_adapter(str(there) if is_there else source.adapter)
             update = load_adapter(folder, source.adapter)

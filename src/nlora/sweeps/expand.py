@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlora.config.overrides import Override, outer_first, shown
+from nlora.config.paths import at_home
 from nlora.config.places import Place, SourceMap
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, Key, Problem
@@ -179,7 +180,7 @@ class _Reader:
             self.problems.append(self.places.problem(("base",), what))
             return []
         bases = []
-        for source in sources:
+        for source in map(at_home, sources):
             neighbor = self.path.parent / source
             # Like data files: in the current folder, then next to the sweep's file.
             found = str(neighbor) if not Path(source).is_file() and neighbor.is_file() else source

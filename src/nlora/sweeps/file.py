@@ -16,6 +16,7 @@ from nlora.config.characters import utf8
 from nlora.config.frozen import Frozen
 from nlora.config.messages import problems_in
 from nlora.config.overrides import Override, apply, as_overrides
+from nlora.config.paths import HomePath
 from nlora.config.places import SourceMap
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import read_yaml
@@ -36,7 +37,9 @@ class SweepFile(Frozen):
     seeds: tuple[int, ...] = Field(
         (Config.model_fields["seed"].default,), min_length=1, description="One run for each."
     )
-    output_dir: str | None = Field(None, min_length=1, description="Folder of the runs; null: runs/<name>.")
+    output_dir: HomePath | None = Field(
+        None, min_length=1, description="Folder of the runs; null: runs/<name>."
+    )
     processes: int = Field(1, ge=1, description="Processes of each run (nlora run --processes).")
     runner: Literal["local", "ray", "slurm"] = Field("local", description="Where the runs run.")
     ray: RayOptions = RayOptions()
