@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from nlora.runs.console import TextConsole
 
 if TYPE_CHECKING:
     from nlora.analysis.gate import Gate
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 def gate_text(verdict: Gate) -> str:
     """The table as plain text, 100 characters wide."""
     out = io.StringIO()
-    Console(file=out, width=100, color_system=None, force_jupyter=False).print(gate_table(verdict))
+    TextConsole(file=out, width=100, color_system=None, force_jupyter=False).print(gate_table(verdict))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

@@ -41,14 +41,13 @@ def analyze(
     import json
     import math
 
-    from rich.console import Console
-
     from nlora.analysis.adapter_sources import measure_adapters
     from nlora.analysis.of_run import is_run, measure_run
     from nlora.analysis.tables import csv_rows, interference_tables
     from nlora.errors import InputErrors, Problem
     from nlora.report.write import write_interference
     from nlora.runs.atomic import write_json
+    from nlora.runs.console import TextConsole
     from nlora.runs.interference_file import ANALYSIS_FILE
 
     if threshold is not None and not (threshold >= 0 and math.isfinite(threshold)):
@@ -70,7 +69,7 @@ def analyze(
     if as_json:
         print(json.dumps(found.to_json(), allow_nan=False, indent=1))
         return
-    console = Console()
+    console = TextConsole()
     console.print(interference_tables(found))
     for path in written:
         console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from nlora import __version__
@@ -40,6 +39,7 @@ from nlora.cli.sweep import sweep
 from nlora.errors import InputErrors, NloraError
 from nlora.models import processes
 from nlora.models.stopping import leave
+from nlora.runs.console import TextConsole
 from nlora.runs.quiet import quiet
 from nlora.runs.signals import stopped_like_ctrl_c
 
@@ -92,7 +92,7 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by the caller
             setattr(sys, stream, _nowhere())
-    errors = Console(stderr=True)
+    errors = TextConsole(stderr=True)
     try:
         with stopped_like_ctrl_c(), contextlib.nullcontext() if debug else quiet(), _whole_output():
             app(prog_name="nlora")  # also for python -m nlora: the name decides that of the completion

@@ -10,7 +10,6 @@ import sys
 import time
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,12 +19,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from nlora.runs.console import TextConsole
 from nlora.runs.events import Event
 
 _UNITS = {"training": ("train", "steps"), "scoring": ("score", "examples")}
 
 
-class WorkConsole(Console):
+class WorkConsole(TextConsole):
     """The console of a command that works for long: the work goes on when nobody reads what it prints any more."""
 
     def on_broken_pipe(self) -> None:
@@ -44,7 +44,7 @@ class Bars:
         self._begin = time.perf_counter()
         self._current: TaskID | None = None
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
@@ -77,7 +77,7 @@ class Bars:
         if event.done == 0 or self._current is None:
             self._remove()
             word, unit = _UNITS[event.kind]
-            description = escape(f"{self._position(event)}{word} {event.task}")
+            description = f"{self._position(event)}{word} {event.task}"
             self._current = self._bars.add_task(
                 description, total=event.total, completed=event.done, unit=unit
             )

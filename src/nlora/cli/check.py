@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from nlora.cli.options import Overrides, Source, load_first
+from nlora.runs.console import TextConsole
 
 if TYPE_CHECKING:
     from nlora.config.schema import Config
@@ -41,7 +41,7 @@ def check(
     from nlora.runs.events import Progress
     from nlora.runs.plan import make_plan
 
-    console = Console()
+    console = TextConsole()
     progress = Progress(lambda event: console.print(str(event), markup=False, highlight=False))
     announce_downloads(loaded.config, progress)
     plan = make_plan(loaded)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich.console import Console
 
 from nlora.cli import completion
 from nlora.cli.options import writable
 from nlora.errors import InputErrors, Problem
+from nlora.runs.console import TextConsole
 
 if TYPE_CHECKING:
     from nlora.report.comparison_formats import Format
@@ -56,7 +56,7 @@ def compare(
     format_ = _format(chosen, out)
     target = None if out is None else writable(out, "--out")
     comparison = compare_runs(read_runs(runs), published="all" if published else "methods", base=base)
-    console = Console()
+    console = TextConsole()
     if target is not None:
         write_text(target, written(comparison, format_))
         console.print(str(target), markup=False, highlight=False, soft_wrap=True)

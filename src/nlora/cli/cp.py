@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from nlora.cli import completion
 from nlora.errors import InputErrors, Problem
+from nlora.runs.console import TextConsole
 
 
 def cp(
@@ -47,7 +47,7 @@ def cp(
         raise InputErrors([Problem(str(target), f"{what}; choose another name")]) from error
     except OSError as error:
         raise InputErrors([Problem(str(target), f"cannot be written: {refusal(target, error)}")]) from error
-    Console().print(
+    TextConsole().print(
         f"{target}; run it with: nlora run {shlex.quote(str(target))}",
         markup=False,
         highlight=False,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from nlora.cli.options import RunFolder, Settings, Stage, evaluate_overrides, writable
 from nlora.evaluation.choices import both_or_all, metric_name
 from nlora.models.processes import refuse
+from nlora.runs.console import TextConsole
 
 if TYPE_CHECKING:
     from nlora.api.evaluation import Evaluation, TaskScore
@@ -74,12 +74,12 @@ def evaluate(
     target = None if out is None else writable(out, "--out")
     checkpoint = read_stage(Path(run), stage, overrides)
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
-    with Bars(Console(stderr=True), stages=len(checkpoint.config.tasks)) as bars:
+    with Bars(TextConsole(stderr=True), stages=len(checkpoint.config.tasks)) as bars:
         progress = Progress(bars)
         announce_downloads(checkpoint.config, progress)
         selected = evaluation.tasks_of(checkpoint, names, None if tasks_file is None else Path(tasks_file))
         found = evaluation.evaluate(StageModel(checkpoint), checkpoint, selected, progress)
-    console = Console()
+    console = TextConsole()
     if as_json:
         console.print_json(json.dumps(found.values()), indent=2)
     else:

@@ -103,21 +103,20 @@ def export(
     """Write a run's model as a folder that others load, and check that it answers as the run did."""
     from pathlib import Path
 
-    from rich.console import Console
-
     from nlora.api.downloads import announce_downloads
     from nlora.cli.bars import Bars
     from nlora.runs.checkpoint import read_stage
+    from nlora.runs.console import TextConsole
     from nlora.runs.events import Progress
     from nlora.runs.export.export import export as export_run
     from nlora.runs.export.options import ExportOptions
 
     options = ExportOptions(form, rank, threshold, merge, density, task, dtype, examples)
     config = read_stage(Path(run), stage).config
-    with Bars(Console(stderr=True), stages=len(config.tasks)) as bars:
+    with Bars(TextConsole(stderr=True), stages=len(config.tasks)) as bars:
         announce_downloads(config, Progress(bars))
         found = export_run(run, out, options, stage=stage, push=push, on_event=bars)
-    Console().print(export_table(found))
+    TextConsole().print(export_table(found))
 
 
 def export_table(found: Export) -> RenderableType:

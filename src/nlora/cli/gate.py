@@ -58,13 +58,12 @@ def gate(
     import json
     from pathlib import Path
 
-    from rich.console import Console
-
     from nlora.analysis import gate as analysis
     from nlora.analysis.gate_table import gate_table
     from nlora.cli.bars import Bars
+    from nlora.runs.console import TextConsole
 
-    with Bars(Console(stderr=True)) as bars:
+    with Bars(TextConsole(stderr=True)) as bars:
         verdict = analysis.gate(
             Path(run),
             stage=stage,
@@ -77,6 +76,6 @@ def gate(
     if as_json:
         print(json.dumps(verdict.values(), indent=1))
     else:
-        Console().print(gate_table(verdict))
+        TextConsole().print(gate_table(verdict))
     if not verdict.passed:
         raise typer.Exit(1)

@@ -16,11 +16,11 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from nlora.cli.group import STOPPED
 from nlora.errors import InputErrors, Problem
 from nlora.models.launchers import BY_NLORA, cores, from_slurm, launch_of
+from nlora.runs.console import TextConsole
 
 Processes = Annotated[
     int,
@@ -86,7 +86,7 @@ def _exit_like(failures: Mapping[int, Any]) -> None:
                 name = signal.Signals(-code).name
             memory = " (out of memory?)" if name == "SIGKILL" else ""
             text = f"[bold red]error:[/] process {rank} was killed by {name}{memory}; the same command resumes the run"
-            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+            TextConsole(stderr=True).print(text, highlight=False, soft_wrap=True)
             raise typer.Exit(1)
     raise typer.Exit(max(codes.values(), default=STOPPED))
 

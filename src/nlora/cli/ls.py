@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from nlora.cli import completion
 from nlora.errors import InputErrors, Problem
+from nlora.runs.console import TextConsole
 
 
 def ls(
@@ -30,7 +30,7 @@ def ls(
         raise InputErrors(
             [Problem("nlora ls", f"there is no list of '{what}'; choose {', '.join(sections)}")]
         )
-    console = Console()
+    console = TextConsole()
     for name, section in sections.items():
         # The options of a configuration make a long list: shown only on request.
         if name == what or (not what and name != "options"):

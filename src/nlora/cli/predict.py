@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from nlora.cli.options import RunFolder, Settings, Stage, evaluate_overrides
 from nlora.errors import InputErrors, Problem
 from nlora.models.processes import refuse
+from nlora.runs.console import TextConsole
 
 
 def predict(
@@ -61,7 +61,7 @@ def predict(
     from nlora.runs.events import Progress
 
     refuse("nlora predict")
-    console = Console(stderr=True)
+    console = TextConsole(stderr=True)
     checkpoint = read_stage(Path(run), stage, evaluate_overrides(settings))
     asked = prediction.asked_for(checkpoint, task)  # before waiting for anybody's texts
     if probabilities:

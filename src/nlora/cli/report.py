@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from nlora.cli import completion
+from nlora.runs.console import TextConsole
 
 
 def report(
@@ -61,4 +61,4 @@ def report(
     if figures is not None:
         written += write_figures(folders, figures, base=base)
     for path in written:
-        Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+        TextConsole().print(str(path), markup=False, highlight=False, soft_wrap=True)

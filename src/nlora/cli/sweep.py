@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 from rich.console import Console
 
+from nlora.runs.console import TextConsole
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -61,7 +63,7 @@ def sweep(
     checked = read_sweep(file, overrides or [])
     checked = replace(checked, configs=check_sweep(checked))
     if dry_run:
-        print_plan(checked, Console())
+        print_plan(checked, TextConsole())
     elif not run_sweep(checked, runner_of(checked, jobs), WorkConsole()):
         raise typer.Exit(1)
 

@@ -52,11 +52,10 @@ class AccuracyMatrix:
         return np.asarray(self.values, dtype=dtype)
 
     def __repr__(self) -> str:
-        from rich.console import Console
-
         from nlora.report.terminal import accuracy_table
+        from nlora.runs.console import TextConsole
 
-        console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, force_jupyter=False)
+        console = TextConsole(file=io.StringIO(), width=_WIDTH, color_system=None, force_jupyter=False)
         with console.capture() as captured:
             console.print(accuracy_table(self._summary))
         return "\n".join(line.rstrip() for line in captured.get().splitlines())

@@ -11,8 +11,6 @@ import io
 import re
 from typing import Literal
 
-from rich.console import Console
-
 from nlora.report.comparison import MEASURES, Comparison, Row
 from nlora.report.comparison_table import (
     AVERAGE,
@@ -25,6 +23,7 @@ from nlora.report.comparison_table import (
     seeds_of,
     shown_columns,
 )
+from nlora.runs.console import TextConsole
 
 Format = Literal["table", "markdown", "latex", "csv"]
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -36,7 +35,7 @@ _FILE_WIDTH = 160
 def written(comparison: Comparison, format: Format) -> str:  # noqa: A002 - what the option is called
     """The comparison as text that ends with a newline."""
     if format == "table":
-        console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None)
+        console = TextConsole(file=io.StringIO(), width=_FILE_WIDTH, color_system=None)
         with console.capture() as captured:
             console.print(ComparisonView(comparison))
         return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from nlora import __version__
 from nlora.cli.doctor.section import Section
+from nlora.runs.console import TextConsole
 
 
 def doctor(
@@ -51,7 +51,7 @@ def _values(sections: Sequence[Section]) -> dict[str, object]:
 
 
 def _show(sections: Sequence[Section]) -> None:
-    console = Console()
+    console = TextConsole()
     console.print(f"[bold]nlora {__version__}[/]", highlight=False)
     for section in sections:
         console.print(f"\n[bold]{section.title}[/]")
