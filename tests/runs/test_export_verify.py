@@ -17,7 +17,8 @@ from nlora.models.lora_factors import LoraFactors
 from nlora.runs.export import forms, verify
 from nlora.runs.export.export import export
 from nlora.runs.export.options import ExportOptions
-from nlora.runs.export.record import RECORD_FILE
+from nlora.runs.export.record import RECORD_FILE, read_record
+from nlora.runs.export.work import Work
 
 Runs = Callable[..., Path]
 
@@ -188,6 +189,41 @@ def test_an_empty_folder_is_filled_and_a_leftover_removed(run: Path, tmp_path: P
         RECORD_FILE,
     }
     assert not (tmp_path / ".tmp-out").exists()
+
+
+def test_an_empty_folder_that_a_link_points_to_is_filled(run: Path, tmp_path: Path) -> None:
+    (disk := tmp_path / "disk" / "empty").mkdir(parents=True)
+    (out := tmp_path / "out").symlink_to(disk)
+    found = export(run, out, ExportOptions("adapter"))
+    assert (found.folder, out.readlink()) == (out, disk)
+    assert {path.name for path in disk.parent.iterdir()} == {"empty"}
+    assert read_record(out).run == "../../run"
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_at_once(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Work, "run", lambda work: pytest.fail("the model is loaded"))
+    (empty := tmp_path / "empty").mkdir()
+    (link := tmp_path / "link").symlink_to(empty)
+    monkeypatch.chdir(empty)
+    for out in (Path(), empty, link):
+        with pytest.raises(InputErrors, match=f"^OUT: {out} is the current folder; name a new folder in it$"):
+            export(run, out, ExportOptions("adapter"))
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as mounted:
+        mounted.setattr(Path, "is_mount", lambda path: path == empty)
+        for out in (empty, link):
+            with pytest.raises(InputErrors, match=f"^OUT: {out} is a mount point; name a new folder in it$"):
+                export(run, out, ExportOptions("adapter"))
+    (inside := tmp_path / "inside").symlink_to(run / "outputs")
+    with pytest.raises(InputErrors, match="holds something already"):
+        export(run, inside, ExportOptions("adapter"))
+    with pytest.raises(InputErrors, match=f"is inside the run {run}"):
+        export(run, inside / "new", ExportOptions("adapter"))
+    with pytest.raises(InputErrors, match=r"^OUT: has a name of 300 bytes in it"):
+        export(run, "x" * 300, ExportOptions("adapter"))
+    assert (list(empty.iterdir()), link.is_symlink()) == ([], True)
 
 
 def test_the_run_is_left_as_it_was(run: Path, tmp_path: Path) -> None:

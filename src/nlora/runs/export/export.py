@@ -51,7 +51,8 @@ def export(
     checkpoint = read_stage(Path(run), stage)
     index = check_method(checkpoint, options)
     check_folder(out)
-    with _next_to(out) as folder:
+    place = out.resolve()  # the folder that a link points to can be replaced, but not the link
+    with _next_to(out, place) as folder:
         work = Work(checkpoint, options, index, folder, Progress(on_event))
         found = work.run()
         name_base(folder, checkpoint.config.model, is_public=push is not None)
@@ -59,18 +60,22 @@ def export(
         found.size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         model_card.write(found, folder)
         write_record(found, folder)
-        if out.exists():
-            out.rmdir()  # empty, as was checked
-        publish_folder(folder, out)
+        with disk_errors(out):
+            if place.exists():
+                place.rmdir()  # empty, as was checked
+        publish_folder(folder, place)
     if push is not None:
         found.url = hub.push(out, push)
     return found
 
 
 @contextmanager
-def _next_to(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`; removed if the block fails, with parents that were made for it and are empty."""
-    temporary = out.absolute().with_name(f"{TEMPORARY}{out.absolute().name}")
+def _next_to(out: Path, place: Path) -> Iterator[Path]:
+    """A temporary folder beside `place`; removed if the block fails, with parents made for it that are empty.
+
+    out: the place as the user called it, for messages.
+    """
+    temporary = place.with_name(f"{TEMPORARY}{place.name}")
     made = [parent for parent in temporary.parents if not parent.exists()]  # the innermost first
     with disk_errors(out):
         remove(temporary)

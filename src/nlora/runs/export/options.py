@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from nlora.config.paths import path_problem
 from nlora.errors import InputErrors, Problem, did_you_mean
 from nlora.runs.checkpoint import Checkpoint
 from nlora.runs.run_yaml import folder_problem
@@ -171,9 +172,16 @@ def check_method(checkpoint: Checkpoint, options: ExportOptions) -> int:
 
 def check_folder(out: Path) -> None:
     """Raises InputErrors if an export cannot be written to this folder."""
-    if out.is_dir() and any(out.iterdir()):
-        problem = f"{out} holds something already; choose another folder, or delete it"
-    else:
-        problem = folder_problem(out) or ""
+    problem = path_problem(str(out))
+    if not problem and out.is_dir():
+        if any(out.iterdir()):
+            problem = f"{out} holds something already; choose another folder, or delete it"
+        # The finished folder replaces the empty one, which these two do not allow.
+        elif out.samefile(Path()):
+            problem = f"{out} is the current folder; name a new folder in it"
+        elif out.resolve().is_mount():
+            problem = f"{out} is a mount point; name a new folder in it"
+    # The folder that a link points to may be inside a run, too.
+    problem = problem or folder_problem(out) or folder_problem(out.resolve())
     if problem:
         raise InputErrors([Problem("OUT", problem)])
