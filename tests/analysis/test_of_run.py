@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,9 +96,31 @@ def test_csv_has_every_pair_overall_and_by_module(tmp_path: Path, two: list[Path
     assert [row["module"] for row in rows] == ["", *SHAPES]
     overall, *modules = [float(row["collision_rate"]) for row in rows]
     assert overall == pytest.approx(sum(modules) / 2)  # modules of one size
-    status, _, err = nlora("analyze", *two, "--csv", tmp_path / "no" / "x.csv")
-    assert status == 2
-    assert "x.csv: cannot be written" in err
+
+
+def test_a_file_that_cannot_be_written_leaves_the_run_as_it_was(
+    tmp_path: Path, nlora: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(run := tmp_path / "run")
+    assert nlora("analyze", run, "--csv", tmp_path / "pairs.csv")[0] == 0
+    names = ("analysis.json", "summary.json", "../pairs.csv")
+    before = {name: (run / name).read_bytes() for name in names}
+    for option in ("--csv", "--html"):
+        for file, said in ((tmp_path / "no/x", f"there is no folder {tmp_path}/no"), (run, "is a folder; ")):
+            status, out, err = nlora("analyze", run, "--threshold", "0.5", option, file)
+            assert (status, out) == (2, "")
+            assert err.startswith(f"error: {option}: {file}")
+            assert said in err
+            assert err.count("\n") == 1
+    assert before == {name: (run / name).read_bytes() for name in names}
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    assert nlora("analyze", *sorted(run.glob("outputs/*/adapter")), "--csv", tmp_path / "pairs.csv")[0] == 2
+    assert (tmp_path / "pairs.csv").read_bytes() == before["../pairs.csv"]
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "pairs.csv"}
 
 
 def test_html_has_the_same_numbers(tmp_path: Path, nlora: Call) -> None:
@@ -115,7 +139,7 @@ def test_html_has_the_same_numbers(tmp_path: Path, nlora: Call) -> None:
     assert "&lt;script&gt;alert(1)&lt;" in text
     status, _, errors = nlora("analyze", *adapters, "--html", tmp_path)
     assert status == 2
-    assert "is a folder; give the name of the HTML file" in errors
+    assert "is a folder; give the name of a file" in errors
 
 
 def test_a_run_is_compared_by_task_and_keeps_its_analysis(tmp_path: Path, nlora: Call) -> None:

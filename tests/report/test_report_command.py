@@ -82,6 +82,19 @@ def test_wrong_input_is_one_line_and_exit_status_2(
     assert not list(tmp_path.rglob("report.html")), "complaints come before anything is written"
 
 
+def test_a_folder_of_figures_that_is_not_writable_is_told_before_the_page_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "os.access", lambda path, mode: False
+    )  # the tests may run as root, who may write anywhere
+    assert call(monkeypatch, "report", "a", "--figures", "figures") == 2
+    assert "is not writable; give another folder for the figures" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("report.html"))
+
+
 def test_the_papers_figures_are_drawings_with_their_numbers(tmp_path: Path) -> None:
     if find_spec("matplotlib") is None:
         pytest.skip("PDF figures need matplotlib, the extra nlora[figures]")

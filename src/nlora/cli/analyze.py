@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nlora.cli import completion
+from nlora.cli.options import writable
 
 if TYPE_CHECKING:
     from nlora.runs.interference_file import Interference
@@ -38,6 +39,8 @@ def analyze(
     ] = None,
 ) -> None:
     """Where the updates of different tasks interfere: collisions, overlap, orthogonality, spectra."""
+    import csv
+    import io
     import json
     import math
 
@@ -46,13 +49,16 @@ def analyze(
     from nlora.analysis.tables import csv_rows, interference_tables
     from nlora.errors import InputErrors, Problem
     from nlora.report.write import write_interference
-    from nlora.runs.atomic import write_json
+    from nlora.runs.atomic import write_json, write_text
     from nlora.runs.console import TextConsole
     from nlora.runs.interference_file import ANALYSIS_FILE
 
     if threshold is not None and not (threshold >= 0 and math.isfinite(threshold)):
         raise InputErrors([Problem("--threshold", f"must be a number >= 0, not {threshold:g}")])
     written = []
+    for file, option in ((csv_file, "--csv"), (html_file, "--html")):
+        if file is not None:  # the run's own files stay as they are if it cannot be written
+            writable(str(file), option)
     if len(sources) == 1 and is_run(Path(sources[0])):
         measured, found = measure_run(Path(sources[0]), threshold)
         written.append(Path(sources[0]) / ANALYSIS_FILE)
@@ -62,7 +68,9 @@ def analyze(
         measured = measure_adapters(sources, threshold)
         found = measured.interference()
     if csv_file is not None:
-        _write_csv(csv_file, csv_rows(measured))
+        lines = io.StringIO(newline="")
+        csv.writer(lines).writerows(csv_rows(measured))
+        write_text(csv_file, lines.getvalue())
         written.append(csv_file)
     if html_file is not None:
         written.append(write_interference(found, html_file))
@@ -85,16 +93,3 @@ def _tell_summary(folder: Path, found: Interference) -> None:
     except RunError:  # none yet, or a broken one, which the next nlora run makes anew
         return
     write_summary(folder, summary.model_copy(update={"collision": found.collision()}))
-
-
-def _write_csv(file: Path, rows: list[list[Any]]) -> None:
-    import csv
-
-    from nlora.errors import InputErrors, Problem
-    from nlora.runs.atomic import refusal
-
-    try:
-        with file.open("w", encoding="utf-8", newline="") as stream:
-            csv.writer(stream).writerows(rows)
-    except OSError as error:
-        raise InputErrors([Problem(str(file), f"cannot be written: {refusal(file, error)}")]) from error

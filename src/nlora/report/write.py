@@ -9,6 +9,7 @@ the finished stages.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def check_figures_folder(out: str | Path) -> None:
         if path.exists() or path.is_symlink():
             if not path.is_dir():
                 raise RunError(f"{path}: is a file; give a folder for the figures")
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise RunError(f"{path}: is not writable; give another folder for the figures")
             break
 
 

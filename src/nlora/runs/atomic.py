@@ -64,13 +64,18 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     If `path` is a link, the file it points to is replaced. Raises RunError if it cannot be written, and then the old
     file is unchanged.
     """
+    write_bytes(path, (line.encode() for line in lines))
+
+
+def write_bytes(path: Path, parts: Iterable[bytes]) -> None:
+    """As `write_lines`, of a file that is no text."""
     path = path.resolve() if path.is_symlink() else path
     # The process in the name: of two that write the same file, each publishes its own.
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with disk_errors(path):
         try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(lines)
+            with temporary.open("wb") as file:
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

@@ -13,7 +13,7 @@ from typing import Any
 from nlora.errors import MissingExtraError, missing
 from nlora.report.charts.palette import LIGHT
 from nlora.report.charts.scene import AREA_OPACITY, Area, Dot, Label, Line, Rect, Scene, Shape
-from nlora.runs.atomic import disk_errors
+from nlora.runs.atomic import write_bytes
 
 _POINTS = 72 / 96  # of a pixel
 _ANCHOR = {"start": "left", "middle": "center", "end": "right"}
@@ -45,8 +45,7 @@ def write_pdf(scene: Scene, path: Path) -> None:
             _draw(axes, shape, order)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="pdf", metadata={"Title": scene.title, "CreationDate": None})
-    with disk_errors(path):
-        path.write_bytes(buffer.getvalue())
+    write_bytes(path, [buffer.getvalue()])
 
 
 def _draw(axes: Any, shape: Shape, order: int) -> None:
