@@ -90,3 +90,44 @@ def test_a_file_that_may_not_be_read_is_one_line(nlora: Nlora, monkeypatch: pyte
     monkeypatch.setattr("nlora.report.comparison.read_runs", forbidden)
     told = nlora("compare", "runs/hers")
     assert (told.status, told.err) == (2, "error: runs/hers/summary.json: Permission denied\n")
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"export {RUN} {LONG} --as adapter",
+        f"export {LONG} out --as adapter",
+        f"eval {RUN} --out {LONG}",
+        f"predict {RUN} --task tickets --file {LONG}",
+        f"gate {LONG}",
+        f"gate {RUN} --against {LONG}",
+        f"report {LONG}",
+        f"report {RUN} --out {LONG}",
+        f"report {RUN} --figures {LONG}/{LONG}",
+        f"compare {LONG}",
+        f"compare {RUN} --out {LONG}",
+        f"cp demo {LONG}",
+        f"cp demo {LONG}/my.yaml",
+        f"analyze {LONG}",
+        f"analyze {LONG} {LONG}y",
+        f"analyze {RUN} --csv {LONG}",
+        f"sweep {LONG}",
+        "analyze loop",
+        "gate loop",
+        "compare loop",
+        "report loop",
+        "cp demo loop/my.yaml",
+        f"export {RUN} loop/out --as adapter",
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_a_path_that_the_system_does_not_take_is_one_line(nlora: Nlora, command: str) -> None:
+    """A name above 255 bytes, and a link to itself."""
+    Path("loop").symlink_to("loop")
+    told = nlora(*command.split())
+    assert (told.status, told.out) == (2, "")
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1

@@ -153,10 +153,12 @@ def _nowhere() -> TextIO:
 
 
 def _refused(error: Exception) -> str | None:
-    """What the system refused and a user can change: a full disk below the output, or a file that may not be used."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    """What the system refused and a user can change: a full disk, or a path that may not or cannot be used."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'the output'} cannot be written: {error.strerror}; free some space"
-    if isinstance(error, PermissionError) and error.filename:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nlora.cli import completion
+from nlora.config.paths import path_problem
 from nlora.errors import InputErrors, Problem
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def load_first(source: str, overrides: Sequence[str]) -> LoadedConfig:
 def writable(path: str, option: str) -> Path:
     """The path of a file that can be written after the work is done. Raises InputErrors naming the option."""
     target = Path(path)
+    if problem := path_problem(path):
+        raise InputErrors([Problem(option, problem)])
     if target.is_dir():
         raise InputErrors([Problem(option, f"{path} is a folder; give the name of a file")])
     if not target.absolute().parent.is_dir():

@@ -116,7 +116,8 @@ def read_runs(paths: Iterable[str | Path]) -> list[tuple[Path, Summary]]:
     runs: dict[Path, tuple[Path, Summary]] = {}
     for folder in run_folders(paths):
         try:
-            runs.setdefault(folder.resolve(), (folder, read_summary(folder)))
+            summary = read_summary(folder)
+            runs.setdefault(folder.resolve(), (folder, summary))
         except RunError as error:
             problems.append(Problem("", str(error)))
     if problems:
