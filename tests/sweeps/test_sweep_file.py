@@ -177,6 +177,12 @@ def test_a_key_with_an_equals_sign_reaches_the_run(tmp_path: Path) -> None:
     assert (train.label_weights, train.epochs) == (weights, 3)
 
 
+def test_a_variant_that_is_there_twice_is_told_also_with_an_override(tmp_path: Path) -> None:
+    file = write_sweep(tmp_path, variants=["nlora", "nlora"])
+    with pytest.raises(InputErrors, match=r"variants\.1: the variant nlora is here twice"):
+        read_sweep(file, ["variants.nlora.method.weight=1"])
+
+
 @pytest.mark.parametrize("variants", ["nlora", 5])
 def test_what_cannot_be_variants_is_told_also_with_an_override(tmp_path: Path, variants: Any) -> None:
     file = write_sweep(tmp_path, variants=variants)
@@ -257,7 +263,15 @@ def test_every_mistake_of_every_run_has_its_key_in_the_sweeps_file(tmp_path: Pat
     [
         ({"base": None}, "base: the key is missing"),
         ({"base": []}, "base: must be a recipe, a file, a list of them, or the keys of a run"),
-        ({"base": "dmeo"}, "no such file, and no recipe of that name; did you mean 'demo'?"),
+        (
+            {"base": "dmeo"},
+            "sweep.yaml:2: base: dmeo: no such file, and no recipe of that name; did you mean",
+        ),
+        ({"base": ["demo", "dmeo"]}, "sweep.yaml:4: base.1: dmeo: no such file, and no recipe of that name"),
+        ({"variants": ["nlora", "nlora"]}, "variants.1: the variant nlora is here twice; leave one out"),
+        ({"seeds": ["1"]}, "seeds: must be a list of different whole numbers"),
+        ({"seeds": [True]}, "seeds: must be a list of different whole numbers"),
+        ({"seeds": 3}, "seeds: must be a list of different whole numbers"),
         ({"base": {"model": "tiny"}}, "base.tasks: the key is missing"),
         ({"base": {**BASE, "name": "x"}}, "base.name: the sweep sets 'name' of each run"),
         ({"set": {"output_dir": "x"}}, "set.output_dir: the sweep sets 'output_dir'"),

@@ -45,7 +45,7 @@ def check_sweep(sweep: Sweep) -> dict[Path, Config]:
         try:
             loaded = load_config(_base(sweep, run), run.settings)
         except InputErrors as error:
-            problems += error.problems
+            problems += (_in_sweep(problem, sweep, run.base) for problem in error.problems)
             continue
         config = configs[run.folder] = loaded.config
         base_folder = loaded.base_folder if run.base.source else sweep.path.parent
@@ -63,6 +63,13 @@ def _base(sweep: Sweep, run: SweepRun) -> str | Document:
     """The recipe or the file, or the keys in the sweep's file, with their lines."""
     at: Key = ("base",)
     return run.base.source or Document(run.base.values, sweep.places.inside(at, prefix=at))
+
+
+def _in_sweep(problem: Problem, sweep: Sweep, base: Base) -> Problem:
+    """A mistake without a place in the base, such as a missing file, where the sweep's file names the base."""
+    if problem.source != base.source or problem.line is not None or problem.key:
+        return problem
+    return sweep.places.problem(base.at, str(problem))
 
 
 def base_source(sweep: Sweep, run: SweepRun, folder: Path) -> str:

@@ -36,16 +36,17 @@ from nlora.config.places import Place, SourceMap
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, Key, Problem
 from nlora.sweeps.cluster_options import RayOptions, SlurmOptions
-from nlora.sweeps.file import LoadedSweep, read_file, setting, settings
+from nlora.sweeps.file import LoadedSweep, by_name, read_file, setting, settings
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a run starts from. source: a recipe or a file; None: `values`, the keys in the sweep's file."""
+    """What a run starts from. source: a recipe or a file; None: `values`, the keys in the sweep's file. at: its key."""
 
     label: str
     source: str | None
     values: dict[str, Any] | None = None
+    at: Key = ("base",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +181,12 @@ class _Reader:
             self.problems.append(self.places.problem(("base",), what))
             return []
         bases = []
-        for source in map(at_home, sources):
+        for i, source in enumerate(map(at_home, sources)):
             neighbor = self.path.parent / source
             # Like data files: in the current folder, then next to the sweep's file.
             found = str(neighbor) if not Path(source).is_file() and neighbor.is_file() else source
-            bases.append(Base(Path(source).stem if Path(found).is_file() else source, found))
+            label = Path(source).stem if Path(found).is_file() else source
+            bases.append(Base(label, found, at=("base",) if isinstance(given, str) else ("base", i)))
         return bases
 
     def _variants(self) -> list[_Variant]:
@@ -192,7 +194,11 @@ class _Reader:
         if given is None:
             return [_Variant("", (), self._seeds(self.file.seeds, ("seeds",)))]
         if isinstance(given, list) and all(isinstance(name, str) for name in given):
-            given = {name: name for name in given}
+            try:
+                given = by_name(given, self.places)
+            except InputErrors as error:
+                self.problems += error.problems
+                return []
         if not isinstance(given, dict) or not given:
             what = "must be a mapping of names to what they set, or a list of methods"
             self.problems.append(self.places.problem(("variants",), what))

@@ -34,9 +34,7 @@ class SweepFile(Frozen):
     grid: dict[str, list[Any]] = Field(
         default_factory=dict, description="The values to combine, by dotted key."
     )
-    seeds: tuple[int, ...] = Field(
-        (Config.model_fields["seed"].default,), min_length=1, description="One run for each."
-    )
+    seeds: Any = Field((Config.model_fields["seed"].default,), description="One run for each.")
     output_dir: HomePath | None = Field(
         None, min_length=1, description="Folder of the runs; null: runs/<name>."
     )
@@ -72,7 +70,7 @@ def read_file(file: str, overrides: Sequence[str] = ()) -> LoadedSweep:
             forced.append(override)
             continue
         try:
-            places = apply(data, places, _of_variant(data, override))
+            places = apply(data, places, _of_variant(data, places, override))
         except InputErrors as error:
             problems += error.problems
     _time_as_written(data, places)
@@ -81,17 +79,29 @@ def read_file(file: str, overrides: Sequence[str] = ()) -> LoadedSweep:
     return LoadedSweep(Path(file), SweepFile.model_validate(data), places, tuple(forced))
 
 
-def _of_variant(data: dict[str, Any], override: Override) -> Override:
+def by_name(variants: list[str], places: SourceMap) -> dict[str, str]:
+    """The list [inclora, olora] as the mapping that it is short for. Raises InputErrors if a name is there twice."""
+    problems = [
+        places.problem(("variants", i), f"the variant {name} is here twice; leave one out")
+        for i, name in enumerate(variants)
+        if name in variants[:i]
+    ]
+    if problems:
+        raise InputErrors(problems)
+    return {str(name): name for name in variants}
+
+
+def _of_variant(data: dict[str, Any], places: SourceMap, override: Override) -> Override:
     """An override of a variant's key as an entry of the variant, which counts however the file writes the key.
 
     `variants.olora.method.weight=1` sets `method.weight` of the variant olora, of the list [olora] too. Raises
-    InputErrors if there is no such variant.
+    InputErrors if there is no such variant, or a list has one twice.
     """
     variants = data.get("variants")
     if override.path[0] != "variants" or len(override.path) < 3:
         return override
     if isinstance(variants, list):
-        data["variants"] = variants = {str(name): name for name in variants}
+        data["variants"] = variants = by_name(variants, places)
     if not isinstance(variants, dict) or not variants:  # none, or a mistake that is reported with the others
         return override
     _, name, *key = override.path
