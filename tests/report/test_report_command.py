@@ -59,6 +59,7 @@ def test_a_folder_of_runs_means_all_of_them(tmp_path: Path, monkeypatch: pytest.
         (["nowhere"], "nowhere: no such folder; give the output_dir of a run"),
         (["empty"], "empty: no summary.json in it"),
         (["a", "a"], "a: is given twice"),
+        (["a", "--base", "nope"], "--base nope: no finished run on the page has this name; there are: "),
         (["a", "--out", "b/c.html"], "there is no folder b"),
         (["a", "--out", "a"], "a: is a folder"),
         (["a", "--figures", "a/run.yaml"], "run.yaml: is a file"),

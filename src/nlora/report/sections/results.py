@@ -21,8 +21,9 @@ _MOST_NOTES = 3
 def results(variants: Sequence[Variant], answers: PageAnswers, base: str | None = None) -> Section:
     """The averages with their definitions and intervals. base: the label that differences are to, as in `compared`."""
     runs = runs_of(variants)
+    found = compared(variants, answers, base)  # of one run too: it may not have the base's name
     if len(runs) > 1:
-        blocks = [*_unlike(variants), *side_by_side(compared(variants, answers, base))]
+        blocks = [*_unlike(variants), *side_by_side(found)]
     elif runs[0].is_complete:
         blocks = [Facts(tuple(_facts(variants[0], answers)))]
     else:
