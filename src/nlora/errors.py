@@ -21,7 +21,9 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 Key = tuple[str | int, ...]
 """A dotted key in parts: `tasks.0.name` is ("tasks", 0, "name")."""
@@ -184,6 +186,16 @@ def printable(text: str) -> str:
 
 def _is_unsafe(character: str) -> bool:
     return character != "\t" and unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def is_number(value: object) -> bool:
+    """Whether an argument from Python is a number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def shown_number(value: Any) -> str:
+    """What was given for a number: as it is typed in the shell, or in quotes if it is a text."""
+    return f"{value:g}" if is_number(value) else repr(value)
 
 
 def dotted(key: Key) -> str:

@@ -37,6 +37,16 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "form": (lambda: opened().export("out", "whole"), "form: unknown value 'whole'"),
     "rank": (lambda: opened().export("out", "adapter", rank="4"), "rank: must be a whole number >= 1, not '4'"),
     "half a rank": (lambda: opened().export("out", "adapter", rank=2.5), "rank: must be a whole number >= 1, not 2.5"),
+    "examples": (
+        lambda: opened().export("out", "merged", examples="3"),
+        "examples: must be a whole number >= 1, not '3'",
+    ),
+    "sparse": (lambda: opened().export("out", "sparse", threshold="x"), "threshold: must be a number >= 0, not 'x'"),
+    "density": (
+        lambda: opened().export("out", "adapter", merge="ties", rank=2, density="x"),
+        "density: must be a share > 0 and <= 1, not 'x'",
+    ),
+    "threshold text": (lambda: nlora.interference(RUN, threshold="x"), "threshold: must be a number >= 0, not 'x'"),
     "threshold": (lambda: nlora.interference(RUN, threshold=-1), "threshold: must be a number >= 0, not -1"),
     "no adapters": (lambda: nlora.interference([]), "adapters: give two or more; an adapter is compared with others"),
     "out": (lambda: opened().export("tickets", "merged"), "out: tickets holds something already"),

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from nlora.analysis.answer_changes import Answers, TaskChanges, task_changes
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, is_number, shown_number
 from nlora.evaluation.continual_metrics import ROUNDING
 from nlora.evaluation.paired_test import holm
 from nlora.runs.answers import read_answers
@@ -98,14 +97,6 @@ class _Judged:
     is_export: bool = False
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if _is_number(value) else repr(value)
-
-
 def gate(
     run: Path,
     *,
@@ -126,11 +117,11 @@ def gate(
     Raises InputErrors if there is nothing to compare, or the two were not scored on the same examples; RunError for an
     export that cannot be loaded, or whose run is unknown or gone.
     """
-    if not (_is_number(max_drop) and max_drop >= 0 and math.isfinite(max_drop)):
-        what = f"must be a number of percentage points >= 0, not {_shown(max_drop)}"
+    if not (is_number(max_drop) and max_drop >= 0 and math.isfinite(max_drop)):
+        what = f"must be a number of percentage points >= 0, not {shown_number(max_drop)}"
         raise InputErrors([Problem("--max-drop", what)])
-    if alpha is not None and not (_is_number(alpha) and 0 < alpha < 1):
-        raise InputErrors([Problem("--alpha", f"must be between 0 and 1, not {_shown(alpha)}")])
+    if alpha is not None and not (is_number(alpha) and 0 < alpha < 1):
+        raise InputErrors([Problem("--alpha", f"must be between 0 and 1, not {shown_number(alpha)}")])
     after = _export(run, stage, Progress(on_event)) if is_export(run) else _stage(read_stage(run, stage))
     if against is not None or against_stage is not None:
         before = read_stage(against or after.point.run.folder, against_stage, option="--against-stage")

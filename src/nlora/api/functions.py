@@ -16,7 +16,7 @@ from nlora.api.arguments import quiet_python
 from nlora.api.run import Run
 from nlora.config.load import LoadedConfig, Source, load_config
 from nlora.config.paths import expanded
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, is_number
 from nlora.runs.events import OnEvent
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def interference(
     from nlora.analysis.adapter_sources import compare_adapters
     from nlora.analysis.of_run import analyze_run
 
-    if threshold is not None and not (threshold >= 0 and math.isfinite(threshold)):
+    if threshold is not None and not (is_number(threshold) and threshold >= 0 and math.isfinite(threshold)):
         raise InputErrors([Problem("threshold", f"must be a number >= 0, not {threshold!r}")])
     if isinstance(adapters, Mapping):
         named = {name: _text(adapter) for name, adapter in adapters.items()}

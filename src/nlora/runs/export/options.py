@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nlora.config.paths import path_problem
-from nlora.errors import InputErrors, Problem, did_you_mean
+from nlora.errors import InputErrors, Problem, did_you_mean, is_number, shown_number
 from nlora.runs.checkpoint import Checkpoint
 from nlora.runs.run_yaml import folder_problem
 
@@ -87,15 +87,16 @@ def _unknown(option: str, value: str, known: tuple[str, ...]) -> list[Problem]:
 
 
 def _numbers(options: ExportOptions) -> list[Problem]:
+    rank, threshold, density, examples = options.rank, options.threshold, options.density, options.examples
     problems = []
-    if options.rank is not None and (type(options.rank) is not int or options.rank < 1):
-        problems.append(Problem("--rank", f"must be a whole number >= 1, not {options.rank!r}"))
-    if options.threshold is not None and not (math.isfinite(options.threshold) and options.threshold >= 0):
-        problems.append(Problem("--threshold", f"must be a number >= 0, not {options.threshold:g}"))
-    if options.density is not None and not 0 < options.density <= 1:
-        problems.append(Problem("--density", f"must be a share > 0 and <= 1, not {options.density:g}"))
-    if options.examples < 1:
-        problems.append(Problem("--examples", f"must be a whole number >= 1, not {options.examples}"))
+    if rank is not None and (type(rank) is not int or rank < 1):
+        problems.append(Problem("--rank", f"must be a whole number >= 1, not {rank!r}"))
+    if threshold is not None and not (is_number(threshold) and math.isfinite(threshold) and threshold >= 0):
+        problems.append(Problem("--threshold", f"must be a number >= 0, not {shown_number(threshold)}"))
+    if density is not None and not (is_number(density) and 0 < density <= 1):
+        problems.append(Problem("--density", f"must be a share > 0 and <= 1, not {shown_number(density)}"))
+    if type(examples) is not int or examples < 1:
+        problems.append(Problem("--examples", f"must be a whole number >= 1, not {examples!r}"))
     return problems
 
 
