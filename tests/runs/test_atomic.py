@@ -28,3 +28,17 @@ def test_two_processes_that_write_one_file_each_publish_their_own(
     write_lines(path, lines())
     assert path.read_text() == "first, whole\n"
     assert [file.name for file in tmp_path.iterdir()] == ["table.md"]
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    """So does a device; as root, a file could take the place of /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "text")
+        assert os.read(reader, 10) == b"text"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]

@@ -31,7 +31,7 @@ from nlora.config import base_folder as base_folders
 from nlora.config.characters import utf8
 from nlora.config.checks import mistakes, new_name_problems
 from nlora.config.overrides import Overrides, apply, apply_to_stages, as_overrides, lost, task_names
-from nlora.config.paths import is_file, is_folder
+from nlora.config.paths import expanded, is_file, is_folder
 from nlora.config.places import Place, SourceMap
 from nlora.config.python_values import plain
 from nlora.config.schema import Config, expand_after
@@ -163,7 +163,7 @@ def _read(source: Source) -> tuple[Document, Path | None]:
 
 def _read_text(source: str) -> tuple[str, str, Path | None]:
     """Text, how to call it, and path (None: a recipe) of what the user named."""
-    path = Path(source)
+    path = expanded(source)
     names = recipe_names()
     if not is_file(path):
         if source in names:
