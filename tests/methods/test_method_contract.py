@@ -42,6 +42,14 @@ class Good(Method[Options]):
         return self.options.weight * sum((f.A**2).sum() + (f.B**2).sum() for f in adapter.factors().values())
 
 
+class Frozen(Good):
+    """Trains B alone, and has a penalty."""
+
+    def begin_task(self, adapter: Any, earlier: Sequence[Any]) -> None:
+        for f in adapter.factors().values():
+            f.A.requires_grad_(False)
+
+
 class Negative(Good):
     def penalty(self, adapter: Any) -> Any:
         return -(super().penalty(adapter) or 0)
@@ -146,4 +154,5 @@ def test_a_method_that_breaks_the_contract_is_told_which_check_failed(kind: type
 
 def test_a_class_keeps_the_contract_with_other_options() -> None:
     check_method(Good)
+    check_method(Frozen)
     check_method(Good, {"weight": 3})

@@ -163,7 +163,7 @@ def the_penalty_is_a_scalar_with_gradients(make: Make) -> None:
         return
     assert penalty.shape == (), f"the penalty has shape {tuple(penalty.shape)}"
     assert penalty >= 0, f"the penalty is {penalty.item()}"
-    parameters = [p for f in adapter.factors().values() for p in (f.A, f.B)]
+    parameters = [p for f in adapter.factors().values() for p in (f.A, f.B) if p.requires_grad]
     gradients = [g for g in torch.autograd.grad(penalty, parameters, allow_unused=True) if g is not None]
     assert any(g.any() for g in gradients), "the penalty has no gradient"
     assert all(torch.isfinite(g).all() for g in gradients), "the penalty's gradient is not finite"
