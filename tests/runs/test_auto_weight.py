@@ -296,15 +296,18 @@ def test_that_chance_may_choose_is_said(
     )
 
 
-def test_a_default_of_zero_is_refused(tiny_model: TinyModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["float = 0.0", "float | None = None", "str = 'strong'"])
+def test_without_a_default_there_is_nothing_to_try(
+    option: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
     file = tmp_path / "gentle.py"
     file.write_text(
         '"""A method whose penalty is off unless a weight is given."""\n'
         "from nlora.methods.base import Method, MethodOptions\n"
-        "class GentleOptions(MethodOptions):\n    weight: float = 0.0\n"
+        f"class GentleOptions(MethodOptions):\n    weight: {option}\n"
         "class Gentle(Method[GentleOptions]):\n    pass\n"
     )
-    with pytest.raises(InputErrors, match="gentle's default weight, which is 0; give a number"):
+    with pytest.raises(InputErrors, match="the default weight, and gentle has none, or 0; give a number"):
         make_plan(
             load_config(
                 searching(tmp_path, tiny_model("llama"), method={"name": str(file), "weight": "auto"})

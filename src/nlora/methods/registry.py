@@ -105,9 +105,9 @@ def with_weight(method: Method, weight: float) -> Method:
 
 
 def default_weight(method: Method) -> float:
-    """The weight that it has unless one is given."""
-    weight: float = getattr(method, WEIGHT, None) or getattr(method.options, WEIGHT)
-    return weight
+    """The weight that it has unless one is given; 0 for a method without a number."""
+    weight = getattr(method, WEIGHT, None) or getattr(method.options, WEIGHT)
+    return weight if isinstance(weight, int | float) else 0.0
 
 
 def methods_of(config: Config, base_folder: Path) -> list[Method]:

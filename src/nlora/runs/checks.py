@@ -220,10 +220,8 @@ def auto_weight_problems(config: Config, methods: Sequence[Method], tasks: Seque
         own = ("stages", task.name) if stage and "weight" in stage.method else ()
         key: Key = (*own, "method", "weight")
         if default_weight(method) <= 0:
-            what = (
-                f"auto tries multiples of {config.method.label}'s default weight, which is 0; give a number"
-            )
-            found.append(Problem.at(key, what))
+            what = f"auto tries multiples of the default weight, and {config.method.label} has none, or 0"
+            found.append(Problem.at(key, f"{what}; give a number"))
         elif problem := held_out_problem(config, task):
             found.append(Problem.at(key, f"{problem}; raise the share, or give a number"))
     return found
