@@ -189,6 +189,13 @@ def test_what_ewc_remembers_is_what_a_run_remembers(here: Path) -> None:
             penalties.append(task.penalty().item())
     assert penalties[0] == pytest.approx(penalties[1], rel=1e-3) == pytest.approx(penalties[2], rel=1e-3)
     assert penalties[0] > 0
+    with nlora.next_task(plain, after=run, method="ewc", lora=VALUES) as task:
+        for name in ("adapters/once", "adapters/twice"):
+            task.save(name, examples=rows)
+        assert task.penalty().item() == 0  # a fresh adapter's, and still there
+    once, twice = load_memory(Path("adapters/once")), load_memory(Path("adapters/twice"))
+    assert all(torch.equal(once[name], twice[name]) for name in wanted)
+    assert all((once[name] > wanted[name]).any() for name in wanted)  # with the earlier task's
 
 
 def test_ewc_needs_the_examples_and_what_it_remembered(model: Any, first: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_the_merge_is_kept_for_all_tasks_and_freed_before_the_next_one_trains() 
     assert method.active_for(updates, 1)[0] is first
     assert method.active_for(updates[:1], 0)[0] is not first
     [again] = method.active_for(updates, 0)
-    method.begin_task(None, updates)  # type: ignore[arg-type]
+    method.release()
     assert method.active_for(updates, 0)[0] is not again
 
 

@@ -64,6 +64,7 @@ class NextTask:
         self.callback = PenaltyCallback(self.backward)
         self.seed = seed
         self._given, self._adapter, self._history, self._method = given, adapter, history, method
+        self._memory: Memory = {}  # of the earlier tasks
         self._base: nn.Module = self.model.get_base_model()
         _IN_USE.add(self._base)
 
@@ -76,7 +77,7 @@ class NextTask:
         for task in earlier:
             self._history.add(task.update)
         self._history.activate_for_training(self._method)
-        memory = earlier[-1].memory() if earlier else {}
+        self._memory = memory = earlier[-1].memory() if earlier else {}
         self._method.restore(memory)
         try:
             self._method.begin_task(
@@ -132,6 +133,7 @@ class NextTask:
                 raise InputErrors([Problem("examples", what)])
             rows = tokenized(examples, encoder_decoder=is_encoder_decoder(self._base))
             memory = self._method.end_task(self._base, list(self._adapter.factors()), rows, pad_id=0)
+            self._method.restore(self._memory)  # which it may have given away; the task may be saved again
         with disk_errors(path := expanded(folder)):
             self._adapter.save(path, base_model=str(getattr(self._base.config, "name_or_path", "")))
             self._history.save_memory(path, memory)

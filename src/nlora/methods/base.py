@@ -229,7 +229,11 @@ class Method(Generic[OptionsT]):
             adapter.load_state(earlier[-1])
 
     def release(self) -> None:
-        """Take off again what `begin_task` has put on the adapter, such as hooks: someone else may train it on."""
+        """Take off what this stage has put on the adapter, such as hooks: someone else may train it on.
+
+        Also forget what was stored for this stage, so that it takes no memory while others are scored or trained. A run
+        calls it when the stage is trained, before `end_task`, and again when the stage's model has answered.
+        """
 
     def penalty(self, adapter: Trainable) -> Tensor | None:
         """What is added to the loss of an optimizer step: a scalar with gradients, weight included, or None.

@@ -66,15 +66,16 @@ class Clora(Method[CloraOptions]):
         self._directions: dict[str, tuple[Tensor, Tensor]] = {}  # by module: transposes of P_in and P_out
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+        self.release()
         if self.options.weight == 0:
             return
         for name, f in adapter.factors().items():
-            if name not in self._directions:  # else they are those of the task before
-                P_in, P_out = (
-                    self._drawn(f"in/{name}", f.A.shape[1]),
-                    self._drawn(f"out/{name}", f.B.shape[0]),
-                )
-                self._directions[name] = P_in.to(f.A.device), P_out.to(f.B.device)
+            P_in = self._drawn(f"in/{name}", f.A.shape[1])
+            P_out = self._drawn(f"out/{name}", f.B.shape[0])
+            self._directions[name] = P_in.to(f.A.device), P_out.to(f.B.device)
+
+    def release(self) -> None:
+        self._directions = {}
 
     def penalty(self, adapter: Trainable) -> Tensor | None:
         if self.options.weight == 0:

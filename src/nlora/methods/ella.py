@@ -60,7 +60,7 @@ class Ella(Method[EllaOptions]):
         self._squares: dict[str, Tensor] = {}
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
-        self._squares = {}  # first, so that the sums of two stages are never in memory together
+        self.release()  # first, so that the sums of two stages are never in memory together
         if not earlier or self.options.weight == 0:
             return
         import torch
@@ -72,6 +72,9 @@ class Ella(Method[EllaOptions]):
             A, B = joint.A.to(f.A.device), joint.B.to(f.A.device)  # (Σ r_i, in), (out, Σ r_i)
             with torch.no_grad():
                 self._squares[name] = (B @ A).square_()  # (out, in)
+
+    def release(self) -> None:
+        self._squares = {}
 
     def penalty(self, adapter: Trainable) -> Tensor | None:
         if not self._squares:

@@ -60,8 +60,8 @@ class Ewc(Method[EwcOptions]):
 
     def __init__(self, options: EwcOptions) -> None:
         super().__init__(options)
-        self._fisher: Memory = {}
-        self._is_first = True
+        self._fisher: Memory = {}  # of the tasks so far, on the CPU
+        self._here: Memory = {}  # the same on the layers' device, while a stage has a penalty
 
     def check_adopted(self, update: AdapterState, lora: LoraOptions) -> str | None:
         return "ewc needs the Fisher information of earlier tasks, which an adapter does not have"
@@ -70,17 +70,20 @@ class Ewc(Method[EwcOptions]):
         self._fisher = memory
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
-        self._is_first = not earlier
-        names = adapter.factors().keys()
-        if not self._is_first and self.options.weight and (missing := sorted(names - self._fisher.keys())):
+        self.release()
+        if not earlier or self.options.weight == 0:
+            return
+        factors = adapter.factors()
+        if missing := sorted(factors.keys() - self._fisher.keys()):
             what = "adapt the layers that the earlier tasks had, or learn these again"
             raise RunError(f"ewc has no Fisher information for {missing[0]}; {what}")
-        if not self._is_first and self.options.weight:  # here, because the penalty is computed at every step
-            here = {name: self._fisher[name].to(f.A.device) for name, f in adapter.factors().items()}
-            self._fisher = {**self._fisher, **here}
+        self._here = {name: self._fisher[name].to(f.A.device) for name, f in factors.items()}
+
+    def release(self) -> None:
+        self._here = {}
 
     def penalty(self, adapter: Trainable) -> Tensor | None:
-        if self._is_first or self.options.weight == 0:
+        if not self._here:
             return None
         from nlora.kernels.weighted_square import weighted_square_sum
 
@@ -89,7 +92,7 @@ class Ewc(Method[EwcOptions]):
             [f.A for f in factors.values()],
             [f.B for f in factors.values()],
             [f.scaling for f in factors.values()],
-            [self._fisher[name] for name in factors],
+            [self._here[name] for name in factors],
         )
 
     def end_task(
@@ -98,8 +101,6 @@ class Ewc(Method[EwcOptions]):
         from nlora.methods._fisher import fisher_information
         from nlora.methods._inputs import spaced
 
-        self._fisher = {
-            name: F.cpu() for name, F in self._fisher.items()
-        }  # its device has to hold the new one
         new = fisher_information(model, modules, spaced(examples, self.options.samples), pad_id)
-        return {name: F + self._fisher[name] if name in self._fisher else F for name, F in new.items()}
+        old, self._fisher = self._fisher, {}  # the next stage is given the sum, maybe with options of its own
+        return {name: F + old[name] if name in old else F for name, F in new.items()}

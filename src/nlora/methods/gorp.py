@@ -107,10 +107,12 @@ class Gorp(Method[GorpOptions]):
         import torch
 
         nothing = torch.zeros(0, 0)
-        return {
+        found = {
             name: self._extended(name) if name in self._moments else self._subspace.get(name, nothing)
             for name in modules
         }
+        self._subspace, self._moments = {}, {}  # the next stage is given it, maybe with options of its own
+        return found
 
     def _extended(self, module: str) -> Tensor:
         """Sᵀ with the directions that this task adds, float32."""

@@ -158,6 +158,7 @@ class Inflora(Method[InfloraOptions]):
             G, squared = self._basis(names[0], len(found)), self._squared(found)
             values, directions = _directions(squared, G)
             bases[" ".join(names)] = extended(G, values, directions, squared.trace(), energy).float()
+        self._bases, self._A = {}, {}  # the next stage is given them, maybe with options of its own
         return bases
 
     def _squared(self, moments: Tensor) -> Tensor:

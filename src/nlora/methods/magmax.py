@@ -62,7 +62,7 @@ class Magmax(Method[MagmaxOptions]):
     def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         return self._merge.of(updates)
 
-    def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
+    def release(self) -> None:
         self._merge.forget()  # it is large, and not needed while the next task trains
 
 

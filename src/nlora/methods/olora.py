@@ -71,7 +71,7 @@ class Olora(Method[OloraOptions]):
         self._old: dict[str, Tensor] = {}
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
-        self._old = {}
+        self.release()
         if not earlier or self.options.weight == 0:
             return
         import torch
@@ -79,6 +79,9 @@ class Olora(Method[OloraOptions]):
         for name, f in adapter.factors().items():
             rows = [old.A.to(f.A.device) for old in updates_of(name, earlier)]
             self._old[name] = torch.cat(rows)  # (Σ r_i, in)
+
+    def release(self) -> None:
+        self._old = {}
 
     def penalty(self, adapter: Trainable) -> Tensor | None:
         if not self._old and self.options.norm_weight == 0:

@@ -86,7 +86,7 @@ class Oplora(Method[OploraOptions]):
         from nlora.models.lora_adapter import target_modules
         from nlora.models.unmerged_updates import effective_weight
 
-        self._leading = {}
+        self.release()
         for module in target_modules(model, lora):
             if k := self._k(module.in_features, module.out_features):
                 self._leading[module.name] = _leading_directions(effective_weight(model, module.name), k)
@@ -98,6 +98,9 @@ class Oplora(Method[OploraOptions]):
                 f.B.register_hook(partial(_columns_off, U))  # type: ignore[no-untyped-call]
         self._project(adapter)
         return adapter
+
+    def release(self) -> None:
+        self._leading = {}
 
     def after_step(
         self, adapter: Trainable, *, step: int, steps: int, learning_rate: float, optimizer: Optimizer

@@ -124,15 +124,13 @@ def learn_sequence(
                     history.reload_stage(folder, method, is_last=True)
                     result = TrainResult(**kept)
                 else:
-                    begun = time.perf_counter()
-                    if method.chooses_weight:
-                        plan = with_chosen_weight(
+                    begun, own = time.perf_counter(), plan
+                    if method.chooses_weight:  # for this stage alone: no later one has to keep its method
+                        own = with_chosen_weight(
                             plan, run, backbone, history, stage, folder, records, progress, paths
                         )
-                    with resumable(plan, run, stage, records, backbone.model, paths, progress.say) as points:
-                        result = _train(
-                            plan, backbone, history, stage, folder, progress, paths, points, begun
-                        )
+                    with resumable(own, run, stage, records, backbone.model, paths, progress.say) as points:
+                        result = _train(own, backbone, history, stage, folder, progress, paths, points, begun)
                         keep_trained(folder, asdict(result), records[task.name], run.weights_before(stage))
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 served = ServedModel(method, history, evaluator, router)
@@ -154,6 +152,7 @@ def learn_sequence(
                     examples=plan.examples[stage - 1],
                     general=general.after(stage, task.name, method),
                 )
+                method.release()  # what it has answered with
                 progress.stage_done(stage, task.name, scores)
                 _say(notes, stage, task.name, progress)
         if adopted is None and plan.encoded[stage - 1]:  # the stage has a memory of its own
