@@ -101,7 +101,7 @@ def test_one_tenth_is_room_for_ten() -> None:
 
 @pytest.mark.parametrize("modules_first", [True, False])
 def test_a_layer_with_fewer_rows_than_tasks_is_named_once(modules_first: bool) -> None:
-    modules = [ModuleShape("a.q", 64, 64), ModuleShape("a.head", 64, 3)]
+    modules = [ModuleShape("a.q", 64, 64, 8), ModuleShape("a.head", 64, 3, 8)]
     method = build("disjoint", {})
     calls = [lambda: method.check(modules), lambda: method.check_sequence(4)]
     found = [p for call in (calls if modules_first else calls[::-1]) for p in call()]
@@ -116,7 +116,7 @@ def test_a_layer_with_fewer_rows_than_tasks_is_named_once(modules_first: bool) -
 def test_a_layer_with_fewer_rows_than_a_share_needs_is_named(share: float, said: str) -> None:
     method = build("disjoint", {"share": share})
     assert method.check_sequence(3) == []
-    [problem] = method.check([ModuleShape("a.head", 64, 4)])
+    [problem] = method.check([ModuleShape("a.head", 64, 4, 8)])
     assert problem.where == "method.share"
     assert f"a.head has 4 output rows, and a share of {said} of them is less than one row" in problem.what
 

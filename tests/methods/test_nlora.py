@@ -107,11 +107,11 @@ def test_weight_zero_is_no_penalty_at_all(kind: str, two_modules: AdapterState) 
 
 def test_check_groups_the_layers_that_factor_l1_cannot_take() -> None:
     modules = [
-        ModuleShape(f"layers.{i}.attn.{part}", 576, out)
+        ModuleShape(f"layers.{i}.attn.{part}", 576, out, 8)
         for i in range(30)
         for part, out in (("q_proj", 576), ("v_proj", 192))
     ]
-    modules.append(ModuleShape("lm_head", 576, 1000))
+    modules.append(ModuleShape("lm_head", 576, 1000, 8))
     first, second = build("nlora", RELEASED).check(modules)
     assert first.where == "method.penalty"
     assert "layers.0.attn.v_proj maps 576 to 192 (and 29 more like it); use update_l1" in first.what

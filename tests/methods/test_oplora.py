@@ -120,7 +120,7 @@ def test_earlier_updates_are_part_of_what_is_kept(
 
 
 def test_a_layer_needs_a_direction_to_learn_in() -> None:
-    modules = [ModuleShape("q_proj", 32, 32), ModuleShape("v_proj", 32, 16)]
+    modules = [ModuleShape("q_proj", 32, 32, 4), ModuleShape("v_proj", 32, 16, 4)]
     (problem,) = build("oplora", {"k": 16}).check(modules)
     assert str(problem).endswith(
         "method.k: v_proj has 16 singular directions, and k 16 leaves none to learn in; use at most 15"

@@ -100,7 +100,7 @@ def test_more_is_frozen_with_every_task(tiny_model: TinyModel) -> None:
 
 
 def test_a_share_of_less_than_one_direction_is_refused_before_anything_is_trained() -> None:
-    shapes = [ModuleShape("wide", 64, 48), ModuleShape("narrow", 16, 64)]
+    shapes = [ModuleShape("wide", 64, 48, 8), ModuleShape("narrow", 16, 64, 8)]
     given = build("osf", {"preserved": 0.05})
     (problem,) = given.check(shapes)
     assert str(problem) == (
@@ -108,9 +108,9 @@ def test_a_share_of_less_than_one_direction_is_refused_before_anything_is_traine
         "layer out of lora.targets"
     )
     assert build("osf", {"preserved": 0.0625}).check(shapes) == []
-    (problem,) = given.check([ModuleShape("odd", 19, 24)])
+    (problem,) = given.check([ModuleShape("odd", 19, 24, 8)])
     least = float(str(problem).split("set ")[1].split()[0])
-    assert build("osf", {"preserved": least}).check([ModuleShape("odd", 19, 24)]) == []
+    assert build("osf", {"preserved": least}).check([ModuleShape("odd", 19, 24, 8)]) == []
     by_number = build("osf", {})
     assert by_number.check(shapes) == []
     assert by_number.check_sequence(15) == []

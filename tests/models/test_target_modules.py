@@ -35,13 +35,13 @@ def test_default_targets_are_those_that_peft_knows_for_the_family(
 
 def test_target_modules_names_and_shapes(make: Callable[..., Any]) -> None:
     assert target_modules(make("llama"), LORA) == [
-        ModuleShape("model.layers.0.self_attn.q_proj", 32, 32),
-        ModuleShape("model.layers.0.self_attn.v_proj", 32, 16),
-        ModuleShape("model.layers.1.self_attn.q_proj", 32, 32),
-        ModuleShape("model.layers.1.self_attn.v_proj", 32, 16),
+        ModuleShape("model.layers.0.self_attn.q_proj", 32, 32, LORA.r),
+        ModuleShape("model.layers.0.self_attn.v_proj", 32, 16, LORA.r),
+        ModuleShape("model.layers.1.self_attn.q_proj", 32, 32, LORA.r),
+        ModuleShape("model.layers.1.self_attn.v_proj", 32, 16, LORA.r),
     ]
     # GPT-2's fused layer stores its weight as (in, out).
-    assert target_modules(make("gpt2"), LORA)[0] == ModuleShape("transformer.h.0.attn.c_attn", 32, 96)
+    assert target_modules(make("gpt2"), LORA)[0] == ModuleShape("transformer.h.0.attn.c_attn", 32, 96, LORA.r)
     # T5: 2 encoder and 2 decoder blocks, of which the latter have cross attention too.
     assert len(target_modules(make("t5"), LORA)) == 2 * (2 + 4)
 

@@ -75,7 +75,7 @@ def test_quantized_weights(tmp_path: Path, tiny_model: TinyModel) -> None:
 
 def test_a_gguf_file_and_adapters_of_experts(tmp_path: Path, tiny_model: TinyModel) -> None:
     config = load_config(write_config(tmp_path, "model.gguf", fsdp=True)).config
-    expert = ModuleShape("model.layers.0.mlp.experts.3.up_proj", 8, 8)
+    expert = ModuleShape("model.layers.0.mlp.experts.3.up_proj", 8, 8, 8)
     found = fsdp_problems(config, [], load_skeleton(str(tiny_model("llama"))), [expert])
     assert [problem.what.partition(",")[0] for problem in found] == [
         "a GGUF file cannot be loaded in parts; give a folder or hub id as model; leave fsdp out",
@@ -120,7 +120,7 @@ def test_quantization_is_not_advised_to_a_sharded_run(tmp_path: Path, tiny_model
 
     def too_much(plan: Any, config: Any = None, **how: Any) -> MemoryEstimate:
         asked.append(config)
-        return MemoryEstimate("cpu", 2, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, free=0)
+        return MemoryEstimate("cpu", 2, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, free=0)
 
     memory_lines(plan, str, processes=2, estimate=too_much)
     assert len(asked) > 1

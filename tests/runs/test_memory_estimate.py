@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from test_memory_of_methods import tensors_in
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from helpers import write_config
+from helpers import COLORS, write_config, write_task
 from nlora.config.load import load_config
 from nlora.config.schema import Config
 from nlora.config.train_options import TrainOptions
 from nlora.data.collate import IGNORED, Collator
 from nlora.data.packing import pack
+from nlora.methods.registry import builtin_names
 from nlora.models import packed_layout
 from nlora.models.backbone import load_backbone
 from nlora.models.logits import answer_logits
@@ -29,6 +31,8 @@ from nlora.runs import memory_trace
 from nlora.runs.memory_advice import changed, memory_lines
 from nlora.runs.memory_estimate import MemoryEstimate, estimate_memory
 from nlora.runs.plan import Plan, make_plan
+from nlora.runs.stage_training import attached
+from nlora.runs.update_history import UpdateHistory
 from nlora.training.fast_modules import fast_modules
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.1}
@@ -183,8 +187,52 @@ def test_smaller_batches_and_checkpointing_need_less(
     assert estimate_memory(lwf, device="cpu").training > whole.training
 
 
+@pytest.mark.parametrize(
+    ("method", "tasks"),
+    [(name, 2) for name in builtin_names() if name not in ("l2p", "progprompt", "seqft", "osf", "mtl")]
+    + [("clora", 1), ("oplora", 1), ("ella", 1)],
+)
+def test_what_a_method_holds_while_a_stage_trains_is_estimated(
+    method: str,
+    tasks: int,
+    tmp_path: Path,
+    tiny_model: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many bytes as the tensors that it has once the last stage has begun; of a few, at most as many."""
+    nothing = dict.fromkeys(("adapter", "optimizer", "training", "scoring"), 0)
+    monkeypatch.setattr(memory_trace.TracedRun, "parts", lambda self: nothing)  # they do not depend on it
+    given = [write_task(tmp_path, name, COLORS) for name in ("one", "two")[:tasks]]
+    plans = {
+        name: plan_of(tmp_path, tiny_model("llama"), method=name, tasks=given) for name in {method, "inclora"}
+    }
+    found, plain = (estimate_memory(plans[name], device="cpu") for name in (method, "inclora"))
+    gpu = estimate_memory(plans[method], device="cuda")
+    plan = plans[method]
+    backbone = load_backbone(plan.config.model)
+    history = UpdateHistory(backbone.model, [module.name for module in plan.modules])
+    begun = plan.methods[-1]
+    for stage in range(1, tasks + 1):
+        with attached(plan, backbone, history, stage) as adapter:
+            if stage == tasks:
+                held = sum({id(t): t.nbytes for t in tensors_in(begun)}.values())
+            history.add(adapter.state())
+        names, pad = [module.name for module in plan.modules], 0
+        history.memory = begun.end_task(backbone.model, names, plan.encoded[stage - 1], pad)
+    counted = found.method + found.earlier - plain.earlier
+    if method in ("inflora", "gorp", "magmax", "slao"):
+        assert found.method == 0
+        return
+    assert counted == held
+    assert found.peak - found.process - (plain.peak - plain.process) == counted
+    if method == "ewc":  # a copy of the Fisher information, which stays on the machine
+        assert (gpu.method, gpu.earlier - plain.earlier) == (held, held)
+    else:
+        assert gpu.method == held
+
+
 ESTIMATE = MemoryEstimate(
-    device="cpu", processes=1, process=10, weights=20, mapped=0, loading=0, adapter=1, optimizer=2, earlier=3,
+    device="cpu", processes=1, process=10, weights=20, mapped=0, loading=0, adapter=1, optimizer=2, method=0, earlier=3,
     originals=0, training=64, scoring=16, free=100,
 )  # fmt: skip
 
@@ -192,6 +240,7 @@ ESTIMATE = MemoryEstimate(
 def test_a_peak_is_that_of_training_or_of_scoring() -> None:
     assert ESTIMATE.peak == 10 + 20 + 3 + 1 + 2 + 64
     assert replace(ESTIMATE, scoring=70).peak == 10 + 20 + 3 + 70
+    assert replace(ESTIMATE, method=5).peak == ESTIMATE.peak + 5
     assert replace(ESTIMATE, processes=2).peak == 2 * ESTIMATE.peak
     assert replace(ESTIMATE, loading=60).peak == ESTIMATE.peak
     assert replace(ESTIMATE, processes=2, loading=200).peak == 2 * (10 + 20) + 200  # all map the same files

@@ -71,7 +71,7 @@ class NextTask:
     def _begin(self, earlier: Sequence[EarlierTask]) -> None:
         """Activate the earlier updates as the method wants it, and let it prepare."""
         factors = self._adapter.factors()
-        shapes = [ModuleShape(name, f.shape[1], f.shape[0]) for name, f in factors.items()]
+        shapes = [ModuleShape(name, f.shape[1], f.shape[0], f.A.shape[0]) for name, f in factors.items()]
         if problems := self._method.check(shapes):
             raise InputErrors(problems)
         for task in earlier:

@@ -139,6 +139,17 @@ class Method(Generic[OptionsT]):
         """Why a run that has learned some of `before` tasks cannot continue as one of `after`; empty if it can."""
         return []
 
+    def held_bytes(self, modules: Sequence[ModuleShape], earlier: int, device: str) -> int:
+        """What it holds on the device ("cpu" or "cuda") while a stage trains, beyond `kept_bytes`.
+
+        earlier: how many stages came before. For the estimate of `nlora check`.
+        """
+        return 0
+
+    def kept_bytes(self, modules: Sequence[ModuleShape]) -> int:
+        """The most that it keeps of earlier stages in the machine's own memory, beyond their updates."""
+        return 0
+
     def examples(self, tasks: Sequence[Task], index: int, seed: int) -> list[Portion]:
         """What the stage of `tasks[index]` trains on; empty: the stage is skipped, neither trained nor scored.
 

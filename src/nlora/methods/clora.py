@@ -35,7 +35,7 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 
 
@@ -64,6 +64,10 @@ class Clora(Method[CloraOptions]):
     def __init__(self, options: CloraOptions) -> None:
         super().__init__(options)
         self._directions: dict[str, tuple[Tensor, Tensor]] = {}  # by module: transposes of P_in and P_out
+
+    def held_bytes(self, modules: Sequence[ModuleShape], earlier: int, device: str) -> int:
+        widths = [width for m in modules for width in (m.in_features, m.out_features)]
+        return 4 * sum(min(self.options.columns, n) * n for n in widths) if self.options.weight else 0
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self.release()

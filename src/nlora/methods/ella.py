@@ -31,7 +31,7 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 
 # Not tuned. For unpenalized updates (tasks 2 to 5 of incremental LoRA on SmolLM2, rank 8, scaling 4: ‖ΔW‖_F of 6 to 13
@@ -58,6 +58,9 @@ class Ella(Method[EllaOptions]):
     def __init__(self, options: EllaOptions) -> None:
         super().__init__(options)
         self._squares: dict[str, Tensor] = {}
+
+    def held_bytes(self, modules: Sequence[ModuleShape], earlier: int, device: str) -> int:
+        return 4 * sum(m.entries for m in modules) if earlier and self.options.weight else 0
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self.release()  # first, so that the sums of two stages are never in memory together

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from nlora.config.schema import LoraOptions
     from nlora.data.task import TokenizedExample
-    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 
 
@@ -65,6 +65,13 @@ class Ewc(Method[EwcOptions]):
 
     def check_adopted(self, update: AdapterState, lora: LoraOptions) -> str | None:
         return "ewc needs the Fisher information of earlier tasks, which an adapter does not have"
+
+    def held_bytes(self, modules: Sequence[ModuleShape], earlier: int, device: str) -> int:
+        has_copy = device != "cpu" and earlier and self.options.weight
+        return self.kept_bytes(modules) if has_copy else 0
+
+    def kept_bytes(self, modules: Sequence[ModuleShape]) -> int:
+        return 4 * sum(m.entries for m in modules)
 
     def restore(self, memory: Memory) -> None:
         self._fisher = memory

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from nlora.config.schema import LoraOptions
     from nlora.data.task import TokenizedExample
     from nlora.methods._inputs import Moments
-    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 
 log = logging.getLogger("nlora")
@@ -94,6 +94,9 @@ class Inflora(Method[InfloraOptions]):
 
     def check_adopted(self, update: AdapterState, lora: LoraOptions) -> str | None:
         return "inflora needs the inputs of earlier tasks, which an adapter does not have"
+
+    def kept_bytes(self, modules: Sequence[ModuleShape]) -> int:
+        return 4 * sum(m.in_features**2 for m in modules)  # if no layers share an input
 
     def see_examples(
         self, model: nn.Module, modules: Sequence[str], examples: Sequence[TokenizedExample], pad_id: int

@@ -34,8 +34,7 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.models.lora_adapter import AdapterState
-    from nlora.models.trainable import Trainable
+    from nlora.models.lora_adapter import AdapterState, ModuleShape
 
 
 class MagmaxOptions(MethodOptions):
@@ -58,6 +57,9 @@ class Magmax(Method[MagmaxOptions]):
     def __init__(self, options: MagmaxOptions) -> None:
         super().__init__(options)
         self._merge = LatestMerge(functools.partial(merged, scale=options.scale))
+
+    def kept_bytes(self, modules: Sequence[ModuleShape]) -> int:
+        return 4 * sum(m.entries for m in modules)  # the merged update, while the model answers
 
     def active_for(self, updates: Sequence[AdapterState], index: int) -> Sequence[AdapterState]:
         return self._merge.of(updates)

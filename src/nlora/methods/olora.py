@@ -35,7 +35,7 @@ from nlora.methods.base import Method, MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 
 
@@ -69,6 +69,9 @@ class Olora(Method[OloraOptions]):
     def __init__(self, options: OloraOptions) -> None:
         super().__init__(options)
         self._old: dict[str, Tensor] = {}
+
+    def held_bytes(self, modules: Sequence[ModuleShape], earlier: int, device: str) -> int:
+        return 4 * earlier * sum(m.r * m.in_features for m in modules) if self.options.weight else 0
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         self.release()

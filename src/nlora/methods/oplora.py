@@ -82,6 +82,10 @@ class Oplora(Method[OploraOptions]):
         )
         return [Problem.at(("method", "k"), f"{what}; use at most {width - 1}")]
 
+    def held_bytes(self, modules: Sequence[ModuleShape], earlier: int, device: str) -> int:
+        ks = [self._k(m.in_features, m.out_features) for m in modules]
+        return 4 * sum(k * (m.in_features + m.out_features) for k, m in zip(ks, modules, strict=True))
+
     def attach(self, model: nn.Module, lora: LoraOptions, *, stage: int, seed: int) -> Trainable:
         from nlora.models.lora_adapter import target_modules
         from nlora.models.unmerged_updates import effective_weight

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nlora.config.schema import LoraOptions
-    from nlora.models.lora_adapter import AdapterState
+    from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 
 
@@ -50,6 +50,13 @@ class Slao(Method):
     def __init__(self, options: MethodOptions) -> None:
         super().__init__(options)
         self._merge = LatestMerge(merged)
+
+    def check(self, modules: Sequence[ModuleShape]) -> list[Problem]:
+        narrow = min(modules, key=lambda m: m.in_features, default=None)
+        if narrow is None or narrow.r <= narrow.in_features:
+            return []
+        what = f"slao needs a rank of at most {narrow.in_features}, the number of inputs of {narrow.name}"
+        return [Problem("lora.r", f"{what}, not {narrow.r}")]
 
     def check_adopted(self, update: AdapterState, lora: LoraOptions) -> str | None:
         return "slao merges adapters of which each was trained on from the one before"

@@ -57,11 +57,17 @@ FLOATS = (*_WIDE, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, slots=True)
 class ModuleShape:
-    """A linear layer to adapt: its name in the backbone and the size of its weight."""
+    """A linear layer to adapt: its name in the backbone, the size of its weight, and the rank r of its updates."""
 
     name: str
     in_features: int
     out_features: int
+    r: int
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of the weight."""
+        return self.in_features * self.out_features
 
 
 def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
@@ -74,7 +80,7 @@ def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> target_modules(GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1)), LoraOptions())
-    [ModuleShape(name='transformer.h.0.attn.c_attn', in_features=8, out_features=24)]
+    [ModuleShape(name='transformer.h.0.attn.c_attn', in_features=8, out_features=24, r=8)]
     """
     embedding = cast(Any, model).get_input_embeddings()
     text = text_layers(model)
@@ -98,7 +104,7 @@ def target_modules(model: nn.Module, lora: LoraOptions) -> list[ModuleShape]:
                 f"lora.targets: {name} is the same layer as {names[1]}; PEFT would adapt only one of the two; "
                 f"the linear layers are {_listed(text)}"
             )
-        shapes.append(ModuleShape(name, *in_and_out(module)))
+        shapes.append(ModuleShape(name, *in_and_out(module), lora.r))
     return shapes
 
 

@@ -56,6 +56,7 @@ def _parts(found: MemoryEstimate, size: Callable[[float], str]) -> str:
         "weights": found.weights,
         "adapter": found.adapter,
         "optimizer": found.optimizer,
+        "the method's own": found.method,
         "activations of the longest batch": found.training,
         "or of scoring": found.scoring,
     }
@@ -90,7 +91,7 @@ def _sufficient(
 def _changes(plan: Plan, found: MemoryEstimate) -> Iterator[Change]:
     """Changes that need less memory: first those that cost nothing, then those that cost time, then precision."""
     config = plan.config
-    scoring = found.scoring > found.adapter + found.optimizer + found.training
+    scoring = found.scoring > found.stage
     score: Change = {}
     if scoring:
         for size in _halves(config.evaluate.batch_size):

@@ -52,10 +52,11 @@ class MemoryEstimate:
     backbone's. mapped: those of them that stay as they are in the model's files; all processes of a machine have the
     same pages. loading: the pages of the model's files, where their weights have to be converted; they are there
     while the model is loaded.
-    adapter: what a stage trains. optimizer: AdamW's averages. earlier: what is kept of earlier stages (updates, a
-    method's memory). originals: the original weights for merging, which all processes of a machine share. training:
-    activations and gradients of the longest micro-batch, at their peak. scoring: keys, values and activations of the
-    longest prompts. free: what the device has for the run; None if it is not there.
+    adapter: what a stage trains. optimizer: AdamW's averages. method: what the method holds meanwhile. earlier: what is
+    kept of earlier stages (updates, a method's memory). originals: the original weights for merging, which all
+    processes of a machine share. training: activations and gradients of the longest micro-batch, at their peak.
+    scoring: keys, values and activations of the longest prompts. free: what the device has for the run; None if it is
+    not there.
     """
 
     device: Device
@@ -66,6 +67,7 @@ class MemoryEstimate:
     loading: int
     adapter: int
     optimizer: int
+    method: int
     earlier: int
     originals: int
     training: int
@@ -73,9 +75,14 @@ class MemoryEstimate:
     free: int | None
 
     @property
+    def stage(self) -> int:
+        """What training a stage needs beside the weights, at its peak."""
+        return self.adapter + self.optimizer + self.method + self.training
+
+    @property
     def peak(self) -> int:
         """The most that one device, or all processes on the CPU together, need at once."""
-        stage = max(self.adapter + self.optimizer + self.training, self.scoring)
+        stage = max(self.stage, self.scoring)
         if self.device == "cuda":
             return self.weights + stage
         return max(self._of_loading, self._weights + self._of_learning + self.processes * stage)
@@ -133,7 +140,8 @@ def estimate_memory(
         weights=weights,
         mapped=0 if converted else _mapped_bytes(plan, config, weights, merges),
         loading=converted,
-        earlier=_kept_of_earlier(plan, config, merges),
+        earlier=_kept_of_earlier(plan, merges),
+        method=max(m.held_bytes(plan.modules, i, device) for i, m in enumerate(plan.methods)),
         originals=4 * _entries(plan) if merges else 0,
         free=free_bytes(device),
         **parts,
@@ -193,17 +201,11 @@ def _kept_of_earlier(plan: Plan, config: Config, merges: bool) -> int:
     method, stages = plan.methods[-1], len(plan.tasks)
     if stages == 1 or method.trains != "adapter":
         return 0
-    r = config.lora.r
-    updates = (stages - 1) * 4 * sum(r * (m.in_features + m.out_features) for m in plan.modules)
+    updates = (stages - 1) * 4 * sum(m.r * (m.in_features + m.out_features) for m in plan.modules)
     concatenated = 0 if merges else updates  # unmerged updates are kept once more
-    own = {
-        "ewc": 4 * _entries(plan),  # Fisher information
-        "magmax": 4 * _entries(plan),  # the merged update, while the model answers
-        "inflora": 4 * sum(m.in_features**2 for m in plan.modules),  # at most, if no layers share an input
-    }
-    return updates + concatenated + own.get(method.name, 0)
+    return updates + concatenated + method.kept_bytes(plan.modules)
 
 
 def _entries(plan: Plan) -> int:
     """The entries of the layers that are adapted."""
-    return sum(module.in_features * module.out_features for module in plan.modules)
+    return sum(module.entries for module in plan.modules)

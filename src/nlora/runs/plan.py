@@ -223,7 +223,7 @@ def _layout(
     embeddings = {id(p) for m in model.modules() if type(m).__name__ == "Embedding" for p in m.parameters()}
     parameters = sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
     layers = sum(any(p.dim() > 1 for p in m.parameters(recurse=False)) for m in model.modules())
-    trained = sum(config.lora.r * (m.in_features + m.out_features) for m in modules)
+    trained = sum(m.r * (m.in_features + m.out_features) for m in modules)
     if methods and methods[0].trains == "prompts":
         prompts = methods[0].attach(model, config.lora, stage=1, seed=config.seed)
         trained = sum(tensor.numel() for tensor in prompts.live_tensors().values())
