@@ -13,7 +13,7 @@ import torch
 import nlora
 from helpers import learn, write_config
 from nlora.analysis.of_run import analyze_run
-from nlora.config.schema import LoraOptions
+from nlora.config.load import load_config
 from nlora.errors import InputErrors
 from nlora.methods.registry import build
 from nlora.methods.slao import merged, orthonormal
@@ -21,6 +21,7 @@ from nlora.models.lora_adapter import AdapterState, LoraAdapter
 from nlora.models.lora_factors import load_factors
 from nlora.runs.export.export import export
 from nlora.runs.export.options import ExportOptions
+from nlora.runs.plan import make_plan
 from states import random_state
 from tiny import LORA, load, logits
 
@@ -83,10 +84,13 @@ def test_skipped_stages_and_no_stage_at_all_have_no_part(adapter: LoraAdapter) -
     assert method.active_in_training([one, two]) == []
 
 
-def test_a_rank_above_a_layers_inputs_is_refused_at_the_first_task(tiny_model: TinyModel) -> None:
-    wide = LoraAdapter.attach(load(tiny_model("llama")), LoraOptions(r=33, dropout=0.0), seed=1)
+def test_a_rank_above_a_layers_inputs_is_refused_before_anything_is_trained(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"), method="slao", lora={"r": 33})
     with pytest.raises(InputErrors, match=r"lora\.r: slao needs a rank of at most 32, .*q_proj, not 33"):
-        build("slao", {}).begin_task(wide, [])
+        make_plan(load_config(config))
+    make_plan(load_config(config, ["lora.r=32"]))
 
 
 # A run

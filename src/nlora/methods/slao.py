@@ -29,7 +29,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nlora.errors import InputErrors, Problem
+from nlora.errors import Problem
 from nlora.methods._merge import LatestMerge
 from nlora.methods.base import Method, MethodOptions
 
@@ -65,10 +65,6 @@ class Slao(Method):
         return self._merge.of(updates)
 
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
-        for name, f in adapter.factors().items():  # at the first task, for the sake of the second
-            if f.A.shape[0] > f.A.shape[1]:
-                what = f"slao needs a rank of at most {f.A.shape[1]}, the number of inputs of {name}"
-                raise InputErrors([Problem("lora.r", f"{what}, not {f.A.shape[0]}")])
         if not earlier:
             return
         from nlora.models.lora_factors import LoraFactors
