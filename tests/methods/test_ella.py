@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from nlora.errors import AdapterError
 from nlora.methods.ella import DEFAULT_WEIGHT, Ella
 from nlora.methods.registry import build
 from nlora.models.lora_adapter import AdapterState, LoraAdapter
@@ -106,11 +105,3 @@ def test_opposite_updates_cancel_as_in_the_paper(adapter: LoraAdapter) -> None:
     got = begun(adapter, earlier).penalty(adapter)
     assert got is not None
     assert got.item() == pytest.approx(0, abs=1e-6)
-
-
-def test_a_module_that_an_earlier_adapter_lacks_is_named(adapter: LoraAdapter) -> None:
-    earlier = [random_state(adapter, 4)]
-    name = next(iter(earlier[0]))
-    del earlier[0][name]
-    with pytest.raises(AdapterError, match=f"stage 1 has no update for {name}"):
-        build("ella", {}).begin_task(adapter, earlier)

@@ -15,8 +15,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import ANIMALS, COLORS, learn, write_config, write_task
+from nlora.config.load import load_config
 from nlora.errors import InputErrors, NloraError
 from nlora.methods.registry import method_names
+from nlora.runs.plan import make_plan
 
 Made = Callable[[str], Path]
 REFUSED = {
@@ -114,22 +116,33 @@ def test_after_is_short_for_tasks_with_an_adapter(tmp_path: Path, tiny_model: Ma
 
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_learns_on_or_says_why_not(tmp_path: Path, tiny_model: Made, method: str) -> None:
+    """The adapters have the layers that the run trains, fewer, and more."""
     model = tiny_model("llama")
-    adapter = str(foreign_adapter(tmp_path / "old", model, target_modules=["q_proj", "v_proj"]))
+    layers = (["q_proj", "v_proj"], ["q_proj"], ["q_proj", "v_proj", "o_proj"])
+    adapters = [
+        str(foreign_adapter(tmp_path / f"old{i}", model, seed=i, target_modules=targets))
+        for i, targets in enumerate(layers)
+    ]
     config = config_of(tmp_path, model, [write_task(tmp_path, "animals", ANIMALS)], method=method)
     if method in REFUSED:
         with pytest.raises(InputErrors, match=REFUSED[method]) as caught:
-            learn(config, f"after=[{adapter}]")
-        assert "after.0" in str(caught.value)
+            learn(config, f"after={json.dumps(adapters)}")
+        assert all(f"after.{i}" in str(caught.value) for i in range(3))
         assert not (tmp_path / "run").exists()
     else:
-        assert learn(config, f"after=[{adapter}]").status == "complete"
+        assert learn(config, f"after={json.dumps(adapters)}").status == "complete"
 
 
 def test_seqlora_continues_an_adapter_of_its_own_shape(tmp_path: Path, tiny_model: Made) -> None:
     model = tiny_model("llama")
     adapter = foreign_adapter(tmp_path / "old", model, r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
     config = config_of(tmp_path, model, [write_task(tmp_path, "animals", ANIMALS)], method="seqlora")
+    for targets in (["q_proj"], ["q_proj", "v_proj", "o_proj"]):
+        other = foreign_adapter(tmp_path / "other", model, r=4, lora_alpha=8, target_modules=targets)
+        with pytest.raises(InputErrors, match=f"name its own there: {', '.join(sorted(targets))}$"):
+            learn(config, f"after=[{other}]")
+        assert not (tmp_path / "run").exists()
+    make_plan(load_config(config, [f"after=[{other}]", f"lora.targets={json.dumps(targets)}"]))
     assert learn(config, f"after=[{adapter}]").status == "complete"
 
 

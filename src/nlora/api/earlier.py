@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nlora.analysis.of_run import is_run
 from nlora.api.run import Run
@@ -19,7 +19,7 @@ from nlora.data.task import TokenizedExample
 from nlora.errors import AdapterError, InputErrors, NloraError, Problem
 from nlora.methods.base import Memory
 from nlora.models.adapter_source import load_adapter, locate_adapter
-from nlora.models.lora_factors import AdapterState, LoraFactors
+from nlora.models.lora_factors import AdapterState
 from nlora.models.merged_updates import check_fits
 from nlora.models.target_modules import linear_layer
 from nlora.runs.checkpoint import read_stage
@@ -86,20 +86,6 @@ def tokenized(rows: Iterable[Mapping[str, Any]], *, encoder_decoder: bool) -> li
             raise InputErrors([Problem("examples", what + ", without padding")])
         examples.append(TokenizedExample(ids[:begin], ids[begin:]))
     return examples
-
-
-def with_all_modules(update: AdapterState, like: AdapterState) -> AdapterState:
-    """The update with zeros for the modules that only the other one has: it leaves these as they were."""
-    nothing = {
-        name: LoraFactors(_zeros(1, f.shape[1]), _zeros(f.shape[0], 1), 1.0)
-        for name, f in like.items()
-        if name not in update
-    }
-    return {**update, **nothing}
-
-
-def _zeros(*size: int) -> Tensor:
-    return torch.zeros(size)
 
 
 def _of_run(folder: str) -> list[EarlierTask]:

@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
-from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized, with_all_modules
+from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized
 from nlora.config.messages import problems_in
 from nlora.config.paths import expanded
 from nlora.config.penalty_use import IN_LOSS
@@ -28,6 +28,7 @@ from nlora.methods.base import Memory, Method, MethodOptions
 from nlora.methods.registry import build, builtin_names, find
 from nlora.models.inspection import is_encoder_decoder
 from nlora.models.lora_adapter import LoraAdapter
+from nlora.models.lora_factors import with_all_modules
 from nlora.models.target_modules import ModuleShape
 from nlora.runs.atomic import disk_errors
 from nlora.runs.stage_training import stage_seed

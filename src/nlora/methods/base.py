@@ -233,8 +233,9 @@ class Method(Generic[OptionsT]):
     def begin_task(self, adapter: Trainable, earlier: Sequence[AdapterState]) -> None:
         """Prepare a stage. Called once, after its adapter is attached and before its first step.
 
-        earlier: the factors that each earlier stage ended with, in order; empty at the first stage. A resumed run reads
-        them from the stages' folders, so whatever a method derives from them survives a restart.
+        earlier: the factors that each earlier stage ended with, in order; empty at the first stage. An adapter from
+        elsewhere has zeros for the layers that it lacks. A resumed run reads the factors from the stages' folders, so
+        whatever a method derives from them survives a restart.
         """
         if self.updates == "continued" and earlier:
             adapter.load_state(earlier[-1])

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from nlora.methods._earlier import updates_of
 from nlora.methods.base import Method, MethodOptions
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class Ella(Method[EllaOptions]):
         from nlora.models.lora_factors import stack
 
         for name, f in adapter.factors().items():
-            joint = stack(updates_of(name, earlier))
+            joint = stack([state[name] for state in earlier])
             A, B = joint.A.to(f.A.device), joint.B.to(f.A.device)  # (Σ r_i, in), (out, Σ r_i)
             with torch.no_grad():
                 self._squares[name] = (B @ A).square_()  # (out, in)

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from nlora.methods._earlier import updates_of
 from nlora.methods.base import Method, MethodOptions
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class Olora(Method[OloraOptions]):
         import torch
 
         for name, f in adapter.factors().items():
-            rows = [old.A.to(f.A.device) for old in updates_of(name, earlier)]
+            rows = [state[name].A.to(f.A.device) for state in earlier]
             self._old[name] = torch.cat(rows)  # (Σ r_i, in)
 
     def release(self) -> None:

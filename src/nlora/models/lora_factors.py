@@ -76,6 +76,16 @@ def stack(factors: list[LoraFactors]) -> LoraFactors:
     )
 
 
+def with_all_modules(update: AdapterState, like: AdapterState) -> AdapterState:
+    """The update with zeros for the modules that only the other one has: it leaves these as they were."""
+    nothing = {
+        name: LoraFactors(torch.zeros(1, f.shape[1]), torch.zeros(f.shape[0], 1), 1.0)
+        for name, f in like.items()
+        if name not in update
+    }
+    return {**update, **nothing}
+
+
 def check_finite(state: Mapping[str, LoraFactors], where: str) -> None:
     """Raises AdapterError with the name of the first module that has a NaN or an infinity."""
     for name, f in state.items():

@@ -58,9 +58,21 @@ def adopted_adapters(
             way_out = f"give one that was made for {config.model}"
             problems.append(Problem.at(key, f"{source.adapter}: {error}; {way_out}"))
             continue
-        if why := method.check_adopted(update, config.lora):
+        why = method.check_adopted(update, config.lora)
+        if not why and method.updates == "continued" and update.keys() != _targets(skeleton, config):
+            why = (
+                f"{method.name} continues the adapter, which must update the layers of lora.targets; name "
+                f"its own there: {', '.join(sorted({name.rpartition('.')[2] for name in update}))}"
+            )
+        if why:
             problems.append(Problem.at(key, why))
         adopted[stage] = Adopted(folder, update)
     if problems:
         raise InputErrors(problems)
     return adopted
+
+
+def _targets(skeleton: nn.Module, config: Config) -> set[str]:
+    from nlora.models.target_modules import target_modules
+
+    return {module.name for module in target_modules(skeleton, config.lora)}

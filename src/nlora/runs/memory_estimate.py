@@ -196,7 +196,7 @@ def _merges(plan: Plan, config: Config, model: nn.Module) -> bool:
     return may and not any(shares_weight(model, layer) for layer in layers)
 
 
-def _kept_of_earlier(plan: Plan, config: Config, merges: bool) -> int:
+def _kept_of_earlier(plan: Plan, merges: bool) -> int:
     """What the last stage keeps of the earlier ones: updates, a method's own tensors."""
     method, stages = plan.methods[-1], len(plan.tasks)
     if stages == 1 or method.trains != "adapter":

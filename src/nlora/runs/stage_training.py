@@ -19,6 +19,7 @@ from nlora.evaluation.choices import metric_of
 from nlora.evaluation.evaluator import Evaluator
 from nlora.models.backbone import Backbone
 from nlora.models.fast_paths import FastPaths
+from nlora.models.lora_factors import with_all_modules
 from nlora.models.processes import from_main
 from nlora.models.trainable import Trainable
 from nlora.runs.events import Progress
@@ -57,7 +58,8 @@ def attached(plan: Plan, backbone: Backbone, history: UpdateHistory, stage: int)
     try:
         if stage > 1:
             method.restore(history.memory)
-        method.begin_task(trainable, history.updates)
+        factors = trainable.factors()
+        method.begin_task(trainable, [with_all_modules(update, factors) for update in history.updates])
         yield trainable
     except NotFiniteError as error:
         raise RunError(not_finite_in_words(error, plan, stage)) from error
