@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,3 +103,22 @@ def test_a_token_that_the_model_has_no_row_for_is_found_before_training(
         InputErrors, match=r"task animals: .* contains 'gnu', token 400 .* ends at 399; remove it"
     ):
         make_plan(load_config(str(config)))
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [("l2p", "pool", 20), ("l2p", "length", 3), ("gorp", "side", "input"), ("disjoint", "seed", 1)],
+)
+def test_options_that_all_stages_share_cannot_differ(
+    method: str, option: str, value: Any, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    for stages, problems in ((["animals"], 1), (["colors", "animals"], 0)):
+        own = {task: {"method": {option: value}} for task in stages}
+        loaded = load_config(write_config(tmp_path, tiny_model("llama"), method=method, stages=own))
+        if not problems:
+            make_plan(loaded)
+            continue
+        with pytest.raises(InputErrors, match=f"{method} needs the same {option} at all stages") as caught:
+            make_plan(loaded)
+        (problem,) = caught.value.problems
+        assert problem.key == ("stages", "animals", "method", option)

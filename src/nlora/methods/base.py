@@ -91,6 +91,8 @@ class Method(Generic[OptionsT]):
     """Whether one stage trains on all tasks together."""
     needs_float_weights: ClassVar[bool] = False
     """Whether the backbone's weights are trained or differentiated, which rules out a quantized backbone."""
+    shared_options: ClassVar[tuple[str, ...]] = ()
+    """Options that have to be the same at all stages."""
     serves_per_task: bool = False
     """Whether each task is answered by the model as it was after that task. A run with `serve` sets it."""
 

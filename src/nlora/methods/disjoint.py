@@ -14,7 +14,6 @@ Departures: none. Neither the paper nor the released code has this method.
 Pitfalls:
 - Even without common entries, tasks share activations: a row changed by another task feeds the same next layer.
 - A task can use only its share of the rows. The more tasks, the less capacity each has.
-- The split must be the same at all stages; changing these options in `stages` would break it.
 - An optimizer that moves entries without a gradient (by adding noise, for example) would break it too.
 """
 
@@ -86,6 +85,8 @@ def room(share: Fraction) -> int:
 
 class Disjoint(Method[DisjointOptions]):
     """Gives each task its own rows of every update."""
+
+    shared_options = ("tasks", "share", "seed")
 
     def __init__(self, options: DisjointOptions) -> None:
         super().__init__(options)

@@ -64,6 +64,8 @@ class GorpOptions(MethodOptions):
 class Gorp(Method[GorpOptions]):
     """Projects the gradient of A off the subspace of earlier tasks' mean gradients."""
 
+    shared_options = ("side",)
+
     def __init__(self, options: GorpOptions) -> None:
         super().__init__(options)
         self._subspace: dict[str, Tensor] = {}  # Sᵀ (k, r or in) by module, on the CPU

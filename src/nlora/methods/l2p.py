@@ -69,6 +69,7 @@ class L2p(Method[L2pOptions]):
     """Trains a pool of prompts that texts choose from."""
 
     trains = "prompts"
+    shared_options = ("pool", "length")
 
     def check(self, modules: Sequence[ModuleShape]) -> list[Problem]:
         if self.options.top_k <= self.options.pool:

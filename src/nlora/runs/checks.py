@@ -227,6 +227,20 @@ def auto_weight_problems(config: Config, methods: Sequence[Method], tasks: Seque
     return found
 
 
+def shared_option_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
+    """Which options of single tasks have to be the same for all of them."""
+    return [
+        Problem.at(
+            ("stages", task, "method", option),
+            f"{config.method.label} needs the same {option} at all stages; set method.{option} instead",
+        )
+        for option in (methods[0].shared_options if methods else ())
+        if len({getattr(method.options, option) for method in methods}) > 1
+        for task, stage in config.stages.items()
+        if option in stage.method
+    ]
+
+
 def extension_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
     """Why the run in the output folder cannot go on with the number of tasks that it has now."""
     folder = Path(config.output_dir)

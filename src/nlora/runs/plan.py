@@ -40,6 +40,7 @@ from nlora.runs.checks import (
     quantize_problems,
     scorer_problems,
     serve_problems,
+    shared_option_problems,
 )
 from nlora.runs.general import GeneralPlan, general_plan
 from nlora.runs.replay_plan import planned_examples, replay_problems
@@ -148,6 +149,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         *serve_problems(config, methods, tasks or ()),
         *(early_stopping_problems(config, methods) if methods else ()),
         *extension_problems(config, methods),
+        *shared_option_problems(config, methods),
     ]
     if wrong_folder := folder_problem(Path(config.output_dir)):
         problems.append(Problem.at(("output_dir",), wrong_folder))
