@@ -179,6 +179,14 @@ def test_a_method_with_a_model_for_each_task_is_asked_which(here: Path) -> None:
     tickets, urgency = (logits(run.model(task=task)[0]) for task in DESK_TASKS)
     assert not torch.allclose(tickets, urgency, atol=1e-3)
     assert torch.equal(tickets, logits(run.model(stage=1)[0]))
+    early = (
+        "urgency is not learned at stage 1, and pertask has no model for it; stage 0 is the untrained model"
+    )
+    with pytest.raises(nlora.InputErrors, match=f"task: {early}"):
+        run.model(stage=1, task="urgency")
+    with pytest.raises(nlora.InputErrors, match=f"task: {early}"):
+        run.predict(["it is down"], stage=1, task="urgency")
+    assert len(run.predict(["it is down"], stage=0, task="urgency")) == 1
 
 
 def test_a_quantized_backbone_says_that_it_takes_no_updates_in(here: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 from transformers import Trainer, TrainingArguments
 
 import nlora
+from nlora.methods.disjoint import _Zeroed
 from nlora.methods.registry import builtin_names
 from nlora.models.lora_factors import AdapterState, load_factors
 from nlora.models.target_modules import target_modules
@@ -271,3 +274,65 @@ def test_the_penalty_counts_once_whatever_the_accumulation(model: Any, first: Pa
         assert torch.allclose(f.A, halves[name].A, atol=1e-6)
         assert torch.allclose(f.B, halves[name].B, atol=1e-6)
     assert any(not torch.allclose(f.A, none[name].A, atol=1e-4) for name, f in whole.items())
+
+
+@pytest.mark.parametrize("targets", [r".*\.(q|v)_proj", "all-linear", ["q_proj"]])
+def test_what_a_peft_model_saves_is_loaded_by_peft(
+    targets: Any, tiny_model: TinyModel, model: Any, tmp_path: Path
+) -> None:
+    own = get_peft_model(model, LoraConfig(r=3, target_modules=targets, task_type="CAUSAL_LM"))
+    with nlora.next_task(own) as task:
+        _step(task)
+        task.save(tmp_path / "own")
+        trained = logits(own)
+    again = PeftModel.from_pretrained(load(tiny_model("llama")), tmp_path / "own")
+    torch.testing.assert_close(logits(again), trained)
+
+
+def test_ewc_takes_no_memory_of_nothing_and_none_of_another_method(
+    model: Any, first: Path, tmp_path: Path
+) -> None:
+    task = nlora.next_task(model, method="ewc")
+    with pytest.raises(nlora.InputErrors, match="examples: there are none"):
+        task.save(tmp_path / "new", examples=iter([]))
+    assert not (tmp_path / "new").exists()
+    task.release()
+    rows = {name: torch.ones(2, f.shape[1]) for name, f in load_factors(first).items()}
+    save_file(rows, first / "memory.safetensors")
+    with pytest.raises(nlora.NloraError, match="is of another method or model"):
+        nlora.next_task(model, after=[first], method="ewc", lora={**VALUES, "targets": ["q_proj", "o_proj"]})
+
+
+@pytest.mark.parametrize("name", sorted({*builtin_names()} - NEEDS_MORE))
+def test_the_model_may_be_moved_once_the_task_has_begun(
+    name: str, model: Any, first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers' Trainer and accelerate do with a model on the CPU."""
+    monkeypatch.setattr(torch, "autocast", lambda device_type, **options: nullcontext())  # not for "meta"
+    method = {"name": name, "tasks": 4} if name == "disjoint" else name
+    after = [first] if name not in {"seqlora", "ewc"} else []
+    task = nlora.next_task(model, after=after, method=method, lora=VALUES)
+    own: Any = task._method
+    if name == "ewc":
+        own._here = {n: torch.ones(f.shape) for n, f in task._adapter.factors().items()}
+    held = next(
+        (vars(own)[key] for key in ("_old", "_squares", "_directions", "_here") if key in vars(own)), {}
+    )
+    assert bool(held) == (name in {"olora", "ella", "clora", "ewc"})
+    task.model.to("meta")
+    assert task.penalty().device.type == "meta"
+    assert all(tensor.device.type == "meta" for tensor in held.values())
+
+
+def test_the_rows_that_disjoint_keeps_from_training_move_with_the_gradient() -> None:
+    hook = _Zeroed(torch.tensor([[True], [False]]))
+    assert torch.equal(hook(torch.ones(2, 3)), torch.tensor([[0.0] * 3, [1.0] * 3]))
+    assert hook(torch.ones(2, 3, device="meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize("name", sorted({*builtin_names()} - NEEDS_MORE))
+def test_after_release_there_is_no_penalty_of_what_was_held(name: str, model: Any) -> None:
+    method = {"name": name, "tasks": 4} if name == "disjoint" else name
+    with nlora.next_task(model, method=method, lora=VALUES) as task:
+        _step(task)
+    assert (float(task.penalty().detach()) > 0) == (name == "nlora")

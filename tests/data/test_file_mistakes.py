@@ -132,6 +132,11 @@ WRONG_FORMATS = [
     ("d.jsonl", '\n[\n{"sentence": "x"},\n{"sentence": "y"}\n]\n', "it is JSON: name it .json"),
     ("d.jsonl", '\n{"messages": [2]}\n', "d.jsonl:2: messages[0] is the number 2 instead of an object"),
     ("d.jsonl", '\n{"sentence": "x", "label": "a", "label": "b"}', "d.jsonl:2: duplicate key 'label'"),
+    (
+        "d.jsonl",
+        '{"messages": [{"role": "user", "content": "a", "content": "b"}, {"role": "assistant", "content": "c"}]}',
+        "d.jsonl:1: messages[0] has a duplicate key 'content'; keep one of them",
+    ),
     ("d.jsonl", f'{{"sentence": "x", "id": {"7" * 5000}}}', "d.jsonl:1: a number of more than 4300 digits"),
     ("d.jsonl", "\n" + '{"a":' * 100_000, "d.jsonl:2: lists or objects nested too deeply"),
     ("d.jsonl.bz2", "x", "d.jsonl.bz2 is compressed, which is not supported; unpack it first: bunzip2 d.jsonl.bz2"),

@@ -27,6 +27,18 @@ class FakeTable:
     def __iter__(self) -> Any:
         return iter(self.rows)
 
+    def select_columns(self, names: list[str]) -> FakeTable:
+        self.column_names, self.features = names, {name: self.features[name] for name in names}
+        self.rows = [{name: row[name] for name in names} for row in self.rows]
+        return self
+
+
+def fake_of(load_dataset: Any) -> SimpleNamespace:
+    """The part of `datasets` that is used."""
+    return SimpleNamespace(
+        load_dataset=load_dataset, exceptions=SimpleNamespace(DatasetsError=ZeroDivisionError)
+    )
+
 
 @pytest.mark.parametrize(
     ("source", "expected"),
@@ -50,7 +62,7 @@ def test_class_numbers_become_their_names(monkeypatch: pytest.MonkeyPatch) -> No
         calls.append((name, config, split))
         return FakeTable([{"text": "a", "label": 1}, {"text": "b", "label": 0}], ["World", "Sports"])
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setitem(sys.modules, "datasets", fake_of(load_dataset))
     examples, problems = read_examples("hub:org/news", labels=("World", "Sports"), split="test")
     assert problems == []
     assert examples == (Example("0", "a", "Sports"), Example("1", "b", "World"))
@@ -62,9 +74,7 @@ def test_rows_without_a_label_and_columns_of_other_names(monkeypatch: pytest.Mon
         "unlabeled": FakeTable([{"text": "a", "label": -1}], ["World", "Sports"]),
         "other": FakeTable([{"premise": "a", "label": 0}], ["no", "yes"]),
     }
-    monkeypatch.setitem(
-        sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, config, split: tables[name])
-    )
+    monkeypatch.setitem(sys.modules, "datasets", fake_of(lambda name, config, split: tables[name]))
     _, (problem,) = read_examples("hub:unlabeled", labels=("World", "Sports"))
     assert str(problem).startswith("hub:unlabeled[0]: label is -1, which means")
     _, (problem,) = read_examples("hub:other", labels=("no", "yes"))
@@ -75,7 +85,7 @@ def test_a_data_set_that_does_not_exist_is_a_problem(monkeypatch: pytest.MonkeyP
     def load_dataset(*_: Any, **__: Any) -> None:
         raise FileNotFoundError("Dataset 'org/nothing' doesn't exist on the Hub\nmore lines")
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setitem(sys.modules, "datasets", fake_of(load_dataset))
     examples, (problem,) = read_examples("hub:org/nothing", labels=None)
     assert examples == ()
     assert str(problem).endswith(
@@ -91,8 +101,6 @@ def test_without_the_package_the_message_says_how_to_install_it(monkeypatch: pyt
 
 def test_half_of_a_character_in_a_row_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     table = FakeTable([{"text": "fine", "label": "a"}, {"text": "x \ud83d", "label": "a"}], None)
-    monkeypatch.setitem(
-        sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, config, split: table)
-    )
+    monkeypatch.setitem(sys.modules, "datasets", fake_of(lambda name, config, split: table))
     _, (problem,) = read_examples("hub:emoji", labels=None)
     assert str(problem).startswith("hub:emoji[1]: text holds \\ud83d, which is half of a character")

@@ -6,12 +6,16 @@ import gzip
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from nlora.data.fields import Fields
 from nlora.data.files import read_examples
 from nlora.data.readers import FORMATS
 from nlora.data.task import Example
@@ -24,9 +28,6 @@ EXPECTED = tuple(Example(str(i), row["text"], row["label"]) for i, row in enumer
 
 def content(suffix: str, rows: list[dict[str, str]]) -> bytes:
     if suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file := io.BytesIO())
         return file.getvalue()
     if suffix == ".json":
@@ -93,6 +94,10 @@ class Table:
     def __iter__(self) -> Any:
         return iter({**row, "label": "ab".index(row["label"])} for row in ROWS)
 
+    def select_columns(self, names: list[str]) -> Table:
+        assert names == ["text", "label"]
+        return self
+
 
 def test_a_saved_folder_of_one_split_or_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {"one": Table(), "several": {"train": Table()}}
@@ -122,3 +127,92 @@ def test_a_folder_that_datasets_itself_has_saved(tmp_path: Path) -> None:
     next((tmp_path / "one").glob("*.arrow")).unlink()
     _, (problem,) = read_examples("one", labels=None, folders=(tmp_path,))
     assert str(problem).startswith(f"{tmp_path}/one: the folder could not be loaded by datasets: ")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., tuple[Any, Any]]:
+    """saved(columns, types, **fields) -> what is read of the folder that datasets writes of them."""
+    datasets = pytest.importorskip("datasets")
+
+    def read(columns: dict[str, Any], types: Any = None, **fields: Any) -> tuple[Any, Any]:
+        table = datasets.Dataset.from_dict(columns, features=types and datasets.Features(types(datasets)))
+        table.save_to_disk(str(tmp_path / "saved"))
+        return read_examples("saved", folders=(tmp_path,), **{"labels": None, **fields})
+
+    return read
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("names", "words", "answers"),
+    [
+        (
+            ["-1", "0", "1"],
+            {"-1": "negative", "0": "neutral", "1": "positive"},
+            ["negative", "neutral", "positive"],
+        ),
+        (["1", "2", "3"], {"1": "poor", "2": "fair", "3": "great"}, ["poor", "fair", "great"]),
+        (["1", "2", "3"], {"0": "poor", "1": "fair", "2": "great"}, ["poor", "fair", "great"]),
+        (["World", "Sports", "Tech"], {"World": "w", "Sports": "s", "Tech": "t"}, ["w", "s", "t"]),
+        (["World", "Sports", "Tech"], {"0": "w", "1": "s", "2": "t"}, ["w", "s", "t"]),
+        (["World", "Sports", "Tech"], None, ["World", "Sports", "Tech"]),
+    ],
+)
+def test_label_names_go_by_the_names_or_by_the_numbers_of_all_classes(
+    saved: Callable[..., Any], names: list[str], words: dict[str, str] | None, answers: list[str]
+) -> None:
+    """Never some by one and some by the other: class 1 may be called 0."""
+    examples, problems = saved(
+        {"text": ["a", "b", "c"], "label": [0, 1, 2]},
+        lambda d: {"text": d.Value("string"), "label": d.ClassLabel(names=names)},
+        fields=Fields(label_names=words),
+    )
+    assert problems == []
+    assert [example.label for example in examples] == answers
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lists_of_class_numbers_become_names(saved: Callable[..., Any]) -> None:
+    examples, problems = saved(
+        {"text": ["a", "b"], "label": [[0, 1], [1]]},
+        lambda d: {"text": d.Value("string"), "label": d.List(d.ClassLabel(names=["joy", "anger"]))},
+    )
+    assert problems == []
+    assert [example.answers for example in examples] == [("joy", "anger"), ("anger",)]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_columns_that_nobody_reads_are_not_decoded(tmp_path: Path) -> None:
+    """For a sound, datasets wants another package."""
+    datasets = pytest.importorskip("datasets")
+    columns = {"text": ["a"], "label": ["b"], "audio": [{"bytes": b"no sound", "path": None}]}
+    table = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio())
+    table.save_to_disk(str(tmp_path / "saved"))
+    assert read_examples("saved", labels=None, folders=(tmp_path,)) == ((Example("0", "a", "b"),), [])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_numbers_of_32_bits_are_those_that_were_written(saved: Callable[..., Any], tmp_path: Path) -> None:
+    columns = {"text": ["a", "b", "c"], "label": [3.8, 0.1, 5.0]}
+    examples, _ = saved(columns, lambda d: {"text": d.Value("string"), "label": d.Value("float32")})
+    assert [example.label for example in examples] == ["3.8", "0.1", "5"]
+    types = pyarrow.schema([("text", pyarrow.string()), ("label", pyarrow.float32())])
+    pyarrow.parquet.write_table(pyarrow.table(columns, types), tmp_path / "a.parquet")
+    assert read_examples(str(tmp_path / "a.parquet"), labels=None) == (examples, [])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_data_set_that_cannot_be_built_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/train-0.csv").write_text("text,label\na,b\n")
+    (tmp_path / "set/train-1.csv").write_text("text,label,extra\na,b,c\n")
+    monkeypatch.chdir(tmp_path)
+    _, (problem,) = read_examples("hub:./set/train", labels=None)
+    told = str(problem)
+    assert told.startswith("hub:./set/train: the data set could not be loaded from the hub: ")
+    assert "generating the dataset" not in told
+    assert "\n" not in told

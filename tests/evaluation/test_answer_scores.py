@@ -13,6 +13,7 @@ from nlora.errors import InputErrors, RunError
 from nlora.evaluation.answer import Answer, graded, own_score, percent, right_probability
 from nlora.evaluation.choices import both_or_all, metric_of, scoring_words
 from nlora.evaluation.text_metrics import rouge_l
+from nlora.evaluation.trace import identical
 from nlora.runs.released_files import Prediction, predict_results
 
 EXAMPLE = Example("7", "Who wrote it?", "Jane Austen", ("Austen", "the author of Emma"))
@@ -141,3 +142,14 @@ def test_metrics_in_words() -> None:
     words = scoring_words({"a": "macro_f1", "b": "mine.py:score"}, {"a": "labels", "b": "generate"})
     assert words == "macro-F1 of the likeliest label for a; mine.py:score of the generated answer for b"
     assert (both_or_all(2), both_or_all(3)) == ("both", "all")
+
+
+@pytest.mark.parametrize("metric", ["edit_similarity", "rougeL", "exact_match", "trace:identical"])
+def test_white_space_around_a_reference_costs_nothing(metric: Any) -> None:
+    """Code has it, and an answer never does."""
+    scorer = identical if metric.startswith("trace") else None
+    test = (Example("0", "return", "    return x\n", ("\treturn y\n",)),)
+    task = Task("code", "FT", "Complete", None, train=(), test=test, metric=metric, scorer=scorer)
+    for text, score in (("return x", 1.0), ("return y", 1.0)):
+        (answer,) = graded(task, [text])
+        assert answer.score(metric) == score

@@ -38,7 +38,7 @@ def test_it_is_half_the_squared_norm_of_what_lies_along_the_directions(adapter: 
     method = begun(adapter, weight=0.7, columns=5)
     wanted = torch.zeros(())
     for name, f in adapter.factors().items():
-        P_in, P_out = (P.mT for P in method._directions[name])
+        P_in, P_out = (method._directions[f"{side}/{name}"].mT for side in ("in", "out"))
         assert (P_in.shape, P_out.shape) == ((f.A.shape[1], 5), (f.B.shape[0], 5))
         wanted = wanted + 0.7 / 2 * ((f.A @ P_in).norm() ** 2 + (f.B.mT @ P_out).norm() ** 2)
     got = method.penalty(adapter)
@@ -46,7 +46,7 @@ def test_it_is_half_the_squared_norm_of_what_lies_along_the_directions(adapter: 
     for ours, plain in zip(gradients(got, adapter), gradients(wanted, adapter), strict=True):
         torch.testing.assert_close(ours, plain)
     name, f = next(iter(adapter.factors().items()))
-    P_in, P_out = (P.mT for P in method._directions[name])
+    P_in, P_out = (method._directions[f"{side}/{name}"].mT for side in ("in", "out"))
     of_A, of_B = torch.autograd.grad(method.penalty(adapter), (f.A, f.B))  # type: ignore[arg-type]
     torch.testing.assert_close(of_A, 0.7 * f.A.detach() @ P_in @ P_in.mT)
     torch.testing.assert_close(of_B, 0.7 * P_out @ P_out.mT @ f.B.detach())
@@ -56,7 +56,11 @@ def test_directions_are_orthonormal_and_as_many_as_the_layer_has_room_for(adapte
     """With all of a layer's directions, it is weight decay."""
     method = begun(adapter, weight=1)
     for name, f in adapter.factors().items():
-        for P, width in zip(method._directions[name], (f.A.shape[1], f.B.shape[0]), strict=True):
+        for P, width in zip(
+            (method._directions[f"{s}/{name}"] for s in ("in", "out")),
+            (f.A.shape[1], f.B.shape[0]),
+            strict=True,
+        ):
             assert P.shape == (width, width)
             torch.testing.assert_close(P @ P.mT, torch.eye(width), rtol=0, atol=1e-5)
     decay = sum(p.square().sum() for p in adapter.live_tensors().values()) / 2
@@ -68,13 +72,9 @@ def test_directions_depend_on_seed_module_and_side_alone(adapter: LoraAdapter) -
     again = begun(adapter, columns=3)
     torch.manual_seed(11)
     again.begin_task(adapter, [adapter.state()])  # a second task
-    every = [P for pair in one._directions.values() for P in pair]
-    assert all(
-        torch.equal(P, Q)
-        for name, pair in one._directions.items()
-        for P, Q in zip(pair, again._directions[name], strict=True)
-    )
-    every += [P for pair in other._directions.values() for P in pair]
+    assert one._directions.keys() == again._directions.keys()
+    assert all(torch.equal(P, again._directions[key]) for key, P in one._directions.items())
+    every = [*one._directions.values(), *other._directions.values()]
     assert not any(torch.equal(P, Q) for i, P in enumerate(every) for Q in every[:i])
 
 
@@ -82,7 +82,7 @@ def test_an_update_off_the_directions_costs_nothing(adapter: LoraAdapter) -> Non
     method = begun(adapter, columns=5)
     with torch.no_grad():
         for name, f in adapter.factors().items():
-            P_in, P_out = (P.mT for P in method._directions[name])
+            P_in, P_out = (method._directions[f"{side}/{name}"].mT for side in ("in", "out"))
             f.A.sub_(f.A @ P_in @ P_in.mT)
             f.B.sub_(P_out @ P_out.mT @ f.B)
             assert f.update().abs().max() > 1e-3

@@ -185,3 +185,16 @@ def test_a_layer_that_peft_refuses_is_one_clear_line(tiny_family: Callable[[str]
         ModelError, match=r"^lora\.targets: PEFT cannot .*'out_proj' is incompatible with Mamba"
     ):
         LoraAdapter.attach(tiny_family("mamba"), LoraOptions(targets=("out_proj",)), seed=1)
+
+
+def test_an_attempt_that_peft_refuses_leaves_the_model_as_it_was(tiny_family: Callable[[str], Any]) -> None:
+    """PEFT has adapted some layers of Mamba by the time it meets out_proj."""
+    model = tiny_family("mamba")
+    before = weights(model)
+    trainable = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(ModelError, match="PEFT cannot adapt these layers"):
+        LoraAdapter.attach(model, LoraOptions(targets=("in_proj", "out_proj")), seed=1)
+    assert_bitwise(model, before)
+    assert [p.requires_grad for p in model.parameters()] == trainable
+    adapter = LoraAdapter.attach(model, LoraOptions(targets=("in_proj",)), seed=1)
+    assert len(adapter.factors()) == sum(name.endswith("in_proj.weight") for name in before)

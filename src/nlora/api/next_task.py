@@ -133,6 +133,9 @@ class NextTask:
                 what = f"{self._method.name} estimates from them what to remember; give task.save(..., examples=...)"
                 raise InputErrors([Problem("examples", what)])
             rows = tokenized(examples, encoder_decoder=is_encoder_decoder(self._base))
+            if not rows:
+                what = "there are none (a generator that was read before is empty); give those that were trained on"
+                raise InputErrors([Problem("examples", what)])
             memory = self._method.end_task(self._base, list(self._adapter.factors()), rows, pad_id=0)
             self._method.restore(self._memory)  # which it may have given away; the task may be saved again
         with disk_errors(path := expanded(folder)):

@@ -24,7 +24,7 @@ BATCHES = 16
 
 def given_rows(texts: Sequence[str | Mapping[str, Any]], fields: Fields) -> list[Row]:
     """Texts, or mappings with the fields of a text, as rows. Raises InputErrors naming every text that is none."""
-    if isinstance(texts, str):
+    if isinstance(texts, str | Mapping):
         raise InputErrors([Problem("texts", "is a single text; give a list of texts")])
     problems = ProblemList("texts")
     rows = list(to_texts(((f"texts[{i}]", text) for i, text in enumerate(texts)), problems, fields))
@@ -46,6 +46,13 @@ def task_to_answer(stage: Checkpoint, name: str) -> tuple[Task, int]:
             return Task(name, kind, instruction, source.labels, (), ()), index
     (found,) = select_tasks(config, stage.loaded.base_folder, names=[name], option="--task")
     return found.task, len(config.tasks) if found.index is None else found.index
+
+
+def refuse_untrained(stage: Checkpoint, name: str, index: int, option: str) -> None:
+    """Raises InputErrors if the stage has no model for the task at this position, so that the backbone would answer."""
+    if stage.method.updates == "per_task" and 0 < stage.stage <= index:
+        what = f"{name} is not learned at stage {stage.stage}, and {stage.config.method.label} has no model for it"
+        raise InputErrors([Problem(option, f"{what}; stage 0 is the untrained model")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,7 @@ def asked_for(stage: Checkpoint, name: str | None) -> Asked:
         found = [task_to_answer(stage, task.name) for task in config.tasks[: stage.stage]]
     else:
         found = [task_to_answer(stage, name)]
+        refuse_untrained(stage, name, found[0][1], "--task")
     fields = [fields_to_answer(stage, task, index) for task, index in found]
     quoting = [None if index == len(config.tasks) else config.tasks[index].quoting for _, index in found]
     read = [(f.text, f.template, f.messages, f.chat, q) for f, q in zip(fields, quoting, strict=True)]

@@ -279,6 +279,9 @@ def _index(stage: Checkpoint, task: str | None) -> int:
         if task not in names:
             hint = did_you_mean(task, names) or f"; the tasks are {', '.join(names)}"
             raise InputErrors([Problem("task", f"no task of the run is called '{task}'{hint}")])
+        from nlora.api.prediction import refuse_untrained
+
+        refuse_untrained(stage, task, names.index(task), "task")
         return names.index(task)
     if stage.method.needs_task and stage.stage > 1:
         method = stage.config.method.label

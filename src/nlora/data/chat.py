@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlora.config.characters import half_problem
-from nlora.data.field_error import FieldError, kind_of
+from nlora.data.field_error import FieldError, RepeatedKey, kind_of
 
 ROLES = {
     "system": "system",
@@ -73,6 +73,8 @@ def messages_of(text: str) -> list[Message]:
 
 
 def _message(value: Any, where: str) -> Message:
+    if isinstance(value, RepeatedKey):
+        raise FieldError(f"{where} has a {value.what}")
     if not isinstance(value, Mapping):
         raise FieldError(f"{where} is {kind_of(value)} instead of an object with role and content")
     role_key, content_key = next((keys for keys in _KEYS if keys[0] in value), _KEYS[0])

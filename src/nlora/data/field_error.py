@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 class FieldError(ValueError):
     """A field of a row that is missing or of no use. The message says what is wrong, but not in which row."""
+
+
+class RepeatedKey(dict[str, Any]):
+    """An object with a duplicate key; as a mapping, it has the last value of each key. what: the mistake, in words."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(key for key, _ in pairs)
+        self.what = f"duplicate key '{next(key for key, n in counts.items() if n > 1)}'; keep one of them"
 
 
 def kind_of(value: Any) -> str:

@@ -7,12 +7,12 @@ hub:nyu-mll/glue:sst2/validation  one configuration, one split
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nlora.data.fields import Fields
-from nlora.data.rows import ProblemList
+from nlora.data.rows import NARROW, ProblemList, shortest
 from nlora.errors import MissingExtraError, missing
 
 PREFIX = "hub:"
@@ -48,7 +48,7 @@ def read_rows(source: str, split: str, problems: ProblemList, fields: Fields) ->
     name, config, split = parse(source, split)
     try:
         table = datasets.load_dataset(name, config, split=split)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         problems.add(source, f"the data set could not be loaded from the hub: {_reason(error)}")
         return
     yield from table_rows(table, source, problems, fields)
@@ -84,8 +84,10 @@ def _datasets(source: str) -> Any:
     return datasets
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _reason(error: BaseException) -> str:
+    """The first line of the error; of what caused it, where the data set itself could not be built."""
+    cause = error.__cause__ if "while generating the dataset" in str(error) else None
+    return (str(cause or error).splitlines() or [type(error).__name__])[0]
 
 
 def table_rows(table: Any, source: str, problems: ProblemList, fields: Fields) -> Iterator[tuple[str, Any]]:
@@ -93,22 +95,35 @@ def table_rows(table: Any, source: str, problems: ProblemList, fields: Fields) -
     if wrong := fields.problem(table.column_names):
         problems.add(source, wrong)
         return
+    used = {*fields.text, *fields.label, *fields.messages, *fields.places}
+    table = table.select_columns(
+        [name for name in table.column_names if name in used]
+    )  # others may be sounds
+    # A list has the names of its elements.
+    features = {field: getattr(feature, "feature", feature) for field, feature in table.features.items()}
     class_names = {
         field: names
-        for field, feature in table.features.items()
-        if (names := getattr(feature, "names", None))
+        for field, feature in features.items()
+        if (names := getattr(feature, "names", None)) and not _by_number(names, field, fields)
     }
-    numbers = fields.label_names or {}  # the task may name a class otherwise, by its number
+    narrow = {field: dtype for field, f in features.items() if (dtype := getattr(f, "dtype", "")) in NARROW}
     for number, row in enumerate(table):
         where = f"{source}[{number}]"
         if missing_label := next((f for f in class_names if f in fields.label and row[f] == -1), None):
             problems.add(where, f"{missing_label} is -1, which means that the row has no label")
             continue
-        named = {
-            field: names[row[field]]
-            for field, names in class_names.items()
-            if isinstance(row[field], int)
-            and row[field] >= 0
-            and not (field in fields.label and str(row[field]) in numbers)
-        }
-        yield where, {**row, **named}
+        named = {field: _named(row[field], names) for field, names in class_names.items()}
+        yield where, {**shortest(row, narrow), **named}
+
+
+def _by_number(names: Sequence[str], field: str, fields: Fields) -> bool:
+    """Whether the task's `label_names` are for the class numbers, and not for the names that the data set has."""
+    given = (fields.label_names or {}).keys() if field in fields.label else set()
+    return not given >= set(names) and given >= {str(number) for number in range(len(names))}
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    """A class number as its name, and each of a list; anything else as it is."""
+    if isinstance(value, list):
+        return [_named(one, names) for one in value]
+    return names[value] if isinstance(value, int) and value >= 0 else value

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from nlora.config.characters import UTF_16, is_utf16
+from nlora.data.field_error import RepeatedKey
 from nlora.data.fields import Fields
-from nlora.data.rows import ProblemList, RepeatedKey
+from nlora.data.rows import ProblemList, shortest
 
 Row = tuple[str, Any]
 _COMPRESSED = {".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".zip": "unzip"}
@@ -261,9 +262,11 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
         if wrong := _duplicate(names) or form.fields.problem(names, labeled=form.labeled):
             problems.add(problems.file, wrong)
             return
+        types = {"halffloat": "float16", "float": "float32"}
+        narrow = {f.name: types[name] for f in table.schema_arrow if (name := str(f.type)) in types}
         for batch in table.iter_batches():
             for row in batch.to_pylist():
-                yield f"{problems.file}[{number}]", row
+                yield f"{problems.file}[{number}]", shortest(row, narrow)
                 number += 1
     except UnicodeDecodeError:  # Parquet does not check that its texts are UTF-8
         problems.add(f"{problems.file}[{number}]", "not UTF-8, in this row or a later one")

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from nlora.config.characters import half_problem, look_alike, told_apart
-from nlora.data.field_error import FieldError, kind_of
+from nlora.data.field_error import FieldError, RepeatedKey, kind_of
 from nlora.data.fields import Fields
 from nlora.data.task import Example
 from nlora.errors import Problem, did_you_mean
@@ -26,13 +25,22 @@ T = TypeVar("T")
 SHOWN_PER_FILE = 5
 
 
-class RepeatedKey(dict[str, Any]):
-    """An object with a duplicate key; as a mapping, it has the last value of each key."""
+NARROW = frozenset({"float16", "float32"})
+"""Types of numbers that Python has only wider."""
 
-    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
-        counts = Counter(key for key, _ in pairs)
-        self.key = next(key for key, count in counts.items() if count > 1)
+
+def shortest(row: Mapping[str, Any], narrow: Mapping[str, str]) -> Mapping[str, Any]:
+    """The row with the numbers of narrow columns as short as they were written. narrow: each column's type.
+
+    >>> shortest({"label": 3.799999952316284}, {"label": "float32"})
+    {'label': 3.8}
+    """
+    numbers = {name: row[name] for name in narrow if isinstance(row[name], float)}
+    if not numbers:
+        return row
+    import numpy as np
+
+    return {**row, **{name: float(str(np.dtype(narrow[name]).type(n))) for name, n in numbers.items()}}
 
 
 class ProblemList:
@@ -77,7 +85,7 @@ def to_examples(
             problems.add(where, f"{kind_of(row)} instead of an object with the fields sentence and label")
             continue
         if isinstance(row, RepeatedKey):
-            problems.add(where, _repeated(row))
+            problems.add(where, row.what)
             continue
         if number == 0:
             if wrong := fields.problem(list(row)):  # most likely a problem of all rows: reported once
@@ -117,7 +125,7 @@ def to_texts(
             either = what if isinstance(bare, str) else f"a text or {what}"
             problems.add(where, f"{'a text' if isinstance(bare, str) else kind_of(bare)} instead of {either}")
         elif isinstance(row, RepeatedKey):
-            problems.add(where, _repeated(row))
+            problems.add(where, row.what)
         elif number == 0 and (wrong := fields.problem(list(row), labeled=False)):
             problems.add(where, wrong)
             break
@@ -152,10 +160,6 @@ def outside(label: str, labels: Sequence[str]) -> str:
     shown = ", ".join(labels[:8]) + (f", ... ({len(labels)} in all)" if len(labels) > 8 else "")
     hint = "; label_names gives such values their words" if label.lstrip("-").isdecimal() else ""
     return f"label '{label}' is not one of the task's labels: {shown}{did_you_mean(label, labels) or hint}"
-
-
-def _repeated(row: RepeatedKey) -> str:
-    return f"duplicate key '{row.key}'; keep one of them"
 
 
 def _read(

@@ -64,7 +64,8 @@ class Answer:
         if metric == "rougeL" and not self.exact:
             return max(rouge_l(self.prediction, answer) for answer in self.accepted)
         if metric == "edit_similarity":
-            return max(edit_similarity(self.prediction, answer) for answer in self.accepted)
+            # An answer has no white space around it (`Evaluator`), as code in a reference may have.
+            return max(edit_similarity(self.prediction, answer.strip()) for answer in self.accepted)
         if metric == "sari":
             return sari(self.text, self.prediction, self.accepted)
         if metric in METRIC_NAMES:
@@ -141,7 +142,7 @@ def own_score(task: Task, example: Example, text: str) -> float:
     assert task.scorer is not None
     where = f"task {task.name}: {task.metric}"
     try:
-        found: Any = task.scorer(text, example.answers)
+        found: Any = task.scorer(text, tuple(answer.strip() for answer in example.answers))
         if callable(item := getattr(found, "item", None)):  # a scalar of NumPy or torch
             found = item()
     except Exception as error:

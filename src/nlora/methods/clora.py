@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from nlora.methods._devices import beside
 from nlora.methods._seeds import drawn
 from nlora.methods.base import Method, MethodOptions
 
@@ -63,7 +64,9 @@ class Clora(Method[CloraOptions]):
 
     def __init__(self, options: CloraOptions) -> None:
         super().__init__(options)
-        self._directions: dict[str, tuple[Tensor, Tensor]] = {}  # by module: transposes of P_in and P_out
+        self._directions: dict[
+            str, Tensor
+        ] = {}  # the transposes of P_in and P_out by `in/<module>` and `out/<module>`
 
     def held_bytes(self, modules: Sequence[ModuleShape], earlier: int, device: str) -> int:
         widths = [width for m in modules for width in (m.in_features, m.out_features)]
@@ -74,15 +77,14 @@ class Clora(Method[CloraOptions]):
         if self.options.weight == 0:
             return
         for name, f in adapter.factors().items():
-            P_in = self._drawn(f"in/{name}", f.A.shape[1])
-            P_out = self._drawn(f"out/{name}", f.B.shape[0])
-            self._directions[name] = P_in.to(f.A.device), P_out.to(f.B.device)
+            for key, width in ((f"in/{name}", f.A.shape[1]), (f"out/{name}", f.B.shape[0])):
+                self._directions[key] = self._drawn(key, width).to(f.A.device)
 
     def release(self) -> None:
         self._directions = {}
 
     def penalty(self, adapter: Trainable) -> Tensor | None:
-        if self.options.weight == 0:
+        if not self._directions:
             return None
         import torch
 
@@ -90,7 +92,7 @@ class Clora(Method[CloraOptions]):
 
         terms = []
         for name, f in adapter.factors().items():
-            P_in, P_out = self._directions[name]
+            P_in, P_out = (beside(self._directions, f"{side}/{name}", f.A) for side in ("in", "out"))
             terms += [row_overlap_l2_squared(P_in, f.A), row_overlap_l2_squared(P_out, f.B.mT)]
         device = terms[0].device  # a model may be spread over several
         return self.options.weight / 2 * torch.stack([term.to(device) for term in terms]).sum()

@@ -198,4 +198,5 @@ class _Zeroed:
         self._rows = rows  # (out, 1)
 
     def __call__(self, gradient: Tensor) -> Tensor:
+        self._rows = self._rows.to(gradient.device)  # someone may move the model after the task has begun
         return gradient.masked_fill(self._rows, 0)

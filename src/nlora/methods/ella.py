@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from nlora.methods._devices import beside
 from nlora.methods.base import Method, MethodOptions
 
 if TYPE_CHECKING:
@@ -88,5 +89,5 @@ class Ella(Method[EllaOptions]):
             [f.A for f in factors.values()],
             [f.B for f in factors.values()],
             [f.scaling for f in factors.values()],
-            [self._squares[name] for name in factors],
+            [beside(self._squares, name, f.A) for name, f in factors.items()],
         )

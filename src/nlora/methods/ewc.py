@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from nlora.errors import RunError
+from nlora.methods._devices import beside
 from nlora.methods.base import Memory, Method, MethodOptions
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Ewc(Method[EwcOptions]):
     def __init__(self, options: EwcOptions) -> None:
         super().__init__(options)
         self._fisher: Memory = {}  # of the tasks so far, on the CPU
-        self._here: Memory = {}  # the same on the layers' device, while a stage has a penalty
+        self._here: dict[str, Tensor] = {}  # the same on the layers' device, while a stage has a penalty
 
     def check_adopted(self, update: AdapterState, lora: LoraOptions) -> str | None:
         return "ewc needs the Fisher information of earlier tasks, which an adapter does not have"
@@ -84,6 +85,9 @@ class Ewc(Method[EwcOptions]):
         if missing := sorted(factors.keys() - self._fisher.keys()):
             what = "adapt the layers that the earlier tasks had, or learn these again"
             raise RunError(f"ewc has no Fisher information for {missing[0]}; {what}")
+        if wrong := next((name for name, f in factors.items() if self._fisher[name].shape != f.shape), None):
+            what = "has another shape than its weight; the memory is of another method or model"
+            raise RunError(f"the Fisher information of {wrong} {what}")
         self._here = {name: self._fisher[name].to(f.A.device) for name, f in factors.items()}
 
     def release(self) -> None:
@@ -99,7 +103,7 @@ class Ewc(Method[EwcOptions]):
             [f.A for f in factors.values()],
             [f.B for f in factors.values()],
             [f.scaling for f in factors.values()],
-            [self._here[name] for name in factors],
+            [beside(self._here, name, f.A) for name, f in factors.items()],
         )
 
     def end_task(

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from nlora.methods._devices import beside
 from nlora.methods.base import Method, MethodOptions
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Olora(Method[OloraOptions]):
         terms = []
         for name, f in adapter.factors().items():
             if self._old:
-                terms.append(self.options.weight * overlap(self._old[name], f.A))
+                terms.append(self.options.weight * overlap(beside(self._old, name, f.A), f.A))
             if self.options.norm_weight:
                 terms.append(self.options.norm_weight * (frobenius_norm(f.A) + frobenius_norm(f.B)))
         device = terms[0].device  # a model may be spread over several

@@ -89,6 +89,7 @@ class LoraAdapter:
             try:
                 peft_model = get_peft_model(backbone, config)
             except (NotImplementedError, TypeError, ValueError) as error:
+                _unwrap(model, trainable_before)
                 raise ModelError(f"lora.targets: PEFT cannot adapt these layers: {error}") from error
         return cls(peft_model, {s.name: model.get_submodule(s.name) for s in shapes}, trainable_before)
 
@@ -172,7 +173,8 @@ class LoraAdapter:
         config = copy.deepcopy(self.model.peft_config[self._name])
         config.base_model_name_or_path = base_model
         config.inference_mode = True
-        config.target_modules = sorted(config.target_modules)  # PEFT's set has a random order
+        if not isinstance(config.target_modules, str):  # a regular expression
+            config.target_modules = sorted(config.target_modules)  # PEFT's set has a random order
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: _copy(tensor) for key, tensor in tensors.items()}
         # Not save_file, which makes the file readable by its owner only.
@@ -227,6 +229,18 @@ class LoraAdapter:
 def _described(f: LoraFactors) -> str:
     out_features, in_features = f.shape
     return f"rank {f.A.shape[0]} for a {out_features}x{in_features} layer with scaling {f.scaling:g}"
+
+
+def _unwrap(model: nn.Module, trainable: Sequence[nn.Parameter]) -> None:
+    """Take off the adapters of an attempt that PEFT gave up halfway. trainable: what was so before."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, layer.get_base_layer())
+    for parameter in trainable:
+        parameter.requires_grad_(True)
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
