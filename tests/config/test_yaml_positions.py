@@ -84,3 +84,11 @@ def test_a_pair_of_escapes_is_one_character_and_half_of_one_is_a_mistake() -> No
         f"my.yaml:3: tasks.0.instruction: holds \\ude00, {half}",
         f"my.yaml:4: holds \\ud83d, {half}",
     ]
+
+
+@pytest.mark.parametrize("key", ["01", "010", "-0", "0x1", "+1"])
+def test_numbers_that_yaml_writes_otherwise_are_no_keys_of_label_names(key: str) -> None:
+    found = read_yaml(f"label_names:\n  0: a\n  -1: b\n  true: c\n  {key}: d\n", "my.yaml")
+    (problem,) = found.problems
+    assert str(problem) == f"my.yaml:5: the key {key} must be text; put it in quotes: '{key}'"
+    assert not read_yaml("label_names: {0: a, -1: b, true: c}", "my.yaml").problems

@@ -186,8 +186,10 @@ def _walk_mapping(
 
 
 def _is_value(key: yaml.ScalarNode) -> bool:
-    """Whether a key reads as the value of the data that it looks like, unlike yes, which YAML takes for true."""
-    return key.value.lower() in ("true", "false") or key.value.lstrip("-").isdecimal()
+    """Whether a key reads as the value of the data that it looks like, unlike yes, which YAML takes for true, and 010,
+    which it takes for 8.
+    """
+    return re.fullmatch("true|false|0|-?[1-9][0-9]*", key.value.lower()) is not None
 
 
 def _joined(node: yaml.Node) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nlora.errors import MissingExtraError
@@ -25,7 +26,7 @@ from nlora.report.sections.compared import comparison_figures
 from nlora.report.sections.modules import nuclear_norms
 from nlora.report.sections.scores import matrices_figures
 from nlora.report.sections.stages import seen_average, task_scores
-from nlora.report.variants import variants_of
+from nlora.report.variants import Variant, variants_of
 from nlora.report.wording import measured, share
 from nlora.runs.atomic import disk_errors, write_text
 
@@ -90,14 +91,14 @@ def averages_figure(runs: Analyzed) -> list[Figure]:
 def _figures(runs: Sequence[RunFiles], base: str | None) -> list[tuple[str, Scene]]:
     variants = variants_of(runs)
     answers = PageAnswers(runs)
-    compared = analyzed([variant.first for variant in variants])
+    compared = analyzed([_first(variant) for variant in variants])
     figures: list[tuple[str, Scene]] = []
     if compared:
         figures += [(figure.key, figure.draw(_WIDTH)) for figure in averages_figure(compared)]
         norms = nuclear_norms(compared)
         if norms is not None:
             figures.append(("nuclear_norm", norms.draw(_WIDTH)))
-    if any(run.stages for run in runs):
+    if any(run.learned for run in runs):
         figures.append(("accuracy", task_scores(variants, answers).draw(_WIDTH)))
         figures.append(("average_accuracy", seen_average(variants).draw(_WIDTH)))
     figures += [
@@ -109,6 +110,12 @@ def _figures(runs: Sequence[RunFiles], base: str | None) -> list[tuple[str, Scen
     for index, figure in enumerate(matrices_figures(variants, answers), start=1):
         figures.append((f"matrix_{index}" if len(variants) > 1 else "matrix", figure.draw(_WIDTH)))
     return figures
+
+
+def _first(variant: Variant) -> RunFiles:
+    """Of several seeds the first, whose label says so."""
+    run = variant.first
+    return replace(run, label=f"{variant.label}, seed {run.summary.seed}") if variant.has_seeds else run
 
 
 def _bars(

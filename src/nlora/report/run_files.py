@@ -79,6 +79,12 @@ class RunFiles:
     def is_complete(self) -> bool:
         return self.summary.status == "complete"
 
+    @property
+    def learned(self) -> int:
+        """How many stages are finished. Their folders may be gone: the scores are in the summary, too."""
+        scored = [k for k, row in enumerate(self.summary.R, start=1) if any(v is not None for v in row)]
+        return max([len(self.stages), *scored])
+
 
 _LEFT_OUT = "restore it, or move it out of the folder to leave it out of the report"
 

@@ -71,7 +71,9 @@ def variants_of(runs: Sequence[RunFiles]) -> list[Variant]:
     variants = []
     for order, group in enumerate(groups):
         name = group[0].summary.name
-        is_named = several and names[name] == 1 and group[0].is_complete
+        # An unfinished run's label may be the name of a folder.
+        is_free = all(run.label != name or run in group for run in runs)
+        is_named = several and names[name] == 1 and group[0].is_complete and is_free
         label = name if is_named else group[0].label
         if len(group) > 1 and not is_named:  # the label of one of its runs names a seed
             label = f"{name} in {group[0].folder}"

@@ -37,7 +37,7 @@ def linear_axis(label: str, values: Iterable[float], *, zero: bool = False, tick
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    if low == high:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # the mean of equal numbers may differ in its last bit
         low, high = (low, low + 1.0) if zero or low == 0 else (low - abs(low) * 0.1, high + abs(high) * 0.1)
     step = _step((high - low) / ticks)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

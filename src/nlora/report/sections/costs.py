@@ -25,7 +25,11 @@ def cost(variants: Sequence[Variant]) -> Section:
             " Of several seeds: means; the thin lines reach one sample standard deviation to either side."
         )
     if not any(trained(variant.first) for variant in variants):
-        text = Text("No stage is finished yet.", tone="note")
+        gone = any(variant.first.learned for variant in variants)
+        text = Text(
+            f"{'The stages are not in the folder any more' if gone else 'No stage is finished yet'}.",
+            tone="note",
+        )
         return Section("cost", "Time and memory", about, (text,), "Time")
     blocks: list[Block] = [_time(variants), _stages(variants)]
     if len(variants) == 1 and not has_seeds:
@@ -95,7 +99,11 @@ def _replayed(record: StageRecord) -> str:
 
 def _time(variants: Sequence[Variant]) -> Figure:
     if len(variants) > 1:
-        bars = [_bar(v.label, [run.stages for run in v.runs]) for v in variants if trained(v.first)]
+        bars = [
+            _bar(v.label, [run.stages for run in _with(v.first.stages[-1], v)])
+            for v in variants
+            if trained(v.first)
+        ]
     else:
         bars = [
             _bar(

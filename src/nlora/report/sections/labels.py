@@ -78,6 +78,8 @@ def _table(variant: Variant, *, many: bool) -> Table:
 
 def _counts(run: RunFiles, task: str) -> tuple[dict[str, LabelCounts], int]:
     """A run's counts of each label of a task, and of the answers that are no label."""
+    if not run.stages:  # someone has deleted them
+        return {}, 0
     by_label = run.stages[-1].by_label
     try:
         if task not in by_label:

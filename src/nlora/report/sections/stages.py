@@ -25,7 +25,7 @@ def scores_by_stage(variants: Sequence[Variant], answers: PageAnswers) -> Sectio
         "The score of every task while the others are learned, and the average over the tasks seen so far."
     )
     blocks: list[Block] = []
-    if any(variant.first.stages for variant in variants):
+    if any(variant.first.learned for variant in variants):
         blocks = [task_scores(variants, answers), seen_average(variants)]
         if any(variant.has_seeds for variant in variants):
             blocks.append(Fold("Single seeds", (_single_seeds(variants),)))

@@ -30,9 +30,7 @@ def scores_at_the_end(variants: Sequence[Variant], answers: PageAnswers) -> Sect
         (task, variant, found)
         for task in tasks
         for variant in variants
-        if task in variant.tasks
-        and variant.first.stages
-        and (found := _at_the_end(variant, task, answers)) is not None
+        if task in variant.tasks and (found := _at_the_end(variant, task, answers)) is not None
     ]
     blocks: list[Block] = []
     if not rows:
@@ -45,8 +43,8 @@ def scores_at_the_end(variants: Sequence[Variant], answers: PageAnswers) -> Sect
 
 
 def _at_the_end(variant: Variant, task: str, answers: PageAnswers) -> Estimate | None:
-    last = min(len(run.stages) for run in variant.runs) - 1
-    return task_estimate(variant, last, variant.tasks.index(task), answers)
+    learned = min(run.learned for run in variant.runs)
+    return task_estimate(variant, learned - 1, variant.tasks.index(task), answers) if learned else None
 
 
 def _figure(rows: Sequence[Row], *, many: bool) -> Figure:
@@ -115,6 +113,8 @@ def _examples(found: Estimate) -> str:
 def _both_measures(row: Row, answers: PageAnswers) -> tuple[str, str]:
     """Exact match and ROUGE-L of free text, exact match of labels scored otherwise; means over the seeds."""
     task, variant, _ = row
+    if not variant.first.stages:
+        return "", ""
     summary, last = variant.first.summary, variant.first.stages[-1]
     metric = summary.metric_of(task)
     is_free = metric == "rougeL" or (summary.decode.get(task) == "generate" and task not in last.by_label)
