@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import ANIMALS, COLORS, learn, write_config, write_task
 from nlora.config.load import load_config
-from nlora.errors import InputErrors, NloraError
+from nlora.errors import AdapterError, InputErrors, NloraError
 from nlora.methods.registry import method_names
+from nlora.models.lora_factors import load_factors
 from nlora.runs.plan import make_plan
 
 Made = Callable[[str], Path]
@@ -171,3 +172,16 @@ def test_an_adapter_is_not_trained(tmp_path: Path, tiny_model: Made) -> None:
     )
     with pytest.raises(InputErrors, match="has an 'adapter' and a 'train' file; leave one of them out"):
         learn(config)
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+def test_a_copy_of_the_output_layer_is_told_with_the_way_out(tmp_path: Path, tiny_model: Made) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "lm_head"]))
+    adapted.save_pretrained(tmp_path / "old")
+    with pytest.raises(
+        AdapterError, match=r"lm_head\.base_layer\.weight' is a copy .*save_embedding_layers=False"
+    ):
+        load_factors(tmp_path / "old")
+    adapted.save_pretrained(tmp_path / "alone", save_embedding_layers=False)
+    assert {name.rpartition(".")[2] for name in load_factors(tmp_path / "alone")} == {"q_proj", "lm_head"}

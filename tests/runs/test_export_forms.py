@@ -12,7 +12,9 @@ import pytest
 import torch
 from export_values import assert_is_base_plus, auto, base_weights, oriented, summed, task_updates, weights_of
 
+from nlora.config.load import load_config
 from nlora.models.lora_factors import load_factors
+from nlora.runs.export import work
 from nlora.runs.export.export import export
 from nlora.runs.export.options import FORMS, ExportOptions
 
@@ -192,6 +194,28 @@ def test_a_bfloat16_run_is_merged_in_float32(finished_run: Runs, tmp_path: Path)
         if form in ("merged", "adapter"):
             assert any("the run answered in 16 bits" in note for note in found.notes)
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_model_that_is_compared_has_the_backbone_that_the_export_is_loaded_over(
+    finished_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """A run in bfloat16 rounds stored weights of 32 bits; a merged model is the run's, and brings its own."""
+    made = []
+    original = work.UpdatedBackbone
+    monkeypatch.setattr(work, "UpdatedBackbone", lambda *given: made.append(original(*given)) or made[-1])
+    monkeypatch.setattr(work, "refuse", lambda *given: None)
+    monkeypatch.setattr(original, "set", lambda self, update: None)
+    run = finished_run("llama", "nlora", dtype="bfloat16")
+    export(run, tmp_path / form, ExportOptions(form))
+    config = load_config(str(run / "run.yaml")).config
+    stored = auto("llama").from_pretrained(config.model).state_dict()
+    for name, tensor in made[0].backbone.model.state_dict().items():
+        key = name.replace(".base_layer", "")
+        if key in stored:
+            assert torch.equal(tensor, stored[key].bfloat16().float() if form == "merged" else stored[key]), (
+                name
+            )
 
 
 def test_ranks_may_differ_from_module_to_module(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from nlora.runs.export import hub, stock_code
 from nlora.runs.export.base_name import hub_name, name_base
 from nlora.runs.export.export import export
 from nlora.runs.export.options import FORMS, ExportOptions
+from nlora.runs.export.record import RECORD_FILE
 from nlora.runs.summary import read_summary
 
 Runs = Callable[..., Path]
@@ -140,6 +142,7 @@ class FakeHub:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error, self.created, self.uploaded = error, [], []
+        self.files: set[str] = set()
 
     def __call__(self, **arguments: Any) -> FakeHub:
         return self
@@ -152,6 +155,8 @@ class FakeHub:
 
     def upload_folder(self, **arguments: Any) -> None:
         files = {file.name for file in Path(arguments["folder_path"]).iterdir()}
+        gone = {f for f in self.files if any(fnmatch(f, p) for p in arguments["delete_patterns"])}
+        self.files = self.files - gone | files - set(arguments["ignore_patterns"])
         self.uploaded.append((arguments["repo_id"], sorted(files - set(arguments["ignore_patterns"]))))
 
 
@@ -168,6 +173,21 @@ def test_push_uploads_the_folder(finished_run: Runs, tmp_path: Path, monkeypatch
         str(Path.cwd().anchor)
         not in json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"]
     )
+
+
+def test_an_upload_leaves_nothing_of_an_export_of_another_form(
+    finished_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would load an adapter that is left beside the model, and not the model."""
+    fake = FakeHub()
+    monkeypatch.setattr("huggingface_hub.HfApi", fake)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
+    fake.files = {"notes.md", "model-00001-of-00002.safetensors", "colors/adapter_config.json"}
+    for form in ("adapter", "merged", "sparse"):
+        export(finished_run(), tmp_path / form, ExportOptions(form), push="me/support")
+        own = {file.name for file in (tmp_path / form).iterdir()} - {RECORD_FILE}
+        assert fake.files - {"LICENSE", "tokenizer.json", "tokenizer_config.json"} <= own | {"notes.md"}
+        assert own | {"notes.md"} <= fake.files
 
 
 @pytest.mark.parametrize("kind", ["token", "network", "client", "offline"])

@@ -107,6 +107,11 @@ def load_factors(folder: str | Path) -> AdapterState:
     tensors = _read_tensors(folder)
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
+        if key.endswith(".base_layer.weight"):
+            raise AdapterError(
+                f"{folder / WEIGHTS_FILE}: tensor '{key}' is a copy of the model's own weights, which PEFT adds for an "
+                "adapted output layer; save the adapter with save_pretrained(folder, save_embedding_layers=False)"
+            )
         match = _KEY.fullmatch(key)
         if match is None or tensor.dim() != 2:
             raise AdapterError(

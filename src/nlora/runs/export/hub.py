@@ -5,7 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from nlora.errors import InputErrors, Problem, RunError
+from nlora.runs.export import sparse
 from nlora.runs.export.record import RECORD_FILE
+
+_LEFT_OVER = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-?????-of-?????.safetensors",
+    "*adapter_config.json",
+    "*adapter_model.safetensors",
+    sparse.CONFIG_FILE,
+    sparse.WEIGHTS_FILE,
+)
+"""What an earlier export of another form may have left: beside an adapter_config.json, transformers would load its base
+model and this adapter instead of a new model.safetensors. The hub does not delete what the same upload brings."""
 
 
 def check(repo: str) -> None:
@@ -44,6 +59,7 @@ def push(folder: Path, repo: str) -> str:
             repo_type="model",
             folder_path=str(folder),
             ignore_patterns=[RECORD_FILE],
+            delete_patterns=list(_LEFT_OVER),
             commit_message="Export by nlora",
         )
     except Exception as error:  # those of the hub's client have no common base; the export is there anyway

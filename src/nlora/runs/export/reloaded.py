@@ -63,7 +63,7 @@ def load_adapters(
     """The stock backbone and several adapters. active_for: the positions of those that answer a task."""
     from peft import PeftModel
 
-    base = _bare(config)
+    base = bare(config)
     with warnings.catch_warnings():  # a name that PEFT uses and transformers has deprecated
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         model: Any = PeftModel.from_pretrained(base.model, str(folders[0]), adapter_name=_name(0))
@@ -81,7 +81,7 @@ def load_sparse(folder: Path, config: Config) -> Reloaded:
     """The stock backbone with the stored entries added to its weights."""
     from safetensors.torch import load_file
 
-    backbone = _bare(config)
+    backbone = bare(config)
     tensors = load_file(folder / sparse.WEIGHTS_FILE)
     shapes = json.loads((folder / sparse.CONFIG_FILE).read_text(encoding="utf-8"))["shapes"]
     for name, shape in shapes.items():
@@ -94,7 +94,7 @@ def load_sparse(folder: Path, config: Config) -> Reloaded:
     return Reloaded(backbone, lambda index: None)
 
 
-def _bare(config: Config) -> Backbone:
+def bare(config: Config) -> Backbone:
     """The backbone in float32, or quantized as the run has it."""
     return load_backbone(
         config.model,

@@ -133,9 +133,14 @@ class Work:
         return self._write_sparse(model, combined)
 
     def _bare(self, updates: StageUpdates) -> UpdatedBackbone:
-        """The backbone without updates."""
+        """The backbone without updates: for `merged` that of `Run.model`, else the one that the export is loaded over.
+
+        They differ where the run has rounded the backbone's stored weights to 16 bits.
+        """
         names = list(dict.fromkeys(name for update in updates.trained for name in update.state))
-        return UpdatedBackbone(merged(replace(self._checkpoint, stage=0), 0), names)
+        if self._options.form == "merged":
+            return UpdatedBackbone(merged(replace(self._checkpoint, stage=0), 0), names)
+        return UpdatedBackbone(reloaded.bare(self._checkpoint.config), names)
 
     def _write_merged(self, backbone: Backbone, update: Mapping[str, Update]) -> Texts:
         """update: what is merged into the weights; empty for a method that trains the weights themselves."""
