@@ -60,7 +60,7 @@ def make_run(
     """A run in `folder`; stages: how many are finished (None: all).
 
     fewer: right answers of each task and stage than `right_answers` says.
-    unscored: the first so many tasks have no test examples. If even, the others score as in a run of theirs alone.
+    unscored: how many of the first tasks have no test examples. An even number changes no score of the other tasks.
     steps: of each stage's training; logged: of these, every how many are in the log.
     """
     taken = [steps] * len(tasks) if isinstance(steps, int) else list(steps)

@@ -41,7 +41,7 @@ def m2m100(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Callable[[b
 
 @pytest.mark.parametrize("method", ["inclora", {"name": "nlora", "weight": 1e-3, "clipped": False}])
 def test_the_steps_are_the_same_on_all_processes(m2m100: Path, tmp_path: Path, method: Any) -> None:
-    """Else they end with an error of torch, or each with an update of its own: the log is of all, the files of one."""
+    """Else torch ends them with an error at the next step."""
     train = {"epochs": 2, "batch_size": 4, "learning_rate": 5e-3}
     config = write_config(tmp_path, m2m100, method=method, train=train)
     learn_together(2, [(config, [])], tmp_path / "group", "torchrun")

@@ -64,9 +64,8 @@ class Clora(Method[CloraOptions]):
 
     def __init__(self, options: CloraOptions) -> None:
         super().__init__(options)
-        self._directions: dict[
-            str, Tensor
-        ] = {}  # the transposes of P_in and P_out by `in/<module>` and `out/<module>`
+        # The transposes of P_in and P_out, by `in/<module>` and `out/<module>`
+        self._directions: dict[str, Tensor] = {}
 
     def held_bytes(self, modules: Sequence[ModuleShape], earlier: int, device: str) -> int:
         widths = [width for m in modules for width in (m.in_features, m.out_features)]

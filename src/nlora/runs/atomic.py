@@ -69,10 +69,11 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def write_bytes(path: Path, parts: Iterable[bytes]) -> None:
     """As `write_lines`, of a file that is no text."""
-    if path.exists() and not path.is_file():  # a device or a pipe: no file may take its place
-        with disk_errors(path), path.open("wb") as stream:
-            stream.writelines(parts)
-        return
+    with disk_errors(path):
+        if path.exists() and not path.is_file():  # a device or a pipe: no file may take its place
+            with path.open("wb") as stream:
+                stream.writelines(parts)
+            return
     path = path.resolve() if path.is_symlink() else path
     # The process in the name: of two that write the same file, each publishes its own.
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
