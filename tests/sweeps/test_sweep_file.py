@@ -37,6 +37,23 @@ def test_seeds_of_a_variant_are_its_own(tmp_path: Path) -> None:
     assert check_sweep(sweep)[tmp_path / "out" / "base-seed1"].method.name == "nlora"  # the default
 
 
+def test_a_mapping_in_the_grid_leaves_the_other_keys_alone(tmp_path: Path) -> None:
+    """The base's keys of the same group stay, as with a mapping of `set` or of a variant."""
+    base = {**BASE, "train": {**BASE["train"], "batch_size": 4, "epochs": 5}}
+    grid = {"train": [{"learning_rate": 0.1}, {"learning_rate": 0.2, "epochs": 2}]}
+    file = write_sweep(tmp_path, base=base, variants=None, grid=grid, seeds=[1])
+    trains = [config.train for config in check_sweep(read_sweep(file)).values()]
+    assert [(one.learning_rate, one.epochs, one.batch_size) for one in trains] == [(0.1, 5, 4), (0.2, 2, 4)]
+
+
+def test_values_that_a_name_cannot_tell_apart_are_runs_of_their_own(tmp_path: Path) -> None:
+    data = ["a b", "a_b", "A_B", "x" * 70, "x" * 71]
+    runs = read_sweep(write_sweep(tmp_path, variants=None, grid={"data": data}, seeds=[1])).runs
+    assert [run.settings[0].value for run in runs] == data
+    assert len({run.folder.name.casefold() for run in runs}) == len(data)
+    assert runs[0].folder.name == "data=a_b-seed1"
+
+
 def test_later_places_win_and_mappings_are_merged(tmp_path: Path) -> None:
     """set, then the variant, then the grid, then the command line."""
     base = {**BASE, "method": {"name": "nlora", "penalty": "factor_l1"}, "lora": {"r": 2, "alpha": 4}}
@@ -279,11 +296,20 @@ def test_every_mistake_of_every_run_has_its_key_in_the_sweeps_file(tmp_path: Pat
         ({"grid": {"lora.r": []}}, "grid.lora.r: must be a list of values that is not empty"),
         ({"grid": {"lora.r": [4, 8, 4]}}, "grid.lora.r.2: the value 4 is here twice; leave one out"),
         ({"grid": {"lora.r": [4, 4.0]}}, "grid.lora.r.1: the value 4.0 is here twice; leave one out"),
-        ({"grid": {"method.weight": [1]}}, "grid.method.weight: a variant sets this key too"),
+        ({"grid": {"method.weight": [1]}}, "grid.method.weight: a variant sets method.weight too"),
+        (
+            {"variants": {"a": {"method": "nlora", "lora.r": 2}}, "grid": {"lora": [{"r": 4}]}},
+            "grid.lora: a variant sets lora.r too; remove it from one of the two",
+        ),
+        (
+            {"grid": {"lora": [{"r": 4, "alpha": 8}], "lora.r": [8]}},
+            "grid.lora.r: grid.lora sets lora.r too; remove it from one of the two",
+        ),
+        ({"grid": {"name": [{"x": 1}]}}, "the sweep sets 'name' of each run"),
         ({"variants": "inclora"}, "variants: must be a mapping of names to what they set"),
         ({"seeds": [-1]}, "seeds: must be a list of different whole numbers"),
         ({"seeds": []}, "seeds: must be a list"),
-        ({"grid": {"data": ["a b", "a_b"]}}, "two runs would have the name plain-data=a_b-seed1"),
+        ({"variants": {"x": "inclora", "X": "nlora"}}, "two runs would have the name X-seed1"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

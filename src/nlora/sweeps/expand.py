@@ -27,6 +27,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ from nlora.config.places import Place, SourceMap
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, Key, Problem
 from nlora.sweeps.cluster_options import RayOptions, SlurmOptions
-from nlora.sweeps.file import LoadedSweep, by_name, read_file, setting, settings
+from nlora.sweeps.file import LoadedSweep, by_name, flat, read_file, setting, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,26 +242,31 @@ class _Reader:
         axes = []
         keys = list(self.file.grid)
         short = [key.rpartition(".")[2] for key in keys]
-        set_by_variants = {one.key for variant in variants for one in variant.settings}
+        set_before = {one.key: "a variant" for variant in variants for one in variant.settings}
         for key, last in zip(keys, short, strict=True):
             at: Key = ("grid", key)
             if not self.file.grid[key]:
                 self.problems.append(self.places.problem(at, "must be a list of values that is not empty"))
-            if key in set_by_variants:
-                what = "a variant sets this key too; remove it from one of the two"
-                self.problems.append(self.places.problem(at, what))
             called = key if short.count(last) > 1 else last
-            self._check_keys([setting(key, None, self.places, at)])
             values, axis = self.file.grid[key], []
             for i, value in enumerate(values):
                 if any(_are_same(value, earlier) for earlier in values[:i]):
                     what = f"the value {shown(value)} is here twice; leave one out"
                     self.problems.append(self.places.problem((*at, i), what))
                 else:
-                    axis.append((setting(key, value, self.places, (*at, i)), _label(called, value)))
+                    label = _label(called, value)
+                    if any(label.casefold() == other.casefold() for _, other in axis):  # names cannot tell them apart
+                        label += f"-{sha256(shown(value).encode()).hexdigest()[:8]}"
+                    axis.append((list(flat(key, value, self.places, (*at, i))), label))
+            sets = dict.fromkeys([key, *(one.key for group, _ in axis for one in group)], f"grid.{key}")
+            self._check_keys([setting(one, None, self.places, at) for one in sets])
+            for one in sets.keys() & set_before:
+                what = f"{set_before[one]} sets {one} too; remove it from one of the two"
+                self.problems.append(self.places.problem(at, what))
+            set_before |= sets
             axes.append(axis)
         return [
-            (outer_first(s for s, _ in point), [label for _, label in point])
+            (outer_first(s for group, _ in point for s in group), [label for _, label in point])
             for point in itertools.product(*axes)
         ]
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from nlora.config.characters import utf8
 from nlora.config.frozen import Frozen
 from nlora.config.messages import problems_in
-from nlora.config.overrides import Override, apply, as_overrides
+from nlora.config.overrides import Override, apply, as_overrides, outer_first
 from nlora.config.paths import HomePath
 from nlora.config.places import SourceMap
 from nlora.config.schema import Config
@@ -117,11 +117,28 @@ def _of_variant(data: dict[str, Any], places: SourceMap, override: Override) -> 
 def settings(values: dict[str, Any], places: SourceMap, at: Key) -> list[Override]:
     """A mapping of a run's keys as overrides, outer keys first: `method: x` before `method.weight`.
 
-    at: the mapping's key in the file. Nested mappings become an override for each key, so that a run keeps the keys
-    they do not name; `method: {name: ...}` stays whole, because the options of one method mean nothing to another.
+    at: the mapping's key in the file.
     """
-    found = [s for key, value in values.items() for s in _flat(str(key), value, places, (*at, key))]
-    return sorted(found, key=lambda override: len(override.path))
+    return outer_first(s for key, value in values.items() for s in flat(str(key), value, places, (*at, key)))
+
+
+def flat(key: str, value: Any, places: SourceMap, at: Key) -> Iterator[Override]:
+    """The overrides of a run's dotted key by the value at `at` in the sweep's file.
+
+    A mapping becomes an override for each of its keys, so that a run keeps the keys that it does not name;
+    `method: {name: ...}` stays whole, because the options of one method mean nothing to another.
+    """
+    whole = key == "method" and isinstance(value, dict) and "name" in value
+    if (
+        isinstance(value, dict)
+        and value
+        and not whole
+        and not any({".", "="} & set(str(inner)) for inner in value)
+    ):
+        for inner, deeper in value.items():
+            yield from flat(f"{key}.{inner}", deeper, places, (*at, inner))
+    else:
+        yield setting(key, value, places, at)
 
 
 def setting(key: str, value: Any, places: SourceMap, at: Key) -> Override:
@@ -134,20 +151,6 @@ def _time_as_written(data: dict[str, Any], places: SourceMap) -> None:
     options = data.get("slurm")
     if isinstance(options, dict) and type(options.get("time")) is int:
         options["time"] = places.written.get(("slurm", "time"), str(options["time"]))
-
-
-def _flat(key: str, value: Any, places: SourceMap, at: Key) -> Iterator[Override]:
-    whole = key == "method" and isinstance(value, dict) and "name" in value
-    if (
-        isinstance(value, dict)
-        and value
-        and not whole
-        and not any({".", "="} & set(str(inner)) for inner in value)
-    ):
-        for inner, deeper in value.items():
-            yield from _flat(f"{key}.{inner}", deeper, places, (*at, inner))
-    else:
-        yield setting(key, value, places, at)
 
 
 def _document(path: Path, shown: str) -> tuple[dict[str, Any], SourceMap]:
