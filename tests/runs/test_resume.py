@@ -296,14 +296,19 @@ def test_a_signal_ends_the_step_and_saves_it(runs: Path, half: Half, differences
     assert differences(runs / "whole", half.folder) == []
 
 
-def test_the_second_signal_stops_at_once(half: Half) -> None:
+@pytest.mark.parametrize("again, saved", [(signal.SIGTERM, [4, 5]), (signal.SIGINT, [2, 4])])
+def test_ctrl_c_after_a_signal_stops_at_once(half: Half, again: signal.Signals, saved: list[int]) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), again)
 
-    with before_batch(1, twice), stopped_like_ctrl_c(), pytest.raises(KeyboardInterrupt):
-        half.events()
-    assert points(half.folder) == ["2-animals/step-2", "2-animals/step-4"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+    try:
+        with before_batch(1, twice), stopped_like_ctrl_c(), pytest.raises(KeyboardInterrupt):
+            half.events()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert points(half.folder) == [f"2-animals/step-{step}" for step in saved]
 
 
 def test_a_signal_in_the_last_step_keeps_the_trained_stage(half: Half) -> None:
@@ -340,28 +345,43 @@ def test_a_run_in_another_thread_leaves_signals_alone(half: Half) -> None:
     assert (half.folder / "report.html").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_the_first_signal_is_a_request_and_the_next_one_is_not(number: signal.Signals) -> None:
+TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    "passed_on, at_once",
+    [
+        ([INT], INT),
+        ([INT], TERM),  # a launcher's second Ctrl-C
+        ([TERM], INT),
+        ([TERM, TERM, USR1, signal.SIGHUP], INT),  # Slurm's and a launcher's, for one stop
+        ([USR1, TERM], INT),
+    ],
+)
+def test_a_stop_that_is_passed_on_is_one_request_and_ctrl_c_after_it_stops_at_once(
+    passed_on: list[signal.Signals], at_once: signal.Signals
+) -> None:
     # A shell starts what runs in its background with SIGINT ignored; a person's Ctrl-C is not.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        made = []
+    made = []
 
-        def asked_twice() -> None:
-            with stopped_like_ctrl_c(), stopped_on_request() as request:
+    def asked_again() -> None:
+        with stopped_like_ctrl_c(), stopped_on_request() as request:
+            for number in passed_on:
                 os.kill(os.getpid(), number)
                 made.append(request.is_made)
-                os.kill(os.getpid(), number)
-                made.append("not stopped by the second")
+            os.kill(os.getpid(), at_once)
+            made.append("not stopped at once")
 
-        def asked_once() -> None:
-            with stopped_like_ctrl_c(), stopped_on_request():
-                os.kill(os.getpid(), number)  # a request that nobody saw
+    def asked_once() -> None:
+        with stopped_like_ctrl_c(), stopped_on_request():
+            os.kill(os.getpid(), passed_on[0])  # a request that nobody saw
 
-        for asked in (asked_twice, asked_once):
+    try:
+        for asked in (asked_again, asked_once):
             with pytest.raises(KeyboardInterrupt):
                 asked()
-        assert made == [True]
+        assert made == [True] * len(passed_on)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)

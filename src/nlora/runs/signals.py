@@ -43,24 +43,31 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stopped_on_request() -> Iterator[StopRequest]:
-    """In this block the first signal that would stop the process is a request; the next one stops it as before.
+    """In this block the first signal that would stop the process is a request. Ctrl-C after it stops at once.
+
+    After Ctrl-C any other signal does so, too: a launcher passes a second Ctrl-C on as SIGTERM. After the others they
+    are the same request once more: whoever stops a job, as Slurm does, signals all of its processes, and each of those
+    passes it on to the ones that it started.
 
     A request that is still open at the end of the block raises KeyboardInterrupt there, in all processes that share a
     run. Foreign handlers are kept. In threads other than the main one, which cannot handle signals, no request is ever
     made.
     """
     request = StopRequest()
-    undo = contextlib.ExitStack()
+    ctrl_c, others = contextlib.ExitStack(), contextlib.ExitStack()
 
     def ask(number: int, frame: FrameType | None) -> None:
         request.is_made = True
-        undo.close()  # the next signal is handled as it was before the block
-        if number == signal.SIGINT and is_main():  # not print: the signal may have interrupted one
-            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+        ctrl_c.close()  # the next one is handled as it was before the block
+        if number == signal.SIGINT:
+            others.close()
+            if is_main():  # not print: the signal may have interrupted one
+                os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
     own = (signal.SIG_DFL, signal.default_int_handler, _interrupt)
-    with undo:
-        undo.enter_context(_handled(("SIGINT", *_STOPPING), ask, instead_of=own))
+    with ctrl_c, others:
+        ctrl_c.enter_context(_handled(("SIGINT",), ask, instead_of=own))
+        others.enter_context(_handled(_STOPPING, ask, instead_of=own))
         yield request
     if any(largest(request.is_made)):
         stop_together()
