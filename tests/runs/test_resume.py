@@ -296,7 +296,7 @@ def test_a_signal_ends_the_step_and_saves_it(runs: Path, half: Half, differences
     assert differences(runs / "whole", half.folder) == []
 
 
-@pytest.mark.parametrize("again, saved", [(signal.SIGTERM, [4, 5]), (signal.SIGINT, [2, 4])])
+@pytest.mark.parametrize(("again", "saved"), [(signal.SIGTERM, [4, 5]), (signal.SIGINT, [2, 4])])
 def test_ctrl_c_after_a_signal_stops_at_once(half: Half, again: signal.Signals, saved: list[int]) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -349,7 +349,7 @@ TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 
 
 @pytest.mark.parametrize(
-    "passed_on, at_once",
+    ("passed_on", "at_once"),
     [
         ([INT], INT),
         ([INT], TERM),  # a launcher's second Ctrl-C

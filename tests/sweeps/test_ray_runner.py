@@ -21,6 +21,7 @@ from nlora.runs.layout import RUN_FILE
 from nlora.runs.lock import LOCK_FILE, is_held
 from nlora.sweeps import ray_runner
 from nlora.sweeps.cluster_options import RayOptions
+from nlora.sweeps.node import environment
 from nlora.sweeps.processes import Job
 from nlora.sweeps.ray_runner import RayRunner, connected, reason
 from nlora.sweeps.runners import Event, Events, Found, Lost, Outcome
@@ -200,6 +201,38 @@ def test_a_run_that_never_fits_is_refused(ray: Any, tmp_path: Path) -> None:
     ]
     with pytest.raises(InputErrors, match="--jobs: is for runner: local"):
         command.sweep(file, jobs=2)
+
+
+def test_parts_of_several_gpus_are_refused(ray: Any) -> None:
+    for options, processes, need in ((RayOptions(gpus=1.5), 1, "1.5"), (RayOptions(gpus=0.75), 2, "1.5")):
+        with pytest.raises(
+            InputErrors, match=rf"ray\.gpus: a run needs {need} GPUs; Ray gives a run a part of one"
+        ):
+            RayRunner(options, processes)
+
+
+def test_a_ray_that_takes_too_long_to_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(InputErrors, match=r"runner: no connection to Ray: The current node timed out"):
+        connected(None)
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, "8"), ({"OMP_NUM_THREADS": "1"}, "1")])
+def test_the_threads_of_a_submitted_driver_are_not_those_of_its_runs(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], threads: str
+) -> None:
+    """`ray job submit` starts the sweep in an actor without cores, for which Ray sets one thread."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"env_vars": given}}))
+    variables = ray_runner._variables()
+    assert {**variables, **environment(8, 1, variables)}["OMP_NUM_THREADS"] == threads
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    assert environment(8, 1, ray_runner._variables()) == {}
 
 
 def test_without_ray_the_command_that_installs_it_is_named(

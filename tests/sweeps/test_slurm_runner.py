@@ -128,6 +128,30 @@ def test_the_jobs_are_an_array_with_the_options_of_the_file(
     }
 
 
+def test_a_job_has_the_name_that_it_is_given_and_runs_beside_as_many_others_as_slurm_allows(
+    slurm: Callable[..., Path], tmp_path: Path
+) -> None:
+    tools = slurm(sbatch="cat $1 > $(dirname $0)/given; echo Submitted batch job 9", sacct="exit 1")
+    options = SlurmOptions.model_validate({"sbatch": {"job-name": "mine"}})
+    SlurmRunner(options, tmp_path / "slurm")._submitted([job(str(i), tmp_path, "ls") for i in range(300)])
+    script = (tools / "given").read_text()
+    assert re.findall(r"^#SBATCH --job-name=(.*)$", script, re.MULTILINE) == ["mine"]
+    assert "--array=0-299%300" in script
+
+
+def test_another_sweep_of_the_folder_has_other_files(slurm: Callable[..., Path], tmp_path: Path) -> None:
+    """What an older job notes of its starts is not what the newer sweep's runs found."""
+    slurm(sbatch="echo Submitted batch job 9", sacct="exit 1")
+    jobs = [job("a", tmp_path, "ls")]
+    one, other = (
+        next(iter(SlurmRunner(SlurmOptions(), tmp_path / "slurm")._submitted(jobs).values()))
+        for _ in range(2)
+    )
+    one.starts.write_text("elsewhere n2\n")
+    assert [found.node for found in one.found()] == ["n2"]
+    assert other.found() == []
+
+
 def test_stopping_cancels_what_is_left(slurm: Callable[..., Path], tmp_path: Path) -> None:
     waiting = "echo 'JobID|State|NodeList\n8_[0-1]|PENDING|'"
     tools = slurm(sbatch="echo Submitted batch job 8", sacct=waiting)
@@ -191,6 +215,7 @@ def test_times_are_read_as_slurm_reads_them(tmp_path: Path, written: str, minute
     [
         ({"time": "soon"}, "slurm.time: must be minutes, or a text such as 4:00:00"),
         ({"memory": "16 Q"}, "slurm.memory: must be a number of bytes or a text such as 16G, not '16 Q'"),
+        ({"memory": 32000}, "slurm.memory: 32000 is only 32,000 bytes; write a text such as 16G"),
         ({"sbatch": {"--partition": "x"}}, "slurm.sbatch: give 'partition' as slurm: {partition: ...}"),
         ({"sbatch": {"array": "1-3"}}, "slurm.sbatch: 'array' is set by the sweep itself; remove it"),
         ({"gpu": 1}, "slurm.gpu: unknown key; did you mean 'gpus'?"),

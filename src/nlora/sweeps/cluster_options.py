@@ -27,6 +27,8 @@ _KEY_OF_OPTION = {
     "mem": "memory",
 }
 """Options of sbatch that have a key of their own."""
+_SMALLEST_MEMORY = 2**20
+"""Slurm counts in megabytes, and takes 0 as all the memory of a node."""
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 
 
@@ -34,9 +36,12 @@ def _bytes(value: Any) -> Any:
     if value is None:
         return None
     try:
-        return int(TypeAdapter(ByteSize).validate_python(value))
+        found = int(TypeAdapter(ByteSize).validate_python(value))
     except ValidationError as error:
         raise ValueError(f"must be a number of bytes or a text such as 16G, not {value!r}") from error
+    if found < _SMALLEST_MEMORY:
+        raise ValueError(f"{value} is only {found:,} bytes; write a text such as 16G")
+    return found
 
 
 def _minutes(value: Any) -> Any:

@@ -240,22 +240,22 @@ class _Reader:
     def _grid_points(self, variants: Sequence[_Variant]) -> list[tuple[list[Override], list[str]]]:
         """Every combination of the grid's values: its overrides, and their part of the run's name."""
         axes = []
-        keys = list(self.file.grid)
-        short = [key.rpartition(".")[2] for key in keys]
+        short = [key.rpartition(".")[2] for key in self.file.grid]
         set_before = {one.key: "a variant" for variant in variants for one in variant.settings}
-        for key, last in zip(keys, short, strict=True):
+        for (key, values), last in zip(self.file.grid.items(), short, strict=True):
             at: Key = ("grid", key)
-            if not self.file.grid[key]:
+            if not values:
                 self.problems.append(self.places.problem(at, "must be a list of values that is not empty"))
-            called = key if short.count(last) > 1 else last
-            values, axis = self.file.grid[key], []
+            axis: list[tuple[list[Override], str]] = []
             for i, value in enumerate(values):
                 if any(_are_same(value, earlier) for earlier in values[:i]):
                     what = f"the value {shown(value)} is here twice; leave one out"
                     self.problems.append(self.places.problem((*at, i), what))
                 else:
-                    label = _label(called, value)
-                    if any(label.casefold() == other.casefold() for _, other in axis):  # names cannot tell them apart
+                    label = _label(key if short.count(last) > 1 else last, value)
+                    if any(
+                        label.casefold() == other.casefold() for _, other in axis
+                    ):  # names cannot tell them apart
                         label += f"-{sha256(shown(value).encode()).hexdigest()[:8]}"
                     axis.append((list(flat(key, value, self.places, (*at, i))), label))
             sets = dict.fromkeys([key, *(one.key for group, _ in axis for one in group)], f"grid.{key}")

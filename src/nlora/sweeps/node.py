@@ -18,9 +18,9 @@ PATIENCE_SECONDS = 120.0
 _POLL_SECONDS = 0.5
 
 
-def environment(cpus: float, gpus: float) -> dict[str, str]:
-    """The environment variables that give a run a thread for each core, unless the user set that, and its GPUs."""
-    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, int(cpus)))}
+def environment(cpus: float, gpus: float, given: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that give a run its GPUs, and a thread for each core unless `given` says otherwise."""
+    threads = {} if "OMP_NUM_THREADS" in given else {"OMP_NUM_THREADS": str(max(1, int(cpus)))}
     # Neither Ray nor Slurm hides the GPUs of a node from a run that asks for none.
     return threads if gpus else {**threads, "CUDA_VISIBLE_DEVICES": ""}
 

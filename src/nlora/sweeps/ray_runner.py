@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import re
 import signal
@@ -46,6 +47,9 @@ class RayRunner:
         gpus = options.gpus if options.gpus is not None else float(there.get("GPU", 0) > 0)
         self._options = options
         self._cpus, self._gpus = processes * options.cpus, processes * gpus
+        if self._gpus > 1 and self._gpus % 1:
+            what = f"a run needs {self._gpus:g} GPUs; Ray gives a run a part of one, or whole ones"
+            raise InputErrors([Problem.at(("ray", "gpus"), what)])
         if options.address is None and "RAY_ADDRESS" not in os.environ:  # no node will join this machine
             _check_fits({"gpus": ("GPU", self._gpus), "cpus": ("CPU", self._cpus)}, there)
 
@@ -89,7 +93,8 @@ class RayRunner:
 
     def _submitted(self, job: Job, patience: float = 0.0) -> Any:
         options = self._options
-        path = os.environ.get("PYTHONPATH")  # a worker imports nlora, too
+        variables = _variables()
+        path = variables.get("PYTHONPATH")  # a worker imports nlora, too
         task = self._ray.remote(
             num_returns="streaming",
             max_retries=0,  # `events` tries again, and says so
@@ -98,8 +103,7 @@ class RayRunner:
             memory=options.memory,
             runtime_env={"env_vars": {"PYTHONPATH": path}} if path else None,
         )(events_on_worker)
-        traveling = {k: v for k, v in os.environ.items() if k.startswith(_TRAVELING) or k == "PYTHONPATH"}
-        variables = {**traveling, **environment(options.cpus, self._gpus)}
+        variables |= environment(options.cpus, self._gpus, variables)
         return task.remote(job, str(Path.cwd()), variables, patience)
 
 
@@ -110,6 +114,16 @@ def events_on_worker(
     # Ray cancels by SIGINT, which a shell lets a sweep in the background ignore, and with it the workers it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield from events_on_node(job, folder, environment, patience)
+
+
+def _variables() -> dict[str, str]:
+    """The environment variables that travel from this machine to the runs."""
+    found = {k: v for k, v in os.environ.items() if k.startswith(_TRAVELING) or k == "PYTHONPATH"}
+    if job := os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # a command of `ray job submit`
+        given = json.loads(job).get("runtime_env", {}).get("env_vars", {})
+        if "OMP_NUM_THREADS" not in given:  # Ray itself sets it to 1 there
+            found.pop("OMP_NUM_THREADS", None)
+    return found
 
 
 def connected(address: str | None, **local: Any) -> Any:
@@ -127,7 +141,7 @@ def connected(address: str | None, **local: Any) -> Any:
     try:
         with _kept_handler():
             ray.init(address=given, log_to_driver=False, logging_level="ERROR", **local)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises one without a type if it takes long to start
         where = f"the Ray cluster '{given}'" if given else "Ray"
         raise InputErrors([Problem.at(at, f"no connection to {where}: {reason(error)}")]) from error
     return ray

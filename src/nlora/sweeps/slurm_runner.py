@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import os
 import re
+import secrets
 import shutil
 import signal
 import threading
@@ -38,6 +40,8 @@ _HOLD_SECONDS = 300.0
 """How long a task whose run was stopped from outside waits for Slurm to end it, too."""
 _STOPPED = (130, -signal.SIGTERM)
 _POLL_SECONDS = 5.0
+_NO_LIMIT = 10**6
+"""More jobs than an array can have. submitit would take 256 without a number."""
 
 
 class SlurmRunner:
@@ -100,11 +104,12 @@ class SlurmRunner:
         if not jobs:
             return {}
         make_logs(jobs)
-        variables = environment(self._options.cpus, self._options.gpus)
-        starts = {job: self._folder / f"{job.name}.starts" for job in jobs}
-        for path in starts.values():
-            path.unlink(missing_ok=True)
-        tasks = [SlurmTask(job, str(Path.cwd()), variables, starts[job]) for job in jobs]
+        variables = environment(self._options.cpus, self._options.gpus, os.environ)
+        own = secrets.token_hex(4)  # jobs of an earlier sweep of this folder may still be there
+        tasks = [
+            SlurmTask(job, str(Path.cwd()), variables, self._folder / f"{job.name}.{own}.starts")
+            for job in jobs
+        ]
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch said, too
                 return dict(zip(self._executor.submit_array(tasks), tasks, strict=True))
@@ -164,20 +169,21 @@ class SlurmTask:
 def parameters(options: SlurmOptions, processes: int = 1) -> dict[str, Any]:
     """The options of a run of several processes as submitit's `AutoExecutor.update_parameters` takes them."""
     cpus = processes * options.cpus
+    others = {key: value for key, value in options.sbatch.items() if value is not False}
     return {
-        "name": "nlora",
+        "name": str(others.pop("job-name", "nlora")),
         "timeout_min": options.time,
         "gpus_per_node": processes * options.gpus,
         "cpus_per_task": cpus,
         "mem_gb": None if options.memory is None else options.memory / 2**30,
         "slurm_partition": options.partition,
-        "slurm_array_parallelism": options.array,
+        "slurm_array_parallelism": options.array or _NO_LIMIT,
         "slurm_signal_delay_s": WARNING_SECONDS,
         # Since Slurm 22.05, srun no longer takes this over from sbatch.
         "slurm_srun_args": [f"--cpus-per-task={cpus}"],
         "slurm_additional_parameters": {
             "requeue" if options.requeue else "no-requeue": True,
-            **{key: value for key, value in options.sbatch.items() if value is not False},
+            **others,
         },
     }
 
