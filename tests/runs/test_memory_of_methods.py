@@ -42,37 +42,38 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
         yield from tensors_in(list(vars(value).values()))
 
 
-def methods() -> list[Any]:
+def held() -> int:
+    """The bytes of the tensors that methods hold, those aside that Python has frozen."""
     gc.collect()
-    return [o for o in gc.get_objects() if issubclass(type(o), Method)]
-
-
-def held_by(objects: list[Any]) -> int:
-    """The bytes of the tensors that they hold."""
-    storages = [t.untyped_storage() for t in tensors_in(objects)]
+    methods = [o for o in gc.get_objects() if issubclass(type(o), Method)]
+    storages = [t.untyped_storage() for t in tensors_in(methods)]
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 
+@pytest.fixture(autouse=True)
+def _only_what_the_test_makes() -> Iterator[None]:
+    """What was there before is left out; a search through all of it would take most of a test's time, too."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Measured(Progress):
-    """Measures all methods that are alive, but for those that were before it was made."""
+    """Measures all methods that are alive."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._others = methods()
         self.trained: list[int] = []
         self.done: list[int] = []
 
-    def _now(self) -> int:
-        others = {id(o) for o in self._others}
-        return held_by([o for o in methods() if id(o) not in others])
-
     def scoring(self, stage: int, task: str, examples: int) -> Any:
         if len(self.trained) < stage:  # its first scoring: nothing has been answered yet
-            self.trained.append(self._now())
+            self.trained.append(held())
         return super().scoring(stage, task, examples)
 
     def stage_done(self, stage: int, task: str, scores: Any) -> None:
-        self.done.append(self._now())
+        self.done.append(held())
 
 
 def run_of(folder: Path, model: Path, method: dict[str, Any], **changes: Any) -> Measured:

@@ -91,7 +91,7 @@ def render_interference(found: Interference) -> str:
         schema=1, status="complete", name=f"{len(names)} adapters", method="", model="", seed=0, tasks=names,
         R=(nothing,) * len(names),
     )  # fmt: skip
-    run = RunFiles(Path(), summary.name, 0, summary, None, {}, None, (), found)
+    run = RunFiles(Path(), summary.name, 0, summary, None, Path(), {}, None, (), found)
     facts = [
         ("Adapters", ", ".join(names)),
         ("Compared over", f"{len(found.modules)} modules"),

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nlora.config import base_folder
 from nlora.config.schema import Config
 from nlora.errors import InputErrors, RunError, unusable
 from nlora.runs.interference_file import Interference, read_interference
@@ -58,7 +59,7 @@ class RunFiles:
 
     label: the run's name on the page, unique there.
     order: its index among the runs of the page, which gives its color.
-    config: None if it is from a version of nlora with other keys.
+    config: None if it is from a version of nlora with other keys. base_folder: where its relative paths are looked up.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class RunFiles:
     order: int
     summary: Summary
     config: Config | None
+    base_folder: Path
     versions: dict[str, str]
     created: str | None
     stages: tuple[StageFiles, ...]
@@ -116,6 +118,7 @@ def load_run(folder: Path) -> RunFiles:
         order=0,
         summary=summary,
         config=_config(record.get("config")),
+        base_folder=base_folder.read(record, folder),
         versions={str(name): str(value) for name, value in record.get("versions", summary.versions).items()},
         created=None if record.get("created") is None else str(record["created"]),
         stages=tuple(_stages(folder, summary)),

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nlora.config.base_folder import read
 from nlora.config.outside_code import is_python_file
 from nlora.config.overrides import Override
 from nlora.config.places import Place
@@ -16,7 +15,6 @@ from nlora.report import formatting
 from nlora.report.charts.axes import number
 from nlora.report.run_files import RunFiles
 from nlora.runs.layout import RUN_FILE
-from nlora.runs.run_yaml import read_run_file
 
 if TYPE_CHECKING:
     from nlora.methods.base import Method
@@ -111,8 +109,7 @@ def method_of(run: RunFiles) -> Method | None:
     if run.config is None or is_python_file(run.config.method.name):
         return None
     try:
-        base_folder = read(read_run_file(run.folder), run.folder)
-        return build(run.config.method.name, run.config.method.options, base_folder=base_folder)
+        return build(run.config.method.name, run.config.method.options, base_folder=run.base_folder)
     except InputErrors:
         return None
 
