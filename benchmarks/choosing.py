@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from choosing_runs import Run, Runs, read_runs, write_runs
+from choosing_runs import Run, Runs, read_runs, same_examples, write_runs
 from nlora.errors import RunError
 from nlora.report.formatting import change, score
 from nlora.runs.layout import OUTPUTS
@@ -112,10 +112,13 @@ def described(values: Sequence[float | None]) -> str:
 
 
 def kept(runs: Mapping[int, Run], others: Mapping[int, Run]) -> str:
-    """How much higher the backward transfer is than that of the others, with the seeds that both have."""
+    """How much higher the backward transfer is than that of the others, with the seeds that both have.
+
+    `-` where a pair was not scored on the same test examples, or the seeds have other earlier tasks.
+    """
     pairs = [(runs[seed].changes, others[seed].changes) for seed in sorted(runs.keys() & others.keys())]
-    known = [(mine, theirs) for mine, theirs in pairs if mine is not None and theirs is not None]
-    if not known or len(known) < len(pairs):
+    known = [(mine, theirs) for mine, theirs in pairs if mine and theirs and same_examples(mine, theirs)]
+    if len(known) < len(pairs) or len({frozenset(mine) for mine, _ in known}) != 1:
         return "-"
     gains = [_average(mine) - _average(theirs) for mine, theirs in known]
     interval = bootstrap(known)

@@ -66,6 +66,13 @@ class Run:
         } or None
 
 
+def same_examples(one: Scores, other: Scores) -> bool:
+    """Whether both have scores of the same tasks, and of the same test examples of each."""
+    return {task: scores.keys() for task, scores in one.items()} == {
+        task: scores.keys() for task, scores in other.items()
+    }
+
+
 def read_runs(path: Path) -> Runs:
     """Of a sweep's folder, or of a file. Raises RunError if there is none."""
     if path.is_file():
@@ -117,7 +124,8 @@ def _scores(folder: Path, summary: Summary, stage: int, tasks: tuple[str, ...]) 
 def write_runs(runs: Runs, path: Path) -> None:
     """The file: the examples of each task and seed once, then a line for each run.
 
-    Raises RunError for other metrics than exact match: the file has 0 or 1 for each answer.
+    Raises RunError for other metrics than exact match, since the file has 0 or 1 for each answer, and for runs of one
+    seed that were scored on different test examples. Nothing is written then.
     """
     for name, of_name in runs.items():
         for run in of_name.values():
@@ -138,8 +146,8 @@ def write_runs(runs: Runs, path: Path) -> None:
                     "summary": run.summary.model_dump(
                         mode="json", by_alias=True, include=KEPT, exclude_defaults=True
                     ),
-                    "last": _as_digits(run.last, known, seed),
-                    "learned": _as_digits(run.learned, known, seed),
+                    "last": _as_digits(run, run.last, known),
+                    "learned": _as_digits(run, run.learned, known),
                     "update": run.update,
                     "collisions": run.collisions,
                 }
@@ -147,7 +155,13 @@ def write_runs(runs: Runs, path: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def _as_digits(scores: Scores, known: Mapping[tuple[str, int], list[str]], seed: int) -> dict[str, str]:
+def _as_digits(run: Run, scores: Scores, known: Mapping[tuple[str, int], list[str]]) -> dict[str, str]:
+    seed = run.summary.seed
+    if not same_examples(scores, {task: dict.fromkeys(known[task, seed], 0.0) for task in scores}):
+        raise RunError(
+            f"{run.summary.name}: scored on other test examples than other runs of seed {seed}; "
+            "give --keep runs with the same ones"
+        )
     return {
         task: "".join(f"{of_task[key]:.0f}" for key in known[task, seed]) for task, of_task in scores.items()
     }

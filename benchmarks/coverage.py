@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from choosing_runs import Run, Runs, read_runs
+from choosing_runs import Run, Runs, read_runs, same_examples
 from nlora.errors import RunError
 from nlora.runs.paired_bootstrap import Scores, bootstrap
 
@@ -58,18 +58,22 @@ def run(hard: NDArray[np.float64], spread: float, name: str, draw: np.random.Gen
 
 
 def spread_of(runs: Runs) -> float:
-    """Of the runs of a sweep, over all methods. Raises RunError if none has three seeds."""
-    reference = runs["inclora"]
+    """Of the runs of a sweep, over all methods. Raises RunError if none has three seeds.
+
+    Of `inclora`'s seeds, a method has those that were scored on the same test examples.
+    """
+    reference = runs.get("inclora", {})
     excess, freedom = 0.0, 0
     for name, of_name in runs.items():
-        pairs = [(of_name[seed], reference[seed]) for seed in of_name.keys() & reference.keys()]
+        both = [(of_name[seed], reference[seed]) for seed in of_name.keys() & reference.keys()]
+        pairs = [(one, other) for one, other in both if one.last and same_examples(one.last, other.last)]
         if name != "inclora" and len(pairs) > 2:
             gains = [one.accuracy - other.accuracy for one, other in pairs]
             by_examples = statistics.mean(variance_by_examples(*pair) for pair in pairs)
             excess += (len(pairs) - 1) * (statistics.variance(gains) - by_examples)
             freedom += len(pairs) - 1
     if not freedom:
-        raise RunError("no method has three seeds of the reference's")
+        raise RunError("no method has three seeds of inclora's, scored on the same test examples")
     return math.sqrt(max(excess, 0.0) / freedom / 2)
 
 
