@@ -22,6 +22,7 @@ the weights and in them rounds differently, as do batches of another width, so a
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ from measure import Spread
 from nlora.config.schema import EvaluateOptions, LoraOptions
 from nlora.config.train_options import TrainOptions
 from nlora.data.collate import IGNORED
+from nlora.data.digest import text_digest
 from nlora.data.task import Task, TokenizedExample
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.evaluation.evaluator import Evaluator
@@ -69,12 +71,17 @@ Contestant = Callable[[int], Turn]
 def trained(
     backbone: Backbone, encoder: ExampleTokenizer, task: Task, options: argparse.Namespace
 ) -> AdapterState:
-    """The task's update, from the folder or trained now; the backbone stays as it was."""
-    name = f"{Path(options.model).name}-{task.name}-{options.train_examples}"
+    """The task's update, from the folder or trained now; the backbone stays as it was.
+
+    Its folder's name tells apart all that it depends on: the model and its dtype, the epochs, the examples.
+    """
+    examples = encoder.encode(task, task.train[: options.train_examples])
+    rows = [[list(e.prompt_ids), list(e.answer_ids)] for e in examples]
+    digest = text_digest([options.model, json.dumps(rows)])[:8]
+    name = f"{Path(options.model).name}-{options.dtype}-{task.name}-{len(rows)}-{options.epochs:g}-{digest}"
     folder = Path(options.folder) / name
     if not folder.is_dir():
         print(f"training {name}", file=sys.stderr, flush=True)
-        examples = encoder.encode(task, task.train[: options.train_examples])
         model: Any = backbone.model
         adapter = LoraAdapter.attach(model, LORA, seed=SEED)
         plan = TrainOptions(epochs=options.epochs, batch_size=8, learning_rate=1e-3)
