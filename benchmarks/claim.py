@@ -5,8 +5,9 @@
     python benchmarks/claim.py FILE --draw docs/images/claim.png           # the picture (needs matplotlib)
 
 A method counts if it is one model of adapters that keeps no old data: what replay or a router keeps has nothing to do
-with how updates meet. A point is a method, the mean over its seeds. Intervals: a bootstrap over methods. `size` is the
-logarithm of the norm of a task's update, so that halving it counts the same everywhere.
+with how updates meet. A point is a method, the mean over its seeds; in the last column, a run less its method's mean.
+Intervals: a bootstrap over methods. `size` is the logarithm of the norm of a task's update, so that halving it counts
+the same everywhere.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from choosing import GRID, REFERENCE
 from choosing_runs import Run, read_runs
@@ -28,7 +30,7 @@ from nlora.errors import RunError
 
 ROUNDS = 9999
 FEWEST = 5
-"""Points that a correlation needs."""
+"""Methods that a correlation needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +69,38 @@ def partial(x: Floats, y: Floats, z: Floats) -> Floats:
     return made
 
 
+def drawn(count: int) -> NDArray[np.int64]:
+    """The numbers of the methods that a bootstrap draws, (ROUNDS, count)."""
+    return np.random.default_rng(0).integers(count, size=(ROUNDS, count))
+
+
 def shown(x: Floats, y: Floats, z: Floats | None = None) -> str:
-    """The correlation, without what z explains, and its interval."""
+    """The correlation over methods, without what z explains, and its interval."""
     if len(x) < FEWEST:
         return "-"
-    drawn = np.random.default_rng(0).integers(len(x), size=(ROUNDS, len(x)))
+    which = drawn(len(x))
     if z is None:
-        r, draws = pearson(x, y), pearson(x[drawn], y[drawn])
-    else:
-        r, draws = partial(x, y, z), partial(x[drawn], y[drawn], z[drawn])
+        return told(pearson(x, y), pearson(x[which], y[which]))
+    return told(partial(x, y, z), partial(x[which], y[which], z[which]))
+
+
+def shown_between_seeds(of_methods: Sequence[Sequence[Point]]) -> str:
+    """The correlation of collisions and forgetting over the runs, less their method's mean, and its interval.
+
+    Whole methods are drawn: the deviations of one method's runs add up to 0, so they are no independent points.
+    """
+    points = [
+        np.array([[p.collisions - mean.collisions, p.forgotten - mean.forgotten] for p in runs])
+        for runs, mean in ((runs, mean_of(runs)) for runs in of_methods if len(runs) > 1)
+    ]
+    if len(points) < FEWEST:
+        return "-"
+    draws = [pearson(*np.concatenate([points[i] for i in which]).T) for which in drawn(len(points))]
+    return told(pearson(*np.concatenate(points).T), np.array(draws))
+
+
+def told(r: Floats, draws: Floats) -> str:
+    """A correlation with the middle 95 % of what was drawn."""
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     return f"{r:+.2f} ({low:+.2f} to {high:+.2f})"
 
@@ -86,13 +111,6 @@ def row(what: str, of_methods: Sequence[Sequence[Point]]) -> str:
     collisions = np.array([p.collisions for p in means])
     size = np.array([math.log(p.size) for p in means])
     forgotten = np.array([p.forgotten for p in means])
-    several = [
-        (p, mean) for points, mean in zip(of_methods, means, strict=True) for p in points if len(points) > 1
-    ]
-    of_seeds = [
-        np.array([getattr(p, key) - getattr(mean, key) for p, mean in several])
-        for key in ("collisions", "forgotten")
-    ]
     cells = [
         what,
         str(len(means)),
@@ -100,7 +118,7 @@ def row(what: str, of_methods: Sequence[Sequence[Point]]) -> str:
         shown(size, forgotten),
         shown(collisions, forgotten, size),
         shown(size, forgotten, collisions),
-        shown(*of_seeds),
+        shown_between_seeds(of_methods),
     ]
     return "| " + " | ".join(cells) + " |"
 

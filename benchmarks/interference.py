@@ -103,8 +103,10 @@ def main() -> None:
     print("| --- " * 11 + "|")
     for name, group in runs.items():
         print(f"| {' | '.join(row(name, group))} |")
-    # Told the task, a model uses one update only: the updates of such a run cannot interfere.
-    sequences = [run for group in runs.values() for run in group if run[0].method != "pertask"]
+    # A model that is told the task, or guesses it, uses one update only: such a run's updates cannot interfere.
+    sequences = [
+        run for group in runs.values() for run in group if run[0].method != "pertask" and run[0].serve is None
+    ]
     drops = [drop for _, _, common in sequences if common.forgetting for drop in common.forgetting.pairs]
     lost = [drop.drop for drop in drops]
     cost = "against the points that a stage cost an earlier task, over all pairs of all runs"

@@ -77,6 +77,14 @@ def test_size_that_explains_everything_leaves_nothing_to_collisions(claim: Any) 
     assert claim.shown(size[:4], lost[:4]) == "-"
 
 
+def test_runs_of_a_method_are_no_independent_points(claim: Any) -> None:
+    """Each run counted twice is nothing new: neither a correlation nor its interval changes."""
+    (of_methods,) = claim.by_length(claim.read_runs(RUNS)).values()
+    assert claim.row("all", of_methods) == claim.row("all", [points * 2 for points in of_methods])
+    last = claim.row("all", of_methods[: claim.FEWEST - 1]).split("|")[-2]
+    assert last.strip() == "-"
+
+
 def test_lengths_of_training_are_told_apart_and_drawn(claim: Any, tmp_path: Path) -> None:
     found = claim.by_length(claim.read_runs(FOLDER / "results" / "choosing_claim.jsonl"))
     assert list(found) == sorted(found, key=int)
