@@ -16,66 +16,24 @@ How a difference and its interval are computed: `nlora.runs.paired_bootstrap`.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from choosing_names import WORDS
 from choosing_runs import Run, Runs, read_runs, same_examples, write_runs
 from nlora.errors import RunError
 from nlora.report.formatting import change, score
 from nlora.runs.layout import OUTPUTS
 from nlora.runs.paired_bootstrap import Scores, bootstrap, difference
 from nlora.runs.summary import Summary, read_summary
+from one_line import one_line_errors
 
 REFERENCE = "inclora"
 GRID = "-epochs="
 """In the name of a run, the number of epochs follows this."""
-WORDS = {
-    "inclora": "no protection",
-    "seqlora": "one adapter trained on",
-    "disjoint": "no collisions at all",
-    "nlora": "default weight, 3e-5",
-    "nlora_auto": "`weight: auto`",
-    "nlora_auto_score": "`weight: auto`, `by: score`",
-    "nlora_auto_1se": "the same without `max_drop`",
-    "olora": "default weight, 0.5",
-    "ewc": "default weight, 1,000",
-    "replay": "32 examples of each earlier task",
-    "replay_hardest": "32 hardest examples of each earlier task",
-    "replay_half": "half of every batch",
-    "mtl": "all tasks at once",
-    "pertask_routed": "the task guessed from the prompt",
-    "pertask_routed_text": "the task guessed from the text",
-    "ewc_tuned": "weight 10,000, as tuned",
-    "inflora_tuned": "threshold 0.995, as tuned",
-    "lwf_tuned": "default weight, 0.3, as tuned",
-    "nlora_tuned": "weight 1e-4, as tuned",
-    "nlora_replay": "weight 1e-4, and 32 examples of each earlier task",
-    "nlora_l2": "L2 penalty, weight 0.03, as tuned",
-    "nlora_decoupled": "`apply: decoupled`, weight 1e-3, as tuned",
-    "olora_tuned": "weight 0.02, as tuned",
-    "clora_tuned": "512 directions, weight 0.01, as tuned",
-    "oplora_tuned": "share 0.05, as tuned",
-    "gorp_tuned": "low-rank part, threshold 0.5, as tuned",
-    "nlora_unclipped": "`clipped: false`, weight 1e-5, as tuned",
-    "nlora_growing": "`growth: 1`, weight 3e-4, as tuned",
-    "ella_tuned": "weight 50,000, as tuned",
-    "lori_rows_tuned": "rows, share 0.6, as tuned",
-    "seqft_tuned": "all weights trained on, learning rate 3e-4, as tuned",
-    "seqft_float32": "all weights trained on, in float32, learning rate 1e-4, as tuned",
-    "seqft_replay": "all weights, and 32 examples of each earlier task",
-    "osf_tuned": "learning rate 3e-4, as tuned",
-    "progprompt_tuned": "learning rate 0.03, as tuned",
-    "l2p_tuned": "learning rate 0.1, as tuned",
-    "inclora_lr": "no protection, learning rate 1e-3, as tuned",
-    "replay_lr": "32 examples of each earlier task, learning rate 1e-3",
-    "inclora_rescaled": "updates times 0.9, as tuned",
-    **{f"nlora-{weight}": "L1 penalty" for weight in ("1.0e-5", "3.0e-5", "1.0e-4", "3.0e-4")},
-    **{f"nlora_l2-{weight}": "L2 penalty" for weight in ("0.003", "0.01", "0.03", "0.1")},
-    **{f"inclora_rescaled-{factor}": f"updates times {factor}" for factor in (0.9, 0.8, 0.65, 0.5, 0.35)},
-}
-"""What is behind a name, where it does not say so itself."""
 
 
 def of_seeds(runs: Runs, seeds: Sequence[int]) -> Runs:
@@ -175,7 +133,12 @@ def print_table(runs: Runs, base: str = REFERENCE, only: Sequence[str] = ()) -> 
 
 
 def print_routing(runs: Runs) -> None:
-    """For each method that guesses tasks, the share of test texts whose task was guessed rightly; mean over seeds."""
+    """For each method that guesses tasks, the share of test texts whose task was guessed rightly; mean over seeds.
+
+    Raises RunError if there is none.
+    """
+    if not any(run.summary.routing for of_name in runs.values() for run in of_name.values()):
+        raise RunError("--routing: no run guesses its tasks")
     print("| method | seeds | guessed rightly, % | task by task |")
     print("| --- | --- | --- | --- |")
     for name, of_name in runs.items():
@@ -192,30 +155,48 @@ def print_routing(runs: Runs) -> None:
 
 
 def print_choices(runs: Runs) -> None:
-    """For each method, the average accuracy with each value, and the value that won."""
+    """For each method, the average accuracy with each value, and the value that won.
+
+    Raises RunError if no method has several values, or one of them is no number.
+    """
     methods: dict[str, dict[str, float]] = defaultdict(dict)
     for name, of_name in runs.items():
         method, _, value = name.partition("-")
         methods[method][value] = statistics.mean(run.accuracy for run in of_name.values())
+    methods = {method: scores for method, scores in sorted(methods.items()) if len(scores) > 1}
+    if not methods or not all(_is_number(value) for scores in methods.values() for value in scores):
+        raise RunError(
+            "--choose: needs runs called METHOD-VALUE, as nlora-1.0e-4, with several values of a method"
+        )
     print("| method | average accuracy with each value | chosen |")
     print("| --- | --- | --- |")
-    for method, scores in sorted(methods.items()):
-        if len(scores) > 1:
-            values = sorted(scores, key=float)
-            tried = ", ".join(f"{value}: {scores[value]:.1f}" for value in values)
-            print(f"| `{method}` | {tried} | {max(values, key=scores.__getitem__)} |")
+    for method, scores in methods.items():
+        values = sorted(scores, key=float)
+        tried = ", ".join(f"{value}: {scores[value]:.1f}" for value in values)
+        print(f"| `{method}` | {tried} | {max(values, key=scores.__getitem__)} |")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def print_costs(folder: Path) -> None:
     """What each method's last task cost beside that of no protection, means over seeds.
 
     with preparing: also what a method does before and after training. files: the weights that are kept of it.
+    Raises RunError if there are no finished runs, or none of no protection.
     """
     runs: dict[str, list[tuple[Path, Summary]]] = defaultdict(list)
     for path in sorted(path.parent for path in folder.glob("*/summary.json")):
         summary = read_summary(path)
         if summary.status == "complete":
             runs[summary.name].append((path, summary))
+    if REFERENCE not in runs:
+        found = f"there are {', '.join(sorted(runs))}" if runs else "give the output_dir of a sweep"
+        raise RunError(f"{folder}: --costs finds no finished run called {REFERENCE} in it; {found}")
     seconds = {
         name: statistics.mean(s.train_seconds[-1] for _, s in of_name) for name, of_name in runs.items()
     }
@@ -246,44 +227,49 @@ def print_costs(folder: Path) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
+@one_line_errors
 def main() -> None:
     """Prints the table, the choices or the costs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="the output_dir of a sweep, or a file of --keep")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--choose", action="store_true", help="the best value of each option, by average accuracy"
     )
-    parser.add_argument("--routing", action="store_true", help="how often tasks were guessed rightly")
+    instead.add_argument("--routing", action="store_true", help="how often tasks were guessed rightly")
     parser.add_argument("--seeds", type=int, nargs="+", help="only runs of these seeds")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these methods")
     parser.add_argument(
         "--base", default=REFERENCE, metavar="NAME", help="the method that the others are compared with"
     )
-    parser.add_argument(
+    instead.add_argument(
         "--costs", action="store_true", help="time and memory of the last task beside those of no protection"
     )
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="write the runs into a file instead")
+    instead.add_argument("--keep", type=Path, metavar="FILE", help="write the runs into a file instead")
     options = parser.parse_args()
+    other = options.choose or options.routing or options.costs or options.keep
+    if other and (options.only or options.base != REFERENCE):
+        parser.error(
+            "--only and --base are of the table, which --choose, --routing, --costs and --keep replace"
+        )
+    if options.costs and options.seeds:
+        parser.error("--seeds: --costs takes all seeds; leave one of the two out")
     if options.costs:
         print_costs(options.folder)
         return
-    try:
-        runs = read_runs(options.folder)
-        if options.seeds:
-            runs = of_seeds(runs, options.seeds)
-        if options.keep:
-            write_runs(runs, options.keep)
-            return
-        if options.choose:
-            print_choices(runs)
-        elif options.routing:
-            print_routing(runs)
-        else:
-            print_table(runs, options.base, options.only)
-    except RunError as error:
-        parser.error(str(error))
+    runs = read_runs(options.folder)
+    if options.seeds:
+        runs = of_seeds(runs, options.seeds)
+    if options.keep:
+        write_runs(runs, options.keep)
+    elif options.choose:
+        print_choices(runs)
+    elif options.routing:
+        print_routing(runs)
+    else:
+        print_table(runs, options.base, options.only)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from nlora.config.schema import Config
 from nlora.data.load import load_tasks
 from nlora.data.splits import sample
 from nlora.data.task import Example, Task
+from one_line import one_line_errors
 
 BUILTIN = ("reuters", "newsgroups", "tweets", "hobbies", "computers")
 BENCHMARK = ("SST-2", "dbpedia", "agnews")
@@ -35,6 +36,7 @@ def _write_lines(path: Path, examples: Sequence[Example]) -> None:
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
+@one_line_errors
 def main() -> None:
     """Writes all files, and prints the tasks for the sweep's file."""
     parser = argparse.ArgumentParser(
@@ -43,11 +45,15 @@ def main() -> None:
     parser.add_argument("benchmark", help="the folder CL_Benchmark")
     parser.add_argument("--folder", type=Path, default=Path("runs/choosing/data"))
     options = parser.parse_args()
+    tasks = [
+        task
+        for data, names in (("builtin", BUILTIN), (options.benchmark, BENCHMARK))
+        for task in load_tasks(Config.model_validate({"data": data, "tasks": names}))
+    ]
     options.folder.mkdir(parents=True, exist_ok=True)
-    for data, names in (("builtin", BUILTIN), (options.benchmark, BENCHMARK)):
-        for task in load_tasks(Config.model_validate({"data": data, "tasks": names})):
-            write(task, options.folder)
-            print(json.dumps({"name": task.name, "instruction": task.instruction, "labels": task.labels}))
+    for task in tasks:
+        write(task, options.folder)
+        print(json.dumps({"name": task.name, "instruction": task.instruction, "labels": task.labels}))
 
 
 if __name__ == "__main__":

@@ -170,20 +170,26 @@ def _as_digits(run: Run, scores: Scores, known: Mapping[tuple[str, int], list[st
 def _read_file(path: Path) -> list[Run | None]:
     known: dict[tuple[str, int], list[str]] = {}
     runs: list[Run | None] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
-        if "examples" in values:
-            known[values["task"], values["seed"]] = values["examples"]
-            continue
-        summary = Summary.model_validate(values["summary"] | {"schema": 1})
-        last, learned = (
-            {
-                task: {
-                    key: float(digit) for key, digit in zip(known[task, summary.seed], digits, strict=True)
-                }
-                for task, digits in values[what].items()
-            }
-            for what in ("last", "learned")
-        )
-        runs.append(Run(summary, last, learned, values["update"], values["collisions"]))
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            values = json.loads(line)
+            if "examples" in values:
+                known[values["task"], values["seed"]] = values["examples"]
+            else:
+                runs.append(_of_line(values, known))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        number = len(known) + len(runs) + 1
+        raise RunError(f"{path}:{number}: no run; give a sweep's output_dir, or a file of --keep") from error
     return runs
+
+
+def _of_line(values: Mapping[str, Any], known: Mapping[tuple[str, int], list[str]]) -> Run:
+    summary = Summary.model_validate(values["summary"] | {"schema": 1})
+    last, learned = (
+        {
+            task: {key: float(digit) for key, digit in zip(known[task, summary.seed], digits, strict=True)}
+            for task, digits in values[what].items()
+        }
+        for what in ("last", "learned")
+    )
+    return Run(summary, last, learned, values["update"], values["collisions"])

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from choosing import GRID, REFERENCE
 from choosing_runs import Run, read_runs
 from nlora.analysis.forgetting import Floats, pearson
-from nlora.errors import RunError
+from one_line import one_line_errors
 
 ROUNDS = 9999
 FEWEST = 5
@@ -197,6 +197,7 @@ def draw(lengths: Mapping[str, list[list[Point]]], target: Path) -> None:
     plt.close(figure)
 
 
+@one_line_errors
 def main() -> None:
     """Prints the table, or draws the picture."""
     parser = argparse.ArgumentParser(
@@ -207,10 +208,7 @@ def main() -> None:
     )
     parser.add_argument("--draw", type=Path, metavar="FILE", help="draw the picture instead, as PNG")
     options = parser.parse_args()
-    try:
-        lengths = by_length(read_runs(options.folder))
-    except RunError as error:
-        parser.error(str(error))
+    lengths = by_length(read_runs(options.folder))
     if options.draw:
         draw(lengths, options.draw)
     else:

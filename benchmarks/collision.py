@@ -42,6 +42,7 @@ from nlora.analysis.parallel import each
 from nlora.analysis.threshold import DEFAULT_FACTOR, root_mean_square
 from nlora.models.lora_factors import AdapterState, LoraFactors
 from nlora.training.peak_memory import peak_memory_bytes
+from one_line import one_line_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +244,7 @@ def lines_of(made: Mapping[str, Any]) -> list[list[object]]:
     return rows
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the table, writes JSON."""
     parser = measure.parser(__doc__)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from choosing_runs import Run, Runs, read_runs, same_examples
 from nlora.errors import RunError
 from nlora.runs.paired_bootstrap import Scores, bootstrap
+from one_line import one_line_errors
 
 TASKS, EXAMPLES = 3, 100
 SEEDS = (1, 2, 3, 5)
@@ -85,6 +86,7 @@ def variance_by_examples(one: Run, other: Run) -> float:
     return sum(1e4 * statistics.pvariance(of_task) / len(of_task) for of_task in changes) / len(changes) ** 2
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table: of each number of seeds, the share of experiments whose interval holds the truth."""
     parser = argparse.ArgumentParser(
@@ -96,10 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     if options.of:
-        try:
-            print(f"runs spread by {spread_of(read_runs(options.of)):.1f} points")
-        except RunError as error:
-            parser.error(str(error))
+        print(f"runs spread by {spread_of(read_runs(options.of)):.1f} points")
         return
     count = options.experiments
     draw = np.random.default_rng(1)

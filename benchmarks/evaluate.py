@@ -50,6 +50,7 @@ from nlora.models.lora_factors import AdapterState, load_factors
 from nlora.models.target_modules import target_modules
 from nlora.runs.update_history import keep_updates
 from nlora.training.trainer import train
+from one_line import one_line_errors
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 NEW_TOKENS = 50
@@ -240,6 +241,7 @@ def shown(name: str, examples: int, made: dict[str, Any]) -> str:
     return measure.table(header, rows)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints a table per data set, writes JSON."""
     parser = measure.parser(__doc__)

@@ -14,6 +14,7 @@ from typing import Any
 
 import nlora
 from nlora.cli.export import in_words
+from one_line import one_line_errors
 
 ALL = 1_000_000
 
@@ -34,6 +35,7 @@ def forms(rank: int) -> dict[str, dict[str, Any]]:
     }
 
 
+@one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path)

@@ -44,6 +44,7 @@ from nlora.methods.registry import build
 from nlora.models.backbone import Backbone
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.training.trainer import train
+from one_line import one_line_errors
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 SQUARE = 2048
@@ -260,6 +261,7 @@ def _giga(values: Sequence[float]) -> Spread:
     return Spread.of([value / 1e9 for value in values])
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the tables, writes JSON."""
     parser = measure.parser(__doc__)

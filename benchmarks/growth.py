@@ -40,6 +40,7 @@ from nlora.models.target_modules import ModuleShape, target_modules
 from nlora.runs.update_history import keep_updates
 from nlora.training.peak_memory import peak_memory_bytes
 from nlora.training.trainer import train
+from one_line import one_line_errors
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 KINDS = ("nlora", "beside")
@@ -197,6 +198,7 @@ def shown(made: dict[str, Any]) -> str:
     return measure.table(header, rows)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the table, writes JSON."""
     parser = measure.parser(__doc__)

@@ -20,13 +20,17 @@ from nlora.analysis.of_run import analyze_run
 from nlora.errors import RunError
 from nlora.runs.interference_file import Interference
 from nlora.runs.summary import Summary, read_summary
+from one_line import one_line_errors
 
 Run = tuple[Summary, Interference, Interference]
 """A run's summary, and its interference at its own threshold and at the common one."""
 
 
 def read_runs(folder: Path, reference: str, threshold: float | None) -> tuple[float, dict[str, list[Run]]]:
-    """The common threshold, and the finished runs that hold adapters of several tasks, by name."""
+    """The common threshold, and the finished runs that hold adapters of several tasks, by name.
+
+    Raises RunError if there are none, or none of the reference's name to take the threshold from.
+    """
     own: dict[Path, tuple[Summary, Interference]] = {}
     for path in sorted(path.parent for path in folder.glob("*/summary.json")):
         try:
@@ -36,12 +40,14 @@ def read_runs(folder: Path, reference: str, threshold: float | None) -> tuple[fl
         summary = read_summary(path)
         if found.pairs and summary.status == "complete":
             own[path] = summary, found
+    if not own:
+        raise RunError(
+            f"{folder}: no finished run with adapters of several tasks in it; give a sweep's folder"
+        )
     if threshold is None:
         firsts = [found.threshold for summary, found in own.values() if summary.name == reference]
         if not firsts:
-            raise SystemExit(
-                f"no finished run is called {reference}; give --threshold or another --reference"
-            )
+            raise RunError(f"no finished run is called {reference}; give --threshold or another --reference")
         threshold = firsts[0]
     runs: dict[str, list[Run]] = {}
     for path, (summary, found) in own.items():
@@ -85,6 +91,7 @@ def row(name: str, runs: Sequence[Run]) -> list[str]:
     ]
 
 
+@one_line_errors
 def main() -> None:
     """Prints the table, then the correlations of interference and forgetting over all runs."""
     parser = argparse.ArgumentParser(

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
+from one_line import one_line_errors
 from tiny_families import tiny_folder
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs to the market to sell its stock"
@@ -179,6 +180,7 @@ PARTS: dict[str, Callable[[Path, float], dict[str, Any]]] = {
 }
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     """One table of the commands, and one of the stages."""
     parser = argparse.ArgumentParser(

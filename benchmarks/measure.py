@@ -33,6 +33,7 @@ from torch import Tensor
 from nlora.data import builtin, cl_benchmark
 from nlora.data.task import Task, TokenizedExample
 from nlora.data.tokenize import ExampleTokenizer
+from nlora.errors import InputErrors, Problem
 from nlora.models.backbone import Backbone, load_backbone, load_tokenizer
 
 T = TypeVar("T")
@@ -52,9 +53,9 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Raises ValueError where there are no values."""
+        """Raises InputErrors where there are no values."""
         if not values:
-            raise ValueError("no values to take a median of; run at least one round")
+            raise InputErrors([Problem("--rounds", "no values to take a median of; run at least one round")])
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
@@ -194,11 +195,12 @@ def typical_batches(
     """A few batches that stand for many: neighbors in length, at evenly spread places of all lengths.
 
     They are what batches by length are in a long run, the shorter ones first.
-    Raises ValueError where there are not so many examples.
+    Raises InputErrors where there are not so many examples.
     """
     wanted = batches * batch_size
     if not 0 < wanted <= len(examples):
-        raise ValueError(f"{batches} batches of {batch_size} examples, but the data set has {len(examples)}")
+        what = f"{batches} batches of {batch_size} examples, but the data set has {len(examples)}"
+        raise InputErrors([Problem("--rounds times --steps", what)])
     by_length = sorted(examples, key=tokens_of)
     share = len(by_length) / batches  # examples that each batch stands for
     starts = [int(i * share + (share - batch_size) / 2) for i in range(batches)]

@@ -29,6 +29,7 @@ from nlora.runs.events import Progress
 from nlora.runs.memory_estimate import estimate_memory
 from nlora.runs.plan import make_plan
 from nlora.training.peak_memory import peak_memory_bytes
+from one_line import one_line_errors
 
 PARTS = (
     "process",
@@ -161,6 +162,7 @@ def rows(found: Sequence[dict[str, Any]]) -> list[list[str]]:
     return lines
 
 
+@one_line_errors
 def main() -> None:
     """Prints the table, or, in a process of its own, what one case needs."""
     made = measure.parser(__doc__)

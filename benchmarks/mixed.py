@@ -27,6 +27,7 @@ from measure import Spread
 from nlora.data.columns import TokenizedExamples
 from nlora.data.task import TokenizedExample
 from nlora.models.backbone import Backbone
+from one_line import one_line_errors
 from train import Turn, nlora
 
 CONTESTANTS = ("mixed", "common-only", "apart")
@@ -96,6 +97,7 @@ def shown(made: dict[str, Any]) -> str:
     return measure.table(header, rows)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the table, writes JSON."""
     parser = measure.parser(__doc__)

@@ -29,6 +29,7 @@ from nlora.models.backbone import load_backbone
 from nlora.models.lora_factors import LoraFactors
 from nlora.models.merged_updates import MergedUpdates
 from nlora.models.target_modules import target_modules
+from one_line import one_line_errors
 
 ONCE = ("nothing", "weights", "weights and originals")
 """What the processes of a machine hold once: the files' own pages, and the copies that updates are merged into."""
@@ -75,6 +76,7 @@ def together(size: int, model: str, targets: str, once: str) -> list[dict[str, f
         return [json.loads(file.read_text()) for file in Path(folder).iterdir()]
 
 
+@one_line_errors
 def main() -> None:
     """Print the table, or, in a process of a group, write what it holds."""
     made = measure.parser(__doc__)

@@ -34,6 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from measure import Spread, interleave, parser, ratios, report, start, table
 from nlora.kernels.l1 import update_l1, update_l1_sum
+from one_line import one_line_errors
 
 Shape = tuple[int, int]
 MODELS: dict[str, list[Shape]] = {
@@ -151,6 +152,7 @@ def lines_of(figures: dict[str, Any]) -> list[list[object]]:
     return rows
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     """A row for each case and each way to compute it."""
     options_of = parser(__doc__)

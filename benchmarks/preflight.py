@@ -35,6 +35,7 @@ from nlora.models.packed_attention import packing_is_exact
 from nlora.runs.plan import make_plan
 from nlora.runs.preflight import preflight, probes
 from nlora.training.trainer import train
+from one_line import one_line_errors
 
 
 def of_recipe(source: str, overrides: Sequence[str], rounds: int) -> dict[str, Spread]:
@@ -175,6 +176,7 @@ class _Counted:
         self._prefill.select_rows(rows)
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints one line for each figure."""
     parser = argparse.ArgumentParser(

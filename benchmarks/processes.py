@@ -19,6 +19,7 @@ from pathlib import Path
 import measure
 from measure import Spread
 from nlora.runs.summary import read_summary
+from one_line import one_line_errors
 
 
 def step_seconds(arguments: Sequence[str], processes: int, threads: int) -> float:
@@ -37,6 +38,7 @@ def step_seconds(arguments: Sequence[str], processes: int, threads: int) -> floa
         return float(sum(read_summary(f"{folder}/run").train_seconds) / steps)
 
 
+@one_line_errors
 def main() -> None:
     """Print both, and their ratio."""
     parser = argparse.ArgumentParser(

@@ -26,6 +26,7 @@ from torch.library import _scoped_library
 import measure
 from floor import Turn, seconds_per_step
 from nlora.kernels import bfloat16_products
+from one_line import one_line_errors
 
 SIZES = [
     (rows, n_in, n_out)
@@ -139,6 +140,7 @@ def table(measured: dict[str, dict[str, list[float]]]) -> str:
     return measure.table(["", "float32, ms", *(f"bfloat16, {way}" for way in ways)], rows)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the tables, writes JSON."""
     parser = measure.parser(__doc__)

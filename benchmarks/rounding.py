@@ -19,9 +19,11 @@ from torch import Tensor
 
 import measure
 from measure import Spread
+from nlora.errors import RunError
 from nlora.models.lora_factors import LoraFactors, load_factors
 from nlora.models.target_modules import linear_layer
 from nlora.runs.summary import read_summary
+from one_line import one_line_errors
 
 HEADER = ("run", "entries lost, merged", "error, merged", "error, unmerged")
 
@@ -37,11 +39,12 @@ def beside(f: LoraFactors) -> Tensor:
 
 
 def of_run(folder: Path, model: Any) -> dict[str, list[float]]:
-    """Of each task of a run: the share of entries lost, and the two errors."""
+    """Of each task of a run: the share of entries lost, and the two errors. Raises RunError without adapters."""
     made: dict[str, list[float]] = {"lost": [], "folded": [], "beside": []}
-    for adapter in sorted(
-        folder.glob("outputs/*/adapter"), key=lambda path: int(path.parent.name.split("-")[0])
-    ):
+    adapters = sorted(folder.glob("outputs/*/adapter"), key=lambda path: int(path.parent.name.split("-")[0]))
+    if not adapters:
+        raise RunError(f"{folder}: no adapters in it; give runs whose tasks have one each")
+    for adapter in adapters:
         entries = lost = 0
         squares = {"update": 0.0, "folded": 0.0, "beside": 0.0}
         for name, f in load_factors(adapter).items():
@@ -58,6 +61,7 @@ def of_run(folder: Path, model: Any) -> dict[str, list[float]]:
     return made
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the table, writes JSON."""
     parser = argparse.ArgumentParser(

@@ -21,6 +21,7 @@ from nlora.runs.plan import make_plan
 from nlora.runs.resume_points import StageResumePoints
 from nlora.runs.signals import StopRequest
 from nlora.training.trainer import train
+from one_line import one_line_errors
 
 
 class Timed(StageResumePoints):
@@ -61,6 +62,7 @@ def cost(source: str, overrides: Sequence[str], saves: int) -> tuple[Spread, flo
     return Spread.of(points.seconds), size
 
 
+@one_line_errors
 def main() -> None:
     """Print the cost."""
     parser = argparse.ArgumentParser(

@@ -37,6 +37,7 @@ from nlora.data.token_cache import TokenCache
 from nlora.data.tokenize import ExampleTokenizer
 from nlora.models.backbone import load_tokenizer
 from nlora.training.peak_memory import peak_memory_bytes
+from one_line import one_line_errors
 
 CHECKS = {
     "2 labels": (200_000, ("negative", "positive")),
@@ -175,6 +176,7 @@ def report_checks(options: argparse.Namespace) -> None:
     measure.report("tokenize --check", shown, {"checks": figures}, measure.table(header, rows))
 
 
+@one_line_errors
 def main() -> None:
     """One row per number of examples and contestant."""
     parser = measure.parser(__doc__)

@@ -54,6 +54,7 @@ from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.target_modules import target_names
 from nlora.training.peak_memory import peak_memory_bytes
 from nlora.training.trainer import train
+from one_line import one_line_errors
 
 LORA = LoraOptions(r=8, alpha=32, dropout=0.1)
 LEARNING_RATE = 1e-3
@@ -278,6 +279,7 @@ def shown(made: dict[str, Any], tokens: int) -> str:
     return measure.table(header, rows)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the table, writes JSON."""
     parser = measure.parser(__doc__)

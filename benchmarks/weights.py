@@ -22,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from one_line import one_line_errors
+
 
 def run(folder: Path, split: str, weight: float, seed: int, jobs: int, more: list[str]) -> dict[str, Any]:
     """One run of the demo; returns its summary."""
@@ -41,6 +43,7 @@ def described(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
+@one_line_errors
 def main() -> None:
     """Runs the grid and prints one row per weight."""
     parser = argparse.ArgumentParser(
