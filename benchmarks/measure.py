@@ -271,6 +271,7 @@ def start(options: argparse.Namespace) -> None:
     """What every benchmark does first."""
     if options.threads:
         torch.set_num_threads(options.threads)
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of every process that this one starts
     # PEFT asks transformers under the older of two names.
     warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
 
