@@ -21,7 +21,7 @@ from unittest.mock import patch
 from torch import nn
 
 import measure
-import train as training_benchmark
+from contestants import LORA, Contestant, contestant
 from gpu_checks import one_call
 from gpu_material import SHAPES, Row, Sizes, backbone_of, examples_of, write_run
 from host_reads import HostReads
@@ -74,10 +74,10 @@ def training(sizes: Sizes, name: str, dtype: str) -> Iterator[Row]:
     yield Row(section, "foretold / measured seconds", f"{foretold / measured:.2f}")
 
 
-def contestants_of(backbone: Any, sizes: Sizes) -> dict[str, training_benchmark.Contestant]:
+def contestants_of(backbone: Any, sizes: Sizes) -> dict[str, Contestant]:
     """nlora as it trains on a GPU, and without what it does there; the Trainer with PEFT."""
     names = ("nlora", "plain-penalty", "trainer", "grouped")
-    made = {name: training_benchmark.contestant(name, backbone, sizes.batch) for name in names}
+    made = {name: contestant(name, backbone, sizes.batch) for name in names}
 
     def plainer(examples: Sequence[TokenizedExample], seed: int) -> Any:
         with patch("nlora.training.fast_training.fast_modules", partial(fast_modules, devices=())):
@@ -97,7 +97,7 @@ def contestants_of(backbone: Any, sizes: Sizes) -> dict[str, training_benchmark.
 def _with_peak(
     peaks: dict[str, int],
     name: str,
-    turn: training_benchmark.Contestant,
+    turn: Contestant,
     shares: Sequence[list[TokenizedExample]],
     number: int,
 ) -> Any:
@@ -114,7 +114,7 @@ def _vocabulary(shape: str) -> int:
 def trained(sizes: Sizes, shape: str, rows: Any, method: str = "nlora", **more: Any) -> TrainResult:
     """One training of a fresh adapter in packed or padded rows."""
     backbone: Any = backbone_of(shape, sizes.device, "float32")
-    adapter = LoraAdapter.attach(backbone.model, training_benchmark.LORA, seed=1)
+    adapter = LoraAdapter.attach(backbone.model, LORA, seed=1)
     trained_method: Any = build(method, {})
     examples = examples_of(sizes.batch * 12, vocabulary=_vocabulary(shape))
     paths = FastPaths(rows, True, rows, True, "padded")

@@ -23,12 +23,12 @@ from typing import Any
 from unittest import mock
 
 import measure
+from contestants import Turn, nlora
 from measure import Spread
 from nlora.data.columns import TokenizedExamples
 from nlora.data.task import TokenizedExample
 from nlora.models.backbone import Backbone
 from one_line import one_line_errors
-from train import Turn, nlora
 
 CONTESTANTS = ("mixed", "common-only", "apart")
 Shares = Sequence[Sequence[list[TokenizedExample]]]

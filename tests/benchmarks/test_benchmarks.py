@@ -112,7 +112,7 @@ def test_the_plain_penalty_is_the_same_number_with_the_same_gradients(
     with torch.no_grad():
         for f in factors:
             f.B.normal_(generator=torch.Generator().manual_seed(1))
-    plain: Any = script("train").plain_penalty(adapter, 0.5)
+    plain: Any = script("contestants").plain_penalty(adapter, 0.5)
     plain.backward()
     for f in factors:
         A, B = f.A.detach().requires_grad_(), f.B.detach().requires_grad_()
