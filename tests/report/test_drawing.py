@@ -65,8 +65,8 @@ def test_numbers_on_a_page() -> None:
     assert (change(-4.04), change(0.04), change(-0.0), change(None)) == ("−4.0", "+0.0", "+0.0", "–")
     assert (share(0.123), share(0.0), share(1e-5)) == ("12.3\u00a0%", "0.0\u00a0%", "0.001\u00a0%")
     assert listed(["a", "b", "c"]) == "a, b and c"
-    assert clipped("abcdef", 4) == "ab…f"
-    assert clipped("a-long-name-14", 8) != clipped("a-long-name-15", 8)
+    assert clipped("abcdef", 32) == "ab…f"
+    assert clipped("a-long-name-14", 60) != clipped("a-long-name-15", 60)
 
 
 @pytest.mark.parametrize("theme", [palette.LIGHT, palette.DARK], ids=["light", "dark"])

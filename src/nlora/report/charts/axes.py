@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from nlora.report.charts.scene import text_width
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -30,6 +32,11 @@ class Axis:
             return (math.log10(value) - math.log10(self.low)) / (math.log10(self.high) - math.log10(self.low))
         return (value - self.low) / (self.high - self.low)
 
+    def text(self, value: float) -> str:
+        """The tick's text, or the value to a thousandth of the axis or finer."""
+        span = abs(value) if self.log else self.high - self.low
+        return next((text for tick, text in self.ticks if tick == value), number(value, span / 100))
+
 
 def linear_axis(label: str, values: Iterable[float], *, zero: bool = False, ticks: int = 5) -> Axis:
     """Round ends around all values. zero: the axis includes 0, as bars need."""
@@ -42,7 +49,7 @@ def linear_axis(label: str, values: Iterable[float], *, zero: bool = False, tick
     step = _step((high - low) / ticks)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     places = [index * step for index in range(first, last + 1)]
-    return Axis(label, places[0], places[-1], tuple((value, number(value)) for value in places))
+    return Axis(label, places[0], places[-1], tuple((value, number(value, step)) for value in places))
 
 
 def log_axis(label: str, values: Iterable[float]) -> Axis:
@@ -69,7 +76,7 @@ def index_axis(label: str, names: Sequence[str], *, most: int = 20) -> Axis:
 def stage_axis(tasks: Sequence[str], width: float) -> Axis:
     """The stages by task if the names fit in a chart of this width, else by number."""
     room = (width - 220 if width > 500 else width - 60) / max(len(tasks), 1)
-    fits = all(7 * len(task) + 8 <= room for task in tasks)
+    fits = all(text_width(task) + 8 <= room for task in tasks)
     return index_axis("stage", list(tasks) if fits else [str(k) for k in range(1, len(tasks) + 1)])
 
 
@@ -78,19 +85,28 @@ def up_to(axis: Axis, high: float) -> Axis:
     return replace(axis, high=high, ticks=tuple(tick for tick in axis.ticks if tick[0] <= high))
 
 
-def number(value: float) -> str:
-    """A value in few characters: 0.02, 3e−5, 12,000, with a real minus sign."""
+def number(value: float, step: float = 0.0) -> str:
+    """A value in few characters: 0.02, 3e−5, 12,000, with a real minus sign.
+
+    step: that between the ticks of an axis: values that are multiples of it are written exactly.
+    """
     if value == 0:
         return "0"
     size = abs(value)
+    exponent = math.floor(math.log10(size))
+    decimals = (
+        1 - math.floor(math.log10(step)) if step else -exponent
+    )  # a step has one or two digits, as 5 or 25
     if size < 1e-3 or size >= 1e7:
-        mantissa, _, exponent = f"{value:.1e}".partition("e")
-        text = f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    elif size >= 1000:
-        text = f"{value:,.0f}"
+        mantissa, _, power = f"{value:.{max(exponent + decimals, 1)}e}".partition("e")
+        text = f"{_short(mantissa)}e{int(power)}"
     else:
-        text = f"{value:.4g}"
+        text = _short(f"{value:,.{max(decimals, 0 if size >= 1000 else 3 - exponent)}f}")
     return text.replace("-", "−")
+
+
+def _short(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _step(rough: float) -> float:

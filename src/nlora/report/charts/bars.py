@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nlora.report.charts.axes import Axis, number
-from nlora.report.charts.lines import Frame, Series, axes, legend
-from nlora.report.charts.scene import Dot, Label, Line, Rect, Scene, Shape, clipped, text_width
+from nlora.report.charts.lines import Frame, Series, axes, legend, margins
+from nlora.report.charts.scene import Dot, Label, Line, Rect, Scene, Shape, clipped, label_within, text_width
 
 _ROW = 26.0
 
@@ -44,7 +44,6 @@ def bar_chart(
 ) -> Scene:
     """Horizontal bars with names on the left and values at their ends. keys: add a legend of the parts."""
     longest = min(max(text_width(bar.name) for bar in bars), width * 0.34)
-    fits = max(4, int(longest / (12 * 0.56)))
     written = [bar.text or number(bar.total) for bar in bars]
     left, right = longest + 14, max(map(text_width, written)) + 12
     span = width - left - right
@@ -52,7 +51,7 @@ def bar_chart(
     for index, (bar, text) in enumerate(zip(bars, written, strict=True)):
         top = 6 + index * _ROW
         middle = top + _ROW / 2 + 4
-        shapes.append(Label(left - 8, middle, clipped(bar.name, fits), anchor="end"))
+        shapes.append(Label(left - 8, middle, clipped(bar.name, longest), anchor="end"))
         at = left
         for name, length, role in bar.parts:
             long = max(axis.place(length) - axis.place(0), 0.0) * span
@@ -71,7 +70,7 @@ def bar_chart(
         shapes.append(Label(at + 6, middle, text, "muted"))
     bottom = 6 + len(bars) * _ROW
     shapes.append(Line(((left, 6), (left, bottom)), "rule"))
-    shapes.append(Label(left, bottom + 16, axis.label, "muted", 11))
+    shapes.append(label_within(width, Label(left, bottom + 16, axis.label, "muted", 11)))
     bottom += 24
     kinds = list(dict.fromkeys((name, role) for bar in bars for name, _, role in bar.parts))
     if keys and len(kinds) > 1:
@@ -94,8 +93,8 @@ def scatter_chart(
 ) -> Scene:
     """Points, with a line at y = 0 if the axis crosses it. names: the legend, as names with color roles."""
     height = min(380.0, width * 0.75)
-    left = 8 + max(text_width(text) for _, text in y.ticks) + 6
-    frame = Frame(left, 34.0, width - left - 16, height - 80)
+    left, right = margins(x, y)
+    frame = Frame(left, 34.0, width - left - right, height - 80)
     shapes: list[Shape] = list(axes(frame, x, y))
     if y.low < 0 < y.high:
         zero = frame.at(x, y, (x.low, 0.0))[1]

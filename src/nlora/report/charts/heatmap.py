@@ -8,6 +8,8 @@ from nlora.report.charts.palette import heat_role
 from nlora.report.charts.scene import Label, Rect, Scene, Shape, clipped, text_width
 
 Cells = Sequence[Sequence[float | None]]
+_LONGEST_NAME = 123.0
+"""Of a column, in pixels."""
 
 
 def scale_position(value: float, low: float, high: float) -> float:
@@ -32,28 +34,19 @@ def heat_map(
     left = min(max(text_width(name, 11.5) for name in rows) + 14, width * 0.3)
     cell = min((width - left - 8) / len(columns), 96.0)
     size = 11.5 if cell >= 34 else 9.0
-    room = max(text_width(name, 11) for name in columns)
+    names = [clipped(name, _LONGEST_NAME, 11) for name in columns]
+    room = max(text_width(name, 11) for name in names)
     slanted = room > cell - 6
     top = min(room * 0.72, 90.0) + 16 if slanted else 24.0
     height = min(max(cell * 0.62, 22.0), 40.0)
     shapes: list[Shape] = []
-    for column, name in enumerate(columns):
+    for column, name in enumerate(names):
         x = left + column * cell + cell / 2
-        angle, anchor = (-40.0, "start") if slanted else (0.0, "middle")
-        shapes.append(
-            Label(
-                x,
-                top - 8,
-                clipped(name, 20),
-                "muted",
-                11,
-                "start" if anchor == "start" else "middle",
-                angle=angle,
-            )
-        )
+        angle = -40.0 if slanted else 0.0
+        shapes.append(Label(x, top - 8, name, "muted", 11, "start" if slanted else "middle", angle=angle))
     for row, name in enumerate(rows):
         y = top + row * height
-        shapes.append(Label(left - 8, y + height / 2 + 4, clipped(name, int(left / 6.2)), "ink", 11.5, "end"))
+        shapes.append(Label(left - 8, y + height / 2 + 4, clipped(name, left - 10, 11.5), "ink", 11.5, "end"))
         for column, value in enumerate(cells[row]):
             if value is None:
                 continue
@@ -70,5 +63,5 @@ def heat_map(
             )
     wide = left + len(columns) * cell + 8
     if slanted:  # the last name leans out to the right
-        wide = max(wide, left + (len(columns) - 0.5) * cell + min(room, text_width("m" * 20, 11)) * 0.8 + 8)
+        wide = max(wide, left + (len(columns) - 0.5) * cell + room * 0.8 + 8)
     return Scene(wide, top + len(rows) * height + 8, title, description, tuple(shapes))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nlora.report.charts.axes import Axis
-from nlora.report.charts.scene import Dot, Group, Label, Line, Scene, Shape, clipped, text_width
+from nlora.report.charts.scene import Dot, Group, Label, Line, Scene, Shape, clipped, label_within, text_width
 
 _ROW = 26.0
 _HEADING = 24.0
@@ -34,7 +34,6 @@ def interval_chart(
     """Names on the left, values in words on the right; in a narrow chart the words are above each line."""
     narrow = width < 500
     longest = min(max(text_width(row.name) for row in rows), width * 0.3)
-    fits = max(4, int(longest / (12 * 0.56)))
     words = max(text_width(row.text, 11) for row in rows) + 14
     left, right = longest + 14, 12.0 if narrow else words
     span, height = width - left - right, _ROW + (12.0 if narrow else 0.0)
@@ -43,10 +42,10 @@ def interval_chart(
     for row in rows:
         if row.group != group:
             group = row.group
-            shapes.append(Label(2, at + 15, clipped(group, int(width / 7)), size=12, bold=True))
+            shapes.append(Label(2, at + 15, clipped(group, width - 4, bold=True), size=12, bold=True))
             at += _HEADING
         middle = at + height - _ROW / 2
-        shapes.append(Label(left - 8, middle + 4, clipped(row.name, fits), anchor="end"))
+        shapes.append(Label(left - 8, middle + 4, clipped(row.name, longest), anchor="end"))
         if narrow:
             shapes.append(Label(width - 2, at + 12, row.text, "muted", 11, "end"))
         else:
@@ -54,7 +53,7 @@ def interval_chart(
         shapes.append(Group(row.name, tuple(_drawn(row, axis, left, span, middle))))
         at += height
     shapes = [*_grid(axis, left, span, at), *shapes]
-    shapes.append(Label(left, at + 32, axis.label, "muted", 11))
+    shapes.append(label_within(width, Label(left, at + 32, axis.label, "muted", 11)))
     return Scene(width, at + 40, title, description, tuple(shapes))
 
 
@@ -67,7 +66,9 @@ def _drawn(row: IntervalRow, axis: Axis, left: float, span: float, middle: float
         low, high = map(place, row.interval)
         shapes.append(Line(((low, middle), (high, middle)), row.role, 2.0))
         shapes += [Line(((end, middle - 4), (end, middle + 4)), row.role, 1.5) for end in (low, high)]
-    shapes += [Dot(place(value), middle, 2.0, "muted", f"{row.name}: {value:.4g}") for value in row.single]
+    shapes += [
+        Dot(place(value), middle, 2.0, "muted", f"{row.name}: {axis.text(value)}") for value in row.single
+    ]
     shapes.append(Dot(place(row.value), middle, 4.4, row.role, f"{row.name}: {row.text}"))
     return shapes
 

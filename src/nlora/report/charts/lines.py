@@ -13,7 +13,8 @@ from nlora.report.charts.scene import Area, Dot, Group, Label, Line, Point, Scen
 NARROW = 560
 """Below this width series are named under the chart, not at the ends of their lines."""
 _LINE_HEIGHT = 15.0
-_LONGEST_NAME = 22
+_LONGEST_NAME, _LONGEST_KEY = 148.0, 228.0
+"""At the end of a line and in a legend, in pixels."""
 _TEXT = 12.0
 
 
@@ -84,9 +85,8 @@ def line_chart(
     several = len(series) > 1
     at_ends = several and width >= NARROW and len(series) <= 10
     longest = max((text_width(clipped(s.name, _LONGEST_NAME)) for s in series), default=0.0)
-    left = 8 + max(text_width(text) for _, text in y.ticks) + 6
-    leans_out = text_width(x.ticks[-1][1]) / 2 if x.ticks else 0.0
-    right = longest + 20 if at_ends else max(14.0, leans_out + 4)
+    left, right = margins(x, y)
+    right = max(right, longest + 20 if at_ends else 0.0)
     frame = Frame(left, 34.0 if not marks else 52.0, width - left - right, height - (80 if not marks else 98))
     shapes: list[Shape | Group] = [*axes(frame, x, y), *_marks(frame, x, marks)]
     shapes += [Group(s.name, drawn(s, frame, x, y)) for s in series]
@@ -119,8 +119,8 @@ def small_multiples(
     for index, panel in enumerate(panels):
         row, column = divmod(index, columns)
         frame = Frame(column * cell + left, row * (height + gap) + 26, cell - left - 12, height - 48)
-        room = int((cell - left) / (11.5 * 0.6))
-        shapes.append(Label(frame.x, frame.y - 12, clipped(panel.title, room), size=11.5, bold=True))
+        heading = clipped(panel.title, cell - left, 11.5, bold=True)
+        shapes.append(Label(frame.x, frame.y - 12, heading, size=11.5, bold=True))
         shapes += axes(frame, x, y, size=10, named=False, most=max(2, int(frame.width / 34)))
         for other in panel.background:
             shapes.append(Line(_places(other, frame, x, y), "rule", 1.0))
@@ -135,6 +135,13 @@ def small_multiples(
     return Scene(width, bottom, title, description, tuple(shapes))
 
 
+def margins(x: Axis, y: Axis) -> tuple[float, float]:
+    """The room left and right of a frame, in pixels, for the values of y and for those of x at the ends."""
+    out = [(text_width(text) + 8, 0.5 - x.place(value)) for value, text in x.ticks]
+    left = 8 + max(text_width(text) for _, text in y.ticks) + 6
+    return max([left, *(wide * by for wide, by in out)]), max([14.0, *(-wide * by for wide, by in out)])
+
+
 def axes(
     frame: Frame, x: Axis, y: Axis, *, size: float = _TEXT, named: bool = True, most: int | None = None
 ) -> list[Shape]:
@@ -146,7 +153,7 @@ def axes(
         shapes.append(Label(frame.x - 6, height + size * 0.35, text, "muted", size, "end"))
     base = frame.y + frame.height
     shapes.append(Line(((frame.x, base), (frame.x + frame.width, base)), "rule"))
-    room = frame.width / max(1, len(x.ticks)) if most is None else frame.width / most
+    room = frame.width / (max(1, len(x.ticks) - 1) if most is None else most)
     fits = [text_width(text, size) + 6 <= max(room, 1.0) for _, text in x.ticks]
     stride = 1
     if not all(fits) or (most is not None and len(x.ticks) > most):
@@ -176,8 +183,7 @@ def drawn(s: Series, frame: Frame, x: Axis, y: Axis, *, r: float = 3.2) -> tuple
             shapes.append(Line(places, s.role, s.width, s.dash, s.name))
         if s.dots or len(places) == 1:
             for (value_x, value_y), (place_x, place_y) in zip(points, places, strict=True):
-                across = next((text for value, text in x.ticks if value == value_x), f"{value_x:.4g}")
-                title = f"{s.name}: {value_y:.4g} at {across}"
+                title = f"{s.name}: {y.text(value_y)} at {x.text(value_x)}"
                 shapes.append(Dot(place_x, place_y, r, s.role, title))
     return tuple(shapes)
 
@@ -195,7 +201,7 @@ def legend(series: Sequence[Series], left: float, top: float, right: float) -> t
     shapes: list[Shape] = []
     at, y = left, top
     for s in series:
-        name = clipped(s.name, 34)
+        name = clipped(s.name, _LONGEST_KEY)
         wide = 26 + text_width(name) + 18
         if at > left and at + wide > right:
             at, y = left, y + _LINE_HEIGHT + 3
@@ -215,10 +221,10 @@ def _marks(frame: Frame, x: Axis, marks: Sequence[Mark]) -> list[Shape]:
     for index, mark in enumerate(marks):
         place = frame.x + x.place(mark.x) * frame.width
         ends = x.place(marks[index + 1].x) if index + 1 < len(marks) else 1.0
-        room = int((frame.x + ends * frame.width - place - 6) / (11 * 0.56))
+        room = frame.x + ends * frame.width - place - 6
         shapes.append(Line(((place, frame.y - 12), (place, frame.y + frame.height)), "rule", 1.0, "2 3"))
-        name = mark.name if len(mark.name) <= room else mark.name.partition(" ")[0]
-        if len(name) <= room:
+        name = mark.name if text_width(mark.name, 11) <= room else mark.name.partition(" ")[0]
+        if text_width(name, 11) <= room:
             shapes.append(Label(place + 3, frame.y - 4, name, "muted", 11))
     return shapes
 

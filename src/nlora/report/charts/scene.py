@@ -6,8 +6,9 @@ theme, the dark theme and print. A shape's `title` is shown on hover.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+from unicodedata import east_asian_width
 
 Anchor = Literal["start", "middle", "end"]
 Point = tuple[float, float]
@@ -100,14 +101,29 @@ class Scene:
         return shapes
 
 
-def text_width(text: str, size: float = 12.0) -> float:
-    """The approximate width of a text in a sans-serif font; wide characters (CJK) count as two."""
-    return size * sum(1.05 if ord(c) > 0x2E7F else 0.56 for c in text)
+def label_within(width: float, label: Label) -> Label:
+    """The label, which begins at its x, moved left as far as it would leave a scene of this width."""
+    return replace(label, x=max(min(label.x, width - text_width(label.text, label.size)), 2.0))
 
 
-def clipped(text: str, longest: int) -> str:
-    """The text, cut to `longest` characters; an ellipsis takes its middle, since names often differ at an end."""
-    if len(text) <= longest:
-        return text
-    end = max(longest - 1, 1) // 3
-    return f"{text[: max(longest - 1, 1) - end].rstrip()}…{text[len(text) - end :].lstrip()}"
+def text_width(text: str, size: float = 12.0, *, bold: bool = False) -> float:
+    """About the width of a text in a sans-serif font, in pixels; rather too wide than too narrow."""
+    return size * sum(map(_em, text)) * (1.08 if bold else 1.0)
+
+
+def _em(character: str) -> float:
+    if east_asian_width(character) in "WF":
+        return 1.05 if ord(character) < 0x1F000 else 1.4  # an emoji
+    if character in "mwMW%@…":
+        return 0.95
+    return 0.74 if character.isupper() or "\u0370" <= character < "\u2000" else 0.56
+
+
+def clipped(text: str, room: float, size: float = 12.0, *, bold: bool = False) -> str:
+    """The text, cut to `room` pixels; an ellipsis takes its middle, since names often differ at an end."""
+    short, kept = text, len(text)
+    while text_width(short, size, bold=bold) > room and kept > 1:
+        kept -= 1
+        end = kept // 3
+        short = f"{text[: kept - end].rstrip()}…{text[len(text) - end :].lstrip()}"
+    return short
