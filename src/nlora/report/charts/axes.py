@@ -94,9 +94,8 @@ def number(value: float, step: float = 0.0) -> str:
         return "0"
     size = abs(value)
     exponent = math.floor(math.log10(size))
-    decimals = (
-        1 - math.floor(math.log10(step)) if step else -exponent
-    )  # a step has one or two digits, as 5 or 25
+    # A step has one or two digits, such as 5 or 25.
+    decimals = 1 - math.floor(math.log10(step)) if step else -exponent
     if size < 1e-3 or size >= 1e7:
         mantissa, _, power = f"{value:.{max(exponent + decimals, 1)}e}".partition("e")
         text = f"{_short(mantissa)}e{int(power)}"
