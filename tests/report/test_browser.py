@@ -162,6 +162,13 @@ def test_examples_are_searched_filtered_and_shown_in_steps(browser: Any, pages: 
         assert opened.visible("li.example") == 1
         assert "number 16" in page.locator("li.example:visible").inner_text()
         assert page.locator("#count").inner_text() == f"1 of 1 shown, of {sum(lost)} in the list."
+        page.select_option("select[name=task]", "")
+        for own_words in ("when learned", "expected", "at the end"):
+            page.fill("#search", own_words)
+            assert opened.visible("li.example") == 0, "the search is in the examples, not in the page's words"
+        for answer in ("red", "blue", "painted"):
+            page.fill("#search", answer)
+            assert opened.visible("li.example") == 20
         page.fill("#search", "nowhere to be found")
         assert opened.visible("li.example") == 0
         assert page.locator("#count").inner_text() == "No example matches."
@@ -233,6 +240,23 @@ def test_print_and_pages_without_scripts_show_everything(browser: Any, pages: di
         assert plain.visible("[role=tabpanel]") == tabs
         assert plain.visible("button") == 0
         assert plain.visible("li.example") == plain.page.locator("li.example").count()
+
+
+def test_a_printed_matrix_of_long_names_fits_the_paper(browser: Any, tmp_path: Path) -> None:
+    names = [f"task with a quite long name number {k:02}" for k in range(15)]
+    page = write_report([make_run(tmp_path / "long", tasks=names, analyzed=True)], tmp_path / "page.html")
+    paper = (
+        703  # A4 without margins of 12 mm, in pixels; browsers shrink a page of at most half as much again
+    )
+    with Opened(browser, page, viewport={"width": paper, "height": 1000}) as opened:
+        opened.page.emulate_media(media="print")
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 1.5 * paper
+        lines = opened.page.eval_on_selector_all(
+            "#matrix-1 thead th:not(:first-child) span",
+            "all => all.map(e => e.getBoundingClientRect().width / parseFloat(getComputedStyle(e).lineHeight))",
+        )
+        assert len(lines) == 15
+        assert max(lines) < 1.5, "each name is one line"
 
 
 def test_the_keyboard_reaches_the_content(browser: Any, pages: dict[str, Path]) -> None:

@@ -50,7 +50,8 @@ function examples() {
   if (!box) return;
   const step = 20;
   const items = all("li.example", box);
-  const texts = items.map((item) => item.textContent.toLowerCase());
+  // Without the page's own words, such as "expected".
+  const texts = items.map((item) => all("p, dd", item).map((part) => part.textContent.toLowerCase()).join(" "));
   const search = box.querySelector("#search");
   const filters = all("select", box);
   const count = box.querySelector("#count");
