@@ -242,6 +242,29 @@ def test_print_and_pages_without_scripts_show_everything(browser: Any, pages: di
         assert plain.visible("li.example") == plain.page.locator("li.example").count()
 
 
+def test_names_from_right_to_left_keep_their_order(browser: Any, tmp_path: Path) -> None:
+    names = ("תרגום", "חדשות", "סרטים")
+    run = make_run(tmp_path / "run", tasks=names, analyzed=True, sentence="שלום {}!")
+    with Opened(browser, write_report([run], tmp_path / "page.html")) as opened:
+        for selector in ("dl[aria-label='What was run'] dd", "#task-scores figcaption p"):
+            places = opened.page.locator(selector, has_text=names[0]).evaluate(
+                """(element, names) => names.map((name) => {
+                    const texts = [...element.childNodes].filter((node) => node.textContent.includes(name));
+                    const range = document.createRange();
+                    range.setStart(texts[0], texts[0].textContent.indexOf(name));
+                    range.setEnd(texts[0], texts[0].textContent.indexOf(name) + name.length);
+                    const box = range.getBoundingClientRect();
+                    return [Math.round(box.top), box.left];
+                })""",
+                list(names),
+            )
+            assert places == sorted(places), f"{selector}: the tasks are read from left to right"
+        assert (
+            opened.page.locator("li.example .text").first.evaluate("e => getComputedStyle(e).direction")
+            == "rtl"
+        )
+
+
 def test_a_printed_matrix_of_long_names_fits_the_paper(browser: Any, tmp_path: Path) -> None:
     names = [f"task with a quite long name number {k:02}" for k in range(15)]
     page = write_report([make_run(tmp_path / "long", tasks=names, analyzed=True)], tmp_path / "page.html")

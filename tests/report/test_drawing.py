@@ -15,7 +15,7 @@ from nlora.report.charts.lines import Mark, Panel, Series, line_chart, small_mul
 from nlora.report.charts.scene import Dot, Label, Line, Rect, Scene, clipped
 from nlora.report.charts.svg import to_svg, to_svg_file
 from nlora.report.sections.training import thinned
-from nlora.report.wording import change, listed, memory, share
+from nlora.report.wording import change, joined, listed, memory, share
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -65,6 +65,8 @@ def test_numbers_on_a_page() -> None:
     assert (change(-4.04), change(0.04), change(-0.0), change(None)) == ("−4.0", "+0.0", "+0.0", "–")
     assert (share(0.123), share(0.0), share(1e-5)) == ("12.3\u00a0%", "0.0\u00a0%", "0.001\u00a0%")
     assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(["a", "תרגום", "חדשות"]) == "a, \u2068תרגום\u2069 and \u2068חדשות\u2069"
+    assert joined(["a", "b"]) == "a, b"
     assert clipped("abcdef", 32) == "ab…f"
     assert clipped("a-long-name-14", 60) != clipped("a-long-name-15", 60)
 

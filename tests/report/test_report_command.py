@@ -16,6 +16,7 @@ from helpers import without_checksums
 from nlora.cli import app
 from nlora.errors import MissingExtraError, RunError
 from nlora.report.charts import pdf
+from nlora.report.charts.scene import Label, Scene
 from nlora.report.run_files import load_run
 from nlora.report.write import write_figures, write_report
 
@@ -112,6 +113,37 @@ def test_the_papers_figures_are_drawings_with_their_numbers(tmp_path: Path) -> N
             assert b"/FontFile2" in path.read_bytes()  # the outlines are in the file
     again = write_figures([run], tmp_path / "again")
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in written]
+
+
+def test_characters_that_no_font_has_are_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("matplotlib", reason="PDF figures need nlora[figures]")
+    monkeypatch.setattr(pdf, "_MORE_FONTS", ())
+    run = make_run(tmp_path / "run", tasks=("情感", "b"))
+    write_figures([run], tmp_path / "figures")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'figures'}: the PDF files lack some characters, for which there is no font; "
+        "the SVG files have them"
+    ]
+    caplog.clear()
+    write_figures([make_run(tmp_path / "plain")], tmp_path / "figures")
+    assert not caplog.records
+
+
+def test_characters_come_from_other_fonts_that_the_system_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="PDF figures need nlora[figures]")
+    from matplotlib.font_manager import findfont, get_font
+
+    ours, other = (set(get_font(findfont(name)).get_charmap()) for name in ("DejaVu Sans", "STIXGeneral"))
+    scene = Scene(50, 20, "t", "d", (Label(1, 10, chr(max(other - ours))),))
+    monkeypatch.setattr(pdf, "_MORE_FONTS", ())
+    assert not pdf.write_pdf(scene, tmp_path / "a.pdf")
+    monkeypatch.setattr(pdf, "_MORE_FONTS", ("A font that no system has", "STIXGeneral"))
+    assert pdf.write_pdf(scene, tmp_path / "b.pdf")
+    assert b"STIXGeneral" in (tmp_path / "b.pdf").read_bytes()
 
 
 def test_without_matplotlib_the_svg_files_are_written_and_the_command_is_named(

@@ -38,6 +38,7 @@ from nlora.report.sections.stages import scores_by_stage
 from nlora.report.sections.task_scores import scores_at_the_end
 from nlora.report.sections.training import training
 from nlora.report.variants import Variant, runs_of, seeds_in_words, variants_of
+from nlora.report.wording import joined
 from nlora.runs.interference_file import Interference
 from nlora.runs.summary import Summary
 
@@ -93,7 +94,7 @@ def render_interference(found: Interference) -> str:
     )  # fmt: skip
     run = RunFiles(Path(), summary.name, 0, summary, None, Path(), {}, None, (), found)
     facts = [
-        ("Adapters", ", ".join(names)),
+        ("Adapters", joined(names)),
         ("Compared over", f"{len(found.modules)} modules"),
         ("Threshold", f"{found.threshold:.3g}, {found.threshold_rule}"),
     ]

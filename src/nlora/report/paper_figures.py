@@ -6,6 +6,7 @@ Collision rate and orthogonality as bars, nuclear norm by layer, accuracy by sta
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from nlora.report.variants import Variant, variants_of
 from nlora.report.wording import measured, share
 from nlora.runs.atomic import disk_errors, write_text
 
+_log = logging.getLogger("nlora")
 _WIDTH = 560.0
 
 
@@ -49,9 +51,15 @@ def write_figures(runs: Sequence[RunFiles], folder: Path, base: str | None = Non
         check_pdf()
     except MissingExtraError as error:
         raise MissingExtraError(f"{folder}: {len(written)} SVG files are written; {error}") from error
+    whole = True
     for name, scene in figures:
         written.append(folder / f"{name}.pdf")
-        write_pdf(scene, written[-1])
+        whole &= write_pdf(scene, written[-1])
+    if not whole:
+        _log.warning(
+            "%s: the PDF files lack some characters, for which there is no font; the SVG files have them",
+            folder,
+        )
     return written
 
 

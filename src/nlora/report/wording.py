@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import bidirectional
 
 from nlora.config.outside_code import is_python_file
 from nlora.config.overrides import Override
@@ -57,7 +58,15 @@ def memory(size_bytes: int | None) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return names[0] if len(names) == 1 else f"{joined(names[:-1])} and {joined(names[-1:])}"
+
+
+def joined(names: Iterable[str]) -> str:
+    """`a, b, c`, in this order also on the page: names written from right to left are isolated from one another."""
+    return ", ".join(
+        f"\u2068{name}\u2069" if any(bidirectional(c) in {"R", "AL"} for c in name) else name
+        for name in names
+    )
 
 
 def shown_folder(run: RunFiles) -> str:
@@ -132,7 +141,7 @@ def run_facts(run: RunFiles) -> list[tuple[str, str]]:
         ("Model", summary.model),
         ("Method", method_words(run)),
         *([("Replay", summary.replay)] if summary.replay else []),
-        ("Tasks, in order", ", ".join(summary.tasks)),
+        ("Tasks, in order", joined(summary.tasks)),
     ]
     if config is not None:
         lora, train = config.lora, config.train

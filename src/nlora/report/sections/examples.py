@@ -22,7 +22,7 @@ from nlora.report.page_blocks import (
     words,
 )
 from nlora.report.run_files import RunFiles
-from nlora.report.wording import listed, repeat_command
+from nlora.report.wording import joined, listed, repeat_command
 from nlora.runs.layout import RUN_FILE
 
 MOST_EXAMPLES = 600
@@ -65,7 +65,7 @@ def _counts(answers: Sequence[tuple[str, TaskAnswers]], *, many: bool) -> Table:
         p_values += holm([sign_test(a.forgotten, a.gained) for other, a in answers if other == label])
     rows = tuple(
         words(
-            f"{label}, {a.task}" if many else a.task,
+            joined([label, a.task]) if many else a.task,
             a.total,
             a.right_then,
             a.right_now,
@@ -109,7 +109,7 @@ def _prompts(runs: Sequence[RunFiles]) -> tuple[Prompt, ...]:
         texts.setdefault(prompt.task, set()).add(prompt.template)
     named: dict[str, Prompt] = {}
     for label, prompt in found:
-        name = prompt.task if len(texts[prompt.task]) == 1 else f"{prompt.task}, {label}"
+        name = prompt.task if len(texts[prompt.task]) == 1 else joined([prompt.task, label])
         named.setdefault(name, replace(prompt, task=name))
     return tuple(named.values())
 

@@ -13,7 +13,7 @@ from nlora.report.estimates import PageAnswers, task_estimate
 from nlora.report.page_blocks import Block, Cell, Figure, Fold, Section, Table, Text, words
 from nlora.report.series import BAND, banded, reach
 from nlora.report.variants import Variant
-from nlora.report.wording import score
+from nlora.report.wording import joined, score
 
 MOST_LINES = 6
 """Up to this many tasks share one chart; beyond it, each gets a small one."""
@@ -67,7 +67,7 @@ def _order(variants: Sequence[Variant]) -> str:
     """The stages by name, if all variants have the same."""
     if len({variant.tasks for variant in variants}) > 1:
         return ""
-    return f" The stages: {', '.join(f'{k} {task}' for k, task in enumerate(variants[0].tasks, start=1))}."
+    return f" The stages: {joined(f'{k} {task}' for k, task in enumerate(variants[0].tasks, start=1))}."
 
 
 def _task_lines(variants: Sequence[Variant]) -> dict[str, list[Series]]:
@@ -117,7 +117,7 @@ def _numbers(variants: Sequence[Variant], answers: PageAnswers) -> Table:
         for i, task in enumerate(variant.tasks):
             found = [task_estimate(variant, k, i, answers) for k in range(len(variant.tasks))]
             texts = ["" if e is None else e.text for e in found] + [""] * (stages - len(found))
-            rows.append((Cell(f"{variant.label}, {task}" if many else task), *words(*texts)))
+            rows.append((Cell(joined([variant.label, task]) if many else task), *words(*texts)))
     columns = ("run, task" if many else "task", *(f"stage {k}" for k in range(1, stages + 1)))
     note = "In brackets: the 95 % interval; what it is over stands under Scores at the end."
     return Table("Scores after each stage", columns, tuple(rows), note)
