@@ -29,6 +29,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": len(WORDS), "hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 30,
         "num_attention_heads": 9, "num_key_value_heads": 3,
     },
+    "short": {
+        "vocab_size": len(WORDS), "hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 6,
+        "num_attention_heads": 9, "num_key_value_heads": 3,
+    },
     "0.1B": {
         "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
         "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
@@ -38,7 +42,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True,
     },
 }  # fmt: skip
-"""narrow has SmolLM2-135M's layers and heads, 0.1B is its shape, 1B that of Llama-3.2-1B."""
+"""narrow has SmolLM2-135M's layers and heads, short its heads, 0.1B is its shape, 1B that of Llama-3.2-1B."""
 
 
 @dataclass(frozen=True, slots=True)

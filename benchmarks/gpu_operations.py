@@ -30,7 +30,8 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def operations(sizes: Sizes) -> Iterator[Row]:
     """Of a step of each contestant, on a narrow model with as many layers as SmolLM2-135M."""
-    backbone = backbone_of("narrow", sizes.device, "float32")
+    # The fewest layers at which those of a layer count for more than those of the beginning and the end.
+    backbone = backbone_of("short" if sizes.small else "narrow", sizes.device, "float32")
     examples = examples_of(sizes.batch * 4)
     # What trainings of 4 and of 2 steps have in common cancels out; one of a single step has less.
     for name, turn in contestants_of(backbone, sizes).items():
