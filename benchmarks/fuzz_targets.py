@@ -168,7 +168,7 @@ _NEVER = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    for watch in _watches:
+    for watch in _watches or ():  # None while Python ends
         if event == "open":
             if isinstance(arguments[2], int) and arguments[2] & _WRITING:
                 watch.see(event, arguments[:1])
