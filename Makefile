@@ -21,7 +21,7 @@ venv: .venv/.installed
 	  { echo "nlora needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.[test]'
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # pip would use one core; some packages have broken files
+	@$(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true  # pip would use one core; some packages have broken files
 	@touch $@
 
 demo: venv
