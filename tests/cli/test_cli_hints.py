@@ -106,6 +106,19 @@ def test_an_override_in_the_form_of_an_option_is_told_its_own_form(
     assert "No such option" in nlora("analyze", "a", "b", "--seed", "3").err
 
 
+def test_a_signal_on_the_way_out_of_a_command_is_one_line(
+    nlora: Nlora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a launcher's to a process that fails because another one has."""
+
+    def interrupted(**options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nlora.cli.app.app", interrupted)
+    told = nlora("ls")
+    assert (told.status, told.err) == (130, "stopped\n")
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_says_what_it_keeps(
     tmp_path: Path, tiny_model: TinyModel, nlora: Nlora, monkeypatch: pytest.MonkeyPatch, stop: signal.Signals

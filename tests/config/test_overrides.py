@@ -1,12 +1,14 @@
 """Overrides of single keys: what they mean, and that a wrong one is named by its own text."""
 
+import enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nlora.config.load import load_config
-from nlora.config.overrides import lost, parse
+from nlora.config.overrides import as_overrides, lost
 from nlora.errors import InputErrors
 
 GOOD = """\
@@ -103,7 +105,8 @@ def test_an_override_mends_what_is_wrong_in_the_file(write: Any) -> None:
     ("overrides", "gone"),
     [
         (["method.weight=0.5", "method=nlora"], "method.weight=0.5"),
-        (["train.epochs=3", "train={batch_size: 8}"], "train.epochs=3"),
+        (["train.epochs=3", "train={batch_size: 8}"], None),
+        (["train.epochs=3", "train=null"], "train.epochs=3"),
         (["tasks.0.name=a", "tasks=[]"], "tasks.0.name=a"),
         (["stages.a.train.epochs=3", "stages.a={}", "stages.a.train.epochs=2"], None),
         (["method.name=olora", "method=nlora"], None),
@@ -112,8 +115,70 @@ def test_an_override_mends_what_is_wrong_in_the_file(write: Any) -> None:
     ],
 )
 def test_what_a_later_override_throws_away_is_a_mistake(overrides: list[str], gone: str | None) -> None:
-    found = lost([parse(text) for text in overrides])
+    found = lost(as_overrides(overrides, []))
     assert [problem.source for problem in found] == ([] if gone is None else [gone])
+
+
+BASE = {
+    "tasks": ["agnews"], "method": {"name": "olora", "weight": 0.7}, "lora": {"r": 4, "alpha": 8},
+    "train": {"epochs": 3, "learning_rate": 5e-4, "batch_size": 8},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("typed", "mapping", "alone"),
+    [
+        ("train={epochs: 1}", {"train": {"epochs": 1}}, {"train.epochs": 1}),
+        ("method={weight: 1}", {"method": {"weight": 1}}, {"method.weight": 1}),
+        ("lora={r: 2}", {"lora": {"r": 2}}, {"lora.r": 2}),
+        ("evaluate={general: {}}", {"evaluate": {"general": {}}}, {"evaluate.general": {}}),
+        (
+            "stages.agnews.train={epochs: 1}",
+            {"stages.agnews.train": {"epochs": 1}},
+            {"stages.agnews.train.epochs": 1},
+        ),
+    ],
+)
+def test_a_mapping_leaves_the_other_keys_of_its_section_alone(
+    typed: str, mapping: dict[str, Any], alone: dict[str, Any]
+) -> None:
+    base = {**BASE, "stages": {"agnews": {"train": {"batch_size": 4}}}}
+    expected = load_config(base, alone).config
+    assert load_config(base, [typed]).config == load_config(base, mapping).config == expected
+    assert expected.method.name == "olora"
+    assert (expected.train.learning_rate, expected.train_options("agnews").batch_size) == (5e-4, 4)
+
+
+def test_a_method_with_its_name_replaces_the_whole_method() -> None:
+    config = load_config(BASE, ["method={name: ella}"]).config
+    assert (config.method.name, config.method.options) == ("ella", {})
+
+
+def test_names_of_labels_may_be_numbers() -> None:
+    base = {"tasks": [{"name": "a", "train": "a.jsonl", "test": "b.jsonl"}]}
+    for given in (
+        ["tasks.0.label_names={1: good, 0: bad}"], {"tasks.0.label_names": {1: "good", 0: "bad"}},
+    ):  # fmt: skip
+        (task,) = load_config(base, given).config.tasks
+        assert task.label_names == {"1": "good", "0": "bad"}
+
+
+def test_values_of_other_libraries_and_names() -> None:
+    class Kind(str, enum.Enum):  # noqa: UP042 - as older code has it
+        mine = "ella"
+
+    config = load_config(
+        BASE, {"method": Kind.mine, "evaluate.zero_shot": np.bool_(True), "seed": np.int64(3)}
+    ).config
+    assert (config.method.name, config.evaluate.zero_shot, config.seed) == ("ella", True, 3)
+
+
+def test_the_folder_follows_a_new_name_of_a_config() -> None:
+    config = load_config({**BASE, "name": "a"}).config
+    assert config.output_dir == "runs/a"
+    assert load_config(config, {"name": "b"}).config.output_dir == "runs/b"
+    other = config.model_copy(update={"output_dir": "elsewhere"})
+    assert load_config(other, {"name": "b"}).config.output_dir == "elsewhere"
 
 
 def test_the_order_of_a_mapping_does_not_matter() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nlora.config.load import load_config
-from nlora.config.overrides import apply_to_stages, parse
+from nlora.config.overrides import apply_to_stages, as_overrides, parse
 
 
 def stages(*overrides: str) -> Any:
@@ -18,7 +18,7 @@ def stages(*overrides: str) -> Any:
             "b": {"method": {"weight": 0.4, "penalty": "factor_l1"}},
         },
     }
-    apply_to_stages(data, ["a", "b"], [parse(text) for text in overrides])
+    apply_to_stages(data, ["a", "b"], as_overrides(overrides, []))
     return data["stages"]
 
 
@@ -29,7 +29,8 @@ def stages(*overrides: str) -> Any:
         (["stages.a={}", "method=olora"], {"a": stages()["a"], "b": {"method": {}}}),
         (["seed=1", "lora.r=4"], stages()),
         (["train.epochs=1"], {**stages(), "a": {"train": {"batch_size": 4}, "method": {"weight": 1.2}}}),
-        (["train={epochs: 1}"], {**stages(), "a": {"train": {}, "method": {"weight": 1.2}}}),
+        (["train={epochs: 1}"], {**stages(), "a": {"train": {"batch_size": 4}, "method": {"weight": 1.2}}}),
+        (["method={name: olora}"], {"a": {**stages()["a"], "method": {}}, "b": {"method": {}}}),
         (["method.weight=0"], {"a": {**stages()["a"], "method": {}}, "b": {"method": {"penalty": "factor_l1"}}}),
         (["method.penalty=update_l1"], {"a": {**stages()["a"], "method": {}}, "b": {"method": {}}}),
         (["method=olora"], {"a": {**stages()["a"], "method": {}}, "b": {"method": {}}}),

@@ -46,6 +46,39 @@ def test_a_mapping_in_the_grid_leaves_the_other_keys_alone(tmp_path: Path) -> No
     assert [(one.learning_rate, one.epochs, one.batch_size) for one in trains] == [(0.1, 5, 4), (0.2, 2, 4)]
 
 
+def test_an_empty_mapping_changes_nothing(tmp_path: Path) -> None:
+    base = {**BASE, "method": "olora", "train": {**BASE["train"], "batch_size": 4, "epochs": 5}}
+    file = write_sweep(
+        tmp_path, base=base, seeds=[1],
+        variants={"plain": {"method": {}}, "other": {"train": {}}},
+        grid={"train": [{}, {"learning_rate": 0.2}], "evaluate.general": [None, {}]},
+    )  # fmt: skip
+    configs = list(check_sweep(read_sweep(file)).values())
+    assert len(configs) == 8
+    assert {(one.method.name, one.train.epochs, one.train.batch_size) for one in configs} == {("olora", 5, 4)}
+    assert sum(one.evaluate.general is not None for one in configs) == 4
+
+
+def test_the_command_line_wins_however_the_file_writes_a_key(tmp_path: Path) -> None:
+    base = {**BASE, "train": {**BASE["train"], "learning_rate": 0.5}}
+    given = {"train.epochs": 4, "train": {"batch_size": 4, "epochs": 3}}
+    file = write_sweep(
+        tmp_path,
+        base=base,
+        set=given,
+        variants={"v": {"lora": {"r": 8, "alpha": 2}}},
+        grid={"seed": []},
+        seeds=[1],
+    )
+    forced = ["set.train.epochs=2", "variants.v.lora={r: 3}", "grid={}", "train={max_samples: 50}"]
+    (config,) = check_sweep(read_sweep(file, forced)).values()
+    train = config.train
+    assert (train.epochs, train.batch_size, train.learning_rate, train.max_samples) == (2, 4, 0.5, 50)
+    assert (config.lora.r, config.lora.alpha) == (3, 2)
+    (config, _) = check_sweep(read_sweep(file, [*forced, "grid.lora.dropout=[0.1, 0.2]"])).values()
+    assert config.lora.dropout == 0.1
+
+
 def test_values_that_a_name_cannot_tell_apart_are_runs_of_their_own(tmp_path: Path) -> None:
     data = ["a b", "a_b", "A_B", "x" * 70, "x" * 71]
     runs = read_sweep(write_sweep(tmp_path, variants=None, grid={"data": data}, seeds=[1])).runs

@@ -106,7 +106,7 @@ def main() -> None:
         more = "".join(f"\n{note}" for note in notes)
         errors.print(head + escape(str(error)) + more, highlight=False, soft_wrap=True)
         _exit(2, error)
-    except Stopped as stopped:
+    except (Stopped, KeyboardInterrupt) as stopped:  # also of a signal that came on the way out of a command
         errors.quiet = not processes.speaks(stopped)
         errors.print(escape("; ".join(["stopped", *map(str, stopped.args)])), highlight=False, soft_wrap=True)
         _exit(STOPPED, stopped)

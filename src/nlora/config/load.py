@@ -150,7 +150,8 @@ def _choice(names: Sequence[str]) -> str:
 def _read(source: Source) -> tuple[Document, Path | None]:
     """What the user gave, and the path of its file, where it has one."""
     if isinstance(source, Config):
-        source = source.model_dump(mode="json")
+        is_default = source.output_dir == f"runs/{source.name}"  # which follows the name
+        source = source.model_dump(mode="json", exclude={"output_dir"} if is_default else None)
     if isinstance(source, Document):
         return replace(source, data=copy.deepcopy(source.data)), None
     if isinstance(source, Mapping):

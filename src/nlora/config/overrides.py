@@ -56,6 +56,7 @@ class Override:
 
 
 Overrides = Sequence[str | Override] | Mapping[str, Any]
+_SECTIONS = {"train", "lora", "evaluate", "method", "replay", "router", "auto_weight"}
 
 
 def shown(value: Any) -> str:
@@ -70,11 +71,11 @@ def parse(text: str) -> Override:
     if not equals or not all(path):
         what = "an override is a dotted key, '=' and a value, such as train.epochs=3"
         raise InputErrors([Problem(text or "''", what)])
-    value = read_yaml(value_text, text)
+    value = read_yaml(value_text, text, path)
     if value.problems:
         hint = "put the value in quotes if it is text"
         raise InputErrors(Problem(text, f"{problem.what}; {hint}") for problem in value.problems)
-    return Override(path, value.data, Place(text), value.places.written)
+    return Override(path, value.data, Place(text), value.places.inside(path).written)
 
 
 def as_overrides(given: Overrides, problems: list[Problem]) -> list[Override]:
@@ -87,17 +88,45 @@ def as_overrides(given: Overrides, problems: list[Problem]) -> list[Override]:
     if isinstance(given, Mapping):
         found = []
         for key, value in given.items():
-            path, place = tuple(str(key).split(".")), Place("", None, (str(key),))
-            if (value := plain(value, place, problems)) is not OMITTED:
-                found.append(Override(path, value, place))
+            path = tuple(str(key).split("."))
+            if (value := plain(value, place := Place("", None, path), problems)) is not OMITTED:
+                found += by_key(Override(path, value, place))
         return outer_first(found)
     found = []
     for one in given:
         try:
-            found.append(parse(one) if isinstance(one, str) else one)
+            found += by_key(parse(one)) if isinstance(one, str) else [one]
         except InputErrors as error:
             problems += error.problems
     return found
+
+
+def by_key(override: Override) -> list[Override]:
+    """An override for each key of a mapping that stands for a section, so that a run keeps the keys it does not name.
+
+    `method: {name: ...}` stays whole, because the options of one method mean nothing to another.
+
+    >>> [one.text for one in by_key(parse("train={epochs: 3, batch_size: 8}"))]
+    ['train.epochs=3', 'train.batch_size=8']
+    """
+    if not is_section(override.path, override.value):
+        return [override]
+    return [
+        Override(
+            (*override.path, key),
+            value,
+            override.place._replace(key=(*override.path, key)),
+            {at[1:]: text for at, text in override.written.items() if at[:1] == (key,)},
+        )
+        for key, value in override.value.items()
+    ]
+
+
+def is_section(path: Sequence[str], value: Any) -> bool:
+    """Whether a value at a path is a mapping of a section's keys: of the run, or of a stage."""
+    where = path[2:] if path[0] == "stages" else path
+    is_whole = list(where) == ["method"] and isinstance(value, dict) and "name" in value
+    return len(where) == 1 and where[0] in _SECTIONS and isinstance(value, dict) and not is_whole
 
 
 def apply(data: dict[str, Any], places: SourceMap, override: Override) -> SourceMap:

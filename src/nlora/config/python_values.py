@@ -19,6 +19,7 @@ from typing import Any
 
 from nlora.config.characters import half_problem
 from nlora.config.places import Place
+from nlora.config.yaml_positions import names_labels
 from nlora.errors import Problem
 
 OMITTED = object()
@@ -31,7 +32,7 @@ def plain(value: Any, place: Place, problems: list[Problem]) -> Any:
     Tuples may stand for lists, and paths for texts. A value of another type is left out, with a mistake at its place.
     """
     if isinstance(value, Mapping):
-        if place.key[-1:] == ("label_names",):  # its keys are values of the data
+        if names_labels(place.key):
             value = {str(k).lower() if isinstance(k, bool) else str(k): name for k, name in value.items()}
         wrong = [key for key in value if not isinstance(key, str)]
         problems += [place.problem(f"the key {key!r} must be text") for key in wrong]
@@ -40,11 +41,15 @@ def plain(value: Any, place: Place, problems: list[Problem]) -> Any:
     if isinstance(value, list | tuple):
         items = [plain(item, _below(place, i), problems) for i, item in enumerate(value)]
         return [item for item in items if item is not OMITTED]
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():  # its bool_ is no bool
+        value = value.item()
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str | PurePath):
-        what = half_problem(str(value))
-        value = str(value)
+        value = (
+            str.__str__(value) if isinstance(value, str) else str(value)
+        )  # the text of an Enum, not its name
+        what = half_problem(value)
     elif isinstance(value, Integral):
         value = int(value)
         digits = sys.get_int_max_str_digits()

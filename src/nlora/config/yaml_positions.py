@@ -81,8 +81,11 @@ class Document:
     problems: tuple[Problem, ...] = ()
 
 
-def read_yaml(text: str, source: str) -> Document:
-    """Read one YAML document; mistakes come back in `problems`, never as an exception."""
+def read_yaml(text: str, source: str, path: Key = ()) -> Document:
+    """Read one YAML document; mistakes come back in `problems`, never as an exception.
+
+    path: the key whose value the text is, before all keys in it.
+    """
     places = SourceMap(source)
     loader = None
     try:
@@ -90,7 +93,7 @@ def read_yaml(text: str, source: str) -> Document:
         root = loader.get_single_node()
         if root is None:
             return Document(None, places)
-        problems = list(_walk(root, (), places, active=set(), done=set()))
+        problems = list(_walk(root, path, places, active=set(), done=set()))
         if any(_RECURSIVE in problem.what for problem in problems):
             return Document(None, places, tuple(problems))
         if _aliased(root) > _MOST_ALIASED:
@@ -173,7 +176,7 @@ def _walk_mapping(
         if not isinstance(key, yaml.ScalarNode):
             yield here.problem("a key must be text, not a list or a mapping")
             continue
-        if key.tag != _TEXT_TAG and not (path[-1:] == ("label_names",) and _is_value(key)):
+        if key.tag != _TEXT_TAG and not (names_labels(path) and _is_value(key)):
             yield here.problem(f"the key {key.value} must be text; put it in quotes: '{key.value}'")
         if key.value in first:
             what = f"duplicate key, first used on line {first[key.value]}; keep one of them"
@@ -183,6 +186,11 @@ def _walk_mapping(
         yield from _walk(value, (*path, key.value), places, active=active, done=done)
     for value in merged:  # `<<: *defaults`; the mapping's own keys come first and win
         yield from _walk(value, path, places, active=active, done=done)
+
+
+def names_labels(path: Key) -> bool:
+    """Whether the keys of the mapping at a path are values of the data."""
+    return str(path[-1:] and path[-1]).rpartition(".")[2] == "label_names"
 
 
 def _is_value(key: yaml.ScalarNode) -> bool:

@@ -15,12 +15,12 @@ from pydantic import Field
 from nlora.config.characters import utf8
 from nlora.config.frozen import Frozen
 from nlora.config.messages import problems_in
-from nlora.config.overrides import Override, apply, as_overrides, outer_first
+from nlora.config.overrides import Override, apply, as_overrides, by_key, is_section, outer_first
 from nlora.config.paths import HomePath
 from nlora.config.places import SourceMap
 from nlora.config.schema import Config
 from nlora.config.yaml_positions import read_yaml
-from nlora.errors import InputErrors, Key, Problem, dotted
+from nlora.errors import InputErrors, Key, Problem
 from nlora.sweeps.cluster_options import RayOptions, SlurmOptions
 
 
@@ -70,7 +70,8 @@ def read_file(file: str, overrides: Sequence[str] = ()) -> LoadedSweep:
             forced.append(override)
             continue
         try:
-            places = apply(data, places, _of_variant(data, places, override))
+            for one in _as_entries(data, _of_variant(data, places, override)):
+                places = apply(data, places, one)
         except InputErrors as error:
             problems += error.problems
     _time_as_written(data, places)
@@ -104,14 +105,31 @@ def _of_variant(data: dict[str, Any], places: SourceMap, override: Override) -> 
         data["variants"] = variants = by_name(variants, places)
     if not isinstance(variants, dict) or not variants:  # none, or a mistake that is reported with the others
         return override
-    _, name, *key = override.path
+    name = override.path[1]
     if name not in variants:
         raise InputErrors(
             [override.place.problem(f"no variant is called {name}; there are {', '.join(variants)}")]
         )
     if isinstance(variants[name], str):
         variants[name] = {"method": variants[name]}
-    return replace(override, path=("variants", name, dotted(tuple(key))))
+    return override
+
+
+def _as_entries(data: dict[str, Any], override: Override) -> list[Override]:
+    """An override of a run's keys under `set` or `grid`, or of a variant, as last entries there, which win."""
+    depth = 2 if override.path[0] == "variants" else 1
+    if override.path[0] not in ("set", "grid", "variants") or len(override.path) <= depth:
+        return [override]
+    above, inner = override.path[:depth], override.path[depth:]
+    found = []
+    for one in by_key(replace(override, path=inner)):
+        place: Any = data
+        for part in above:
+            place = place.get(part) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.pop(one.key, None)
+        found.append(replace(one, path=(*above, one.key)))
+    return found
 
 
 def settings(values: dict[str, Any], places: SourceMap, at: Key) -> list[Override]:
@@ -128,7 +146,10 @@ def flat(key: str, value: Any, places: SourceMap, at: Key) -> Iterator[Override]
     A mapping becomes an override for each of its keys, so that a run keeps the keys that it does not name;
     `method: {name: ...}` stays whole, because the options of one method mean nothing to another.
     """
-    whole = key == "method" and isinstance(value, dict) and "name" in value
+    path = tuple(key.split("."))
+    if value == {} and is_section(path, value):
+        return
+    whole = path[-1] == "method" and isinstance(value, dict) and not is_section(path, value)
     if (
         isinstance(value, dict)
         and value
