@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -122,3 +123,28 @@ def test_options_that_all_stages_share_cannot_differ(
             make_plan(loaded)
         (problem,) = caught.value.problems
         assert problem.key == ("stages", "animals", "method", option)
+
+
+def test_the_tracker_of_a_single_task_has_to_be_installed(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of all tasks, which is reported once. A tracker that no task uses is not looked for."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a)
+    )
+    config = write_config(tmp_path, tiny_model("llama"))
+
+    def keys(overrides: dict[str, Any]) -> list[str]:
+        with pytest.raises(InputErrors) as told:
+            make_plan(load_config(config, overrides))
+        assert {p.what for p in told.value.problems} == {"wandb is not installed; pip install wandb"}
+        return [".".join(map(str, p.key)) for p in told.value.problems]
+
+    everywhere, of_one = {"train.report_to": ["wandb"]}, {"stages.animals.train.report_to": ["wandb"]}
+    assert keys(of_one) == ["stages.animals.train.report_to"]
+    assert keys(everywhere) == ["train.report_to"]
+    assert keys(everywhere | of_one) == ["train.report_to", "stages.animals.train.report_to"]
+    make_plan(
+        load_config(config, everywhere | {f"stages.{t}.train.report_to": [] for t in ("colors", "animals")})
+    )

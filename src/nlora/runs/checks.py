@@ -254,10 +254,11 @@ def extension_problems(config: Config, methods: Sequence[Method]) -> list[Proble
 
 
 def missing_extras(config: Config) -> list[Problem]:
-    """Trackers of `train.report_to` whose package is not installed."""
+    """Trackers of `train.report_to`, of all tasks or of single ones, whose package is not installed."""
     return [
-        Problem.at(("train", "report_to"), missing(name))
-        for name in config.train.report_to
+        Problem.at(_key(config, task.name, "report_to"), missing(name))
+        for task in config.tasks
+        for name in config.train_options(task.name).report_to
         if importlib.util.find_spec(name) is None
         and not (name == "tensorboard" and importlib.util.find_spec("tensorboardX"))
     ]
