@@ -253,3 +253,22 @@ def test_a_run_on_a_quantized_backbone(tmp_path: Path, wide_llama: Path, quantiz
             load_factors(tmp_path / run / "outputs" / stage / "adapter") for run in ("run", "again")
         )
         assert all(torch.equal(f.B, other[name].B) and f.B.any() for name, f in one.items())
+
+
+@with_bitsandbytes
+@pytest.mark.parametrize("saved", ["4bit", "8bit"])
+def test_a_model_that_was_saved_quantized_is_known_by_its_configuration(
+    tmp_path: Path, wide_llama: Path, saved: Any
+) -> None:
+    """It keeps its own format whatever `quantize` says."""
+    backbone: Any = load_backbone(str(wide_llama), quantize=saved)
+    backbone.model.save_pretrained(tmp_path / "model")
+    backbone.tokenizer.save_pretrained(tmp_path / "model")
+    config = write_config(tmp_path, tmp_path / "model")
+    make_plan(load_config(config))
+    again = "quantize=8bit: the model is quantized already; leave quantize out"
+    assert problems(config, "quantize=8bit") == again
+    for method in ("ewc", "seqft", "osf", "oplora"):
+        needs = f"{method} needs the backbone's weights as numbers; take one that is not"
+        assert problems(config, f"method={method}").endswith(f": model: is quantized already, and {needs}")
+        assert problems(config, f"method={method}", "quantize=8bit").splitlines()[0] == again

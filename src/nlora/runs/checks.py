@@ -53,20 +53,36 @@ def family_problems(config: Config, encoder_decoder: bool) -> list[Problem]:
     return [Problem.at(("model",), what)]
 
 
-def quantize_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:
-    """Why this run cannot have a quantized backbone; empty if it can, or needs none."""
-    if config.quantize is None:
-        return []
-    found = []
-    if importlib.util.find_spec("bitsandbytes") is None:
-        found.append(missing("bitsandbytes"))
-    if config.model.lower().endswith(".gguf"):
-        found.append(
-            "a GGUF file cannot be quantized again; leave quantize out, or give a folder or hub id as model"
+def quantize_problems(
+    config: Config, methods: Sequence[Method], model: nn.Module | None = None
+) -> list[Problem]:
+    """Why this run cannot have a quantized backbone; empty if it can, or has none.
+
+    model: its skeleton, which knows whether it is quantized already; None if it could not be built.
+    """
+    is_gguf = config.model.lower().endswith(".gguf")  # whose weights are dequantized on loading
+    quantized = None if is_gguf else getattr(getattr(model, "config", None), "quantization_config", None)
+    label, found = config.method.label, []
+    needs_floats = any(method.needs_float_weights for method in methods)
+    if config.quantize is not None:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            found.append(missing("bitsandbytes"))
+        if is_gguf:
+            found.append(
+                "a GGUF file cannot be quantized again; leave quantize out, or give a folder or hub id as model"
+            )
+        if quantized:
+            found.append("the model is quantized already; leave quantize out")
+        elif needs_floats:
+            found.append(f"{label} needs the backbone's weights as numbers; leave quantize out")
+    problems = [Problem.at(("quantize",), what) for what in found]
+    # Other libraries' formats may keep the adapted layers as they are.
+    if needs_floats and quantized and quantized.get("quant_method", "bitsandbytes") == "bitsandbytes":
+        what = (
+            f"is quantized already, and {label} needs the backbone's weights as numbers; take one that is not"
         )
-    if any(method.needs_float_weights for method in methods):
-        found.append(f"{config.method.label} needs the backbone's weights as numbers; leave quantize out")
-    return [Problem.at(("quantize",), what) for what in found]
+        problems.append(Problem.at(("model",), what))
+    return problems
 
 
 def fsdp_problems(

@@ -145,7 +145,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         general = _collect(problems, lambda: general_plan(config, folders, encoder, positions))
     problems += [
         *missing_extras(config),
-        *quantize_problems(config, methods),
+        *quantize_problems(config, methods, skeleton),
         *serve_problems(config, methods, tasks or ()),
         *(early_stopping_problems(config, methods) if methods else ()),
         *extension_problems(config, methods),
