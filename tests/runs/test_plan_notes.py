@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
-from helpers import write_config
+from helpers import COLORS, write_config, write_task
 from nlora.config.load import load_config
 from nlora.runs.plan import make_plan
 from nlora.runs.plan_notes import plan_notes
@@ -83,3 +85,50 @@ def test_steps_that_bfloat16_rounds_away_are_announced(tmp_path: Path, tiny_mode
         ]
         assert notes(method, "float32") == []
     assert notes("seqlora", "bfloat16") == []  # its adapter is in float32
+
+
+def without_effect(config: Path, **overrides: Any) -> list[str]:
+    found = plan_notes(make_plan(load_config(config, overrides)))
+    return [note for note in found if "effect" in note]
+
+
+def test_settings_of_tasks_that_mtl_does_not_train_alone_are_named(
+    tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    """But not those of their examples, which it trains on, nor those of its last task, which hold for all."""
+    stages = {
+        "colors": {
+            "train": {"learning_rate": 1e-4, "max_samples": 5, "label_weights": "balanced", "epochs": 9}
+        },
+        "animals": {"train": {"epochs": 3, "batch_size": 16}},
+    }
+    config = write_config(tmp_path, tiny_model("llama"), method="mtl", stages=stages)
+    assert without_effect(config) == [
+        "stages.colors.train.epochs, stages.colors.train.learning_rate: without effect, because mtl trains on all "
+        "tasks at once, with the settings of the last, animals"
+    ]
+    plan = make_plan(load_config(config))
+    assert [len(tokens) for tokens in plan.encoded] == [0, 5 + 16]
+    assert plan.stages[1].steps == -(-(5 + 16) // 16) * 3
+    weights = plan.weights[1]
+    assert weights is not None
+    assert len(set(weights[:5])) > 1
+    assert without_effect(config, method="inclora") == []
+    del stages["colors"]["train"]["learning_rate"], stages["colors"]["train"]["epochs"]
+    assert without_effect(write_config(tmp_path, tiny_model("llama"), method="mtl", stages=stages)) == []
+
+
+def test_settings_of_an_adapter_from_elsewhere_are_named(tmp_path: Path, tiny_model: TinyModel) -> None:
+    model = tiny_model("llama")
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"])
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora).save_pretrained(tmp_path / "old")
+    tasks = [{"name": "old", "adapter": str(tmp_path / "old")}, write_task(tmp_path, "colors", COLORS)]
+    stages = {
+        "old": {"train": {"max_samples": 5}, "method": {"weight": 0.5}},
+        "colors": {"train": {"epochs": 1}, "method": {"weight": 0.5}},
+    }
+    config = write_config(tmp_path, model, tasks=tasks, stages=stages)
+    assert without_effect(config) == [
+        "stages.old.train.max_samples, stages.old.method.weight: without effect, because an adapter from elsewhere "
+        "is not trained"
+    ]

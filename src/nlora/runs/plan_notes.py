@@ -9,6 +9,9 @@ from nlora.runs.plan import Plan
 from nlora.runs.replay_plan import replay_notes
 from nlora.runs.task_notes import task_notes
 
+_OF_EXAMPLES = frozenset({"max_samples", "early_stopping", "label_weights"})
+"""Keys of `train` that follow a task's examples to the stage that trains on them."""
+
 
 def plan_notes(plan: Plan) -> list[str]:
     """One line each; none of them is an error."""
@@ -19,11 +22,35 @@ def plan_notes(plan: Plan) -> list[str]:
         *_fused_note(plan),
         *_rounding_note(plan),
         *_cut_answers(plan),
+        *_without_effect(plan),
         *replay_notes(config, tasks),
         *held_out_note(config, choosing),
         *protocol_notes(config),
         *task_notes(tasks),
     ]
+
+
+def _without_effect(plan: Plan) -> list[str]:
+    """The keys of single tasks that change nothing, because these tasks have no training of their own."""
+    config, found = plan.config, dict[str, list[str]]()
+    for stage, (task, method) in enumerate(zip(plan.tasks, plan.methods, strict=True), start=1):
+        is_adopted, own = stage in plan.adopted, config.stages.get(task.name)
+        if own is None or (plan.encoded[stage - 1] and not is_adopted):
+            continue
+        if is_adopted:
+            why, counting = "an adapter from elsewhere is not trained", frozenset[str]()
+        elif method.at_once:
+            last = plan.tasks[-1].name
+            why = f"{config.method.label} trains on all tasks at once, with the settings of the last, {last}"
+            counting = _OF_EXAMPLES
+        else:
+            why, counting = f"{config.method.label} trains nothing at these tasks", _OF_EXAMPLES
+        # A method that merges may do so with the options of this task.
+        options = () if is_adopted and method.merges else own.method
+        keys = [f"train.{key}" for key in own.train if key not in counting]
+        keys += [f"method.{key}" for key in options]
+        found.setdefault(why, []).extend(f"stages.{task.name}.{key}" for key in keys)
+    return [f"{', '.join(keys)}: without effect, because {why}" for why, keys in found.items() if keys]
 
 
 def _cut_answers(plan: Plan) -> list[str]:
