@@ -11,6 +11,7 @@ import pytest
 
 import nlora
 from helpers import DESK_TASKS
+from nlora.config.schema import EvaluateOptions
 from nlora.runs import checkpoint
 
 TEXTS = ["the billing thing", "it is down again", "the high thing", "low"]
@@ -70,4 +71,33 @@ def test_the_keys_of_evaluate_are_checked(here: Path) -> None:
     with pytest.raises(nlora.InputErrors, match=r"batch_sise.*: unknown key; did you mean 'batch_size'"):
         run.evaluate(batch_sise=3)
     with pytest.raises(nlora.InputErrors, match="must be test or validation, not 'dev'"):
-        run.predict(TEXTS, task="tickets", split="dev")
+        run.evaluate(split="dev")
+
+
+def test_keys_that_would_change_nothing_are_refused(here: Path, loads: list[str]) -> None:
+    run, values = nlora.open_run("runs/support"), EvaluateOptions(max_samples=3).model_dump()
+
+    def told(ask: Callable[..., Any], **settings: Any) -> str:
+        try:
+            ask(**settings)
+        except nlora.InputErrors as error:
+            return str(error)
+        return ""
+
+    def predict(**settings: Any) -> Any:
+        return run.predict([], task="tickets", **settings)
+
+    def evaluate(**settings: Any) -> Any:
+        return run.evaluate(["nobody"], **settings)
+
+    nothing = "changes nothing here; the keys of evaluate that do are "
+    for ask, keys in (
+        (predict, "batch_size, decode"),
+        (evaluate, "batch_size, decode, max_samples, split, unseen, validation_share"),
+    ):
+        for key, value in values.items():
+            expected = "" if key in keys.split(", ") else f"evaluate.{key}: {nothing}{keys}"
+            assert told(ask, **{key: value}).removeprefix(told(ask)) == expected
+    assert told(evaluate, **{"general.texts": 3}).startswith(f"evaluate.general.texts: {nothing}")
+    assert told(predict, split="dev", zero_shot=True).count(nothing) == 2
+    assert loads == []

@@ -21,6 +21,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tasks": ","}, "--tasks: names no task; leave it out"),
     ({"split": "dev"}, "evaluate.split=dev: must be test or validation, not 'dev'"),
     ({"settings": ["batch_sise=3"]}, "unknown key; did you mean 'batch_size'?"),
+    (
+        {"settings": ["zero_shot=true"]},
+        "evaluate.zero_shot=true: changes nothing here; the keys of evaluate that do are batch_size, decode, ",
+    ),
     ({"settings": ["decode"]}, "evaluate.decode: an override is a dotted key, '=' and a value"),
     (
         {"data": "nowhere", "tasks": "yelp"},

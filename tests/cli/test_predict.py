@@ -264,6 +264,16 @@ def test_generated_answers_have_no_probabilities(
         nlora.open_run(other).predict(["x"], task="colors", probabilities=True)
 
 
+def test_keys_of_scoring_are_refused(run: Path, nlora: Callable[..., Any]) -> None:
+    """They would change no answer; and the help says which keys do."""
+    told = nlora("predict", run, "--task", "colors", "--set", "max_samples=1", "--set", "batch_size=2")
+    assert (told.status, told.out) == (2, "")
+    assert told.err == (
+        "error: evaluate.max_samples=1: changes nothing here; the keys of evaluate that do are batch_size, decode\n"
+    )
+    assert "max_samples" not in nlora("predict", "--help").out
+
+
 def with_keys(run: Path, folder: Path, keys: str) -> Path:
     """A copy of the run whose task colors has other keys."""
     shutil.copytree(run, folder)

@@ -22,6 +22,8 @@ from nlora.runs.task_records import differences
 if TYPE_CHECKING:
     from nlora.runs.released_files import Prediction
 
+SETTINGS = ("batch_size", "decode", "max_samples", "split", "unseen", "validation_share")
+"""The keys of `evaluate` that change which examples of which tasks are scored, and how."""
 SCHEMA = 1
 
 

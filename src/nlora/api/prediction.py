@@ -17,6 +17,8 @@ from nlora.evaluation.choices import decode_of
 from nlora.runs.checkpoint import Checkpoint, StageModel
 from nlora.runs.events import Progress
 
+SETTINGS = ("batch_size", "decode")
+"""The keys of `evaluate` that change the answers to new texts, or how fast they come."""
 Row = dict[str, Any]
 BATCHES = 16
 """Batches of texts that are read and answered before their answers are printed; they are sorted by length."""

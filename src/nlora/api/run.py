@@ -135,9 +135,9 @@ class Run:
         texts: a task with a template of several columns takes mappings with these columns instead of texts.
         task: None guesses it for each text, which takes a run with `serve: routed` and `router.reads: text`.
         stage: as for `model`. probabilities: return those of the task's labels instead of the answers.
-        settings: keys of `evaluate`, such as decode="generate" or batch_size=64.
-        The model stays loaded for the next call: see `release`. Raises InputErrors naming every text that is none, and
-        for a task or a stage that does not exist.
+        settings: keys of `evaluate` that differ from the run's: batch_size, decode.
+        The model stays loaded for the next call: see `release`. Raises InputErrors naming every text that is none, for
+        a task or a stage that does not exist, and for settings that are wrong or change nothing.
 
         >>> answers = run.predict(["the fox has gone", "the market is down"], task="tickets")
         >>> set(answers) <= {"billing", "network", "hardware"}
@@ -149,7 +149,7 @@ class Run:
         from nlora.api import prediction
 
         with quiet_python():
-            checkpoint = self._checkpoint(stage, settings)
+            checkpoint = self._checkpoint(stage, settings, prediction.SETTINGS)
             asked = prediction.asked_for(checkpoint, task)
             rows = prediction.given_rows(texts, asked.fields)
             if probabilities:
@@ -170,22 +170,23 @@ class Run:
 
         tasks: names of the run's tasks, of other data sets in its data folder, or of built-in tasks; None: those that
             the run scored at the stage. stage: as for `model`.
-        settings: keys of `evaluate` that differ from the run's: batch_size, decode, max_samples, split.
+        settings: keys of `evaluate` that differ from the run's: batch_size, decode, max_samples, split, unseen,
+            validation_share.
 
         The model stays loaded for the next call: see `release`. Raises InputErrors for tasks, a stage or settings that
-        do not exist.
+        do not exist, and for settings that change nothing.
 
         >>> evaluation = run.evaluate(["tickets"], stage=1, batch_size=8)
         >>> evaluation.scores[0].score == run.accuracy_matrix["tickets", "tickets"]
         True
         """
-        from nlora.api.evaluation import evaluate, tasks_of
+        from nlora.api import evaluation
 
         names = [tasks] if isinstance(tasks, str) else tasks
         with quiet_python():
-            checkpoint = self._checkpoint(stage, settings)
-            selected = tasks_of(checkpoint, names)
-            return evaluate(self._model(checkpoint), checkpoint, selected, _progress())
+            checkpoint = self._checkpoint(stage, settings, evaluation.SETTINGS)
+            selected = evaluation.tasks_of(checkpoint, names)
+            return evaluation.evaluate(self._model(checkpoint), checkpoint, selected, _progress())
 
     def release(self) -> None:
         """Free the memory of the model that `predict` and `evaluate` have loaded; `with` does so at its end.
@@ -247,11 +248,14 @@ class Run:
         with quiet_python():
             return export(self.folder, expanded(out), ExportOptions(form, **options), stage=stage, push=push)
 
-    def _checkpoint(self, stage: int | None, settings: Mapping[str, Any] | None = None) -> Checkpoint:
+    def _checkpoint(
+        self, stage: int | None, settings: Mapping[str, Any] | None = None, counting: Sequence[str] = ()
+    ) -> Checkpoint:
+        """counting: the keys of `evaluate` that `settings` may have."""
         from nlora.runs.checkpoint import read_stage
 
         overrides = {f"evaluate.{key}": value for key, value in (settings or {}).items()}
-        return read_stage(self.folder, stage, overrides)
+        return read_stage(self.folder, stage, overrides, counting=counting)
 
     def _model(self, stage: Checkpoint) -> StageModel:
         """The stage's model: the one of the last call if it has the same weights."""

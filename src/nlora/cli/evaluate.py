@@ -72,7 +72,7 @@ def evaluate(
     if data is not None:  # relative to the current folder, not to the run's
         overrides.append(f"data={json.dumps(str(Path(data).absolute()) if Path(data).is_dir() else data)}")
     target = None if out is None else writable(out, "--out")
-    checkpoint = read_stage(Path(run), stage, overrides)
+    checkpoint = read_stage(Path(run), stage, overrides, counting=evaluation.SETTINGS)
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     with Bars(TextConsole(stderr=True), stages=len(checkpoint.config.tasks)) as bars:
         progress = Progress(bars)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nlora.cli.options import RunFolder, Settings, Stage, evaluate_overrides
+from nlora.cli.options import RunFolder, Stage, evaluate_overrides
 from nlora.errors import InputErrors, Problem
 from nlora.models.processes import refuse
 from nlora.runs.console import TextConsole
@@ -49,7 +49,15 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Also print the probability of each of the task's labels."),
     ] = False,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="decode or batch_size of evaluate, such as decode=generate.",
+            show_default="as in the run",
+        ),
+    ] = None,
 ) -> None:
     """Answer new texts with a run's model; prints a line of JSON for each."""
     from nlora.api import prediction
@@ -62,7 +70,7 @@ def predict(
 
     refuse("nlora predict")
     console = TextConsole(stderr=True)
-    checkpoint = read_stage(Path(run), stage, evaluate_overrides(settings))
+    checkpoint = read_stage(Path(run), stage, evaluate_overrides(settings), counting=prediction.SETTINGS)
     asked = prediction.asked_for(checkpoint, task)  # before waiting for anybody's texts
     if probabilities:
         prediction.check_probabilities(checkpoint, asked)

@@ -7,7 +7,7 @@ later ones at the same time.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from nlora.config.base_folder import located
 from nlora.config.load import LoadedConfig, load_config
-from nlora.config.overrides import Overrides
-from nlora.config.schema import Config
+from nlora.config.overrides import Overrides, as_overrides
+from nlora.config.schema import Config, EvaluateOptions
 from nlora.errors import InputErrors, MissingExtraError, ModelError, Problem, missing
 from nlora.evaluation.choices import decode_of
 from nlora.methods.base import Method
@@ -61,19 +61,26 @@ class Checkpoint:
 
 
 def read_stage(
-    folder: Path, stage: int | None, overrides: Overrides = (), *, option: str = "--stage"
+    folder: Path,
+    stage: int | None,
+    overrides: Overrides = (),
+    *,
+    counting: Collection[str] = EvaluateOptions.model_fields,
+    option: str = "--stage",
 ) -> Checkpoint:
     """A stage of the run in a folder; no weights are loaded yet.
 
     stage: from 1; 0 is the backbone before any training; None is the last committed stage.
-    overrides: `evaluate.*` and `data` keys that differ from the run's. option: what asked for the stage, for messages.
+    overrides: `evaluate.*` and `data` keys that differ from the run's. counting: the keys of `evaluate` that change
+    what is asked for; others are refused. option: what asked for the stage, for messages.
 
     Raises RunError if the folder is no run, InputErrors if there is no such stage (yet) or the method trained nothing
-    at it.
+    at it, and for overrides that are wrong or change nothing.
     """
     if isinstance(stage, bool) or not isinstance(stage, Integral | None):
         raise InputErrors([Problem(option, f"must be the number of a stage, not {stage!r}")])
     read_run_file(folder)  # has the clearest message for a folder that is no run
+    _refuse_ignored(overrides, counting)
     loaded = load_config(folder / RUN_FILE, overrides)
     # The folder may have been moved since.
     here = loaded.config.model_copy(update={"output_dir": str(folder)})
@@ -83,6 +90,14 @@ def read_stage(
         method.check_sequence(len(config.tasks))
     run = RunFolder.read(config)
     return Checkpoint(replace(loaded, config=config), run, _checked(run, stage, option), methods)
+
+
+def _refuse_ignored(overrides: Overrides, counting: Collection[str]) -> None:
+    """Raises InputErrors for keys of `evaluate` that would change nothing. Other mistakes are left to `load_config`."""
+    what = f"changes nothing here; the keys of evaluate that do are {', '.join(counting)}"
+    known = {("evaluate", key) for key in EvaluateOptions.model_fields if key not in counting}
+    if found := [one.place.problem(what) for one in as_overrides(overrides, []) if one.path[:2] in known]:
+        raise InputErrors(found)
 
 
 def _checked(run: RunFolder, stage: int | None, option: str) -> int:
