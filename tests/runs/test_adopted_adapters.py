@@ -115,6 +115,25 @@ def test_after_is_short_for_tasks_with_an_adapter(tmp_path: Path, tiny_model: Ma
     assert not (tmp_path / "out").exists()
 
 
+def test_an_adapter_without_scores_leaves_the_metrics_of_a_new_run(tmp_path: Path, tiny_model: Made) -> None:
+    """Free text has ROUGE-L, also of a task that is appended: no older version scored its stage."""
+    model = tiny_model("llama")
+    adapter = str(foreign_adapter(tmp_path / "old", model))
+    tasks = [write_task(tmp_path, "colors", COLORS), write_task(tmp_path, "animals", ANIMALS)]
+    for task in tasks:
+        del task["labels"]
+    for known in (1, 2):
+        learnt = learn(config_of(tmp_path, model, [{"name": "old", "adapter": adapter}, *tasks[:known]]))
+    assert learnt.status == "complete"
+    assert learnt.metrics == {"colors": "rougeL", "animals": "rougeL"}
+
+    import nlora
+
+    scores = nlora.open_run(tmp_path / "run").evaluate().scores
+    assert [(score.task, score.metric) for score in scores] == list(learnt.metrics.items())
+    assert [score.score for score in scores] == pytest.approx(learnt.R[2][1:])
+
+
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_learns_on_or_says_why_not(tmp_path: Path, tiny_model: Made, method: str) -> None:
     """The adapters have the layers that the run trains, fewer, and more."""

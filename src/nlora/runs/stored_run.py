@@ -95,12 +95,15 @@ class StoredRun:
         return read_before(self.folder)
 
     def scored_records(self) -> list[tuple[int, dict[str, TaskRecord]]]:
-        """For each stage that scored (0: before any training), the records of its tasks; {} from an older version."""
-        before = read_zero_shot(self.folder)
+        """For each stage that scored (0: before any training), the records of its tasks; {} from an older version.
+
+        A stage scores nothing if the method trained nothing at it, or if its adapters came without test examples.
+        """
+        before, tasks_before = read_zero_shot(self.folder) or ({}, {})
         committed = filter(self.is_committed, range(1, len(self.config.tasks) + 1))
         records = [self.stage_record(stage) for stage in committed]
-        scored = [(record.stage, record.tasks) for record in records if not record.is_skipped]
-        return scored if before is None else [(0, before[1]), *scored]
+        scored = [(record.stage, record.tasks) for record in records if record.scores]
+        return [(0, tasks_before), *scored] if before else scored
 
     def trained_records(self) -> dict[int, TaskRecord]:
         """For each stage that trained, even if it is not scored yet, the record of its task, if known."""
