@@ -134,6 +134,21 @@ def test_an_adapter_without_scores_leaves_the_metrics_of_a_new_run(tmp_path: Pat
     assert [score.score for score in scores] == pytest.approx(learnt.R[2][1:])
 
 
+def test_collisions_of_fewer_tasks_do_not_outlive_an_extension(tmp_path: Path, tiny_model: Made) -> None:
+    """The adapter that is appended has no module in common with the others, so nothing can be compared any more."""
+    model = tiny_model("llama")
+    adapter = foreign_adapter(tmp_path / "theirs", model, target_modules=["o_proj"])
+    tasks = [write_task(tmp_path, "colors", COLORS), write_task(tmp_path, "animals", ANIMALS)]
+    lora = {"r": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]}
+    assert learn(config_of(tmp_path, model, tasks, lora=lora)).collision is not None
+    assert (tmp_path / "run/analysis.json").exists()
+    tasks.append({"name": "shapes", "adapter": str(adapter)})
+    grown = learn(config_of(tmp_path, model, tasks, lora=lora))
+    assert (grown.status, grown.tasks) == ("complete", ("colors", "animals", "shapes"))
+    assert grown.collision is None
+    assert not (tmp_path / "run/analysis.json").exists()
+
+
 @pytest.mark.parametrize("method", method_names())
 def test_every_method_learns_on_or_says_why_not(tmp_path: Path, tiny_model: Made, method: str) -> None:
     """The adapters have the layers that the run trains, fewer, and more."""

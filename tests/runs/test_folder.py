@@ -78,6 +78,20 @@ def test_a_run_from_the_first_stage_to_the_summary(tmp_path: Path) -> None:
     assert names(tmp_path / "run") == {".lock", "run.yaml", "outputs", "summary.json"}
 
 
+def test_what_was_measured_of_fewer_stages_goes_with_the_next_one(tmp_path: Path) -> None:
+    """An extension that is stopped before its last stage has no collisions, as a run that began with all tasks."""
+    with RunFolder.open(config_of(tmp_path, tasks=["agnews"]), VERSIONS) as run:
+        commit(run, 1)
+        run.write_summary(Collision(threshold=1e-6, average_rate=0.25, pairs={}))
+        (tmp_path / "analysis.json").write_text("{}")
+    with RunFolder.open(config_of(tmp_path, tasks=["agnews", "amazon", "yelp"]), VERSIONS) as run:
+        assert run.write_summary().collision is None
+        commit(run, 2)
+        assert not (tmp_path / "analysis.json").exists()
+        assert run.write_summary().collision is None
+    assert read_summary(tmp_path).collision is None
+
+
 def test_zero_shot_scores_outlive_the_process(tmp_path: Path) -> None:
     with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         assert run.zero_shot() is None

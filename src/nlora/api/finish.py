@@ -19,8 +19,8 @@ log = logging.getLogger("nlora")
 def finish_run(run: RunFolder, progress: Progress) -> Summary:
     """Writes analysis.json, summary.json and report.html, and returns the summary.
 
-    Stages without adapters leave no analysis.json and no collisions in the summary. Errors end nothing: the stages
-    are committed, and `nlora analyze` and `nlora report` show the same errors.
+    Stages that cannot be compared leave no analysis.json and no collisions in the summary. Errors end nothing: the
+    stages are committed, and `nlora analyze` and `nlora report` show the same errors.
     """
     collision = None
     try:

@@ -30,6 +30,7 @@ from nlora.errors import RunError
 from nlora.models.processes import barrier, by_main
 from nlora.runs.atomic import DISK_FULL, disk_errors, publish_folder, remove, sweep, write_json
 from nlora.runs.checksums import write_checksums
+from nlora.runs.interference_file import ANALYSIS_FILE
 from nlora.runs.layout import (
     LOG_FILE,
     MEMORY_FILE,
@@ -160,6 +161,7 @@ class RunFolder(StoredRun):
                 raise ValueError(f"stage {stage} has no record; write_stage_record writes it")
             self._record_in(temporary, stage)
             write_checksums(temporary, self.weights_before(stage))
+            (self.folder / ANALYSIS_FILE).unlink(missing_ok=True)  # of other stages than there are now
             publish_folder(temporary, final)
             sweep_points(self.folder)
             barrier()
@@ -181,12 +183,11 @@ class RunFolder(StoredRun):
     def write_summary(self, collision: Collision | None = None) -> Summary:
         """Write summary.json from the committed stages, and return it.
 
-        collision: None keeps the file's.
+        collision: None keeps the file's, if that is of the same stages.
         """
-        before = self._summary()
-        if collision is None and before is not None:
-            collision = before.collision
-        summary = self._summary_now(collision)
+        before, summary = self._summary(), self._summary_now(collision)
+        if collision is None and before is not None and before.agrees_with(summary):
+            summary = summary.model_copy(update={"collision": before.collision})
         write_summary(self.folder, summary)
         return summary
 
