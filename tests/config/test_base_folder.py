@@ -116,6 +116,30 @@ def test_what_an_older_version_wrote_and_folders_without_anything_in_common(tmp_
     }
 
 
+@pytest.mark.parametrize("adapter", ["someone/an-adapter", "theirs"])
+def test_a_path_that_no_folder_has_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: str
+) -> None:
+    """An adapter of the hub, or one whose folder was deleted after the run had taken it over."""
+    here, configs = tmp_path / "project", tmp_path / "project/configs"
+    (here / "data").mkdir(parents=True)
+    configs.mkdir()
+    for split in ("train", "test"):
+        (here / f"data/{split}.jsonl").touch()
+    tasks = [{"name": "old", "adapter": adapter}, *config_of().model_dump()["tasks"]]
+    config = Config.model_validate({"tasks": tasks})
+    monkeypatch.chdir(here)
+    record = recorded(here / "run", config, configs)
+    assert record["base_folder"] == ".."
+    values = {**record, "config": config.model_dump()}
+    assert read(values, here / "run") == here
+    here.rename(tmp_path / "moved")
+    assert read(values, tmp_path / "moved/run") == tmp_path / "moved"
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "moved").rename(here)  # the run alone is moved: its data are where they were
+    assert read(values, tmp_path / "alone/run") == here
+
+
 def test_a_link_to_another_disk_is_followed(tmp_path: Path) -> None:
     (tmp_path / "scratch/deep/runs").mkdir(parents=True)
     (tmp_path / "original").mkdir()

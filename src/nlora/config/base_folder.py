@@ -35,7 +35,8 @@ GENERAL_PATHS = ("text", "harness_path")
 def recorded(run_folder: Path, config: Config, base: Path) -> dict[str, str]:
     """The keys of run.yaml. base: the folder of the configuration's file; the current folder takes precedence."""
     paths = _relative_paths(config.model_dump())
-    there = (Path() if paths and _holds(Path(), paths) else base).resolve()
+    current = _found(Path(), paths)
+    there = (Path() if current and current >= _found(base, paths) else base).resolve()
     here = run_folder.resolve()
     if here.parts[:2] != there.parts[:2]:  # only the root of the file system in common
         return {HERE: str(there)}
@@ -52,9 +53,10 @@ def read(record: Mapping[str, Any], run_folder: Path) -> Path:
     """The folder that a run.yaml records; without one, its own. In older files the path is absolute."""
     there = (run_folder / str(record.get(HERE, "."))).resolve()
     then, config = record.get(THEN), record.get("config")
-    if then is None or not isinstance(config, dict) or _holds(there, _relative_paths(config)):
+    if then is None or not isinstance(config, dict):
         return there
-    return Path(str(then))
+    paths, before = _relative_paths(config), Path(str(then))
+    return there if _found(there, paths) >= _found(before, paths) else before
 
 
 def located(config: Config, base: Path) -> Config:
@@ -101,8 +103,9 @@ def _metric_file(metric: Any) -> str | None:
     return file if is_python_file(file) else None
 
 
-def _holds(folder: Path, paths: Sequence[str]) -> bool:
-    return all(_below(folder, path) for path in paths)
+def _found(folder: Path, paths: Sequence[str]) -> set[str]:
+    """Those that the folder has. One that no folder has says nothing: an adapter's may be a hub id, or be gone."""
+    return {path for path in paths if _below(folder, path)}
 
 
 def _below(folder: Path, path: str) -> str | None:
