@@ -215,6 +215,16 @@ def test_a_stage_of_an_older_version_is_compared_by_its_answers(run: Path, tmp_p
     del values["tasks"]
     file.write_text(json.dumps(values))
     assert gate(folder).tasks == gate(run).tasks
+    whole = shutil.copytree(run, tmp_path / "whole")  # whose last stage is of that version, too
+    without_checksums(whole)
+    for file in whole.glob("outputs/*/stage.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"tasks": {}}))
+    assert gate(whole).tasks == gate(run).tasks
+    assert [v.changes.metric for v in gate(whole).tasks] == ["exact_match"]
+    for one, other in ((whole, run), (run, whole)):
+        against = gate(one, against=other)
+        assert [v.changes.task for v in against.tasks] == ["colors", "animals"]
+        assert all(v.changes.changes.worse == v.changes.changes.better == 0 for v in against.tasks)
     answers = folder / "outputs/1-colors/predict_eval_predictions.jsonl"
     answers.write_text(answers.read_text().replace('"sentence": "', '"sentence": "other '))
     with pytest.raises(InputErrors, match="task colors: no test example was answered by both"):

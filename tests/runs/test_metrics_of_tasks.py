@@ -18,6 +18,8 @@ from nlora.errors import InputErrors
 from nlora.report.forgotten_examples import find_forgotten
 from nlora.report.run_files import load_run
 from nlora.runs.answers import read_answers
+from nlora.runs.checkpoint import read_stage
+from nlora.runs.export.verify import tasks_to_check
 from nlora.runs.plan import make_plan
 from nlora.runs.summary import read_summary
 
@@ -191,6 +193,28 @@ def test_an_export_is_compared_by_the_metric(project: Path, nlora: Nlora, tmp_pa
     last = read_summary(project / "run").R[2]
     for name, score in zip(METRICS, last, strict=True):
         assert f"| {name} | 9 | {score:.1f} | {score:.1f} | 0 |" in card
+
+
+def test_free_text_of_an_older_version_is_exported_and_compared_by_exact_match(
+    project: Path, tmp_path: Path
+) -> None:
+    """That version kept no records of its tasks. eval and the matrix say exact match, so the rest does, too."""
+    run = tmp_path / "run"
+    shutil.copytree(project / "run", run)
+    without_checksums(run)
+    for file in run.glob("outputs/*/stage.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"tasks": {}}))
+    (checked,) = tasks_to_check(read_stage(run, None), None, lambda index: index == 2)
+    rows = lines(run, 3, "notes")
+    right = [plain(row["Prediction"]) in map(plain, row["Answers"]) for row in rows]
+    assert (checked.task.name, checked.metric) == ("notes", "exact_match")
+    assert checked.score(checked.stored_texts) == pytest.approx(100 * sum(right) / len(right))
+    notes = gate(run, against=project / "run").tasks[2].changes
+    assert (notes.task, notes.metric, notes.after) == (
+        "notes",
+        "exact_match",
+        pytest.approx(100 * sum(right) / len(right)),
+    )
 
 
 def changed(project: Path, folder: Path, task: int, metric: Any, stages: int) -> Path:

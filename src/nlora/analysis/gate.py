@@ -194,9 +194,12 @@ def _just_learned(after: _Judged) -> dict[str, Checkpoint]:
     return found
 
 
-def _scored(point: Checkpoint) -> Mapping[str, TaskRecord]:
-    """The tasks whose answers are kept with the stage, with their records."""
-    return point.run.stage_record(point.stage).tasks if point.stage else {}
+def _scored(point: Checkpoint) -> Mapping[str, TaskRecord | None]:
+    """The tasks whose answers are kept with the stage, with their records; None: an older version kept none."""
+    if not point.stage:
+        return {}
+    stage = point.run.stage_record(point.stage)
+    return {task: stage.tasks.get(task) for task in stage.scores}
 
 
 def _compared(after: _Judged, pairs: Mapping[str, Checkpoint]) -> list[TaskChanges]:
@@ -204,7 +207,7 @@ def _compared(after: _Judged, pairs: Mapping[str, Checkpoint]) -> list[TaskChang
     records = _scored(after.point)
     for task, before in pairs.items():
         then, record = _scored(before).get(task), records[task]
-        if then is None:  # of a version that kept no records; the examples are matched by their texts
+        if then is None or record is None:  # the examples are matched by their texts
             continue
         if then.test.sha256 != record.test.sha256 or then.metric != record.metric:
             what = "; ".join(differences(then, record))
@@ -220,7 +223,9 @@ def _compared(after: _Judged, pairs: Mapping[str, Checkpoint]) -> list[TaskChang
     ]
     if problems:
         raise InputErrors(problems)
-    return [task_changes(task, records[task].metric, earlier[task], now[task]) for task in pairs]
+    # A version that kept no records scored by exact match.
+    metrics = {task: record.metric if record else "exact_match" for task, record in records.items()}
+    return [task_changes(task, metrics[task], earlier[task], now[task]) for task in pairs]
 
 
 def _answers(point: Checkpoint, tasks: Sequence[str]) -> dict[str, Answers]:

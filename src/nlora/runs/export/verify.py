@@ -97,7 +97,7 @@ def tasks_to_check(
             )
             problems.append(Problem(f"task {task.name}", what))
         known = record.tasks.get(task.name)
-        metric = known.metric if known else metric_of(task, config)
+        metric = known.metric if known else metric_of(task, config, "exact_match")
         assert one.index is not None
         found.append(CheckedTask(task, one.index, metric, tuple(a for a in answers if a is not None)))
     if problems:
