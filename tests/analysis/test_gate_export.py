@@ -14,7 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from helpers import ANIMALS, COLORS, learn, write_config, write_task
 from nlora.analysis.gate import gate
+from nlora.api.learn import learn as learn_run
+from nlora.config.load import load_config
 from nlora.errors import InputErrors, RunError
+from nlora.runs.events import Progress
 from nlora.runs.export.export import export
 from nlora.runs.export.options import ExportOptions
 from nlora.runs.export.record import RECORD_FILE
@@ -146,6 +149,21 @@ def test_what_happened_to_the_files_since_counts(moved: Path) -> None:
     assert not verdict.passed
 
 
+def test_a_stage_that_was_only_scored_again_is_the_one_that_was_exported(moved: Path) -> None:
+    """Its stage.json has other times, its weights are the same. Without the digest of these it stays refused."""
+    stage = moved / "run/outputs/2-animals"
+    before, answers = (stage / "stage.json").read_bytes(), stage / "predict_eval_predictions.jsonl"
+    then = gate(moved / "adapter", max_drop=100).tasks
+    answers.write_bytes(answers.read_bytes()[:-30])
+    learn_run(load_config(moved / "run/run.yaml"), Progress(), repair=True)
+    assert (stage / "stage.json").read_bytes() != before
+    assert gate(moved / "adapter", max_drop=100).tasks == then
+    file = moved / "adapter" / RECORD_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"weights": None}))
+    with pytest.raises(RunError, match=r"made from another training of .*run, stage 2 of 2, animals; export"):
+        gate(moved / "adapter")
+
+
 def without_record(moved: Path) -> None:
     (moved / "adapter" / RECORD_FILE).unlink()
 
@@ -173,6 +191,10 @@ def without_its_run(moved: Path) -> None:
 def with_a_run_trained_again(moved: Path) -> None:
     file = moved / "run/outputs/2-animals/stage.json"
     file.write_text(file.read_text().replace('"train_seconds": ', '"train_seconds": 1'))
+    sums = file.with_name("checksums.json")
+    values = json.loads(sums.read_text())
+    values["files"]["adapter/adapter_model.safetensors"]["sha256"] = "0" * 64
+    sums.write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nlora.errors import RunError
 from nlora.runs.atomic import write_json
 from nlora.runs.checkpoint import Checkpoint, read_stage
+from nlora.runs.checksums import weights_digest
 from nlora.runs.export.options import ExportOptions
 from nlora.runs.export.result import Export
 from nlora.runs.layout import RUN_FILE, STAGE_FILE
@@ -38,7 +39,10 @@ class ExportRecord(BaseModel):
     schema_version: Literal[1] = Field(1, alias="schema")
     run: str = Field(description="The run's folder, relative to the export's.")
     stage: int = Field(ge=1)
-    stage_sha256: str = Field(description="Of the stage's stage.json: another training of it has another.")
+    stage_sha256: str = Field(description="Of the stage's stage.json, which has times.")
+    weights: str | None = Field(
+        None, description="Digest of its weights, which scoring it again leaves; null in older files."
+    )
     options: ExportOptions
     adapters: tuple[str, ...] = Field(
         (), description="The folders of --as adapters, in the order of the stages."
@@ -52,6 +56,7 @@ def write_record(export: Export, folder: Path) -> None:
         run=_relative(checkpoint.run.folder.resolve(), export.folder.resolve()),
         stage=checkpoint.stage,
         stage_sha256=_stage_sha256(checkpoint),
+        weights=_weights(checkpoint),
         options=export.options,
         adapters=tuple(export.adapters),
     )
@@ -89,7 +94,8 @@ def exported_stage(folder: Path, record: ExportRecord) -> Checkpoint:
             f"{folder}: was made from the run {run}, which is not there; move it back, or export another run"
         )
     checkpoint = read_stage(run, record.stage)
-    if _stage_sha256(checkpoint) != record.stage_sha256:
+    is_same = _stage_sha256(checkpoint) == record.stage_sha256
+    if not is_same and (record.weights is None or record.weights != _weights(checkpoint)):
         raise RunError(
             f"{folder}: was made from another training of {run}, {checkpoint.name}; export the run again"
         )
@@ -100,6 +106,10 @@ def _stage_sha256(checkpoint: Checkpoint) -> str:
     return hashlib.sha256(
         (checkpoint.run.stage_folder(checkpoint.stage) / STAGE_FILE).read_bytes()
     ).hexdigest()
+
+
+def _weights(checkpoint: Checkpoint) -> str | None:
+    return weights_digest(checkpoint.run.stage_folder(checkpoint.stage))
 
 
 def _relative(there: Path, here: Path) -> str:
