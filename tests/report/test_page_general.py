@@ -82,6 +82,32 @@ def test_the_printed_table(tmp_path: Path) -> None:
     assert "arc_easy acc 0.600 -> 0.450  (no training -> last stage)" in lines
 
 
+def test_the_ends_are_those_of_the_run_and_no_other_stages(tmp_path: Path) -> None:
+    """arc was left out, and boolq and the text came in, when the last task was appended."""
+    run = measured(tmp_path / "run", 26.0, harness=False)
+    path = run / "summary.json"
+    scores = [
+        GeneralScores(harness={"arc": {"acc": 0.5}}),
+        GeneralScores(harness={"arc": {"acc": 0.45}}),
+        GeneralScores(
+            text="default",
+            text_sha256="ab",
+            perplexity=26,
+            bits_per_byte=1.3,
+            harness={"boolq": {"acc": 0.61}},
+        ),
+    ]
+    added = {"general": [s.model_dump(mode="json") for s in scores], "perplexity_change": None}
+    path.write_text(json.dumps(json.loads(path.read_text()) | added))
+    console = Console(file=io.StringIO(), width=80)
+    console.print(accuracy_table(read_summary(run)))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "arc acc 0.500 -> –  (no training -> last stage)" in text
+    assert "boolq acc – -> 0.610  (no training -> last stage)" in text
+    root = page_of(tmp_path, run)
+    assert table_of(root, "Perplexity and bits per byte") == [["kept", "–", "26.00", "–", "–", "1.300"]]
+
+
 def test_comparisons_have_the_change(tmp_path: Path) -> None:
     runs = [measured(tmp_path / "a", 26.0), make_run(tmp_path / "b", name="plain", tasks=TASKS)]
     comparison = compare(read_runs(runs))

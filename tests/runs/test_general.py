@@ -145,6 +145,42 @@ def test_a_run_can_begin_to_measure_with_a_later_task(
     ]
 
 
+def test_the_untouched_model_is_measured_on_what_came_in_later(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First tasks of the harness alone, then the text and another group, which has no metrics of its own."""
+    again = tmp_path / "run"
+    shutil.copytree(measured / "run", again)
+    expected = read_summary(again).general[0]
+    assert expected is not None
+    shutil.rmtree(again / "outputs" / "2-pets")
+    old = GeneralScores(harness={"a": {"acc": 0.25}}, harness_limit=3, seconds=100)
+    (again / "general.json").write_text(old.model_dump_json())
+    asked: list[tuple[str, ...]] = []
+
+    def run_harness(backbone: Any, names: tuple[str, ...], **options: Any) -> dict[str, dict[str, float]]:
+        asked.append(tuple(names))
+        return {{"group": "member"}.get(name, name): {"acc": 0.5} for name in names}
+
+    monkeypatch.setattr("nlora.evaluation.harness.run_harness", run_harness)
+    monkeypatch.setattr("nlora.evaluation.harness.harness_problem", lambda names, folder: None)
+    general = {
+        "text": str(measured / "text.txt"), "max_characters": 200, "harness": ["a", "group"], "harness_limit": 3,
+    }  # fmt: skip
+    changes = (f"output_dir={again}", f"evaluate.general={json.dumps(general)}")
+    found = learn(measured / "config.yaml", *changes).general[0]
+    assert found is not None
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert found.text_sha256 == expected.text_sha256
+    assert found.harness == {"a": {"acc": 0.25}, "member": {"acc": 0.5}}
+    assert found.harness_limit == 3
+    assert found.seconds > 100
+    assert asked == [("group",), ("a", "group")]  # the untouched model, then stage 2
+    shutil.rmtree(again / "outputs" / "2-pets")
+    assert learn(measured / "config.yaml", *changes).general[0] == found
+    assert asked[2:] == [("a", "group")]
+
+
 def plan(folder: Path, model: Path, **general: Any) -> Any:
     return make_plan(load_config(small(folder, model, evaluate={"general": general}))).general
 

@@ -125,10 +125,8 @@ def _general(summary: Summary) -> list[str]:
     if summary.perplexity_change is not None:
         lines.append(f"perplexity {change(summary.perplexity_change)} %  (last row - no training, of that)")
     for (task, metric), row in harness_rows(summary.general).items():
-        known = [f"{value:.3f}" for value in row if value is not None]
-        lines.append(
-            f"{task} {metric} {' -> '.join(dict.fromkeys((known[0], known[-1])))}  (no training -> last stage)"
-        )
+        ends = ("–" if value is None else f"{value:.3f}" for value in (row[0], row[-1]))
+        lines.append(f"{task} {metric} {' -> '.join(dict.fromkeys(ends))}  (no training -> last stage)")
     return lines
 
 

@@ -55,6 +55,15 @@ class GeneralPlan:
     begin: int = 0
     tokens: int = 0
 
+    def without(self, known: GeneralScores) -> GeneralPlan | None:
+        """What these numbers lack; None for nothing."""
+        has = {*known.harness, *known.harness_names}
+        names = tuple(name for name in self.options.harness if name not in has)
+        text = self.text if known.text is None else None
+        if text is None and not names:
+            return None
+        return replace(self, options=self.options.model_copy(update={"harness": names}), text=text)
+
     @property
     def in_words(self) -> str:
         """`the perplexity of mine.txt (4,000 tokens), arc_easy`."""
@@ -163,14 +172,16 @@ class GeneralProbe:
         self._before: GeneralScores | None = None
 
     def before(self) -> None:
-        """Measure the untouched model, unless the run has its numbers."""
+        """Measure the untouched model on what the run has no numbers of."""
         if self._plan is None:
             return
-        self._before = from_main(self._run.general_before)
-        if self._before is None:
-            self._before = self._measure(self._plan)
+        known = self._before = from_main(self._run.general_before)
+        lacking = self._plan if known is None else self._plan.without(known)
+        if lacking is not None:
+            found = self._measure(lacking)
+            self._before = found if known is None else known.with_more(found)
             write_before(self._run.folder, self._before)
-            self._say("before the first task", self._before, None)
+            self._say("before the first task", found, None)
 
     def after(self, stage: int, task: str, method: Method) -> GeneralScores | None:
         """The numbers after a stage (from 1); None if nothing is measured."""
@@ -191,10 +202,10 @@ class GeneralProbe:
 
         begin = time.perf_counter()
         harness = from_main(self._harness, plan) if plan.options.harness else {}
-        limit = plan.options.harness_limit
+        names, limit = plan.options.harness, plan.options.harness_limit
         if plan.text is None:
             seconds = time.perf_counter() - begin
-            return GeneralScores(harness=harness, harness_limit=limit, seconds=seconds)
+            return GeneralScores(harness=harness, harness_names=names, harness_limit=limit, seconds=seconds)
         loss = mean_loss(self._backbone.model, plan.windows, plan.begin)
         is_finite = loss < _LARGEST_LOSS  # not so for NaN
         bits = loss / math.log(2) * plan.tokens / plan.text.bytes
@@ -206,6 +217,7 @@ class GeneralProbe:
             perplexity=math.exp(loss) if is_finite else None,
             bits_per_byte=bits if is_finite else None,
             harness=harness,
+            harness_names=names,
             harness_limit=limit,
             seconds=time.perf_counter() - begin,
         )

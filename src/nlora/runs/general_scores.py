@@ -35,6 +35,9 @@ class GeneralScores(BaseModel):
         default_factory=dict,
         description="By task of lm-evaluation-harness, then by metric, on its own scale.",
     )
+    harness_names: tuple[str, ...] = Field(
+        (), description="The tasks and groups that were asked for; empty in files of older versions."
+    )
     harness_limit: int | None = Field(None, description="Examples of each of its tasks at most; null: all.")
     seconds: float = Field(0.0, ge=0, description="What measuring took.")
 
@@ -45,6 +48,17 @@ class GeneralScores(BaseModel):
         if before.text_sha256 != self.text_sha256:
             return None
         return 100.0 * (self.perplexity / before.perplexity - 1.0)
+
+    def with_more(self, more: GeneralScores) -> GeneralScores:
+        """These numbers and `more`, of the same model: a text if there was none, or other tasks of the harness."""
+        return (more if self.text is None else self).model_copy(
+            update={
+                "harness": self.harness | more.harness,
+                "harness_names": (*self.harness_names, *more.harness_names),
+                "harness_limit": (more if more.harness else self).harness_limit,
+                "seconds": self.seconds + more.seconds,
+            }
+        )
 
 
 General = tuple[GeneralScores | None, ...]

@@ -12,7 +12,7 @@ from nlora.report.charts.scene import Scene
 from nlora.report.page_blocks import Block, Cell, Figure, Section, Table, words
 from nlora.report.run_files import RunFiles
 from nlora.report.wording import change
-from nlora.runs.general_scores import harness_rows
+from nlora.runs.general_scores import harness_rows, perplexity_change
 
 _BEFORE = "before"
 """The name of the untouched model among the stages."""
@@ -45,7 +45,8 @@ def _perplexity(runs: Sequence[RunFiles]) -> Figure:
     y = linear_axis("perplexity", [value for line in lines.values() for _, value in line])
     title = "Perplexity after each stage"
     description = "; ".join(
-        f"{label}: {line[0][1]:.{_DIGITS}f} at first, {line[-1][1]:.{_DIGITS}f} at last"
+        f"{label}: "
+        + ", ".join(f"{names[int(at) - 1]} {value:.{_DIGITS}f}" for at, value in (line[0], line[-1]))
         for label, line in lines.items()
         if line
     )
@@ -94,19 +95,18 @@ def _numbers(runs: Sequence[RunFiles]) -> Table:
 
 
 def _bits(runs: Sequence[RunFiles]) -> Table:
-    """First and last of each run: perplexity, and bits per byte, which models with other tokenizers share."""
+    """The untouched model and the last stage: perplexity, and bits per byte, which other tokenizers share."""
     rows = []
     for run in runs:
-        known = [s for s in run.summary.general if s is not None and s.perplexity is not None]
-        if not known:
+        ends = run.summary.general[0], run.summary.general[-1]
+        if not any(s is not None and s.text for s in ends):
             continue
-        first, last = known[0], known[-1]
         rows.append(
             words(
                 run.label,
-                *(f"{s.perplexity:.{_DIGITS}f}" for s in (first, last)),
-                change(last.change_since(first)) if last is not first else "–",
-                *(f"{s.bits_per_byte:.3f}" for s in (first, last)),
+                *("–" if s is None or s.perplexity is None else f"{s.perplexity:.{_DIGITS}f}" for s in ends),
+                change(perplexity_change(run.summary.general)),
+                *("–" if s is None or s.bits_per_byte is None else f"{s.bits_per_byte:.3f}" for s in ends),
             )
         )
     columns = ("run", "perplexity at first", "at last", "change, %", "bits per byte at first", "at last")
