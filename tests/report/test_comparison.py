@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from compared_runs import ORDER_1, compared, run, shown, table_of
+from compared_runs import ORDER_1, changed, compared, run, shown, table_of
 
 from nlora.errors import InputErrors
 from nlora.report.comparison import Spread, read_runs
@@ -42,6 +42,23 @@ def test_seeds_of_one_name_are_one_row_with_mean_and_sample_deviation(tmp_path: 
         r"plain \(inclora\) +1-3 +66\.0 ±6\.0 +-28\.0 ±13\.1 +28\.0 ±13\.1 +20\.0 ±10\.0 +460,800", text
     )
     assert "±: sample standard deviation over the seeds." in text
+
+
+def test_what_training_leaves_out_is_listed(tmp_path: Path) -> None:
+    searched = changed(run(tmp_path / "auto"), train_seconds=[1, 1], prepare_seconds=[5, 5])
+    plain = changed(run(tmp_path / "plain", "other"), train_seconds=[10, 10], prepare_seconds=[0.9, 1])
+    old = changed(run(tmp_path / "old", "older"), prepare_seconds=[])
+    comparison = compared(searched, plain, old)
+    lines = [(line["train_seconds_mean"], line["prepare_seconds_mean"]) for line in table_of(comparison)]
+    assert lines == [("2.0", "10.0"), ("20.0", "1.9"), ("60.0", "")]
+    text = " ".join(shown(comparison, 160).split())
+    assert "training preparing memory" in text
+    assert "2.0 s 10 s" in text
+    assert "training: time for all tasks, without preparing and scoring" in text
+    assert "preparing: what" in text
+    short = shown(compared(plain, old), 160)
+    assert "preparing: what" not in short
+    assert re.search("training +memory", short)
 
 
 def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:

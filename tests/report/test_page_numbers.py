@@ -78,6 +78,17 @@ def test_an_older_file_does_not_say_how_long_preparing_took(tmp_path: Path) -> N
     assert table_of(page_of(tmp_path, run), "Each stage")[0] == ["1 colors", "31 s", "2.0 s", "5", "1.77 GiB"]
 
 
+def test_runs_side_by_side_show_preparing_where_it_takes_long(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, name=name) for name in ("plain", "searched")]
+    assert "Preparing:" not in page_of(tmp_path, *runs).text  # 0.75 to 2.25 s of 31 to 33 s
+    path = runs[1] / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prepare_seconds": [20, 30, 40]}))
+    root = page_of(tmp_path, *runs)
+    shown = {row[0]: row[-3:-1] for row in table_of(root, "The runs side by side")}
+    assert shown == {"plain": ["96 s", "4.5 s"], "searched": ["96 s", "90 s"]}
+    assert "Preparing: what the method does before and after training" in root.text
+
+
 def test_a_stage_without_training_is_not_listed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     stage = run / "outputs/1-colors"

@@ -124,6 +124,17 @@ def test_runs_side_by_side() -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_preparing_is_said_where_it_takes_long() -> None:
+    plain = summary([[90, 30], [50, 80]], ["a", "b"], name="plain")
+    found = summary([[90, 30], [70, 80]], ["a", "b"], name="penalty")
+    short = found.model_copy(update={"prepare_seconds": (8, 9)})  # of 180
+    assert "training:" not in rendered(comparison_table([plain, short]))
+    text = rendered(comparison_table([plain, found.model_copy(update={"prepare_seconds": (9, 9)})]))
+    said = "training: without what the method does before and after it: plain 0.0 s, penalty 18 s."
+    assert said in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_a_comparison_of_other_tasks_has_a_warning() -> None:
     one = summary([[90, 30], [70, 80]], ["a", "b"])
     other = summary([[90, 30], [70, 80]], ["b", "a"])

@@ -49,6 +49,7 @@ MEASURES: Mapping[str, Callable[[Summary], float | None]] = {
     "perplexity_change": lambda s: s.perplexity_change,
     "trained_parameters": lambda s: s.trained_parameters,
     "train_seconds": lambda s: sum(s.train_seconds) if s.train_seconds else None,
+    "prepare_seconds": lambda s: sum(s.prepare_seconds) if s.prepare_seconds else None,
     "peak_memory_bytes": lambda s: s.peak_memory_bytes,
 }
 """Functions from a run's summary to a number. Scores, transfers, the collision rate and the change of the perplexity
@@ -105,6 +106,14 @@ class Comparison:
         from nlora.report.comparison_formats import written
 
         return written(self, "table")
+
+
+def shows_preparing(seconds: Iterable[tuple[float, float]]) -> bool:
+    """Whether a table has a column for preparing: in any run it took at least a tenth of the time of training.
+
+    seconds: of preparing and of training, of each run.
+    """
+    return any(preparing > 0 and 10 * preparing >= training for preparing, training in seconds)
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[tuple[Path, Summary]]:

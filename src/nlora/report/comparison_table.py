@@ -16,11 +16,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from nlora.report.comparison import Comparison, Row, Spread
+from nlora.report.comparison import Comparison, Row, Spread, shows_preparing
 from nlora.report.formatting import change, duration, memory, score
 
 AVERAGE = "average_accuracy"
 """The measure whose best value is marked."""
+PREPARING = "prepare_seconds"
+"""The measure that is shown only where it takes long."""
 DIFFERENCE = "difference"
 """The column of differences to the base."""
 LABEL_WIDTHS = (40, 24, 16)
@@ -63,7 +65,9 @@ COLUMNS = (
            "perplexity: change on plain text from before the first to after the last task; higher is worse."),
     Column("trained_parameters", "trained", lambda s: f"{s.mean:,.0f}", "trained: parameters per task."),
     Column("train_seconds", "training", lambda s: duration(s.mean),
-           "training: time for all tasks, without scoring; mean over seeds."),
+           "training: time for all tasks, without preparing and scoring; mean over seeds."),
+    Column(PREPARING, "preparing", lambda s: duration(s.mean),
+           "preparing: what the method, or a router, does before and after training; mean over seeds."),
     Column("peak_memory_bytes", "memory", lambda s: memory(s.mean), "memory: peak during training; mean over seeds."),
 )  # fmt: skip
 
@@ -124,9 +128,12 @@ class ComparisonView:
 
 
 def shown_columns(comparison: Comparison) -> list[Column]:
-    """The measures that any row has, and the difference to the base."""
+    """The measures that any row has, preparing only where it takes long, and the difference to the base."""
     rows = (*comparison.rows, *comparison.published)
     columns = [column for column in COLUMNS if any(column.key in row.values for row in rows)]
+    times = [row.values for row in rows if row.values.keys() >= {PREPARING, "train_seconds"}]
+    if not shows_preparing((found[PREPARING].mean, found["train_seconds"].mean) for found in times):
+        columns = [column for column in columns if column.key != PREPARING]
     if comparison.base is not None:
         heading = f"minus {comparison.base}"
         columns.insert(1, Column(DIFFERENCE, heading, _change, f"{heading}: {DIFFERENCE_NOTE}"))

@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from nlora.report.comparison import shows_preparing
 from nlora.report.formatting import change, duration, score
 from nlora.runs.general_scores import harness_rows
 from nlora.runs.summary import Score, Summary
@@ -46,7 +47,10 @@ def accuracy_table(summary: Summary) -> Table:
 
 
 def comparison_table(summaries: Sequence[Summary]) -> Table:
-    """One row per run: its averages and its training time. The best average accuracy is marked *."""
+    """One row per run: its averages and its training time. The best average accuracy is marked *.
+
+    Where preparing takes long, its times are in a line below: 80 columns have no place for another one.
+    """
     known = [s.average_accuracy for s in summaries if s.average_accuracy is not None]
     best = score(max(known, default=None))  # as shown: equal numbers are marked alike
     runs = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False)
@@ -73,6 +77,9 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
     table.add_row("AA: average accuracy, mean over all tasks after the last one.")
     table.add_row("BWT: backward transfer, mean change on the earlier tasks since each was learned.")
     table.add_row("FWT: forward transfer, mean gain on the later tasks before each was learned.")
+    if shows_preparing((sum(s.prepare_seconds), sum(s.train_seconds)) for s in summaries):
+        each = ", ".join(f"{s.name} {duration(sum(s.prepare_seconds))}" for s in summaries)
+        table.add_row(Text(f"training: without what the method does before and after it: {each}."))
     if len({summary.tasks for summary in summaries}) > 1:
         table.add_row(
             Text("These runs learned different tasks or orders; averages are not comparable.", style="bold")

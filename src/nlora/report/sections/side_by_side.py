@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from nlora.report.comparison import Spread
+from nlora.report.comparison import MEASURES, Spread, shows_preparing
 from nlora.report.comparison_table import seeds_in_short
 from nlora.report.estimates import Estimate, ends
 from nlora.report.formatting import duration
@@ -48,7 +48,13 @@ def _table(found: Compared) -> Table:
     ]
     if found.differences:
         columns.append((f"minus {found.base}", lambda v: Cell(_minus(found.differences.get(v.label)))))
-    columns += [(name, partial(_averaged, measure, text)) for name, measure, text in _MEASURES]
+    summaries = [run.summary for run in runs_of(variants)]
+    prepares = shows_preparing((sum(s.prepare_seconds), sum(s.train_seconds)) for s in summaries)
+    columns += [
+        (name, partial(_averaged, measure, text))
+        for name, measure, text in _MEASURES
+        if prepares or name != "preparing"
+    ]
     rows = [tuple(cell(variant) for _, cell in columns) for variant in ordered]
     kept = [i for i in range(len(columns)) if i < 3 or any(row[i].text != "–" for row in rows)]
     note = f"{_NOTE} 95 % interval: as in the figure."
@@ -63,6 +69,8 @@ def _table(found: Compared) -> Table:
         note += (
             " Perplexity: change on plain text from before the first to after the last task; higher is worse."
         )
+    if prepares:
+        note += " Preparing: what the method does before and after training, which training leaves out."
     return Table(
         "The runs side by side",
         tuple(columns[i][0] for i in kept),
@@ -98,6 +106,7 @@ _MEASURES: Sequence[tuple[str, Measure, Callable[[Spread], str]]] = (
     ("perplexity, %", lambda r: r.summary.perplexity_change, lambda s: change(s.mean) + _deviation(s)),
     ("trained parameters", lambda r: r.summary.trained_parameters, lambda s: f"{s.mean:,.0f}"),
     ("training", lambda r: sum(r.summary.train_seconds), lambda s: duration(s.mean)),
+    ("preparing", lambda r: MEASURES["prepare_seconds"](r.summary), lambda s: duration(s.mean)),
     ("peak memory", lambda r: r.summary.peak_memory_bytes, lambda s: memory(round(s.mean))),
 )
 """The other columns of averages."""
