@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from nlora.runs.checkpoint import StageModel, read_stage
 from nlora.runs.layout import ROUTER_FILE
 from nlora.runs.plan import make_plan
 from nlora.runs.routing import Routing
+from nlora.runs.task_router import TaskRouter
 
 TinyModel = Callable[[str], Path]
 Line = dict[str, Any]
@@ -66,6 +68,30 @@ def of_task(found: list[Line], task: str) -> list[Line]:
 
 def unrouted(found: list[Line]) -> list[Line]:
     return [{key: value for key, value in line.items() if key != "Routed"} for line in found]
+
+
+def test_the_routers_time_counts_as_preparing_and_as_scoring(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that jumps 1,000 s when a task is learned, and 500 s when the tasks of some texts are guessed."""
+    calls = Counter[str]()
+    real, learning, guessing = time.perf_counter, TaskRouter.learn, TaskRouter.guess
+    monkeypatch.setattr(time, "perf_counter", lambda: real() + 1000 * calls["learn"] + 500 * calls["guess"])
+
+    def learned(*given: Any) -> None:
+        learning(*given)
+        calls["learn"] += 1
+
+    def guessed(*given: Any) -> list[str]:
+        calls["guess"] += 1
+        return guessing(*given)
+
+    monkeypatch.setattr(TaskRouter, "learn", learned)
+    monkeypatch.setattr(TaskRouter, "guess", guessed)
+    found = learn(small(tmp_path, tiny_model("llama"), method="inclora", serve="routed"))
+    assert found.prepare_seconds == pytest.approx([1000, 1000], abs=200)
+    assert found.evaluate_seconds == pytest.approx([500, 1000], abs=200)
+    assert max(found.train_seconds) < 200
 
 
 def test_per_task_the_first_tasks_answers_stay_those_of_its_stage(made: Callable[[str], Path]) -> None:

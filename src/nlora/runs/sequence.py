@@ -108,6 +108,7 @@ def learn_sequence(
                 router.reload(run.stage_folder(stage), task.name)
             continue
         with run.stage(stage, task.name) as folder:
+            begun = time.perf_counter()
             if router is not None:
                 router.learn(folder, task, stage_seed(plan.config.seed, stage))
             adopted = plan.adopted.get(stage)
@@ -124,7 +125,7 @@ def learn_sequence(
                     history.reload_stage(folder, method, is_last=True)
                     result = TrainResult(**kept)
                 else:
-                    begun, own = time.perf_counter(), plan
+                    own = plan
                     if method.chooses_weight:  # for this stage alone: no later one has to keep its method
                         own = with_chosen_weight(
                             plan, run, backbone, history, stage, folder, records, progress, paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,7 +45,9 @@ class ServedModel:
             self.history.activate_for_task(self.method, index)
             beginning = partial(self.method.beginning, index)
             return self.evaluator.answer(task, on_answered, probabilities=probabilities, beginning=beginning)
+        begin = time.perf_counter()
         guesses = self.router.guess(task)
+        guessing = time.perf_counter() - begin
         parts = []
         for i, name in enumerate(self.router.tasks):  # each model is made active once
             places = [place for place, guess in enumerate(guesses) if guess == name]
@@ -54,7 +57,8 @@ class ServedModel:
             self.history.activate_for_task(self.method, i)
             given = task if len(places) == len(task.test) else some
             parts.append((places, self.evaluator.answer(given, on_answered, probabilities=probabilities)))
-        return replace(_joined(parts, len(task.test)), guesses=tuple(guesses))
+        joined = _joined(parts, len(task.test))
+        return replace(joined, seconds=joined.seconds + guessing, guesses=tuple(guesses))
 
     def is_bare(self, index: int) -> bool:
         """Whether the task at that position is answered by the untrained backbone although something was trained."""

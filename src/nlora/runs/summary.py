@@ -168,7 +168,7 @@ class StageRecord(BaseModel):
         description="The row of R: a percentage for each scored task."
     )
     train_seconds: float = Field(ge=0)
-    prepare_seconds: float = Field(0, ge=0, description="What the method does before and after training.")
+    prepare_seconds: float = Field(0, ge=0, description="What the method, or a router, does beside training.")
     evaluate_seconds: float = Field(ge=0)
     train_samples_per_second: float = Field(ge=0)
     peak_memory_bytes: int | None = Field(None, ge=0, description="Null if not measured.")
