@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,12 +168,17 @@ def test_a_task_that_gets_no_weight_does_not_cost_the_memory_of_the_tasks(
 
 
 def test_a_stopped_search_goes_on(
-    searched: tuple[Path, Summary], tiny_model: TinyModel, tmp_path: Path
+    searched: tuple[Path, Summary], tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = searching(tmp_path, tiny_model("llama"))
     said: list[str] = []
+    steps: list[Event] = []
+    real = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: real() + 1000 * len(steps))
 
     def stop_in_the_second_try(event: Event) -> None:
+        if event.kind == "training":
+            steps.append(event)
         if event.kind == "note" and "trying" in event.text:
             said.append(event.text)
         if len(said) == 2 and event.kind == "training" and event.done == 3:
@@ -184,6 +190,10 @@ def test_a_stopped_search_goes_on(
     summary = learn_run(load_config(config), Progress(stop_in_the_second_try))
     assert said[1] == said[3]  # only the second one is begun again, from its saved step
     assert len(said) == 2 + 1 + 2 + 3
+    # By a clock that jumps 1,000 s a step, the first stage took as long as the second, which was not stopped, but for
+    # the step that came right after the save.
+    for seconds in (summary.train_seconds, summary.prepare_seconds):
+        assert seconds[0] == pytest.approx(seconds[1], abs=1500)
     assert same_outcome(summary, searched[1])
     assert_same_files(searched[0] / "run", tmp_path / "run")
     assert not (tmp_path / "run/resume").exists()

@@ -23,6 +23,7 @@ import json
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,12 +80,12 @@ class _Search:
         """Where the scores are kept until the stage is committed."""
         return self.run.resume_folder(self.stage) / WEIGHTS_TRIED_FILE
 
-    def weight(self) -> float:
-        """The weight to train with."""
+    def weight(self) -> tuple[float, float]:
+        """The weight to train with, and the seconds of all tries."""
         tried = from_main(self._known)
         method = self.plan.methods[self.stage - 1]
         if not tried.scores and not self._has_penalty(method):
-            return default_weight(method)
+            return default_weight(method), 0.0
         without = self._score(tried, 0.0)
         options = self.plan.config.auto_weight
         tried.margin = min(options.margin * tried.standard_error(), options.max_drop)
@@ -93,7 +94,7 @@ class _Search:
             default_weight(method), options.tries, lambda weight: self._score(tried, weight) >= least
         )
         self._keep(tried)
-        return tried.weight
+        return tried.weight, tried.seconds
 
     def _has_penalty(self, method: Method) -> bool:
         """Whether the weight changes this stage's loss. Of most methods it does not at the first task."""
@@ -119,6 +120,7 @@ class _Search:
         """The held-out examples' score after a training with this weight, in percent."""
         if weight in tried.scores:
             return tried.scores[weight]
+        begin = time.perf_counter()
         plan = _with_weight(self.plan, self.stage, weight)
         task = plan.tasks[self.stage - 1]
         n = len(plan.encoded[self.stage - 1])
@@ -130,13 +132,18 @@ class _Search:
             tempfile.TemporaryDirectory() as folder,
             attached(plan, self.backbone, self.history, self.stage) as trainable,
         ):
-            train_stage(
+            ready = time.perf_counter()
+            result = train_stage(
                 plan, self.backbone, trainable, self.stage, Path(folder), self.progress, self.paths, points,
                 is_tracked=False,
             )  # fmt: skip
+            before = max(
+                0.0, result.seconds - (time.perf_counter() - ready)
+            )  # of a training that was resumed
             of_tasks = {some.name: self._value(plan, some) for some in (task, *self.memory)}
             score = sum(of_tasks.values()) / len(of_tasks)
             tried.scores[weight], tried.of_tasks[weight] = score, of_tasks
+            tried.seconds += before + time.perf_counter() - begin
             self._keep(tried)  # here: a stop that was asked for meanwhile ends the block
             if points is not None:
                 points.clear()
@@ -217,20 +224,27 @@ def with_chosen_weight(
     records: Mapping[str, TaskRecord],
     progress: Progress,
     paths: FastPaths | None,
-) -> Plan:
-    """The plan with the weight that was chosen for a stage. folder: the stage's, which gets weights_tried.json."""
+) -> tuple[Plan, float]:
+    """The plan with the weight that was chosen for a stage, and the seconds of the search before the run was stopped.
+
+    folder: the stage's, which gets weights_tried.json.
+    """
+    begin = time.perf_counter()
     divided, memory = _without_held_out(plan, stage)
     search = _Search(divided, memory, run, backbone, history, stage, records, progress, paths)
-    weight = search.weight()
+    weight, seconds = search.weight()
+    before = max(0.0, seconds - (time.perf_counter() - begin))
     if from_main(search.file.is_file):
         _copy(search.file, folder / WEIGHTS_TRIED_FILE)
-    return _with_weight(plan, stage, weight)
+    return _with_weight(plan, stage, weight), before
 
 
 @by_main
 def _copy(source: Path, target: Path) -> None:
     tried = Tried.model_validate_json(source.read_text(encoding="utf-8"))
-    write_json(target, {key: value for key, value in tried.kept().items() if key != "made_with"})
+    write_json(
+        target, {key: value for key, value in tried.kept().items() if key not in ("made_with", "seconds")}
+    )
 
 
 def _with_weight(plan: Plan, stage: int, weight: float) -> Plan:

@@ -127,9 +127,10 @@ def learn_sequence(
                 else:
                     own = plan
                     if method.chooses_weight:  # for this stage alone: no later one has to keep its method
-                        own = with_chosen_weight(
+                        own, earlier = with_chosen_weight(
                             plan, run, backbone, history, stage, folder, records, progress, paths
                         )
+                        begun -= earlier
                     with resumable(own, run, stage, records, backbone.model, paths, progress.say) as points:
                         result = _train(own, backbone, history, stage, folder, progress, paths, points, begun)
                         keep_trained(folder, asdict(result), records[task.name], run.weights_before(stage))

@@ -17,7 +17,8 @@ class Tried(BaseModel):
     by: what the new task's held-out examples are judged by (`auto_weight.by`). examples: how many these are.
     remembered: of each earlier task. scores: what the held-out examples are worth, in percent, by weight; with
     remembered ones, the mean over the tasks. of_tasks: the same of each task. margin: in points. weight: the one
-    chosen; None so far. made_with: what the scores depend on.
+    chosen; None so far. made_with: what the scores depend on. seconds: of all tries, also before the run was stopped;
+    not kept with the stage.
     """
 
     by: Literal["probability", "score"] = "score"
@@ -28,6 +29,7 @@ class Tried(BaseModel):
     of_tasks: dict[float, dict[str, float]] = {}
     weight: float | None = None
     made_with: dict[str, Any] = {}
+    seconds: float = 0.0
 
     def kept(self) -> dict[str, Any]:
         """As JSON; without remembered examples, their keys are left out."""
