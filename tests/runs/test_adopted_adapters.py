@@ -59,6 +59,17 @@ def config_of(folder: Path, model: Path, tasks: list[dict[str, Any]], **changes:
     return path
 
 
+def test_a_run_may_begin_with_nothing_but_an_adapter(tmp_path: Path, tiny_model: Made) -> None:
+    """It has no examples at all; a task that is appended is learned on top of it."""
+    model = tiny_model("llama")
+    old = {"name": "old", "adapter": str(foreign_adapter(tmp_path / "theirs", model))}
+    alone = learn(config_of(tmp_path, model, [old]))
+    assert (alone.status, alone.R, alone.average_accuracy) == ("complete", ((None,),), None)
+    more = learn(config_of(tmp_path, model, [old, write_task(tmp_path, "colors", COLORS)]))
+    assert (more.status, more.R[0]) == ("complete", (None, None))
+    assert more.average_accuracy == more.R[1][1]
+
+
 def test_a_foreign_adapter_is_scored_first_and_learned_on(tmp_path: Path, tiny_model: Made) -> None:
     """Another rank, other modules, rslora and an alpha pattern; the last model is the sum of all of them."""
     model = tiny_model("llama")
