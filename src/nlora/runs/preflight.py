@@ -84,7 +84,9 @@ def preflight(
 
     Raises ModelError if no path can train or score the model, or a target module gets no gradient.
     """
-    if not any(tasks):  # adapters from elsewhere only, none with test examples: nothing is trained or answered
+    if not any(
+        tasks
+    ):  # adapters from elsewhere only, none with test examples: nothing is trained or answered
         return default_paths(backbone.model)
     training, adapter = backbone.model.training, None
     prompts = method if method is not None and method.trains == "prompts" else None
