@@ -110,7 +110,7 @@ def main() -> None:
     print("| --- " * 11 + "|")
     for name, group in runs.items():
         print(f"| {' | '.join(row(name, group))} |")
-    # A model that is told the task, or guesses it, uses one update only: such a run's updates cannot interfere.
+    # With the task known or guessed, a model uses one update at a time: updates of such a run cannot interfere.
     sequences = [
         run for group in runs.values() for run in group if run[0].method != "pertask" and run[0].serve is None
     ]

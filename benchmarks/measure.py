@@ -195,7 +195,7 @@ def typical_batches(
     """A few batches that stand for many: neighbors in length, at evenly spread places of all lengths.
 
     They are what batches by length are in a long run, the shorter ones first.
-    Raises InputErrors where there are not so many examples.
+    Raises InputErrors if there are fewer examples.
     """
     wanted = batches * batch_size
     if not 0 < wanted <= len(examples):

@@ -15,7 +15,7 @@ COUNTS = [{"inclora": 4, "nlora": 2}, {"inclora": 2, "nlora": 4}]
 
 
 def runs_of(choosing_runs: Any, counts: dict[str, int], seeds: tuple[int, ...] = (1,)) -> Any:
-    """By name and seed: runs of two tasks with so many test examples each, the answer to the first forgotten."""
+    """By name and seed: runs of two tasks, each with this number of test examples, the first of which is forgotten."""
 
     def run(name: str, seed: int, count: int) -> Any:
         learned = dict.fromkeys(map(str, range(count)), 1.0)

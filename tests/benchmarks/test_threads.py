@@ -1,4 +1,4 @@
-"""The threads that a benchmark is told to take are those of the processes that it starts, too."""
+"""A benchmark's number of threads also holds for the processes that it starts."""
 
 from __future__ import annotations
 

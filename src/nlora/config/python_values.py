@@ -46,9 +46,8 @@ def plain(value: Any, place: Place, problems: list[Problem]) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str | PurePath):
-        value = (
-            str.__str__(value) if isinstance(value, str) else str(value)
-        )  # the text of an Enum, not its name
+        # Of a text that is a member of an Enum, str gives the name.
+        value = str.__str__(value) if isinstance(value, str) else str(value)
         what = half_problem(value)
     elif isinstance(value, Integral):
         value = int(value)

@@ -81,7 +81,7 @@ def read_file(file: str, overrides: Sequence[str] = ()) -> LoadedSweep:
 
 
 def by_name(variants: list[str], places: SourceMap) -> dict[str, str]:
-    """The mapping that the list [inclora, olora] stands for. Raises InputErrors if a name is there twice."""
+    """The mapping that the list [inclora, olora] stands for. Raises InputErrors for a duplicate name."""
     problems = [
         places.problem(("variants", i), f"the variant {name} is here twice; leave one out")
         for i, name in enumerate(variants)
