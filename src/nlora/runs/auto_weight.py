@@ -137,9 +137,8 @@ class _Search:
                 plan, self.backbone, trainable, self.stage, Path(folder), self.progress, self.paths, points,
                 is_tracked=False,
             )  # fmt: skip
-            before = max(
-                0.0, result.seconds - (time.perf_counter() - ready)
-            )  # of a training that was resumed
+            # Those of a training that was resumed.
+            before = max(0.0, result.seconds - (time.perf_counter() - ready))
             of_tasks = {some.name: self._value(plan, some) for some in (task, *self.memory)}
             score = sum(of_tasks.values()) / len(of_tasks)
             tried.scores[weight], tried.of_tasks[weight] = score, of_tasks
