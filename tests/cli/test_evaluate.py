@@ -95,7 +95,14 @@ def test_an_unseen_task_needs_no_training_examples(runs: Runs, tmp_path: Path) -
     (tmp_path / "tasks.yaml").write_text(yaml.safe_dump([one_file]))
     (score,) = ask(run, tasks_file=str(tmp_path / "tasks.yaml")).scores
     assert (score.task, score.examples) == ("other", 3)
-    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump([{**task, "test": "other-test.jsonl"}]))
+    adopted = {
+        **task,
+        "adapter": "old",
+        "test": "other-test.jsonl",
+    }  # a run's own, with an adapter from elsewhere
+    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump({"tasks": [adopted]}))
+    (score,) = ask(run, tasks_file=str(tmp_path / "tasks.yaml")).scores
+    assert (score.task, score.examples) == ("other", 9)
     with pytest.raises(
         InputErrors, match="task 'other' has no 'train' file to hold out validation examples from"
     ):

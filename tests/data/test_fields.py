@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,19 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> No
     examples, problems = read_examples(str(path), labels=("yes", "no"), fields=NLI)
     assert problems == []
     assert [(e.sentence, e.label) for e in examples] == TEXTS
+
+
+def test_decimals_of_a_database_are_numbers(tmp_path: Path) -> None:
+    """Spark and Snowflake write whole numbers as decimals."""
+    rows = [
+        {"sentence": "a", "label": Decimal("1"), "price": Decimal("100.00")},
+        {"sentence": "b", "label": Decimal("0"), "price": Decimal("2.50")},
+    ]
+    path = write(tmp_path / "d.parquet", rows)
+    fields = Fields(template="{sentence} {price}", label_names={"0": "no", "1": "yes"})
+    examples, problems = read_examples(str(path), labels=None, fields=fields)
+    assert problems == []
+    assert [(e.sentence, e.label) for e in examples] == [("a 100", "yes"), ("b 2.5", "no")]
 
 
 def test_a_named_column_wins_over_the_usual_one(tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def test_a_gradient_loses_its_part_along_the_earlier_directions_and_nothing_else
         assert torch.equal(f.B.grad, b_before[name])
 
 
+def test_with_all_directions_taken_nothing_is_left(adapter: LoraAdapter) -> None:
+    """AdamW would make whole steps out of what rounding leaves of a projection."""
+    begun(adapter, orthonormal_rows(4, 4))
+    for gradient in gradients(adapter).values():
+        assert not gradient.any()
+
+
 def test_the_projection_of_a_sum_is_the_sum_of_the_projections(adapter: LoraAdapter) -> None:
     """So it does not matter that the hook runs before micro-batches are added up and processes averaged."""
     begun(adapter, orthonormal_rows(2, 32), side="input")

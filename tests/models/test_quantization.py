@@ -87,14 +87,18 @@ def problems(config: Path, *overrides: str) -> str:
     return str(told.value)
 
 
-def test_a_missing_bitsandbytes_is_one_line_with_the_command(
-    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = write_config(tmp_path, tiny_model("llama"), quantize="4bit")
+def without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else find(name, *a)
     )
+
+
+def test_a_missing_bitsandbytes_is_one_line_with_the_command(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path, tiny_model("llama"), quantize="4bit")
+    without_bitsandbytes(monkeypatch)
     (line,) = problems(config).splitlines()
     assert line.endswith("quantize: bitsandbytes is not installed; pip install bitsandbytes")
     make_plan(load_config(str(config), ["quantize=null"]))
@@ -258,7 +262,7 @@ def test_a_run_on_a_quantized_backbone(tmp_path: Path, wide_llama: Path, quantiz
 @with_bitsandbytes
 @pytest.mark.parametrize("saved", ["4bit", "8bit"])
 def test_a_model_that_was_saved_quantized_is_known_by_its_configuration(
-    tmp_path: Path, wide_llama: Path, saved: Any
+    tmp_path: Path, wide_llama: Path, monkeypatch: pytest.MonkeyPatch, saved: Any
 ) -> None:
     """It keeps its own format whatever `quantize` says."""
     backbone: Any = load_backbone(str(wide_llama), quantize=saved)
@@ -272,3 +276,6 @@ def test_a_model_that_was_saved_quantized_is_known_by_its_configuration(
         needs = f"{method} needs the backbone's weights as numbers; take one that is not"
         assert problems(config, f"method={method}").endswith(f": model: is quantized already, and {needs}")
         assert problems(config, f"method={method}", "quantize=8bit").splitlines()[0] == again
+    without_bitsandbytes(monkeypatch)
+    install = "is quantized already; bitsandbytes is not installed; pip install bitsandbytes"
+    assert problems(config).endswith(f": model: {install}")

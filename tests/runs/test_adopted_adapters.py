@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import ANIMALS, COLORS, learn, write_config, write_task
@@ -189,6 +190,10 @@ def test_seqlora_continues_an_adapter_of_its_own_shape(tmp_path: Path, tiny_mode
             learn(config, f"after=[{other}]")
         assert not (tmp_path / "run").exists()
     make_plan(load_config(config, [f"after=[{other}]", f"lora.targets={json.dumps(targets)}"]))
+    with pytest.raises(
+        InputErrors, match=r"after\.1: seqlora continues one adapter, so only the first task may"
+    ):
+        learn(config, f"after=[{adapter}, {adapter}]")
     assert learn(config, f"after=[{adapter}]").status == "complete"
 
 
@@ -196,8 +201,6 @@ def test_adapters_that_do_not_fit_are_one_line(tmp_path: Path, tiny_model: Made)
     model = tiny_model("llama")
     adapter = foreign_adapter(tmp_path / "old", model)
     weights = adapter / "adapter_model.safetensors"
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(weights)
     save_file({key: torch.zeros(3, 7) if "lora_A" in key else t for key, t in tensors.items()}, weights)
     config = config_of(tmp_path, model, [write_task(tmp_path, "animals", ANIMALS)])
@@ -209,6 +212,18 @@ def test_adapters_that_do_not_fit_are_one_line(tmp_path: Path, tiny_model: Made)
             learn(config, f"after=[{tmp_path / name}]")
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_of_what_is_no_linear_layer_is_one_line(tmp_path: Path, tiny_model: Made) -> None:
+    """As the routers of experts, which older versions of transformers had as linear layers."""
+    model = tiny_model("llama")
+    adapter = foreign_adapter(tmp_path / "old", model)
+    weights = adapter / "adapter_model.safetensors"
+    tensors = {key.replace("self_attn.q_proj", "input_layernorm"): t for key, t in load_file(weights).items()}
+    save_file(tensors, weights)
+    config = config_of(tmp_path, model, [write_task(tmp_path, "animals", ANIMALS)])
+    with pytest.raises(InputErrors, match=r"layernorm, which is not a linear layer here, but a LlamaRMSNorm"):
+        learn(config, f"after=[{adapter}]")
 
 
 def test_an_adapter_is_not_trained(tmp_path: Path, tiny_model: Made) -> None:

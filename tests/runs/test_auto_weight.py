@@ -14,6 +14,7 @@ from test_sequence import assert_same_files
 from helpers import ANIMALS, COLORS, learn, same_outcome, write_config, write_task
 from nlora.api.learn import learn as learn_run
 from nlora.api.run import Run
+from nlora.config.auto_weight_options import AutoWeightOptions
 from nlora.config.load import load_config
 from nlora.data.task import Task
 from nlora.errors import InputErrors
@@ -255,7 +256,8 @@ def test_halving_finds_every_weight(most: float) -> None:
         asked.append(weight)
         return weight <= most * 1.001
 
-    assert strongest(0.5, 3, is_allowed) == pytest.approx(most)
+    weights = AutoWeightOptions(tries=3).weights(0.5)
+    assert strongest(weights, is_allowed) == pytest.approx(most)
     assert len(asked) == 3
 
 
@@ -399,6 +401,27 @@ def test_a_task_that_its_own_model_answers_does_not_count(tiny_model: TinyModel,
         held = {e for task in memory for e in task.test}
         kept = set(plan.examples[1].portions[1][1])
         assert set(divided.examples[1].portions[1][1]) == kept - held
+
+
+@pytest.mark.parametrize(
+    ("option", "refused"),
+    [("float = Field(0.5, le=1)", "1.58114"), ("float = Field(0.5, gt=0)", "0"), ("int = 1", "0.316228")],
+)
+def test_weights_that_the_method_does_not_allow_are_told_before(
+    option: str, refused: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "mix.py"
+    file.write_text(
+        '"""A method whose weight has bounds."""\n'
+        "from pydantic import Field\n"
+        "from nlora.methods.base import Method, MethodOptions\n"
+        f"class MixOptions(MethodOptions):\n    weight: {option}\n"
+        "class Mix(Method[MixOptions]):\n    pass\n"
+    )
+    changes = {"method": {"name": str(file), "weight": "auto"}, "auto_weight": {"tries": 2}}
+    config = searching(tmp_path, tiny_model("llama"), **changes)
+    with pytest.raises(InputErrors, match=rf"auto would also try {refused}, which mix does not allow"):
+        make_plan(load_config(config))
 
 
 def test_a_penalty_of_the_update_by_a_method_of_ones_own_is_searched(

@@ -126,7 +126,17 @@ def test_evaluate_and_predict_give_the_answers_of_the_run(config: Path) -> None:
 
 def test_the_merged_export_chats_alike_in_transformers(config: Path, tmp_path: Path) -> None:
     run = nlora.open_run(config.parent / "run")
-    run.export(tmp_path / "out", "merged")
+    # As published models have them. transformers would refuse to write these once they are changed.
+    published = {"temperature": 0.9, "top_p": 0.6}
+    settings = Path(yaml.safe_load(config.read_text())["model"]) / "generation_config.json"
+    before = settings.read_text()
+    settings.write_text(json.dumps(json.loads(before) | published))
+    try:
+        run.export(tmp_path / "out", "merged")
+    finally:
+        settings.write_text(before)
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert {key: written[key] for key in published} == published
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     # The template's end of a turn is not the model's own end token: without it, a server would write on.

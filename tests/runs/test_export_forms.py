@@ -6,6 +6,7 @@ import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,3 +244,20 @@ def test_ranks_may_differ_from_module_to_module(tiny_model: TinyModel, tmp_path:
         torch.testing.assert_close(again[name].B @ again[name].A, f.B @ f.A)
         layer = model.get_base_model().get_submodule(name)
         torch.testing.assert_close(layer.get_delta_weight("default"), f.update())
+
+
+@pytest.mark.parametrize("limit", [{"layers_to_transform": 0}, {"exclude_modules": "model.layers.1.*"}])
+def test_an_adapter_of_some_layers_names_them(limit: dict[str, Any], tmp_path: Path) -> None:
+    """PEFT would otherwise give the others an adapter, too."""
+    from nlora.models.lora_factors import LoraFactors
+    from nlora.runs.export.forms import write_adapter
+    from nlora.runs.export.updates import StageUpdate
+
+    name = "model.layers.0.self_attn.q_proj"
+    state = {name: LoraFactors(torch.randn(2, 32), torch.randn(32, 2), 1.0)}
+    (tmp_path / "source").mkdir()
+    config = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "layers_pattern": None}
+    for written, targets in ((config, ["q_proj"]), (config | limit, [name])):
+        (tmp_path / "source" / "adapter_config.json").write_text(json.dumps(written))
+        write_adapter(state, [StageUpdate(1, "t", tmp_path / "source", state)], tmp_path / "out", "tiny")
+        assert json.loads((tmp_path / "out/adapter_config.json").read_text())["target_modules"] == targets

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -40,6 +42,15 @@ LORA = {"r": 4, "alpha": 8, "dropout": 0.1}
 
 def plan_of(folder: Path, model: Path, *overrides: str, **changes: Any) -> Plan:
     return make_plan(load_config(write_config(folder, model, **({"lora": LORA} | changes)), list(overrides)))
+
+
+def quantized_files(folder: Path, plan: Plan, **format_: bool) -> Path:
+    """The plan's model as one whose configuration says that bitsandbytes quantized it."""
+    shutil.copytree(plan.config.model, folder)
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | {"quantization_config": format_}), encoding="utf-8")
+    return folder
 
 
 def real_step(plan: Plan, family: str) -> tuple[int, int]:
@@ -120,6 +131,21 @@ def test_weights_that_no_process_changes_or_converts_are_counted_once(
     plan = plan_of(tmp_path, tiny_model("llama"), f"method={method}")
     found = estimate_memory(plan, changed(plan.config, changes), device="cpu", processes=2)
     assert found.mapped == share * found.weights
+
+
+@pytest.mark.parametrize("quantize", ["4bit", "8bit"])
+def test_a_model_that_is_quantized_already_is_estimated_as_one_that_the_run_quantizes(
+    tmp_path: Path, tiny_model: Callable[[str], Path], quantize: str
+) -> None:
+    plan = plan_of(tmp_path, tiny_model("llama"))
+    stored = quantized_files(tmp_path / "stored", plan, **{f"load_in_{quantize}": True})
+    plain, by_run, by_files = (
+        estimate_memory(plan, changed(plan.config, change), device="cpu")
+        for change in ({}, {"quantize": quantize}, {"model": str(stored)})
+    )
+    assert by_files.weights == by_run.weights < plain.weights
+    assert (by_files.originals, by_files.mapped, by_files.loading) == (0, 0, 0)
+    assert by_files.earlier == by_run.earlier > plain.earlier  # updates that stay unmerged
 
 
 def test_attention_on_a_gpu_is_estimated_as_it_is_there(
@@ -279,6 +305,11 @@ def test_the_first_change_that_suffices_is_advised(tmp_path: Path, tiny_model: C
     assert "checkpointing=true dtype=bfloat16, " in advice(plan, training, 30)
     assert "dtype=bfloat16 quantize=4bit, which" in advice(plan, training, 23)
     assert "whatever the options" in advice(plan, training, 20)
+
+    stored = quantized_files(tmp_path / "stored", plan, load_in_4bit=True)
+    for model in (stored, tmp_path / "model.gguf"):  # neither can be quantized
+        other = replace(plan, config=changed(plan.config, {"model": str(model)}))
+        assert "whatever the options" in advice(other, training, 23)
 
     def scoring(config: Any) -> dict[str, int]:
         return {"training": 4, "scoring": 20 * config.evaluate.batch_size}

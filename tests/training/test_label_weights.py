@@ -181,7 +181,8 @@ def test_weights_of_one_task_leave_the_other_stage_as_it_was(tmp_path: Path, tin
         ("stages.animals.train.label_weights.fix=2", "fox, dog, ox; did you mean 'fox'?"),
         ("train.label_weights=balance", "must be balanced, a mapping of labels to weights, or null"),
         ("train.label_weights={red: 0}", "the weight of 'red' must be a number > 0, not 0"),
-        ("train.label_weights={1: 2}", "the key 1 must be text; put it in quotes: '1'"),
+        ("train.label_weights={1: 2}", "1: task colors: label '1' is not one of the task's labels"),
+        ("train.label_weights={yes: 2}", "the key yes must be text; put it in quotes: 'yes'"),
         ("train.class_weight=balanced", "unknown key; use train.label_weights: balanced, or {label: weight}"),
     ],
 )
@@ -192,6 +193,20 @@ def test_weights_that_cannot_be_are_one_line(
         make_plan(load_config(write_config(tmp_path, tiny_model("llama")), [override]))
     assert any(said in str(problem) for problem in error.value.problems)
     assert all(len(str(problem).splitlines()) == 1 for problem in error.value.problems)
+
+
+@pytest.mark.parametrize("weights", [{0: 2, 1: 0.5}, {"0": 2, "1": 0.5}])
+def test_labels_that_are_numbers_need_no_quotes(
+    tmp_path: Path, tiny_model: TinyModel, weights: dict[Any, float]
+) -> None:
+    task = write_task(tmp_path, "numbers", ["0", "1"])
+    file = write_config(tmp_path, tiny_model("llama"), tasks=[task], train={"label_weights": weights})
+    override = "train={label_weights: " + repr(weights) + "}"
+    for config in (load_config(file), load_config(file, [override])):
+        assert config.config.train.label_weights == {"0": 2, "1": 0.5}
+    (given,) = make_plan(config).weights
+    assert given is not None
+    assert list(given[:4]) == [2, 0.5, 2, 0.5]
 
 
 def test_free_text_has_no_label_weights(tmp_path: Path, tiny_model: TinyModel) -> None:

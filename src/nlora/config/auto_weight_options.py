@@ -39,3 +39,12 @@ class AutoWeightOptions(Frozen):
         description="With method.weight: auto, how many weights are tried for each task, besides 0. Each is a training "
         "of the task on the examples that are not held out.",
     )
+
+    def weights(self, default: float) -> list[float]:
+        """The 2^tries - 1 weights among which `tries` find one by halving: half powers of ten around the default.
+
+        >>> [round(weight, 2) for weight in AutoWeightOptions(tries=2).weights(1.0)]
+        [0.32, 1.0, 3.16]
+        """
+        middle = 2 ** (self.tries - 1) - 1
+        return [default * 10 ** ((i - middle) / 2) for i in range(2**self.tries - 1)]

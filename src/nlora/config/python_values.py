@@ -19,7 +19,7 @@ from typing import Any
 
 from nlora.config.characters import half_problem
 from nlora.config.places import Place
-from nlora.config.yaml_positions import names_labels
+from nlora.config.yaml_positions import by_label, names_labels
 from nlora.errors import Problem
 
 OMITTED = object()
@@ -33,7 +33,7 @@ def plain(value: Any, place: Place, problems: list[Problem]) -> Any:
     """
     if isinstance(value, Mapping):
         if names_labels(place.key):
-            value = {str(k).lower() if isinstance(k, bool) else str(k): name for k, name in value.items()}
+            value = by_label(value)
         wrong = [key for key in value if not isinstance(key, str)]
         problems += [place.problem(f"the key {key!r} must be text") for key in wrong]
         inner = {k: plain(v, _below(place, k), problems) for k, v in value.items() if isinstance(k, str)}

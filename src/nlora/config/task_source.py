@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nlora.config.outside_code import Reference
+from nlora.config.yaml_positions import by_label
 from nlora.errors import did_you_mean
 
 OF_LABELS = ("accuracy", "macro_f1")
@@ -111,7 +112,7 @@ class TaskSource(BaseModel):
     @classmethod
     def _names_by_value(cls, names: Any) -> Any:
         if isinstance(names, Mapping):
-            return {str(k).lower() if isinstance(k, bool) else str(k): name for k, name in names.items()}
+            return by_label(names)
         if isinstance(names, Sequence) and not isinstance(names, str):
             return {str(i): name for i, name in enumerate(names)}
         if names is None:

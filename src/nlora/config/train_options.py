@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from nlora.config.frozen import Frozen
+from nlora.config.yaml_positions import by_label
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -154,7 +155,7 @@ class TrainOptions(Frozen):
             is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
             if not is_number or not 0 < weight < math.inf:
                 raise ValueError(f"the weight of '{label}' must be a number > 0, not {weight!r}")
-        return weights
+        return by_label(weights)
 
     @model_validator(mode="after")
     def _one_warmup(self) -> TrainOptions:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,7 +190,16 @@ def _walk_mapping(
 
 def names_labels(path: Key) -> bool:
     """Whether the keys of the mapping at a path are values of the data."""
-    return str(path[-1:] and path[-1]).rpartition(".")[2] == "label_names"
+    return str(path[-1:] and path[-1]).rpartition(".")[2] in ("label_names", "label_weights")
+
+
+def by_label(mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    """The mapping with its keys as texts: as the data's files have them, true and not True.
+
+    >>> by_label({0: "bad", 1: "good"}), by_label({True: "yes", False: "no"})
+    ({'0': 'bad', '1': 'good'}, {'true': 'yes', 'false': 'no'})
+    """
+    return {str(k).lower() if isinstance(k, bool) else str(k): value for k, value in mapping.items()}
 
 
 def _is_value(key: yaml.ScalarNode) -> bool:

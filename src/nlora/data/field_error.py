@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 
@@ -26,7 +27,7 @@ def kind_of(value: Any) -> str:
         return "empty (null)"
     if isinstance(value, bool):
         return f"the truth value {str(value).lower()}"
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Decimal):
         return f"the number {value}"
     if isinstance(value, str):
         return "text"

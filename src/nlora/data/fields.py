@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -170,6 +171,8 @@ def _as_text(value: Any) -> Any:
     """A finite number or a truth value as text, and a whole number without a fraction: 1.0 is 1."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Decimal) and value.is_finite():  # a column of a database, in Parquet
+        return str(int(value)) if value == value.to_integral_value() else format(value.normalize(), "f")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))

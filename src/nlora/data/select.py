@@ -162,10 +162,11 @@ def _read_entries(file: Path) -> list[_Entry]:
     for i, item in enumerate(data):
         fields = {"name": item} if isinstance(item, str) else item
         key = (*prefix, i)
-        # `train` may be missing here; the test file takes its place in the check.
-        filled = (
-            {"train": fields["test"], **fields} if isinstance(fields, dict) and "test" in fields else fields
-        )
+        filled = fields
+        if isinstance(fields, dict) and "test" in fields:
+            # A test file is enough here. In the check, it takes the place of `train`, and of the run's own adapter.
+            fields = {k: value for k, value in fields.items() if k != "adapter"}
+            filled = {"train": fields["test"], **fields}
         if found := problems_in(filled, TaskSource, document.places, key):
             problems += found
             continue

@@ -138,6 +138,10 @@ class _Projected:
 
     def __call__(self, gradient: Tensor) -> Tensor:
         rows = self._rows
+        if (
+            len(rows) == rows.shape[1]
+        ):  # nothing is left, and AdamW would make steps out of what rounding leaves
+            return gradient * 0.0
         if self._side == "rank":
             return gradient - rows.mT @ (rows @ gradient)
         return gradient - (gradient @ rows.mT) @ rows

@@ -9,7 +9,8 @@ for the rest of the task only what was chosen trains:
 
 unit: entries, M marks the entries of B with the largest magnitude. unit: rows, it marks the rows of B with the largest
 norm, so that all other rows of the update are exactly zero. That is sparsity in the sense of N-LoRA (arXiv 2410.10179),
-without a penalty: entries of B alone leave almost no entry of B·A at zero.
+without a penalty. Of unit: entries, a row of the update is zero only where none of its r entries of B was chosen: if
+they are chosen anywhere alike, (1 − share)^r of the rows, 43 % with r = 8 and a share of 0.1.
 
 What is not chosen stays exactly zero, as in `disjoint`: its gradient is set to zero before it is added to `.grad`, and
 AdamW's state starts anew with B.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nlora.errors import AdapterError, ModelError
 from nlora.models.lora_factors import AdapterState, LoraFactors, stack
 from nlora.models.shared_tensors import once_per_machine
-from nlora.models.target_modules import in_and_out, is_quantized, linear_layer, shares_weight
+from nlora.models.target_modules import in_and_out, is_linear, is_quantized, linear_layer, shares_weight
 
 
 class MergedUpdates:
@@ -69,6 +69,9 @@ def check_fits(state: AdapterState, modules: Mapping[str, nn.Module]) -> None:
     for name, f in state.items():
         if name not in modules:
             raise AdapterError(f"an adapter updates {name}, which the model does not have or does not update")
+        if not is_linear(modules[name]):
+            kind = type(modules[name]).__name__
+            raise AdapterError(f"an adapter updates {name}, which is not a linear layer here, but a {kind}")
         in_features, out_features = in_and_out(modules[name])
         if f.shape != (out_features, in_features):
             raise AdapterError(

@@ -44,6 +44,15 @@ def loading_arguments(quantize: Quantize, dtype: Any, device: Any) -> dict[str, 
     return {"quantization_config": format_, "device_map": {"": device}}
 
 
+def stored_format(model: nn.Module) -> Quantize | None:
+    """The format of a model's own files if bitsandbytes quantized them; None if it did not.
+
+    model: its skeleton, whose configuration tells.
+    """
+    found = getattr(getattr(model, "config", None), "quantization_config", None) or {}
+    return "4bit" if found.get("load_in_4bit") else "8bit" if found.get("load_in_8bit") else None
+
+
 def keep_trainable(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking a model's 4-bit weights on a CPU with AVX512-BF16.
 

@@ -59,6 +59,8 @@ def adopted_adapters(
             problems.append(Problem.at(key, f"{source.adapter}: {error}; {way_out}"))
             continue
         why = method.check_adopted(update, config.lora)
+        if not why and method.updates == "continued" and stage > 1:
+            why = f"{method.name} continues one adapter, so only the first task may be one; this one would replace it"
         if not why and method.updates == "continued" and update.keys() != _targets(skeleton, config):
             why = (
                 f"{method.name} continues the adapter, which must update the layers of lora.targets; name "

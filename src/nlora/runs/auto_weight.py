@@ -24,7 +24,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class _Search:
         tried.margin = min(options.margin * tried.standard_error(), options.max_drop)
         least = without - tried.margin - ROUNDING
         tried.weight = strongest(
-            default_weight(method), options.tries, lambda weight: self._score(tried, weight) >= least
+            options.weights(default_weight(method)), lambda weight: self._score(tried, weight) >= least
         )
         self._keep(tried)
         return tried.weight, tried.seconds
@@ -195,17 +195,15 @@ class _Search:
         write_json(self.file, tried.kept())
 
 
-def strongest(default: float, tries: int, is_allowed: Callable[[float], bool]) -> float:
-    """The largest of 2^tries - 1 weights around the default that is allowed, found by halving; 0 if none is.
+def strongest(weights: Sequence[float], is_allowed: Callable[[float], bool]) -> float:
+    """The largest of ascending weights that is allowed, found by halving; 0 if none is.
 
     >>> asked = []
-    >>> strongest(1.0, 2, lambda weight: asked.append(round(weight, 2)) or weight < 0.9)
-    0.31622776601683794
+    >>> strongest([0.3, 1.0, 3.0], lambda weight: asked.append(weight) or weight < 0.9)
+    0.3
     >>> asked
-    [1.0, 0.32]
+    [1.0, 0.3]
     """
-    middle = 2 ** (tries - 1) - 1
-    weights = [default * 10 ** ((i - middle) / 2) for i in range(2**tries - 1)]
     low, high = -1, len(weights)  # allowed, not allowed
     while high - low > 1:
         half = (low + high) // 2

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from nlora.config.schema import Config
 from nlora.data.rows import outside
 from nlora.data.task import Task
 from nlora.errors import InputErrors, Key, Problem, missing
 from nlora.evaluation.answer import own_score
 from nlora.methods.base import Method
-from nlora.methods.registry import default_weight
+from nlora.methods.registry import default_weight, with_weight
 from nlora.runs.held_out import held_out_problem
 from nlora.runs.layout import RUN_FILE
 from nlora.runs.run_yaml import committed_stages, read_run_file
@@ -63,9 +65,11 @@ def quantize_problems(
     is_gguf = config.model.lower().endswith(".gguf")  # whose weights are dequantized on loading
     quantized = None if is_gguf else getattr(getattr(model, "config", None), "quantization_config", None)
     label, found = config.method.label, []
+    by_bitsandbytes = quantized and quantized.get("quant_method", "bitsandbytes") == "bitsandbytes"
     needs_floats = any(method.needs_float_weights for method in methods)
+    is_installed = importlib.util.find_spec("bitsandbytes") is not None
     if config.quantize is not None:
-        if importlib.util.find_spec("bitsandbytes") is None:
+        if not is_installed:
             found.append(missing("bitsandbytes"))
         if is_gguf:
             found.append(
@@ -77,11 +81,13 @@ def quantize_problems(
             found.append(f"{label} needs the backbone's weights as numbers; leave quantize out")
     problems = [Problem.at(("quantize",), what) for what in found]
     # Other libraries' formats may keep the adapted layers as they are.
-    if needs_floats and quantized and quantized.get("quant_method", "bitsandbytes") == "bitsandbytes":
+    if by_bitsandbytes and needs_floats:
         what = (
             f"is quantized already, and {label} needs the backbone's weights as numbers; take one that is not"
         )
         problems.append(Problem.at(("model",), what))
+    if by_bitsandbytes and config.quantize is None and not is_installed:
+        problems.append(Problem.at(("model",), f"is quantized already; {missing('bitsandbytes')}"))
     return problems
 
 
@@ -238,9 +244,22 @@ def auto_weight_problems(config: Config, methods: Sequence[Method], tasks: Seque
         if default_weight(method) <= 0:
             what = f"auto tries multiples of the default weight, and {config.method.label} has none, or 0"
             found.append(Problem.at(key, f"{what}; give a number"))
+        elif (refused := _refused_weight(config, method)) is not None:
+            what = f"auto would also try {refused:g}, which {config.method.label} does not allow"
+            found.append(Problem.at(key, f"{what}; lower auto_weight.tries, or give a number"))
         elif problem := held_out_problem(config, task):
             found.append(Problem.at(key, f"{problem}; raise the share, or give a number"))
     return found
+
+
+def _refused_weight(config: Config, method: Method) -> float | None:
+    """The first weight of the search that a method's own bounds rule out."""
+    for weight in (0.0, *config.auto_weight.weights(default_weight(method))):
+        try:
+            with_weight(method, weight)
+        except ValidationError:
+            return weight
+    return None
 
 
 def shared_option_problems(config: Config, methods: Sequence[Method]) -> list[Problem]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from nlora.models.backbone import load_skeleton
 from nlora.models.inspection import MODEL_RAISES
+from nlora.models.quantization import stored_format
 from nlora.runs.memory_estimate import MemoryEstimate, estimate_memory
 from nlora.runs.memory_trace import Device
 
@@ -109,9 +111,16 @@ def _changes(plan: Plan, found: MemoryEstimate) -> Iterator[Change]:
     narrow = {"dtype": "bfloat16"} if config.dtype == "float32" else {}
     if narrow:
         yield score | micro | slow | narrow
-    may_quantize = config.quantize is None and not config.fsdp
-    if may_quantize and not any(method.needs_float_weights for method in plan.methods):
+    if _may_quantize(plan):
         yield score | micro | slow | narrow | {"quantize": "4bit"}
+
+
+def _may_quantize(plan: Plan) -> bool:
+    config = plan.config
+    never = config.quantize is not None or config.fsdp or config.model.lower().endswith(".gguf")
+    if never or any(method.needs_float_weights for method in plan.methods):
+        return False
+    return stored_format(load_skeleton(config.model, trust_remote_code=config.trust_remote_code)) is None
 
 
 def _halves(size: int) -> Iterator[int]:

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nlora.models.backbone import load_skeleton
 from nlora.models.fast_paths import default_paths
+from nlora.models.quantization import Quantize, stored_format
 from nlora.models.target_modules import linear_layer, shares_weight
 from nlora.models.traced_memory import (
     give_fake_tensors,
@@ -127,18 +128,21 @@ def estimate_memory(
 
     model: Any = load_skeleton(config.model, trust_remote_code=config.trust_remote_code)
     model.requires_grad_(False)
+    stored = stored_format(model)
+    quantized = config.quantize or stored
     paths = default_paths(model, untried=True)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     give_fake_tensors(model, mode, getattr(torch, config.dtype))
-    weights = _sharded_bytes(model, processes) if config.fsdp else _weight_bytes(model, config)
-    merges, converted = _merges(plan, config, model), _converted_bytes(model, config)
+    weights = _sharded_bytes(model, processes) if config.fsdp else _weight_bytes(model, quantized)
+    merges = quantized is None and _merges(plan, config, model)
+    converted = 0 if stored else _converted_bytes(model, config)
     parts = TracedRun(plan, config, model, mode, paths, device, processes).parts()
     return MemoryEstimate(
         device=device,
         processes=processes,
         process=used_bytes() + _FREED,  # after the trace, which imports what a step imports (torch._dynamo)
         weights=weights,
-        mapped=0 if converted else _mapped_bytes(plan, config, weights, merges),
+        mapped=0 if converted or quantized else _mapped_bytes(plan, config, weights, merges),
         loading=converted,
         earlier=_kept_of_earlier(plan, merges),
         method=max(m.held_bytes(plan.modules, i, device) for i, m in enumerate(plan.methods)),
@@ -148,12 +152,12 @@ def estimate_memory(
     )
 
 
-def _weight_bytes(model: nn.Module, config: Config) -> int:
+def _weight_bytes(model: nn.Module, quantized: Quantize | None) -> int:
     """The backbone's weights as they will be loaded."""
     everything = held_bytes(held_tensors(model))
-    if config.quantize is None:
+    if quantized is None:
         return everything
-    per_weight = _QUANTIZED_BYTES[config.quantize]
+    per_weight = _QUANTIZED_BYTES[quantized]
     head = getattr(model, "get_output_embeddings", lambda: None)()
     linear = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head}
     wide = sum(w.numel() * w.element_size() for w in linear.values())
@@ -182,7 +186,7 @@ def _sharded_bytes(model: nn.Module, processes: int) -> int:
 
 def _mapped_bytes(plan: Plan, config: Config, weights: int, merges: bool) -> int:
     """The weights that no process writes to, if none has to be converted."""
-    if config.quantize is not None or config.fsdp or plan.methods[-1].trains == "weights":
+    if config.fsdp or plan.methods[-1].trains == "weights":
         return 0
     return weights - (4 * _entries(plan) if merges else 0)
 
@@ -192,7 +196,7 @@ def _merges(plan: Plan, config: Config, model: nn.Module) -> bool:
     if len(plan.tasks) == 1 or plan.methods[-1].trains != "adapter":
         return False
     layers = [linear_layer(model, module.name) for module in plan.modules]
-    may = config.dtype == "float32" and config.quantize is None and not config.fsdp
+    may = config.dtype == "float32" and not config.fsdp
     return may and not any(shares_weight(model, layer) for layer in layers)
 
 

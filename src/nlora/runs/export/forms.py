@@ -19,11 +19,15 @@ from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, LoraFactors, ch
 from nlora.models.quiet_bars import quiet_bars
 from nlora.models.recompress import recompress
 from nlora.models.target_modules import linear_layer
+from nlora.runs.atomic import write_json
 from nlora.runs.export.combine import Update, dense_update
 from nlora.runs.export.updates import StageUpdate, folder_names
 
 if TYPE_CHECKING:
     from torch import nn
+
+_LIMITS = ("layers_to_transform", "layers_pattern", "exclude_modules")
+"""Keys of an adapter's configuration with which short names stand for fewer modules than the model has of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,18 @@ def write_merged(backbone: Backbone, folder: Path, dtype: str, end_ids: Sequence
     model: Any = backbone.model
     given = model.generation_config.eos_token_id
     known = [] if given is None else given if isinstance(given, list) else [given]
-    if missing := [i for i in end_ids if i not in known]:
-        model.generation_config.eos_token_id = [*known, *missing]
+    missing = [i for i in end_ids if i not in known]
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(getattr(torch, dtype))
     with quiet_bars():
         model.save_pretrained(folder)
+    if (
+        missing
+    ):  # in the file: transformers refuses to write many published settings once a program changed them
+        file = folder / "generation_config.json"
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, settings | {"eos_token_id": [*known, *missing]})
     backbone.tokenizer.save_pretrained(folder)
     open_to_others(folder)
 
@@ -135,7 +144,8 @@ def _targets(
 ) -> list[str]:
     """The sources' own short names, if all of them adapt the same modules under the same names; else whole names."""
     targets = configs[0].get("target_modules")
-    same = all(
+    limited = any(c.get(key) not in (None, []) for c in configs for key in _LIMITS)
+    same = not limited and all(
         c.get("target_modules") == targets and u.state.keys() == set(names)
         for c, u in zip(configs, sources, strict=True)
     )
