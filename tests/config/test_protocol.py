@@ -99,6 +99,8 @@ def test_unlabeled_test_examples(protocol: str, kept: int, tmp_path: Path) -> No
 def test_nothing_to_say_of_the_repaired_protocol() -> None:
     assert protocol_notes(config()) == []
     assert protocol_notes(config(data=None, evaluate={"split": "validation"})) == []
+    of_first = {"MNLI": {"train": {"batches": "random"}}}
+    assert protocol_notes(config(method="mtl", stages=of_first)) == []
 
 
 def test_the_released_protocol_in_words() -> None:
@@ -116,6 +118,19 @@ def test_the_released_protocol_in_words() -> None:
         ({"train": {"batches": "random"}}, "batches are drawn at random"),
         ({"stages": {"agnews": {"train": {"batches": "random"}}}}, "batches of agnews are drawn at random"),
         ({"evaluate": {"decode": "generate"}}, "answers are generated freely"),
+        # Only what is trained: mtl trains once, with the last task's settings, and an adapter not at all.
+        (
+            {"method": "mtl", "stages": {"agnews": {"train": {"batches": "random"}}}},
+            "batches are drawn at random",
+        ),
+        (
+            {
+                "tasks": [{"name": "old", "adapter": "x"}, "agnews"],
+                "train": {"batches": "random"},
+                "stages": {"old": {"train": {"batches": "by_length"}}},
+            },
+            "batches are drawn at random",
+        ),
     ],
 )
 def test_single_keys_speak_under_the_repaired_protocol(values: dict[str, Any], note: str) -> None:

@@ -58,6 +58,9 @@ def test_a_task_without_scores_still_is_a_stage_in_which_others_are_forgotten() 
     assert middle["backward_transfer_over_all"] == 5
     first = summarize_scored([[None] * 3, [None, 80, None], [None, 60, 70]], zero_shot=[None, 10, 20])
     assert first == summarize([[80, None], [60, 70]], zero_shot=[10, 20])
+    # Of a task learned second, what the first stage leaves it is known, whatever that stage learned.
+    ahead = summarize_scored([[None, 60, 50], [None, 90, 40], [None, 80, 95]], zero_shot=[None, 20, 30])
+    assert ahead["forward_transfer"] == ((60 - 20) + (40 - 30)) / 2
     whole: Matrix = [[90, 30, 20], [95, 80, 40], [60, 70, 50]]
     assert summarize_scored(whole) == summarize(whole)
 

@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import ANIMALS, COLORS, learn, write_config, write_task
+from nlora.api.learn import learn as learn_run
 from nlora.config.load import load_config
 from nlora.errors import AdapterError, InputErrors, NloraError
 from nlora.methods.registry import method_names
 from nlora.models.lora_factors import load_factors
+from nlora.runs.events import Progress
 from nlora.runs.plan import make_plan
 
 Made = Callable[[str], Path]
@@ -98,6 +100,35 @@ def test_a_foreign_adapter_is_scored_first_and_learned_on(tmp_path: Path, tiny_m
         torch.testing.assert_close(ours.eval()(ids).logits, stock.eval()(ids).logits, rtol=1e-4, atol=1e-4)
     report = nlora.open_run(run).evaluate(["colors"], stage=1)
     assert report.scores[0].score == pytest.approx(summary.R[0][0])
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["now", "by an older version"])
+def test_the_runs_own_copy_is_only_scored_again(tmp_path: Path, tiny_model: Made, is_old: bool) -> None:
+    """The original may be gone, or be another one by now."""
+    model = tiny_model("llama")
+    theirs = foreign_adapter(tmp_path / "theirs", model)
+    colors = {k: v for k, v in write_task(tmp_path, "colors", COLORS).items() if k != "train"}
+    tasks = [{**colors, "adapter": str(theirs)}, write_task(tmp_path, "animals", ANIMALS)]
+    config = config_of(tmp_path, model, tasks)
+    before = learn(config)
+    outputs = tmp_path / "run/outputs"
+    weights = {path: path.read_bytes() for path in outputs.glob("*/adapter/*.safetensors")}
+    shutil.rmtree(theirs)
+    first = outputs / "1-colors"
+    if is_old:
+        (first / "trained.json").unlink()
+    answers = first / "predict_eval_predictions.jsonl"
+    written = answers.read_text()
+    answers.write_text(written.replace("the", "teh"))
+    lines: list[str] = []
+    summary = learn_run(load_config(config), Progress(lambda event: lines.append(str(event))), repair=True)
+    assert [line.rpartition("; ")[2] for line in lines if "again" in line] == ["the stage is scored again"]
+    assert summary.R == before.R
+    assert answers.read_text() == written
+    answers.unlink()  # to save space, which is no damage
+    appended = config_of(tmp_path, model, [*tasks, write_task(tmp_path, "shades", ("dark", "pale"))])
+    assert learn(appended).status == "complete"
+    assert all(path.read_bytes() == content for path, content in weights.items())
 
 
 def test_after_is_short_for_tasks_with_an_adapter(tmp_path: Path, tiny_model: Made) -> None:

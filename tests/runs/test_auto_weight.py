@@ -137,7 +137,7 @@ def test_a_few_held_out_examples_allow_no_more_than_the_largest_drop(
 ) -> None:
     """Twelve examples have a standard error of 10.6 points; 12.5 points less are within two of them."""
 
-    def made_up(plan: Plan, backbone: Any, task: Task, paths: Any) -> Callable[[], float]:
+    def made_up(plan: Plan, backbone: Any, task: Task, *_: Any) -> Callable[[], float]:
         return lambda: 75.0 if plan.methods[1].options.weight else 87.5
 
     monkeypatch.setattr(auto_weight, "held_out_score", made_up)
@@ -153,7 +153,7 @@ def test_a_few_held_out_examples_allow_no_more_than_the_largest_drop(
 def test_a_task_that_gets_no_weight_does_not_cost_the_memory_of_the_tasks(
     tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def made_up(plan: Plan, backbone: Any, task: Task, paths: Any) -> Callable[[], float]:
+    def made_up(plan: Plan, backbone: Any, task: Task, *_: Any) -> Callable[[], float]:
         return lambda: 0.0 if task.name == "animals" and plan.methods[1].options.weight else 100.0
 
     monkeypatch.setattr(auto_weight, "held_out_score", made_up)
@@ -353,7 +353,7 @@ def test_with_replay_the_memory_counts_as_much_as_the_new_task(
     """Scores are made up: a weight costs the new task nothing, and the first task something."""
     asked: list[str] = []
 
-    def made_up(plan: Plan, backbone: Any, task: Task, paths: Any) -> Callable[[], float]:
+    def made_up(plan: Plan, backbone: Any, task: Task, *_: Any) -> Callable[[], float]:
         trained = {e for _, some in plan.examples[1].portions for e in some}
         assert task.test
         assert not trained & set(task.test)

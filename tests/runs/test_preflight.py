@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import nlora
 from helpers import without_checksums, write_config
@@ -21,7 +22,8 @@ from nlora.data.task import TokenizedExample
 from nlora.errors import AdapterError, ModelError
 from nlora.kernels import elementwise
 from nlora.models.backbone import Backbone, load_backbone
-from nlora.models.fast_paths import FastPaths
+from nlora.models.fast_paths import FastPaths, default_paths
+from nlora.models.positions import read_alike_up_to
 from nlora.runs.events import Progress
 from nlora.runs.preflight import preflight
 from nlora.runs.reference_passes import kind
@@ -236,3 +238,33 @@ def test_a_cache_that_the_model_itself_gets_wrong_is_found(tiny_model: TinyModel
     preflight(backbone, TASKS, lora=LORA)
     with pytest.raises(ModelError, match=r"answers cannot be generated: moves the logits"):
         preflight(backbone, TASKS, lora=LORA, generates=True)
+
+
+@pytest.mark.parametrize("rope_type", ["longrope", "dynamic"])
+def test_where_one_long_text_changes_how_others_are_read_each_runs_alone(rope_type: str) -> None:
+    """Its rotary positions have other frequencies in a pass that has a text beyond the original length."""
+    rope: dict[str, Any] = {"rope_type": rope_type, "rope_theta": 10000.0, "factor": 4.0}
+    if rope_type == "longrope":
+        factors = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
+        rope |= {"original_max_position_embeddings": 64, **factors}
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64 if rope_type == "dynamic" else 256, rope_parameters=rope,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model: Any = LlamaForCausalLM(config).eval()
+    assert read_alike_up_to(model) == 64
+    for longest in (0, 64):
+        assert default_paths(model, longest=longest).prefill == "packed"
+    paths = default_paths(model, longest=65)
+    assert (paths.training, paths.prefill, paths.generation) == ("single", "single", "single")
+    assert "beyond 64 tokens" in paths.notes[0]
+
+
+def test_every_text_may_be_as_long_as_the_run_allows(tiny_model: TinyModel, monkeypatch: Any) -> None:
+    """The paths of such a model are not tried in any other way."""
+    monkeypatch.setattr("nlora.models.fast_paths.read_alike_up_to", lambda model: 64)
+    backbone = tiny(tiny_model, "llama")
+    paths = preflight(backbone, TASKS, lora=LORA, generates=True, longest=65)
+    assert (paths.training, paths.prefill, paths.kv_cache) == ("single", "single", True)
+    assert preflight(backbone, TASKS, lora=LORA, generates=True, longest=64).training == "packed"

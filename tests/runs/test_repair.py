@@ -156,6 +156,20 @@ def test_a_damaged_adapter_is_named_by_all_who_read_it(
         assert nlora("gate", run, "--max-drop", 100).status == 0
 
 
+@pytest.mark.parametrize("method", ["ewc", "inflora", "gorp"])
+def test_answers_of_a_stage_whose_memory_was_let_go_are_only_made_again(
+    tmp_path: Path, three_tasks: Any, trainings: Counted, method: str
+) -> None:
+    """The later stages were trained on top of the same weights as before."""
+    config, run = copy_of(three_tasks(method), tmp_path)
+    with (run / "outputs/1-colors" / PREDICTIONS).open("a") as file:
+        file.write("\n")
+    _, said = repaired(config, run)
+    assert [line.partition(":")[0] for line in said] == ["stage 1"]
+    assert trainings.count == 0
+    assert files(run) == files(three_tasks(method)[1])
+
+
 def test_edited_answers_are_not_compared_and_are_made_again(
     tmp_path: Path, three_tasks: Any, nlora: Callable[..., Any], trainings: Counted
 ) -> None:

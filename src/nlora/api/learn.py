@@ -95,6 +95,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             method=plan.methods[0],
             needs_gradients=plan.methods[0].trains == "adapter",
             generates=any(decode_of(task, config.evaluate) == "generate" for task in plan.tasks),
+            longest=plan.soft_tokens + plan.encoder.longest_text(plan.tasks),
         )
         paths = agreed(processes.gather(paths))
         tasks = "1 task" if len(plan.tasks) == 1 else f"{len(plan.tasks)} tasks"

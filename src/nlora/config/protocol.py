@@ -31,7 +31,10 @@ def _training_notes(config: Config) -> list[str]:
             f"prompts of more than {config.train.max_source_tokens} tokens lose their end, 'Answer:' included "
             "(train.truncate: released)"
         )
-    tasks = [task.name for task in config.tasks]
+    tasks = [task.name for task in config.tasks if task.adapter is None]
+    tasks = (
+        tasks[-1:] if config.method.name == "mtl" else tasks
+    )  # it trains once, with the settings of the last
     random = [name for name in tasks if config.train_options(name).batches == "random"]
     if random:
         of_which = "" if random == tasks else f" of {', '.join(random)}"

@@ -155,6 +155,10 @@ class ExampleTokenizer:
             return self.max_source_tokens
         return min(self.max_source_tokens, self.text_positions - self._answer_room(task))
 
+    def longest_text(self, tasks: Sequence[Task]) -> int:
+        """The most tokens that the model may read at once: a prompt and, if it is causal, the answer."""
+        return max((self.longest_prompt(task) + self._answer_room(task) for task in tasks), default=0)
+
     def _answer_room(self, task: Task) -> int:
         """The positions of a causal model that an answer may take, end token included."""
         if self.encoder_decoder:
@@ -258,8 +262,7 @@ class ExampleTokenizer:
     def _after_answer(self, text: str) -> list[int]:
         """The ids of " " + text after "Answer:"; if the tokenizer merges across it, with or without the space."""
         after, decode = f" {text}", lambda ids: str(self._tokenizer.decode(ids))
-        found = ids_after(self.plain_ids, decode, prompts.TAIL, after, [after, text])
-        if found is not None:
+        if (found := ids_after(self.plain_ids, decode, prompts.TAIL, after, [after, text])) is not None:
             return found
         raise ModelError(f"the tokenizer cannot represent the answer '{text}' after 'Answer:'")
 
@@ -270,13 +273,11 @@ class ExampleTokenizer:
         adds two.
         """
         plain = self.plain_ids(prompts.TAIL)
-        whole: list[int] = self._tokenizer(prompts.TAIL, verbose=False)["input_ids"]
-        start = next(
-            (i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain), None
-        )
+        whole, n = self._tokenizer(prompts.TAIL, verbose=False)["input_ids"], len(plain)
+        start = next((i for i in range(len(whole) - n + 1) if whole[i : i + n] == plain), None)
         if start is None:
             raise ModelError("the tokenizer changes the tokens of a text when it adds special ones")
-        before, after = whole[:start], whole[start + len(plain) :]
+        before, after = whole[:start], whole[start + n :]
         return (list(dict.fromkeys(before)), []) if not self.encoder_decoder else (before, after)
 
     def plain_ids(self, text: str) -> list[int]:

@@ -71,7 +71,7 @@ def _summarized(R: Sequence[Row], before: Row, tasks: Sequence[int]) -> dict[str
     earlier = [i for i in tasks if i < stages - 1]
     columns = {i: [R[k][i] for k in range(i, len(R) - 1)] for i in earlier}
     best = {i: _max(column) if column else None for i, column in columns.items()}
-    ahead = {i: R[i - 1][i] if i <= len(R) else None for i in tasks[1:]}
+    ahead = {i: R[i - 1][i] if i <= len(R) else None for i in tasks if i}
     backward = _mean([_minus(last[i], diagonal[i]) for i in earlier])
     return {
         "average_accuracy": _mean([last[i] for i in tasks]),

@@ -40,7 +40,7 @@ def mean_hidden_states(backbone: Backbone, texts: Sequence[Sequence[int]], batch
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # batches of similar lengths
     number = processes.size()
     mine = [texts[i] for i in order[processes.rank() :: number]]
-    size = batch_size if _padding_is_exact(backbone, mine[:batch_size]) else 1
+    size = batch_size if batch_size == 1 or _padding_is_exact(backbone, mine) else 1
     found: list[Features] = []
     for start in range(0, len(mine), size):
         found += list(_means(backbone, mine[start : start + size]).cpu().numpy())
@@ -50,12 +50,12 @@ def mean_hidden_states(backbone: Backbone, texts: Sequence[Sequence[int]], batch
     return np.stack([rows[i] for i in range(len(texts))])
 
 
-def _padding_is_exact(backbone: Backbone, batch: Sequence[Sequence[int]]) -> bool:
-    """Whether the shortest text of a batch, which has the most padding, gets what it gets alone."""
-    if len(batch) < 2 or len(batch[0]) == len(batch[-1]):
+def _padding_is_exact(backbone: Backbone, texts: Sequence[Sequence[int]]) -> bool:
+    """Whether the shortest text, beside the longest, gets what it gets alone. texts: the longest first."""
+    if not texts or len(texts[0]) == len(texts[-1]):
         return True
     try:
-        padded, alone = _means(backbone, [batch[0], batch[-1]])[1], _means(backbone, batch[-1:])[0]
+        padded, alone = _means(backbone, [texts[0], texts[-1]])[1], _means(backbone, texts[-1:])[0]
         off = logits_off(backbone.model, padded, alone)
     except MODEL_RAISES:
         return False

@@ -25,6 +25,7 @@ from nlora.models import processes
 from nlora.models.hub import offline_without_hub
 from nlora.models.quantization import Quantize, keep_trainable, loading_arguments
 from nlora.models.quiet_bars import quiet_bars
+from nlora.models.side_effects import without_side_effects
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,6 +111,7 @@ def load_backbone(
     model.requires_grad_(False)
     if quantize is None and not fsdp:  # otherwise they are there already
         model.to(device)
+    without_side_effects(model)
     keep_trainable(model)  # a model from the hub may be quantized already
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     return Backbone(model, tokenizer, encoder_decoder, name)

@@ -10,6 +10,7 @@ from torch import nn
 
 from nlora.models.inspection import keeps_all_tokens
 from nlora.models.packed_attention import may_pack, packing_is_exact
+from nlora.models.positions import read_alike_up_to
 
 Rows = Literal["packed", "padded", "single"]
 """How examples share a batch: in one row of tokens, in padded rows, or not at all."""
@@ -51,10 +52,16 @@ def agreed(found: Sequence[FastPaths]) -> FastPaths:
     )
 
 
-def default_paths(model: nn.Module, *, untried: bool = False) -> FastPaths:
+def default_paths(model: nn.Module, *, untried: bool = False, longest: int = 0) -> FastPaths:
     """The fastest paths that a model's properties allow, without trying them on a run's texts.
 
-    untried: do not even try packing on a few tokens.
+    untried: do not even try packing on a few tokens. longest: the most tokens that a text may have, if known.
     """
+    if (alike := read_alike_up_to(model)) is not None and longest > alike:
+        note = (
+            f"texts run one by one: how this model reads a text depends on the longest one beside it if that is beyond "
+            f"{alike} tokens (rotary positions that are rescaled), and train.max_source_tokens allows such texts"
+        )
+        return FastPaths("single", True, "single", keeps_all_tokens(model), "single", (note,))
     rows: Rows = "packed" if (may_pack if untried else packing_is_exact)(model) else "padded"
     return FastPaths(rows, True, rows, keeps_all_tokens(model), "padded")

@@ -52,6 +52,25 @@ def positions_of(model: nn.Module) -> Positions:
     return Positions(min(text, default=None), min(answer, default=None))
 
 
+def read_alike_up_to(model: nn.Module) -> int | None:
+    """The length up to which a text is read alike beside any others; None: there is no such limit.
+
+    Rotary positions of the kinds longrope and dynamic have other frequencies in a pass whose longest text is longer.
+    """
+    limits: list[int] = []
+    for module in model.modules():
+        kinds: Any = getattr(module, "rope_type", None)
+        for layers, kind in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
+            of_module: Any = module
+            if kind == "longrope":
+                options = of_module.config.rope_parameters
+                options = options if layers is None else options[layers]
+                limits.append(options["original_max_position_embeddings"])
+            elif "dynamic" in str(kind):
+                limits.append(of_module.original_max_seq_len)
+    return min(limits, default=None)
+
+
 def _tables(model: nn.Module) -> Iterator[tuple[str, int]]:
     """Name and usable rows of each table that a text's positions are looked up in."""
     from torch.nn import Embedding

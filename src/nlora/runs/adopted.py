@@ -11,8 +11,9 @@ from nlora.config.paths import exists, expanded
 from nlora.config.schema import Config
 from nlora.errors import AdapterError, InputErrors, Problem
 from nlora.methods.base import Method
-from nlora.runs.checksums import damage
-from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name
+from nlora.runs.checksums import damaged_weights
+from nlora.runs.layout import ADAPTER, OUTPUTS, stage_name, unfinished
+from nlora.runs.stage_files import trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,11 +44,10 @@ def adopted_adapters(
             continue
         key = ("tasks", stage - 1, "adapter")
         try:
-            own = Path(config.output_dir, OUTPUTS, stage_name(stage, source.name), ADAPTER)
             here = expanded(source.adapter)
             is_there = exists(there := base_folder / here) and not exists(here)
-            is_own = own.is_dir() and not damage(own.parent, is_last=False)
-            folder = own if is_own else locate_adapter(str(there) if is_there else source.adapter)
+            own = _own_copy(Path(config.output_dir, OUTPUTS, stage_name(stage, source.name)))
+            folder = own or locate_adapter(str(there) if is_there else source.adapter)
             update = load_adapter(folder, source.adapter)
         except AdapterError as error:
             problems.append(Problem.at(key, str(error)))
@@ -72,6 +72,15 @@ def adopted_adapters(
     if problems:
         raise InputErrors(problems)
     return adopted
+
+
+def _own_copy(stage: Path) -> Path | None:
+    """The adapter that the run has copied already if its weights are whole; a stage may have to be scored again."""
+    for folder in (stage, unfinished(stage)):
+        is_whole = folder == stage or trained(folder) is not None
+        if is_whole and (folder / ADAPTER).is_dir() and not damaged_weights(folder):
+            return folder / ADAPTER
+    return None
 
 
 def _targets(skeleton: nn.Module, config: Config) -> set[str]:

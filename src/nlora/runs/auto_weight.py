@@ -134,8 +134,8 @@ class _Search:
         ):
             ready = time.perf_counter()
             result = train_stage(
-                plan, self.backbone, trainable, self.stage, Path(folder), self.progress, self.paths, points,
-                is_tracked=False,
+                plan, self.backbone, trainable, self.stage, self.records[task.name].metric, Path(folder),
+                self.progress, self.paths, points, is_tracked=False,
             )  # fmt: skip
             # Those of a training that was resumed.
             before = max(0.0, result.seconds - (time.perf_counter() - ready))
@@ -157,7 +157,7 @@ class _Search:
     def _value(self, plan: Plan, task: Task) -> float:
         """What the model in training is worth on the task's held-out examples, in percent."""
         if not self._by_probability(task):
-            return held_out_score(plan, self.backbone, task, self.paths)()
+            return held_out_score(plan, self.backbone, task, self.records[task.name].metric, self.paths)()
         evaluator = Evaluator(self.backbone, plan.encoder, plan.config.evaluate, self.paths)
         return right_probability(task, evaluator.answer(task, probabilities=True).probabilities or ())
 

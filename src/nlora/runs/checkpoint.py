@@ -200,6 +200,7 @@ class StageModel:
         """
         from nlora.evaluation.evaluator import Evaluator
         from nlora.models.positions import positions_of
+        from nlora.runs.checks import most_soft_tokens
         from nlora.runs.plan import make_encoder
         from nlora.runs.preflight import preflight, probes
         from nlora.runs.served_model import ServedModel
@@ -214,6 +215,7 @@ class StageModel:
             [probes(task, encoder) for task in tasks],
             method=stage.method,
             generates=any(decode_of(task, options) == "generate" for task in tasks),
+            longest=most_soft_tokens(stage.config, [stage.method]) + encoder.longest_text(tasks),
         )
         self._history = self._history or _history(stage, self._backbone)
         evaluator = Evaluator(self._backbone, encoder, options, paths)

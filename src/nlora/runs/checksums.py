@@ -81,10 +81,13 @@ class Damage:
 
 
 def write_checksums(folder: Path, after: str | None = None) -> None:
-    """Write a stage's checksums.json before it is committed. Sums of its weights that are there already are kept."""
+    """Write a stage's checksums.json before it is committed. Sums of its weights that are there already are kept.
+
+    So are those of a memory that a later stage let go: it is part of what that one was trained on top of.
+    """
     known = read_checksums(folder)
     kept = {} if known is None else {name: s for name, s in known.files.items() if _part(name) == "weights"}
-    files = {name: kept.get(name) or _sum(folder / name) for name in _names(folder)}
+    files = kept | {name: _sum(folder / name) for name in _names(folder) if name not in kept}
     sums = Checksums(files=files, after=after or (known and known.after))
     write_json(folder / CHECKSUM_FILE, sums.model_dump(mode="json"))
 
@@ -126,11 +129,15 @@ def damage(folder: Path, *, is_last: bool) -> list[Damage]:
     ]
 
 
+def damaged_weights(folder: Path) -> list[Damage]:
+    """The files that a stage was trained to and that are missing or changed; without its memory."""
+    return [found for found in damage(folder, is_last=False) if found.part == "weights"]
+
+
 def refuse_damaged_weights(folder: Path) -> None:
     """Raise RunError if a file that a stage was trained to is missing or changed."""
-    for found in damage(folder, is_last=False):
-        if found.part == "weights":
-            raise RunError(str(found))
+    for found in damaged_weights(folder):
+        raise RunError(str(found))
 
 
 def refuse_damaged_file(path: Path) -> None:

@@ -74,13 +74,14 @@ def preflight(
     method: Method | None = None,
     needs_gradients: bool = True,
     generates: bool = False,
+    longest: int = 0,
 ) -> FastPaths:
     """The paths that a run may use. The model and the global random state are left unchanged.
 
     tasks: for each task, its examples from `probes`. lora: what will be trained; None if the model only answers.
     method: if it trains soft prompts, these are tried instead of an adapter.
     needs_gradients: whether a target module that gets no gradient is an error. generates: whether answers
-        are generated.
+        are generated. longest: as for `default_paths`.
 
     Raises ModelError if no path can train or score the model, or a target module gets no gradient.
     """
@@ -103,7 +104,7 @@ def preflight(
             reference.refuse_targets_without_gradient()
         comparison = _Comparison(reference, generates)
         found = comparison.generating_paths(
-            comparison.reading_paths(default_paths(backbone.model, untried=True))
+            comparison.reading_paths(default_paths(backbone.model, untried=True, longest=longest))
         )
         return found if adapter is None else comparison.training_paths(found)
     finally:
@@ -213,8 +214,8 @@ class _Comparison:
         """How prompts share a batch of `generate`, if answers are not decoded by `nlora.evaluation.greedy`."""
         if not self._generates or (paths.kv_cache and is_plain(self._backbone.model)):
             return paths
-        ways: tuple[Rows, Rows] = ("padded", "single")
-        for way in ways:
+        ways: list[Rows] = ["padded", "single"]
+        for way in ways[ways.index(paths.generation) :]:
             wrong = self._wrong(lambda way=way: self._generating_off(way))  # type: ignore[misc]
             if wrong is None:
                 return replace(paths, generation=way)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -32,8 +33,9 @@ from nlora.runs.layout import (
     TEMPORARY,
     unfinished,
 )
-from nlora.runs.stage_files import trained
+from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.summary import StageRecord
+from nlora.training.trainer import NOTHING_TRAINED
 
 Damages = Mapping[int, Sequence[Damage]]
 """By stage; only damaged stages are in it."""
@@ -113,6 +115,8 @@ class Repair:
         needs_training = _trains(found) or not (follows or self._is_independent(stage))
         what = found[0].what if found else "an earlier stage has other weights now"
         path = found[0].path if found else folder
+        if found and not needs_training and self._is_adopted(stage):
+            keep_trained(folder, asdict(NOTHING_TRAINED))  # older versions left no such mark
         if needs_training or (found and trained(folder) is None):
             there = self._aside(folder)
             with disk_errors(there):
@@ -127,7 +131,12 @@ class Repair:
 
     def _is_independent(self, stage: int) -> bool:
         """Whether what a stage trains does not depend on the weights of the stages before it."""
+        if self._is_adopted(stage):
+            return True
         return self._methods[stage - 1].updates == "per_task" and not self._run.config.replay.by_loss
+
+    def _is_adopted(self, stage: int) -> bool:
+        return self._run.config.tasks[stage - 1].adapter is not None
 
     def _score_again(self, folder: Path, found: Sequence[Damage]) -> None:
         """Make a committed stage one that is trained but not scored yet."""

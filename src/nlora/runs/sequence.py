@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nlora.data.task import Task
+from nlora.evaluation.choices import Metric
 from nlora.evaluation.evaluator import Answers, Evaluator
 from nlora.models.adapter_source import copy_adapter
 from nlora.models.backbone import Backbone
@@ -41,20 +42,9 @@ from nlora.runs.stage_training import attached, new_examples, stage_seed, train_
 from nlora.runs.task_router import TaskRouter
 from nlora.runs.update_history import UpdateHistory
 from nlora.runs.weights_tried import weight_notes
-from nlora.training.trainer import TrainResult
+from nlora.training.trainer import NOTHING_TRAINED, TrainResult
 
 log = logging.getLogger("nlora")
-_NOTHING_TRAINED = TrainResult(
-    steps=0,
-    examples=0,
-    epochs=0.0,
-    seconds=0.0,
-    loss=0.0,
-    penalty=0.0,
-    padding_share=0.0,
-    peak_memory_bytes=0,
-    trained_parameters=0,
-)
 
 
 def learn_sequence(
@@ -116,14 +106,15 @@ def learn_sequence(
                 history.skip()
                 write_skipped(folder, tasks, stage)
             else:
-                if adopted is not None:
+                if kept := from_main(trained, folder):
+                    log.info("stage %d: %s is trained already and only needs scoring", stage, task.name)
+                    history.reload_stage(folder, method, is_last=True, is_adopted=adopted is not None)
+                    result = TrainResult(**kept)
+                elif adopted is not None:
                     from_main(copy_adapter, adopted.folder, folder / ADAPTER)
                     history.add(adopted.update)
-                    result = _NOTHING_TRAINED
-                elif kept := from_main(trained, folder):
-                    log.info("stage %d: %s is trained already and only needs scoring", stage, task.name)
-                    history.reload_stage(folder, method, is_last=True)
-                    result = TrainResult(**kept)
+                    result = NOTHING_TRAINED
+                    keep_trained(folder, asdict(result), records[task.name], run.weights_before(stage))
                 else:
                     own = plan
                     if method.chooses_weight:  # for this stage alone: no later one has to keep its method
@@ -132,7 +123,10 @@ def learn_sequence(
                         )
                         begun -= earlier
                     with resumable(own, run, stage, records, backbone.model, paths, progress.say) as points:
-                        result = _train(own, backbone, history, stage, folder, progress, paths, points, begun)
+                        metric = records[task.name].metric
+                        result = _train(
+                            own, backbone, history, stage, metric, folder, progress, paths, points, begun
+                        )
                         keep_trained(folder, asdict(result), records[task.name], run.weights_before(stage))
                 seen = tasks if plan.config.evaluate.unseen else tasks[:stage]
                 served = ServedModel(method, history, evaluator, router)
@@ -175,6 +169,7 @@ def _train(
     backbone: Backbone,
     history: UpdateHistory,
     stage: int,
+    metric: Metric,
     folder: Path,
     progress: Progress,
     paths: FastPaths | None,
@@ -186,7 +181,7 @@ def _train(
     log.info("stage %d: %s, %d examples", stage, plan.tasks[stage - 1].name, len(plan.encoded[stage - 1]))
     with attached(plan, backbone, history, stage) as trainable:
         ready = time.perf_counter()
-        result = train_stage(plan, backbone, trainable, stage, folder, progress, paths, points)
+        result = train_stage(plan, backbone, trainable, stage, metric, folder, progress, paths, points)
         over = time.perf_counter()
         from_main(trainable.commit, folder, base_model=plan.config.model, tokenizer=backbone.tokenizer)
         history.add(trainable.state())

@@ -15,7 +15,7 @@ import torch
 from nlora.data.columns import TokenizedExamples
 from nlora.data.task import Task
 from nlora.errors import RunError
-from nlora.evaluation.choices import metric_of
+from nlora.evaluation.choices import Metric
 from nlora.evaluation.evaluator import Evaluator
 from nlora.models.backbone import Backbone
 from nlora.models.fast_paths import FastPaths
@@ -73,6 +73,7 @@ def train_stage(
     backbone: Backbone,
     trainable: Trainable,
     stage: int,
+    metric: Metric,
     folder: Path,
     progress: Progress,
     paths: FastPaths | None,
@@ -82,7 +83,8 @@ def train_stage(
 ) -> TrainResult:
     """Train what is attached, and rescale it as the method wants it.
 
-    folder: where trainer_state.json is written. is_tracked: whether the trackers of `train.report_to` log it.
+    metric: by which early stopping compares epochs. folder: where trainer_state.json is written. is_tracked: whether
+    the trackers of `train.report_to` log it.
     """
     config, task, method = plan.config, plan.tasks[stage - 1], plan.methods[stage - 1]
     options = config.train_options(task.name)
@@ -107,7 +109,7 @@ def train_stage(
         mix=plan.examples[stage - 1].mix,
         paths=paths,
         on_step=progress.training(stage, task.name, steps, resumed),
-        score=held_out_score(plan, backbone, replace(task, test=task.validation), paths),
+        score=held_out_score(plan, backbone, replace(task, test=task.validation), metric, paths),
         callbacks=_trackers(told, Path(config.output_dir), steps_before),
         points=points,
         stateful={"method": method},
@@ -120,11 +122,14 @@ def train_stage(
 
 
 def held_out_score(
-    plan: Plan, backbone: Backbone, task: Task, paths: FastPaths | None
+    plan: Plan, backbone: Backbone, task: Task, metric: Metric, paths: FastPaths | None
 ) -> Callable[[], float]:
-    """A function that scores the model in training, in percent, on the task's test examples, held out from its own."""
+    """A function that scores the model in training, in percent, on the task's test examples, held out from its own.
+
+    metric: that of the run's record of the task.
+    """
     evaluator = Evaluator(backbone, plan.encoder, plan.config.evaluate, paths)
-    return lambda: score(task, evaluator.answer(task), metric_of(task, plan.config))
+    return lambda: score(task, evaluator.answer(task), metric)
 
 
 def _trackers(names: Sequence[str], run: Path, steps_before: int) -> list[TrainerCallback]:

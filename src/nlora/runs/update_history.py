@@ -74,7 +74,7 @@ class UpdateHistory:
                 f"{folder / ADAPTER}: lacks the update of {lost[0]}{more}; {to_repair(moved=folder)}"
             )
         self.updates.append(update)
-        if is_last:
+        if is_last and not is_adopted:
             self.memory = load_memory(folder)
 
     def save_memory(self, folder: Path, memory: Memory) -> None:

@@ -92,6 +92,20 @@ class TrainResult:
         return self.steps / self.seconds
 
 
+NOTHING_TRAINED = TrainResult(
+    steps=0,
+    examples=0,
+    epochs=0.0,
+    seconds=0.0,
+    loss=0.0,
+    penalty=0.0,
+    padding_share=0.0,
+    peak_memory_bytes=0,
+    trained_parameters=0,
+)
+"""Of an adapter from elsewhere."""
+
+
 class _StepCallback(TrainerCallback):
     def __init__(self, on_step: Callable[[int], None]) -> None:
         self._on_step = on_step

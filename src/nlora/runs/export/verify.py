@@ -135,6 +135,7 @@ class Answering:
                 backbone,
                 [probes(checked.task, encoder) for checked in self._tasks],
                 generates=any(decode_of(c.task, config.evaluate) == "generate" for c in self._tasks),
+                longest=encoder.longest_text([checked.task for checked in self._tasks]),
             )
 
         def on_answered(task: Task) -> Callable[[int], None]:
