@@ -131,6 +131,29 @@ def test_the_runs_own_copy_is_only_scored_again(tmp_path: Path, tiny_model: Made
     assert all(path.read_bytes() == content for path, content in weights.items())
 
 
+def test_an_adapter_after_a_stage_with_other_weights_is_only_scored_again(
+    tmp_path: Path, tiny_model: Made
+) -> None:
+    """What it learned does not depend on them. The run is one of an older version, and the original is gone."""
+    model = tiny_model("llama")
+    theirs = foreign_adapter(tmp_path / "theirs", model)
+    animals = {k: v for k, v in write_task(tmp_path, "animals", ANIMALS).items() if k != "train"}
+    config = config_of(
+        tmp_path, model, [write_task(tmp_path, "colors", COLORS), {**animals, "adapter": str(theirs)}]
+    )
+    before = learn(config)
+    shutil.rmtree(theirs)
+    second = tmp_path / "run/outputs/2-animals"
+    (second / "trained.json").unlink()
+    sums = json.loads((second / "checksums.json").read_text())
+    assert sums["after"]
+    (second / "checksums.json").write_text(json.dumps(sums | {"after": "0" * 64}))
+    lines: list[str] = []
+    again = learn_run(load_config(config), Progress(lambda event: lines.append(str(event))), repair=True)
+    assert [line.rpartition("; ")[2] for line in lines if "again" in line] == ["the stage is scored again"]
+    assert again.R == before.R
+
+
 def test_after_is_short_for_tasks_with_an_adapter(tmp_path: Path, tiny_model: Made) -> None:
     """They need no examples: they are part of the model, and have no scores."""
     model = tiny_model("llama")

@@ -32,9 +32,8 @@ def _training_notes(config: Config) -> list[str]:
             "(train.truncate: released)"
         )
     tasks = [task.name for task in config.tasks if task.adapter is None]
-    tasks = (
-        tasks[-1:] if config.method.name == "mtl" else tasks
-    )  # it trains once, with the settings of the last
+    if config.method.name == "mtl":  # it trains once, with the settings of the last
+        tasks = tasks[-1:]
     random = [name for name in tasks if config.train_options(name).batches == "random"]
     if random:
         of_which = "" if random == tasks else f" of {', '.join(random)}"

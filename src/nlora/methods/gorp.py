@@ -138,10 +138,8 @@ class _Projected:
 
     def __call__(self, gradient: Tensor) -> Tensor:
         rows = self._rows
-        if (
-            len(rows) == rows.shape[1]
-        ):  # nothing is left, and AdamW would make steps out of what rounding leaves
-            return gradient * 0.0
+        if len(rows) == rows.shape[1]:
+            return gradient * 0.0  # AdamW would make whole steps of what rounding leaves
         if self._side == "rank":
             return gradient - rows.mT @ (rows @ gradient)
         return gradient - (gradient @ rows.mT) @ rows

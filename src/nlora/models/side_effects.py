@@ -24,9 +24,10 @@ def without_side_effects(model: nn.Module) -> None:
     config: Any = model.config
     if getattr(config, "rescale_every", 0):
         config.rescale_every = 0
+    module: Any
     for module in model.modules():
         if getattr(module, "attention_type", None) == "block_sparse" and hasattr(
             module, "set_attention_type"
         ):
-            module.set_attention_type("original_full")  # type: ignore[operator]
+            module.set_attention_type("original_full")
             config.attention_type = "original_full"

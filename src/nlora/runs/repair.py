@@ -90,6 +90,7 @@ def _on_other_weights(run: RunFolder, stage: int, folder: Path) -> list[Damage]:
         return []
     config = run.config
     is_independent = config.method.name == "pertask" and not config.replay.by_loss
+    is_independent = is_independent or config.tasks[stage - 1].adapter is not None
     part: Part = "scores" if is_independent else "weights"
     return [Damage(folder, part, f"was trained after other weights of stage {stage - 1} than it has now")]
 
@@ -115,7 +116,8 @@ class Repair:
         needs_training = _trains(found) or not (follows or self._is_independent(stage))
         what = found[0].what if found else "an earlier stage has other weights now"
         path = found[0].path if found else folder
-        if found and not needs_training and self._is_adopted(stage):
+        is_marked = trained(folder) is not None
+        if self._is_adopted(stage) and not (needs_training or is_marked) and (found or not follows):
             keep_trained(folder, asdict(NOTHING_TRAINED))  # older versions left no such mark
         if needs_training or (found and trained(folder) is None):
             there = self._aside(folder)
