@@ -36,7 +36,8 @@ from nlora.runs import time_estimate
 from nlora.runs.plan import make_plan
 from nlora.training.fast_modules import fast_modules
 from nlora.training.peak_memory import peak_memory_bytes, reset_peak_memory
-from nlora.training.trainer import TrainResult, train
+from nlora.training.result import TrainResult
+from nlora.training.trainer import train
 
 
 def training(sizes: Sizes, name: str, dtype: str) -> Iterator[Row]:

@@ -24,7 +24,7 @@ from nlora.report.page import render
 from nlora.report.run_files import load_runs
 from nlora.runs.events import Event, Progress
 from nlora.runs.stage_notes import answer_notes, training_notes
-from nlora.training.trainer import TrainResult
+from nlora.training.result import TrainResult
 
 OPTIONS = TrainOptions(learning_rate=1e-3)
 RESULT = TrainResult(

@@ -18,7 +18,8 @@ from nlora.data.task import TokenizedExample
 from nlora.methods.registry import build
 from nlora.models.backbone import load_backbone
 from nlora.models.lora_adapter import AdapterState, LoraAdapter
-from nlora.training.trainer import TrainResult, train
+from nlora.training.result import TrainResult
+from nlora.training.trainer import train
 from tiny import assert_same
 
 EXAMPLES = [TokenizedExample((*range(20, 30 + i % 5),), (50 + i % 7, 1)) for i in range(12)]

@@ -43,13 +43,14 @@ def run(config: Source | LoadedConfig, *, on_event: OnEvent | None = None, repai
     >>> run.summary.status
     'complete'
     """
-    from nlora.api.learn import learn
     from nlora.api.notebook import notebook_bar
     from nlora.runs.events import Progress
     from nlora.runs.quiet import quiet
 
     loaded = config if isinstance(config, LoadedConfig) else load_config(config)
-    with quiet():
+    with quiet():  # the import too: transformers' import of tqdm warns in notebooks without ipywidgets
+        from nlora.api.learn import learn
+
         learn(loaded, Progress(on_event or notebook_bar()), repair=repair)
     return Run(loaded.config.output_dir)
 

@@ -35,7 +35,7 @@ from nlora.runs.layout import (
 )
 from nlora.runs.stage_files import keep_trained, trained
 from nlora.runs.summary import StageRecord
-from nlora.training.trainer import NOTHING_TRAINED
+from nlora.training.result import NOTHING_TRAINED
 
 Damages = Mapping[int, Sequence[Damage]]
 """By stage; only damaged stages are in it."""

@@ -42,7 +42,7 @@ from nlora.runs.stage_training import attached, new_examples, stage_seed, train_
 from nlora.runs.task_router import TaskRouter
 from nlora.runs.update_history import UpdateHistory
 from nlora.runs.weights_tried import weight_notes
-from nlora.training.trainer import NOTHING_TRAINED, TrainResult
+from nlora.training.result import NOTHING_TRAINED, TrainResult
 
 log = logging.getLogger("nlora")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nlora.models.lora_factors import AdapterState
     from nlora.runs.plan import Plan
     from nlora.training.finite_guard import NotFiniteError
-    from nlora.training.trainer import TrainResult
+    from nlora.training.result import TrainResult
 
 _UNMOVED = 1e-3
 """A loss that changed by less than this share has not moved. A learning rate a thousand times too small changes it

@@ -28,7 +28,7 @@ from nlora.runs.routing import Routing
 from nlora.runs.stage_examples import StageExamples
 from nlora.runs.summary import StageRecord
 from nlora.runs.task_records import TaskRecord, changes, task_record
-from nlora.training.trainer import TrainResult
+from nlora.training.result import TrainResult
 
 
 @by_main

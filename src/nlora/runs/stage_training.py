@@ -30,8 +30,9 @@ from nlora.runs.stage_results import score
 from nlora.runs.tracker_id import tracker_id
 from nlora.runs.update_history import UpdateHistory
 from nlora.training.finite_guard import NotFiniteError
+from nlora.training.result import TrainResult
 from nlora.training.trackers import trackers
-from nlora.training.trainer import TrainResult, train
+from nlora.training.trainer import train
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
