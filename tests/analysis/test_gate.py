@@ -177,6 +177,21 @@ def test_runs_of_other_tasks_or_other_examples_are_refused(
     )
     learn(config)
     assert gate(tmp_path / "run", against=run).tasks[0].changes.changes.count > 0  # the same examples
+    generated = tmp_path / "generated"
+    generated.mkdir()
+    learn(
+        write_config(
+            generated,
+            tiny_model("llama"),
+            method="inclora",
+            train={"epochs": 1},
+            evaluate={"decode": "generate"},
+        )
+    )
+    with pytest.raises(
+        InputErrors, match=r"task colors: the two are not comparable: decode generate \(the run had"
+    ):
+        gate(generated / "run", against=run)
     other = tmp_path / "other"
     other.mkdir()
     config = write_config(other, tiny_model("llama"), method="inclora", train={"epochs": 1})

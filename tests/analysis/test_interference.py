@@ -219,3 +219,20 @@ def test_a_negative_or_infinite_threshold_is_an_error(
 ) -> None:
     with pytest.raises(ValueError, match="is not a number >= 0"):
         compare_states(states, threshold)
+
+
+def test_adapters_of_one_backbone_need_no_module_in_common(states: dict[str, AdapterState]) -> None:
+    """Two pairs of three have no measures, and the third has its own, as without the adapter of other layers."""
+    alone = compare_states({"a": states["a"], "b": states["b"]}, 1.0).interference()
+    other = {"old": {"model.layers.0.o_proj": random_factors(6, 16, 2, 0)}}
+    found = compare_states({**other, "a": states["a"], "b": states["b"]}, 1.0, one_backbone=True)
+    values = found.interference()
+    assert values.pairs["a|b"] == alone.pairs["a|b"]
+    for pair in ("old|a", "old|b"):
+        assert set(values.pairs[pair].model_dump().values()) == {None}
+        assert set(values.curve.collision_rate[pair]) == {None}
+    assert values.average_collision_rate == alone.average_collision_rate
+    assert "old and a have no module in common, so they never change the same weights." in values.notes
+    collision = values.collision()
+    assert collision is not None
+    assert list(collision.pairs) == ["a|b"]

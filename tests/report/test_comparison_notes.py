@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from compared_runs import ONE_TASK, changed, compared, digests, run, shown, table_of
 from page_reader import page_of
@@ -194,3 +195,33 @@ def test_the_page_tells_how_answers_were_produced_as_the_table_does(tmp_path: Pa
     assert "Difference to" not in page.text
     assert "best average accuracy" not in page.text
     assert not compared(one, other).compares
+
+
+def test_a_quantized_run_compares_with_those_of_the_same_quantization_only(tmp_path: Path) -> None:
+    plain, small = run(tmp_path / "1", "plain"), run(tmp_path / "2", "small", quantize="4bit")
+    found = compared(plain, small)
+    assert not found.compares
+    assert found.notes[:3] == (
+        "These runs use different models:",
+        "tiny: plain (inclora)",
+        "tiny in 4bit: small (inclora)",
+    )
+    assert compared(small, run(tmp_path / "3", "other", quantize="4bit", lora={"r": 2})).compares
+
+
+def test_changes_of_the_perplexity_of_different_texts_are_not_averaged(tmp_path: Path) -> None:
+    def on(folder: str, text: str, change: float, **more: Any) -> Path:
+        general = [{"text": text, "text_sha256": f"{text}-digest", "perplexity": 20.0}] * 2
+        return changed(run(tmp_path / folder, **more), general=general, perplexity_change=change)
+
+    found = compared(
+        on("1", "default", 50, seed=1), on("2", "mine.txt", 2, seed=2), on("3", "mine.txt", 4, seed=3)
+    )
+    assert [(row.seeds, row.values["perplexity_change"].mean) for row in found.rows] == [
+        ((1,), 50),
+        ((2, 3), 3),
+    ]
+    assert "These runs measured the perplexity of different texts:" in found.notes
+    assert found.compares, "their scores do"
+    unmeasured = run(tmp_path / "4", seed=4)
+    assert [row.seeds for row in compared(tmp_path / "1", unmeasured).rows] == [(1, 4)]

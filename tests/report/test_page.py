@@ -104,3 +104,17 @@ def test_markup_in_data_stays_text(tmp_path: Path) -> None:
     assert [dd.text for dd in example.all("dd")] == ["</script><b>label"] * 2 + ['"><i>wrong']
     style = json.loads("".join(root.one("script", id="figure-style").pieces))["style"]
     assert "<" not in style
+
+
+def test_what_differs_between_runs_is_shown_whatever_the_key(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", name="one")
+    two = make_run(
+        tmp_path / "two", name="two", quantize="4bit", train={"schedule": "linear"}, router={"examples": 50},
+        evaluate={"batch_size": 2},
+    )  # fmt: skip
+    (table,) = (t for t in page_of(tmp_path, one, two).all("table") if "runs differ" in t.one("caption").text)
+    columns = [cell.text for cell in table.one("thead").all("th")]
+    assert columns == ["run", "training", "train.schedule", "router.examples"]
+    rows = table_of(page_of(tmp_path, one, two), "Where the runs differ")
+    assert "4bit backbone, computing in float32" in rows[1][1]
+    assert [row[2:] for row in rows] == [["constant", "100"], ["linear", "50"]]

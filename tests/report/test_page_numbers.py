@@ -12,6 +12,9 @@ from page_reader import page_of, table_of
 
 from nlora.config.overrides import parse
 from nlora.evaluation.continual_metrics import summarize
+from nlora.report.run_files import load_runs
+from nlora.report.sections.stages import _task_lines
+from nlora.report.variants import variants_of
 
 TASKS = ("colors", "animals", "plants")
 
@@ -225,3 +228,22 @@ def test_tasks_without_scores_leave_averages_and_intervals_as_they_are(tmp_path:
     assert other == (mean, meaning)
     (seen,), (seen_begun,) = (table_of(page, "Average over seen tasks") for page in pages)
     assert seen_begun[1:] == ["–", "–", *seen[1:]]
+
+
+def test_the_line_of_a_task_begins_where_it_is_learned_also_if_it_was_scored_before(tmp_path: Path) -> None:
+    R = ((90.0, 30.0, 20.0), (85.0, 90.0, 40.0), (80.0, 85.0, 90.0))
+    run = changed_summary(make_run(tmp_path / "run"), R=R, zero_shot=(10, 10, 10), forward_transfer=25.0)
+    text = page_of(tmp_path, run).one("figure", id="task-scores").text
+    assert "Each line begins where its task is learned" in text
+    variants = variants_of(load_runs([run]))
+    series = _task_lines(variants)
+    assert [[x for x, _ in series[task][0].points] for task in TASKS] == [[1, 2, 3], [2, 3], [3]]
+
+
+def test_the_later_tasks_are_counted_without_those_that_have_no_scores(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", unscored=1)
+    changed_summary(run, zero_shot=(None, 10, 10), forward_transfer=15.0)
+    assert "mean over the 2 later tasks" in page_of(tmp_path, run).text
+    two = make_run(tmp_path / "two", tasks=TASKS[:2])
+    changed_summary(two, zero_shot=(10, 10), forward_transfer=15.0)
+    assert "mean over the later task:" in page_of(tmp_path, two).text

@@ -77,3 +77,11 @@ def test_a_line_stops_at_its_breaks() -> None:
     drawn = [s for s in scene.flat() if isinstance(s, Line) and s.stroke == "accent"]
     assert [len(line.points) for line in drawn] == [4, 5]  # 1 to 4, 5 to 9; the tenth is a dot
     assert len([s for s in scene.flat() if isinstance(s, Dot)]) == 1
+
+
+def test_a_penalty_of_one_run_is_not_said_to_be_that_of_all(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, name=name, tasks=TASKS, method=name) for name in ("inclora", "nlora")]
+    penalty = figure(section(*runs), "penalty")
+    assert "Only nlora has one." in penalty.caption
+    assert "all runs" not in penalty.caption + penalty.draw(800.0).description
+    assert "The same for all runs." in figure(section(*runs), "learning-rate").caption

@@ -200,19 +200,19 @@ def test_an_adapter_without_scores_leaves_the_metrics_of_a_new_run(tmp_path: Pat
     assert [score.score for score in scores] == pytest.approx(learnt.R[2][1:])
 
 
-def test_collisions_of_fewer_tasks_do_not_outlive_an_extension(tmp_path: Path, tiny_model: Made) -> None:
-    """The adapter that is appended has no module in common with the others, so nothing can be compared any more."""
+def test_an_appended_adapter_of_other_layers_has_no_collisions(tmp_path: Path, tiny_model: Made) -> None:
     model = tiny_model("llama")
     adapter = foreign_adapter(tmp_path / "theirs", model, target_modules=["o_proj"])
     tasks = [write_task(tmp_path, "colors", COLORS), write_task(tmp_path, "animals", ANIMALS)]
     lora = {"r": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]}
-    assert learn(config_of(tmp_path, model, tasks, lora=lora)).collision is not None
-    assert (tmp_path / "run/analysis.json").exists()
+    before = learn(config_of(tmp_path, model, tasks, lora=lora)).collision
     tasks.append({"name": "shapes", "adapter": str(adapter)})
     grown = learn(config_of(tmp_path, model, tasks, lora=lora))
     assert (grown.status, grown.tasks) == ("complete", ("colors", "animals", "shapes"))
-    assert grown.collision is None
-    assert not (tmp_path / "run/analysis.json").exists()
+    assert before is not None
+    assert grown.collision is not None
+    assert grown.collision.pairs.keys() == before.pairs.keys() == {"colors|animals"}
+    assert "colors and shapes have no module in common" in (tmp_path / "run/report.html").read_text()
 
 
 @pytest.mark.parametrize("method", method_names())

@@ -12,7 +12,9 @@ from nlora.runs.paired_bootstrap import Scored, difference, example_digest, scor
 from nlora.runs.summary import Summary
 
 
-def run(right: Sequence[int], seed: int = 1, metric: str = "exact_match", first: int = 0) -> Scored:
+def run(
+    right: Sequence[int], seed: int = 1, metric: str = "exact_match", first: int = 0, test: str = "t"
+) -> Scored:
     """One task, whose examples are answered rightly (1) or wrongly (0)."""
     answers = {
         (str(i), f"text {i}", "yes", 0): Answer(f"text {i}", "yes", "yes" if is_right else "no")
@@ -22,6 +24,9 @@ def run(right: Sequence[int], seed: int = 1, metric: str = "exact_match", first:
     summary = Summary(
         schema=1, status="complete", name="x", method="m", model="t", seed=seed, tasks=("a",), R=((accuracy,),),
         average_accuracy=accuracy, metrics={"a": metric},
+        digests={
+            "a": {"train": {"sha256": "x", "count": 9}, "test": {"sha256": test, "count": 2}, "prompt_sha256": "p"}
+        },
     )  # fmt: skip
     return scored(summary, {"a": answers})
 
@@ -80,6 +85,7 @@ def test_what_is_not_alike_is_not_compared() -> None:
     f1 = difference([run([1, 0], metric="macro_f1")], [run([0, 0], metric="macro_f1")])
     assert f1 is not None
     assert (f1.mean, f1.interval) == (50.0, None)
+    assert difference([run([1, 0], metric="macro_f1")], [run([0, 0], metric="macro_f1", test="u")]) is None
 
 
 def test_free_text_counts_by_its_score_not_by_whether_it_is_right() -> None:

@@ -13,7 +13,7 @@ from nlora.runs.run_changes import settings_digest
 from nlora.runs.summary import StageRecord, read_summary, summary_of, write_summary
 
 KEYS = [
-    "schema", "status", "name", "method", "model", "seed", "tasks", "R", "zero_shot", "average_accuracy",
+    "schema", "status", "name", "method", "model", "quantize", "seed", "tasks", "R", "zero_shot", "average_accuracy",
     "backward_transfer", "backward_transfer_over_all", "forgetting", "forward_transfer", "collision",
     "train_seconds", "prepare_seconds", "evaluate_seconds", "train_samples_per_second", "peak_memory_bytes",
     "trained_parameters", "replay", "replayed_examples", "versions", "settings_sha256", "protocol", "protocol_notes",
@@ -52,7 +52,7 @@ def test_the_keys_and_values_are_those_of_schema_1(tmp_path: Path) -> None:
     values = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert list(values) == KEYS
     assert values == {
-        "schema": 1, "status": "complete", "name": "n", "method": "inclora", "model": "m", "seed": 3,
+        "schema": 1, "status": "complete", "name": "n", "method": "inclora", "model": "m", "quantize": None, "seed": 3,
         "tasks": ["a", "b"], "R": [[90, 30], [70, 80]], "zero_shot": [10, 20], "average_accuracy": 75,
         "backward_transfer": -20, "backward_transfer_over_all": -10, "forgetting": 20, "forward_transfer": 10,
         "collision": None,
@@ -81,6 +81,7 @@ def test_the_digest_of_the_options_is_that_of_every_seed_and_of_no_other_option(
         "lora": {"r": 3},
         "method": "olora",
         "dtype": "bfloat16",
+        "evaluate": {"validation_share": 0.5},  # what train.early_stopping holds out from train
     }.items():
         assert settings_digest(Config.model_validate({**values, key: value})) != digest
 

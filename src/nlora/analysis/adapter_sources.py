@@ -73,7 +73,7 @@ def _short_names(sources: Sequence[str]) -> list[str]:
 
     runs/a/outputs/1-r8/adapter and runs/a/outputs/2-news/adapter become 1-r8 and 2-news.
     """
-    parts = [Path(source).parts for source in sources]
+    parts = [Path(source).parts or Path(source).absolute().parts for source in sources]
     shortest = min(map(len, parts))
     shared = 0
     while shared < shortest - 1 and len({path[-1 - shared] for path in parts}) == 1:

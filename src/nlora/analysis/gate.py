@@ -209,7 +209,7 @@ def _compared(after: _Judged, pairs: Mapping[str, Checkpoint]) -> list[TaskChang
         then, record = _scored(before).get(task), records[task]
         if then is None or record is None:  # the examples are matched by their texts
             continue
-        if then.test.sha256 != record.test.sha256 or then.metric != record.metric:
+        if (then.test.sha256, then.metric, then.decode) != (record.test.sha256, record.metric, record.decode):
             what = "; ".join(differences(then, record))
             problems.append(Problem(f"task {task}", f"the two are not comparable: {what}"))
     if problems:

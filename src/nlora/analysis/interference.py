@@ -40,20 +40,25 @@ _NAMED = 3
 """A note names at most this many missing modules."""
 
 
-def compare_states(states: Mapping[str, AdapterState], threshold: float | None = None) -> Measurements:
+def compare_states(
+    states: Mapping[str, AdapterState], threshold: float | None = None, *, one_backbone: bool = False
+) -> Measurements:
     """All measures of the adapters and of every pair of them.
 
     states: by name, in the order in which they are shown. A single one has no pairs.
     threshold: absolute, >= 0; an entry counts if |ΔW| is larger. None: `threshold.DEFAULT_FACTOR` times the root mean
         square of all entries.
+    one_backbone: whether the adapters are known to be of one, so that two without a common module only have no measures
+        of their pair.
 
     A pair is compared over the modules that both have; a note names what an adapter lacks. Raises AdapterError if a
-    factor is not finite, modules of one name differ in shape, or two adapters have no module in common.
+    factor is not finite, modules of one name differ in shape, or two adapters of maybe different backbones have no
+    module in common.
     """
     if threshold is not None and not (threshold >= 0 and math.isfinite(threshold)):
         raise ValueError(f"threshold {threshold} is not a number >= 0")
     modules = in_order({module for state in states.values() for module in state})
-    notes = _checked(states, modules)
+    notes = _checked(states, modules, one_backbone=one_backbone)
     rms = {name: root_mean_square(state) for name, state in states.items()}
     unit = pooled(rms, {name: sum(f.entries for f in state.values()) for name, state in states.items()})
     chosen = float(DEFAULT_FACTOR * unit if threshold is None else threshold)
@@ -164,15 +169,18 @@ def _of_pairs(count: int, results: Sequence[_Module]) -> dict[str, Floats]:
     return table
 
 
-def _checked(states: Mapping[str, AdapterState], modules: Sequence[str]) -> list[str]:
+def _checked(states: Mapping[str, AdapterState], modules: Sequence[str], *, one_backbone: bool) -> list[str]:
     """Notes on missing modules. Raises AdapterError if the adapters cannot be compared."""
     if not states or not modules:
         raise AdapterError("there are no adapters to compare, or they have no modules")
     for name, state in states.items():
         check_finite(state, name)
+    apart = []
     for (a, one), (b, other) in itertools.combinations(states.items(), 2):
         common = [module for module in modules if module in one and module in other]
-        if not common:
+        if not common and one_backbone:
+            apart.append(f"{a} and {b} have no module in common, so they never change the same weights.")
+        elif not common:
             raise AdapterError(
                 f"{a} and {b} have no module in common ({_first(one)} ..., {_first(other)} ...); "
                 "only adapters of one backbone can be compared"
@@ -193,7 +201,7 @@ def _checked(states: Mapping[str, AdapterState], modules: Sequence[str]) -> list
                 f"{name} lacks {len(missing)} of {len(modules)} modules ({', '.join(missing[:_NAMED])}{more}): "
                 "each pair is compared over the modules that both have."
             )
-    return notes
+    return notes + apart
 
 
 def _first(state: AdapterState) -> str:

@@ -158,12 +158,12 @@ class Measurements:
         return expected
 
     def _norms(self) -> Floats:
-        """‖ΔW_i‖·‖ΔW_j‖ over the modules that both have: (P,)."""
+        """‖ΔW_i‖·‖ΔW_j‖ over the modules that both have: (P,); NaN without any."""
         first, second = pairs_of(len(self.names))
         squares = self.adapters["squared_norm"]
         common = ~np.isnan(self.pairs["both"])
         sums = [np.where(common, squares[side], 0.0).sum(1) for side in (first, second)]
-        norms: Floats = np.sqrt(sums[0] * sums[1])
+        norms: Floats = np.where(common.any(1), np.sqrt(sums[0] * sums[1]), np.nan)
         return norms
 
     @staticmethod

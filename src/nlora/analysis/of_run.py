@@ -50,7 +50,7 @@ def measure_run(folder: Path, threshold: float | None) -> tuple[Measurements, In
     if method is not None:
         states, note = _compared(method, states)
         notes += note
-    measured = compare_states(states, threshold)
+    measured = compare_states(states, threshold, one_backbone=True)
     if method is not None and method.updates == "continued":
         undefined = np.full_like(measured.pairs["orthogonality"], np.nan)
         measured = replace(measured, pairs={**measured.pairs, "orthogonality": undefined})

@@ -100,5 +100,6 @@ class CurveSums:
         return self._large / self._entries[:, None]
 
     def collision(self) -> Floats:
-        """(P, K)."""
-        return self._both / self._pair_entries[:, None]
+        """(P, K); NaN for a pair without a common module."""
+        entries = np.where(self._pair_entries, self._pair_entries, np.nan)
+        return self._both / entries[:, None]

@@ -16,6 +16,7 @@ Labeled = Sequence[tuple[str, Sequence[Summary]]]
 _DECODES = "These runs' answers were produced in different ways, which are not comparable:"
 _METRICS = "These runs have different kinds of scores; averages are not comparable:"
 _AVERAGED = "These runs' averages are over different tasks:"
+_TEXTS = "These runs measured the perplexity of different texts:"
 _SAMPLED = (
     "Each seed is scored on its own sample: the seed draws the test examples (evaluate.max_samples, or "
     "evaluate.split: validation)."
@@ -25,7 +26,10 @@ _CONDITIONS: Sequence[tuple[str, Callable[[Summary], str]]] = (
         "These runs learned different tasks or orders; averages are not comparable:",
         lambda s: ", ".join(s.tasks) + _order_name(s.tasks),
     ),
-    ("These runs use different models:", lambda s: s.model),
+    (
+        "These runs use different models:",
+        lambda s: s.model if s.quantize is None else f"{s.model} in {s.quantize}",
+    ),
     (
         "These runs followed different protocols, which score and truncate differently:",
         lambda s: "released" if s.protocol == "released" else "repaired",
@@ -55,6 +59,7 @@ def setting_of(summary: Summary) -> Setting:
         tuple(summary.metric_of(task) for task in summary.tasks),
         tuple(sorted(summary.decode.items())),
         tuple((task, *(kind(d) for _, _, kind in _EXAMPLES)) for task, d in sorted(summary.digests.items())),
+        _general_text(summary),
     )
 
 
@@ -63,6 +68,7 @@ def same_setting(a: Summary, b: Summary) -> bool:
     return (
         same_options(a, b)
         and _averaged(a) == _averaged(b)
+        and (None in (texts := (_general_text(a), _general_text(b))) or texts[0] == texts[1])
         and all(a.metric_of(task) == b.metric_of(task) for task in a.tasks)
         and all(a.decode[task] == b.decode[task] for task in a.decode.keys() & b.decode.keys())
         and all(
@@ -100,7 +106,8 @@ def scoring_notes(rows: Labeled) -> tuple[list[tuple[str, list[str]]], bool]:
     tests, *others = [(heading, _different(rows, what, kind)) for heading, what, kind in _EXAMPLES]
     unlike = [(_AVERAGED, _unlike(rows, _averaged)), (_DECODES, decodes), (_METRICS, metrics), tests]
     sampled: list[tuple[str, list[str]]] = [(_SAMPLED, [])] if _is_sampled(rows) else []
-    found = [(heading, lines) for heading, lines in (*unlike, *others) if lines]
+    texts = (_TEXTS, _unlike(rows, _general_words))
+    found = [(heading, lines) for heading, lines in (*unlike, *others, texts) if lines]
     return [*found, *sampled], not any(lines for _, lines in unlike)
 
 
@@ -110,6 +117,18 @@ def _averaged(summary: Summary) -> str | None:
         return None
     unscored = [task for task in summary.tasks if task not in summary.averaged]
     return f"all tasks but {', '.join(unscored)}" if unscored else "all tasks"
+
+
+def _general_text(summary: Summary) -> str | None:
+    """The text whose perplexity was measured; None if none was."""
+    return next((scores.text_sha256 for scores in summary.general if scores is not None), None)
+
+
+def _general_words(summary: Summary) -> str | None:
+    """The text, told from another one of the same name."""
+    digest = _general_text(summary)
+    name = next((scores.text for scores in summary.general if scores is not None), None)
+    return digest and f"{name} (SHA-256 {digest[:8]})"
 
 
 def _scored_in_all(runs: Sequence[Iterable[str]]) -> list[str]:

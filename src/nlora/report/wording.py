@@ -105,7 +105,7 @@ def method_options(run: RunFiles) -> dict[str, str]:
         given = {**method.options.model_dump(), **given}
         if given.get("weight", 0) is None:  # null means the method's own default
             given["weight"] = getattr(method, "weight", None)
-    return {name: _value(value) for name, value in given.items()}
+    return {name: setting(value) for name, value in given.items()}
 
 
 def method_of(run: RunFiles) -> Method | None:
@@ -159,7 +159,9 @@ def run_facts(run: RunFiles) -> list[tuple[str, str]]:
             (
                 "Training",
                 f"{epochs} in batches of {train.batch_size}, learning rate "
-                f"{train.learning_rate:g}, {config.dtype} backbone",
+                f"{train.learning_rate:g}, "
+                + (f"{config.quantize} backbone, computing in " if config.quantize else "")
+                + (config.dtype if config.quantize else f"{config.dtype} backbone"),
             ),
         ]
         if config.stages:
@@ -209,7 +211,10 @@ def _scored(run: RunFiles) -> str:
     return ("; ".join(_DECODE.get(part, part) for part in parts) or "unknown") + split
 
 
-def _value(value: object) -> str:
+def setting(value: object) -> str:
+    """The value of a key, as a configuration has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}"  # as in a configuration
+        return f"{value:g}"
     return "none" if value is None else str(value)

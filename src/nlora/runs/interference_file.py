@@ -157,7 +157,7 @@ class Interference(_Part):
         """The part that summary.json repeats; None without a pair."""
         if self.average_collision_rate is None:
             return None
-        rates = {pair: own.collision_rate for pair, own in self.pairs.items()}
+        rates = {p: own.collision_rate for p, own in self.pairs.items() if own.collision_rate is not None}
         return Collision.model_validate(
             {"threshold": self.threshold, "average_rate": self.average_collision_rate, "pairs": rates}
         )

@@ -96,10 +96,12 @@ def _alike(one: Scored, other: Scored) -> bool:
     """Whether both average over the same tasks, by the same metrics on the same test examples, as far as is known."""
     a, b = one.scores, other.scores
     tasks = set(one.summary.averaged)
+    mine, theirs = one.summary.digests, other.summary.digests
     return (
         set(one.summary.tasks) == set(other.summary.tasks)
         and tasks == set(other.summary.averaged)
         and all(one.summary.metric_of(task) == other.summary.metric_of(task) for task in tasks)
+        and all(mine[task].test.sha256 == theirs[task].test.sha256 for task in mine.keys() & theirs.keys())
         and (a is None or b is None or all(a[task].keys() == b[task].keys() for task in tasks))
     )
 

@@ -34,7 +34,10 @@ FREE = frozenset(
 committed stages are still the same is checked by their digests. `evaluate.zero_shot` adds scores, and
 `evaluate.general` other numbers, of which `nlora.runs.general` refuses those that would not compare."""
 
-_COMPARED_ELSEWHERE = ("seed", "output_dir", "model", "tasks", "protocol", "replay", "evaluate")
+_COMPARED_ELSEWHERE = (
+    *("seed", "output_dir", "model", "tasks", "protocol", "replay"),
+    *("evaluate.decode", "evaluate.max_samples", "evaluate.unseen", "evaluate.split"),
+)
 """Keys in which runs of one method may differ, or whose effect a summary has by itself: in its digests, its metrics and
 its `replay`."""
 

@@ -153,7 +153,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     old, new: `Config.model_dump(mode="json")`. Example: "train.epochs: 1 in the folder, 2 now".
     """
-    before, now = _flat(old), _flat(new)
+    before, now = flat(old), flat(new)
     return [
         f"{dotted(key)}: {_value(before, key)} in the folder, {_value(now, key)} now"
         for key in dict.fromkeys([*before, *now])
@@ -229,14 +229,14 @@ def folder_problem(folder: Path) -> str | None:
     return None
 
 
-def _flat(value: Any, path: Key = ()) -> dict[Key, Any]:
+def flat(value: Any, path: Key = ()) -> dict[Key, Any]:
     """Nested values by their keys; lists of plain values stay whole."""
     if isinstance(value, dict) and (value or not path):
         return {
-            key: leaf for name, inner in value.items() for key, leaf in _flat(inner, (*path, name)).items()
+            key: leaf for name, inner in value.items() for key, leaf in flat(inner, (*path, name)).items()
         }
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return {key: leaf for i, inner in enumerate(value) for key, leaf in _flat(inner, (*path, i)).items()}
+        return {key: leaf for i, inner in enumerate(value) for key, leaf in flat(inner, (*path, i)).items()}
     return {path: value}
 
 

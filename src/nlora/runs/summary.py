@@ -69,6 +69,7 @@ class Summary(BaseModel):
     name: str
     method: str
     model: str
+    quantize: Literal["4bit", "8bit"] | None = None
     seed: int
     tasks: tuple[str, ...] = Field(min_length=1, description="Names, in the order of learning.")
     R: tuple[tuple[Score, ...], ...] = Field(description="T rows of T scores in percent; row k-1 is stage k.")
@@ -106,9 +107,7 @@ class Summary(BaseModel):
         default_factory=dict, description="Of each task scored so far; empty in files of older versions."
     )
 
-    notes: tuple[str, ...] = Field(
-        (), description="Odd outcomes of the stages, such as a loss that never moved, one sentence each."
-    )
+    notes: tuple[str, ...] = Field((), description="Odd outcomes of the stages, one sentence each.")
     serve: Literal["pertask", "routed"] | None = Field(
         None, description="Whether each task has a model of its own, and whether the task is guessed."
     )
@@ -226,6 +225,7 @@ def summary_of(
         name=config.name,
         method=config.method.label,
         model=config.model,
+        quantize=config.quantize,
         seed=config.seed,
         tasks=tasks,
         R=R,

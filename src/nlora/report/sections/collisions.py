@@ -66,6 +66,8 @@ def _thresholds(compared: Analyzed, *, many: bool) -> list[Block]:
     if many:
         return [_threshold_table(compared)]
     found = compared[0][1]
+    if not found.pairs:
+        return [Text(" ".join(["There is one update, so there are no pairs to compare.", *found.notes]))]
     rule = f" ({found.threshold_rule})" if found.threshold_rule else ""
     rate, threshold = share(found.average_collision_rate), number(found.threshold)
     text = f"The average over all pairs is {rate}, at the threshold {threshold}{rule}."

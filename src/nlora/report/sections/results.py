@@ -67,6 +67,8 @@ def _facts(variant: Variant, answers: PageAnswers) -> list[tuple[str, str, str]]
         how = f", by a bootstrap of the {found.count}" if tasks > 1 else ""
         interval = f"; 95 % interval {ends(found.interval)}{how}"
     earlier = f"the {before} earlier tasks" if before > 1 else "the earlier task"
+    after = sum(i > 0 for i in summary.scored)
+    later = f"the {after} later tasks" if after > 1 else "the later task"
     facts = [
         (
             score(summary.average_accuracy),
@@ -86,7 +88,7 @@ def _facts(variant: Variant, answers: PageAnswers) -> list[tuple[str, str, str]]
         (
             change(summary.forward_transfer),
             "forward transfer",
-            f"mean over the {tasks - 1} later tasks: score just before learning − score before any training",
+            f"mean over {later}: score just before learning − score before any training",
         ),
     ]
     if run.interference is not None and run.interference.average_collision_rate is not None:

@@ -131,5 +131,5 @@ def _description(variant: Variant) -> str:
     ]
     if not lost:
         return "Each row is a stage, each column a task."
-    worst = min(lost)
+    worst = max(lost, key=lambda change_of: abs(change_of[0]))
     return f"The largest change since a task was learned: {worst[1]}, {change(worst[0])} points."

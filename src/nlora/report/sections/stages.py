@@ -71,11 +71,11 @@ def _order(variants: Sequence[Variant]) -> str:
 
 
 def _task_lines(variants: Sequence[Variant]) -> dict[str, list[Series]]:
-    """The lines of each task, one per variant that has scores."""
+    """The lines of each task, one per variant that has scores. What it scored before it was learned is left out."""
     found: dict[str, list[Series]] = {}
     for variant in variants:
         for i, task in enumerate(variant.tasks):
-            values = {float(k + 1): variant.scores(k, i) for k in range(len(variant.tasks))}
+            values = {float(k + 1): variant.scores(k, i) for k in range(i, len(variant.tasks))}
             line = banded(variant, {k: v for k, v in values.items() if v}, dots=len(variants) < 5, high=100.0)
             found.setdefault(task, []).extend([line] if line.points else [])
     return found

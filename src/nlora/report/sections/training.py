@@ -182,7 +182,9 @@ def _by_task(variants: Sequence[Variant], key: str, title: str, caption: str, va
         v for v in variants if any(value(step) for run in v.runs for s in run.stages for step in s.losses)
     ]
     lines = {n: [_line(variant, n, value, most) for variant in known] for n in sorted(stages)}
-    alike = all(line.points == of_stage[0].points for of_stage in lines.values() for line in of_stage)
+    alike = len(known) == len(variants) and all(
+        line.points == of_stage[0].points for of_stage in lines.values() for line in of_stage
+    )
     if alike:  # such as the learning rate, most often
         lines = {n: [replace(of_stage[0], name="all runs")] for n, of_stage in lines.items() if of_stage}
     panels = [
@@ -207,10 +209,12 @@ def _by_task(variants: Sequence[Variant], key: str, title: str, caption: str, va
         )
         return small_multiples(title, description, panels, x=x, y=y, width=width, names=names)
 
-    same_for_all = "The same for all runs." if alike and len(variants) > 1 else ""
+    whose = "The same for all runs." if alike and len(variants) > 1 else ""
+    if len(known) == 1 < len(variants):
+        whose = f"Only {known[0].label} has one."
     notes = [
         caption,
-        same_for_all,
+        whose,
         "A line ends where its task ends.",
         BAND if any(s.band for s in drawn) else "",
     ]
