@@ -39,7 +39,8 @@ def load(name: str) -> tuple[Any, Any]:
 
 def read(file: str) -> list[dict[str, str]]:
     """The prompts and completions."""
-    return [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    lines = Path(file).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 def tokenize(rows: list[dict[str, str]], tokenizer: Any) -> list[dict[str, list[int]]]:

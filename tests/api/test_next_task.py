@@ -221,10 +221,78 @@ def test_ewc_needs_the_examples_and_what_it_remembered(model: Any, first: Path, 
         ([{"input_ids": [5, 9]}], "examples: example 0 lacks input_ids or labels"),
         ([{"input_ids": [5, 9], "labels": [-100, -100]}], "examples: the labels of example 0 should be -100"),
         ([{"input_ids": [5, 9, 0], "labels": [-100, 9, -100]}], ".*, without padding"),
+        ([{"input_ids": [5, 9], "labels": [-100, 9, 9]}], "examples: the labels of example 0 should be -100"),
+        (
+            [{"input_ids": [5], "labels": [5], "attention_mask": []}],
+            "examples: .* has 0 entries for 1 input_ids",
+        ),
+        (
+            [{"input_ids": [], "labels": []}],
+            "examples: .* of example 0 must be those of one text, not of none",
+        ),
+        ([{"input_ids": [[5, 9]], "labels": [[5, 9]]}], "examples: .*one text, not of none or of a batch"),
+        (
+            {"input_ids": [[5, 9]], "labels": [[5, 9]]},
+            "examples: example 0 must be a mapping .*, not 'input_ids'",
+        ),
+        (
+            [([5, 9], [5, 9])],
+            r"examples: example 0 must be a mapping with input_ids and labels, not \(\[5, 9\]",
+        ),
     ):
         with pytest.raises(nlora.InputErrors, match=message):
             task.save(tmp_path / "new", examples=examples)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_ewc_remembers_the_same_of_padded_examples(
+    family: str, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    prompt, answer = [5, 6, 7, 8], [11, 12, 1]
+    pad, hidden, nothing = [0] * 5, [0] * 5, [-100] * 5
+    if family == "t5":
+        plain = {"input_ids": prompt, "labels": answer}
+        padded = [{"input_ids": prompt + pad, "attention_mask": [1] * 4 + hidden, "labels": answer + nothing}]
+    else:
+        ids, labels = prompt + answer, [-100] * 4 + answer
+        plain = {"input_ids": ids, "labels": labels}
+        padded = [
+            {"input_ids": pad + ids, "attention_mask": hidden + [1] * 7, "labels": nothing + labels},
+            {"input_ids": ids + pad, "attention_mask": [1] * 7 + hidden, "labels": labels + nothing},
+            {"input_ids": ids + pad, "attention_mask": torch.tensor([1] * 7 + hidden), "labels": ids + pad},
+        ]
+    remembered = []
+    for number, example in enumerate([plain, *padded]):
+        with nlora.next_task(load(tiny_model(family)), method="ewc", lora=VALUES) as task:
+            task.save(tmp_path / str(number), examples=[example])
+        remembered.append(load_memory(tmp_path / str(number)))
+    whole = remembered.pop() if family == "llama" else {}  # all of it is answer
+    for memory in remembered[1:]:
+        assert all(torch.equal(memory[name], fisher) for name, fisher in remembered[0].items())
+    with nlora.next_task(load(tiny_model(family)), method="ewc", lora=VALUES) as task:
+        every = {"input_ids": prompt + answer, "labels": prompt + answer}
+        task.save(tmp_path / "every", examples=[every])
+    assert all(torch.equal(fisher, load_memory(tmp_path / "every")[name]) for name, fisher in whole.items())
+
+
+def test_a_memory_is_that_of_its_own_adapter(model: Any, tmp_path: Path) -> None:
+    """Not of the adapter that was saved to the folder before, nor of the folder's parent."""
+    examples = [{"input_ids": [5, 9, 17], "labels": [-100, 9, 17]}]
+    folder = tmp_path / "one"
+    with nlora.next_task(model, method="ewc", lora=VALUES) as task:
+        task.save(folder, examples=examples)
+    with nlora.next_task(model, method="nlora", lora=VALUES) as task:
+        task.save(folder / "second")
+        task.save(folder / "adapter")
+    for after in (folder / "second", folder / "adapter"):
+        with pytest.raises(nlora.AdapterError, match="holds nothing that ewc remembers"):
+            nlora.next_task(model, method="ewc", after=after, lora=VALUES)
+    nlora.next_task(model, method="ewc", after=folder, lora=VALUES).release()
+    with nlora.next_task(model, method="nlora", lora=VALUES) as task:
+        task.save(folder)
+    with pytest.raises(nlora.AdapterError, match="holds nothing that ewc remembers"):
+        nlora.next_task(model, method="ewc", after=folder, lora=VALUES)
 
 
 # What the gradient is

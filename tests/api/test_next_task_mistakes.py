@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from accelerate.utils import DistributedType
 from peft import LoraConfig, get_peft_model
 
@@ -68,6 +69,9 @@ def test_a_method_that_needs_more_is_refused_by_name(name: str, model: Any) -> N
         ({"seed": "a"}, "seed: must be a whole number >= 0 and < 4294967296, not 'a'"),
         ({"seed": True}, "seed: must be a whole number >= 0 and < 4294967296, not true"),
         ({"after": ["nowhere"]}, "nowhere: not an adapter, there is no such folder"),
+        ({"after": None}, "after: must be adapters, runs, or factors in memory, not None"),
+        ({"after": [5]}, "after: must be adapters, runs, or factors in memory, not 5"),
+        ({"after": {"a": "adapters/a"}}, "after: must be adapters, runs, or factors in memory, not {'a': "),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_the_model_alone(
@@ -79,6 +83,17 @@ def test_a_mistake_is_one_line_and_leaves_the_model_alone(
     assert "\n" not in str(caught.value)
     assert "lora_A" not in str(model)
     nlora.next_task(model)  # nothing is left of the attempt
+
+
+@pytest.mark.parametrize("name", ["AutoModel", "AutoModelForSequenceClassification"])
+def test_a_model_that_writes_no_text_is_refused_and_left_alone(
+    name: str, tiny_model: Callable[[str], Path]
+) -> None:
+    model = getattr(transformers, name).from_pretrained(tiny_model("llama"))
+    with pytest.raises(nlora.ModelError, match=r"models that write text; Llama.* has another head"):
+        nlora.next_task(model)
+    assert "lora_A" not in str(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_folder_that_cannot_be_made_keeps_what_was_trained(model: Any, tmp_path: Path) -> None:

@@ -90,6 +90,15 @@ def test_a_wrongly_recognized_format_says_what_to_do() -> None:
     )
 
 
+def test_a_field_that_the_answers_have_is_no_matter_of_the_format() -> None:
+    """Plain text would be the wrong way out: the output of `nlora predict` was given to it again."""
+    given = io.BytesIO(b'{"sentence": "a", "prediction": "b"}')
+    with pytest.raises(InputErrors) as caught:
+        read_texts(None, given, added=["prediction"])
+    (problem,) = caught.value.problems
+    assert "prediction" in problem.what
+
+
 @pytest.mark.parametrize("field", ["sentence", "note", "\\ud83d"])
 def test_half_of_a_character_is_reported_before_anything_is_answered(field: str) -> None:
     values = '"b \\ud83d"' if field == "sentence" else f'"a", "{field}": "b \\ud83d"'

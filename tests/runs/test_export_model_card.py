@@ -11,14 +11,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
+from helpers import learn, write_config
 from nlora.errors import InputErrors, RunError
+from nlora.models.target_modules import target_modules
 from nlora.runs.export import hub, stock_code
 from nlora.runs.export.base_name import hub_name, name_base
 from nlora.runs.export.export import export
 from nlora.runs.export.options import FORMS, ExportOptions
 from nlora.runs.export.record import RECORD_FILE
 from nlora.runs.summary import read_summary
+from states import random_state, write_adapter
+from tiny import LORA, load
 
 Runs = Callable[..., Path]
 
@@ -73,6 +78,38 @@ def test_the_cards_own_code_loads_the_export_and_asks_it(
     assert values["prompts"].keys() == {"colors", "animals"}
     before = 1 if family == "t5" else values["inputs"].input_ids.shape[1]
     assert values["output"].shape[1] > before
+
+
+@pytest.mark.parametrize(
+    ("method", "serve", "active"),
+    [
+        ("pertask", None, ["update_1"]),
+        ("seqlora", "pertask", ["update_0"]),
+        ("inclora", "pertask", ["update_0", "update_1"]),
+        ("inclora", None, ["update_0", "update_1", "update_2"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_the_cards_code_activates_what_answers_the_task_that_it_asks(
+    tmp_path: Path, tiny_model: Any, method: str, serve: str | None, active: list[str]
+) -> None:
+    """The first update is of an adapter from elsewhere, which has no prompt."""
+    model = tiny_model("llama")
+    config = write_config(tmp_path, model, method=method, serve=serve, train={"epochs": 1, "batch_size": 8})
+    values = yaml.safe_load(config.read_text())
+    if method != "seqlora":
+        layers = {m.name: (m.out_features, m.in_features) for m in target_modules(load(model), LORA)}
+        old = write_adapter(tmp_path / "old", random_state(layers, 2, 1))
+        values["tasks"].insert(0, {"name": "old", "adapter": str(old)})
+    config.write_text(yaml.safe_dump(values))
+    learn(config)
+    export(tmp_path / "run", tmp_path / "out", ExportOptions("adapters"))
+    text = (tmp_path / "out" / "README.md").read_text()
+    load_code, ask = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "prompts['colors']" in ask
+    found: dict[str, Any] = {}
+    exec(load_code.replace("FOLDER", str(tmp_path / "out")).replace(f'"{model.name}"', f'"{model}"'), found)
+    assert found["model"].active_adapters == active
 
 
 def test_names_of_base_models() -> None:

@@ -19,11 +19,13 @@ from nlora.data.task import TokenizedExample
 from nlora.errors import AdapterError, InputErrors, NloraError, Problem
 from nlora.methods.base import Memory
 from nlora.models.adapter_source import load_adapter, locate_adapter
-from nlora.models.lora_factors import AdapterState
+from nlora.models.lora_adapter import ADAPTER
+from nlora.models.lora_factors import AdapterState, LoraFactors
 from nlora.models.merged_updates import check_fits
 from nlora.models.target_modules import linear_layer
 from nlora.runs.checkpoint import read_stage
 from nlora.runs.export.updates import StageUpdates
+from nlora.runs.layout import STAGE_FILE
 from nlora.runs.update_history import load_memory
 
 Earlier = Run | str | os.PathLike[str] | AdapterState
@@ -44,7 +46,10 @@ class EarlierTask:
 
     def memory(self) -> Memory:
         """What the method kept beside the adapter: `NextTask.save` in its folder, a run in the stage's."""
-        return {} if self.folder is None else load_memory(self.folder) or load_memory(self.folder.parent)
+        if self.folder is None:
+            return {}
+        of_stage = self.folder.name == ADAPTER and (self.folder.parent / STAGE_FILE).is_file()
+        return load_memory(self.folder.parent if of_stage else self.folder)
 
 
 def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> list[EarlierTask]:
@@ -52,9 +57,13 @@ def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> li
 
     Raises AdapterError, with the name of the source, if one cannot be read or does not fit the backbone.
     """
-    sources = [after] if isinstance(after, Run | str | os.PathLike | Mapping) else list(after)
+    single = isinstance(after, Run | str | os.PathLike | Mapping)
+    sources: list[Any] = [after] if single else list(after) if isinstance(after, Iterable) else [after]
     tasks: list[EarlierTask] = []
     for number, source in enumerate(sources, start=1):
+        if not _is_source(source):
+            what = f"must be adapters, runs, or factors in memory, not {source!r:.100}"
+            raise InputErrors([Problem("after", what)])
         if isinstance(source, Mapping):
             tasks.append(EarlierTask(f"adapter {number}", dict(source), None))
             continue
@@ -72,13 +81,27 @@ def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> li
 def tokenized(rows: Iterable[Mapping[str, Any]], *, encoder_decoder: bool) -> list[TokenizedExample]:
     """Examples of a trainer, each with input_ids and labels, as prompts and answers.
 
-    Raises InputErrors, with the number of the example (from 0), if its labels are not those of its last tokens.
+    What its attention_mask hides is padding. Raises InputErrors, with the number of the example (from 0), if its labels
+    are not those of its last tokens.
     """
     examples = []
     for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            what = f"example {number} must be a mapping with input_ids and labels, not {row!r:.60}"
+            raise InputErrors([Problem("examples", what)])
         if not {"input_ids", "labels"} <= row.keys():
             raise InputErrors([Problem("examples", f"example {number} lacks input_ids or labels")])
         ids, labels = (torch.as_tensor(row[key]).tolist() for key in ("input_ids", "labels"))
+        if not ids or isinstance(ids[0], list):
+            what = f"the input_ids of example {number} must be those of one text, not of none or of a batch"
+            raise InputErrors([Problem("examples", what)])
+        mask = torch.as_tensor(row.get("attention_mask", [1] * len(ids))).tolist()
+        if len(mask) != len(ids):
+            what = f"the attention_mask of example {number} has {len(mask)} entries for {len(ids)} input_ids"
+            raise InputErrors([Problem("examples", what)])
+        if not encoder_decoder and len(labels) == len(ids):
+            labels = [label for label, is_text in zip(labels, mask, strict=True) if is_text]
+        ids = [token for token, is_text in zip(ids, mask, strict=True) if is_text]
         if encoder_decoder:
             examples.append(TokenizedExample(ids, [label for label in labels if label != IGNORED]))
             continue
@@ -90,6 +113,12 @@ def tokenized(rows: Iterable[Mapping[str, Any]], *, encoder_decoder: bool) -> li
             raise InputErrors([Problem("examples", what + ", without padding")])
         examples.append(TokenizedExample(ids[:begin], ids[begin:]))
     return examples
+
+
+def _is_source(source: Any) -> bool:
+    if isinstance(source, Mapping):
+        return all(isinstance(factors, LoraFactors) for factors in source.values())
+    return isinstance(source, Run | str | os.PathLike)
 
 
 def _of_run(folder: str) -> list[EarlierTask]:

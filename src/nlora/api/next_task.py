@@ -31,6 +31,7 @@ from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.lora_factors import with_all_modules
 from nlora.models.target_modules import ModuleShape
 from nlora.runs.atomic import disk_errors
+from nlora.runs.layout import MEMORY_FILE
 from nlora.runs.stage_training import stage_seed
 from nlora.runs.update_history import UpdateHistory
 
@@ -139,6 +140,7 @@ class NextTask:
             memory = self._method.end_task(self._base, list(self._adapter.factors()), rows, pad_id=0)
             self._method.restore(self._memory)  # which it may have given away; the task may be saved again
         with disk_errors(path := expanded(folder)):
+            (path / MEMORY_FILE).unlink(missing_ok=True)  # of an adapter that was here before
             self._adapter.save(path, base_model=str(getattr(self._base.config, "name_or_path", "")))
             self._history.save_memory(path, memory)
 
@@ -220,6 +222,8 @@ def next_task(
         raise InputErrors(problems)
     made = _method(method)
     own: Any = model if isinstance(model, PeftModel) else None
+    if own is None and not hasattr(model, "prepare_inputs_for_generation"):
+        raise ModelError(f"next_task adapts models that write text; {type(model).__name__} has another head")
     options = _lora(lora, own is not None)
     base = model if own is None else own.get_base_model()
     if base in _IN_USE:

@@ -56,7 +56,8 @@ class Texts:
             self._count = sum(1 for _ in self)
         except InputErrors as error:
             what = f"{name} begins like JSON and was read as JSON; use --format text to read it as plain text"
-            hint = [Problem("--format", what)] if kind is None and self._kind != "text" else []
+            guessed = kind is None and self._kind != "text" and self._is_odd()
+            hint = [Problem("--format", what)] if guessed else []
             raise InputErrors([*error.problems, *hint]) from None
 
     def __len__(self) -> int:
@@ -69,6 +70,14 @@ class Texts:
             yield from to_texts(rows, problems, self._form.fields, self._added)
         if found := problems.report():
             raise InputErrors(found)
+
+    def _is_odd(self) -> bool:
+        """Whether there is a problem also where the rows may have any field."""
+        problems = ProblemList(self._name)
+        with self._opened() as file:
+            for _ in to_texts(READERS[self._kind](file, self._form, problems), problems, self._form.fields):
+                pass
+        return problems.count > 0
 
     def _opened(self) -> Any:
         if isinstance(self._source, Path):

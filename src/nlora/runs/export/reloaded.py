@@ -38,12 +38,7 @@ def load(
     if form == "sparse":
         return load_sparse(folder, config)
     assert updates is not None
-    stages = [update.stage for update in updates.trained]
-    return load_adapters(
-        [folder / name for name in adapters],
-        config,
-        lambda index: [stages.index(update.stage) for update in updates.active_for(index)],
-    )
+    return load_adapters([folder / name for name in adapters], config, updates.places)
 
 
 def load_merged(folder: Path, config: Config) -> Reloaded:

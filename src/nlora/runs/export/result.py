@@ -22,6 +22,7 @@ class Export:
     run, scores: percent by task, of the run's own answers and of the export's, on these examples.
     different: how many answers differ from the run's, by task. notes: what to know, a line each.
     auto_class: the class of transformers that loads the model or its backbone.
+    asked, active: a task whose texts the card asks, and the positions in `adapters` of those that answer it.
     prompts: what stands before and after each text, by task. conversations: the tasks whose texts have no such frame.
     """
 
@@ -37,6 +38,8 @@ class Export:
     prompts: dict[str, tuple[str, str]] = field(default_factory=dict)
     conversations: list[str] = field(default_factory=list)
     adapters: list[str] = field(default_factory=list)
+    asked: str = ""
+    active: list[int] = field(default_factory=list)
     dtype: str = "float32"
     is_encoder_decoder: bool = False
     auto_class: str = "AutoModelForCausalLM"

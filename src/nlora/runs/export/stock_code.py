@@ -35,19 +35,17 @@ def loading(export: Export, base: str) -> str:
         lines += f'\nmodel = PeftModel.from_pretrained(base, "FOLDER/{first}", adapter_name="update_0")'
         for i, name in enumerate(others, start=1):
             lines += f'\nmodel.load_adapter("FOLDER/{name}", adapter_name="update_{i}")'
-        if export.checkpoint.method.serves_per_task and export.checkpoint.method.updates == "added":
-            lines += (
-                '\nmodel.set_adapter("update_0")  # of the first task; for a later one, with all before it'
-            )
-        elif export.checkpoint.method.needs_task:
-            lines += '\nmodel.set_adapter("update_0")  # the adapter of the task that a text belongs to'
-        elif export.checkpoint.method.updates == "continued":
-            lines += (
-                f'\nmodel.set_adapter("update_{len(others)}")  # the last one; each contains the ones before'
-            )
+        method = export.checkpoint.method
+        if method.serves_per_task and method.updates == "added":
+            why = f"for texts of {export.asked}: that of the task, and all before it"
+        elif method.needs_task:
+            why = f"for texts of {export.asked}: that of the task"
+        elif method.updates == "continued":
+            why = "the last one; each contains the ones before"
         else:
-            active = ", ".join(f'"update_{i}"' for i in range(len(export.adapters)))
-            lines += f"\nmodel.base_model.set_adapter([{active}])  # their sum"
+            why = "their sum"
+        active = ", ".join(f'"update_{i}"' for i in export.active)
+        lines += f"\nmodel.base_model.set_adapter([{active}])  # {why}"
         return f"from peft import PeftModel\n{imports}{lines}"
     return (
         f"import json\n\nimport torch\nfrom safetensors.torch import load_file\n{imports}{lines}\n"

@@ -50,6 +50,11 @@ class StageUpdates:
         active = [state for state in self._method.answering(self._states, index) if state]
         return [by_state.get(id(state)) or replace(self.trained[-1], state=state) for state in active]
 
+    def places(self, index: int) -> list[int]:
+        """The positions in `trained` of those that answer task `index`."""
+        stages = [update.stage for update in self.trained]
+        return [stages.index(update.stage) for update in self.active_for(index)]
+
 
 def updates_of(checkpoint: Checkpoint) -> StageUpdates | None:
     """The updates of the run's stages; None for a method that trains the weights themselves."""

@@ -81,6 +81,10 @@ class Work:
         tasks = [checked.task for checked in self._tasks]
         found.prompts = {task.name: frame(task) for task in tasks if not task.chat}
         found.conversations = [task.name for task in tasks if task.chat]
+        found.asked = next(iter([*found.prompts, *found.conversations]), checkpoint.config.tasks[0].name)
+        if updates is not None:
+            index = [task.name for task in checkpoint.config.tasks].index(found.asked)
+            found.active = updates.places(index)
         found.examples = {checked.task.name: len(checked.stored) for checked in self._tasks}
         found.run, found.scores = scores(self._tasks, stored), scores(self._tasks, answers)
         found.different = {
