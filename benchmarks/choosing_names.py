@@ -42,6 +42,7 @@ WORDS = {
     "inclora_lr": "no protection, learning rate 1e-3, as tuned",
     "replay_lr": "32 examples of each earlier task, learning rate 1e-3",
     "inclora_rescaled": "updates times 0.9, as tuned",
+    "lori_rows-0.1": "a tenth of the rows",
     **{f"nlora-{weight}": "L1 penalty" for weight in ("1.0e-5", "3.0e-5", "1.0e-4", "3.0e-4")},
     **{f"nlora_l2-{weight}": "L2 penalty" for weight in ("0.003", "0.01", "0.03", "0.1")},
     **{f"inclora_rescaled-{factor}": f"updates times {factor}" for factor in (0.9, 0.8, 0.65, 0.5, 0.35)},

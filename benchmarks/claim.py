@@ -187,7 +187,7 @@ def draw(lengths: Mapping[str, list[list[Point]]], target: Path) -> None:
             ax.grid(color=LIGHT["faint"])
             ax.set_axisbelow(True)
             ax.spines[["top", "right"]].set_visible(False)
-    grid[0][0].set_ylim(bottom=0)  # of all; here, because it ends the scaling
+    grid[0][0].set_ylim(bottom=-2)  # of all; here, because it ends the scaling
     grid[-1][0].set_xlabel("collisions, % of the entries that both tasks change")
     grid[-1][1].set_xlabel("size of a task's update (Frobenius norm)")
     order = [words for _, _, words in KINDS.values() if words in marks]
