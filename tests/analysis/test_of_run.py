@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from nlora.analysis.adapter_sources import _short_names
 from nlora.analysis.of_run import analyze_run
 from nlora.models.lora_factors import load_factors
 from nlora.runs.summary import read_summary
@@ -235,3 +236,7 @@ def test_names_are_the_shortest_distinct_ends_of_the_paths(tmp_path: Path, nlora
     folders = [write_adapter(tmp_path / path, random_state(SHAPES, 2, n)) for n, path in enumerate(paths)]
     names = list(json.loads(nlora("analyze", *folders, "--json")[1])["adapters"])
     assert names == ["x/a", "y/a", "x/b"]
+
+
+def test_the_current_folder_has_a_name_among_adapters() -> None:
+    assert _short_names([".", "../b"]) == [Path.cwd().name, "b"]
