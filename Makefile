@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: help venv demo test tests lint types unit manual release clean
 
 help:
-	@echo "make demo      teach a small real model three tasks in three ways (9 minutes on 2 cores)"
+	@echo "make demo      teach a small real model three tasks in three ways (10 to 20 minutes on 2 cores)"
 	@echo "make test      style, types and all tests"
 	@echo "make unit      only the fast tests"
 	@echo "make manual    the manual, into site/"

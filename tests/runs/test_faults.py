@@ -116,6 +116,7 @@ def test_a_run_that_is_moved_while_it_rests(
     told = nlora("run", "support.yaml", "output_dir=archive/2026/support")
     assert told.status == 0, told.err
     assert "resuming after stage 1" in told.out
+    assert "learns 1 more task on" in told.out
     assert same_outcome(read_summary(moved), whole)
     assert outcome(moved) == answers
     monkeypatch.chdir("/")

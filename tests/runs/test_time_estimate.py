@@ -55,6 +55,17 @@ def test_the_size_of_the_matrices_is_the_devices(monkeypatch: pytest.MonkeyPatch
     assert sizes == [(64, 64) if torch.cuda.is_available() else (32, 32)]
 
 
+def test_the_rate_is_measured_once_for_each_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nlora demo` computes with one thread and then with two."""
+    made = []
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, **options: made.append(size) or ones(*size, **options))
+    for threads in (1, 2, 1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        flops_per_second("float32", size=48, repeats=1)
+    assert made == [(48, 48)] * 2
+
+
 def test_the_gain_is_that_of_the_shorter_format(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = {"float32": 2e11, "bfloat16": 5e11}
     monkeypatch.setattr("nlora.runs.time_estimate.flops_per_second", rates.__getitem__)

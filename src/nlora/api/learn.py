@@ -77,9 +77,10 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
         task_records(run, plan.tasks)  # refuses changed examples before the model is loaded
         refuse_other_numbers(run, plan.general)
         run.attach_log()
+        done = len(run.committed_stages())
         if run.is_learned():
             progress.say(f"{folder}: all stages are learned; missing scores before any training are added")
-        elif done := len(run.committed_stages()):
+        elif done:
             progress.say(f"{folder}: resuming after stage {done}")
         backbone = load_backbone(
             config.model,
@@ -98,12 +99,13 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             longest=plan.soft_tokens + plan.encoder.longest_text(plan.tasks),
         )
         paths = agreed(processes.gather(paths))
-        tasks = "1 task" if len(plan.tasks) == 1 else f"{len(plan.tasks)} tasks"
+        left = len(plan.tasks) - done
+        tasks = f"{left} {'more ' if done else ''}{'task' if left == 1 else 'tasks'}"
         together = f" in {processes.size()} processes" if processes.size() > 1 else ""
         if not run.is_learned():
             progress.say(
                 f"{config.name}: {config.method_label} learns {tasks} on {config.model}{together}, "
-                f"about {duration(plan.seconds)}"
+                f"about {duration(plan.seconds(done))}"
             )
         alone = launchers.lone_note(os.environ)
         for note in (*plan_notes(plan), *paths.notes, *([alone] if alone else [])):

@@ -66,7 +66,7 @@ def _lines(plan: Plan) -> list[str]:
     return [
         f"{config.method_label} on {config.model}: {trained}",
         f"scored on {config.evaluate.split} examples, {decodes}",
-        f"about {duration(plan.seconds)} on this machine, by the speed of its matrix products (a rough guess)",
+        f"about {duration(plan.seconds())} on this machine, by the speed of its matrix products (a rough guess)",
         *_general_line(plan),
         _folder_line(plan),
         *_faster_format(config),

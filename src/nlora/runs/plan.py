@@ -115,10 +115,9 @@ class Plan:
         """The most soft tokens that a text begins with; 0 for most methods."""
         return most_soft_tokens(self.config, self.methods)
 
-    @property
-    def seconds(self) -> float:
-        """Rough estimate of the run's time on this machine, divided among the run's processes."""
-        return sum(stage.seconds for stage in self.stages) / size()
+    def seconds(self, done: int = 0) -> float:
+        """Rough estimate of the run's time on this machine after so many stages, divided among its processes."""
+        return sum(stage.seconds for stage in self.stages[done:]) / size()
 
 
 def make_plan(loaded: LoadedConfig) -> Plan:

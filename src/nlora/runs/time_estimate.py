@@ -64,12 +64,19 @@ def bfloat16_gain() -> float:
     return flops_per_second("bfloat16") / flops_per_second("float32")
 
 
-@cache
-def flops_per_second(dtype: str, size: int | None = None, repeats: int = 5) -> float:
+def flops_per_second(dtype: str, size: int | None = None, repeats: int = 15) -> float:
     """The rate that a step can expect: the matrix rate of this machine's first device in a dtype, times SHARE.
 
-    It is measured once in a process. size: rows and columns of the matrices; None: as SIZES says.
+    It is measured once in a process for each number of threads. size: rows and columns of the matrices; None: as SIZES
+    says. repeats: the fastest product counts, since the first ones run at half the speed on some processors.
     """
+    import torch
+
+    return SHARE * _matrix_rate(dtype, size, repeats, torch.get_num_threads())
+
+
+@cache
+def _matrix_rate(dtype: str, size: int | None, repeats: int, threads: int) -> float:
     import torch
 
     from nlora.kernels.bfloat16_products import widen_products
@@ -84,7 +91,7 @@ def flops_per_second(dtype: str, size: int | None = None, repeats: int = 5) -> f
         begin = time.perf_counter()
         float((a @ a)[0, 0])  # reading one number waits for the GPU
         best = min(best, time.perf_counter() - begin)
-    return SHARE * 2 * size**3 / best
+    return 2 * size**3 / best
 
 
 def _device() -> str:
