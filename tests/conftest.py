@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from hypothesis import settings
 settings.register_profile("quick", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("quick")
+gc.disable()  # see pytest_collection_finish
 # Nothing in the tests may reach a hub; the one fetch of the built-in default goes to the package index.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny runs would wait for the disk much of their time. Only a power cut would tell the difference.
@@ -57,6 +59,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """No garbage was looked for until here: torch, transformers and the tests are half a million objects that stay."""
+    gc.freeze()
+    gc.unfreeze()  # into the oldest generation, which is gone through last
+    gc.enable()
 
 
 def shared_folder() -> Path:

@@ -14,6 +14,7 @@ from nlora.runs.importing import importing
 def collecting() -> Iterator[None]:
     yield
     gc.enable()
+    gc.unfreeze()
 
 
 def test_garbage_is_collected_again_after_the_imports_also_if_one_fails() -> None:
@@ -36,3 +37,10 @@ def test_who_has_turned_it_off_finds_it_off() -> None:
     with importing():
         pass
     assert not gc.isenabled()
+
+
+def test_what_the_host_has_frozen_stays_frozen() -> None:
+    gc.freeze()
+    with importing():
+        pass
+    assert gc.get_freeze_count() > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,21 +42,27 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
         yield from tensors_in(list(vars(value).values()))
 
 
-def held() -> int:
-    """The bytes of the tensors that methods hold, those aside that Python has frozen."""
-    gc.collect()
-    methods = [o for o in gc.get_objects() if issubclass(type(o), Method)]
-    storages = [t.untyped_storage() for t in tensors_in(methods)]
-    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+ALIVE: weakref.WeakSet[Method] = weakref.WeakSet()
 
 
 @pytest.fixture(autouse=True)
-def _only_what_the_test_makes() -> Iterator[None]:
-    """What was there before is left out; a search through all of it would take most of a test's time, too."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+def _only_what_the_test_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ALIVE` is every method that is made from here on, as long as anything holds it."""
+    make = Method.__init__
+
+    def make_and_note(self: Method, options: Any) -> None:
+        make(self, options)
+        ALIVE.add(self)
+
+    ALIVE.clear()
+    monkeypatch.setattr(Method, "__init__", make_and_note)
+
+
+def held() -> int:
+    """The bytes of the tensors that methods hold."""
+    assert len(ALIVE) > 0
+    storages = [t.untyped_storage() for t in tensors_in(list(ALIVE))]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 
 class Measured(Progress):

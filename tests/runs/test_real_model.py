@@ -31,8 +31,8 @@ def test_the_builtin_model_learns_a_builtin_task(tmp_path: Path) -> None:
         "tasks=[reuters]",
         "stages={}",
         "train.epochs=3",
-        "train.max_samples=56",
-        "evaluate.max_samples=70",
+        "train.max_samples=35",
+        "evaluate.max_samples=35",
         "evaluate.zero_shot=true",
     )
     assert summary.zero_shot is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from itertools import pairwise
@@ -195,3 +196,15 @@ def test_several_visible_gpus_do_not_split_a_batch(
     monkeypatch.setattr(torch.nn.DataParallel, "__init__", wrapped)
     again = trained(tmp_path, tiny_model("llama"))
     assert all(torch.equal(again[name].B, f.B) for name, f in alone.items())
+
+
+def test_what_the_host_has_frozen_stays_frozen(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    """As after `gc.freeze()` in a server that forks."""
+    gc.freeze()
+    try:
+        trained(tmp_path, tiny_model("llama"), epochs=1)
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+    trained(tmp_path, tiny_model("llama"), epochs=1)
+    assert gc.get_freeze_count() == 0

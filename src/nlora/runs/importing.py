@@ -20,6 +20,9 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
-        gc.unfreeze()  # into the oldest generation, which is gone through last
+        if (
+            gc.get_freeze_count() == 0
+        ):  # else the host has frozen objects of its own, and they have to stay so
+            gc.freeze()
+            gc.unfreeze()  # into the oldest generation, which is gone through last
         gc.enable()

@@ -3,6 +3,7 @@
 They take most of the time of a short run. Nothing here may initialize CUDA: a forked process could not use it any more.
 """
 
+import gc
 import importlib
 import os
 
@@ -21,3 +22,4 @@ WITHOUT_GPU = ["nlora.api.learn", "nlora.runs.sequence", "nlora.runs.preflight",
 with quiet(), importing():
     for name in [*SAFE, *([] if torch.cuda.is_available() else WITHOUT_GPU)]:
         importlib.import_module(name)
+gc.freeze()  # a forked run need not look for garbage among these objects, and its pages of them stay shared

@@ -162,11 +162,14 @@ def train(
 
 def _run(trainer: PenalizedTrainer) -> float:
     """Train; returns the mean loss. Raises NotFiniteError."""
-    gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
+    free = gc.get_freeze_count() == 0  # else the host has frozen objects of its own, and they have to stay so
+    if free:
+        gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
     try:
         loss = trainer.learn()
     finally:
-        gc.unfreeze()
+        if free:
+            gc.unfreeze()
     trainer.check_finite()
     return loss
 
