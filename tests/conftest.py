@@ -62,10 +62,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """No garbage was looked for until here: torch, transformers and the tests are half a million objects that stay."""
-    gc.freeze()
-    gc.unfreeze()  # into the oldest generation, which is gone through last
     gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage_of_this_module_only() -> Iterator[None]:
+    """torch, transformers and the tests are half a million objects that stay: a search among them takes a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def shared_folder() -> Path:

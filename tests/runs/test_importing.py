@@ -12,9 +12,9 @@ from nlora.runs.importing import importing
 
 @pytest.fixture(autouse=True)
 def collecting() -> Iterator[None]:
+    gc.unfreeze()
     yield
     gc.enable()
-    gc.unfreeze()
 
 
 def test_garbage_is_collected_again_after_the_imports_also_if_one_fails() -> None:
