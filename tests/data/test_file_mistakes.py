@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nlora.data.fields import Fields
 from nlora.data.files import read_examples
 from nlora.data.rows import SHOWN_PER_FILE
 
@@ -185,6 +186,28 @@ def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
     table = pyarrow.table({"sentence": bad, "label": ["billing", "network"]})
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
     assert problems_of(tmp_path / "d.parquet") == ["d.parquet[0]: not UTF-8, in this row or a later one"]
+
+
+def _parquet_with_zone(path: Path, zone: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    when = pyarrow.array([0], pyarrow.timestamp("us", tz=zone))
+    table = pyarrow.table({"text": ["It is down"], "when": when, "label": ["network"]})
+    pyarrow.parquet.write_table(table, path)
+
+
+def test_a_time_zone_that_nobody_knows_is_a_problem_of_its_column_only(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    _parquet_with_zone(path, "UTK")
+    (example,), problems = read_examples(str(path), labels=["network"])
+    assert problems == []
+    assert (example.sentence, example.label) == ("It is down", "network")
+    fields = Fields(template="{text} ({when})")
+    _, problems = read_examples(str(path), labels=["network"], fields=fields)
+    (problem,) = map(str, problems)
+    assert problem.startswith(f"{path}: not readable as Parquet: unknown time zone ")
+    assert "UTK" in problem
 
 
 @pytest.mark.parametrize(

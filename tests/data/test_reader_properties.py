@@ -178,13 +178,18 @@ def test_a_parquet_table_of_any_types_is_read_or_refused(
         assert "duplicate column" in str(problems[0])
 
 
-def test_dates_that_python_does_not_have_are_refused(file: Callable[[str, bytes], Path]) -> None:
+def test_dates_that_python_does_not_have_are_refused_where_they_are_asked_for(
+    file: Callable[[str, bytes], Path],
+) -> None:
     buffer = io.BytesIO()
     days = pyarrow.array([2**30], pyarrow.date32())
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": ["b"], "day": days}), buffer)
     path = file(".parquet", buffer.getvalue())
-    (problem,) = read_examples(str(path), labels=None)[1]
+    (problem,) = read_examples(str(path), labels=None, fields=Fields(template="{text} {day}"))[1]
     assert str(problem).startswith(f"{path}: not readable as Parquet: days=1073741824")
+    examples, problems = read_examples(str(path), labels=None)
+    assert [(example.sentence, example.label) for example in examples] == [("a", "b")]
+    assert problems == []
 
 
 MESSAGE = st.builds(Message, st.sampled_from(sorted(set(ROLES.values()))), st.text())

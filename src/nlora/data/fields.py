@@ -75,6 +75,11 @@ class Fields:
         return tuple(dict.fromkeys(column for _, column in self._pieces if column is not None))
 
     @cached_property
+    def used(self) -> frozenset[str]:
+        """All columns that may be read for text and answer."""
+        return frozenset((*self.text, *self.label, *self.messages, *self.places))
+
+    @cached_property
     def _pieces(self) -> tuple[tuple[str, str | None], ...]:
         return template_pieces(self.template or "")
 

@@ -95,10 +95,8 @@ def table_rows(table: Any, source: str, problems: ProblemList, fields: Fields) -
     if wrong := fields.problem(table.column_names):
         problems.add(source, wrong)
         return
-    used = {*fields.text, *fields.label, *fields.messages, *fields.places}
-    table = table.select_columns(
-        [name for name in table.column_names if name in used]
-    )  # others may be sounds
+    used = [name for name in table.column_names if name in fields.used]  # others may be sounds
+    table = table.select_columns(used)
     # A list has the names of its elements.
     features = {field: getattr(feature, "feature", feature) for field, feature in table.features.items()}
     class_names = {

@@ -262,17 +262,21 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
         if wrong := _duplicate(names) or form.fields.problem(names, labeled=form.labeled):
             problems.add(problems.file, wrong)
             return
+        if form.labeled:  # the others may be pictures, or what Python cannot hold; `nlora predict` keeps all
+            names = [name for name in names if name in form.fields.used]
         types = {"halffloat": "float16", "float": "float32"}
-        narrow = {f.name: types[name] for f in table.schema_arrow if (name := str(f.type)) in types}
-        for batch in table.iter_batches():
+        kinds = {name: str(table.schema_arrow.field(name).type) for name in names}
+        narrow = {name: types[kind] for name, kind in kinds.items() if kind in types}
+        for batch in table.iter_batches(columns=names):
             for row in batch.to_pylist():
                 yield f"{problems.file}[{number}]", shortest(row, narrow)
                 number += 1
     except UnicodeDecodeError:  # Parquet does not check that its texts are UTF-8
         problems.add(f"{problems.file}[{number}]", "not UTF-8, in this row or a later one")
-    # Damaged pages are OSErrors, and dates after the year 9999 are OverflowErrors.
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+    # Damaged pages are OSErrors, dates after the year 9999 are OverflowErrors, unknown time zones are KeyErrors.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = f"unknown time zone {reason}" if isinstance(error, KeyError) else reason
         problems.add(problems.file, f"not readable as Parquet: {reason}")
 
 
