@@ -20,9 +20,8 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        if (
-            gc.get_freeze_count() == 0
-        ):  # else the host has frozen objects of its own, and they have to stay so
+        # Otherwise the host has frozen objects of its own, and they have to stay so.
+        if gc.get_freeze_count() == 0:
             gc.freeze()
             gc.unfreeze()  # into the oldest generation, which is gone through last
         gc.enable()

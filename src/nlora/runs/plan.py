@@ -116,7 +116,10 @@ class Plan:
         return most_soft_tokens(self.config, self.methods)
 
     def seconds(self, done: int = 0) -> float:
-        """Rough estimate of the run's time on this machine after so many stages, divided among its processes."""
+        """A rough guess of how long the run takes on this machine with its number of processes.
+
+        done: how many of its first stages are done already.
+        """
         return sum(stage.seconds for stage in self.stages[done:]) / size()
 
 

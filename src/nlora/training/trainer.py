@@ -162,7 +162,7 @@ def train(
 
 def _run(trainer: PenalizedTrainer) -> float:
     """Train; returns the mean loss. Raises NotFiniteError."""
-    free = gc.get_freeze_count() == 0  # else the host has frozen objects of its own, and they have to stay so
+    free = gc.get_freeze_count() == 0  # otherwise the host has frozen objects, and they have to stay so
     if free:
         gc.freeze()  # accelerate collects garbage at start and end, which takes a quarter of a second for nothing
     try:
