@@ -130,7 +130,9 @@ class TrainOptions(Frozen):
         >>> TrainOptions(epochs=1.5, batch_size=32, warmup_ratio=0.2).warmup(100)
         2
         """
-        return self.warmup_steps or math.ceil(self.warmup_ratio * self.steps(examples))
+        steps = self.steps(examples)
+        # The first step of a warm-up has a rate of 0, so a task of a single step would learn nothing.
+        return self.warmup_steps or (math.ceil(self.warmup_ratio * steps) if steps > 1 else 0)
 
     @field_validator("save_every", mode="before")
     @classmethod

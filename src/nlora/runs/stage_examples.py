@@ -60,8 +60,9 @@ def stage_examples(
     Raises InputErrors for prompts that do not fit, labels with the same tokens, and shares of a batch that cannot be.
     """
     task = tasks[index]
-    portions = list(method.examples(tasks, index, config.seed))
-    if task.train:  # nothing is trained on top of an adapter from elsewhere when it joins
+    portions: list[Portion] = []
+    if task.train:  # nothing is trained when an adapter from elsewhere joins
+        portions += method.examples(tasks, index, config.seed)
         portions += [(earlier, kept[earlier.name]) for earlier in tasks[:index] if earlier.name in kept]
     encoded = [encoder.encode(*portion, all_turns=True) for portion in portions]
     own = encoded[0] if encoded else TokenizedExamples([])

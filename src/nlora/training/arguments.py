@@ -57,4 +57,6 @@ def training_arguments(
     # multiplies the batch size and splits packed batches.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
+    # `accelerate launch` always sets a mixed precision, if only from its file of defaults. Here `dtype` decides.
+    arguments.mixed_precision = "no"
     return arguments
