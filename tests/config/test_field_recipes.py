@@ -24,7 +24,7 @@ ANSWERS = {
     "FOMC": "hawkish",
     "MeetingBank": "Recommendation to adopt a resolution.",
     "Py150": "return <NUM_LIT:3>",
-    "ScienceQA": "Answer: A\nBecause it is so.",
+    "ScienceQA": "A\nBecause it is so.",
     "NumGLUE-cm": "-3.5",
     "NumGLUE-ds": "12",
     "20Minuten": "Der Hund ist da.",

@@ -154,6 +154,20 @@ def test_an_adapter_after_a_stage_with_other_weights_is_only_scored_again(
     assert again.R == before.R
 
 
+@pytest.mark.parametrize("changes", [{"method": {"name": "replay", "memory": 4}}, {"replay": {"memory": 4}}])
+def test_kept_examples_are_not_planned_for_an_adapter(
+    tmp_path: Path, tiny_model: Made, changes: dict[str, Any]
+) -> None:
+    model = tiny_model("llama")
+    old = write_task(tmp_path, "old", ANIMALS)
+    old = {key: old[key] for key in old if key != "train"}
+    old["adapter"] = str(foreign_adapter(tmp_path / "theirs", model))
+    colors, cities = (write_task(tmp_path, name, COLORS) for name in ("colors", "cities"))
+    plan = make_plan(load_config(config_of(tmp_path, model, [colors, old, cities], **changes)))
+    assert [(stage.train_examples, stage.steps) for stage in plan.stages] == [(16, 2), (0, 0), (20, 3)]
+    assert [dict(stage.replayed) for stage in plan.stages] == [{}, {}, {"colors": 4}]
+
+
 def test_after_is_short_for_tasks_with_an_adapter(tmp_path: Path, tiny_model: Made) -> None:
     """They need no examples: they are part of the model, and have no scores."""
     model = tiny_model("llama")

@@ -126,6 +126,34 @@ def test_each_task_has_its_own_schedule(
     assert animals.rates == pytest.approx([0, PEAK, PEAK, PEAK])
 
 
+def test_a_task_of_one_step_is_learned_in_spite_of_a_warm_up_ratio(
+    tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    """The first step of a warm-up has a rate of 0."""
+    model = tiny_model("llama")
+    assert rates(tmp_path / "one", model, batch_size=22, epochs=1, warmup_ratio=0.1) == [PEAK]
+    assert rates(tmp_path / "two", model, batch_size=11, epochs=1, warmup_ratio=0.1) == [0, PEAK]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("method", ["nlora", "seqft"])
+def test_a_mixed_precision_of_accelerate_launch_changes_nothing(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, method: str, precision: str
+) -> None:
+    found = []
+    for name in ("plain", "mixed"):
+        (tmp_path / name).mkdir()
+        found.append(learn(write_config(tmp_path / name, tiny_model("llama"), method=method)))
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    weights = [
+        sorted((tmp_path / name / "run").rglob("*.safetensors"), key=lambda file: file.parts[-3:])
+        for name in ("plain", "mixed")
+    ]
+    assert len(weights[0]) >= 2
+    assert [file.read_bytes() for file in weights[0]] == [file.read_bytes() for file in weights[1]]
+    assert found[0].R == found[1].R
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

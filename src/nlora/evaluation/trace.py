@@ -28,12 +28,14 @@ def identical(prediction: str, answers: Sequence[str]) -> float:
 
 
 def science_qa(prediction: str, answers: Sequence[str]) -> float:
-    """ScienceQA: 1 if the letter after "Answer: " is right, whatever the reasons after it.
+    """ScienceQA: 1 if the letter with which an answer begins is right, whatever the reasons after it.
 
-    >>> science_qa("Answer: B\\nBecause it is.", ["Answer: B\\nBecause water boils."])
+    In an older form of the data, and of TRACE's score, the letter stands after "Answer: ".
+
+    >>> science_qa("B\\nBecause it is.", ["B\\nBecause water boils."])
     1.0
     """
-    return identical(_letter(prediction), [_letter(answer) for answer in answers])
+    return max(float(_letter(prediction, answer) == answer.removeprefix(_ANSWER)[:1]) for answer in answers)
 
 
 def py150(prediction: str, answers: Sequence[str]) -> float:
@@ -45,10 +47,11 @@ def py150(prediction: str, answers: Sequence[str]) -> float:
     return max(edit_similarity(_code(prediction), _code(answer)) for answer in answers)
 
 
-def _letter(text: str) -> str:
-    """The character after the first "Answer: "; empty if there is none."""
-    _, _, after = text.partition(_ANSWER)
-    return after[:1]
+def _letter(prediction: str, answer: str) -> str:
+    """The letter of a prediction, where the answer has its own; empty if there is none."""
+    if answer.startswith(_ANSWER):
+        _, _, prediction = prediction.partition(_ANSWER)
+    return prediction[:1]
 
 
 def _code(text: str) -> str:
