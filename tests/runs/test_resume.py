@@ -448,6 +448,56 @@ def test_a_run_that_was_killed_before_its_report_gets_it(half: Half) -> None:
     assert {"analysis.json", "report.html"} <= {path.name for path in half.folder.iterdir()}
 
 
+def test_a_page_of_fewer_stages_does_not_outlive_them(tmp_path: Path, tiny_model: TinyModel) -> None:
+    """A run that was extended, and killed before its new report."""
+    tasks = [write_task(tmp_path, name, COLORS) for name in ("colors", "shades")]
+    learn(write_config(tmp_path, tiny_model("llama"), tasks=tasks[:1]))
+    config, page = write_config(tmp_path, tiny_model("llama"), tasks=tasks), tmp_path / "run" / "report.html"
+    assert "shades" not in page.read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlora.api.finish.analyze_run", lambda folder: die())
+        with pytest.raises(Killed):
+            learn(config)
+    assert not page.exists()
+    summary = learn(config)
+    assert "shades" in page.read_text()
+    assert summary.collision is not None
+
+
+def test_a_repair_of_earlier_answers_keeps_what_is_half_trained(
+    runs: Path, half: Half, differences: Differences
+) -> None:
+    answers = half.folder / "outputs" / "1-colors" / "predict_eval_predictions.jsonl"
+    answers.write_bytes(answers.read_bytes()[:-20])
+    events: list[Event] = []
+    loaded = load_config(runs / "config.yaml", [f"output_dir={half.folder}"])
+    learn_run(loaded, Progress(events.append), repair=True)
+    assert "stage 2: animals resumes after step 4 of 6" in [event.text for event in events]
+    shutil.rmtree(half.folder / "damaged")
+    assert differences(runs / "whole", half.folder) == []
+
+
+def test_a_stage_is_in_the_folder_when_it_is_said_to_be_done(tmp_path: Path, tiny_model: TinyModel) -> None:
+    import nlora
+
+    config, found = write_config(tmp_path, tiny_model("llama")), []
+
+    def look(event: Event) -> None:
+        if event.kind == "stage_done":
+            run = nlora.open_run(tmp_path / "run")
+            found.append([stage.number for stage in run.stages])
+            if event.stage == 1:
+                raise Killed
+
+    with pytest.raises(Killed):
+        nlora.run(config, on_event=look)
+    assert found == [[1]]
+    events: list[Event] = []
+    nlora.run(config, on_event=events.append)
+    assert [event.stage for event in events if event.kind == "stage_done"] == [2]
+    assert not [event for event in events if event.kind == "training" and event.stage == 1]
+
+
 def test_saving_by_the_clock_takes_at_most_a_hundredth_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,11 +6,12 @@ import logging
 
 from nlora.analysis.of_run import analyze_run
 from nlora.errors import AdapterError, NloraError, RunError
-from nlora.report.write import REPORT_FILE, write_report
+from nlora.report.write import write_report
 from nlora.runs.atomic import write_json
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.interference_file import ANALYSIS_FILE
+from nlora.runs.layout import REPORT_FILE
 from nlora.runs.summary import Summary
 
 log = logging.getLogger("nlora")

@@ -21,12 +21,11 @@ from nlora.evaluation.choices import decode_of
 from nlora.methods.registry import version_of
 from nlora.models import launchers, processes
 from nlora.report.formatting import duration
-from nlora.report.write import REPORT_FILE
 from nlora.runs.events import Progress
 from nlora.runs.folder import RunFolder
 from nlora.runs.follower import open_together
 from nlora.runs.importing import importing
-from nlora.runs.layout import OUTPUTS, RUN_FILE
+from nlora.runs.layout import OUTPUTS, REPORT_FILE, RUN_FILE
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.plan_notes import plan_notes
 from nlora.runs.repair import Repair, damage_to_repair, refuse_damage

@@ -218,7 +218,8 @@ class Run:
         >>> run.report("support.html").name
         'support.html'
         """
-        from nlora.report.write import REPORT_FILE, write_report
+        from nlora.report.write import write_report
+        from nlora.runs.layout import REPORT_FILE
 
         return write_report([self.folder], self.folder / REPORT_FILE if path is None else expanded(path))
 

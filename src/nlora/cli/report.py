@@ -49,7 +49,8 @@ def report(
     ] = None,
 ) -> None:
     """Show a run, or several side by side, as one HTML page that works offline."""
-    from nlora.report.write import REPORT_FILE, check_figures_folder, write_figures, write_report
+    from nlora.report.write import check_figures_folder, write_figures, write_report
+    from nlora.runs.layout import REPORT_FILE
     from nlora.runs.summary import run_folders
 
     folders = [str(folder) for folder in run_folders(runs)]

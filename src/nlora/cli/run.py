@@ -64,8 +64,7 @@ def learn_and_show(loaded: LoadedConfig, console: Console, *, repair: bool = Fal
 
 
 def _written(config: Config) -> dict[str, Path]:
-    from nlora.report.write import REPORT_FILE
-    from nlora.runs.layout import LOG_FILE, OUTPUTS, stage_name
+    from nlora.runs.layout import LOG_FILE, OUTPUTS, REPORT_FILE, stage_name
     from nlora.runs.summary import SUMMARY_FILE
 
     folder = Path(config.output_dir)

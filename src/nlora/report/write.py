@@ -17,8 +17,6 @@ from nlora.errors import RunError
 from nlora.runs.atomic import write_text
 from nlora.runs.interference_file import Interference
 
-REPORT_FILE = "report.html"
-
 
 def write_report(folders: Sequence[str | Path], out: str | Path, *, base: str | None = None) -> Path:
     """Writes the page about the runs in `folders` to `out` and returns its path.

@@ -35,6 +35,7 @@ from nlora.runs.layout import (
     LOG_FILE,
     MEMORY_FILE,
     OUTPUTS,
+    REPORT_FILE,
     RUN_FILE,
     STAGE_FILE,
     unfinished,
@@ -161,9 +162,12 @@ class RunFolder(StoredRun):
                 raise ValueError(f"stage {stage} has no record; write_stage_record writes it")
             self._record_in(temporary, stage)
             write_checksums(temporary, self.weights_before(stage))
-            (self.folder / ANALYSIS_FILE).unlink(missing_ok=True)  # of other stages than there are now
+            for outdated in (ANALYSIS_FILE, REPORT_FILE):  # of other stages than there are now
+                (self.folder / outdated).unlink(missing_ok=True)
             publish_folder(temporary, final)
-            sweep_points(self.folder)
+            # A stage that was repaired has later ones, and the next of them may be half-trained.
+            later = range(stage + 1, len(self.config.tasks) + 1)
+            sweep_points(self.folder, keep=[self.resume_folder(k) for k in later])
             barrier()
         finally:
             if not trained(temporary):
@@ -208,11 +212,10 @@ class RunFolder(StoredRun):
             raise RunError(f"{self.folder}: has outputs but no {RUN_FILE}; choose another output_dir")
         # Before anything is removed: the leftovers may belong to another configuration.
         write_or_compare(self.folder, self.config, self.versions, base_folder)
-        stages = range(1, len(self.config.tasks) + 1)
-        last = max(filter(self.is_committed, stages), default=0)
         self.refuse_gap()
         sweep(self.folder)
-        following = {len(self.committed_stages()) + 1, last + 1} & set(stages)
+        # Beside the first of them, the one after a repaired stage may be half-trained, or not scored yet.
+        following = [k for k in range(1, len(self.config.tasks) + 1) if not self.is_committed(k)]
         next_stages = [unfinished(self.stage_folder(stage)) for stage in following]
         sweep(outputs, keep=[folder for folder in next_stages if trained(folder)])
         sweep_points(self.folder, keep=[self.resume_folder(stage) for stage in following])

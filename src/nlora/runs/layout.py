@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 RUN_FILE = "run.yaml"
+REPORT_FILE = "report.html"
 LOG_FILE = Path("logs", "train_and_infer.log")
 OUTPUTS = "outputs"
 ADAPTER = "adapter"

@@ -73,8 +73,9 @@ def made_with(
         "examples": {
             task.name: [records[task.name].train.sha256, records[task.name].prompt_sha256] for task in tasks
         },
-        # A stage that is trained again has other timings.
-        "earlier stages": [
+        # Of an older version, which wrote no checksums: a stage that is trained again has other timings.
+        "earlier stages": run.weights_before(stage)
+        or [
             hashlib.sha256((run.stage_folder(earlier) / STAGE_FILE).read_bytes()).hexdigest()
             for earlier in range(1, stage)
         ],

@@ -97,6 +97,8 @@ def learn_sequence(
             if router is not None:
                 router.reload(run.stage_folder(stage), task.name)
             continue
+        scores: dict[str, float] | None = None
+        notes: list[str] = []
         with run.stage(stage, task.name) as folder:
             begun = time.perf_counter()
             if router is not None:
@@ -149,13 +151,14 @@ def learn_sequence(
                     general=general.after(stage, task.name, method),
                 )
                 method.release()  # what it has answered with
-                progress.stage_done(stage, task.name, scores)
-                _say(notes, stage, task.name, progress)
         if adopted is None and plan.encoded[stage - 1]:  # the stage has a memory of its own
             if before:
                 run.drop_memory(before)
             before = stage
         run.write_summary()
+        if scores is not None:  # only now: who hears of it finds the stage in the folder
+            progress.stage_done(stage, task.name, scores)
+            _say(notes, stage, task.name, progress)
 
 
 def _say(notes: Sequence[str], stage: int, task: str, progress: Progress) -> None:
