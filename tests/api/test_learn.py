@@ -32,7 +32,7 @@ def test_scores_before_any_training_are_added_to_a_finished_run() -> None:
     before = read_summary(RUN)
     assert before.zero_shot is None
     lines = said("evaluate.zero_shot=true")
-    assert f"{RUN}: all stages are learned; missing scores before any training are added" in lines
+    assert f"{RUN}: all stages are learned; what is missing of the untouched model is measured" in lines
     after = read_summary(RUN)
     assert after.zero_shot is not None
     assert None not in after.zero_shot

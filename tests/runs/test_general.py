@@ -19,7 +19,7 @@ from helpers import learn
 from nlora.config.general_options import GeneralOptions
 from nlora.config.load import load_config
 from nlora.data.general_text import general_text
-from nlora.errors import InputErrors
+from nlora.errors import InputErrors, RunError
 from nlora.models.lora_adapter import load_factors
 from nlora.runs.folder import RunFolder
 from nlora.runs.general import GeneralPlan, refuse_other_numbers
@@ -108,6 +108,20 @@ def test_a_resumed_run_measures_only_what_is_missing(measured: Path, tmp_path: P
     summary = learn(measured / "config.yaml", f"output_dir={again}")
     assert summary.general[:2] == before.general[:2]  # the seconds as well
     assert summary.general[2].perplexity == pytest.approx(before.general[2].perplexity, rel=1e-6)  # type: ignore[union-attr]
+
+
+def test_a_finished_run_measures_the_untouched_model_again(measured: Path, tmp_path: Path) -> None:
+    """As the message about a broken file says."""
+    shutil.copytree(measured, tmp_path / "copy")
+    run, config = tmp_path / "copy" / "run", tmp_path / "copy" / "config.yaml"
+    whole, file = read_summary(run), run / "general.json"
+    file.write_text(file.read_text()[:20])
+    with pytest.raises(RunError, match="broken; delete it to measure the untouched model again"):
+        learn(config, f"output_dir={run}")
+    file.unlink()
+    again = learn(config, f"output_dir={run}")
+    assert perplexity_change(again.general) == perplexity_change(whole.general) is not None
+    assert again.general[1:] == whole.general[1:]
 
 
 def test_other_numbers_are_refused(measured: Path, tmp_path: Path) -> None:

@@ -78,7 +78,9 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
         run.attach_log()
         done = len(run.committed_stages())
         if run.is_learned():
-            progress.say(f"{folder}: all stages are learned; missing scores before any training are added")
+            progress.say(
+                f"{folder}: all stages are learned; what is missing of the untouched model is measured"
+            )
         elif done:
             progress.say(f"{folder}: resuming after stage {done}")
         backbone = load_backbone(
@@ -163,7 +165,7 @@ def _is_learned(config: Config, progress: Progress, *, repair: bool) -> bool:
         run.damaged.update(damage := damage_to_repair(run))
         if not damage:
             progress.say(f"{folder}: no stage is damaged")
-    return run.is_learned() and not run.lacks_zero_shot()
+    return run.is_learned() and not (run.lacks_zero_shot() or run.lacks_general())
 
 
 def versions(loaded: LoadedConfig) -> dict[str, str]:

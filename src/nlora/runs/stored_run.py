@@ -69,6 +69,12 @@ class StoredRun:
         scored = {task for stage in self.committed_stages() for task in self.stage_record(stage).scores}
         return not scored <= (self.zero_shot() or {}).keys()
 
+    def lacks_general(self) -> bool:
+        """Whether stages have numbers of what the model knew before, but the untouched model has none."""
+        if self.config.evaluate.general is None or self.general_before() is not None:
+            return False
+        return any(self.stage_record(stage).general for stage in self.committed_stages())
+
     def is_complete(self) -> bool:
         """Whether all stages are committed and the summary is made from them, so that nothing is left to do."""
         return self.is_learned() and not self._summary_is_outdated()
