@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from export_values import assert_is_base_plus, auto, base_weights, task_updates, weights_of
 
+from helpers import learn, write_config
 from nlora.errors import InputErrors
 from nlora.methods.registry import method_names
 from nlora.runs.export.export import export
@@ -116,4 +118,27 @@ def test_a_quantized_backbone_keeps_its_adapters_apart(
     assert not list(tmp_path.iterdir())
     for form in ("adapter", "adapters"):
         found = export(run, tmp_path / form, ExportOptions(form))
+        assert any("with a quantized backbone" in note for note in found.notes)
+
+
+def test_a_backbone_that_came_quantized_is_rounded_like_one_that_the_run_quantizes(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """As the 4-bit models of the hub are: it computes in bfloat16."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    options = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    saved = tmp_path / "model"
+    AutoModelForCausalLM.from_pretrained(tiny_model("llama"), quantization_config=options).save_pretrained(
+        saved
+    )
+    AutoTokenizer.from_pretrained(tiny_model("llama")).save_pretrained(saved)
+    train = {"epochs": 3, "batch_size": 8, "learning_rate": 2e-2, "max_target_tokens": 8}
+    evaluate = {"batch_size": 4, "decode": "generate"}
+    learn(write_config(tmp_path, saved, method="inclora", train=train, evaluate=evaluate))
+    for form in ("adapter", "adapters"):
+        found = export(tmp_path / "run", tmp_path / form, ExportOptions(form))
         assert any("with a quantized backbone" in note for note in found.notes)

@@ -51,6 +51,18 @@ def test_the_card_has_the_scores_and_what_was_forgotten(finished_run: Runs, tmp_
     assert "2410.10179" in card.content
 
 
+def test_the_card_of_a_routed_run_does_not_publish_the_scores_of_its_guesses(
+    finished_run: Runs, tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    run = finished_run("llama", "inclora", serve="routed")
+    export(run, tmp_path / "out", ExportOptions("adapter", task="animals"))
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert not card.data.eval_results
+    assert "- colors:" not in card.content
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("family", ["llama", "t5", "gpt2"])
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

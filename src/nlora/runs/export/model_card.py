@@ -68,7 +68,8 @@ def _eval_results(export: Export) -> list[EvalResult]:
     """The stage's scores on whole test sets, as the run measured them."""
     from huggingface_hub import EvalResult
 
-    if not export.options.is_exact:
+    # A routed run's scores are those of its guesses; the export does not guess.
+    if not export.options.is_exact or export.checkpoint.config.serve == "routed":
         return []
     metrics = _metrics(export)
     kinds = {
@@ -167,7 +168,7 @@ def _forgotten(export: Export) -> str:
     lines = []
     for task in export.checkpoint.config.tasks[: export.checkpoint.stage - 1]:
         past = [row[task.name] for row in before if task.name in row]
-        if task.name in last and past:
+        if task.name in last and past and task.name in export.run:
             lost = max(*past, last[task.name]) - last[task.name]
             lines.append(
                 f"- {task.name}: " + (f"{lost:.1f} points below its best score" if lost else "nothing")

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from nlora.config.schema import Config
-from nlora.models.backbone import Backbone, load_backbone
+from nlora.models.backbone import Backbone, load_backbone, load_skeleton
+from nlora.models.quantization import stored_format
 from nlora.runs.checkpoint import Checkpoint
 from nlora.runs.export import sparse
 from nlora.runs.export.updates import StageUpdates
@@ -91,11 +92,13 @@ def load_sparse(folder: Path, config: Config) -> Reloaded:
 
 def bare(config: Config) -> Backbone:
     """The backbone in float32, or quantized as the run has it."""
+    trusted = config.trust_remote_code
+    quantized = config.quantize or stored_format(load_skeleton(config.model, trust_remote_code=trusted))
     return load_backbone(
         config.model,
-        dtype=config.dtype if config.quantize else "float32",
+        dtype=config.dtype if quantized else "float32",
         quantize=config.quantize,
-        trust_remote_code=config.trust_remote_code,
+        trust_remote_code=trusted,
     )
 
 

@@ -157,7 +157,7 @@ class Answerer:
         on_answered: Callable[[Task], Callable[[int], None]],
     ) -> None:
         self._options = checkpoint.config.evaluate
-        self._tie = _TIE if checkpoint.config.quantize is None else _TIE_QUANTIZED
+        self._tie = _TIE_QUANTIZED if getattr(backbone.model, "is_quantized", False) else _TIE
         self._tasks, self._backbone, self._encoder = tasks, backbone, encoder
         self._evaluator = Evaluator(backbone, encoder, self._options, paths)
         self._on_answered = on_answered

@@ -53,6 +53,7 @@ class Work:
             answerer.differences(expected, answers, again.activate),
             "the export, loaded again, does not answer as the model it was made from",
         )
+        self._is_quantized = getattr(again.backbone.model, "is_quantized", False)
         stored = {checked.task.name: checked.stored_texts for checked in self._tasks}
         if self._is_exact:
             refuse(
@@ -96,7 +97,7 @@ class Work:
     def _is_exact(self) -> bool:
         """Whether the export must give the run's own answers: not if the run rounds otherwise, or guesses tasks."""
         config = self._checkpoint.config
-        is_plain = config.dtype == "float32" and config.quantize is None
+        is_plain = config.dtype == "float32" and not self._is_quantized
         return self._options.is_exact and is_plain and not self._is_routed
 
     @property
