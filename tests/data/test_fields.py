@@ -98,6 +98,8 @@ def test_a_column_that_does_not_exist_is_reported_with_those_that_do(
     [
         ({"a": "x", "b": ""}, "x|"),
         ({"a": None, "b": "y"}, "|y"),
+        ({"a": " ", "b": "y"}, "|y"),
+        ({"a": "x", "b": "\t"}, "x|"),
         ({"a": 3, "b": 2.5}, "3|2.5"),
         ({"a": True, "b": "y"}, "true|y"),
     ],

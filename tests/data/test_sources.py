@@ -202,6 +202,16 @@ def test_numbers_of_32_bits_are_those_that_were_written(saved: Callable[..., Any
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_so_are_those_in_lists(saved: Callable[..., Any], tmp_path: Path) -> None:
+    columns = {"text": ["a", "b"], "label": [[3.8, 4.0], [0.1]]}
+    examples, _ = saved(columns, lambda d: {"text": d.Value("string"), "label": d.List(d.Value("float32"))})
+    assert [(example.label, *example.others) for example in examples] == [("3.8", "4"), ("0.1",)]
+    types = pyarrow.schema([("text", pyarrow.string()), ("label", pyarrow.list_(pyarrow.float32()))])
+    pyarrow.parquet.write_table(pyarrow.table(columns, types), tmp_path / "a.parquet")
+    assert read_examples(str(tmp_path / "a.parquet"), labels=None) == (examples, [])
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_data_set_that_cannot_be_built_is_told_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,14 @@ def test_a_penalty_that_pulls_back_every_entry_is_named() -> None:
     assert notes(b=0.0039, penalty=0.3, steps=29) == ""  # too early to say
 
 
+def test_a_penalty_is_not_blamed_for_a_long_warm_up() -> None:
+    """The rates of 40 steps of a warm-up of 300 are together 2.6 times the learning rate."""
+    for warmup, steps, is_said in ((300, 40, False), (40, 40, False), (20, 39, False), (20, 40, True)):
+        options = TrainOptions(learning_rate=1e-3, warmup_steps=warmup)
+        found = training_notes(replace(RESULT, penalty=0.3, steps=steps), factors(0.0002), options)
+        assert bool(found) is is_said
+
+
 def test_an_update_that_is_still_zero_is_named() -> None:
     assert notes(b=0.0, penalty=0.3) == "the update of layer is still 0; it learned nothing"
 

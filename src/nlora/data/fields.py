@@ -155,11 +155,11 @@ def _find(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
 
 
 def _cell(place: str, row: Mapping[str, Any]) -> str:
-    """A column's text in a template. It may be empty or null, as the input of many instruction data sets is."""
+    """A column's text in a template. It may be blank or null, as the input of many instruction data sets is."""
     if place not in row:
         raise FieldError(_missing((place,), list(row), "column"))
     value = "" if row[place] is None else _as_text(row[place])
-    return _checked(place, value) if value != "" else ""
+    return "" if isinstance(value, str) and not value.strip() else _checked(place, value)
 
 
 def _checked(name: str, value: Any) -> str:

@@ -104,7 +104,8 @@ def table_rows(table: Any, source: str, problems: ProblemList, fields: Fields) -
         for field, feature in features.items()
         if (names := getattr(feature, "names", None)) and not _by_number(names, field, fields)
     }
-    narrow = {field: dtype for field, f in features.items() if (dtype := getattr(f, "dtype", "")) in NARROW}
+    values = {field: getattr(feature, "feature", feature) for field, feature in features.items()}  # of lists
+    narrow = {field: dtype for field, f in values.items() if (dtype := getattr(f, "dtype", "")) in NARROW}
     for number, row in enumerate(table):
         where = f"{source}[{number}]"
         if missing_label := next((f for f in class_names if f in fields.label and row[f] == -1), None):

@@ -25,7 +25,7 @@ from typing import IO, Any
 from nlora.config.characters import UTF_16, is_utf16
 from nlora.data.field_error import RepeatedKey
 from nlora.data.fields import Fields
-from nlora.data.rows import ProblemList, shortest
+from nlora.data.rows import NARROW, ProblemList, shortest
 
 Row = tuple[str, Any]
 _COMPRESSED = {".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".zip": "unzip"}
@@ -264,9 +264,9 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
             return
         if form.labeled:  # the others may be pictures, or what Python cannot hold; `nlora predict` keeps all
             names = [name for name in names if name in form.fields.used]
-        types = {"halffloat": "float16", "float": "float32"}
-        kinds = {name: str(table.schema_arrow.field(name).type) for name in names}
-        narrow = {name: types[kind] for name, kind in kinds.items() if kind in types}
+        kinds = {name: table.schema_arrow.field(name).type for name in names}
+        values = {name: str(getattr(kind, "value_type", kind)) for name, kind in kinds.items()}  # of lists
+        narrow = {name: NARROW[kind] for name, kind in values.items() if kind in NARROW}
         for batch in table.iter_batches(columns=names):
             for row in batch.to_pylist():
                 yield f"{problems.file}[{number}]", shortest(row, narrow)

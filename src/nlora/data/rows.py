@@ -25,22 +25,28 @@ T = TypeVar("T")
 SHOWN_PER_FILE = 5
 
 
-NARROW = frozenset({"float16", "float32"})
-"""Types of numbers that Python has only wider."""
+NARROW = {"float16": "float16", "float32": "float32", "halffloat": "float16", "float": "float32"}
+"""Types of numbers that Python has only wider, by their names in data sets of `datasets`, and in Arrow."""
 
 
 def shortest(row: Mapping[str, Any], narrow: Mapping[str, str]) -> Mapping[str, Any]:
     """The row with the numbers of narrow columns as short as they were written. narrow: each column's type.
 
+    A column may have lists of such numbers.
+
     >>> shortest({"label": 3.799999952316284}, {"label": "float32"})
     {'label': 3.8}
     """
-    numbers = {name: row[name] for name in narrow if isinstance(row[name], float)}
-    if not numbers:
+    if not narrow:
         return row
     import numpy as np
 
-    return {**row, **{name: float(str(np.dtype(narrow[name]).type(n))) for name, n in numbers.items()}}
+    def short(value: Any, kind: str) -> Any:
+        if isinstance(value, list):
+            return [short(one, kind) for one in value]
+        return float(str(np.dtype(kind).type(value))) if isinstance(value, float) else value
+
+    return {**row, **{name: short(row[name], kind) for name, kind in narrow.items()}}
 
 
 class ProblemList:
@@ -134,8 +140,11 @@ def to_texts(
             break
         elif _read(fields.text_of, row, where, problems) is not None:
             # All fields are printed with the answer, so all must be valid.
-            if half := half_problem(as_line(row)):
-                problems.add(where, f"a field {half}")
+            try:
+                if half := half_problem(as_line(row)):
+                    problems.add(where, f"a field {half}")
+            except RecursionError:
+                problems.add(where, "a field is nested too deeply")
             fields = replace(fields, chat=fields.is_chat(row))  # the other rows have to be of the same kind
             yield dict(row)
 

@@ -232,11 +232,11 @@ class _Comparison:
         wanted: list[Tensor] = []
         for some in [[e] for e in examples] if way == "single" else [examples]:
             batch = self._collate([TokenizedExample(e.prompt_ids, []) for e in some])
+            options = greedy_generation(self._backbone, most_tokens=_FOLLOWING)
+            options.output_logits = options.return_dict_in_generate = True
             output = model.generate(
                 **{key: batch[key].to(self._device) for key in ("input_ids", "attention_mask")},
-                generation_config=greedy_generation(self._backbone, most_tokens=_FOLLOWING),
-                output_logits=True,
-                return_dict_in_generate=True,
+                generation_config=options,
             )
             begin = 1 if self._backbone.encoder_decoder else batch["input_ids"].shape[1]
             rows = torch.stack(output.logits, dim=1)  # (B, tokens, V)

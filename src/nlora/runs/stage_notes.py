@@ -45,7 +45,8 @@ def _update_notes(result: TrainResult, update: AdapterState, options: TrainOptio
         more = f" and of {len(zeros) - 1} more layers" if len(zeros) > 1 else ""
         yield f"the update of {zeros[0]}{more} is still 0; it learned nothing"
     near = _STEPS_FROM_ZERO * options.learning_rate
-    if result.penalty > 0 and result.steps >= _FEWEST_STEPS and len(zeros) < len(update):
+    full = _full_steps(result.steps, options.warmup(result.examples))
+    if result.penalty > 0 and full >= _FEWEST_STEPS and len(zeros) < len(update):
         largest = max(
             min(float(f.A.abs().max()), float(f.B.abs().max())) for f in update.values() if f.A.numel()
         )
@@ -55,6 +56,11 @@ def _update_notes(result: TrainResult, update: AdapterState, options: TrainOptio
                 f"than {largest:.1g} in any layer, {_STEPS_FROM_ZERO} steps of learning rate {options.learning_rate:g} "
                 "or less; try a smaller method.weight"
             )
+
+
+def _full_steps(steps: int, warmup: int) -> float:
+    """How many steps at the whole learning rate go as far as these, some of which are a warm-up."""
+    return steps - warmup / 2 if steps > warmup else steps**2 / (2 * warmup)
 
 
 def _loss_notes(result: TrainResult) -> Iterator[str]:
