@@ -161,14 +161,7 @@ def test_values_that_json_does_not_have_become_text(tmp_path: Path) -> None:
     assert json.loads(as_line(row)) == {"text": "a", "day": "2026-01-02"}
 
 
-@pytest.mark.parametrize("depth", [400, 990, 1200, 5000])
+@pytest.mark.parametrize("depth", [990, 1200, 5000])
 def test_a_field_that_is_nested_too_deeply_is_a_problem_of_its_row(depth: int) -> None:
-    """How deep that is depends on who calls."""
     row = '{"text": "a", "x": ' + "[" * depth + "]" * depth + "}"
-    try:
-        piped('{"text": "b"}\n' + row)
-    except InputErrors as error:
-        assert "nested too deeply" in str(error.problems[0])
-        assert depth > 400
-    else:
-        assert depth < 1200
+    assert "nested too deeply" in problems_of(None, io.BytesIO(f'{{"text": "b"}}\n{row}'.encode()))[0]

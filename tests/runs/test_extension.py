@@ -12,8 +12,11 @@ import yaml
 from safetensors.torch import load_file
 
 from helpers import ANIMALS, COLORS, learn, same_outcome, write_config, write_task
+from nlora.api.learn import learn as learn_run
+from nlora.config.load import load_config
 from nlora.errors import InputErrors, NloraError, RunError
 from nlora.methods.registry import method_names
+from nlora.runs.events import Event, Progress
 from nlora.runs.summary import read_summary
 from released_data import write_benchmark
 
@@ -96,6 +99,59 @@ def test_mtl_trains_all_tasks_anew(tmp_path: Path, tiny_model: Made) -> None:
     assert one.R[-1] == other.R[-1]
     place = "run/outputs/3-plants/adapter/adapter_model.safetensors"
     assert (tmp_path / "grown" / place).read_bytes() == (tmp_path / "whole" / place).read_bytes()
+
+
+def test_mtl_is_repaired_without_losing_what_it_trained_before(tmp_path: Path, tiny_model: Made) -> None:
+    data, model = tmp_path / "data", tiny_model("llama")
+    learn(config_of(tmp_path, data, model, 2, method="mtl"))
+    config, run = config_of(tmp_path, data, model, 3, method="mtl"), tmp_path / "run"
+    whole = learn(config)
+    assert whole.R[1][:2] != (None, None)
+    assert whole.collision is None  # the model has one update
+    last = (run / "outputs/3-plants/adapter/adapter_model.safetensors").read_bytes()
+
+    answers = run / "outputs/2-animals/predict_eval_predictions.jsonl"
+    answers.write_bytes(answers.read_bytes()[:-20])
+    with pytest.raises(RunError, match="which has the stage scored again"):
+        learn(config)
+    learn_run(load_config(config), Progress(lambda event: None), repair=True)
+    assert read_summary(run).R == whole.R
+
+    adapter = run / "outputs/2-animals/adapter/adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"x")
+    notes: list[str] = []
+    learn_run(load_config(config), Progress(lambda event: notes.append(event.text)), repair=True)
+    assert any("the stage trains nothing now, and its scores are gone" in note for note in notes)
+    assert (whole.R[0], (None, None, None), whole.R[2]) == read_summary(run).R
+    assert (run / "outputs/3-plants/adapter/adapter_model.safetensors").read_bytes() == last
+
+
+def test_a_score_before_any_training_is_of_the_tasks_own_examples(tmp_path: Path, tiny_model: Made) -> None:
+    """Of a task that left the list and comes back with other test examples, it is made anew."""
+    data, model = tmp_path / "data", tiny_model("llama")
+    values = yaml.safe_load(config_of(tmp_path, data, model, 3).read_text())
+    colors, animals, plants = values["tasks"]
+    other = {**animals, "test": write_task(tmp_path / "other", "animals", ANIMALS, test=5)["test"]}
+    cities = write_task(data, "cities", COLORS)
+
+    def started(*tasks: dict[str, Any]) -> None:
+        """Stopped in its second stage."""
+        path = _written(tmp_path / "config.yaml", {**values, "tasks": list(tasks)})
+
+        def stop(event: Event) -> None:
+            if event.stage == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            learn_run(load_config(path), Progress(stop))
+
+    started(colors, animals)
+    started(colors, plants, cities)
+    learn(_written(tmp_path / "config.yaml", {**values, "tasks": [colors, other]}))
+    again = json.loads((tmp_path / "run/zero_shot.json").read_text())
+    alone = tmp_path / "alone"
+    learn(_written(tmp_path / "alone.yaml", {**values, "tasks": [colors, other], "output_dir": str(alone)}))
+    assert again == json.loads((alone / "zero_shot.json").read_text())
 
 
 def test_disjoint_needs_rows_for_later_tasks(tmp_path: Path, tiny_model: Made) -> None:

@@ -111,6 +111,8 @@ def _compared(
     method: Method, states: Mapping[str, AdapterState]
 ) -> tuple[Mapping[str, AdapterState], list[str]]:
     """The updates to compare, by task, with a note if the model is not the sum of what the stages trained."""
+    if method.at_once:  # what it trained before a task was appended has no part in the model
+        return dict([*states.items()][-1:]), []
     if method.updates != "continued":
         note = f"{method.name} answers with a merge of the stages' updates; they are compared as they were trained."
         return states, [note] if method.merges else []

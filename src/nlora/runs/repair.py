@@ -89,7 +89,7 @@ def _on_other_weights(run: RunFolder, stage: int, folder: Path) -> list[Damage]:
     if before is None or after is None or before == after:
         return []
     config = run.config
-    is_independent = config.method.name == "pertask" and not config.replay.by_loss
+    is_independent = config.method.name in ("mtl", "pertask") and not config.replay.by_loss
     is_independent = is_independent or config.tasks[stage - 1].adapter is not None
     part: Part = "scores" if is_independent else "weights"
     return [Damage(folder, part, f"was trained after other weights of stage {stage - 1} than it has now")]
@@ -124,7 +124,9 @@ class Repair:
             with disk_errors(there):
                 there.parent.mkdir(exist_ok=True)
                 folder.rename(there)
-            self._say(stage, path, f"{what}; the stage is trained again, its files are in {there}")
+            is_skipped = self._methods[stage - 1].at_once and stage < len(self._run.config.tasks)
+            then = "trains nothing now, and its scores are gone" if is_skipped else "is trained again"
+            self._say(stage, path, f"{what}; the stage {then}, its files are in {there}")
         elif is_committed and (found or not follows):
             self._score_again(folder, found)
             self._say(stage, path, f"{what}; the stage is scored again")
@@ -135,7 +137,8 @@ class Repair:
         """Whether what a stage trains does not depend on the weights of the stages before it."""
         if self._is_adopted(stage):
             return True
-        return self._methods[stage - 1].updates == "per_task" and not self._run.config.replay.by_loss
+        method = self._methods[stage - 1]
+        return (method.updates == "per_task" or method.at_once) and not self._run.config.replay.by_loss
 
     def _is_adopted(self, stage: int) -> bool:
         return self._run.config.tasks[stage - 1].adapter is not None

@@ -72,7 +72,8 @@ def learn_sequence(
         router = TaskRouter(backbone, plan.encoder, history, plan.config)
     committed = [run.stage_record(stage) for stage in run.committed_stages()]
     last_trained = max((r.stage for r in committed if not (r.is_skipped or r.is_adopted)), default=0)
-    known = run.zero_shot() or {}
+    # Scores of tasks that have left the list have no records by which to tell whether they are of the same examples.
+    known = {name: score for name, score in (run.zero_shot() or {}).items() if name in records}
     if plan.config.evaluate.zero_shot and (
         new := [task for task in tasks if task.test and task.name not in known]
     ):
@@ -103,12 +104,12 @@ def learn_sequence(
             begun = time.perf_counter()
             if router is not None:
                 router.learn(folder, task, stage_seed(plan.config.seed, stage))
-            adopted = plan.adopted.get(stage)
-            if adopted is None and not plan.encoded[stage - 1]:  # the method trains nothing here
+            adopted, kept = plan.adopted.get(stage), from_main(trained, folder)
+            if not kept and adopted is None and not plan.encoded[stage - 1]:  # the method trains nothing here
                 history.skip()
                 write_skipped(folder, tasks, stage)
             else:
-                if kept := from_main(trained, folder):
+                if kept:
                     log.info("stage %d: %s is trained already and only needs scoring", stage, task.name)
                     history.reload_stage(folder, method, is_last=True, is_adopted=adopted is not None)
                     result = TrainResult(**kept)
