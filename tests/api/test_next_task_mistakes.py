@@ -198,12 +198,33 @@ def test_what_accelerate_launch_sets_is_refused_too(
 ) -> None:
     """It is in the Trainer's accelerator and not in its arguments."""
     launched = SimpleNamespace(mixed_precision=precision, distributed_type=DistributedType(kind))
-    module = importlib.import_module("nlora.api.next_task")
+    module = importlib.import_module("nlora.api.penalty_callback")
     monkeypatch.setattr(module, "is_initialized", lambda: True)
     monkeypatch.setattr(module, "AcceleratorState", lambda: launched)
     task = nlora.next_task(model)
     if not said:
         task.callback.on_train_begin(SimpleNamespace(), None, None)
         return
-    with pytest.raises(nlora.ModelError, match=rf"accelerate launch \({said}\): the penalty cannot"):
-        task.callback.on_train_begin(SimpleNamespace(), None, None)
+    for told in (lambda: task.callback.on_train_begin(SimpleNamespace(), None, None), task.backward):
+        with pytest.raises(nlora.ModelError, match=rf"accelerate launch \({said}\): the penalty cannot"):
+            told()
+
+
+def test_offloaded_layers_are_one_line(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.norm": "cpu",
+              "model.rotary_emb": "cpu", "lm_head": "cpu"}  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tiny_model("llama"), device_map=places, offload_folder=tmp_path
+    )
+    with pytest.raises(nlora.ModelError, match=r"^model\.layers\.1\..* is offloaded \(device_map\)"):
+        nlora.next_task(model)
+
+
+def test_an_adapter_that_seqlora_cannot_continue_is_told_by_what_it_lacks(model: Any, tmp_path: Path) -> None:
+    shapes = {
+        m.name: (m.out_features, m.in_features) for m in target_modules(model, LORA) if "q_proj" in m.name
+    }
+    write_adapter(tmp_path / "a", random_state(shapes, 8, 1))
+    with pytest.raises(nlora.AdapterError, match=r"lack .*v_proj") as caught:
+        nlora.next_task(model, after=[tmp_path / "a"], method="seqlora")
+    assert "rank 1" not in str(caught.value)

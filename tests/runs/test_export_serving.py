@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from nlora.models.backbone import load_backbone
 from nlora.runs.export.export import export
+from nlora.runs.export.forms import write_merged
 from nlora.runs.export.options import ExportOptions
 
 Runs = Callable[..., Path]
@@ -94,3 +96,34 @@ def completed(model: Any, tokenizer: Path, prompt: str) -> str:
     )
     text: str = made.decode(out[0, ids.input_ids.shape[1] :], skip_special_tokens=True)
     return text.strip()
+
+
+def test_a_model_that_also_sees_keeps_what_loads_it(
+    tmp_path: Path, tiny_tokenizer: Callable[[bool], Any]
+) -> None:
+    """Servers load the processor, even for texts alone."""
+    from transformers import AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers import LlavaForConditionalGeneration as Llava
+
+    base, out = tmp_path / "base", tmp_path / "out"
+    tokenizer = tiny_tokenizer(False)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<image>"]})
+    text = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=4,
+    )  # fmt: skip
+    sight = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+    )  # fmt: skip
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    model = Llava(LlavaConfig(vision_config=sight, text_config=text, image_token_id=image))
+    model.generation_config.eos_token_id = 1
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    settings = {"image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor"}
+    (base / "preprocessor_config.json").write_text(json.dumps(settings))
+    settings = {"processor_class": "LlavaProcessor", "image_token": "<image>", "patch_size": 8}
+    (base / "processor_config.json").write_text(json.dumps(settings))
+    write_merged(load_backbone(str(base)), out, "float32", [1])
+    kinds = [type(AutoProcessor.from_pretrained(folder)).__name__ for folder in (base, out)]
+    assert kinds == ["LlavaProcessor", "LlavaProcessor"]

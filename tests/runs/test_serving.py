@@ -239,6 +239,10 @@ def test_a_run_that_is_served_per_task_exports_the_model_of_a_task(
     [
         ({"method": "mtl", "serve": "pertask"}, "mtl trains one model on all tasks at once; leave serve out"),
         ({"method": "seqft", "serve": "routed"}, "seqft keeps only its latest weights"),
+        (
+            {"method": "magmax", "serve": "pertask", "stages": {"pets": {"method": {"scale": 0.5}}}},
+            "magmax with other options at a later task would change the answers to earlier ones",
+        ),
         ({"fsdp": True, "serve": "routed"}, "a router reads the backbone without its head"),
     ],
 )

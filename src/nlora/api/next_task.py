@@ -7,17 +7,17 @@ patched: the Trainer gets a callback, and a loop calls `NextTask.backward`, or a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
 import torch
-from accelerate.state import AcceleratorState, is_initialized
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized
+from nlora.api.penalty_callback import PenaltyCallback, refuse_scaled_gradients
 from nlora.config.messages import problems_in
 from nlora.config.paths import expanded
 from nlora.config.penalty_use import IN_LOSS
@@ -81,10 +81,11 @@ class NextTask:
         self._history.activate_for_training(self._method)
         self._memory = memory = earlier[-1].memory() if earlier else {}
         self._method.restore(memory)
+        updates = [task.update for task in earlier]
+        if self._method.updates != "continued":  # that needs all of its modules as they are
+            updates = [with_all_modules(update, factors) for update in updates]
         try:
-            self._method.begin_task(
-                self._adapter, [with_all_modules(task.update, factors) for task in earlier]
-            )
+            self._method.begin_task(self._adapter, updates)
         except RunError as error:
             if memory or not earlier:
                 raise
@@ -110,7 +111,10 @@ class NextTask:
 
         The same as adding `penalty` to the loss, but independent of how the loss is scaled or accumulated. A loop with
         a GradScaler has to add `penalty` to its loss instead.
+
+        Raises ModelError if `accelerate launch` has the gradients scaled or split.
         """
+        refuse_scaled_gradients()
         penalty = self._method.penalty(self._adapter)
         if penalty is not None:
             penalty.backward()  # type: ignore[no-untyped-call]
@@ -161,28 +165,6 @@ class NextTask:
         self.release()
 
 
-class PenaltyCallback(TrainerCallback):
-    """Adds the penalty's gradient at the beginning of each optimizer step, where the micro-batches add theirs."""
-
-    def __init__(self, backward: Callable[[], None]) -> None:
-        self._backward = backward
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Raises ModelError if the Trainer scales or splits gradients, which the penalty's would not be."""
-        # What `accelerate launch` sets is not in the arguments, but in the state that the Trainer has made.
-        launched = AcceleratorState() if is_initialized() else None
-        kinds = (launched.mixed_precision, launched.distributed_type.value.lower()) if launched else ()
-        for option in ("fp16", "deepspeed", "fsdp"):
-            if (is_given := bool(getattr(args, option, None))) or option in kinds:
-                hint = "use bf16" if option == "fp16" else "train on one device or with DDP"
-                where = f"TrainingArguments({option}=...)" if is_given else f"accelerate launch ({option})"
-                raise ModelError(f"{where}: the penalty cannot be added to such gradients; {hint}")
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Gradients are zero now; the Trainer clips the sum."""
-        self._backward()
-
-
 def next_task(
     model: Any,
     *,
@@ -228,6 +210,8 @@ def next_task(
     base = model if own is None else own.get_base_model()
     if base in _IN_USE:
         raise ModelError("the model is learning another task already; call release() of that NextTask first")
+    if offloaded := next((name for name, p in base.named_parameters() if p.is_meta), None):
+        raise ModelError(f"{offloaded} is offloaded (device_map); load the model where it is trained")
     earlier = earlier_tasks(after, base)
     own_seed = stage_seed(seed, sum(task.tasks for task in earlier) + 1)
     adapter = LoraAdapter.attach(model, options, seed=own_seed) if own is None else LoraAdapter.of(own)

@@ -186,10 +186,7 @@ def scorer_problems(tasks: Sequence[Task]) -> list[Problem]:
 
 
 def serve_problems(config: Config, methods: Sequence[Method], tasks: Sequence[Task]) -> list[Problem]:
-    """Why this run cannot have a model for each task, or guess tasks; empty if it can, or does not want to.
-
-    methods, tasks: empty if they could not be loaded.
-    """
+    """Why this run cannot have a model for each task, or guess tasks. methods, tasks: empty if not loaded."""
     if config.serve is None:
         return []
     found, label = [], config.method.label
@@ -199,6 +196,8 @@ def serve_problems(config: Config, methods: Sequence[Method], tasks: Sequence[Ta
         found.append(f"{label} trains soft prompts and says itself which of them answer a task")
     if any(method.at_once for method in methods):
         found.append(f"{label} trains one model on all tasks at once")
+    if any(method.merges and method.options != methods[0].options for method in methods):
+        found.append(f"{label} with other options at a later task would change the answers to earlier ones")
     if config.serve == "routed" and config.fsdp:
         found.append("a router reads the backbone without its head, which fsdp does not allow")
     problems = [f"{what}; leave serve out" for what in found]

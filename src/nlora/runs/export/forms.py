@@ -91,7 +91,22 @@ def write_merged(backbone: Backbone, folder: Path, dtype: str, end_ids: Sequence
         settings = json.loads(file.read_text(encoding="utf-8"))
         write_json(file, settings | {"eos_token_id": [*known, *missing]})
     backbone.tokenizer.save_pretrained(folder)
+    _copy_processor(backbone, folder)
     open_to_others(folder)
+
+
+def _copy_processor(backbone: Backbone, folder: Path) -> None:
+    """What servers need to load a model that also sees or hears, although it was trained with texts alone."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers.utils.hub import cached_file
+
+    model: Any = backbone.model
+    if type(model.config) not in PROCESSOR_MAPPING:
+        return
+    for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
+        found = cached_file(backbone.name, name, _raise_exceptions_for_missing_entries=False)
+        if found is not None and not (folder / name).exists():
+            shutil.copyfile(found, folder / name)
 
 
 def recompressed(update: Mapping[str, Update], rank: int) -> tuple[dict[str, LoraFactors], RankLoss]:
