@@ -27,7 +27,7 @@ def backend_of(tokenizer: PreTrainedTokenizerBase) -> Any | None:
 
 
 def ids_of(backend: Any, texts: list[str]) -> list[list[int]]:
-    """The ids of each text, without special tokens added; "<s>" in a text is tokenized as characters."""
+    """The ids of each text, without special tokens added; "<s>" in a text is read as characters where it can be."""
     backend.encode_special_tokens = True
     backend.no_truncation()
     backend.no_padding()

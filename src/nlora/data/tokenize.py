@@ -13,7 +13,7 @@ and, with T5, every newline.
 Where it is exact, the common beginning of a task's prompts is tokenized only once (`nlora.data.head_split`). It is
 stored only once (`nlora.data.columns`). With a cache (`nlora.data.token_cache`), later runs read the ids.
 
-Special tokens that occur in a text (an "<s>" in HTML) are tokenized as characters.
+A special token in a text ("<s>" in HTML) is read as characters, if it is no piece of the vocabulary, as T5's "</s>" is.
 """
 
 from __future__ import annotations
