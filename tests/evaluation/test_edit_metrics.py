@@ -86,14 +86,8 @@ def test_the_scores_of_trace() -> None:
     texts = ("Answer: A", "Answer: B\nBecause Answer: A", "A", "Because. Answer: A")
     assert [science_qa(text, answer) for text in texts] == [1, 0, 0, 1]
     texts = ("A", "A\nBecause it is so.", "B\nA", "Answer: A", "", "a")
-    assert [science_qa(text, ["A\nBecause experiments can be designed."]) for text in texts] == [
-        1,
-        1,
-        0,
-        1,
-        0,
-        0,
-    ]
+    answer = ["A\nBecause experiments can be designed."]
+    assert [science_qa(text, answer) for text in texts] == [1, 1, 0, 1, 0, 0]
     assert science_qa("B", ["A", "B"]) == 1
     assert py150("f ( '<STR_LIT:a>' , <NUM_LIT> )", ["f ( 'a' , 0 )"]) == 1
     assert py150("", ["x"]) == 0

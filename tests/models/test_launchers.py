@@ -13,7 +13,7 @@ from nlora.models.launchers import (
     from_slurm,
     launch_of,
     lone_note,
-    refuse_sharding,
+    refuse_other_models,
     threads,
 )
 
@@ -44,12 +44,24 @@ def test_half_an_environment_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+    ("variable", "name"),
+    [
+        ("ACCELERATE_USE_FSDP", "FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "parallelism of its own"),
+    ],
 )
 def test_a_split_model_is_refused_by_name(variable: str, name: str) -> None:
-    refuse_sharding({variable: "false"})
+    refuse_other_models({variable: "false"})
     with pytest.raises(RunError, match=rf"{variable}: accelerate is configured for {name}.*--processes N"):
-        refuse_sharding({variable: "true"})
+        refuse_other_models({variable: "true"})
+
+
+def test_a_compiled_model_is_refused_by_name() -> None:
+    for none in ("no", "NO"):
+        refuse_other_models({"ACCELERATE_DYNAMO_BACKEND": none})
+    with pytest.raises(RunError, match=r"is configured to compile the model.*--dynamo_backend no$"):
+        refuse_other_models({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"})
 
 
 def test_a_lone_process_says_why_it_is_alone() -> None:

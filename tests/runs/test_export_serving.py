@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,9 @@ def test_a_model_that_also_sees_keeps_what_loads_it(
     (base / "preprocessor_config.json").write_text(json.dumps(settings))
     settings = {"processor_class": "LlavaProcessor", "image_token": "<image>", "patch_size": 8}
     (base / "processor_config.json").write_text(json.dumps(settings))
-    write_merged(load_backbone(str(base)), out, "float32", [1])
+    backbone = load_backbone(str(base))
+    write_merged(replace(backbone, name="nobody/has-it"), tmp_path / "offline", "float32", [1])
+    assert not (tmp_path / "offline" / "processor_config.json").exists()
+    write_merged(backbone, out, "float32", [1])
     kinds = [type(AutoProcessor.from_pretrained(folder)).__name__ for folder in (base, out)]
     assert kinds == ["LlavaProcessor", "LlavaProcessor"]

@@ -154,6 +154,28 @@ def test_a_score_before_any_training_is_of_the_tasks_own_examples(tmp_path: Path
     assert again == json.loads((alone / "zero_shot.json").read_text())
 
 
+def test_a_run_whose_first_stage_scored_a_task_that_left_is_complete(
+    tmp_path: Path, tiny_model: Made
+) -> None:
+    data, model = tmp_path / "data", tiny_model("llama")
+    evaluate = {"zero_shot": True, "unseen": True}
+    values = yaml.safe_load(config_of(tmp_path, data, model, 3, evaluate=evaluate).read_text())
+    colors, animals, plants = values["tasks"]
+
+    def stop(event: Event) -> None:
+        if event.stage == 2:
+            raise KeyboardInterrupt
+
+    path = _written(tmp_path / "config.yaml", {**values, "tasks": [colors, animals]})
+    with pytest.raises(KeyboardInterrupt):
+        learn_run(load_config(path), Progress(stop))
+    path = _written(tmp_path / "config.yaml", {**values, "tasks": [colors, plants]})
+    learn(path)
+    notes: list[str] = []
+    learn_run(load_config(path), Progress(lambda event: notes.append(event.text)))
+    assert notes == [f"{tmp_path / 'run'}: complete, nothing to do"]
+
+
 def test_disjoint_needs_rows_for_later_tasks(tmp_path: Path, tiny_model: Made) -> None:
     data, model = tmp_path / "data", tiny_model("llama")
     learn(config_of(tmp_path / "a", data, model, 2, method="disjoint"))

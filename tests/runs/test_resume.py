@@ -477,6 +477,23 @@ def test_a_repair_of_earlier_answers_keeps_what_is_half_trained(
     assert differences(runs / "whole", half.folder) == []
 
 
+def test_a_trained_stage_does_not_outlive_the_one_before_it(tmp_path: Path, tiny_model: TinyModel) -> None:
+    """The third was trained and not scored yet; then the second was deleted."""
+    tasks = [write_task(tmp_path, name, COLORS, train=8, test=3) for name in ("a", "b", "c")]
+    loaded = load_config(write_config(tmp_path, tiny_model("llama"), tasks=tasks))
+
+    def stop(event: Event) -> None:
+        if event.stage == 3 and event.kind == "scoring":
+            raise Killed
+
+    with pytest.raises(Killed):
+        learn_run(loaded, Progress(stop))
+    shutil.rmtree(tmp_path / "run/outputs/2-b")
+    events: list[Event] = []
+    learn_run(loaded, Progress(events.append))
+    assert {event.stage for event in events if event.kind == "training"} == {2, 3}
+
+
 def test_a_stage_is_in_the_folder_when_it_is_said_to_be_done(tmp_path: Path, tiny_model: TinyModel) -> None:
     import nlora
 

@@ -43,7 +43,8 @@ class TrainOptions(Frozen):
         0.0,
         ge=0,
         lt=1,
-        description="Linear warm-up as a share of each task's optimizer steps, rounded up; instead of warmup_steps.",
+        description="Linear warm-up as a share of each task's optimizer steps, rounded up; none for a single step. "
+        "Instead of warmup_steps.",
     )
     max_grad_norm: float = Field(
         1.0, ge=0, description="Clip the gradient (penalty included) to this norm; 0: never."

@@ -21,7 +21,8 @@ BY_NLORA = "NLORA_LAUNCHED"
 """Set by `nlora run --processes`, which itself tells about a process that was killed."""
 
 _SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-             "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}  # fmt: skip
+             "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+             "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism of its own"}  # fmt: skip
 _FIRST_PORT, _PORTS = 12_000, 20_000  # below the ports that Linux gives to outgoing connections
 
 
@@ -54,8 +55,8 @@ def launch_of(environment: Environment) -> Launch | None:
     return Launch(rank, size, local, _number(environment, "LOCAL_WORLD_SIZE") or 1)
 
 
-def refuse_sharding(environment: Environment) -> None:
-    """Raise RunError if accelerate is set up to split the model over the processes."""
+def refuse_other_models(environment: Environment) -> None:
+    """Raise RunError if accelerate is set up to split the model over the processes, or to compile it."""
     for variable, name in _SHARDING.items():
         if environment.get(variable, "").lower() in ("true", "1", "yes"):
             raise RunError(
@@ -63,6 +64,11 @@ def refuse_sharding(environment: Environment) -> None:
                 "data parallelism (nlora run --processes N, or accelerate launch --multi_gpu), with fsdp=true if one "
                 "GPU cannot hold the backbone"
             )
+    if environment.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        raise RunError(
+            "ACCELERATE_DYNAMO_BACKEND: accelerate is configured to compile the model, which nlora's faster ways do "
+            "not allow; give accelerate launch --dynamo_backend no"
+        )
 
 
 def lone_note(environment: Environment) -> str | None:

@@ -250,7 +250,7 @@ def _start() -> _Group:
     os.environ.update(launchers.from_slurm(os.environ))
     launch = launchers.launch_of(os.environ)
     try:
-        launchers.refuse_sharding(os.environ)
+        launchers.refuse_other_models(os.environ)
         if launch is not None:
             _joined = _join(launch)
     except RunError as error:

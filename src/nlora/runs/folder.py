@@ -214,8 +214,10 @@ class RunFolder(StoredRun):
         write_or_compare(self.folder, self.config, self.versions, base_folder)
         self.refuse_gap()
         sweep(self.folder)
-        # Beside the first of them, the one after a repaired stage may be half-trained, or not scored yet.
-        following = [k for k in range(1, len(self.config.tasks) + 1) if not self.is_committed(k)]
+        # Also after a stage that is to be repaired, the next one may be half-trained, or not scored yet.
+        stages = range(1, len(self.config.tasks) + 1)
+        last = max((k for k in stages if self.stage_folder(k).is_dir()), default=0)
+        following = {len(self.committed_stages()) + 1, last + 1} & set(stages)
         next_stages = [unfinished(self.stage_folder(stage)) for stage in following]
         sweep(outputs, keep=[folder for folder in next_stages if trained(folder)])
         sweep_points(self.folder, keep=[self.resume_folder(stage) for stage in following])

@@ -67,7 +67,8 @@ class StoredRun:
         if not self.config.evaluate.zero_shot:
             return False
         scored = {task for stage in self.committed_stages() for task in self.stage_record(stage).scores}
-        return not scored <= (self.zero_shot() or {}).keys()
+        present = {task.name for task in self.config.tasks}  # others were scored before they left the list
+        return not scored & present <= (self.zero_shot() or {}).keys()
 
     def lacks_general(self) -> bool:
         """Whether stages have numbers of what the model knew before, but the untouched model has none."""

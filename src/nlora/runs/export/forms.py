@@ -104,7 +104,12 @@ def _copy_processor(backbone: Backbone, folder: Path) -> None:
     if type(model.config) not in PROCESSOR_MAPPING:
         return
     for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
-        found = cached_file(backbone.name, name, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(
+            backbone.name,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
         if found is not None and not (folder / name).exists():
             shutil.copyfile(found, folder / name)
 
