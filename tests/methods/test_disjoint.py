@@ -17,7 +17,7 @@ from helpers import learn, write_config
 from nlora.errors import InputErrors
 from nlora.methods.disjoint import Disjoint, own_rows, room
 from nlora.methods.registry import build
-from nlora.models.lora_adapter import LoraAdapter, ModuleShape, load_factors
+from nlora.models.lora_adapter import AdapterState, LoraAdapter, ModuleShape, load_factors
 from tiny import LORA, load, loss, spread
 
 TinyModel = Callable[[str], Path]
@@ -213,6 +213,25 @@ def test_the_next_stage_of_the_same_run_gets_its_own_rows(adapter: LoraAdapter) 
         assert f.B.grad is not None
         rows = f.B.grad.any(1).nonzero().flatten().tolist()
         assert rows == own_rows(name, f.B.shape[0], Fraction(1, 3), 2, 0)
+
+
+def test_rows_that_an_earlier_update_has_changed_are_not_given_away_again(adapter: LoraAdapter) -> None:
+    """As where one adapter is the sum of two tasks, or was learned without rows of its own."""
+
+    def update_in(*stages: int) -> AdapterState:
+        update = adapter.state()
+        for name, f in update.items():
+            rows = [row for stage in stages for row in own_rows(name, f.B.shape[0], Fraction(1, 3), stage, 0)]
+            f.B[rows] = 1.0
+        return update
+
+    method = build("disjoint", {"tasks": 3})
+    method.begin_task(adapter, [update_in(1), update_in(2)])
+    for earlier in ([update_in(1, 2)], [update_in(1), update_in(1, 2, 3)]):
+        with pytest.raises(
+            InputErrors, match=r"^method\.name: disjoint would train rows that an earlier update"
+        ):
+            method.begin_task(adapter, earlier)
 
 
 def test_one_task_is_incremental_lora(adapter: LoraAdapter) -> None:

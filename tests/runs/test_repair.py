@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +203,23 @@ def test_only_the_damaged_stage_is_trained_again(
     assert (run / "damaged/2-animals" / name).exists()
     trainings.count = 0
     assert (repaired(config, run)[1], trainings.count) == ([], 0)
+
+
+def test_a_repair_says_what_it_does(tmp_path: Path, three_tasks: Any, nlora: Callable[..., Any]) -> None:
+    config, run = copy_of(three_tasks("nlora"), tmp_path)
+
+    def told() -> list[str]:
+        done = nlora("run", config, f"output_dir={run}", "--repair")
+        assert done.status == 0, done.err
+        return [line for line in done.out.splitlines() if re.search("resuming|repairs|learns", line)]
+
+    (run / "outputs/1-colors" / PREDICTIONS).write_text("{}\n")
+    [said] = told()
+    assert re.search(r": nlora repairs 1 stage on \S+$", said)  # no time: nothing is trained
+    cut(run / "outputs/2-animals" / ADAPTER)
+    shutil.rmtree(run / "outputs/3-shades")
+    [said] = told()
+    assert re.search(r": nlora repairs 1 stage and learns 1 more task on \S+, about .*$", said)
 
 
 @pytest.mark.parametrize(("method", "trained"), [("nlora", 2), ("pertask", 1)])

@@ -28,7 +28,7 @@ from nlora.runs.importing import importing
 from nlora.runs.layout import OUTPUTS, REPORT_FILE, RUN_FILE
 from nlora.runs.plan import Plan, make_plan
 from nlora.runs.plan_notes import plan_notes
-from nlora.runs.repair import Repair, damage_to_repair, refuse_damage
+from nlora.runs.repair import Damages, Repair, damage_to_repair, refuse_damage, trains
 from nlora.runs.resume_points import latest_position
 from nlora.runs.run_yaml import is_recorded, latest_versions, read_run_file
 from nlora.runs.summary import Summary, read_summary
@@ -68,7 +68,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
     plan = unfinished_plan(loaded, progress, repair=repair)
     if plan is None:
         return processes.from_main(_complete, loaded, progress)
-    damage = damage_to_repair(RunFolder.read(config)) if repair else {}
+    damage: Damages = damage_to_repair(RunFolder.read(config)) if repair else {}
     with (
         open_together(config, versions(loaded), loaded.base_folder, damaged=damage) as run,
         _saying_what_is_kept(run, progress),
@@ -81,7 +81,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             progress.say(
                 f"{folder}: all stages are learned; what is missing of the untouched model is measured"
             )
-        elif done:
+        elif done and not damage:
             progress.say(f"{folder}: resuming after stage {done}")
         backbone = load_backbone(
             config.model,
@@ -100,14 +100,8 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             longest=plan.soft_tokens + plan.encoder.longest_text(plan.tasks),
         )
         paths = agreed(processes.gather(paths))
-        left = len(plan.tasks) - done
-        tasks = f"{left} {'more ' if done else ''}{'task' if left == 1 else 'tasks'}"
-        together = f" in {processes.size()} processes" if processes.size() > 1 else ""
         if not run.is_learned():
-            progress.say(
-                f"{config.name}: {config.method_label} learns {tasks} on {config.model}{together}, "
-                f"about {duration(plan.seconds(done))}"
-            )
+            progress.say(_announced(plan, run, damage))
         alone = launchers.lone_note(os.environ)
         for note in (*plan_notes(plan), *paths.notes, *([alone] if alone else [])):
             progress.say(f"- {note}")
@@ -115,6 +109,25 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             repairs = Repair(run, damage, plan.methods, progress) if repair else None
             learn_sequence(plan, backbone, run, progress, paths, repair=repairs)
         return processes.from_main(finish_run, run, progress)
+
+
+def _announced(plan: Plan, run: RunFolder, damage: Damages) -> str:
+    """What is about to be done, and about how long the training takes."""
+    config = plan.config
+    stages = range(1, len(plan.tasks) + 1)
+    new = [stage for stage in stages if stage not in damage and not run.is_committed(stage)]
+    work = [f"repairs {_counted(len(damage), 'stage')}"] if damage else []
+    if new:
+        more = "more " if len(new) < len(stages) else ""
+        work.append(f"learns {_counted(len(new), more + 'task')}")
+    trained = [*new, *(stage for stage, found in damage.items() if trains(found))]
+    time = f", about {duration(plan.seconds(trained))}" if trained else ""
+    together = f" in {processes.size()} processes" if processes.size() > 1 else ""
+    return f"{config.name}: {config.method_label} {' and '.join(work)} on {config.model}{together}{time}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def begin_with_stage_of(loaded: LoadedConfig, source: Path) -> bool:

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from nlora.models.lora_adapter import AdapterState, ModuleShape
     from nlora.models.trainable import Trainable
 
+_TAKEN = (
+    "disjoint would train rows that an earlier update has changed; each earlier task must be an adapter of its own "
+    "that disjoint learned with the same split"
+)
+
 
 class DisjointOptions(MethodOptions):
     """How the rows are split among the tasks."""
@@ -142,7 +147,10 @@ class Disjoint(Method[DisjointOptions]):
 
         for name, f in adapter.factors().items():
             others = torch.ones(f.B.shape[0], 1, dtype=torch.bool)  # (out, 1)
-            others[own_rows(name, f.B.shape[0], share, stage, self.options.seed)] = False
+            own = own_rows(name, f.B.shape[0], share, stage, self.options.seed)
+            if any(name in update and update[name].B[own].any() for update in earlier):
+                raise InputErrors([Problem.at(("method", "name"), _TAKEN)])
+            others[own] = False
             others = others.to(f.B.device)
             with torch.no_grad():
                 f.B.masked_fill_(others, 0)

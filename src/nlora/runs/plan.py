@@ -9,7 +9,7 @@ Nothing is trained and no weights are loaded: the model is built on the meta dev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -115,12 +115,13 @@ class Plan:
         """The most soft tokens that a text begins with; 0 for most methods."""
         return most_soft_tokens(self.config, self.methods)
 
-    def seconds(self, done: int = 0) -> float:
+    def seconds(self, stages: Iterable[int] | None = None) -> float:
         """A rough guess of how long the run takes on this machine with its number of processes.
 
-        done: how many of its first stages are done already.
+        stages: those that are to be learned, from 1; by default all.
         """
-        return sum(stage.seconds for stage in self.stages[done:]) / size()
+        chosen = range(1, len(self.stages) + 1) if stages is None else stages
+        return sum(self.stages[stage - 1].seconds for stage in chosen) / size()
 
 
 def make_plan(loaded: LoadedConfig) -> Plan:

@@ -46,7 +46,7 @@ def damage_to_repair(run: RunFolder) -> Damages:
     found = _find_damage(run)
     for stage in range(len(run.config.tasks), 1, -1):
         memory = run.stage_folder(stage - 1) / MEMORY_FILE
-        if _trains(found.get(stage, ())) and not _trains(found.get(stage - 1, ())) and _has_lost(memory):
+        if trains(found.get(stage, ())) and not trains(found.get(stage - 1, ())) and _has_lost(memory):
             why = f"was deleted when stage {stage} was committed, which needs it to be trained again"
             found[stage - 1] = [Damage(memory, "weights", why)]
     return found
@@ -113,7 +113,7 @@ class Repair:
             return
         before = run.weights_before(stage)
         follows = before is None or before == _after(folder)
-        needs_training = _trains(found) or not (follows or self._is_independent(stage))
+        needs_training = trains(found) or not (follows or self._is_independent(stage))
         what = found[0].what if found else "an earlier stage has other weights now"
         path = found[0].path if found else folder
         is_marked = trained(folder) is not None
@@ -166,7 +166,8 @@ class Repair:
         self._progress.say(f"stage {stage}: {path}: {what}")
 
 
-def _trains(found: Sequence[Damage]) -> bool:
+def trains(found: Sequence[Damage]) -> bool:
+    """Whether the repair of a stage's damage trains it again."""
     return any(damaged.part == "weights" for damaged in found)
 
 
