@@ -304,3 +304,5 @@ def test_wrong_questions_are_told_in_the_words_of_python(here: Path) -> None:
         nlora.open_run("runs/none")
     with pytest.raises(nlora.InputErrors, match="give two or more"):
         nlora.interference({"a": run.stages[0].folder / "adapter"})
+    with pytest.raises(nlora.InputErrors, match="is a run; give it alone"):
+        nlora.interference([run, run.stages[0].folder / "adapter"])

@@ -155,9 +155,47 @@ def test_a_model_learns_one_task_at_a_time(model: Any, tmp_path: Path) -> None:
     with pytest.raises(nlora.ModelError, match=r"learning another task already; call release\(\)"):
         nlora.next_task(task.model)
     task.release()
+    again = nlora.next_task(model)
     with pytest.raises(nlora.RunError, match="save the adapter before release"):
         task.save(tmp_path / "late")
     assert not (tmp_path / "late").exists()
+    for late in (task.penalty, task.backward):
+        with pytest.raises(nlora.RunError, match="add no penalty after release"):
+            late()
+    task.release()  # again, which leaves the other one alone
+    again.penalty()
+
+
+def test_an_update_does_not_count_twice(here: Path, model: Any, tmp_path: Path) -> None:
+    run = nlora.open_run("runs/support")
+    adapter = run.stages[0].folder / "adapter"
+    own, _ = run.model(stage=0)
+    for twice in ([run, "runs/support"], [run, adapter], [adapter, adapter], [adapter, here / adapter]):
+        with pytest.raises(nlora.InputErrors, match=r"^after: \S+ is given twice"):
+            nlora.next_task(own, after=twice)
+    with nlora.next_task(own, after=[adapter, run.stages[1].folder / "adapter"]):
+        pass
+    merged, _ = run.model(stage=1)
+    for after in (run, adapter):
+        with pytest.raises(nlora.InputErrors, match=r"^after: \S+: Run.model\(\) has merged .*stage=0"):
+            nlora.next_task(merged, after=after)
+    with nlora.next_task(merged, after=run.stages[1].folder / "adapter"):
+        pass
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_another_default_dtype_of_torch_is_refused(dtype: torch.dtype, here: Path, model: Any) -> None:
+    """The same seed would draw another adapter, and the analysis failed after all training."""
+    config = nlora.load_config("support.yaml", {"output_dir": "runs/other"})
+    torch.set_default_dtype(dtype)
+    try:
+        for call in (lambda: nlora.next_task(model), lambda: nlora.run(config)):
+            with pytest.raises(nlora.NloraError, match=f"default dtype is {dtype}.*set_default_dtype"):
+                call()
+        assert nlora.interference("runs/support")["pairs"]  # needs none of it
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert not Path("runs/other").exists()
 
 
 @pytest.mark.parametrize("method", ["pertask", "osf"])

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+import nlora
 from helpers import learn, write_config
 from nlora.config.load import load_config
 from nlora.errors import InputErrors, ModelError
@@ -242,6 +244,29 @@ def test_scoring_does_not_change_what_training_computes(wide_llama: Path, quanti
     packing_is_exact(model)  # a trial on a few tokens, which must not fail
     for name, gradient in gradients(model).items():
         assert torch.equal(gradient, before[name]), name
+
+
+@with_bitsandbytes
+def test_a_quantized_model_of_ones_own_trains_after_it_has_answered(wide_llama: Path) -> None:
+    def loaded() -> Any:
+        format_ = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(wide_llama, quantization_config=format_).eval()
+
+    def answered(model: Any) -> Any:
+        with torch.no_grad():
+            model(input_ids=torch.tensor([[5, 6, 7]]))
+        return model
+
+    with nlora.next_task(loaded(), method="inclora", lora={"r": 2, "targets": ["q_proj"]}) as task:
+        loss(answered(task.model)).backward()
+        assert all(f.B.grad is not None and f.B.grad.any() for f in task._adapter.factors().values())
+    model = answered(loaded())
+    layer = model.model.layers[0].self_attn.q_proj
+    layer.weight.quant_state.packing_format_for_cpu = True  # as where the CPU has AVX512-BF16
+    with pytest.raises(
+        ModelError, match=r"bitsandbytes has repacked model\.layers\.0\.\S+ .*load the model again"
+    ):
+        nlora.next_task(model)
 
 
 @with_bitsandbytes

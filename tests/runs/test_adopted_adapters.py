@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import nlora
 from helpers import ANIMALS, COLORS, learn, write_config, write_task
 from nlora.api.learn import learn as learn_run
 from nlora.config.load import load_config
@@ -23,6 +24,7 @@ from nlora.methods.registry import method_names
 from nlora.models.lora_factors import load_factors
 from nlora.runs.events import Progress
 from nlora.runs.plan import make_plan
+from tiny import logits
 
 Made = Callable[[str], Path]
 REFUSED = {
@@ -280,6 +282,38 @@ def test_adapters_that_do_not_fit_are_one_line(tmp_path: Path, tiny_model: Made)
             learn(config, f"after=[{tmp_path / name}]")
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_is_taken_in_once(tmp_path: Path, tiny_model: Made) -> None:
+    model = tiny_model("llama")
+    adapter = foreign_adapter(tmp_path / "old", model)
+    (tmp_path / "link").symlink_to(adapter)
+    config = config_of(tmp_path, model, [write_task(tmp_path, "animals", ANIMALS)])
+    with pytest.raises(InputErrors, match=r"after\.1: \S*link is given twice; its update would count twice$"):
+        learn(config, f"after=[{adapter}, {tmp_path / 'link'}]")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_of_an_embedding_is_told_apart_from_a_copy_of_it(tmp_path: Path, tiny_model: Made) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]))
+    for copy in (True, False):
+        adapted.save_pretrained(tmp_path / "old", save_embedding_layers=copy)
+        with pytest.raises(AdapterError, match="adapts an embedding; only LoRA on linear layers can be read"):
+            load_factors(tmp_path / "old")
+
+
+def test_magmax_after_an_adapter_of_other_layers_is_exported_with_them(
+    tmp_path: Path, tiny_model: Made
+) -> None:
+    model = tiny_model("llama")
+    adapter = foreign_adapter(tmp_path / "old", model, target_modules=["v_proj", "k_proj"])
+    config = config_of(tmp_path, model, [write_task(tmp_path, "animals", ANIMALS)], method="magmax")
+    learn(config, f"after=[{adapter}]")
+    run = nlora.open_run(tmp_path / "run")
+    run.export(tmp_path / "out", "adapter")
+    exported = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), tmp_path / "out")
+    torch.testing.assert_close(logits(exported), logits(run.model()[0]), atol=1e-5, rtol=0)
 
 
 def test_an_adapter_of_what_is_no_linear_layer_is_one_line(tmp_path: Path, tiny_model: Made) -> None:

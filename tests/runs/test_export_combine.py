@@ -76,6 +76,17 @@ def test_a_module_that_a_task_lacks_counts_as_unchanged(how: str) -> None:
     assert not torch.equal(dense_update(combined["v"]), dense_update(alone["v"]))
 
 
+def test_slerp_takes_the_tasks_in_order_also_where_one_lacks_the_module() -> None:
+    one, other = state(1), state(3)
+    combined = CombinedUpdate([one, state(2, ("q",)), other], "slerp")
+    nothing = torch.zeros(8, 10)
+    torch.testing.assert_close(
+        dense_update(combined["v"]), slerp([one["v"].update(), nothing, other["v"].update()])
+    )
+    last = slerp([one["v"].update(), other["v"].update(), nothing])
+    assert not torch.allclose(dense_update(combined["v"]), last)
+
+
 @pytest.mark.parametrize("how", PRUNING_MERGES)
 def test_pruning_merges_are_the_same_whenever_they_are_read(how: str) -> None:
     states = [state(1), state(2)]

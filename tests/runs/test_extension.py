@@ -17,6 +17,8 @@ from nlora.config.load import load_config
 from nlora.errors import InputErrors, NloraError, RunError
 from nlora.methods.registry import method_names
 from nlora.runs.events import Event, Progress
+from nlora.runs.export.export import export
+from nlora.runs.export.options import ExportOptions
 from nlora.runs.summary import read_summary
 from released_data import write_benchmark
 
@@ -99,6 +101,8 @@ def test_mtl_trains_all_tasks_anew(tmp_path: Path, tiny_model: Made) -> None:
     assert one.R[-1] == other.R[-1]
     place = "run/outputs/3-plants/adapter/adapter_model.safetensors"
     assert (tmp_path / "grown" / place).read_bytes() == (tmp_path / "whole" / place).read_bytes()
+    found = export(tmp_path / "grown/run", tmp_path / "out", ExportOptions("adapters"))
+    assert (found.adapters, found.active) == (["plants"], [0])
 
 
 def test_mtl_is_repaired_without_losing_what_it_trained_before(tmp_path: Path, tiny_model: Made) -> None:

@@ -64,7 +64,9 @@ def test_a_run_that_slurm_ends_goes_back_to_the_queue_and_resumes(tmp_path: Path
     os.kill(parent_of(run), signal.SIGUSR2)
     assert next(events) == Found(endless, "unfinished", HERE)
     seconds = time.monotonic() - asked  # killed after 90
-    said = endless.log.read_text() + "".join(log.read_text() for log in (tmp_path / "slurm").glob("*_log.err"))
+    said = endless.log.read_text() + "".join(
+        log.read_text() for log in (tmp_path / "slurm").glob("*_log.err")
+    )
     assert "\nstopped" in said, f"it should have said so; it went back after {seconds:.0f} s"
     until(lambda: is_running(endless))
     events.close()

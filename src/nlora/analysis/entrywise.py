@@ -91,7 +91,7 @@ class _Walk:
         words: Words = self._scratch.array(
             "words", (2, self._count, sum(words_for(buffer.entries) for buffer in buffers)), np.uint64
         )
-        gram = torch.zeros(self._count, self._count + 1)
+        gram = torch.zeros(self._count, self._count + 1, dtype=torch.float32)
         end = 0
         for (a, b), buffer in zip(tiles, buffers, strict=True):
             torch.bmm(b, a, out=buffer.tile)

@@ -36,7 +36,7 @@ Earlier = Run | str | os.PathLike[str] | AdapterState
 class EarlierTask:
     """What was learned at an earlier task, or at several, if a run made one update of them.
 
-    name: for messages. folder: of the adapter; None for factors in memory. tasks: how many.
+    name: for messages. folder: of the adapter, resolved; None for factors in memory. tasks: how many.
     """
 
     name: str
@@ -55,7 +55,8 @@ class EarlierTask:
 def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> list[EarlierTask]:
     """Everything that was learned before, in order; a run counts with each of its stages.
 
-    Raises AdapterError, with the name of the source, if one cannot be read or does not fit the backbone.
+    Raises AdapterError, with the name of the source, if one cannot be read or does not fit the backbone; InputErrors if
+    one is given twice.
     """
     single = isinstance(after, Run | str | os.PathLike | Mapping)
     sources: list[Any] = [after] if single else list(after) if isinstance(after, Iterable) else [after]
@@ -72,9 +73,11 @@ def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> li
             tasks += _of_run(name)
         else:
             folder = locate_adapter(name)
-            tasks.append(EarlierTask(name, load_adapter(folder, name), folder))
-    for task in tasks:
+            tasks.append(EarlierTask(name, load_adapter(folder, name), folder.resolve()))
+    for number, task in enumerate(tasks):
         _check(task.name, task.update, backbone)
+        if task.folder is not None and task.folder in [other.folder for other in tasks[:number]]:
+            raise InputErrors([Problem("after", f"{task.name} is given twice; its update would count twice")])
     return tasks
 
 
@@ -137,8 +140,8 @@ def _of_run(folder: str) -> list[EarlierTask]:
             f"{folder}: {method.name} has a model for each task; name the adapters that should stay active"
         )
     *earlier, last = StageUpdates(stage).active_for(stage.stage - 1)
-    found = [EarlierTask(folder, update.state, update.folder) for update in earlier]
-    return [*found, EarlierTask(folder, last.state, last.folder, stage.stage - len(earlier))]
+    found = [EarlierTask(folder, update.state, update.folder.resolve()) for update in earlier]
+    return [*found, EarlierTask(folder, last.state, last.folder.resolve(), stage.stage - len(earlier))]
 
 
 def _check(source: str, state: AdapterState, backbone: nn.Module) -> None:

@@ -149,7 +149,7 @@ def interference(
         return compare_adapters(named, threshold).to_json()
     if isinstance(adapters, Run | str | os.PathLike):
         return analyze_run(_path(adapters), threshold).to_json()
-    return compare_adapters([os.fspath(adapter) for adapter in adapters], threshold).to_json()
+    return compare_adapters([str(_text(adapter)) for adapter in adapters], threshold).to_json()
 
 
 def _path(run: Run | Folder) -> Path:
@@ -157,4 +157,6 @@ def _path(run: Run | Folder) -> Path:
 
 
 def _text(adapter: Any) -> Any:
+    if isinstance(adapter, Run):
+        return str(adapter.folder)
     return os.fspath(adapter) if isinstance(adapter, os.PathLike) else adapter

@@ -26,11 +26,14 @@ from nlora.config.schema import Config, LoraOptions
 from nlora.errors import AdapterError, InputErrors, ModelError, Problem, RunError
 from nlora.methods.base import Memory, Method, MethodOptions
 from nlora.methods.registry import build, builtin_names, find
+from nlora.models.default_dtype import require_float32
 from nlora.models.inspection import is_encoder_decoder
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.lora_factors import with_all_modules
+from nlora.models.quantization import keep_trainable
 from nlora.models.target_modules import ModuleShape
 from nlora.runs.atomic import disk_errors
+from nlora.runs.checkpoint import merged_adapters
 from nlora.runs.layout import MEMORY_FILE
 from nlora.runs.stage_training import stage_seed
 from nlora.runs.update_history import UpdateHistory
@@ -68,6 +71,7 @@ class NextTask:
         self._given, self._adapter, self._history, self._method = given, adapter, history, method
         self._memory: Memory = {}  # of the earlier tasks
         self._base: nn.Module = self.model.get_base_model()
+        self._is_released = False
         _IN_USE.add(self._base)
 
     def _begin(self, earlier: Sequence[EarlierTask]) -> None:
@@ -94,6 +98,10 @@ class NextTask:
                 "with task.save(folder, examples=...)"
             ) from error
 
+    def _refuse_released(self, what: str) -> None:
+        if self._is_released:
+            raise RunError(f"{what}, which removes it")
+
     @property
     def _keeps_memory(self) -> bool:
         return type(self._method).end_task is not Method.end_task
@@ -101,8 +109,9 @@ class NextTask:
     def penalty(self) -> Tensor:
         """The method's penalty, weight included: a scalar to add to the loss once per optimizer step.
 
-        Zero if the method has none. The gradient goes to the adapter's factors only.
+        Zero if the method has none. The gradient goes to the adapter's factors only. Raises RunError after `release`.
         """
+        self._refuse_released("add no penalty after release")
         penalty = self._method.penalty(self._adapter)
         return torch.zeros((), device=next(self.model.parameters()).device) if penalty is None else penalty
 
@@ -112,8 +121,9 @@ class NextTask:
         The same as adding `penalty` to the loss, but independent of how the loss is scaled or accumulated. A loop with
         a GradScaler has to add `penalty` to its loss instead.
 
-        Raises ModelError if `accelerate launch` has the gradients scaled or split.
+        Raises ModelError if `accelerate launch` has the gradients scaled or split, RunError after `release`.
         """
+        self._refuse_released("add no penalty after release")
         refuse_scaled_gradients()
         penalty = self._method.penalty(self._adapter)
         if penalty is not None:
@@ -130,8 +140,7 @@ class NextTask:
         Raises AdapterError if a factor is not finite, InputErrors for a lack of examples, RunError after `release` and
         for a folder that cannot be written.
         """
-        if self._base not in _IN_USE:
-            raise RunError("save the adapter before release, which removes it")
+        self._refuse_released("save the adapter before release")
         memory: Memory = {}
         if self._keeps_memory:
             if examples is None:
@@ -150,7 +159,8 @@ class NextTask:
 
     def release(self) -> Any:
         """Return the given model without the earlier updates: a plain model as it was, a PeftModel with its adapter."""
-        if self._base in _IN_USE:
+        if not self._is_released:
+            self._is_released = True
             _IN_USE.discard(self._base)
             self._method.release()
             if self._given is not self.model:
@@ -182,8 +192,9 @@ def next_task(
     method, lora: as in a configuration: a name, or a mapping with the method's options; the keys of `lora`.
     seed: determines the fresh adapter, as in a run.
 
-    Raises InputErrors for options that do not exist or a method that needs more than this, AdapterError for an adapter
-    that does not fit the model, ModelError for a model that cannot be adapted or is learning another task.
+    Raises InputErrors for options that do not exist, a method that needs more than this, or an update that would count
+    twice, AdapterError for an adapter that does not fit the model, ModelError for a model that cannot be adapted or is
+    learning another task.
 
     >>> model, tokenizer = nlora.open_run("runs/support").model(stage=0)  # or any model of transformers
     >>> task = nlora.next_task(model, after=["runs/support"], method={"name": "nlora", "weight": 1e-3})
@@ -200,6 +211,7 @@ def next_task(
         raise ModelError(
             f"next_task needs a loaded transformers model or a PeftModel, not a {type(model).__name__}"
         )
+    require_float32()
     if problems := problems_in({"seed": seed}, Config, SourceMap(""), counts=lambda path: path == ("seed",)):
         raise InputErrors(problems)
     made = _method(method)
@@ -212,7 +224,11 @@ def next_task(
         raise ModelError("the model is learning another task already; call release() of that NextTask first")
     if offloaded := next((name for name, p in base.named_parameters() if p.is_meta), None):
         raise ModelError(f"{offloaded} is offloaded (device_map); load the model where it is trained")
+    keep_trainable(base)
     earlier = earlier_tasks(after, base)
+    if twice := next((task.name for task in earlier if task.folder in merged_adapters(base)), None):
+        what = f"{twice}: Run.model() has merged its update already; take run.model(stage=0), which has none"
+        raise InputErrors([Problem("after", what)])
     own_seed = stage_seed(seed, sum(task.tasks for task in earlier) + 1)
     adapter = LoraAdapter.attach(model, options, seed=own_seed) if own is None else LoraAdapter.of(own)
     modules = dict.fromkeys([*adapter.factors(), *(name for task in earlier for name in task.update)])

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from nlora.data.permissions import open_to_others
 from nlora.errors import FetchError, ModelError
 from nlora.models import processes
+from nlora.models.default_dtype import require_float32
 from nlora.models.hub import offline_without_hub
 from nlora.models.quantization import Quantize, keep_trainable, loading_arguments
 from nlora.models.quiet_bars import quiet_bars
@@ -72,14 +73,15 @@ def load_backbone(
     name: hub id, folder, GGUF file, or "smollm2". dtype: "float32" or "bfloat16"; the latter changes how this process
     multiplies on some CPUs, see `nlora.kernels.bfloat16_products`. quantize: see `nlora.models.quantization`. fsdp:
     each process loads its part of the weights only; all have to call it.
-    Raises ModelError if it cannot be found, is not a language model, cannot be quantized, or its tokenizer has no
-    end-of-text token.
+    Raises ModelError if it cannot be found, is not a language model, cannot be quantized, its tokenizer has no
+    end-of-text token, or torch's default dtype is not float32.
     """
     import torch
     from accelerate import PartialState
 
     from nlora.kernels.bfloat16_products import widen_products
 
+    require_float32()
     source = _locate(name)
     config = load_config(name, trust_remote_code=trust_remote_code)
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
@@ -132,6 +134,7 @@ def load_skeleton(name: str, *, trust_remote_code: bool = False) -> nn.Module:
     """The model without its weights (on the meta device), to check a run within a second."""
     import torch
 
+    require_float32()
     config = load_config(name, trust_remote_code=trust_remote_code)
     kind: Any = auto_class(config, name)
     with _one_clear_line(name), torch.device("meta"):

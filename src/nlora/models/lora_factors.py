@@ -106,6 +106,11 @@ def load_factors(folder: str | Path) -> AdapterState:
     config = _read_config(folder)
     tensors = _read_tensors(folder)
     halves: dict[str, dict[str, Tensor]] = {}
+    if key := next((key for key in tensors if ".lora_embedding_" in key), None):
+        raise AdapterError(
+            f"{folder / WEIGHTS_FILE}: tensor '{key}' adapts an embedding; only LoRA on linear layers can be read, so "
+            "train an adapter whose target_modules do not name it"
+        )
     for key, tensor in tensors.items():
         if key.endswith(".base_layer.weight"):
             raise AdapterError(

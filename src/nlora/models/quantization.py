@@ -11,7 +11,7 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from nlora.errors import MissingExtraError, missing
+from nlora.errors import MissingExtraError, ModelError, missing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +58,15 @@ def keep_trainable(model: nn.Module) -> None:
 
     For speed, it does so at a layer's first pass in evaluation mode, and never undoes it. From then on the layer's
     output has no gradient, so adapters below it would silently not train (bitsandbytes 0.50.2).
+
+    Raises ModelError if it has done so already.
     """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            cast(Any, module).support_avx512bf16_for_cpu = False
+    for name, module in model.named_modules():
+        if not hasattr(module, "support_avx512bf16_for_cpu"):
+            continue
+        cast(Any, module).support_avx512bf16_for_cpu = False
+        if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
+            raise ModelError(
+                f"bitsandbytes has repacked {name} for a CPU that only answers, so nothing could be trained below it; "
+                "load the model again, and call nlora.next_task before it answers"
+            )

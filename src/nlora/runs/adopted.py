@@ -39,6 +39,7 @@ def adopted_adapters(
     problems: list[Problem] = []
     adopted = {}
     layers = dict(skeleton.named_modules())
+    taken: set[Path] = set()
     for stage, (source, method) in enumerate(zip(config.tasks, methods, strict=True), start=1):
         if source.adapter is None:
             continue
@@ -47,11 +48,14 @@ def adopted_adapters(
             here = expanded(source.adapter)
             is_there = exists(there := base_folder / here) and not exists(here)
             own = _own_copy(Path(config.output_dir, OUTPUTS, stage_name(stage, source.name)))
-            folder = own or locate_adapter(str(there) if is_there else source.adapter)
+            folder = own or locate_adapter(str(there) if is_there else source.adapter).resolve()
             update = load_adapter(folder, source.adapter)
         except AdapterError as error:
             problems.append(Problem.at(key, str(error)))
             continue
+        if folder in taken:
+            problems.append(Problem.at(key, f"{source.adapter} is given twice; its update would count twice"))
+        taken.add(folder)
         try:
             check_fits(update, {name: layers[name] for name in update if name in layers})
         except AdapterError as error:

@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from nlora.config.base_folder import located
 from nlora.config.load import LoadedConfig, load_config
@@ -122,6 +123,14 @@ def _checked(run: RunFolder, stage: int | None, option: str) -> int:
     raise InputErrors([Problem(option, problem)])
 
 
+_MERGED: WeakKeyDictionary[Any, frozenset[Path]] = WeakKeyDictionary()
+
+
+def merged_adapters(model: Any) -> frozenset[Path]:
+    """The folders of the adapters that `merged` has merged into a model that it returned."""
+    return _MERGED.get(model, frozenset())
+
+
 def merged(stage: Checkpoint, index: int) -> Backbone:
     """The stage's model as a plain transformers model, with the updates that answer a task merged into its weights.
 
@@ -144,6 +153,10 @@ def merged(stage: Checkpoint, index: int) -> Backbone:
             f"model {stage.config.model}: its weights are quantized or shared by several layers, so updates cannot be "
             "merged into them; load the adapters of the stages with PEFT, or use the run itself"
         )
+    stages = range(1, stage.stage + 1)
+    if stage.method.updates == "per_task":
+        stages = stages[index : index + 1]
+    _MERGED[backbone.model] = frozenset(stage.run.adapter_folder(k).resolve() for k in stages)
     return backbone
 
 

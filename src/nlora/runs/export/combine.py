@@ -49,12 +49,11 @@ class CombinedUpdate(Mapping[str, Update]):
         return len(self._names)
 
     def __getitem__(self, name: str) -> Update:
-        factors = [state[name] for state in self._states if name in state]
         if self._how == SUM:
-            return stack(factors)
-        dense = [f.update().float() for f in factors]
+            return stack([state[name] for state in self._states if name in state])
         # A task whose adapter does not have this module leaves it unchanged.
-        dense += [torch.zeros_like(dense[0])] * (len(self._states) - len(dense))
+        unchanged = torch.zeros(self._shape(name))
+        dense = [state[name].update().float() if name in state else unchanged for state in self._states]
         if self._how == "magmax":
             return magmax(dense)
         return slerp(dense) if self._how == "slerp" else self._by_peft(name, dense)

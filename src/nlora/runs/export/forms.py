@@ -162,14 +162,20 @@ def write_adapter(
 def _targets(
     configs: Sequence[Mapping[str, Any]], sources: Sequence[StageUpdate], names: list[str]
 ) -> list[str]:
-    """The sources' own short names, if all of them adapt the same modules under the same names; else whole names."""
+    """The sources' own short names, if all of them adapt the same modules under the same names; else whole names.
+
+    A merge may have modules that its source's own adapter lacks, and so do the names there.
+    """
     targets = configs[0].get("target_modules")
     limited = any(c.get(key) not in (None, []) for c in configs for key in _LIMITS)
     same = not limited and all(
         c.get("target_modules") == targets and u.state.keys() == set(names)
         for c, u in zip(configs, sources, strict=True)
     )
-    return sorted(targets) if same and isinstance(targets, list) else sorted(names)
+    if not same or not isinstance(targets, list):
+        return sorted(names)
+    named = tuple(f".{target}" for target in targets)
+    return sorted(targets) if all(f".{name}".endswith(named) for name in names) else sorted(names)
 
 
 def write_adapters(updates: list[StageUpdate], folder: Path) -> list[str]:

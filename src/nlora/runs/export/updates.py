@@ -27,7 +27,8 @@ class StageUpdate:
 class StageUpdates:
     """The updates of a run's stages up to one of them.
 
-    trained: of the stages that trained something, in order. Raises AdapterError if an adapter is missing or damaged.
+    trained: of the stages that trained something, in order; if the last one trained all tasks anew, of that one only.
+    Raises AdapterError if an adapter is missing or damaged.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -43,6 +44,8 @@ class StageUpdates:
             state = load_factors(folder)
             self._states.append(state)
             self.trained.append(StageUpdate(k, checkpoint.config.tasks[k - 1].name, folder, state))
+        if self._method.at_once:
+            self.trained = self.trained[-1:]
 
     def active_for(self, index: int) -> list[StageUpdate]:
         """Those that answer task `index` (from 0)."""
