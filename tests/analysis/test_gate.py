@@ -112,6 +112,13 @@ def test_two_runs_are_compared_on_the_tasks_that_both_scored(run: Path, tmp_path
     assert verdict.tasks[0].since.endswith(", stage 2")
 
 
+def test_the_untrained_model_has_no_answers_to_compare_with(run: Path) -> None:
+    with pytest.raises(
+        InputErrors, match=r"^--against-stage: 0 is the untrained model, whose answers are not"
+    ):
+        gate(run, against_stage=0)
+
+
 def test_a_model_is_not_compared_with_itself(run: Path, tmp_path: Path) -> None:
     """It would always pass. A copy is another run, whose answers may be the same."""
     both: dict[str, Any] = {"against": run, "stage": 1, "against_stage": 1}

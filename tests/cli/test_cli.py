@@ -123,6 +123,12 @@ def test_cp_copies_a_recipe_once(tmp_path: Path, nlora: Nlora) -> None:
     assert "exists already" in again.err
     assert target.read_text() == text
     assert "did you mean 'demo'" in nlora("cp", "dmeo", tmp_path / "b.yaml").err
+    nowhere = nlora("cp", "demo", f"{tmp_path / 'new'}/")
+    assert (nowhere.status, nowhere.err.endswith("new/: there is no such folder; make it first\n")) == (
+        2,
+        True,
+    )
+    assert not (tmp_path / "new").exists()
 
 
 def test_all_mistakes_of_the_configuration_come_first(

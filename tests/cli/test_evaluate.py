@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from evaluated_runs import Runs, ask, stage_folder
 from rich.console import Console
 
 from helpers import ANIMALS, learn, write_config, write_task
+from nlora import open_run
 from nlora.cli.evaluate import score_table
 from nlora.data import downloads
 from nlora.errors import FetchError, InputErrors
@@ -200,6 +202,38 @@ def test_other_examples_than_the_runs_are_said(
     values = json.loads(out[out.index("{") :])
     assert values["tasks"][0]["differs_from_run"] == ["3 other test examples (the run had 9)"]
     assert values["tasks"][1]["differs_from_run"] == []
+
+
+def test_validation_examples_that_were_trained_on_are_counted(
+    tmp_path: Path, tiny_model: TinyModel, nlora: Callable[..., Any]
+) -> None:
+    values = {"train": {"epochs": 1, "batch_size": 8}, "output_dir": str(tmp_path / "test")}
+    learn(write_config(tmp_path, tiny_model("llama"), **values))
+    values |= {"evaluate": {"split": "validation"}, "output_dir": str(tmp_path / "held")}
+    learn(write_config(tmp_path, tiny_model("llama"), **values))
+
+    def scored(run: str, share: float) -> tuple[list[set[str]], list[int]]:
+        """The texts of each task, and how many of them are counted as trained on."""
+        found = open_run(tmp_path / run).evaluate(split="validation", validation_share=share)
+        texts: list[set[str]] = [set(), set()]
+        for prediction in found.predictions:
+            line = prediction.line()
+            texts[line["Dataset"] == "animals"].add(line["Instance"]["sentence"])
+        return texts, [s.training_examples for s in found.scores]
+
+    texts, trained = scored("test", 0.2)
+    assert trained == [len(some) for some in texts], "the run trained on all of them"
+    held, trained = scored("held", 0.2)
+    assert trained == [0, 0]
+    texts, trained = scored("held", 0.6)
+    assert trained == [len(some - others) for some, others in zip(texts, held, strict=True)]
+    assert min(trained) > 0
+    earlier = open_run(tmp_path / "test").evaluate(split="validation", stage=1)
+    later = open_run(tmp_path / "test").evaluate(["animals"], split="validation", stage=1)
+    assert [s.training_examples > 0 for s in (*earlier.scores, *later.scores)] == [True, False]
+    told = nlora("eval", tmp_path / "test", "--split", "validation")
+    many = len(held[0])
+    assert f"! colors: {many} of the {many} examples are training examples of the run" in told.out
 
 
 def test_free_text_has_its_own_metric(tmp_path: Path, tiny_model: TinyModel) -> None:

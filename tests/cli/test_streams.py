@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from nlora.runs.summary import read_summary
 
@@ -131,3 +133,26 @@ def test_a_path_that_the_system_does_not_take_is_one_line(nlora: Nlora, command:
     assert (told.status, told.out) == (2, "")
     assert told.err.startswith("error: ")
     assert told.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_an_output_that_cannot_show_every_character(encoding: str, tmp_path: Path) -> None:
+    """As a file on Windows: JSON stays JSON, and other lines show the character's number."""
+    texts = ["h\xe9 \U0001f44d \u2713", "the fox"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+
+    def told(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "nlora", *arguments], env=environment, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode(encoding)
+
+    lines = told(*PREDICT[:4], "--file", str(tmp_path / "texts.jsonl")).splitlines()
+    assert [json.loads(line)["text"] for line in lines] == texts
+    config = yaml.safe_load(Path("support.yaml").read_text())
+    config["tasks"][0] |= {"name": "\u05e9\u05dc"}
+    Path("named.yaml").write_text(yaml.safe_dump(config))
+    assert "\\u05e9\\u05dc" in told("check", "named.yaml")

@@ -4,11 +4,14 @@ import enum
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from nlora.config.load import load_config
-from nlora.config.overrides import as_overrides, lost
+from nlora.config.overrides import Override, as_overrides, lost, parse
+from nlora.config.places import Place
 from nlora.errors import InputErrors
 
 GOOD = """\
@@ -184,3 +187,17 @@ def test_the_folder_follows_a_new_name_of_a_config() -> None:
 def test_the_order_of_a_mapping_does_not_matter() -> None:
     loaded = load_config({"tasks": ["agnews"]}, {"method.weight": 0.5, "method": "nlora"})
     assert loaded.config.method.options == {"weight": 0.5}
+
+
+@hypothesis.given(st.text(st.characters(exclude_categories=("Cs",))))
+def test_a_text_is_read_back_as_it_was(text: str) -> None:
+    """Also U+0085 and U+2028, as editors leave them, which YAML folds."""
+    assert parse(Override(("a", "b"), [text], Place("")).text).value == [text]
+    assert parse(Override(("a",), text, Place("")).text).value == text
+
+
+@pytest.mark.parametrize(
+    "character", ["\x7f", "\x80", "\x85", "\u2028", "\u2029", "\ufeff", "\ufffe", "\uffff"]
+)
+def test_characters_that_yaml_treats_in_its_own_way(character: str) -> None:
+    test_a_text_is_read_back_as_it_was.hypothesis.inner_test(f"a{character}b")  # type: ignore[attr-defined]

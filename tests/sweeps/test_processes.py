@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,26 @@ def test_a_run_is_the_same_whether_it_is_forked_or_not(tmp_path: Path, tiny_mode
         file = "adapter/adapter_model.safetensors"
         mine, theirs = load_file(one.folder / file), load_file(other.folder / file)
         assert all(mine[key].equal(theirs[key]) for key in theirs)
+
+
+@LINUX
+def test_a_run_that_nobody_waits_for_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the server still imports: it forks for whoever had asked."""
+    forked: list[ForkServerProcess] = []
+    start = ForkServerProcess.start
+
+    def interrupted(process: ForkServerProcess) -> None:
+        start(process)
+        forked.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ForkServerProcess, "start", interrupted)
+    asked = job("a", tmp_path, "ls", "recipes")
+    with pytest.raises(KeyboardInterrupt):
+        launch_forked(asked, {})
+    forked[0].join(60)
+    assert forked[0].exitcode == 0
+    assert asked.log.read_text() == f"$ {sys.executable} -m nlora ls recipes\n"
 
 
 @pytest.mark.parametrize("launch", [*WAYS, launch_tethered])

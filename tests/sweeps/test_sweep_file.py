@@ -353,6 +353,24 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, changes: dict[str, Any],
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("given", ["lora.r=16", "lora={r: 16, alpha: 8}", "lora={r: 4}"])
+def test_the_command_line_makes_no_run_another_than_its_name_says(tmp_path: Path, given: str) -> None:
+    file = write_sweep(tmp_path, grid={"lora.r": [4, 8]})
+    with pytest.raises(InputErrors, match=r"grid\.lora\.r: the command line sets lora\.r too; remove it"):
+        read_sweep(file, [given])
+    read_sweep(file, ["lora.alpha=16", "grid.lora.r=[16]"])
+
+
+def test_the_method_of_the_command_line_is_not_that_of_a_grid(tmp_path: Path) -> None:
+    file = write_sweep(tmp_path, variants=None, grid={"method": ["nlora", "olora"]})
+    with pytest.raises(InputErrors, match=r"grid\.method: the command line sets method too"):
+        read_sweep(file, ["method=ewc"])
+    read_sweep(file, ["method.weight=0.5"])  # an option of both
+    file = write_sweep(tmp_path, variants=None, grid={"method.weight": [1, 2]})
+    with pytest.raises(InputErrors, match=r"grid\.method\.weight: the command line sets method\.weight too"):
+        read_sweep(file, ["method={name: nlora, weight: 3}"])
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     for content, said in (
         (None, "no such file"),

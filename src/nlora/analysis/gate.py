@@ -128,6 +128,9 @@ def gate(
         if not after.is_export and _is_same(before, after.point):
             what = f"{after.name} would be compared with itself; name another run or stage, or leave it out"
             raise InputErrors([Problem("--against" if against is not None else "--against-stage", what)])
+        if not before.stage:
+            what = "0 is the untrained model, whose answers are not kept; give a stage from 1"
+            raise InputErrors([Problem("--against-stage", what)])
         pairs = {task: before for task in _scored(before) if task in after.tasks}
     else:
         pairs = _just_learned(after)

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlora.data.load import load_tasks
 from nlora.data.select import SelectedTask, select_tasks
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, NloraError, Problem
 from nlora.evaluation.choices import Metric
-from nlora.runs.checkpoint import Checkpoint, StageModel
+from nlora.runs.checkpoint import Checkpoint, StageModel, read_stage
 from nlora.runs.events import Progress
 from nlora.runs.routing import Routing
 from nlora.runs.task_records import differences
@@ -34,6 +35,7 @@ class TaskScore:
     score: in percent, by the task's own metric, as in the accuracy matrix.
     is_of_run: whether the run learns the task. is_bare: whether the untrained backbone answers it.
     differs_from_run: how the task differs from the one that the run scored; None if the run never scored it.
+    training_examples: how many of the examples the stage had to train on; counted where split is validation.
     """
 
     task: str
@@ -47,6 +49,7 @@ class TaskScore:
     is_of_run: bool
     is_bare: bool
     differs_from_run: tuple[str, ...] | None
+    training_examples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ def evaluate(
     from nlora.runs.stage_results import predictions_of, task_records_then_and_now, with_prompts
 
     served = model.serve(stage, [selected.task for selected in tasks])
+    learned_from = _learned_from(stage)
     scores: list[TaskScore] = []
     predictions: list[Prediction] = []
     guesses: dict[str, tuple[str, ...]] = {}
@@ -138,8 +142,26 @@ def evaluate(
                 is_of_run=is_of_run,
                 is_bare=served.is_bare(index),
                 differs_from_run=tuple(differences(then, now)) if is_of_run and then is not None else None,
+                training_examples=sum(
+                    (e.sentence, e.label) in learned_from.get(task.name, ()) for e in task.test
+                ),
             )
         )
         predictions += with_prompts(task, predicted)
     learned = [source.name for source in stage.config.tasks[: stage.stage]]
     return Evaluation(stage, tuple(scores), tuple(predictions), Routing.of(learned, guesses))
+
+
+def _learned_from(stage: Checkpoint) -> dict[str, set[tuple[str, str]]]:
+    """The training examples of the tasks that the stage has learned, if validation examples are to be scored.
+
+    Those come from the same files, and another split than the run's holds out other ones. Empty if the files are gone.
+    """
+    if stage.config.evaluate.split != "validation":
+        return {}
+    own = read_stage(stage.run.folder, stage.stage)
+    try:
+        tasks = load_tasks(own.config, base_folder=own.loaded.base_folder)
+    except NloraError:
+        return {}
+    return {task.name: {(e.sentence, e.label) for e in task.train} for task in tasks[: stage.stage]}

@@ -64,7 +64,10 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
             "runs of their own one by one (under Slurm with srun --ntasks=1)"
         )
     if repair and processes.size() > 1:
-        raise RunError("a repair takes one process; leave --processes or the launcher out until it is done")
+        whole = " and set fsdp=false" if config.fsdp else ""
+        raise RunError(
+            f"a repair takes one process; leave --processes or the launcher out{whole} until it is done"
+        )
     plan = unfinished_plan(loaded, progress, repair=repair)
     if plan is None:
         return processes.from_main(_complete, loaded, progress)
@@ -156,9 +159,8 @@ def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = 
     if processes.from_main(_is_learned, loaded.config, progress, repair=repair):
         return None
     if loaded.config.fsdp and processes.size() == 1:
-        what = (
-            "shards the model over several processes, but this is one; add --processes N, or set fsdp=false"
-        )
+        way_out = "set fsdp=false" if repair else "add --processes N, or set fsdp=false"
+        what = f"shards the model over several processes, but this is one; {way_out}"
         raise InputErrors([loaded.places.problem(("fsdp",), what)])
     announce_downloads(loaded.config, progress)
     return processes.main_first(lambda: make_plan(loaded))

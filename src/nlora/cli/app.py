@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import errno
 import gc
+import io
 import logging
 import os
 import sys
@@ -92,6 +93,10 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by the caller
             setattr(sys, stream, _nowhere())
+        if isinstance(
+            getattr(sys, stream), io.TextIOWrapper
+        ):  # a name that it cannot show must not end a run
+            getattr(sys, stream).reconfigure(errors="backslashreplace")
     errors = TextConsole(stderr=True)
     try:
         with stopped_like_ctrl_c(), contextlib.nullcontext() if debug else quiet(), _whole_output():

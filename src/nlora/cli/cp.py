@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,8 @@ def cp(
     target = Path(file)
     if target.is_dir():
         target = target / f"{recipe}.yaml"
+    elif file.endswith(("/", os.sep)):
+        raise InputErrors([Problem(file, "there is no such folder; make it first")])
     text = _renamed(recipe, target.stem)
     try:
         with target.open("x", encoding="utf-8") as handle:  # "x": never overwrite a file

@@ -81,7 +81,7 @@ def evaluate(
         found = evaluation.evaluate(StageModel(checkpoint), checkpoint, selected, progress)
     console = TextConsole()
     if as_json:
-        console.print_json(json.dumps(found.values()), indent=2)
+        console.print_json(json.dumps(found.values()), indent=2, ensure_ascii=not console.is_unicode)
     else:
         console.print(score_table(found))
     if target is not None:  # after the scores: a disk may be full by now
@@ -111,6 +111,9 @@ def score_table(found: Evaluation) -> Table:
             table.add_row(
                 Text(f"! {s.task} differs from what the run scored: {', '.join(s.differs_from_run)}")
             )
+        if s.training_examples:
+            many = f"{s.training_examples} of the {s.examples} examples"
+            table.add_row(Text(f"! {s.task}: {many} are training examples of the run"))
     if not all(s.is_of_run for s in scores):
         table.add_row("+ not a task of this run")
     if any(s.is_bare for s in scores):
@@ -142,4 +145,5 @@ def _rows(found: Evaluation) -> Table:
 
 
 def _marks(s: TaskScore) -> str:
-    return ("" if s.is_of_run else " +") + (" -" if s.is_bare else "") + (" !" if s.differs_from_run else "")
+    is_noted = s.differs_from_run or s.training_examples
+    return ("" if s.is_of_run else " +") + (" -" if s.is_bare else "") + (" !" if is_noted else "")

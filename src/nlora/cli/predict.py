@@ -84,10 +84,11 @@ def predict(
     rows = read_texts(path, stdin, kind=kind, quoting=asked.quoting, fields=asked.fields, added=added)
     if not rows:
         return
+    is_unicode = TextConsole().is_unicode
     out = sys.stdout  # while there are bars, rich sends what is printed to their console
     with Bars(console, stages=len(checkpoint.config.tasks), shown=not out.isatty()) as bars:
         progress = Progress(bars)
         announce_downloads(checkpoint.config, progress)
         model = StageModel(checkpoint)
         for row in prediction.predict(model, checkpoint, asked, rows, progress, probabilities=probabilities):
-            typer.echo(as_line(row), file=out)
+            typer.echo(as_line(row, ascii_only=not is_unicode), file=out)

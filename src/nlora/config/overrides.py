@@ -56,12 +56,15 @@ class Override:
 
 
 Overrides = Sequence[str | Override] | Mapping[str, Any]
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""Characters that JSON may hold as they are; YAML folds some as line breaks and refuses others."""
 _SECTIONS = {"train", "lora", "evaluate", "method", "replay", "router", "auto_weight"}
 
 
 def shown(value: Any) -> str:
     """A value on one line, as YAML reads it."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def parse(text: str) -> Override:

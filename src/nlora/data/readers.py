@@ -212,9 +212,7 @@ def _read_table(
     except csv.Error as error:
         kind, why = "CSV" if delimiter == "," else "TSV", str(error)
         if "new-line character" in why:
-            why = (
-                "a line ends with a carriage return alone, as on old Macs; save the file with other line ends"
-            )
+            why = "a line ends with a carriage return alone, as on old Macs; save it with other line ends"
         problems.add(f"{problems.file}:{start}", f"not readable as {kind}: {why}")
 
 
@@ -234,7 +232,7 @@ def _quoting_hint(cells: Sequence[str]) -> str:
 
 
 def _header_problem(header: list[str], form: Form, delimiter: str, quoting: bool) -> str | None:
-    if duplicate := _duplicate(header):
+    if duplicate := _duplicate(header, form):
         return duplicate
     wrong = form.fields.problem(header, labeled=form.labeled)
     if wrong and not quoting:
@@ -245,8 +243,10 @@ def _header_problem(header: list[str], form: Form, delimiter: str, quoting: bool
     return wrong
 
 
-def _duplicate(names: Iterable[str]) -> str | None:
-    duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
+def _duplicate(names: Iterable[str], form: Form) -> str | None:
+    """Of columns that are read: spreadsheets leave empty ones without a name at the end."""
+    read = form.fields.used if form.labeled else {*names, ""} - {""}
+    duplicates = sorted(name for name, count in Counter(names).items() if count > 1 and name in read)
     return f"duplicate column '{duplicates[0]}'" if duplicates else None
 
 
@@ -259,7 +259,7 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
     try:
         table = pyarrow.parquet.ParquetFile(file)
         names = table.schema_arrow.names
-        if wrong := _duplicate(names) or form.fields.problem(names, labeled=form.labeled):
+        if wrong := _duplicate(names, form) or form.fields.problem(names, labeled=form.labeled):
             problems.add(problems.file, wrong)
             return
         if form.labeled:  # the others may be pictures, or what Python cannot hold; `nlora predict` keeps all

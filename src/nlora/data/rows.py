@@ -149,9 +149,9 @@ def to_texts(
             yield dict(row)
 
 
-def as_line(row: Mapping[str, Any]) -> str:
+def as_line(row: Mapping[str, Any], *, ascii_only: bool = False) -> str:
     """A row as one line of JSON. Of what JSON does not have, a date in Parquet becomes text, and NaN null."""
-    return json.dumps(_finite(row), ensure_ascii=False, default=str, allow_nan=False)
+    return json.dumps(_finite(row), ensure_ascii=ascii_only, default=str, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

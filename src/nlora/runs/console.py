@@ -16,3 +16,8 @@ class TextConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(emoji=False, **options)
+
+    @property
+    def is_unicode(self) -> bool:
+        """Whether it can show every character; where it cannot, JSON has to be ASCII."""
+        return self.encoding.startswith("utf")

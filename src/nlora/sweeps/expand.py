@@ -242,6 +242,7 @@ class _Reader:
         axes = []
         short = [key.rpartition(".")[2] for key in self.file.grid]
         set_before = {one.key: "a variant" for variant in variants for one in variant.settings}
+        forced = [f"{leaf.key}." for one in self.forced for leaf in flat(one.key, one.value, self.places, ())]
         for (key, values), last in zip(self.file.grid.items(), short, strict=True):
             at: Key = ("grid", key)
             if not values:
@@ -253,16 +254,16 @@ class _Reader:
                     self.problems.append(self.places.problem((*at, i), what))
                 else:
                     label = _label(key if short.count(last) > 1 else last, value)
-                    if any(
-                        label.casefold() == other.casefold() for _, other in axis
-                    ):  # names cannot tell them apart
+                    if label.casefold() in (other.casefold() for _, other in axis):  # the same name
                         label += f"-{sha256(shown(value).encode()).hexdigest()[:8]}"
                     axis.append((list(flat(key, value, self.places, (*at, i))), label))
             sets = dict.fromkeys([key, *(one.key for group, _ in axis for one in group)], f"grid.{key}")
             self._check_keys([setting(one, None, self.places, at) for one in sets])
-            for one in sets.keys() & set_before:
-                what = f"{set_before[one]} sets {one} too; remove it from one of the two"
-                self.problems.append(self.places.problem(at, what))
+            wins = {one: "the command line" for one in sets if f"{one}.".startswith(tuple(forced))}
+            for one, other in (set_before | wins).items():
+                if one in sets:
+                    what = f"{other} sets {one} too; remove it from one of the two"
+                    self.problems.append(self.places.problem(at, what))
             set_before |= sets
             axes.append(axis)
         return [
@@ -279,8 +280,7 @@ class _Reader:
     def _check_folders(self, runs: Sequence[SweepRun]) -> None:
         seen: set[str] = set()
         for run in runs:
-            folder = str(run.folder).casefold()
-            if folder in seen:
+            if (folder := str(run.folder).casefold()) in seen:
                 what = f"two runs would have the name {run.folder.name}; rename a variant or a base"
                 self.problems.append(Problem(self.places.source, what))
             seen.add(folder)

@@ -18,7 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver, set_forkserver_preload
+from multiprocessing import Pipe, forkserver, set_forkserver_preload
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -142,11 +143,16 @@ class _Forked:
     """A process forked from the server, with the interface of Popen."""
 
     def __init__(self, job: Job, environment: dict[str, str]) -> None:
-        self._process = ForkServerProcess(target=_run, args=(job.arguments, job.log, environment))
-        self._process.start()
-        self._ended = threading.Event()
-        # Only one thread may wait for the process: it reads the exit status from a pipe.
-        threading.Thread(target=self._watch, daemon=True).start()
+        theirs, ours = Pipe(duplex=False)
+        self._process = ForkServerProcess(target=_run, args=(job.arguments, job.log, environment, theirs))
+        with ours:
+            # It takes seconds while the server still imports. A fork that comes after Ctrl-C then hears of no start.
+            self._process.start()
+            self._ended = threading.Event()
+            # Only one thread may wait for the process: it reads the exit status from a pipe.
+            threading.Thread(target=self._watch, daemon=True).start()
+            ours.send(None)
+        theirs.close()
 
     def wait(self, timeout: float | None = None) -> int:
         if not self._ended.wait(timeout):
@@ -187,8 +193,12 @@ def _ensure_server(environment: Mapping[str, str]) -> None:
         os.environ.update(before)
 
 
-def _run(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-    """`python -m nlora` in a forked process."""
+def _run(arguments: Sequence[str], log: Path, environment: Mapping[str, str], start: Connection) -> None:
+    """`python -m nlora` in a forked process, once it is told to start."""
+    try:
+        start.recv()
+    except EOFError:  # nobody waits for this run any more
+        return
     os.setsid()  # as start_new_session above
     os.environ.clear()
     os.environ.update(environment)
