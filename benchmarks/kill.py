@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,12 @@ _SHARE = 4
 """A process dies within this part of what a whole run does or takes, so that most runs are killed several times."""
 
 
-def write_config(folder: Path) -> Path:
-    """The model, the data and the configuration."""
+def write_config(folder: Path, answers: Mapping[str, tuple[str, str, str]] = LABELS) -> Path:
+    """The model, the data and the configuration. answers: the labels of each task."""
     with quiet_bars():
         tiny_folder("llama", folder / "model")
     tasks = []
-    for name, labels in LABELS.items():
+    for name, labels in answers.items():
         for split, count in (("train", 21), ("test", 6)):
             rows = [
                 {"sentence": f"the {labels[i % 3]} thing, {'very ' * (i % 5)}{i}", "label": labels[i % 3]}
@@ -82,7 +82,9 @@ def write_config(folder: Path) -> Path:
     return path
 
 
-def learn(config: Path, run: Path, save_every: int, overrides: Sequence[str] = ()) -> None:
+def learn(
+    config: Path, run: Path, save_every: int, overrides: Sequence[str] = (), *, repair: bool = False
+) -> None:
     """The whole run, or what is left of it, in this process."""
     import torch
 
@@ -90,7 +92,7 @@ def learn(config: Path, run: Path, save_every: int, overrides: Sequence[str] = (
 
     torch.set_num_threads(1)
     loaded = nlora.load_config(config, [f"output_dir={run}", f"train.save_every={save_every}", *overrides])
-    nlora.run(loaded, on_event=lambda event: None)
+    nlora.run(loaded, on_event=lambda event: None, repair=repair)
 
 
 def on_each_event(run: Path, call: Callable[[], None]) -> None:
@@ -189,9 +191,7 @@ def kill_runs(folder: Path, kills: int, seed: int, *, by_time: bool, processes: 
         return ["the run that is not killed failed"]
     seconds = time.perf_counter() - begin
     events = [json.loads((folder / f"events-{rank}").read_text()) for rank in range(processes)]
-    for name in json.loads((folder / "modules").read_text()):  # so that no other process has to
-        with suppress(ImportError):
-            importlib.import_module(name)
+    import_what_it_imported(folder)
     wrong: list[str] = []
     killed = runs = 0
     while killed < kills:
@@ -228,7 +228,7 @@ def write_config_apart(folder: Path) -> None:
         raise RuntimeError("the configuration could not be written")
 
 
-def count_events(config: Path, run: Path, rank: int) -> None:
+def count_events(config: Path, run: Path, rank: int = 0) -> None:
     """Learn a run that is not killed; beside it, write how much this process does, and what it imports."""
     events = [0]
 
@@ -240,6 +240,13 @@ def count_events(config: Path, run: Path, rank: int) -> None:
     (run.parent / f"events-{rank}").write_text(str(events[0]))
     if rank == 0:
         (run.parent / "modules").write_text(json.dumps(sorted(sys.modules)))
+
+
+def import_what_it_imported(folder: Path) -> None:
+    """Import what `count_events` found, so that no process that is forked has to."""
+    for name in json.loads((folder / "modules").read_text()):
+        with suppress(ImportError):
+            importlib.import_module(name)
 
 
 def main() -> None:

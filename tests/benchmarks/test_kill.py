@@ -1,4 +1,4 @@
-"""Killed at random moments, the same command ends with the same files, also if two processes share the run."""
+"""Runs that are killed, extended, damaged and repaired end with the same files, also those of two processes."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ def test_50_kills_change_nothing() -> None:
 def test_kills_of_either_of_two_processes_change_nothing() -> None:
     runs, _ = kill(6, "--processes", "2")
     assert runs >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="forks")
+def test_random_lives_change_nothing() -> None:
+    command = [sys.executable, str(SCRIPT.parent / "lives.py"), "--lives", "2", "--seed", "1", "ewc"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    did = done.stdout.splitlines()[0]
+    assert all(what in did for what in ("kills", "files damaged", "repairs", "tasks appended"))
+    assert done.stdout.endswith("\n0 of them ended otherwise\n")
