@@ -43,7 +43,7 @@ from tiny_families import tiny_folder
 LABELS = {"colors": ("red", "green", "blue"), "animals": ("fox", "dog", "ox")}
 TIMES = re.compile(r"seconds|runtime|per_second|memory")
 """Keys of JSON files whose values differ from process to process."""
-LEFT_OUT = re.compile(r"\.lock|logs/.*")
+LEFT_OUT = re.compile(r"\.lock|logs/.*|damaged/.*")
 _SHARE = 4
 """A process dies within this part of what a whole run does or takes, so that most runs are killed several times."""
 

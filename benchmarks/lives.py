@@ -162,7 +162,7 @@ def lives(folder: Path, kind: str, count: int, seed: int) -> tuple[Counter[str],
         did += life.did
         if status:
             wrong.append(f"{kind} {number}: ended with status {status}")
-        elif others := [n for n in differences(whole, life.run) if not n.startswith("damaged/")]:
+        elif others := differences(whole, life.run):
             wrong.append(f"{kind} {number}: differs in {', '.join(others)}")
     return did, wrong
 

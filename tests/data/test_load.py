@@ -130,7 +130,7 @@ def test_training_examples_are_not_test_examples(tmp_path: Path, own: dict[str, 
         (problem,) = problems_of(config([{**own, "test": test}], train={"max_samples": 7}))
         assert problem == (
             "tasks.0.test: the test examples of task 'tickets' are its training examples, so its score would mean "
-            "nothing; use others, or hold some out with evaluate.split=validation"
+            "nothing; use others, or hold some out with test_share"
         )
     held = config([{**own, "test": own["train"]}], evaluate={"split": "validation"})
     assert not set(load_tasks(held)[0].train) & set(load_tasks(held)[0].test)

@@ -67,7 +67,7 @@ def test_the_matrix_and_its_averages() -> None:
     assert cells(lines[5]) == ["4", "agnews", "97.7", "56.1", "71.0", "88.6*"]
     assert "average accuracy 78.4  (mean over 4 tasks of the last row)" in text
     assert "backward transfer -1.2  (mean over 3 earlier tasks of last row - *)" in text
-    assert "forgetting 1.2  (mean over 3 earlier tasks of best score - last row)" in text
+    assert "forgetting 1.2  (mean over 3 earlier tasks of best score before it - last row)" in text
     assert "forward transfer" not in text
 
 

@@ -124,6 +124,17 @@ def test_a_finished_run_measures_the_untouched_model_again(measured: Path, tmp_p
     assert again.general[1:] == whole.general[1:]
 
 
+def test_a_finished_run_keeps_the_text_that_it_was_measured_on(measured: Path, tmp_path: Path) -> None:
+    shutil.copytree(measured, tmp_path / "copy")
+    run, config = tmp_path / "copy" / "run", tmp_path / "copy" / "config.yaml"
+    before = (run / "run.yaml").read_text()
+    with pytest.raises(
+        InputErrors, match=r"evaluate\.general\.text: is not the text that the untouched model"
+    ):
+        learn(config, f"output_dir={run}", "evaluate.general.text=default")
+    assert (run / "run.yaml").read_text() == before
+
+
 def test_other_numbers_are_refused(measured: Path, tmp_path: Path) -> None:
     again = tmp_path / "run"
     shutil.copytree(measured / "run", again)

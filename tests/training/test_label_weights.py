@@ -180,7 +180,11 @@ def test_weights_of_one_task_leave_the_other_stage_as_it_was(tmp_path: Path, tin
         ("train.label_weights.red=2", "weights of single tasks are set under stages.animals.train"),
         ("stages.animals.train.label_weights.fix=2", "fox, dog, ox; did you mean 'fox'?"),
         ("train.label_weights=balance", "must be balanced, a mapping of labels to weights, or null"),
-        ("train.label_weights={red: 0}", "the weight of 'red' must be a number > 0, not 0"),
+        ("train.label_weights={red: 0}", "the weight of 'red' must be a number > 0 (1e-30 to 1e30), not 0"),
+        (
+            "train.label_weights={red: 1.0e39}",
+            "the weight of 'red' must be a number > 0 (1e-30 to 1e30), not 1e+39",
+        ),
         ("train.label_weights={1: 2}", "1: task colors: label '1' is not one of the task's labels"),
         ("train.label_weights={yes: 2}", "the key yes must be text; put it in quotes: 'yes'"),
         ("train.class_weight=balanced", "unknown key; use train.label_weights: balanced, or {label: weight}"),

@@ -15,6 +15,7 @@ from nlora.api.downloads import announce_downloads
 from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig
 from nlora.config.schema import Config
+from nlora.data.general_text import general_text
 from nlora.data.scorers import versions_of_scorers
 from nlora.errors import InputErrors, RunError
 from nlora.evaluation.choices import decode_of
@@ -203,6 +204,14 @@ def _complete(loaded: LoadedConfig, progress: Progress) -> Summary:
     if is_complete and is_recorded(folder, loaded.config):
         progress.say(f"{folder}: complete, nothing to do")
         return read_summary(folder)
+    if options := loaded.config.evaluate.general:
+        from nlora.runs.general import GeneralPlan, refuse_other_numbers
+
+        text = general_text(options, [Path(), loaded.base_folder])
+        wanted = GeneralPlan(options, loaded.config.evaluate.batch_size, text=text)
+        refuse_other_numbers(run := RunFolder.read(loaded.config), wanted)
+        if run.general_before() is None:
+            progress.say(f"{folder}: evaluate.general is measured with the tasks that follow")
     # Nothing is trained or scored, so the numbers depend on what they were made with.
     with RunFolder.open(loaded.config, latest_versions(folder), loaded.base_folder) as run:
         progress.say(f"{folder}: all stages are learned; summary and report are made again")

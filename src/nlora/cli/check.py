@@ -62,7 +62,7 @@ def _lines(plan: Plan) -> list[str]:
         "prompts": f"{parameters}, at most {plan.soft_tokens} soft tokens before a text",
         "adapter": f"{len(plan.modules)} modules, {parameters} (r = {config.lora.r})",
     }[plan.methods[0].trains]
-    decodes = ", ".join(sorted({decode_of(task, config.evaluate) for task in plan.tasks}))
+    decodes = ", ".join(sorted({decode_of(task, config.evaluate) for task in plan.tasks if task.test}))
     return [
         f"{config.method_label} on {config.model}: {trained}",
         f"scored on {config.evaluate.split} examples, {decodes}",
@@ -160,10 +160,11 @@ def _table(plan: Plan) -> Table:
         table.add_column(heading, justify="right")
     for number, stage in enumerate(plan.stages, start=1):
         cut = f"{stage.cut_examples}" + (f"+{stage.cut_test_examples}" if stage.cut_test_examples else "")
+        is_bare = number in plan.adopted and not stage.test_examples  # nothing is asked of it
         table.add_row(
             str(number),
             escape(stage.task),
-            "free text" if stage.labels is None else str(stage.labels),
+            "–" if is_bare else "free text" if stage.labels is None else str(stage.labels),
             str(stage.train_examples),
             str(stage.test_examples),
             str(stage.steps),

@@ -76,7 +76,9 @@ def parse(text: str) -> Override:
         raise InputErrors([Problem(text or "''", what)])
     value = read_yaml(value_text, text, path)
     if value.problems:
-        hint = "put the value in quotes if it is text"
+        is_list = value_text.startswith(("{", "["))
+        hint = f"put {'all of it' if is_list else 'the value'} in quotes"
+        hint += ", so that the shell leaves it whole" if is_list else " if it is text"
         raise InputErrors(Problem(text, f"{problem.what}; {hint}") for problem in value.problems)
     return Override(path, value.data, Place(text), value.places.inside(path).written)
 

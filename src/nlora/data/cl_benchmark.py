@@ -38,7 +38,10 @@ INSTRUCTIONS = {
     "BoolQA": f"According to the following passage, is the question true or false? {_CHOOSE}",
     "COPA": "",
 }
-ORIGIN = "the released one is the folder CL_Benchmark of github.com/cmnfriend/O-LoRA"
+ORIGIN = (
+    "the released one is the folder CL_Benchmark of github.com/cmnfriend/O-LoRA (for superni, that of "
+    "github.com/circle-hit/SAPT)"
+)
 """Where to get it; the N-LoRA repository, github.com/PKU-YuanGroup/N-LoRA, refers to it as well."""
 WITHOUT_OPTIONS = frozenset({"COPA"})
 _RELEASED = {

@@ -145,7 +145,7 @@ def _same_examples(task: Task) -> bool:
 
 def _scored_on_train(source: TaskSource, key: Key) -> Problem:
     what = f"the test examples of task '{source.name}' are its training examples, so its score would mean nothing"
-    return Problem.at((*key, "test"), f"{what}; use others, or hold some out with evaluate.split=validation")
+    return Problem.at((*key, "test"), f"{what}; use others, or hold some out with test_share")
 
 
 def _from_files(source: TaskSource, splits: Sequence[str], folders: Sequence[Path], key: Key) -> Task:

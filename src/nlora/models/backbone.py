@@ -211,7 +211,8 @@ def _locate(name: str) -> _Source:
             f"model {name}: is a file, but not a GGUF file; give a folder, a GGUF file, or a hub id"
         )
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"model {name}: there is no such folder")
+        here = "" if path.is_absolute() else f" in {Path.cwd()}, from where a model's path counts"
+        raise ModelError(f"model {name}: there is no such folder{here}")
     return _Source(name)
 
 

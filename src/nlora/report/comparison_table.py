@@ -57,7 +57,7 @@ COLUMNS = (
     Column("backward_transfer", "BWT", _change,
            "BWT: backward transfer, mean change on the earlier tasks since each was learned."),
     Column("forgetting", "forgetting", _score,
-           "forgetting: mean drop on the earlier tasks from each one's best score."),
+           "forgetting: mean drop on the earlier tasks from each one's best score before the end."),
     Column("forward_transfer", "FWT", _change,
            "FWT: forward transfer, mean gain on the later tasks before each was learned."),
     Column("collision_rate", "collision", _score, ""),  # the comparison has a note with the threshold

@@ -11,7 +11,7 @@ import numpy as np
 from nlora.evaluation.answer import Answer
 from nlora.evaluation.intervals import Interval, middle_of, score_draws, score_interval, t_interval, wilson
 from nlora.report.comparison import Spread
-from nlora.report.run_files import RunFiles
+from nlora.report.run_files import RunFiles, StageFiles
 from nlora.report.variants import Variant
 from nlora.report.wording import score
 from nlora.runs.answers import read_answers
@@ -48,7 +48,7 @@ class PageAnswers:
     """The answers of a page's runs, each file read once."""
 
     def __init__(self, runs: Sequence[RunFiles]) -> None:
-        self._last = {run.folder: self._read(run, len(run.stages) - 1, run.tasks) for run in runs}
+        self._last = {run.folder: self._read(run.last, run.tasks) for run in runs}
         self._earlier: dict[tuple[Path, int], Answers] = {}
 
     def last(self, run: RunFiles) -> Answers:
@@ -57,17 +57,18 @@ class PageAnswers:
 
     def then(self, run: RunFiles, stage: int, task: str) -> list[Answer]:
         """After a stage, counted from 0, to a task that is not scored by exact match."""
-        if stage == len(run.stages) - 1:
+        there = run.stages[stage] if stage < len(run.stages) else None
+        if there is run.last:
             return list(self.last(run).get(task, {}).values())
         key = (run.folder, stage)
         if key not in self._earlier:
             tasks = [name for name in run.tasks if run.summary.metric_of(name) != "exact_match"]
-            self._earlier[key] = self._read(run, stage, tasks)
+            self._earlier[key] = self._read(there, tasks)
         return list(self._earlier[key].get(task, {}).values())
 
     @staticmethod
-    def _read(run: RunFiles, stage: int, tasks: Sequence[str]) -> Answers:
-        path = run.stages[stage].predictions if 0 <= stage < len(run.stages) else None
+    def _read(stage: StageFiles | None, tasks: Sequence[str]) -> Answers:
+        path = None if stage is None else stage.predictions
         return {} if path is None else read_answers(path, tasks)
 
 

@@ -87,6 +87,11 @@ class RunFiles:
         scored = [k for k, row in enumerate(self.summary.R, start=1) if any(v is not None for v in row)]
         return max([len(self.stages), *scored])
 
+    @property
+    def last(self) -> StageFiles | None:
+        """The last finished stage; None if there is none, or its folder is gone."""
+        return self.stages[-1] if self.stages and self.stages[-1].number == self.learned else None
+
 
 _LEFT_OUT = "restore it, or move it out of the folder to leave it out of the report"
 
@@ -102,9 +107,10 @@ def analyzed(runs: Sequence[RunFiles]) -> list[tuple[RunFiles, Interference]]:
 def load_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
     """The runs in the order given, with unique labels: the name, or with the seed, or the folder."""
     paths = [Path(folder) for folder in folders]
-    twice = next((path for index, path in enumerate(paths) if path in paths[:index]), None)
+    places = [path.resolve() for path in paths]
+    twice = next((i for i, place in enumerate(places) if place in places[:i]), None)
     if twice is not None:
-        raise RunError(f"{twice}: is given twice; give each run once")
+        raise RunError(f"{paths[twice]}: is given twice; give each run once")
     return _labeled([load_run(path) for path in paths])
 
 

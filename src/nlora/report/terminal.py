@@ -166,7 +166,7 @@ def _averages(summary: Summary) -> list[str]:
             change(summary.backward_transfer_over_all),
             f"the same sum divided by all {tasks} tasks, as in SAPT",
         ),
-        ("forgetting", score(summary.forgetting), f"mean over {earlier} of best score - last row"),
+        ("forgetting", score(summary.forgetting), f"mean over {earlier} of best score before it - last row"),
         (
             "forward transfer",
             change(summary.forward_transfer),

@@ -92,7 +92,7 @@ def refuse_other_configuration(folder: Path, config: Config) -> None:
         raise RunError(
             f"{folder}: was started with another configuration; give another output_dir"
             f"{or_delete(folder)}. What differs:\n{lines}\n"
-            "What may change is tasks that are not learned yet, and their options: stages.NAME"
+            "Tasks that are not learned yet may change, and their options (stages.NAME); docs/runs.md has all keys"
         )
 
 

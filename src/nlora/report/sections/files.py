@@ -58,8 +58,8 @@ def _table(run: RunFiles, *, many: bool) -> Table:
         rows += [
             words(f"{place}/{name}", what) for name, what in _IN_A_STAGE if (last.folder / name).exists()
         ]
-    note = "Every run has these files. " if many else ""
-    note += "Every stage has a folder like the last one's." if len(run.stages) > 1 else ""
+    note = "The other runs have folders like this one's. " if many else ""
+    note += "The other stages have folders like the last one's." if len(run.stages) > 1 else ""
     return Table(f"In {shown_folder(run)}", ("file", "what it is"), tuple(rows), note, frozenset({0, 1}))
 
 

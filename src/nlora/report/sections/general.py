@@ -38,6 +38,7 @@ def general(runs: Sequence[RunFiles]) -> list[Section]:
 
 
 def _perplexity(runs: Sequence[RunFiles]) -> Figure:
+    several = len(runs) > 1
     lines = {run.label: _line(run) for run in runs}
     longest = max(runs, key=lambda run: len(run.tasks)).tasks
     same = len({run.tasks for run in runs}) == 1
@@ -53,9 +54,9 @@ def _perplexity(runs: Sequence[RunFiles]) -> Figure:
 
     def draw(width: float) -> Scene:
         series = [
-            Series(label, line, series_role(i) if len(runs) > 1 else "accent", series_dash(i))
-            for i, (label, line) in enumerate(lines.items())
-            if line
+            Series(run.label, line, series_role(run.order) if several else "accent", series_dash(run.order))
+            for run in runs
+            if (line := lines[run.label])
         ]
         fits = width > 500 and 8 * max(map(len, names)) * len(names) < width
         shown = names if fits else [_BEFORE, *map(str, range(1, len(names)))]

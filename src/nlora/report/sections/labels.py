@@ -33,7 +33,7 @@ def scores_by_label(variants: Sequence[Variant], answers: PageAnswers) -> list[S
     many = len(variants) > 1
     blocks: list[Block] = []
     for variant in variants:
-        if not (variant.first.stages and variant.first.stages[-1].by_label):
+        if not ((last := variant.first.last) and last.by_label):
             continue
         table, matrices = _table(variant, many=many), _matrices(variant, answers)
         if many or variant.has_seeds:
@@ -78,9 +78,9 @@ def _table(variant: Variant, *, many: bool) -> Table:
 
 def _counts(run: RunFiles, task: str) -> tuple[dict[str, LabelCounts], int]:
     """A run's counts of each label of a task, and of the answers that are no label."""
-    if not run.stages:  # someone has deleted them
+    if run.last is None:  # someone has deleted it
         return {}, 0
-    by_label = run.stages[-1].by_label
+    by_label = run.last.by_label
     try:
         if task not in by_label:
             return {}, 0
@@ -94,7 +94,7 @@ def _counts(run: RunFiles, task: str) -> tuple[dict[str, LabelCounts], int]:
         }
         return counts, int(by_label[task]["outside"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        file = run.stages[-1].folder / "all_results.json"
+        file = run.last.folder / "all_results.json"
         raise RunError(
             f"{file}: by_label is broken; delete the file to leave it out of the report"
         ) from error

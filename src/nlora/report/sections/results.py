@@ -116,6 +116,8 @@ def _unlike(variants: Sequence[Variant]) -> list[Block]:
         texts.append("These runs learned the same tasks in different orders.")
     if len({run.summary.model for run in runs}) > 1:
         texts.append("They use different models.")
+    if len({run.summary.quantize for run in runs}) > 1:
+        texts.append("They use models that are quantized differently.")
     if len({run.summary.protocol == "released" for run in runs}) > 1:
         texts.append("They followed different protocols, which score and truncate differently.")
     notes, _ = scoring_notes(labeled(variants))

@@ -31,8 +31,13 @@ def side_by_side(found: Compared) -> list[Block]:
     return blocks
 
 
-def _minus(found: Difference | None) -> str:
-    return "–" if found is None else difference_words(found)
+def _minus(found: Difference | None, variant: Variant) -> str:
+    return "–" if found is None else difference_words(found) + _fewer(len(found.seeds), variant)
+
+
+def _fewer(count: int, variant: Variant) -> str:
+    """Marks a mean over fewer seeds than the variant has."""
+    return f" (n={count})" if count < len(variant.runs) else ""
 
 
 def _table(found: Compared) -> Table:
@@ -47,7 +52,7 @@ def _table(found: Compared) -> Table:
         ("95 % interval", lambda v: Cell(ends(e.interval) if (e := estimates.get(v.label)) else "–")),
     ]
     if found.differences:
-        columns.append((f"minus {found.base}", lambda v: Cell(_minus(found.differences.get(v.label)))))
+        columns.append((f"minus {found.base}", lambda v: Cell(_minus(found.differences.get(v.label), v))))
     summaries = [run.summary for run in runs_of(variants)]
     prepares = shows_preparing((sum(s.prepare_seconds), sum(s.train_seconds)) for s in summaries)
     columns += [
@@ -114,7 +119,7 @@ _MEASURES: Sequence[tuple[str, Measure, Callable[[Spread], str]]] = (
 
 def _averaged(measure: Measure, text: Callable[[Spread], str], variant: Variant) -> Cell:
     values = [value for run in variant.runs if (value := measure(run)) is not None]
-    return Cell(text(Spread.of(values)) if values else "–")
+    return Cell(text(Spread.of(values)) + _fewer(len(values), variant) if values else "–")
 
 
 def _single_runs(runs: Sequence[RunFiles]) -> Table:

@@ -113,9 +113,9 @@ def _examples(found: Estimate) -> str:
 def _both_measures(row: Row, answers: PageAnswers) -> tuple[str, str]:
     """Exact match and ROUGE-L of free text, exact match of labels scored otherwise; means over the seeds."""
     task, variant, _ = row
-    if not variant.first.stages:
+    summary, last = variant.first.summary, variant.first.last
+    if last is None:
         return "", ""
-    summary, last = variant.first.summary, variant.first.stages[-1]
     metric = summary.metric_of(task)
     is_free = metric == "rougeL" or (summary.decode.get(task) == "generate" and task not in last.by_label)
     found = [list(answers.last(run).get(task, {}).values()) for run in variant.runs]

@@ -53,6 +53,7 @@ function examples() {
   // Without the page's own words, such as "expected".
   const texts = items.map((item) => all("p, dd", item).map((part) => part.textContent.toLowerCase()).join(" "));
   const search = box.querySelector("#search");
+  if (!search) return;  // nothing was forgotten
   const filters = all("select", box);
   const count = box.querySelector("#count");
   const more = box.querySelector("#more");
