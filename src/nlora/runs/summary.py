@@ -77,9 +77,7 @@ class Summary(BaseModel):
     average_accuracy: Score = Field(None, description="Mean over the T tasks of the last row.")
     backward_transfer: Score = Field(None, description="Mean over T-1 earlier tasks: last row - diagonal.")
     backward_transfer_over_all: Score = Field(None, description="The same sum, divided by T, as SAPT does.")
-    forgetting: Score = Field(
-        None, description="Mean over the T-1 earlier tasks: best before the end - last row."
-    )
+    forgetting: Score = Field(None, description="Mean over the T-1 earlier tasks: best before - last row.")
     forward_transfer: Score = Field(None, description="Mean over the T-1 later tasks: just before - R[0].")
     collision: Collision | None = None
     train_seconds: tuple[float, ...] = Field((), description="One per committed stage.")
