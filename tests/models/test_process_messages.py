@@ -63,3 +63,23 @@ def test_more_processes_than_gpus_are_refused_before_any_waits_for_another(
             processes.joined():  # fmt: skip
         pass
     assert processes.speaks(raised.value) == (local_rank == 0)  # one text
+
+
+@pytest.mark.parametrize(
+    ("variables", "speaks"),
+    [
+        ({}, True),
+        ({"RANK": "1"}, True),  # as some other program has left it
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "MASTER_ADDR": "a"}, False),
+    ],
+)
+def test_one_of_those_that_are_stopped_while_they_start_says_so(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], speaks: bool
+) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert processes.speaks(KeyboardInterrupt()) == speaks

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nlora.errors import RunError
@@ -53,6 +54,14 @@ def launch_of(environment: Environment) -> Launch | None:
         )
     local = _number(environment, "LOCAL_RANK") or 0
     return Launch(rank, size, local, _number(environment, "LOCAL_WORLD_SIZE") or 1)
+
+
+def rank_to_be(environment: Environment) -> int:
+    """The number that a process will have once it joins others; 0 if it never will."""
+    with suppress(RunError):
+        launch = launch_of({**environment, **from_slurm(environment)})
+        return 0 if launch is None else launch.rank
+    return 0
 
 
 def refuse_other_models(environment: Environment) -> None:

@@ -207,7 +207,7 @@ def is_first(error: BaseException) -> bool:
     if error is _common_error:
         return False
     if not several():  # alone, or still starting, where all are stopped alike
-        return isinstance(error, Exception) or os.environ.get("RANK", "0") == "0"
+        return isinstance(error, Exception) or launchers.rank_to_be(os.environ) == 0
     if _may_speak is None:
         _may_speak = not lost_process(error)  # if whoever keeps the count is gone, too
         with suppress(Exception):
