@@ -62,4 +62,5 @@ def test_names_cannot_break_a_table(tmp_path: Path) -> None:
     latex = written(comparison, "latex")
     assert r"a$|$b*$<$c$>$\&\textbackslash{}\_\{x\} (inclora)" in latex
     assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
+    assert re.search(r"\n\{\}\[b\] .*&", written(compared(run(tmp_path / "2", "[b]")), "latex"))
     assert table_of(comparison)[0]["run"] == "a|b*<c>&\\_{x}"

@@ -87,9 +87,9 @@ def _latex(comparison: Comparison) -> str:
         return rf"\textbf{{{text}}}" if row in best and column.key == AVERAGE else text
 
     def line(row: Row) -> str:
-        return " & ".join(
-            [_escaped_latex(label_of(row)), seeds_of(row), *(cell(row, column) for column in columns)]
-        )
+        label = _escaped_latex(label_of(row))
+        begin = "{}" if label.startswith(("[", "*")) else ""  # else an option of the end of the row before
+        return " & ".join([begin + label, seeds_of(row), *(cell(row, column) for column in columns)])
 
     headings = ["run", "seeds", *(_escaped_latex(column.heading) for column in columns)]
     lines = [
