@@ -22,6 +22,7 @@ from nlora.models.lora_adapter import load_factors
 from nlora.models.merged_updates import MergedUpdates
 from nlora.runs.plan import make_plan
 from nlora.runs.stage_training import stage_seed
+from nlora.training.random_state import random_state
 
 TinyModel = Callable[[str], Path]
 
@@ -186,3 +187,14 @@ def test_stage_seeds_differ_and_depend_on_both_numbers() -> None:
     seeds = {stage_seed(seed, stage) for seed in range(20) for stage in range(1, 16)}
     assert len(seeds) == 300
     assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_the_random_numbers_of_the_host_go_on(tmp_path: Path, tiny_model: TinyModel) -> None:
+    """Otherwise what a program draws after every run would be the same."""
+    before = random_state()
+    learn(write_config(tmp_path, tiny_model("llama")))
+    after = random_state()
+    assert before["python"] == after["python"]
+    assert torch.equal(before["cpu"], after["cpu"])
+    for one, other in zip(before["numpy"], after["numpy"], strict=True):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other

@@ -55,6 +55,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
         from nlora.runs.preflight import preflight, probes
         from nlora.runs.sequence import learn_sequence
         from nlora.runs.stage_results import task_records
+        from nlora.training.random_state import kept_random_state
         from nlora.training.trackers import one_wandb_run
 
     config = loaded.config
@@ -74,6 +75,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
         return processes.from_main(_complete, loaded, progress)
     damage: Damages = damage_to_repair(RunFolder.read(config)) if repair else {}
     with (
+        kept_random_state(),
         open_together(config, versions(loaded), loaded.base_folder, damaged=damage) as run,
         _saying_what_is_kept(run, progress),
     ):

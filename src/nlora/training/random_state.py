@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,3 +33,15 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["gpus"]:
         torch.cuda.set_rng_state_all(state["gpus"])
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """A block after which the CPU's generators go on as if it had drawn nothing: a training seeds those of its host."""
+    python, numbers = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)
