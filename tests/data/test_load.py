@@ -169,7 +169,9 @@ def test_a_missing_data_folder_is_reported_once(tmp_path: Path, own: dict[str, A
     assert problem.startswith(
         f"data: no such folder: {tmp_path}/nowhere; use a folder in the released layout"
     )
-    assert problem.endswith("; the released one is the folder CL_Benchmark of github.com/cmnfriend/O-LoRA")
+    assert problem.endswith(
+        "CL_Benchmark of github.com/cmnfriend/O-LoRA (for superni, that of github.com/circle-hit/SAPT)"
+    )
     (problem,) = problems_of(config([own, "agnews"]))
     assert problem.startswith(
         "tasks.1: 'agnews' has no 'train' and 'test' files, and 'data' names no benchmark"

@@ -227,7 +227,8 @@ def test_rows_that_an_earlier_update_has_changed_are_not_given_away_again(adapte
 
     method = build("disjoint", {"tasks": 3})
     method.begin_task(adapter, [update_in(1), update_in(2)])
-    for earlier in ([update_in(1, 2)], [update_in(1), update_in(1, 2, 3)]):
+    method.begin_task(adapter, [update_in(1, 2, 3)])  # of another method, which changes every row
+    for earlier in ([update_in(1, 2)], [update_in(1), update_in(1, 3)]):
         with pytest.raises(
             InputErrors, match=r"^method\.name: disjoint would train rows that an earlier update"
         ):

@@ -148,7 +148,9 @@ class Disjoint(Method[DisjointOptions]):
         for name, f in adapter.factors().items():
             others = torch.ones(f.B.shape[0], 1, dtype=torch.bool)  # (out, 1)
             own = own_rows(name, f.B.shape[0], share, stage, self.options.seed)
-            if any(name in update and update[name].B[own].any() for update in earlier):
+            changed = [update[name].B.any(dim=1) for update in earlier if name in update]
+            # One that changes all rows is of another method, and was never to be disjoint.
+            if any(rows[own].any() and not rows.all() for rows in changed):
                 raise InputErrors([Problem.at(("method", "name"), _TAKEN)])
             others[own] = False
             others = others.to(f.B.device)

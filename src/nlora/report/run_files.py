@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,7 +108,7 @@ def analyzed(runs: Sequence[RunFiles]) -> list[tuple[RunFiles, Interference]]:
 def load_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
     """The runs in the order given, with unique labels: the name, or with the seed, or the folder."""
     paths = [Path(folder) for folder in folders]
-    places = [path.resolve() for path in paths]
+    places = [os.path.realpath(path) for path in paths]  # resolve() fails for a link to itself
     twice = next((i for i, place in enumerate(places) if place in places[:i]), None)
     if twice is not None:
         raise RunError(f"{paths[twice]}: is given twice; give each run once")
