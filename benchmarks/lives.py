@@ -21,12 +21,13 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from forks import forked
 from kill import LABELS, count_events, die_at_event, differences, import_what_it_imported, learn, write_config
+from nlora.errors import NloraError
 from nlora.runs.checksums import CHECKSUM_FILE
 from nlora.runs.layout import OUTPUTS
 
@@ -54,7 +55,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """What each kind changes in the configuration. None plans for the number of tasks, as `osf` and `inflora` do."""
 TASKS = {**LABELS, "shades": ("dark", "light", "pale"), "moods": ("glad", "sad", "calm")}
-REFUSED = 1
+_REFUSED = 3
+"""The exit status of a start that named what is wrong. Any other failure has another."""
 _KILLED = -signal.SIGKILL
 _MOST_KILLS = 4
 """In a row; then a start is left alone."""
@@ -77,7 +79,7 @@ class Life:
                 self._damage()
                 if self.draw.random() < 0.5:
                     self._append()
-                if self.draw.random() < 0.5 and self._started() not in (0, REFUSED):
+                if self.draw.random() < 0.5 and self._started() not in (0, _REFUSED):
                     return -1
                 if status := self._started(repair=True):
                     return status
@@ -96,16 +98,20 @@ class Life:
         while True:
             is_killed = kills < _MOST_KILLS and self.draw.random() < 0.7
             number, save_every = self.draw.randint(1, self.events // 3), self.draw.choice((1, 2, 3))
-
-            def work() -> None:
-                if is_killed:  # noqa: B023 (called at once)
-                    die_at_event(self.run, number)  # noqa: B023
-                learn(self.folder / f"{self.tasks}.json", self.run, save_every, repair=repair)  # noqa: B023
-
-            if (status := forked(_silent(work))) != _KILLED:
+            status = forked(partial(self._learn, number if is_killed else None, save_every, repair=repair))
+            if status != _KILLED:
                 return status
             kills += 1
             self.did["kills"] += 1
+
+    def _learn(self, number: int | None, save_every: int, *, repair: bool) -> None:
+        """In a process of its own. number: of the event before which it dies, if any."""
+        if number is not None:
+            die_at_event(self.run, number)
+        try:
+            learn(self.folder / f"{self.tasks}.json", self.run, save_every, repair=repair)
+        except NloraError:
+            os._exit(_REFUSED)
 
     def _damage(self) -> None:
         """Spoil one or two files, or remove a stage."""
@@ -129,18 +135,8 @@ def _spoil(file: Path, how: str) -> None:
         file.write_bytes(content[: len(content) // 2] if how == "cut" else content + b"\n")
 
 
-def _silent(work: Callable[[], Any]) -> Callable[[], None]:
-    """Without the message of a run that refuses damage."""
-
-    def quietly() -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        work()
-
-    return quietly
-
-
 def write_configs(folder: Path, changes: dict[str, Any]) -> None:
-    """`1.json` to `4.json`: the configuration with so many of the tasks."""
+    """Write a configuration with one task to `1.json`, one with two tasks to `2.json`, and so on."""
     whole = json.loads(write_config(folder, TASKS).read_text())
     for count in range(1, len(TASKS) + 1):
         values = {**whole, **changes, "tasks": whole["tasks"][:count]}

@@ -24,7 +24,7 @@ def kill(kills: int, *options: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-@pytest.mark.skipif(os.name == "nt", reason="forks")
+@pytest.mark.skipif(os.name == "nt", reason="it forks processes, which Windows cannot")
 def test_50_kills_change_nothing() -> None:
     runs, events = kill(50)
     assert runs > 1
@@ -32,14 +32,14 @@ def test_50_kills_change_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="forks")
+@pytest.mark.skipif(os.name == "nt", reason="it forks processes, which Windows cannot")
 def test_kills_of_either_of_two_processes_change_nothing() -> None:
     runs, _ = kill(6, "--processes", "2")
     assert runs >= 1
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="forks")
+@pytest.mark.skipif(os.name == "nt", reason="it forks processes, which Windows cannot")
 def test_random_lives_change_nothing() -> None:
     command = [sys.executable, str(SCRIPT.parent / "lives.py"), "--lives", "2", "--seed", "1", "ewc"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -93,9 +93,8 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by the caller
             setattr(sys, stream, _nowhere())
-        if isinstance(
-            getattr(sys, stream), io.TextIOWrapper
-        ):  # a name that it cannot show must not end a run
+        # A name that the output cannot show must not end a run.
+        if isinstance(getattr(sys, stream), io.TextIOWrapper):
             getattr(sys, stream).reconfigure(errors="backslashreplace")
     errors = TextConsole(stderr=True)
     try:

@@ -156,12 +156,10 @@ class TrainOptions(Frozen):
             raise ValueError(f"must be balanced, a mapping of labels to weights, or null, not {weights!r}")
         for label, weight in weights.items():
             is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-            if (
-                not is_number or not 1e-30 <= weight <= 1e30
-            ):  # float32 holds them, and their products with a loss
-                raise ValueError(
-                    f"the weight of '{label}' must be a number > 0 (1e-30 to 1e30), not {weight!r}"
-                )
+            # float32 holds these, and their products with a loss.
+            if not is_number or not 1e-30 <= weight <= 1e30:
+                what = f"the weight of '{label}' must be a number > 0 (1e-30 to 1e30), not {weight!r}"
+                raise ValueError(what)
         return by_label(weights)
 
     @model_validator(mode="after")

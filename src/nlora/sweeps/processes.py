@@ -194,7 +194,7 @@ def _ensure_server(environment: Mapping[str, str]) -> None:
 
 
 def _run(arguments: Sequence[str], log: Path, environment: Mapping[str, str], start: Connection) -> None:
-    """`python -m nlora` in a forked process, once it is told to start."""
+    """Runs `python -m nlora` in a forked process, after the parent has sent the start message."""
     try:
         start.recv()
     except EOFError:  # nobody waits for this run any more
