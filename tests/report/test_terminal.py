@@ -121,6 +121,18 @@ def test_runs_side_by_side() -> None:
     assert rows["plain"] == ["plain", "inclora", "7", "65.0", "-40.0", "40.0", "3.0", "min"]
     assert rows["third"] == ["third", "nlora", "42", "running", "90", "s"]
     assert "not comparable" not in text
+    assert "FWT" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_forward_transfer_has_a_column_where_a_run_has_one() -> None:
+    known = summary([[90, 30], [70, 80]], ["a", "b"], zero_shot=[10, 20], name="known")
+    unknown = summary([[90, 30], [70, 80]], ["a", "b"], name="unknown")
+    text = rendered(comparison_table([known, unknown]))
+    rows = {cells(line)[0]: cells(line) for line in text.splitlines() if cells(line)}
+    assert rows["known"][-3:] == ["+10.0", "3.0", "min"]
+    assert rows["unknown"][-3:] == ["20.0", "3.0", "min"]
+    assert "FWT: forward transfer" in text
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -49,14 +49,16 @@ def accuracy_table(summary: Summary) -> Table:
 def comparison_table(summaries: Sequence[Summary]) -> Table:
     """One row per run: its averages and its training time. The best average accuracy is marked *.
 
-    Where preparing takes long, its times are in a line below: 80 columns have no place for another one.
+    Forward transfer has a column where a run has one. Where preparing takes long, its times are in a line below: 80
+    columns have no place for another one.
     """
+    transferred = any(s.forward_transfer is not None for s in summaries)
     known = [s.average_accuracy for s in summaries if s.average_accuracy is not None]
     best = score(max(known, default=None))  # as shown: equal numbers are marked alike
     runs = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False)
     runs.add_column("run", overflow="fold")
     runs.add_column("method", overflow="fold")
-    for heading in ("seed", "AA", "BWT", "forgetting", "FWT", "training"):
+    for heading in ("seed", "AA", "BWT", "forgetting", *(["FWT"] if transferred else []), "training"):
         runs.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
         is_best = len(summaries) > 1 and score(summary.average_accuracy) == best != ""
@@ -68,7 +70,7 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
             average or Text(f"{score(summary.average_accuracy) or summary.status} "),
             change(summary.backward_transfer),
             score(summary.forgetting),
-            change(summary.forward_transfer),
+            *([change(summary.forward_transfer)] if transferred else []),
             duration(sum(summary.train_seconds)),
         )
     table = Table.grid()
@@ -76,7 +78,8 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
     table.add_row(runs)
     table.add_row("AA: average accuracy, mean over all tasks after the last one.")
     table.add_row("BWT: backward transfer, mean change on the earlier tasks since each was learned.")
-    table.add_row("FWT: forward transfer, mean gain on the later tasks before each was learned.")
+    if transferred:
+        table.add_row("FWT: forward transfer, mean gain on the later tasks before each was learned.")
     if shows_preparing((sum(s.prepare_seconds), sum(s.train_seconds)) for s in summaries):
         each = ", ".join(f"{s.name} {duration(sum(s.prepare_seconds))}" for s in summaries)
         table.add_row(Text(f"training: without what the method does before and after it: {each}."))
