@@ -14,7 +14,6 @@ from nlora import __version__
 from nlora.api.downloads import announce_downloads
 from nlora.api.finish import finish_run
 from nlora.config.load import LoadedConfig
-from nlora.config.schema import Config
 from nlora.data.general_text import general_text
 from nlora.data.scorers import versions_of_scorers
 from nlora.errors import InputErrors, RunError
@@ -73,7 +72,7 @@ def _learn(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> Summary
     plan = unfinished_plan(loaded, progress, repair=repair)
     if plan is None:
         return processes.from_main(_complete, loaded, progress)
-    damage: Damages = damage_to_repair(RunFolder.read(config)) if repair else {}
+    damage: Damages = damage_to_repair(RunFolder.read(config), loaded.base_folder) if repair else {}
     with (
         kept_random_state(),
         open_together(config, versions(loaded), loaded.base_folder, damaged=damage) as run,
@@ -159,7 +158,7 @@ def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = 
 
     Raises RunError for a damaged run that is not to be repaired.
     """
-    if processes.from_main(_is_learned, loaded.config, progress, repair=repair):
+    if processes.from_main(_is_learned, loaded, progress, repair=repair):
         return None
     if loaded.config.fsdp and processes.size() == 1:
         way_out = "set fsdp=false" if repair else "add --processes N, or set fsdp=false"
@@ -169,18 +168,18 @@ def unfinished_plan(loaded: LoadedConfig, progress: Progress, *, repair: bool = 
     return processes.main_first(lambda: make_plan(loaded))
 
 
-def _is_learned(config: Config, progress: Progress, *, repair: bool) -> bool:
+def _is_learned(loaded: LoadedConfig, progress: Progress, *, repair: bool) -> bool:
     """Whether nothing is left to learn; an existing run first says whether it belongs to this configuration."""
-    folder = Path(config.output_dir)
+    config, folder = loaded.config, Path(loaded.config.output_dir)
     if repair:
         read_run_file(folder)  # a folder without a run has nothing to repair
     if not (folder / RUN_FILE).is_file():
         return False
     run = RunFolder.existing(config)
     if not repair:
-        refuse_damage(run)
+        refuse_damage(run, loaded.base_folder)
     else:
-        run.damaged.update(damage := damage_to_repair(run))
+        run.damaged.update(damage := damage_to_repair(run, loaded.base_folder))
         if not damage:
             progress.say(f"{folder}: no stage is damaged")
     return run.is_learned() and not (run.lacks_zero_shot() or run.lacks_general())

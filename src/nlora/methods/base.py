@@ -3,8 +3,8 @@
 A method chooses what a stage trains on (`examples`), adds to the loss of an optimizer step (`penalty`) or of a
 micro-batch (`extra_loss`), may change the factors after each optimizer step (`after_step`), remembers things after a
 task (`end_task`), and says how the updates of the stages make up the model (`updates`). Nothing else in the program
-knows which method is running. docs/methods.md shows how to write one, in this folder, in a file next to a
-configuration, or in a package of your own.
+asks which method is running, but for one note in `nlora.config.protocol`. docs/methods.md shows how to write one, in
+this folder, in a file next to a configuration, or in a package of your own.
 """
 
 from __future__ import annotations

@@ -19,8 +19,10 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
+from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.methods.base import Method
+from nlora.methods.registry import find
 from nlora.runs.atomic import disk_errors
 from nlora.runs.checksums import Damage, Part, damage, read_checksums
 from nlora.runs.events import Progress
@@ -41,9 +43,12 @@ Damages = Mapping[int, Sequence[Damage]]
 """By stage; only damaged stages are in it."""
 
 
-def damage_to_repair(run: RunFolder) -> Damages:
-    """What a repair does again: what is damaged, and stages whose memory a damaged one needs to be trained again."""
-    found = _find_damage(run)
+def damage_to_repair(run: RunFolder, base_folder: Path) -> Damages:
+    """What a repair does again: what is damaged, and stages whose memory a damaged one needs to be trained again.
+
+    base_folder: where a method's file is looked for, after the current folder.
+    """
+    found = _find_damage(run, base_folder)
     for stage in range(len(run.config.tasks), 1, -1):
         memory = run.stage_folder(stage - 1) / MEMORY_FILE
         if trains(found.get(stage, ())) and not trains(found.get(stage - 1, ())) and _has_lost(memory):
@@ -52,18 +57,18 @@ def damage_to_repair(run: RunFolder) -> Damages:
     return found
 
 
-def refuse_damage(run: RunFolder) -> None:
+def refuse_damage(run: RunFolder, base_folder: Path) -> None:
     """Raise RunError with the first damaged file of a run that is about to resume.
 
     Answers that were deleted, to save space, are no damage.
     """
-    found = [damaged for damages in _find_damage(run).values() for damaged in damages]
+    found = [damaged for damages in _find_damage(run, base_folder).values() for damaged in damages]
     if found := [d for d in found if d.path.name != PREDICTIONS_FILE or d.path.exists()]:
         more = f" ({len(found) - 1} more files are damaged)" if len(found) > 1 else ""
         raise RunError(f"{found[0]}{more}")
 
 
-def _find_damage(run: RunFolder) -> dict[int, list[Damage]]:
+def _find_damage(run: RunFolder, base_folder: Path) -> dict[int, list[Damage]]:
     """Of the committed stages, and of one that is trained but not scored yet."""
     stages = range(1, len(run.config.tasks) + 1)
     last = max((stage for stage in stages if run.stage_folder(stage).is_dir()), default=0)
@@ -73,26 +78,31 @@ def _find_damage(run: RunFolder) -> dict[int, list[Damage]]:
         is_trained = trained(unfinished(folder)) is not None
         if folder.is_dir():
             whole = damage(folder, is_last=stage == last) or _unreadable(folder)
-            found[stage] = whole or _on_other_weights(run, stage, folder)
+            found[stage] = whole or _on_other_weights(run, base_folder, stage, folder)
             continue
         if is_trained:
             found[stage] = [d for d in damage(unfinished(folder), is_last=True) if d.part == "weights"]
-            found[stage] = found[stage] or _on_other_weights(run, stage, unfinished(folder))
+            found[stage] = found[stage] or _on_other_weights(run, base_folder, stage, unfinished(folder))
         if stage < last and not found.get(stage):
             found[stage] = [Damage(folder, "scores" if is_trained else "weights", "is missing")]
     return {stage: damages for stage, damages in found.items() if damages}
 
 
-def _on_other_weights(run: RunFolder, stage: int, folder: Path) -> list[Damage]:
+def _on_other_weights(run: RunFolder, base_folder: Path, stage: int, folder: Path) -> list[Damage]:
     """The stage, if the one before it has been trained again since: a repair was stopped between the two."""
     before, after = run.weights_before(stage), _after(folder)
     if before is None or after is None or before == after:
         return []
-    config = run.config
-    is_independent = config.method.name in ("mtl", "pertask") and not config.replay.by_loss
-    is_independent = is_independent or config.tasks[stage - 1].adapter is not None
-    part: Part = "scores" if is_independent else "weights"
+    method = find(run.config.method.name, base_folder)
+    part: Part = "scores" if _is_independent(run.config, stage, method) else "weights"
     return [Damage(folder, part, f"was trained after other weights of stage {stage - 1} than it has now")]
+
+
+def _is_independent(config: Config, stage: int, method: Method | type[Method]) -> bool:
+    """Whether what a stage trains does not depend on the weights of the stages before it."""
+    if config.tasks[stage - 1].adapter is not None:
+        return True
+    return (method.updates == "per_task" or method.at_once) and not config.replay.by_loss
 
 
 class Repair:
@@ -113,11 +123,13 @@ class Repair:
             return
         before = run.weights_before(stage)
         follows = before is None or before == _after(folder)
-        needs_training = trains(found) or not (follows or self._is_independent(stage))
+        is_independent = _is_independent(run.config, stage, self._methods[stage - 1])
+        needs_training = trains(found) or not (follows or is_independent)
         what = found[0].what if found else "an earlier stage has other weights now"
         path = found[0].path if found else folder
         is_marked = trained(folder) is not None
-        if self._is_adopted(stage) and not (needs_training or is_marked) and (found or not follows):
+        is_adopted = run.config.tasks[stage - 1].adapter is not None
+        if is_adopted and not (needs_training or is_marked) and (found or not follows):
             keep_trained(folder, asdict(NOTHING_TRAINED))  # older versions left no such mark
         if needs_training or (found and trained(folder) is None):
             there = self._aside(folder)
@@ -132,16 +144,6 @@ class Repair:
             self._say(stage, path, f"{what}; the stage is scored again")
         if run.is_committed(stage) and stage > 1:
             (run.stage_folder(stage - 1) / MEMORY_FILE).unlink(missing_ok=True)
-
-    def _is_independent(self, stage: int) -> bool:
-        """Whether what a stage trains does not depend on the weights of the stages before it."""
-        if self._is_adopted(stage):
-            return True
-        method = self._methods[stage - 1]
-        return (method.updates == "per_task" or method.at_once) and not self._run.config.replay.by_loss
-
-    def _is_adopted(self, stage: int) -> bool:
-        return self._run.config.tasks[stage - 1].adapter is not None
 
     def _score_again(self, folder: Path, found: Sequence[Damage]) -> None:
         """Make a committed stage one that is trained but not scored yet."""
