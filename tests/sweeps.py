@@ -77,7 +77,7 @@ class Machine:
                 if stage > self.stops_after.get(job.name, stage):
                     return Ended(-9)
                 scores = {t.name: 70.0 for t in loaded.config.tasks[:stage]}
-                with run.stage(stage, task.name) as folder:
+                with run.stage(stage) as folder:
                     record = StageRecord(stage=stage, task=task.name, scores=scores, train_seconds=1,
                                          evaluate_seconds=1, train_samples_per_second=1)  # fmt: skip
                     write_stage_record(folder, record)

@@ -17,8 +17,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Real
@@ -131,6 +133,25 @@ class MissingExtraError(NloraError, ImportError):
     >>> issubclass(nlora.MissingExtraError, nlora.NloraError) and issubclass(nlora.MissingExtraError, ImportError)
     True
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without a full stop; the name of its class if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def with_class(error: BaseException) -> str:
+    """`ImportError: no module named x`: the class of an error and the first line of its message."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
+def killed_by(number: int) -> str:
+    """`killed by SIGKILL (out of memory?)`, from the number of a signal."""
+    name = f"signal {number}"
+    with suppress(ValueError):
+        name = signal.Signals(number).name
+    return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
 def missing(package: str) -> str:

@@ -55,6 +55,11 @@ class Index:
         return subprocess.CompletedProcess(command, 0, "", "")
 
 
+def test_a_cache_folder_of_no_user_is_a_folder_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLORA_CACHE", "~no-such-user/cache")
+    assert downloads.cache_folder() == Path("~no-such-user/cache")
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NLORA_CACHE", str(tmp_path / "cache"))

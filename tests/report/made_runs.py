@@ -71,7 +71,7 @@ def make_run(
     R = [[None] * unscored + row[unscored:] for row in matrix(len(tasks), fewer)]
     with RunFolder.open(config, VERSIONS) as run:
         for stage in range(1, (len(tasks) if stages is None else stages) + 1):
-            with run.stage(stage, tasks[stage - 1]) as place:
+            with run.stage(stage) as place:
                 answers = [
                     Prediction("TC", task, str(n), sentence.format(n), label, "Which color is it?\n{0}\nAnswer:",
                                label if n < right_answers(i, stage, len(tasks)) - fewer else wrong)

@@ -40,7 +40,7 @@ def record_of(stage: int, task: str) -> StageRecord:
 
 def commit(run: RunFolder, stage: int) -> None:
     task = run.config.tasks[stage - 1].name
-    with run.stage(stage, task) as folder:
+    with run.stage(stage) as folder:
         (folder / "adapter").mkdir()
         (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"\x00" * 100)
         write_stage_record(folder, record_of(stage, task))
@@ -69,7 +69,7 @@ def test_a_run_from_the_first_stage_to_the_summary(tmp_path: Path) -> None:
         assert run.is_complete()
         assert run.write_summary() == complete  # what was once measured stays
         assert run.stage_record(2) == record_of(2, "amazon")
-        assert run.adapter_folder(2, "amazon") == tmp_path / "run" / "outputs" / "2-amazon" / "adapter"
+        assert run.adapter_folder(2) == tmp_path / "run" / "outputs" / "2-amazon" / "adapter"
     assert read_summary(tmp_path / "run") == complete
     assert complete.average_accuracy == 75.0
     assert (complete.backward_transfer, complete.forgetting) == (-20.0, 20.0)
@@ -110,10 +110,10 @@ def interrupt(folder: Path) -> None:
 
 def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
-        with pytest.raises(KeyboardInterrupt), run.stage(1, "agnews") as folder:
+        with pytest.raises(KeyboardInterrupt), run.stage(1) as folder:
             interrupt(folder)
         assert names(tmp_path / "outputs") == set()
-        with pytest.raises(ValueError, match="stage 1 has no record"), run.stage(1, "agnews") as folder:
+        with pytest.raises(ValueError, match="stage 1 has no record"), run.stage(1) as folder:
             (folder / "all_results.json").write_text("{}")
         with pytest.raises(ValueError, match="is the record of stage 2, amazon"), run.stage(1) as folder:
             write_stage_record(folder, record_of(2, "amazon"))

@@ -34,7 +34,7 @@ KILLED = textwrap.dedent(
             for stage, task in enumerate(config.tasks, start=1):
                 if run.is_committed(stage):
                     continue
-                with run.stage(stage, task.name) as temporary:
+                with run.stage(stage) as temporary:
                     (temporary / "adapter").mkdir()
                     (temporary / "adapter" / "weights").write_text("w" * 9)
                     write_stage_record(temporary, StageRecord(stage=stage, task=task.name, scores={"a": 50, "b": 50},

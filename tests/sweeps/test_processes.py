@@ -53,7 +53,7 @@ def test_a_run_that_does_not_hear_is_killed() -> None:
         ("Traceback\nSegmentation fault\n\n", 139, "Segmentation fault"),
         ("an error in words\nlast\n", 1, "last"),
         ("", 1, "exit status 1, and nothing in the log"),
-        ("error: not this\n", -9, "killed by SIGKILL; out of memory?"),
+        ("error: not this\n", -9, "killed by SIGKILL (out of memory?)"),
         ("", -11, "killed by SIGSEGV"),
     ],
 )  # fmt: skip

@@ -62,7 +62,7 @@ def test_an_unfinished_run_goes_on(tmp_path: Path) -> None:
     machine.stops_after = {"penalty-seed1": 1}
     good, told = swept(file, machine)
     assert not good
-    assert "killed by SIGKILL; out of memory?" in told
+    assert "killed by SIGKILL (out of memory?)" in told
     assert "penalty (nlora), stopped after 1 of 2" in told
     assert state_of(tmp_path / "out" / "penalty-seed1") == "unfinished"
     machine.stops_after = {}

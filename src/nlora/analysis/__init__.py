@@ -1,5 +1,6 @@
-"""How much the updates of adapters interfere, from their factors alone: no model, no data.
+"""What learning a task did to the earlier ones: how much updates interfere, and which answers changed (`gate`).
 
-Norms, cosines, angles and spectra come from products of the factors (`spectrum`, `pair_measures`). Only the measures of
-single entries form the updates, tile by tile (`entrywise`).
+Interference is measured from the factors of the adapters alone: no model, no data. Norms, cosines, angles and spectra
+come from products of the factors (`spectrum`, `pair_measures`). Only the measures of single entries form the updates,
+tile by tile (`entrywise`).
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nlora.analysis.interference import compare_states
 from nlora.analysis.measurements import Measurements
-from nlora.analysis.of_run import is_run
+from nlora.analysis.of_run import looks_like_run
 from nlora.errors import InputErrors, Problem
 from nlora.models.adapter_source import load_adapter, locate_adapter
 from nlora.models.lora_factors import CONFIG_FILE, AdapterState
@@ -40,7 +40,7 @@ def compare_adapters(
 def measure_adapters(sources: Sequence[str], threshold: float | None) -> Measurements:
     """The measures by module, under the shortest names that tell the sources apart; errors as in `compare_adapters`."""
     for source in sources:
-        if is_run(Path(source)):
+        if looks_like_run(Path(source)):
             raise InputErrors(
                 [Problem(source, "is a run; give it alone, or give the adapter folders of its stages")]
             )

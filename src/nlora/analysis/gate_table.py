@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nlora.runs.console import TextConsole
+from nlora.runs.console import as_text
 
 if TYPE_CHECKING:
     from nlora.analysis.gate import Gate
@@ -17,9 +16,7 @@ if TYPE_CHECKING:
 
 def gate_text(verdict: Gate) -> str:
     """The table as plain text, 100 characters wide."""
-    out = io.StringIO()
-    TextConsole(file=out, width=100, color_system=None, force_jupyter=False).print(gate_table(verdict))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return as_text(gate_table(verdict), width=100)
 
 
 def gate_table(verdict: Gate) -> RenderableType:

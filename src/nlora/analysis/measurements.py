@@ -73,9 +73,9 @@ class Measurements:
 
     # where: a mask (M,) that selects modules; None: all.
 
-    def density(self, where: NDArray[np.bool_] | None = None) -> Floats:
-        """(T,): the share of an adapter's entries above the threshold; NaN for an adapter without entries there."""
-        return self._share(self.adapters["large"], where)
+    def density(self) -> Floats:
+        """(T,): the share of an adapter's entries above the threshold; NaN for an adapter without entries."""
+        return self._share(self.adapters["large"], None)
 
     def collision_rate(self, where: NDArray[np.bool_] | None = None) -> Floats:
         """(P,): the share of entries, over the modules that both have, where both exceed the threshold."""

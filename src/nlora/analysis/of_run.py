@@ -30,8 +30,8 @@ def analyze_run(folder: str | Path, threshold: float | None = None) -> Interfere
     return measure_run(Path(folder), threshold)[1]
 
 
-def is_run(folder: Path) -> bool:
-    """Whether the folder is a run's, finished or not."""
+def looks_like_run(folder: Path) -> bool:
+    """Whether the folder has a file of a run. What is wrong with it, if it is no whole one, its readers say."""
     return (folder / SUMMARY_FILE).is_file() or (folder / RUN_FILE).is_file()
 
 

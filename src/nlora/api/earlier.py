@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlora.analysis.of_run import is_run
+from nlora.analysis.of_run import looks_like_run
 from nlora.api.run import Run
 from nlora.config.paths import at_home
 from nlora.data.collate import IGNORED
@@ -69,7 +69,7 @@ def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> li
             tasks.append(EarlierTask(f"adapter {number}", dict(source), None))
             continue
         name = str(source.folder) if isinstance(source, Run) else at_home(os.fspath(source))
-        if is_run(Path(name)):
+        if looks_like_run(Path(name)):
             tasks += _of_run(name)
         else:
             folder = locate_adapter(name)

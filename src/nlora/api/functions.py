@@ -1,7 +1,7 @@
 """The functions of the public API: nlora.run, nlora.open_run, nlora.compare, nlora.gate, nlora.interference.
 
-They print nothing and raise NloraError for everything that a user can correct. torch is imported only once a model is
-needed.
+They print nothing, but for the bar that `run` shows in a notebook, and raise NloraError for everything that a user can
+correct. torch is imported only once a model is needed.
 """
 
 from __future__ import annotations

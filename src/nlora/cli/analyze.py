@@ -45,7 +45,7 @@ def analyze(
     import math
 
     from nlora.analysis.adapter_sources import measure_adapters
-    from nlora.analysis.of_run import is_run, measure_run
+    from nlora.analysis.of_run import looks_like_run, measure_run
     from nlora.analysis.tables import csv_rows, interference_tables
     from nlora.errors import InputErrors, Problem
     from nlora.report.write import write_interference
@@ -59,7 +59,7 @@ def analyze(
     for file, option in ((csv_file, "--csv"), (html_file, "--html")):
         if file is not None:  # the run's own files stay as they are if it cannot be written
             writable(str(file), option)
-    if len(sources) == 1 and is_run(Path(sources[0])):
+    if len(sources) == 1 and looks_like_run(Path(sources[0])):
         measured, found = measure_run(Path(sources[0]), threshold)
         written.append(Path(sources[0]) / ANALYSIS_FILE)
         write_json(written[0], found.to_json())
@@ -84,7 +84,7 @@ def analyze(
 
 
 def _tell_summary(folder: Path, found: Interference) -> None:
-    """Write the collisions into the run's summary, too: `nlora compare` reads nothing else."""
+    """Write the collisions into the run's summary, too: `nlora compare` takes them from there."""
     from nlora.errors import RunError
     from nlora.runs.summary import read_summary, write_summary
 

@@ -12,13 +12,12 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from nlora.cli.group import STOPPED
-from nlora.errors import InputErrors, Problem
+from nlora.errors import InputErrors, Problem, killed_by
 from nlora.models.launchers import BY_NLORA, cores, from_slurm, launch_of
 from nlora.runs.console import TextConsole
 
@@ -81,11 +80,9 @@ def _exit_like(failures: Mapping[int, Any]) -> None:
     codes = {rank: failure.exitcode for rank, failure in failures.items() if failure.exitcode not in stopped}
     for rank, code in codes.items():
         if code < 0:
-            name = f"signal {-code}"
-            with suppress(ValueError):
-                name = signal.Signals(-code).name
-            memory = " (out of memory?)" if name == "SIGKILL" else ""
-            text = f"[bold red]error:[/] process {rank} was killed by {name}{memory}; the same command resumes the run"
+            text = (
+                f"[bold red]error:[/] process {rank} was {killed_by(-code)}; the same command resumes the run"
+            )
             TextConsole(stderr=True).print(text, highlight=False, soft_wrap=True)
             raise typer.Exit(1)
     raise typer.Exit(max(codes.values(), default=STOPPED))

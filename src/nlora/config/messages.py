@@ -58,6 +58,14 @@ def problems_in(
     return list(dict.fromkeys(found))
 
 
+def first_problem(error: ValidationError) -> str:
+    """`tasks.0: must be a list (and 2 more)`: what is wrong in a file that nlora wrote, and nobody should edit."""
+    first, others = error.errors(include_url=False)[0], error.error_count() - 1
+    key = ".".join(map(str, first["loc"]))
+    what = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {what}".removeprefix(": ") + (f" (and {others} more)" if others else "")
+
+
 def _is_infinite(value: Any) -> bool:
     """Whether a number, or a text that pydantic would read as one, is infinite or not a number."""
     try:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from nlora.config.paths import found_in, looked_in
 from nlora.errors import did_you_mean
 
 
@@ -54,13 +55,9 @@ def is_python_file(name: str) -> bool:
 
 def file_of(name: str, folders: Sequence[Path]) -> Path:
     """The file, looked for in these folders, as data files are. Raises UnusableCodeError."""
-    path = Path(name).expanduser()
-    if found := next((folder / path for folder in folders if (folder / path).is_file()), None):
+    if found := found_in(folders, name):
         return found
-    looked = " and ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
-    raise UnusableCodeError(
-        f"no such file: {name}" + ("" if path.is_absolute() else f" (looked in {looked})")
-    )
+    raise UnusableCodeError(f"no such file: {name}{looked_in(folders, name)}")
 
 
 def load_file(path: Path) -> tuple[ModuleType, bytes]:

@@ -9,6 +9,7 @@ False
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,21 @@ def at_home(text: str) -> str:
 def expanded(path: str | os.PathLike[str]) -> Path:
     """The path with `~` replaced by the home folder, where there is one."""
     return Path(at_home(os.fspath(path)))
+
+
+def found_in(
+    folders: Iterable[Path], path: str | os.PathLike[str], kind: Callable[[Path], bool] | None = None
+) -> Path | None:
+    """The first of the folders' files with this path; None if none has it. kind: `is_file` if None, or `is_folder`."""
+    is_there = kind or is_file
+    return next((folder / expanded(path) for folder in folders if is_there(folder / expanded(path))), None)
+
+
+def looked_in(folders: Iterable[Path], path: str | os.PathLike[str]) -> str:
+    """` (looked in /a and /b)`, for the message about a path that none has; empty for an absolute path."""
+    if expanded(path).is_absolute():
+        return ""
+    return f" (looked in {' and '.join(dict.fromkeys(str(folder.resolve()) for folder in folders))})"
 
 
 HomePath = Annotated[str, AfterValidator(at_home)]

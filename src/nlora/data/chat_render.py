@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlora.data.chat import Message
 from nlora.data.field_error import FieldError
+from nlora.errors import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,8 +44,7 @@ class ChatRenderer:
         try:
             return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks))
         except Exception as error:  # a template is a program, and may raise anything
-            first = next(iter(str(error).splitlines()), type(error).__name__)
-            raise FieldError(f"the model's chat template refuses it: {first}") from error
+            raise FieldError(f"the model's chat template refuses it: {first_line(error)}") from error
 
     def tokens(self, text: str) -> tuple[list[int], list[Span]]:
         """The ids of a rendered text, and the characters of each token."""

@@ -29,6 +29,7 @@ from typing import IO
 import platformdirs
 from filelock import FileLock
 
+from nlora.config.paths import expanded
 from nlora.errors import FetchError
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def text_folder() -> Path:
 def cache_folder() -> Path:
     """The folder of downloaded files: NLORA_CACHE, or else the system's cache folder for nlora."""
     chosen = os.environ.get("NLORA_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("nlora"))
+    return expanded(chosen) if chosen else Path(platformdirs.user_cache_dir("nlora"))
 
 
 def fetch(wheel: Wheel) -> Path:

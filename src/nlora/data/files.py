@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nlora.config.paths import expanded, is_file, is_folder
+from nlora.config.paths import expanded, is_file, is_folder, looked_in
 from nlora.data import hub
 from nlora.data.fields import Fields
 from nlora.data.readers import FORMATS, READERS, Form, open_file, suffix_of, unknown_format
@@ -92,6 +92,5 @@ def _not_found(source: str, folders: Sequence[Path]) -> str:
     path = expanded(source)
     if any(is_folder(folder / path) for folder in folders):
         return f"{source} is a folder; name a file in it, or several as {path}/*.jsonl"
-    looked = " and ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
-    where = "" if path.is_absolute() else f" (looked in {looked})"
-    return f"{'no file matches' if glob.has_magic(source) else 'no such file:'} {source}{where}"
+    what = "no file matches" if glob.has_magic(source) else "no such file:"
+    return f"{what} {source}{looked_in(folders, source)}"

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from nlora.config.general_options import DEFAULT_TEXT, GeneralOptions
-from nlora.config.paths import expanded, is_file
+from nlora.config.paths import found_in, looked_in
 from nlora.data.digest import text_digest
 from nlora.errors import InputErrors, Key, Problem
 
@@ -49,11 +49,9 @@ def general_text(options: GeneralOptions, folders: Sequence[Path]) -> GeneralTex
     if options.text == DEFAULT_TEXT:
         shipped = resources.files("nlora.data").joinpath("general", _SHIPPED)
         return GeneralText(DEFAULT_TEXT, shipped.read_text(encoding="utf-8")[: options.max_characters])
-    name = expanded(options.text)
-    path = next((folder / name for folder in folders if is_file(folder / name)), None)
+    path = found_in(folders, options.text)
     if path is None:
-        looked = " and ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
-        raise _wrong(f"no such file: {options.text} (looked in {looked})")
+        raise _wrong(f"no such file: {options.text}{looked_in(folders, options.text)}")
     try:
         with path.open(encoding="utf-8-sig") as file:
             text = file.read(options.max_characters)

@@ -13,7 +13,7 @@ from typing import Any
 
 from nlora.data.fields import Fields
 from nlora.data.rows import NARROW, ProblemList, shortest
-from nlora.errors import MissingExtraError, missing
+from nlora.errors import MissingExtraError, first_line, missing
 
 PREFIX = "hub:"
 _SPLITS = frozenset({"train", "test", "validation"})
@@ -87,7 +87,7 @@ def _datasets(source: str) -> Any:
 def _reason(error: BaseException) -> str:
     """The first line of the error; of what caused it, where the data set itself could not be built."""
     cause = error.__cause__ if "while generating the dataset" in str(error) else None
-    return (str(cause or error).splitlines() or [type(error).__name__])[0]
+    return first_line(cause or error)
 
 
 def table_rows(table: Any, source: str, problems: ProblemList, fields: Fields) -> Iterator[tuple[str, Any]]:

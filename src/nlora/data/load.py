@@ -7,12 +7,12 @@ seed and the task's name, so that a task has the same examples at any position i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from nlora.config.characters import looks, told_apart
+from nlora.config.paths import found_in, is_folder, looked_in
 from nlora.config.schema import BUILTIN, Config
 from nlora.config.task_source import TaskSource
 from nlora.data import builtin, cl_benchmark
@@ -20,7 +20,7 @@ from nlora.data.digest import digest
 from nlora.data.fields import Fields
 from nlora.data.files import read_examples
 from nlora.data.scorers import with_metric
-from nlora.data.splits import hold_out, sample, split_off
+from nlora.data.splits import draw_seed, hold_out, sample, split_off
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Key, Problem, did_you_mean
 
@@ -126,11 +126,9 @@ def _benchmark_folder(config: Config, folders: Sequence[Path], problems: list[Pr
     """The folder that `data` names; None if it names none, or, with a problem added, if there is none."""
     if config.data is None or config.data == BUILTIN or all(s.train or s.adapter for s in config.tasks):
         return None
-    path = Path(config.data).expanduser()
-    found = next((folder / path for folder in folders if (folder / path).is_dir()), None)
+    found = found_in(folders, config.data, is_folder)
     if found is None:
-        places = " and ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
-        looked = "" if path.is_absolute() else f" (looked in {places})"
+        looked = looked_in(folders, config.data)
         hint = did_you_mean(BUILTIN if config.data == "embedded" else config.data, [BUILTIN])
         way_out = f"; use a folder in the released layout, or '{BUILTIN}'; {cl_benchmark.ORIGIN}"
         problems.append(Problem.at(("data",), f"no such folder: {config.data}{looked}{hint or way_out}"))
@@ -228,17 +226,19 @@ def _limit(task: Task, config: Config) -> Task:
     whole = task
     held_out = config.evaluate.split == "validation"
     if held_out:
-        task = hold_out(task, config.evaluate.validation_share, _seed(config, task, "validation"))
+        task = hold_out(
+            task, config.evaluate.validation_share, draw_seed(config.seed, task.name, "validation")
+        )
     options, test = config.train_options(task.name), config.evaluate.max_samples
     train, stops = options.max_samples, options.early_stopping is not None and bool(task.train)
     if train is not None:
-        task = replace(task, train=sample(task.train, train, _seed(config, task, "train")))
+        task = replace(task, train=sample(task.train, train, draw_seed(config.seed, task.name, "train")))
     if stops:
-        share, seed = config.evaluate.validation_share, _seed(config, task, "early_stopping")
+        share, seed = config.evaluate.validation_share, draw_seed(config.seed, task.name, "early_stopping")
         split = hold_out(task, share, seed, "leave train.early_stopping out")
         task = replace(task, train=split.train, validation=split.test)
     if test is not None:
-        task = replace(task, test=sample(task.test, test, _seed(config, task, "test")))
+        task = replace(task, test=sample(task.test, test, draw_seed(config.seed, task.name, "test")))
     source = whole.train if held_out else whole.test
     return replace(
         task,
@@ -247,9 +247,3 @@ def _limit(task: Task, config: Config) -> Task:
             digest(source) if held_out or test is not None else None,
         ),
     )
-
-
-def _seed(config: Config, task: Task, purpose: str) -> int:
-    # Not hash(), which differs between processes.
-    digest = hashlib.sha256(f"{config.seed}/{task.name}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "big")

@@ -26,6 +26,7 @@ from nlora.config.characters import UTF_16, is_utf16
 from nlora.data.field_error import RepeatedKey
 from nlora.data.fields import Fields
 from nlora.data.rows import NARROW, ProblemList, shortest
+from nlora.errors import first_line
 
 Row = tuple[str, Any]
 _COMPRESSED = {".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd", ".zip": "unzip"}
@@ -275,7 +276,7 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
         problems.add(f"{problems.file}[{number}]", "not UTF-8, in this row or a later one")
     # Damaged pages are OSErrors, dates after the year 9999 are OverflowErrors, unknown time zones are KeyErrors.
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         reason = f"unknown time zone {reason}" if isinstance(error, KeyError) else reason
         problems.add(problems.file, f"not readable as Parquet: {reason}")
 

@@ -7,12 +7,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nlora.data.splits import sample
+from nlora.data.splits import draw_seed, sample
 
 if TYPE_CHECKING:
     from nlora.data.task import Example, Task
@@ -23,7 +22,7 @@ _DECIMALS = 6
 
 def stratified(task: Task, n: int, seed: int) -> tuple[Example, ...]:
     """min(n, all) of the task's training examples, in proportion to its labels. seed: the run's."""
-    return sample(task.train, n, _replay_seed(task, seed))
+    return sample(task.train, n, draw_seed(seed, task.name, "replay"))
 
 
 def stratified_within(task: Task, tokens: Sequence[int], budget: int, seed: int) -> tuple[Example, ...]:
@@ -40,16 +39,11 @@ def stratified_within(task: Task, tokens: Sequence[int], budget: int, seed: int)
     longest = max(map(length.__getitem__, fitting))
     while True:
         n = max(n, 1)
-        some = sample(fitting, n, _replay_seed(task, seed))
+        some = sample(fitting, n, draw_seed(seed, task.name, "replay"))
         excess = sum(map(length.__getitem__, some)) - budget
         if excess <= 0:
             return some
         n -= -(-excess // longest)
-
-
-def _replay_seed(task: Task, seed: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{task.name}/replay".encode()).digest()
-    return int.from_bytes(digest[:8], "big")
 
 
 def hardest(losses: Sequence[float], n: int) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from nlora.config.characters import utf8
 from nlora.config.messages import problems_in
+from nlora.config.paths import found_in, is_folder
 from nlora.config.places import Place
 from nlora.config.schema import BUILTIN, Config
 from nlora.config.task_source import TaskSource
@@ -134,8 +135,7 @@ def _data_sets(data: str | None, base_folder: Path) -> list[str]:
     """`TYPE/name` of every data set in the folder `data`. Raises InputErrors if there is no such folder."""
     if data is None or data == BUILTIN:
         return []
-    path = Path(data).expanduser()
-    found = next((folder / path for folder in (Path(), base_folder) if (folder / path).is_dir()), None)
+    found = found_in((Path(), base_folder), data, is_folder)
     if found is None:
         raise InputErrors([Problem("data", f"no such folder: {data}; give its current path with --data")])
     return list(cl_benchmark.datasets(found))

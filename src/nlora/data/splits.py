@@ -9,6 +9,7 @@ The released code's "random" sampling takes the first examples of the file; this
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +17,11 @@ from dataclasses import replace
 
 from nlora.data.task import Example, Task
 from nlora.errors import InputErrors, Key, Problem
+
+
+def draw_seed(seed: int, task: str, purpose: str) -> int:
+    """The seed of one draw from a task's examples. Not by hash(), which differs between processes."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{task}/{purpose}".encode()).digest()[:8], "big")
 
 
 def sample(examples: Sequence[Example], n: int, seed: int) -> tuple[Example, ...]:

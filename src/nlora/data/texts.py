@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
+from nlora.config.paths import expanded
 from nlora.data.fields import Fields
 from nlora.data.readers import FORMATS, READERS, Form, open_file, suffix_of, unknown_format
 from nlora.data.rows import ProblemList, to_texts
@@ -111,7 +112,7 @@ def read_texts(
         return Texts(_copied(stdin), STDIN, kind, form, added)
     kind = kind or _SUFFIXES.get(suffix_of(file))
     try:
-        with open_file(path := file.expanduser()) as opened:
+        with open_file(path := expanded(file)) as opened:
             if kind is None:
                 what = unknown_format(file, _SUFFIXES, "; or give its format with --format")
                 raise InputErrors([Problem("--file", what)])

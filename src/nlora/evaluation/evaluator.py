@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,9 +25,8 @@ from nlora.evaluation.choices import Decode, decode_of
 from nlora.evaluation.greedy import greedy, greedy_generation, is_plain
 from nlora.evaluation.label_scoring import LabelTree, label_probabilities, likeliest_labels
 from nlora.evaluation.prefill import Prefiller
-from nlora.models import processes
 from nlora.models.fast_paths import FastPaths, default_paths
-from nlora.models.inspection import is_sharded
+from nlora.models.shares import share_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +58,13 @@ class Answers:
     answer_tokens: float | None = None
     probabilities: tuple[tuple[float, ...], ...] | None = None
     guesses: tuple[str, ...] | None = None
+
+
+def mean_answer_tokens(parts: Iterable[Answers]) -> float | None:
+    """Mean length of the generated answers of all parts; None if none was generated."""
+    lengths = [(a.answer_tokens, len(a.texts)) for a in parts if a.answer_tokens is not None]
+    generated = sum(number for _, number in lengths)
+    return sum(mean * number for mean, number in lengths) / generated if generated else None
 
 
 class _Found(NamedTuple):
@@ -149,29 +155,26 @@ class Evaluator:
             packs=self._paths.prefill == "packed",
             kv_cache=self._paths.kv_cache,
         )
-        answers = [_Found("")] * len(prompts)
         size = self._options.batch_size if self._paths.prefill != "single" else 1
-        # Dealt out in turn, so that all have prompts of all lengths. Of a sharded model, every pass takes all
-        # processes, and the answers decide how many passes there are.
-        number, rank = (1, 0) if is_sharded(self._backbone.model) else (processes.size(), processes.rank())
-        mine = groups[rank::number]
+        share = share_of(self._backbone.model)
+        mine = share.of(groups)
         found: list[_Found] = []
         for start in range(0, len(mine), size):
             some = mine[start : start + size]
             found += respond(
                 prefiller, [TokenizedExample(prompts[group[0]].prompt_ids, []) for group in some]
             )
-            on_answered(sum(map(len, groups[start * number : (start + size) * number])))
-        for first, theirs in enumerate(processes.gather(found) if number > 1 else [found]):
-            for group, answer in zip(groups[first::number], theirs, strict=True):
-                for index in group:
-                    answers[index] = answer
+            on_answered(sum(map(len, groups[start * share.number : (start + size) * share.number])))
+        answers = [_Found("")] * len(prompts)
+        for group, answer in zip(groups, share.together(found), strict=True):
+            for index in group:
+                answers[index] = answer
         tokens = [answer.tokens for answer in answers]
         return Answers(
             tuple(answer.text for answer in answers),
             decode,
             time.perf_counter() - begin,
-            batches=sum(-(-len(groups[first::number]) // size) for first in range(number)),
+            batches=sum(-(-len(groups[first :: share.number]) // size) for first in range(share.number)),
             answer_tokens=sum(tokens) / len(tokens) if tokens and decode == "generate" else None,
             probabilities=tuple(answer.probabilities for answer in answers) if probabilities else None,
         )

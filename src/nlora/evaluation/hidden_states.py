@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nlora.data.collate import Collator
 from nlora.data.task import TokenizedExample
-from nlora.models import processes
 from nlora.models.inspection import (
     MODEL_RAISES,
     first_position,
@@ -21,6 +20,7 @@ from nlora.models.inspection import (
     logits_tolerance,
 )
 from nlora.models.logits import positions
+from nlora.models.shares import share_of
 
 if TYPE_CHECKING:
     from nlora.models.backbone import Backbone
@@ -38,15 +38,13 @@ def mean_hidden_states(backbone: Backbone, texts: Sequence[Sequence[int]], batch
     """
     backbone.model.eval()
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # batches of similar lengths
-    number = processes.size()
-    mine = [texts[i] for i in order[processes.rank() :: number]]
+    share = share_of(backbone.model)
+    mine = [texts[i] for i in share.of(order)]
     size = batch_size if batch_size == 1 or _padding_is_exact(backbone, mine) else 1
     found: list[Features] = []
     for start in range(0, len(mine), size):
         found += list(_means(backbone, mine[start : start + size]).cpu().numpy())
-    rows: dict[int, Features] = {}
-    for first, theirs in enumerate(processes.gather(found)):
-        rows.update(zip(order[first::number], theirs, strict=True))
+    rows = dict(zip(order, share.together(found), strict=True))
     return np.stack([rows[i] for i in range(len(texts))])
 
 

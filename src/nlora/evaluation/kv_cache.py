@@ -23,6 +23,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+SPARE_COLUMNS = 8
+"""For the new tokens of a prompt that has been read; more columns are added when they run out."""
 _MORE_TOKENS = 16
 """Number of columns by which a full layer grows."""
 

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlora.models import processes
-from nlora.models.inspection import is_sharded
+from nlora.models.shares import share_of
 
 LONGEST_WINDOW = 1024
 """In tokens; shorter if the model has fewer positions."""
@@ -55,12 +54,9 @@ def mean_loss(model: nn.Module, rows: Sequence[Sequence[int]], begin: int) -> fl
 
     Several processes share the windows, and each gets the same number. Of a sharded model, each pass takes them all.
     """
-    number, rank = (1, 0) if is_sharded(model) else (processes.size(), processes.rank())
-    mine = [_loss_of_window(model, row, begin) for row in rows[rank::number]]
-    every: list[float] = [0.0] * len(rows)
-    for first, theirs in enumerate(processes.gather(mine) if number > 1 else [mine]):
-        every[first::number] = theirs
-    return math.fsum(every) / predicted(rows, begin)
+    share = share_of(model)
+    mine = [_loss_of_window(model, row, begin) for row in share.of(rows)]
+    return math.fsum(share.together(mine)) / predicted(rows, begin)
 
 
 def _loss_of_window(model: Any, row: Sequence[int], begin: int) -> float:

@@ -22,7 +22,7 @@ from transformers import EncoderDecoderCache
 
 from nlora.data.collate import Collator
 from nlora.data.task import TokenizedExample
-from nlora.evaluation.kv_cache import PreallocatedCache
+from nlora.evaluation.kv_cache import SPARE_COLUMNS, PreallocatedCache
 from nlora.evaluation.prefill_packed import PackedPrefiller
 from nlora.evaluation.prefill_padded import prefill_padded, with_rows
 from nlora.models.inspection import (
@@ -39,8 +39,6 @@ _PASS_OVERHEAD_TOKENS = 48
 cores)."""
 _MOST_PASS_TOKENS = 4096
 """On a CPU, larger passes are slower, because their activations do not fit into its caches."""
-_SPARE_COLUMNS = 8
-"""For new tokens in the cache, which grows when they run out."""
 
 
 class Prefill(Protocol):
@@ -166,7 +164,7 @@ class _EncoderDecoderPrefill:
         self.rows = list(range(count))
         self._states, self._mask = states, mask
         self._output = type(encoded)  # some models have their own class, with more fields for their decoder
-        self._caches = PreallocatedCache(count, _SPARE_COLUMNS), PreallocatedCache(count, width)
+        self._caches = PreallocatedCache(count, SPARE_COLUMNS), PreallocatedCache(count, width)
         self._cache = EncoderDecoderCache(*self._caches)
         start = torch.full((count, 1), decoder_start(model), device=mask.device)
         self.next_logits = self.extend(start)[:, -1]

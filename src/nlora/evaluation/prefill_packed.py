@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from nlora.data.packing import common_tokens, pack_rests
 from nlora.data.task import TokenizedExample
-from nlora.evaluation.kv_cache import PreallocatedCache
+from nlora.evaluation.kv_cache import SPARE_COLUMNS, PreallocatedCache
 from nlora.models.packed_attention import packed_attention, packed_logits
 from nlora.models.packed_layout import BatchLayout, Continuation, KeysValues, Memory
 
@@ -25,8 +25,6 @@ _TOKENS_PER_PASS = 1024
 """On a CPU: enough for fast matrix products, and few enough for its caches (with SmolLM2, 600 to 1200 are equally fast,
 and 4096 take 1.5 times as long)."""
 
-_SPARE_COLUMNS = 8
-"""For new tokens in the cache, which grows when they run out."""
 
 Part = tuple[list[int], KeysValues]
 """Of one pass: the number of tokens of each row after the common beginning, and their keys and values."""
@@ -172,7 +170,7 @@ class PackedPrefill:
 
     def _fill_cache(self) -> None:
         """Moves everything to one tensor per layer, to which further tokens are added in place."""
-        self._cache = PreallocatedCache(len(self.rows), self._is_token.shape[1] + _SPARE_COLUMNS)
+        self._cache = PreallocatedCache(len(self.rows), self._is_token.shape[1] + SPARE_COLUMNS)
         for layer in range(len(self._added)):
             keys, values = self._gathered(layer)
             self._cache.update(keys.transpose(1, 2), values.transpose(1, 2), layer)

@@ -10,12 +10,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from nlora.evaluation.kv_cache import PreallocatedCache
+from nlora.evaluation.kv_cache import SPARE_COLUMNS, PreallocatedCache
 from nlora.models.inspection import Batch
 from nlora.models.logits import causal_forward
-
-_SPARE_COLUMNS = 8
-"""For new tokens in the cache, which grows when they run out."""
 
 
 class PaddedPrefill:
@@ -58,7 +55,7 @@ def prefill_padded(model: nn.Module, passes: Sequence[Batch]) -> PaddedPrefill:
     """Prefills padded batches, one after another, into one cache."""
     count = sum(len(batch["input_ids"]) for batch in passes)
     width = max(batch["input_ids"].shape[1] for batch in passes)
-    cache = PreallocatedCache(count, width + _SPARE_COLUMNS)
+    cache = PreallocatedCache(count, width + SPARE_COLUMNS)
     mask = passes[0]["attention_mask"].new_zeros(count, width)
     first = []
     for begin, end, batch in with_rows(passes):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from nlora.config.paths import expanded
-from nlora.errors import AdapterError
+from nlora.errors import AdapterError, first_line
 from nlora.models.hub import offline_without_hub
 from nlora.models.lora_factors import CONFIG_FILE, WEIGHTS_FILE, AdapterState, load_factors
 
@@ -24,9 +24,8 @@ def locate_adapter(source: str) -> Path:
         with offline_without_hub():
             return Path(huggingface_hub.snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except (OSError, ValueError) as error:  # the hub's client raises nothing else
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AdapterError(
-            f"{source}: neither a folder here nor an adapter that can be fetched from the hub ({reason})"
+            f"{source}: neither a folder here nor an adapter that can be fetched from the hub ({first_line(error)})"
         ) from error
 
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlora.config.paths import expanded
 from nlora.data.permissions import open_to_others
-from nlora.errors import FetchError, ModelError
+from nlora.errors import FetchError, ModelError, first_line
 from nlora.models import processes
 from nlora.models.default_dtype import require_float32
 from nlora.models.hub import offline_without_hub
@@ -196,7 +197,7 @@ def _locate(name: str) -> _Source:
     """Where the files of a model are."""
     if name == BUILTIN_MODEL:
         return _Source(str(builtin_model_folder()))
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"model {name}: no such GGUF file")
@@ -221,7 +222,7 @@ def _one_clear_line(name: str) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be loaded into one line."""
     from safetensors import SafetensorError
 
-    is_local = name == BUILTIN_MODEL or Path(name).expanduser().exists()
+    is_local = name == BUILTIN_MODEL or expanded(name).exists()
     try:
         with nullcontext() if is_local else offline_without_hub():
             yield
@@ -229,7 +230,7 @@ def _one_clear_line(name: str) -> Iterator[None]:
         raise ModelError(f"model {name}: a weight file is damaged ({error}); download it again") from error
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         text = str(error)
-        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        first = first_line(error)
         if "trust_remote_code" in text:
             first = "it comes with its own Python code; set trust_remote_code: true if you trust it"
         elif "gated repo" in text:

@@ -1,8 +1,8 @@
 """What a launcher (torchrun, accelerate launch, srun, `nlora run --processes`) says about a run's processes.
 
 Launchers speak through environment variables. torchrun's are RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT; all of them, or it is one process. Slurm's are translated into these. Nothing here imports
-torch.
+MASTER_ADDR and MASTER_PORT. Without RANK and WORLD_SIZE it is one process. Slurm's are translated into these. Nothing
+here imports torch.
 """
 
 from __future__ import annotations

@@ -219,8 +219,6 @@ class LoraAdapter:
             recompute_activations(backbone, on=False)
             backbone.disable_input_require_grads()  # transformers leaves its hooks on the embeddings
             self._checkpointing = False
-        if hasattr(backbone, "peft_config"):  # older PEFT leaves it and warns at the next attach
-            del backbone.peft_config
         for parameter in self._trainable_before:
             parameter.requires_grad_(True)
         return cast(nn.Module, backbone)

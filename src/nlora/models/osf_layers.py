@@ -127,8 +127,6 @@ class OsfLayers:
         if self._checkpointing:
             recompute_activations(backbone, on=False)
             self._checkpointing = False
-        if hasattr(backbone, "peft_config"):
-            del backbone.peft_config
         with torch.no_grad():
             for name, weight in weights.items():
                 backbone.get_submodule(name).weight.copy_(weight)

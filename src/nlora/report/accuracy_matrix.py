@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -53,9 +52,6 @@ class AccuracyMatrix:
 
     def __repr__(self) -> str:
         from nlora.report.terminal import accuracy_table
-        from nlora.runs.console import TextConsole
+        from nlora.runs.console import as_text
 
-        console = TextConsole(file=io.StringIO(), width=_WIDTH, color_system=None, force_jupyter=False)
-        with console.capture() as captured:
-            console.print(accuracy_table(self._summary))
-        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+        return as_text(accuracy_table(self._summary), _WIDTH)

@@ -1,8 +1,8 @@
 """Runs in one table: runs that differ only in their seed share a row, with the mean and the spread over seeds.
 
-Everything comes from the runs' summary.json, and differences to a base from their answers too. Notes name what makes
-averages incomparable (other tasks, another model). Published numbers are added for runs of a published order. Printing
-is in `comparison_table` and `comparison_formats`.
+Everything comes from the runs' summary.json, but for differences to a base, which need the answers, and whether a run
+is in progress, which its lock says. Notes name what makes averages incomparable (other tasks, another model). Published
+numbers are added for runs of a published order. Printing is in `comparison_table` and `comparison_formats`.
 """
 
 from __future__ import annotations

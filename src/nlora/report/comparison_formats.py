@@ -23,7 +23,7 @@ from nlora.report.comparison_table import (
     seeds_of,
     shown_columns,
 )
-from nlora.runs.console import TextConsole
+from nlora.runs.console import as_text
 
 Format = Literal["table", "markdown", "latex", "csv"]
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -35,10 +35,7 @@ _FILE_WIDTH = 160
 def written(comparison: Comparison, format: Format) -> str:  # noqa: A002 - what the option is called
     """The comparison as text that ends with a newline."""
     if format == "table":
-        console = TextConsole(file=io.StringIO(), width=_FILE_WIDTH, color_system=None)
-        with console.capture() as captured:
-            console.print(ComparisonView(comparison))
-        return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+        return as_text(ComparisonView(comparison), _FILE_WIDTH) + "\n"
     return {"markdown": _markdown, "latex": _latex, "csv": _csv}[format](comparison)
 
 

@@ -181,10 +181,10 @@ class Section:
     short: str = ""
 
 
-def side_by_side(figures: Sequence[Figure], most_columns: int = 9) -> tuple[Block, ...]:
+def side_by_side(figures: Sequence[Figure]) -> tuple[Block, ...]:
     """Figures side by side, unless one of their tables is too wide for half a page."""
     widest = max((len(figure.shown.columns) for figure in figures if figure.shown is not None), default=0)
-    return (Pair(tuple(figures)),) if len(figures) > 1 and widest <= most_columns else tuple(figures)
+    return (Pair(tuple(figures)),) if len(figures) > 1 and widest <= 9 else tuple(figures)
 
 
 def words(*texts: object) -> tuple[Cell, ...]:

@@ -36,14 +36,14 @@ def change(value: float | None) -> str:
     return formatting.change(value).replace("-", "−") or "–"
 
 
-def share(value: float | None, digits: int = 1) -> str:
+def share(value: float | None) -> str:
     """A share as a percentage. One that is not zero never reads as zero."""
     if value is None:
         return "–"
     percent = 100 * value
-    if percent and abs(percent) < 0.5 * 10**-digits:
+    if percent and abs(percent) < 0.05:
         return f"{number(percent)}\u00a0%"
-    return f"{percent:.{digits}f}\u00a0%".replace("-", "−")
+    return f"{percent:.1f}\u00a0%".replace("-", "−")
 
 
 def measured(value: float | None) -> str:

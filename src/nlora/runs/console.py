@@ -6,9 +6,10 @@ mail.csv:100: no label
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 
 class TextConsole(Console):
@@ -21,3 +22,11 @@ class TextConsole(Console):
     def is_unicode(self) -> bool:
         """Whether it can show every character; where it cannot, JSON has to be ASCII."""
         return self.encoding.startswith("utf")
+
+
+def as_text(shown: RenderableType, width: int) -> str:
+    """What a terminal of this width, in characters, would show, as plain text; also in a notebook."""
+    console = TextConsole(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
+    with console.capture() as captured:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())

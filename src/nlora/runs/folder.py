@@ -135,7 +135,7 @@ class RunFolder(StoredRun):
     # Writing
 
     @contextmanager
-    def stage(self, stage: int, task_name: str | None = None) -> Iterator[Path]:
+    def stage(self, stage: int) -> Iterator[Path]:
         """A temporary folder that becomes the stage's folder if the block succeeds, and is removed if it fails.
 
         What has been trained is kept: after `keep_trained` the folder stays even if the block fails or the process is
@@ -143,7 +143,7 @@ class RunFolder(StoredRun):
         (`write_stage_record`); ValueError if it did not, or wrote another stage's. RunError if the stage is already
         committed, if an earlier one is not, or if the disk refuses.
         """
-        final = self.stage_folder(stage, task_name)
+        final = self.stage_folder(stage)
         if self.is_committed(stage):
             raise RunError(f"{final}: already committed; delete it and all later stages to run it again")
         if missing := [k for k in range(1, stage) if not self.is_committed(k)]:

@@ -63,10 +63,10 @@ class Follower(RunFolder):
         self._zero_shot = dict(scores)
 
     @contextmanager
-    def stage(self, stage: int, task_name: str | None = None) -> Iterator[Path]:
+    def stage(self, stage: int) -> Iterator[Path]:
         """The main process's temporary folder, for reading, from when it is there until it is committed."""
         barrier()
-        yield unfinished(self.stage_folder(stage, task_name))
+        yield unfinished(self.stage_folder(stage))
         barrier()
         self._committed.add(stage)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlora.config.general_options import GeneralOptions, text_in_words
-from nlora.config.paths import expanded, is_folder
+from nlora.config.paths import found_in, is_folder, looked_in
 from nlora.config.schema import Config
 from nlora.data.general_text import TEXT_KEY, GeneralText, general_text
 from nlora.errors import InputErrors, Problem
@@ -118,10 +118,9 @@ def _harness_folder(options: GeneralOptions, folders: Sequence[Path]) -> tuple[s
     """The folder of the user's own task files, if any."""
     if options.harness_path is None:
         return None, []
-    path = expanded(options.harness_path)
-    if found := next((folder / path for folder in folders if is_folder(folder / path)), None):
+    if found := found_in(folders, options.harness_path, is_folder):
         return str(found), []
-    what = f"no such folder: {options.harness_path}"
+    what = f"no such folder: {options.harness_path}{looked_in(folders, options.harness_path)}"
     return None, [Problem.at(("evaluate", "general", "harness_path"), what)]
 
 

@@ -4,12 +4,11 @@ with `replay` a part of what is kept of each earlier one.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
 from nlora.config.schema import Config
-from nlora.data.splits import hold_out
+from nlora.data.splits import draw_seed, hold_out
 from nlora.data.task import Task
 from nlora.errors import InputErrors
 from nlora.methods.base import Portion
@@ -50,10 +49,8 @@ def held_out_memory(config: Config, kept: Sequence[Portion]) -> list[Task]:
 
 
 def _divided(config: Config, task: Task) -> Task:
-    draw = int.from_bytes(
-        hashlib.sha256(f"{config.seed}/{task.name}/auto_weight".encode()).digest()[:8], "big"
-    )
-    return hold_out(task, config.evaluate.validation_share, draw)
+    seed = draw_seed(config.seed, task.name, "auto_weight")
+    return hold_out(task, config.evaluate.validation_share, seed)
 
 
 def held_out_problem(config: Config, task: Task) -> str | None:

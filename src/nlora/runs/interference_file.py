@@ -1,4 +1,5 @@
-"""analysis.json: how much the updates of different tasks interfere, schema 1. `nlora analyze` writes it.
+"""analysis.json: how much the updates of different tasks interfere, schema 1. Every finished run writes
+it, and `nlora analyze` again.
 
 The measures are defined in docs/analysis.md. None means undefined or not known.
 """
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nlora.config.messages import first_problem
 from nlora.errors import RunError
 from nlora.runs.summary import Collision, Summary
 
@@ -177,13 +179,9 @@ def read_interference(folder: Path, summary: Summary) -> Interference | None:
         try:
             found = Interference.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise RunError(
-                f"{path}: {_why(error)}; write it again with `nlora analyze {shlex.quote(str(folder))}`"
-            ) from error
+            raise RunError(f"{path}: {_why(error)}; {_again(folder)}") from error
         if wrong := _wrong_length(found):
-            raise RunError(
-                f"{path}: broken: {wrong}; write it again with `nlora analyze {shlex.quote(str(folder))}`"
-            )
+            raise RunError(f"{path}: broken: {wrong}; {_again(folder)}")
         return found
     if summary.collision is None:
         return None
@@ -202,9 +200,7 @@ def _again(folder: Path) -> str:
 def _why(error: OSError | ValidationError) -> str:
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror}"
-    first = error.errors(include_url=False)[0]
-    key = ".".join(map(str, first["loc"]))
-    return f"broken: {key + ': ' if key else ''}{first['msg']}"
+    return f"broken: {first_problem(error)}"
 
 
 def _wrong_length(found: Interference) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from nlora.errors import with_class
 from nlora.models.backbone import load_skeleton
 from nlora.models.inspection import MODEL_RAISES
 from nlora.models.quantization import stored_format
@@ -34,8 +35,7 @@ def memory_lines(
     try:
         found = estimate(plan, device=device, processes=processes)
     except MODEL_RAISES as error:  # code of a model that does not run without numbers
-        first = (str(error).splitlines() or [""])[0]
-        return [f"memory: cannot be estimated for this model ({type(error).__name__}: {first})"]
+        return [f"memory: cannot be estimated for this model ({with_class(error)})"]
     lines = [_total(found, size), _parts(found, size)]
     if not found.fits:
         change, then = _sufficient(plan, found, estimate)

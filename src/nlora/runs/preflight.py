@@ -24,7 +24,7 @@ from nlora.data.columns import TokenizedExamples
 from nlora.data.packing import pack
 from nlora.data.task import TokenizedExample
 from nlora.data.tokenize import ExampleTokenizer
-from nlora.errors import ModelError
+from nlora.errors import ModelError, with_class
 from nlora.evaluation.greedy import greedy_generation, is_plain
 from nlora.evaluation.prefill import Prefiller
 from nlora.models.fast_paths import FastPaths, Rows, default_paths
@@ -33,7 +33,7 @@ from nlora.models.logits import answer_logits
 from nlora.models.lora_adapter import LoraAdapter
 from nlora.models.packed_attention import packed_attention
 from nlora.models.soft_tokens import remove_soft_tokens
-from nlora.runs.reference_passes import ReferencePasses, first_line
+from nlora.runs.reference_passes import ReferencePasses
 from nlora.training.fast_modules import fast_modules
 
 if TYPE_CHECKING:
@@ -297,4 +297,4 @@ class _Comparison:
         try:
             return attempt()
         except MODEL_RAISES as error:
-            return f"fails ({first_line(error)})"
+            return f"fails ({with_class(error)})"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlora.data.task import TokenizedExample
-from nlora.errors import ModelError
+from nlora.errors import ModelError, with_class
 from nlora.models.inspection import (
     MODEL_RAISES,
     decoder_start,
@@ -68,7 +68,7 @@ class ReferencePasses:
         except MODEL_RAISES as error:
             raise ModelError(
                 f"model {backbone.name}: transformers' {type(backbone.model).__name__} cannot answer a prompt "
-                f"of these tasks: {first_line(error)}"
+                f"of these tasks: {with_class(error)}"
             ) from error
         if not all(torch.isfinite(logits).all() for logits in self.logits):
             raise ModelError(f"model {backbone.name}: its logits are not finite; try dtype: float32")
@@ -177,9 +177,3 @@ def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
 def kind(name: str) -> str:
     """A layer's name without its numbers (of the block, and of the expert in it)."""
     return re.sub(r"\d+", "*", name)
-
-
-def first_line(error: Exception) -> str:
-    """An exception's type and first line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -1,9 +1,10 @@
 """The result files of one stage, with the released code's names, keys, rounding and line format.
 
 These are `train_results.json`, `predict_results.json`, `all_results.json` (both together) and
-`predict_eval_predictions.jsonl`. Three keys are added to the released ones: `predict_exact_match_macro`, the mean over
-data sets (the released `predict_exact_match` is pooled over examples); `decode`, how answers were made; and `by_label`,
-precision, recall and F1 of the labels of each task that has labels.
+`predict_eval_predictions.jsonl`. Keys are added to the released ones: `predict_exact_match_macro`, the mean over data
+sets (the released `predict_exact_match` is pooled over examples); `decode`, how answers were made; `by_label`,
+precision, recall and F1 of the labels of each task that has labels; what of a training the release did not have; and
+what explains a single answer (docs/runs.md).
 """
 
 from __future__ import annotations
@@ -110,7 +111,6 @@ def predict_results(
     steps: int,
     epochs: float | None = None,
     global_step: int | None = None,
-    loss: float | None = None,
     mean_tokens: float | None = None,
     by_label: Mapping[str, Any] | None = None,
 ) -> Results:
@@ -119,7 +119,7 @@ def predict_results(
     decode: `labels` or `generate`.
     steps: forward batches.
     epochs, global_step: how long the evaluated model was trained on its last task.
-    loss, mean_tokens: over the answers; left out if None.
+    mean_tokens: over the answers; left out if None.
     by_label: `label_results` of each task with labels; left out if there is none.
     """
     pairs = [p.answer.closest for p in predictions]
@@ -130,7 +130,6 @@ def predict_results(
     optional: Results = {
         "epoch": None if epochs is None else float(epochs),
         "predict_global_step": global_step,
-        "predict_loss": loss,
         "predict_gen_len": None if mean_tokens is None else round(mean_tokens, 4),
     }
     return {

@@ -29,7 +29,7 @@ from nlora.runs.atomic import write_text
 from nlora.runs.layout import OUTPUTS, RUN_FILE, stage_name, unfinished
 from nlora.runs.run_changes import fixed_parts
 from nlora.runs.stage_files import trained
-from nlora.runs.summary import SUMMARY_FILE
+from nlora.runs.summary import SUMMARY_FILE, no_run
 
 _COMMENT = (
     "# Written by nlora. The run resumes only with this configuration; another one needs another folder.\n"
@@ -169,11 +169,8 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     path = folder / RUN_FILE
     try:
         document = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError as error:
-        why = f"no {RUN_FILE} in it" if folder.is_dir() else "no such folder"
-        raise RunError(f"{folder}: {why}; give the output_dir of a run") from error
-    except NotADirectoryError as error:
-        raise RunError(f"{folder}: is a file; give the output_dir of a run") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise no_run(folder, RUN_FILE) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {error}; {_NOT_OURS}") from error
     data = document.data

@@ -5,7 +5,7 @@
                    -> score the model on every task seen so far
                    -> commit the stage, all of it or nothing
 
-After stage k the model is W + Σ_{i<=k} ΔW_i, for every task and without a task id.
+After stage k the model of most methods is W + Σ_{i<=k} ΔW_i, for every task and without a task id.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def learn_sequence(
             continue
         scores: dict[str, float] | None = None
         notes: list[str] = []
-        with run.stage(stage, task.name) as folder:
+        with run.stage(stage) as folder:
             begun = time.perf_counter()
             if router is not None:
                 router.learn(folder, task, stage_seed(plan.config.seed, stage))

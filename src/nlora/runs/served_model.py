@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nlora.evaluation.evaluator import Answers
+from nlora.evaluation.evaluator import Answers, mean_answer_tokens
 
 if TYPE_CHECKING:
     from nlora.data.task import Task
@@ -77,13 +77,11 @@ def _joined(parts: Sequence[tuple[Sequence[int], Answers]], count: int) -> Answe
             texts[place] = answers.texts[n]
             probabilities[place] = () if answers.probabilities is None else answers.probabilities[n]
     given = [answers for _, answers in parts]
-    tokens = [(a.answer_tokens, len(a.texts)) for a in given if a.answer_tokens is not None]
-    generated = sum(number for _, number in tokens)
     return Answers(
         tuple(texts),
         given[0].decode,
         sum(a.seconds for a in given),
         batches=sum(a.batches for a in given),
-        answer_tokens=sum(mean * number for mean, number in tokens) / generated if generated else None,
+        answer_tokens=mean_answer_tokens(given),
         probabilities=None if given[0].probabilities is None else tuple(probabilities),
     )

@@ -13,7 +13,7 @@ from nlora.data.task import Task
 from nlora.errors import InputErrors, Problem
 from nlora.evaluation.answer import by_label, graded, percent
 from nlora.evaluation.choices import Metric
-from nlora.evaluation.evaluator import Answers
+from nlora.evaluation.evaluator import Answers, mean_answer_tokens
 from nlora.models.processes import by_main
 from nlora.runs.folder import RunFolder, write_stage_record
 from nlora.runs.general_scores import GeneralScores
@@ -155,8 +155,6 @@ def _write_released(
 ) -> None:
     given = list(answers.values())
     each = [p for some in predictions.values() for p in some]
-    lengths = [(a.answer_tokens, len(a.texts)) for a in given if a.answer_tokens is not None]
-    generated = sum(count for _, count in lengths)
     predict = predict_results(
         each,
         decode="+".join(sorted({a.decode for a in given})),
@@ -164,7 +162,7 @@ def _write_released(
         steps=sum(a.batches for a in given),
         epochs=result.epochs,
         global_step=result.steps,
-        mean_tokens=sum(mean * count for mean, count in lengths) / generated if generated else None,
+        mean_tokens=mean_answer_tokens(given),
         by_label={
             task.name: _label_results(task, predictions[task.name])
             for task in tasks

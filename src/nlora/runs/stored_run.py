@@ -31,13 +31,13 @@ class StoredRun:
 
     # Layout
 
-    def stage_folder(self, stage: int, task_name: str | None = None) -> Path:
-        """The folder of a stage once committed. stage: from 1. task_name: None for the stage's own task."""
-        return self.folder / OUTPUTS / stage_name(stage, task_name or self._task(stage))
+    def stage_folder(self, stage: int) -> Path:
+        """The folder of a stage once committed. stage: from 1."""
+        return self.folder / OUTPUTS / stage_name(stage, self._task(stage))
 
-    def adapter_folder(self, stage: int, task_name: str | None = None) -> Path:
+    def adapter_folder(self, stage: int) -> Path:
         """A committed stage's adapter, in PEFT's format."""
-        return self.stage_folder(stage, task_name) / ADAPTER
+        return self.stage_folder(stage) / ADAPTER
 
     def resume_folder(self, stage: int) -> Path:
         """Where the resume points of a stage are until it is committed."""

@@ -1,6 +1,6 @@
 """summary.json: the outcome of a run in one small file, and its reader.
 
-Commands that compare runs read only this file.
+Averages of any number of runs need only this file. Answers to single examples are read where they are asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from nlora.config.messages import first_problem
 from nlora.config.protocol import protocol_notes
 from nlora.config.schema import Config
 from nlora.errors import RunError
@@ -272,16 +273,20 @@ def run_folders(paths: Iterable[str | Path]) -> list[Path]:
     return found
 
 
+def no_run(folder: str | Path, file: str) -> RunError:
+    """The error for a path that is no run's. file: what it lacks."""
+    where = Path(folder)
+    why = f"no {file} in it" if where.is_dir() else "is a file" if where.is_file() else "no such folder"
+    return RunError(f"{folder}: {why}; give the output_dir of a run")
+
+
 def read_summary(folder: str | Path) -> Summary:
     """The summary of the run in a folder. Raises RunError if it is missing, broken or of another schema."""
     path = Path(folder) / SUMMARY_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        why = "no summary.json in it" if Path(folder).is_dir() else "no such folder"
-        raise RunError(f"{folder}: {why}; give the output_dir of a run") from error
-    except NotADirectoryError as error:
-        raise RunError(f"{folder}: is a file; give the output_dir of a run") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise no_run(folder, SUMMARY_FILE) from error
     except (ValueError, OSError) as error:
         raise RunError(f"{path}: cannot be read: {error}; nlora run writes it again") from error
     if not isinstance(values, dict) or "schema" not in values:
@@ -293,8 +298,4 @@ def read_summary(folder: str | Path) -> Summary:
     try:
         return Summary.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        what = first["msg"].removeprefix("Value error, ")
-        raise RunError(f"{path}: broken: {key + ': ' if key else ''}{what}{more}") from error
+        raise RunError(f"{path}: broken: {first_problem(error)}") from error

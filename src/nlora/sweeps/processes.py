@@ -24,6 +24,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from nlora.errors import killed_by
 from nlora.sweeps import tether
 
 GRACE_SECONDS = 20.0
@@ -119,10 +120,7 @@ def stop(processes: Sequence[Process], grace_seconds: float = GRACE_SECONDS) -> 
 def last_error(log: Path, start: int, status: int) -> str:
     """The line that says why a run failed, from what it appended to its log after the byte `start`."""
     if status < 0:
-        name = f"signal {-status}"
-        with contextlib.suppress(ValueError):
-            name = signal.Signals(-status).name
-        return f"killed by {name}" + ("; out of memory?" if name == "SIGKILL" else "")
+        return killed_by(-status)
     try:
         with log.open("rb") as file:
             file.seek(start)

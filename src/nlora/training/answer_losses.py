@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from nlora.data.collate import IGNORED, Collator, labels_of
 from nlora.data.packing import pack
-from nlora.models import processes
 from nlora.models.fast_paths import default_paths
-from nlora.models.inspection import Batch, is_sharded
+from nlora.models.inspection import Batch
 from nlora.models.logits import answer_logits
 from nlora.models.packed_attention import packed_attention
+from nlora.models.shares import share_of
 
 if TYPE_CHECKING:
     from nlora.data.task import TokenizedExample
@@ -78,14 +78,10 @@ def all_answer_losses(
     )
     order = sorted(range(len(examples)), key=lengths.__getitem__)
     batches = [order[start : start + together] for start in range(0, len(order), together)]
-    # Every pass of a sharded model takes all processes.
-    number, rank = (1, 0) if is_sharded(model) else (processes.size(), processes.rank())
+    share = share_of(model)
     with packed_attention(model) if packs else nullcontext():
-        mine = [
-            answer_losses(model, [examples[i] for i in some], make_batch) for some in batches[rank::number]
-        ]
+        mine = [answer_losses(model, [examples[i] for i in some], make_batch) for some in share.of(batches)]
     found: dict[int, Loss] = {}
-    for first, theirs in enumerate(processes.gather(mine) if number > 1 else [mine]):
-        for some, losses in zip(batches[first::number], theirs, strict=True):
-            found.update(zip(some, losses, strict=True))
+    for some, losses in zip(batches, share.together(mine), strict=True):
+        found.update(zip(some, losses, strict=True))
     return [found[i] for i in range(len(examples))]

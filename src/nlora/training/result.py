@@ -40,11 +40,6 @@ class TrainResult:
         """Training examples per second, every epoch counted."""
         return self.examples * self.epochs / self.seconds if self.seconds else 0.0
 
-    @property
-    def steps_per_second(self) -> float:
-        """Optimizer steps per second."""
-        return self.steps / self.seconds
-
 
 NOTHING_TRAINED = TrainResult(
     steps=0,

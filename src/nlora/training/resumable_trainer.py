@@ -3,7 +3,7 @@
 The Trainer has a checkpoint of its own, which is not used, for three reasons. Its files are pickles. Its sums of the
 loss start again at 0 when it resumes. It also saves before the end of an epoch is dealt with, so that `BestEpoch` would
 miss that epoch. What is used is its place for saving, and that it skips what an epoch has trained on already without
-collating it. The methods whose names begin with `_` here, except `_save`, are the Trainer's.
+collating it. The methods whose names begin with `_` here, except `_save_to`, are the Trainer's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Trains one task with transformers' Trainer.
 
-Two things differ from a plain Trainer: the loss (`nlora.training.penalized_trainer`), and that batches are packed if
-that is exact (`nlora.models.packed_attention`). Optimizer, schedule, accumulation, logging and distribution are the
-Trainer's.
+Optimizer, schedule, clipping, accumulation and logging are the Trainer's. Ours are the loss
+(`nlora.training.penalized_trainer`), packed batches where they are exact (`nlora.models.packed_attention`), the order
+of the examples and their split over processes, the saved state of a half-trained task
+(`nlora.training.resumable_trainer`), and the guard against numbers that are not finite.
 """
 
 from __future__ import annotations

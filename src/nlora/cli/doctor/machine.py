@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nlora.cli.doctor.section import Section, said
+from nlora.cli.doctor.section import Section
+from nlora.errors import with_class
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
@@ -85,7 +86,7 @@ def _why_unseen(torch: Any) -> str:
         try:
             torch.cuda.init()
         except Exception as error:
-            reason = said(error)
+            reason = with_class(error)
     return (
         f"torch {torch.__version__} cannot use it ({reason}); "
         f"update the driver, or install a torch build for an older CUDA than {torch.version.cuda}"

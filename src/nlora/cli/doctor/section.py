@@ -27,9 +27,3 @@ def short(path: Path) -> str:
         return f"~/{path.relative_to(Path.home()).as_posix()}"
     except (ValueError, RuntimeError):  # elsewhere, or no home folder
         return str(path)
-
-
-def said(error: BaseException) -> str:
-    """`ImportError: no module named x`: the class of an error and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nlora.cli.doctor.section import Section, said, short
+from nlora.cli.doctor.section import Section, short
+from nlora.errors import with_class
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -119,5 +120,5 @@ def _import_errors() -> dict[str, str]:
         try:
             importlib.import_module(name)
         except Exception as error:  # a damaged package may raise anything
-            return {name: said(error)}
+            return {name: with_class(error)}
     return {}

@@ -63,9 +63,9 @@ def log_axis(label: str, values: Iterable[float]) -> Axis:
     return Axis(label, 10.0**first, 10.0**last, tuple((10.0**p, number(10.0**p)) for p in powers), log=True)
 
 
-def index_axis(label: str, names: Sequence[str], *, most: int = 20) -> Axis:
-    """Positions 1, 2, ... with names, of which at most `most` are written."""
-    stride = max(1, math.ceil(len(names) / most))
+def index_axis(label: str, names: Sequence[str]) -> Axis:
+    """Positions 1, 2, ... with names, of which at most 20 are written."""
+    stride = max(1, math.ceil(len(names) / 20))
     ticks = tuple(
         (float(index), name) for index, name in enumerate(names, start=1) if (index - 1) % stride == 0
     )

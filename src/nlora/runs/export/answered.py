@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nlora.errors import NloraError, RunError
+from nlora.errors import NloraError, RunError, first_line
 from nlora.evaluation.answer import Answer
 from nlora.runs.answers import ExampleKey
 from nlora.runs.checkpoint import Checkpoint
@@ -62,5 +62,6 @@ class AnsweredExport:
         except NloraError:
             raise
         except Exception as error:  # of transformers, PEFT and safetensors, which have no common base
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise RunError(f"{self._folder}: cannot be loaded: {first}; export the run again") from error
+            raise RunError(
+                f"{self._folder}: cannot be loaded: {first_line(error)}; export the run again"
+            ) from error

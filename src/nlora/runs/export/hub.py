@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nlora.errors import InputErrors, Problem, RunError
+from nlora.errors import InputErrors, Problem, RunError, first_line
 from nlora.runs.export import sparse
 from nlora.runs.export.record import RECORD_FILE
 
@@ -32,12 +32,12 @@ def check(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        what = f"'{repo}' is not the name of a repository, as user/model ({str(error).splitlines()[0]})"
+        what = f"'{repo}' is not the name of a repository, as user/model ({first_line(error)})"
         raise InputErrors([Problem("--push", what)]) from error
     try:
         reason = "" if get_token() else "nobody is logged in to the hub"
     except Exception as error:  # a login of a CI service, which needs the network
-        reason = _first_line(error)
+        reason = first_line(error)
     if reason:
         raise InputErrors([Problem("--push", f"{reason}; run `hf auth login` first")])
 
@@ -63,7 +63,7 @@ def push(folder: Path, repo: str) -> str:
             commit_message="Export by nlora",
         )
     except Exception as error:  # those of the hub's client have no common base; the export is there anyway
-        first = _first_line(error)
+        first = first_line(error)
         status = getattr(getattr(error, "response", None), "status_code", None)
         needs_token = isinstance(error, LocalTokenNotFoundError) or status in (401, 403)
         way_out = "log in with `hf auth login`" if needs_token else "check the network and HF_HUB_OFFLINE"
@@ -72,7 +72,3 @@ def push(folder: Path, repo: str) -> str:
             f"then upload it with `hf upload {repo} {folder} --exclude {RECORD_FILE}`"
         ) from error
     return str(created)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -19,6 +19,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nlora.config.messages import first_problem
 from nlora.errors import RunError
 from nlora.runs.atomic import write_json
 from nlora.runs.checkpoint import Checkpoint, read_stage
@@ -79,9 +80,7 @@ def read_record(folder: Path) -> ExportRecord:
         what = f"no {RECORD_FILE} in it, so the run that it was made from is unknown"
         raise RunError(f"{folder}: {what}; write it with nlora export, or give a run") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RunError(f"{path}: broken: {where}: {first['msg']}; export the run again") from error
+        raise RunError(f"{path}: broken: {first_problem(error)}; export the run again") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: broken: {error}; export the run again") from error
 
