@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import yaml
@@ -295,6 +296,11 @@ def test_wrong_questions_are_told_in_the_words_of_python(here: Path) -> None:
         run.predict(["x"], task="ticket")
     with pytest.raises(nlora.InputErrors, match=r"^tasks: "):
         run.evaluate(["nothing"])
+    for table in (pandas.DataFrame({"sentence": ["one text"]}), None, 5):
+        with pytest.raises(
+            nlora.InputErrors, match=r"^texts: must be a list of texts, not a \w+; of a data frame"
+        ):
+            run.predict(table, task="tickets")
     with pytest.raises(nlora.InputErrors, match=r"^texts: is a single text; give a list"):
         run.predict("x", task="tickets")
     with pytest.raises(nlora.InputErrors) as told:

@@ -136,6 +136,74 @@ def test_a_16_bit_model_keeps_earlier_updates_unmerged(first: Path, tiny_model: 
     assert_bitwise(model, before)
 
 
+def test_a_compiled_16_bit_model_has_the_updates_of_its_own_task(
+    first: Path, model: Any, tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    """dynamo does not see that the layers have got other hooks."""
+    other = write_adapter(
+        tmp_path / "other", random_state(_shapes(model, "q_proj"), 2, 5), target_modules=["q_proj"]
+    )
+    own = load(tiny_model("llama"), torch.bfloat16)
+    compiled = torch.compile(own, backend="eager")
+    with torch.no_grad():
+        for after in ([], [first], [other], [first, other], []):
+            with nlora.next_task(own, after=after, lora=VALUES):  # whose own update is zero
+                assert torch.equal(compiled(input_ids=IDS).logits, own(input_ids=IDS).logits)
+
+
+def test_what_the_host_has_set_does_not_count(first: Path, tiny_model: TinyModel, here: Path) -> None:
+    method = {"name": "ella", "weight": 1.0}
+    config = nlora.load_config("support.yaml", {"method": method, "output_dir": "runs/plain"})
+    plain = nlora.run(config)
+    expected = load_factors(plain.stages[1].folder / "adapter")
+    begun = []
+    for number, mode in enumerate(
+        (nullcontext(), torch.autocast("cpu", torch.bfloat16), torch.inference_mode())
+    ):
+        model = load(tiny_model("llama"))
+        with mode:
+            task = nlora.next_task(model, after=[first], method="ella", lora=VALUES)
+            run = nlora.run(
+                nlora.load_config("support.yaml", {"method": method, "output_dir": f"runs/{number}"})
+            )
+            assert run.predict(["it is down"], task="tickets") == plain.predict(
+                ["it is down"], task="tickets"
+            )
+        assert_same(load_factors(run.stages[1].folder / "adapter"), expected)
+        begun.append(_penalty_of_ones(task))
+        task.release()
+    assert begun[0] == begun[1] == begun[2] != 0
+
+
+def _penalty_of_ones(task: Any) -> float:
+    with torch.no_grad():
+        for p in task.model.parameters():
+            if p.requires_grad:
+                p.fill_(0.1)
+    return task.penalty().item()
+
+
+@pytest.mark.parametrize("name", ["olora", "clora", "nlora", "ella", "disjoint"])
+def test_a_model_in_double_precision(name: str, first: Path, tiny_model: TinyModel) -> None:
+    options = {"name": name, **({"tasks": 2} if name == "disjoint" else {})}
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        with nlora.next_task(
+            load(tiny_model("llama"), dtype), after=[first], method=options, lora=VALUES
+        ) as task:
+            found.append(_penalty_of_ones(task))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_a_model_that_recomputes_activations_gets_no_hooks_that_stay(model: Any) -> None:
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    before = [len(module._forward_hooks) for module in model.modules()]
+    for _ in range(2):
+        with nlora.next_task(model, lora=VALUES) as task:
+            _step(task)
+        assert [len(module._forward_hooks) for module in model.modules()] == before
+
+
 def test_a_run_counts_with_each_of_its_stages(here: Path) -> None:
     run = nlora.open_run("runs/support")
     folders = [stage.folder / "adapter" for stage in run.stages]
@@ -243,6 +311,33 @@ def test_ewc_needs_the_examples_and_what_it_remembered(model: Any, first: Path, 
         with pytest.raises(nlora.InputErrors, match=message):
             task.save(tmp_path / "new", examples=examples)
     assert not (tmp_path / "new").exists()
+
+
+def test_what_ewc_remembers_has_to_be_of_all_earlier_tasks(model: Any, tmp_path: Path) -> None:
+    def learn(name: str, *after: str) -> None:
+        with nlora.next_task(
+            model, after=[tmp_path / other for other in after], method="ewc", lora=VALUES
+        ) as task:
+            _step(task)
+            task.save(tmp_path / name, examples=[{"input_ids": [5, 9, 7], "labels": [-100, 9, 7]}])
+
+    learn("a")
+    learn("alone")
+    learn("b", "a")
+    learn("c", "a", "b")
+    for after, covered, tasks in (
+        (("a", "alone"), 1, 2),
+        (("b", "a"), 1, 2),
+        (("b",), 2, 1),
+        (("a", "c"), 3, 2),
+    ):
+        with pytest.raises(
+            nlora.AdapterError, match=rf"remembers there is of {covered} of the {tasks} tasks in `after`"
+        ):
+            learn("refused", *after)
+    assert "lora_A" not in str(model)
+    with nlora.next_task(model, after=[tmp_path / "a", tmp_path / "alone"], method="nlora"):
+        pass  # it remembers nothing
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])

@@ -140,6 +140,56 @@ def test_a_peft_model_needs_one_plain_lora_adapter_that_trains(model: Any) -> No
         nlora.next_task(get_peft_model(model, LoraConfig(target_modules=["q_proj"], use_dora=True)))
 
 
+def test_a_peft_model_whose_training_would_be_lost_is_refused(model: Any) -> None:
+    own = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    own.merge_adapter()
+    with pytest.raises(nlora.AdapterError, match=r"default is merged into the weights; call unmerge_adapter"):
+        nlora.next_task(own)
+    own.unmerge_adapter()
+    own.get_base_model().model.norm.requires_grad_(True)
+    with pytest.raises(nlora.AdapterError, match=r"also trains \S+norm\.weight, which an adapter's folder"):
+        nlora.next_task(own)
+    own.get_base_model().model.norm.requires_grad_(False)
+    with nlora.next_task(own):
+        pass
+
+
+@pytest.mark.parametrize(("method", "counts"), [("nlora", True), ("seqlora", False), ("pertask", False)])
+def test_what_a_peft_model_holds_does_not_count_twice(
+    method: str, counts: bool, model: Any, tmp_path: Path
+) -> None:
+    own = get_peft_model(model, LoraConfig(target_modules=["q_proj"], r=4, task_type="CAUSAL_LM"))
+    with nlora.next_task(own) as task:
+        for factors in task.model.parameters():
+            if factors.requires_grad:
+                torch.nn.init.normal_(factors)
+        task.save(tmp_path / "a")
+    if counts:
+        with pytest.raises(nlora.InputErrors, match=r"^after: .*a is what the PeftModel holds.*twice"):
+            nlora.next_task(own, after=tmp_path / "a", method=method)
+        own.unload()
+    else:  # the earlier update is not active while the method trains
+        with nlora.next_task(own, after=tmp_path / "a", method=method):
+            pass
+
+
+def test_an_earlier_adapter_is_not_overwritten(here: Path, model: Any, tmp_path: Path) -> None:
+    with nlora.next_task(model) as task:
+        task.save(tmp_path / "a")
+        task.save(tmp_path / "a")  # its own
+    stage = nlora.open_run("runs/support").stages[1].folder / "adapter"
+    before = (stage / "adapter_model.safetensors").read_bytes()
+    with nlora.next_task(model, after=tmp_path / "a") as task:
+        with pytest.raises(nlora.InputErrors, match=r"^folder: .* holds an earlier task's adapter; choose"):
+            task.save(tmp_path / "b/../a")
+        with pytest.raises(nlora.InputErrors, match=r"^folder: .* is the adapter of a run's stage"):
+            task.save(stage)
+        with pytest.raises(nlora.InputErrors, match=r"^folder: must be a path, not None"):
+            task.save(None)  # type: ignore[arg-type]
+        task.save(tmp_path / "b")
+    assert (stage / "adapter_model.safetensors").read_bytes() == before
+
+
 def test_an_adapter_of_an_embedding_is_refused(model: Any) -> None:
     own = get_peft_model(model, LoraConfig(target_modules=["q_proj", "embed_tokens"]))
     with pytest.raises(

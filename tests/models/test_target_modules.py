@@ -188,6 +188,26 @@ def test_all_linear_adapts_the_same_layers_as_peft(family: str, make: Callable[.
     }
 
 
+@pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe", "ernie4_5_moe"])
+def test_dense_layers_that_peft_takes_for_experts(family: str, tiny_family: Callable[[str], Any]) -> None:
+    """PEFT adapted the experts instead, so that the dense layers of the same names had no adapter."""
+    names = ("gate_proj", "up_proj", "down_proj")
+    model = tiny_family(family)
+    assert any(name.rpartition(".")[2] in names for name, _ in model.named_modules())
+    for targets in (names, ("o_proj", "down_proj")):
+        with pytest.raises(
+            ModelError, match=r"lora\.targets: PEFT takes down_proj.* for layers of its experts"
+        ):
+            LoraAdapter.attach(model, LoraOptions.model_validate({"targets": targets, "dropout": 0}), seed=1)
+    lora = LoraOptions.model_validate({"r": 2, "targets": "all-linear"})
+    shapes = target_modules(model, lora)
+    assert shapes
+    assert not {shape.name.rpartition(".")[2] for shape in shapes} & set(names)
+    adapter = LoraAdapter.attach(model, lora, seed=1)
+    trained = [name for name, p in adapter.model.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * len(shapes)
+
+
 def test_check_names_layers_that_peft_refuses(
     tmp_path: Path,
     tiny_family: Callable[..., Any],

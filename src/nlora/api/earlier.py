@@ -26,7 +26,7 @@ from nlora.models.target_modules import linear_layer
 from nlora.runs.checkpoint import read_stage
 from nlora.runs.export.updates import StageUpdates
 from nlora.runs.layout import STAGE_FILE
-from nlora.runs.update_history import load_memory
+from nlora.runs.update_history import load_memory, memory_tasks
 
 Earlier = Run | str | os.PathLike[str] | AdapterState
 """A run or its folder, a PEFT LoRA folder, a hub id, or factors in memory."""
@@ -44,12 +44,19 @@ class EarlierTask:
     folder: Path | None
     tasks: int = 1
 
-    def memory(self) -> Memory:
-        """What the method kept beside the adapter: `NextTask.save` in its folder, a run in the stage's."""
+    def memory(self) -> tuple[Memory, int | None]:
+        """What the method kept beside the adapter: `NextTask.save` in its folder, a run in the stage's.
+
+        Also of how many tasks that is; None if the file does not say.
+        """
         if self.folder is None:
-            return {}
-        of_stage = self.folder.name == ADAPTER and (self.folder.parent / STAGE_FILE).is_file()
-        return load_memory(self.folder.parent if of_stage else self.folder)
+            return {}, None
+        if of_run(self.folder):
+            stage = self.folder.parent.name.partition("-")[
+                0
+            ]  # of `2-mail`; a run's memory is of all stages so far
+            return load_memory(self.folder.parent), int(stage) if stage.isdecimal() else None
+        return load_memory(self.folder), memory_tasks(self.folder)
 
 
 def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> list[EarlierTask]:
@@ -79,6 +86,11 @@ def earlier_tasks(after: Earlier | Sequence[Earlier], backbone: nn.Module) -> li
         if task.folder is not None and task.folder in [other.folder for other in tasks[:number]]:
             raise InputErrors([Problem("after", f"{task.name} is given twice; its update would count twice")])
     return tasks
+
+
+def of_run(folder: Path) -> bool:
+    """Whether a folder is the adapter of a run's stage."""
+    return folder.name == ADAPTER and (folder.parent / STAGE_FILE).is_file()
 
 
 def tokenized(rows: Iterable[Mapping[str, Any]], *, encoder_decoder: bool) -> list[TokenizedExample]:

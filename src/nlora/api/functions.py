@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlora.api.arguments import quiet_python
+from nlora.api.arguments import folder_of, quiet_python
 from nlora.api.run import Run
 from nlora.config.load import LoadedConfig, Source, load_config
-from nlora.config.paths import expanded
 from nlora.errors import InputErrors, Problem, is_number
 from nlora.runs.events import OnEvent
 
@@ -44,11 +43,15 @@ def run(config: Source | LoadedConfig, *, on_event: OnEvent | None = None, repai
     'complete'
     """
     from nlora.api.notebook import notebook_bar
+    from nlora.models.host_modes import own_modes
     from nlora.runs.events import Progress
     from nlora.runs.quiet import quiet
 
     loaded = config if isinstance(config, LoadedConfig) else load_config(config)
-    with quiet():  # the import too: transformers' import of tqdm warns in notebooks without ipywidgets
+    with (
+        quiet(),
+        own_modes(),
+    ):  # the import too: transformers' import of tqdm warns in notebooks without ipywidgets
         from nlora.api.learn import learn
 
         learn(loaded, Progress(on_event or notebook_bar()), repair=repair)
@@ -82,7 +85,9 @@ def compare(runs: Iterable[Run | Folder], *, base: str | None = None) -> Compari
     from nlora.report.comparison import read_runs
 
     several = [runs] if isinstance(runs, Run | str | os.PathLike) else runs
-    return compare_runs(read_runs(_path(run) for run in several), base=base)
+    if not isinstance(several, Iterable):
+        raise InputErrors([Problem("runs", f"must be runs or their folders, not {runs!r:.100}")])
+    return compare_runs(read_runs(_path(run, "runs") for run in several), base=base)
 
 
 def gate(
@@ -114,9 +119,9 @@ def gate(
 
     with quiet_python():  # an export is loaded
         return compare_answers(
-            _path(run),
+            _path(run, "run"),
             stage=stage,
-            against=None if against is None else _path(against),
+            against=None if against is None else _path(against, "against"),
             against_stage=against_stage,
             max_drop=max_drop,
             alpha=alpha,
@@ -148,12 +153,14 @@ def interference(
         named = {name: _text(adapter) for name, adapter in adapters.items()}
         return compare_adapters(named, threshold).to_json()
     if isinstance(adapters, Run | str | os.PathLike):
-        return analyze_run(_path(adapters), threshold).to_json()
+        return analyze_run(_path(adapters, "adapters"), threshold).to_json()
+    if not isinstance(adapters, Iterable):
+        raise InputErrors([Problem("adapters", f"must be a run or adapters, not {adapters!r:.100}")])
     return compare_adapters([str(_text(adapter)) for adapter in adapters], threshold).to_json()
 
 
-def _path(run: Run | Folder) -> Path:
-    return run.folder if isinstance(run, Run) else expanded(run)
+def _path(run: Run | Folder, name: str) -> Path:
+    return run.folder if isinstance(run, Run) else folder_of(run, name)
 
 
 def _text(adapter: Any) -> Any:

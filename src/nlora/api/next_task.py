@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -16,20 +17,19 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, tokenized
+from nlora.api.arguments import folder_of
+from nlora.api.earlier import Earlier, EarlierTask, earlier_tasks, of_run, tokenized
+from nlora.api.next_task_options import lora_of, method_of
 from nlora.api.penalty_callback import PenaltyCallback, refuse_scaled_gradients
 from nlora.config.messages import problems_in
-from nlora.config.paths import expanded
-from nlora.config.penalty_use import IN_LOSS
 from nlora.config.places import SourceMap
 from nlora.config.schema import Config, LoraOptions
 from nlora.errors import AdapterError, InputErrors, ModelError, Problem, RunError
-from nlora.methods.base import Memory, Method, MethodOptions
-from nlora.methods.registry import build, builtin_names, find
-from nlora.models.default_dtype import require_float32
+from nlora.methods.base import Memory, Method
+from nlora.models.host_modes import own_modes, require_float32
 from nlora.models.inspection import is_encoder_decoder
 from nlora.models.lora_adapter import LoraAdapter
-from nlora.models.lora_factors import with_all_modules
+from nlora.models.lora_factors import AdapterState, with_all_modules
 from nlora.models.quantization import keep_trainable
 from nlora.models.target_modules import ModuleShape
 from nlora.runs.atomic import disk_errors
@@ -39,14 +39,6 @@ from nlora.runs.stage_training import stage_seed
 from nlora.runs.update_history import UpdateHistory
 
 _IN_USE: WeakSet[nn.Module] = WeakSet()
-# What a training loop of someone else's does not do for a method -> what the method would need it for.
-_NEEDS: dict[str, str] = {
-    "after_step": "changes the adapter after each optimizer step",
-    "attach": "trains something other than a LoRA adapter",
-    "extra_loss": "adds to the loss of each micro-batch",
-    "examples": "decides which examples are trained on",
-    "see_examples": "looks at the examples before it trains",
-}
 
 
 class NextTask:
@@ -69,6 +61,7 @@ class NextTask:
         self.callback = PenaltyCallback(self.backward)
         self.seed = seed
         self._given, self._adapter, self._history, self._method = given, adapter, history, method
+        self._earlier: Sequence[EarlierTask] = ()
         self._memory: Memory = {}  # of the earlier tasks
         self._base: nn.Module = self.model.get_base_model()
         self._is_released = False
@@ -76,14 +69,21 @@ class NextTask:
 
     def _begin(self, earlier: Sequence[EarlierTask]) -> None:
         """Activate the earlier updates as the method wants it, and let it prepare."""
-        factors = self._adapter.factors()
+        factors, self._earlier = self._adapter.factors(), earlier
         shapes = [ModuleShape(name, f.shape[1], f.shape[0], f.A.shape[0]) for name, f in factors.items()]
         if problems := self._method.check(shapes):
             raise InputErrors(problems)
         for task in earlier:
             self._history.add(task.update)
+        self._refuse_own_update()
         self._history.activate_for_training(self._method)
-        self._memory = memory = earlier[-1].memory() if earlier else {}
+        memory, covered = earlier[-1].memory() if earlier else ({}, None)
+        if self._keeps_memory and memory and covered not in (None, self._tasks):
+            raise AdapterError(
+                f"{earlier[-1].name}: what {self._method.name} remembers there is of {covered} of the {self._tasks} "
+                "tasks in `after`; give them in the order in which they were learned, each learned with those before it"
+            )
+        self._memory = memory
         self._method.restore(memory)
         updates = [task.update for task in earlier]
         if self._method.updates != "continued":  # that needs all of its modules as they are
@@ -97,6 +97,31 @@ class NextTask:
                 f"{earlier[-1].name}: holds nothing that {self._method.name} remembers; save every task that it learns "
                 "with task.save(folder, examples=...)"
             ) from error
+
+    @property
+    def _tasks(self) -> int:
+        return sum(task.tasks for task in self._earlier)
+
+    def _refuse_own_update(self) -> None:
+        """Raise InputErrors if the adapter in training is an earlier update, which would be active once more."""
+        own = self._adapter.state()
+        active = self._method.active_in_training(self._history.updates)
+        for task in self._earlier:
+            if any(task.update is update for update in active) and _same(own, task.update):
+                what = f"{task.name} is what the PeftModel holds, and would count twice; give its base model without it"
+                raise InputErrors([Problem("after", what)])
+
+    def _refuse_lost(self, folder: Path) -> None:
+        """Raise InputErrors if an earlier adapter lies in a folder that is to be written."""
+        if self._method.updates == "added" and folder.resolve() in [task.folder for task in self._earlier]:
+            raise InputErrors(
+                [Problem("folder", f"{folder} holds an earlier task's adapter; choose another one")]
+            )
+        if of_run(folder.resolve()):
+            what = (
+                f"{folder} is the adapter of a run's stage, which the run needs as it is; choose another one"
+            )
+            raise InputErrors([Problem("folder", what)])
 
     def _refuse_released(self, what: str) -> None:
         if self._is_released:
@@ -137,10 +162,12 @@ class NextTask:
         examples: those that were trained on, each with input_ids and labels (-100 for the prompt). Only for a method
             that remembers something of a task (ewc), which is written to the same folder.
 
-        Raises AdapterError if a factor is not finite, InputErrors for a lack of examples, RunError after `release` and
-        for a folder that cannot be written.
+        Raises AdapterError if a factor is not finite, InputErrors for a lack of examples and for the folder of an earlier
+        task's adapter, RunError after `release` and for a folder that cannot be written.
         """
         self._refuse_released("save the adapter before release")
+        path = folder_of(folder, "folder")
+        self._refuse_lost(path)
         memory: Memory = {}
         if self._keeps_memory:
             if examples is None:
@@ -150,12 +177,13 @@ class NextTask:
             if not rows:
                 what = "there are none (a generator that was read before is empty); give those that were trained on"
                 raise InputErrors([Problem("examples", what)])
-            memory = self._method.end_task(self._base, list(self._adapter.factors()), rows, pad_id=0)
+            with own_modes():
+                memory = self._method.end_task(self._base, list(self._adapter.factors()), rows, pad_id=0)
             self._method.restore(self._memory)  # which it may have given away; the task may be saved again
-        with disk_errors(path := expanded(folder)):
+        with disk_errors(path):
             (path / MEMORY_FILE).unlink(missing_ok=True)  # of an adapter that was here before
             self._adapter.save(path, base_model=str(getattr(self._base.config, "name_or_path", "")))
-            self._history.save_memory(path, memory)
+            self._history.save_memory(path, memory, self._tasks + 1)
 
     def release(self) -> Any:
         """Return the given model without the earlier updates: a plain model as it was, a PeftModel with its adapter."""
@@ -207,6 +235,17 @@ def next_task(
     >>> task.release() is model
     True
     """
+    with own_modes():
+        return _next_task(model, after, method, lora, seed)
+
+
+def _next_task(
+    model: Any,
+    after: Earlier | Sequence[Earlier],
+    method: str | Mapping[str, Any],
+    lora: Mapping[str, Any] | LoraOptions | None,
+    seed: int,
+) -> NextTask:
     if not isinstance(model, PreTrainedModel | PeftModel):
         raise ModelError(
             f"next_task needs a loaded transformers model or a PeftModel, not a {type(model).__name__}"
@@ -214,11 +253,11 @@ def next_task(
     require_float32()
     if problems := problems_in({"seed": seed}, Config, SourceMap(""), counts=lambda path: path == ("seed",)):
         raise InputErrors(problems)
-    made = _method(method)
+    made = method_of(method)
     own: Any = model if isinstance(model, PeftModel) else None
     if own is None and not hasattr(model, "prepare_inputs_for_generation"):
         raise ModelError(f"next_task adapts models that write text; {type(model).__name__} has another head")
-    options = _lora(lora, own is not None)
+    options = lora_of(lora, own is not None)
     base = model if own is None else own.get_base_model()
     if base in _IN_USE:
         raise ModelError("the model is learning another task already; call release() of that NextTask first")
@@ -241,56 +280,9 @@ def next_task(
     return task
 
 
-def _method(method: str | Mapping[str, Any]) -> Method:
-    """The method. Raises InputErrors if it is unknown, has no such option, or needs more than an adapter's penalty."""
-    if not isinstance(method, str | Mapping):
-        raise InputErrors(
-            [Problem("method", f"must be a name or a mapping with the method's options, not {method!r}")]
-        )
-    options = {"name": method} if isinstance(method, str) else dict(method)
-    name = options.pop("name", "nlora")
-    if not isinstance(name, str):
-        raise InputErrors([Problem("method.name", f"must be a text, not {name!r}")])
-    if reason := _needs(kind := find(name)):
-        able = ", ".join(other for other in builtin_names() if not _needs(find(other)))
-        raise InputErrors(
-            [
-                Problem(
-                    "method",
-                    f"{kind.name} {reason}, so it works in nlora run only; in other trainers: {able}",
-                )
-            ]
-        )
-    made = build(name, options)
-    if made.chooses_weight:
-        what = "auto tries weights with trainings of its own, so it works in nlora run only; give a number"
-        raise InputErrors([Problem("method.weight", what)])
-    if made.penalty_use != IN_LOSS:
-        what = f"other trainers add {name}'s penalty to the loss of every step; other ways work in nlora run only"
-        raise InputErrors([Problem("method", what)])
-    if made.rescale != 1:
-        what = "other trainers save what they have trained; it works in nlora run only"
-        raise InputErrors([Problem("method.rescale", what)])
-    return made
-
-
-def _needs(kind: type[Method[MethodOptions]]) -> str | None:
-    """What the method needs apart from a penalty on the adapter; None if nothing."""
-    if kind.merges:
-        return "answers with a merge of all tasks' updates"
-    return next(
-        (what for name, what in _NEEDS.items() if getattr(kind, name) is not getattr(Method, name)), None
+def _same(one: AdapterState, other: AdapterState) -> bool:
+    """Whether two adapters have the same factors."""
+    return one.keys() == other.keys() and all(
+        torch.equal(f.A, other[name].A.to(f.A)) and torch.equal(f.B, other[name].B.to(f.B))
+        for name, f in one.items()
     )
-
-
-def _lora(lora: Mapping[str, Any] | LoraOptions | None, peft: bool) -> LoraOptions:
-    if isinstance(lora, LoraOptions):
-        lora = lora.model_dump(exclude_unset=True)
-    if peft and lora:
-        raise InputErrors(
-            [Problem("lora", "the PeftModel has an adapter already, which is used as it is; leave lora out")]
-        )
-    values = dict(lora) if isinstance(lora, Mapping) else {} if lora is None else lora
-    if problems := problems_in(values, LoraOptions, SourceMap(""), ("lora",)):
-        raise InputErrors(problems)
-    return LoraOptions.model_validate(values)

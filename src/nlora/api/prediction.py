@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -28,6 +28,11 @@ def given_rows(texts: Sequence[str | Mapping[str, Any]], fields: Fields) -> list
     """Texts, or mappings with the fields of a text, as rows. Raises InputErrors naming every text that is none."""
     if isinstance(texts, str | Mapping):
         raise InputErrors([Problem("texts", "is a single text; give a list of texts")])
+    if hasattr(texts, "columns") or not isinstance(
+        texts, Iterable
+    ):  # going through a table gives its columns' names
+        what = f"must be a list of texts, not a {type(texts).__name__}"
+        raise InputErrors([Problem("texts", f"{what}; of a data frame, give to_dict('records')")])
     problems = ProblemList("texts")
     rows = list(to_texts(((f"texts[{i}]", text) for i, text in enumerate(texts)), problems, fields))
     if found := problems.report():

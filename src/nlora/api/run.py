@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from nlora.api.arguments import quiet_python
+from nlora.api.arguments import folder_of, quiet_python
 from nlora.config.load import load_config
 from nlora.config.paths import expanded
 from nlora.config.schema import Config
@@ -221,7 +221,9 @@ class Run:
         from nlora.report.write import write_report
         from nlora.runs.layout import REPORT_FILE
 
-        return write_report([self.folder], self.folder / REPORT_FILE if path is None else expanded(path))
+        return write_report(
+            [self.folder], self.folder / REPORT_FILE if path is None else folder_of(path, "path")
+        )
 
     def export(
         self,
@@ -247,7 +249,9 @@ class Run:
         from nlora.runs.export.options import ExportOptions
 
         with quiet_python():
-            return export(self.folder, expanded(out), ExportOptions(form, **options), stage=stage, push=push)
+            return export(
+                self.folder, folder_of(out, "out"), ExportOptions(form, **options), stage=stage, push=push
+            )
 
     def _checkpoint(
         self, stage: int | None, settings: Mapping[str, Any] | None = None, counting: Sequence[str] = ()

@@ -40,8 +40,8 @@ class LoraOptions(Frozen):
     targets: tuple[str, ...] | None = Field(
         None,
         description="Names of the modules to update, as PEFT's target_modules; all-linear: every linear layer but the "
-        "head, and no experts that are one tensor in each layer (Mixtral and its like); null: the query and value "
-        "projections.",
+        "head, and no experts that are one tensor in each layer (Mixtral and its like), nor layers that PEFT takes for "
+        "such experts by their names (DeepSeek's dense ones); null: the query and value projections.",
     )
 
     @field_validator("targets", mode="before")

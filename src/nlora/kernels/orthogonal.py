@@ -56,4 +56,5 @@ def _products(name: str, A_old: Tensor, A: Tensor) -> Tensor:
             f"{name} needs A_old of shape (r_old, in) and A of shape (r, in), but A_old is {old} and A is {new}"
         )
     with torch.autocast(A.device.type, enabled=False):
-        return working(A_old.detach()) @ working(A).mT
+        rows = working(A)
+        return A_old.detach().to(rows.dtype) @ rows.mT

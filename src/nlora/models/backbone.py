@@ -23,7 +23,7 @@ from nlora.config.paths import expanded
 from nlora.data.permissions import open_to_others
 from nlora.errors import FetchError, ModelError, first_line
 from nlora.models import processes
-from nlora.models.default_dtype import require_float32
+from nlora.models.host_modes import require_float32
 from nlora.models.hub import offline_without_hub
 from nlora.models.quantization import Quantize, keep_trainable, loading_arguments
 from nlora.models.quiet_bars import quiet_bars

@@ -16,6 +16,7 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from nlora.config.schema import LoraOptions
 from nlora.errors import AdapterError, ModelError
@@ -28,7 +29,8 @@ from nlora.models.lora_factors import (
     load_factors,
     not_plain,
 )
-from nlora.models.target_modules import ModuleShape, is_linear, target_modules, target_names
+from nlora.models.target_modules import ModuleShape, target_modules, target_names
+from nlora.models.text_layers import is_linear
 
 __all__ = ["AdapterState", "LoraAdapter", "LoraFactors", "ModuleShape", "load_factors", "target_modules"]
 
@@ -56,6 +58,7 @@ class LoraAdapter:
         self._trainable_before = trainable_before
         self._name = name
         self._checkpointing = False
+        self._peft_hooks: Sequence[RemovableHandle] = ()
 
     @classmethod
     def attach(cls, model: nn.Module, lora: LoraOptions, *, seed: int) -> LoraAdapter:
@@ -86,12 +89,21 @@ class LoraAdapter:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             torch.default_generator.manual_seed(seed)
+            before = getattr(backbone, "_require_grads_hooks", None)
             try:
                 peft_model = get_peft_model(backbone, config)
             except (NotImplementedError, TypeError, ValueError) as error:
                 _unwrap(model, trainable_before)
                 raise ModelError(f"lora.targets: PEFT cannot adapt these layers: {error}") from error
-        return cls(peft_model, {s.name: model.get_submodule(s.name) for s in shapes}, trainable_before)
+        adapter = cls(peft_model, {s.name: model.get_submodule(s.name) for s in shapes}, trainable_before)
+        if (hooks := getattr(backbone, "_require_grads_hooks", None)) is not before:
+            adapter._peft_hooks = hooks or ()  # on the embeddings, of a model that recomputes activations
+        if left := next(
+            (name for name, layer in adapter._modules.items() if not hasattr(layer, "lora_A")), None
+        ):
+            adapter.detach()
+            raise ModelError(f"lora.targets: PEFT does not adapt {left} of this model; leave it out")
+        return adapter
 
     @classmethod
     def of(cls, model: Any) -> LoraAdapter:
@@ -116,11 +128,20 @@ class LoraAdapter:
                     f"the PeftModel's adapter {name} adapts {layer_name}, a {type(layer.base_layer).__name__}; only "
                     "linear layers can be used"
                 )
+            if layer.merged:
+                raise AdapterError(
+                    f"the PeftModel's adapter {name} is merged into the weights; call unmerge_adapter() first"
+                )
             if not layer.lora_A[name].weight.requires_grad:
                 raise AdapterError(
                     f"the PeftModel's adapter {name} is frozen; load it with PeftModel.from_pretrained(..., "
                     "is_trainable=True)"
                 )
+        if other := next((n for n in trained_parameters(model) if "lora_" not in n), None):
+            raise AdapterError(
+                f"the PeftModel also trains {other}, which an adapter's folder does not hold; freeze it "
+                "(requires_grad_(False)), so that only the adapter trains"
+            )
         return cls(model, layers, name=name)
 
     def factors(self) -> AdapterState:
@@ -219,6 +240,8 @@ class LoraAdapter:
             recompute_activations(backbone, on=False)
             backbone.disable_input_require_grads()  # transformers leaves its hooks on the embeddings
             self._checkpointing = False
+        for hook in self._peft_hooks:
+            hook.remove()
         for parameter in self._trainable_before:
             parameter.requires_grad_(True)
         return cast(nn.Module, backbone)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from nlora.errors import AdapterError, ModelError
 from nlora.models.lora_factors import AdapterState, LoraFactors, stack
 from nlora.models.shared_tensors import once_per_machine
-from nlora.models.target_modules import in_and_out, is_linear, is_quantized, linear_layer, shares_weight
+from nlora.models.target_modules import in_and_out, is_quantized, linear_layer, shares_weight
+from nlora.models.text_layers import is_linear
 
 
 class MergedUpdates:

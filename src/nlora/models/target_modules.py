@@ -15,11 +15,11 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from nlora.config.schema import ALL_LINEAR, LoraOptions
 from nlora.errors import ModelError
+from nlora.models.text_layers import is_linear, text_layers
 
 # Query and value by the last part of their names; the first match counts. A single name is a layer that computes query,
 # key and value together (GPT-2's c_attn), all of which are adapted.
@@ -48,8 +48,6 @@ LATENT: tuple[tuple[str, ...], ...] = (
     ("q_gate_proj", "kv_b_proj"),  # AXK2
     ("self_attn.q_b_proj", "self_attn.kv_proj"),  # DeepSeek-V4
 )
-# Parts of a decoder that attend to an encoder's output; unused in a model that is only a decoder.
-_CROSS_ATTENTION = {"encoder_attn", "cross_attn", "crossattention", "cross_attention"}
 
 _WIDE = (torch.float64, torch.float32)
 FLOATS = (*_WIDE, torch.bfloat16, torch.float16)
@@ -120,8 +118,8 @@ def _targeted(model: nn.Module, lora: LoraOptions) -> list[str]:
     """The modules that `lora.targets` names, or the query and value projections, in the model's order."""
     text = text_layers(model)
     if lora.targets == (ALL_LINEAR,):
-        head = cast(Any, model).get_output_embeddings()
-        return [name for name in text if model.get_submodule(name) is not head]
+        head, taken = cast(Any, model).get_output_embeddings(), _taken_for_experts(model, text)
+        return [name for name in text if model.get_submodule(name) is not head and _last(name) not in taken]
     if lora.targets is None:
         usual = default_names(model)
         return [name for name in text if _matches(name, usual)]
@@ -146,7 +144,13 @@ def _targeted(model: nn.Module, lora: LoraOptions) -> list[str]:
                 f"lora.targets: {target} of {type(model).__name__} does not process text, so it would not train; "
                 f"the linear layers that do are {_listed(text)}"
             )
-    return [name for name in everything if _matches(name, lora.targets) and name not in silent]
+    wanted = [name for name in everything if _matches(name, lora.targets) and name not in silent]
+    if taken := _taken_for_experts(model, wanted):
+        raise ModelError(
+            f"lora.targets: PEFT takes {', '.join(sorted(taken))} of {type(model).__name__} for layers of its experts, "
+            f"which it cannot adapt; its linear layers are {_listed(n for n in text if _last(n) not in taken)}"
+        )
+    return wanted
 
 
 def default_names(model: nn.Module) -> list[str]:
@@ -168,62 +172,6 @@ def default_names(model: nn.Module) -> list[str]:
         )
     latent = [name for names in there if names in LATENT for name in names]
     return list(dict.fromkeys([*there[0], *latent]))
-
-
-def text_layers(model: nn.Module) -> list[str]:
-    """The names of the linear layers that process text, in the model's order.
-
-    This excludes towers for images and sounds, the layers that connect these with the language model, and the
-    cross-attention of a decoder without an encoder.
-    """
-    names = [name for name, module in model.named_modules() if is_linear(module)]
-    if not isinstance(model, PreTrainedModel):
-        return names
-    encodes = bool(getattr(model.config, "is_encoder_decoder", False))
-    towers = _towers(model)
-    if towers or not _reads_text_alone(model):
-        head = model.get_output_embeddings()
-        inside = [model.get_decoder(), *([model.get_encoder()] if encodes else [])]
-        names = [
-            name
-            for name in names
-            if any(_within(name, _name_of(model, part)) for part in inside)
-            or model.get_submodule(name) is head
-        ]
-        names = [name for name in names if not any(_within(name, tower) for tower in towers)]
-    if not encodes:
-        names = [name for name in names if not _CROSS_ATTENTION.intersection(name.split("."))]
-    return names
-
-
-def _towers(model: nn.Module) -> list[str]:
-    """Parts of the model for images or sounds, each with its wrappers up to the next part that processes text."""
-    parts = {name: part for name, part in model.named_modules() if isinstance(part, PreTrainedModel)}
-    towers = []
-    for name, part in parts.items():
-        if "text" not in part.input_modalities:
-            while (above := name.rpartition(".")[0]) and above not in parts:
-                name = above
-            towers.append(name)
-    return towers
-
-
-def _reads_text_alone(model: PreTrainedModel) -> bool:
-    kinds = model.input_modalities
-    return set([kinds] if isinstance(kinds, str) else kinds) == {"text"}
-
-
-def _name_of(model: nn.Module, part: Any) -> str:
-    return next((name for name, module in model.named_modules() if module is part), "")
-
-
-def _within(name: str, part: str) -> bool:
-    return not part or name == part or name.startswith(f"{part}.")
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether this is a linear layer, including bitsandbytes' and GPT-2's Conv1D, whose weight is transposed."""
-    return isinstance(module, nn.Linear | Conv1D)
 
 
 def in_and_out(module: nn.Module) -> tuple[int, int]:
@@ -275,8 +223,32 @@ def _matches(name: str, targets: Sequence[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
+def _taken_for_experts(model: nn.Module, names: Sequence[str]) -> set[str]:
+    """The ends of layers' names that PEFT reads as those of experts, whose weights transformers 5 holds in one tensor.
+
+    In a mixture of experts, the dense layers beside the experts (DeepSeek's shared ones) have these names, too.
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    found = set()
+    for end in _last_parts(names):
+        config = LoraConfig(target_modules=[end])
+        try:
+            convert_peft_config_for_transformers(config, model=model, conversions=None)
+        except ValueError:  # only with others that are in the same tensor
+            found.add(end)
+        if config.target_modules != {end}:
+            found.add(end)
+    return found
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
 def _last_parts(names: Iterable[str]) -> Counter[str]:
-    return Counter(name.rpartition(".")[2] for name in names)
+    return Counter(map(_last, names))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ Why such weights cannot hold updates:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,12 +56,16 @@ class UnmergedUpdates:
         """
         for state in states:
             check_fits(state, self._modules)
-        for hook in self._hooks:
+        before = self._hooks
+        for hook in before:
             hook.remove()
         self._hooks = []
         for name, module in self._modules.items():
             if updates := [state[name] for state in states if name in state]:
                 self._hooks.append(module.register_forward_hook(UpdateHook(updates)))
+        # A compiled model does not look whether its layers have got other hooks, and would go on as before.
+        if (before or self._hooks) and "torch._dynamo" in sys.modules:
+            sys.modules["torch._dynamo"].reset()
 
     def deactivate(self) -> None:
         """Remove all updates."""

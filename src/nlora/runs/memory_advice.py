@@ -11,6 +11,7 @@ from nlora.models.inspection import MODEL_RAISES
 from nlora.models.quantization import stored_format
 from nlora.runs.memory_estimate import MemoryEstimate, estimate_memory
 from nlora.runs.memory_trace import Device
+from nlora.runs.quiet import silent
 
 if TYPE_CHECKING:
     from nlora.config.schema import Config
@@ -33,7 +34,10 @@ def memory_lines(
     size: writes a number of bytes. estimate: as `estimate_memory`.
     """
     try:
-        found = estimate(plan, device=device, processes=processes)
+        with silent(
+            "torch._subclasses.fake_tensor"
+        ):  # which logs the traceback of what is told in a line below
+            found = estimate(plan, device=device, processes=processes)
     except MODEL_RAISES as error:  # code of a model that does not run without numbers
         return [f"memory: cannot be estimated for this model ({with_class(error)})"]
     lines = [_total(found, size), _parts(found, size)]

@@ -25,6 +25,9 @@ from nlora.models.unmerged_updates import UnmergedUpdates
 from nlora.runs.checksums import refuse_damaged_weights
 from nlora.runs.layout import MEMORY_FILE
 
+_TASKS = "tasks"
+"""The key of a memory file's metadata that says of how many tasks it is."""
+
 
 class UpdateHistory:
     """The updates over one backbone.
@@ -77,11 +80,11 @@ class UpdateHistory:
         if is_last and not is_adopted:
             self.memory = load_memory(folder)
 
-    def save_memory(self, folder: Path, memory: Memory) -> None:
-        """Keep the method's memory, and save it in the folder of its stage."""
+    def save_memory(self, folder: Path, memory: Memory, tasks: int | None = None) -> None:
+        """Keep the method's memory, and save it in a folder. tasks: how many it is of, where no run's stage says so."""
         self.memory = memory
         if memory:
-            _write_memory(folder, memory)
+            _write_memory(folder, memory, tasks)
 
     # Which updates are active
 
@@ -122,9 +125,20 @@ def keep_updates(model: nn.Module, module_names: Sequence[str]) -> MergedUpdates
 
 
 @by_main
-def _write_memory(folder: Path, memory: Memory) -> None:
+def _write_memory(folder: Path, memory: Memory, tasks: int | None) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in memory.items()}
-    (folder / MEMORY_FILE).write_bytes(safetensors.torch.save(tensors))
+    facts = None if tasks is None else {_TASKS: str(tasks)}
+    (folder / MEMORY_FILE).write_bytes(safetensors.torch.save(tensors, facts))
+
+
+def memory_tasks(folder: Path) -> int | None:
+    """Of how many tasks a saved memory is; None without a file, or if it does not say."""
+    path = folder / MEMORY_FILE
+    if not path.is_file():
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        found = (file.metadata() or {}).get(_TASKS, "")
+    return int(found) if found.isdecimal() else None
 
 
 def load_memory(folder: Path) -> Memory:
