@@ -72,6 +72,22 @@ def worsened(run: Path, folder: Path) -> Path:
     return folder
 
 
+def test_the_same_examples_at_other_rows_of_a_file_are_the_same_examples(run: Path, tmp_path: Path) -> None:
+    """As in the file of a sample. By their ids, which are row numbers, some were others and some were missing."""
+    worse = worsened(run, tmp_path / "worse")
+    expected = gate(worse, against=run)
+    for file in (worse / "outputs").glob("*/predict_eval_predictions.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            row["Instance"]["id"] = str(int(row["Instance"]["id"]) + 2)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = gate(worse, against=run)
+    assert [task.changes for task in found.tasks] == [task.changes for task in expected.tasks]
+    assert [task.changes.changes.count for task in found.tasks] == [
+        len(lines(run, "2-animals", task)) for task in ("colors", "animals")
+    ]
+
+
 def test_what_may_be_lost_is_up_to_the_limits(run: Path, tmp_path: Path) -> None:
     worse = worsened(run, tmp_path / "worse")
     then = lines(run, "1-colors", "colors")

@@ -202,7 +202,7 @@ def with_a_run_trained_again(moved: Path) -> None:
     [
         (without_record, f"adapter: no {RECORD_FILE} in it, so the run that it was made from is unknown; write it"),
         (with_broken_record, f"adapter/{RECORD_FILE}: broken: "),
-        (with_another_record, f"adapter/{RECORD_FILE}: broken: stage: Field required; export the run again"),
+        (with_another_record, f"adapter/{RECORD_FILE}: broken: stage: Field required (and 2 more); export"),
         (with_damaged_weights, "adapter: cannot be loaded: "),
         (without_weights, "adapter: cannot be loaded: "),
         (without_its_run, "run, which is not there; move it back, or export another run"),

@@ -15,6 +15,7 @@ from helpers import ANIMALS, COLORS, learn, without_checksums, write_config, wri
 from nlora.analysis.gate import gate
 from nlora.config.load import load_config
 from nlora.errors import InputErrors
+from nlora.report.comparison import compare, read_runs
 from nlora.report.forgotten_examples import find_forgotten
 from nlora.report.run_files import load_run
 from nlora.runs.answers import read_answers
@@ -193,6 +194,41 @@ def test_an_export_is_compared_by_the_metric(project: Path, nlora: Nlora, tmp_pa
     last = read_summary(project / "run").R[2]
     for name, score in zip(METRICS, last, strict=True):
         assert f"| {name} | 9 | {score:.1f} | {score:.1f} | 0 |" in card
+
+
+def test_a_function_that_was_edited_since_is_named(project: Path, nlora: Nlora, tmp_path: Path) -> None:
+    """What the run has is by the function as it was; an edit that changes no score is in nobody's way."""
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder)
+    run = f"output_dir={folder / 'again'}"
+    (folder / "mine.py").write_text(f"# as before\n{SCORER}")
+    told = nlora("eval", folder / "run", "--tasks", "animals")
+    assert (
+        "! animals differs from what the run scored: another version of mine.py:overlap, whose file was edited"
+        in (" ".join(told.out.split()))
+    )
+    assert nlora("export", folder / "run", "--as", "merged", tmp_path / "out").status == 0
+    (folder / "mine.py").write_text("def overlap(prediction, answers):\n    return 0.25\n")
+    for command in (
+        ("export", folder / "run", "--as", "merged", tmp_path / "other"),
+        ("gate", tmp_path / "out", "--against", folder / "run"),
+    ):
+        told = nlora(*command)
+        assert told.status == 2
+        then = read_summary(folder / "run").R[2][1]
+        said = f"task animals: mine.py:overlap gives the run's own answers 25.0 now and gave them {then:.1f} when"
+        assert said in told.err
+    learn(folder / "config.yaml", run, "seed=7")
+    told = nlora("gate", folder / "again", "--against", folder / "run")
+    assert (told.status, told.err.count("not comparable")) == (2, 1)
+    assert "task animals: the two are not comparable: another version of mine.py:overlap" in told.err
+    found = compare(read_runs([folder / "run", folder / "again"]))
+    assert [row.seeds for row in found.rows] == [(3,), (7,)]
+    assert (
+        "These runs were scored by different versions of a function; averages are not comparable:"
+        in found.notes
+    )
+    assert not found.compares
 
 
 def test_free_text_of_an_older_version_is_exported_and_compared_by_exact_match(

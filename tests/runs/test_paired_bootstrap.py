@@ -78,9 +78,15 @@ def test_the_interval_is_the_same_from_a_file_that_keeps_no_text() -> None:
     assert found == difference([kept(each) for each in one], [kept(each) for each in other])
 
 
+def test_the_same_examples_at_other_rows_of_a_file_are_the_same_examples() -> None:
+    one, other = [1] * 30 + [0] * 20, [1, 0] * 25
+    assert difference([run(one)], [run(other, first=5)]) == difference([run(one)], [run(other)])
+
+
 def test_what_is_not_alike_is_not_compared() -> None:
     assert difference([run([1, 0])], [run([1, 0], seed=2)]) is None
-    assert difference([run([1, 0])], [run([1, 0], first=5)]) is None
+    assert difference([run([1, 0])], [run([1, 0], first=5, test="u")]) is None
+    assert difference([run([1, 0])], [run([1, 0, 1])]) is None
     assert difference([run([1, 0])], [run([1, 0], metric="rougeL")]) is None
     f1 = difference([run([1, 0], metric="macro_f1")], [run([0, 0], metric="macro_f1")])
     assert f1 is not None

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from nlora.evaluation.answer import Answer, percent
 from nlora.evaluation.paired_test import sign_test
-from nlora.runs.answers import ExampleKey
+from nlora.runs.answers import TextKey
 
-Answers = Mapping[ExampleKey, Answer]
+Answers = Mapping[TextKey, Answer]
 _BY_LABEL = ("exact_match", "macro_f1")
 """Metrics by which changes are listed for each label."""
 
@@ -55,8 +55,8 @@ def task_changes(task: str, metric: str, before: Answers, after: Answers) -> Tas
     whether it is right.
 
     >>> right, wrong = Answer("a fox", "animal", "animal"), Answer("a fox", "animal", "plant")
-    >>> before = {(str(i), "a fox", "animal", 0): right for i in range(4)}
-    >>> after = {**before, ("0", "a fox", "animal", 0): wrong}
+    >>> before = {("a fox", "animal", i): right for i in range(4)}
+    >>> after = {**before, ("a fox", "animal", 0): wrong}
     >>> found = task_changes("tickets", "exact_match", before, after)
     >>> found.drop, found.changes.worse, found.changes.p_value
     (25.0, 1, 1.0)

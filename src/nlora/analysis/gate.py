@@ -15,7 +15,7 @@ from nlora.analysis.answer_changes import Answers, TaskChanges, task_changes
 from nlora.errors import InputErrors, Problem, is_number, shown_number
 from nlora.evaluation.continual_metrics import ROUNDING
 from nlora.evaluation.paired_test import holm
-from nlora.runs.answers import read_answers
+from nlora.runs.answers import by_text, read_answers
 from nlora.runs.checkpoint import Checkpoint, read_stage
 from nlora.runs.events import OnEvent, Progress
 from nlora.runs.export.record import exported_stage, is_export, read_record
@@ -212,7 +212,7 @@ def _compared(after: _Judged, pairs: Mapping[str, Checkpoint]) -> list[TaskChang
         then, record = _scored(before).get(task), records[task]
         if then is None or record is None:  # the examples are matched by their texts
             continue
-        if (then.test.sha256, then.metric, then.decode) != (record.test.sha256, record.metric, record.decode):
+        if not record.is_scored_like(then):
             what = "; ".join(differences(then, record))
             problems.append(Problem(f"task {task}", f"the two are not comparable: {what}"))
     if problems:
@@ -232,7 +232,8 @@ def _compared(after: _Judged, pairs: Mapping[str, Checkpoint]) -> list[TaskChang
 
 
 def _answers(point: Checkpoint, tasks: Sequence[str]) -> dict[str, Answers]:
-    return {**read_answers(point.run.stage_folder(point.stage) / PREDICTIONS_FILE, tasks)}
+    found = read_answers(point.run.stage_folder(point.stage) / PREDICTIONS_FILE, tasks)
+    return {task: by_text(answers) for task, answers in found.items()}
 
 
 def _since(before: Checkpoint, after: Checkpoint) -> str:

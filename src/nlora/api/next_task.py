@@ -162,8 +162,8 @@ class NextTask:
         examples: those that were trained on, each with input_ids and labels (-100 for the prompt). Only for a method
             that remembers something of a task (ewc), which is written to the same folder.
 
-        Raises AdapterError if a factor is not finite, InputErrors for a lack of examples and for the folder of an earlier
-        task's adapter, RunError after `release` and for a folder that cannot be written.
+        Raises AdapterError if a factor is not finite, InputErrors for a lack of examples and for a folder of an earlier
+        adapter, RunError after `release` and for a folder that cannot be written.
         """
         self._refuse_released("save the adapter before release")
         path = folder_of(folder, "folder")

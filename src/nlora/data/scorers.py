@@ -25,10 +25,14 @@ def versions_of_scorers(config: Config, base_folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for source in config.tasks:
         if source.metric is not None and source.metric not in METRICS:
-            module = Reference.of(source.metric).module
-            file = module if is_python_file(module) else getattr(sys.modules.get(module), "__file__", None)
-            found |= version_of_file(file, (Path(), base_folder)) if file else {}
+            found |= _version(Reference.of(source.metric).module, (Path(), base_folder))
     return found
+
+
+def _version(module: str, folders: Sequence[Path]) -> dict[str, str]:
+    """The name of a loaded module's file, with a digest of its contents."""
+    file = module if is_python_file(module) else getattr(sys.modules.get(module), "__file__", None)
+    return version_of_file(file, folders) if file else {}
 
 
 def with_metric(task: Task, source: TaskSource, folders: Sequence[Path], key: Key) -> Task:
@@ -50,4 +54,7 @@ def with_metric(task: Task, source: TaskSource, folders: Sequence[Path], key: Ke
         scorer = load_function(reference, folders)
     except UnusableCodeError as error:
         raise InputErrors([Problem.at((*key, "metric"), str(error))]) from error
-    return replace(task, metric=reference.label, scorer=scorer)
+    # nlora's own functions may be edited without giving other scores.
+    is_own = reference.module.partition(".")[0] != "nlora"
+    version = next(iter(_version(reference.module, folders).values()), None) if is_own else None
+    return replace(task, metric=reference.label, scorer=scorer, scorer_sha256=version)

@@ -42,6 +42,11 @@ _EXAMPLES: Sequence[tuple[str, str, Callable[[Digests], tuple[str, int]]]] = (
         "test examples",
         lambda d: d.test.source,
     ),
+    (
+        "These runs were scored by different versions of a function; averages are not comparable:",
+        "version",
+        lambda d: (d.scorer_sha256 or "", 0),
+    ),
     ("These runs were trained on different examples:", "train examples", lambda d: d.train.source),
     ("These runs used different prompts:", "prompts", lambda d: (d.prompt_sha256, 0)),
 )
@@ -103,8 +108,14 @@ def scoring_notes(rows: Labeled) -> tuple[list[tuple[str, list[str]]], bool]:
     metrics = _unlike(
         rows, lambda s: by_task({task: metric_name(s.metric_of(task)) for task in common_metrics})
     )
-    tests, *others = [(heading, _different(rows, what, kind)) for heading, what, kind in _EXAMPLES]
-    unlike = [(_AVERAGED, _unlike(rows, _averaged)), (_DECODES, decodes), (_METRICS, metrics), tests]
+    tests, functions, *others = [(heading, _different(rows, what, kind)) for heading, what, kind in _EXAMPLES]
+    unlike = [
+        (_AVERAGED, _unlike(rows, _averaged)),
+        (_DECODES, decodes),
+        (_METRICS, metrics),
+        tests,
+        functions,
+    ]
     sampled: list[tuple[str, list[str]]] = [(_SAMPLED, [])] if _is_sampled(rows) else []
     texts = (_TEXTS, _unlike(rows, _general_words))
     found = [(heading, lines) for heading, lines in (*unlike, *others, texts) if lines]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,25 @@ from nlora.runs.checksums import refuse_damaged_file
 
 ExampleKey = tuple[str, str, str, int]
 """Id, text and label of an example, and how many equal ones come before it."""
+
+TextKey = tuple[str, str, int]
+"""The same without the id, which is the number of a row: other files may hold the same examples."""
+
+
+def by_text(answers: Mapping[ExampleKey, Answer]) -> dict[TextKey, Answer]:
+    """The answers, by what the examples say."""
+    keys = text_keys((text, label) for _, text, label, _ in answers)
+    return dict(zip(keys, answers.values(), strict=True))
+
+
+def text_keys(examples: Iterable[tuple[str, str]]) -> list[TextKey]:
+    """The keys of examples in order. examples: the text and the label of each."""
+    seen: Counter[tuple[str, str]] = Counter()
+    keys = []
+    for example in examples:
+        keys.append((*example, seen[example]))
+        seen[example] += 1
+    return keys
 
 
 def read_answers(path: Path, tasks: Sequence[str]) -> dict[str, dict[ExampleKey, Answer]]:

@@ -1,8 +1,10 @@
-"""Names in a run's folder."""
+"""Names in a run's folder, and what is said about a folder that is no run's."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from nlora.errors import RunError
 
 RUN_FILE = "run.yaml"
 REPORT_FILE = "report.html"
@@ -47,3 +49,10 @@ def stage_name(stage: int, task_name: str) -> str:
 def unfinished(stage_folder: Path) -> Path:
     """The folder of a stage before it is committed."""
     return stage_folder.with_name(f"{TEMPORARY}{stage_folder.name}")
+
+
+def no_run(folder: str | Path, file: str) -> RunError:
+    """The error for a path that is no run's. file: what it lacks."""
+    where = Path(folder)
+    why = f"no {file} in it" if where.is_dir() else "is a file" if where.is_file() else "no such folder"
+    return RunError(f"{folder}: {why}; give the output_dir of a run")

@@ -87,7 +87,11 @@ def difference(runs: Sequence[Scored], others: Sequence[Scored]) -> Difference |
     ]
     if not pairs or len(gains) < len(pairs) or not all(_alike(*pair) for pair in pairs):
         return None
-    scores = [(a.scores, b.scores) for a, b in pairs if a.scores is not None and b.scores is not None]
+    scores = [
+        (a.scores, _named_alike(a.scores, b.scores))
+        for a, b in pairs
+        if a.scores is not None and b.scores is not None
+    ]
     interval = bootstrap(scores) if len(scores) == len(pairs) else None
     return Difference(math.fsum(gains) / len(gains), interval, seeds, sum(gain > 0 for gain in gains))
 
@@ -102,8 +106,25 @@ def _alike(one: Scored, other: Scored) -> bool:
         and tasks == set(other.summary.averaged)
         and all(one.summary.metric_of(task) == other.summary.metric_of(task) for task in tasks)
         and all(mine[task].test.sha256 == theirs[task].test.sha256 for task in mine.keys() & theirs.keys())
-        and (a is None or b is None or all(a[task].keys() == b[task].keys() for task in tasks))
+        and (a is None or b is None or all(len(a[task]) == len(b[task]) for task in tasks))
+        and (
+            a is None
+            or b is None
+            or _has_digests(one, other)
+            or all(a[t].keys() == b[t].keys() for t in tasks)
+        )
     )
+
+
+def _has_digests(one: Scored, other: Scored) -> bool:
+    """Whether it is known of all tasks which test examples they had."""
+    return all(set(run.summary.averaged) <= run.summary.digests.keys() for run in (one, other))
+
+
+def _named_alike(scores: Scores, others: Scores) -> Scores:
+    """The other scores by the names of the first: the same examples in another file have other ids, in this order."""
+    named = {task: dict(zip(scores[task], values.values(), strict=True)) for task, values in others.items()}
+    return {task: v if v.keys() == scores[task].keys() else named[task] for task, v in others.items()}
 
 
 def bootstrap(pairs: Sequence[tuple[Scores, Scores]]) -> Interval:

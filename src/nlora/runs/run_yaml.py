@@ -26,10 +26,10 @@ from nlora.config.schema import Config
 from nlora.config.yaml_positions import read_yaml, to_yaml
 from nlora.errors import Key, RunError, dotted
 from nlora.runs.atomic import write_text
-from nlora.runs.layout import OUTPUTS, RUN_FILE, stage_name, unfinished
+from nlora.runs.layout import OUTPUTS, RUN_FILE, no_run, stage_name, unfinished
 from nlora.runs.run_changes import fixed_parts
 from nlora.runs.stage_files import trained
-from nlora.runs.summary import SUMMARY_FILE, no_run
+from nlora.runs.summary import SUMMARY_FILE
 
 _COMMENT = (
     "# Written by nlora. The run resumes only with this configuration; another one needs another folder.\n"

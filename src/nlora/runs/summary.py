@@ -20,6 +20,7 @@ from nlora.evaluation.choices import Decode, Metric, both_or_all, scoring_words
 from nlora.evaluation.continual_metrics import scored_tasks, summarize, summarize_scored
 from nlora.runs.atomic import write_json
 from nlora.runs.general_scores import General, GeneralScores, general_of, perplexity_change
+from nlora.runs.layout import no_run
 from nlora.runs.routing import Routing
 from nlora.runs.run_changes import settings_digest
 from nlora.runs.task_records import ExamplesRecord, TaskRecord
@@ -58,6 +59,7 @@ class Digests(BaseModel):
     train: ExamplesRecord
     test: ExamplesRecord
     prompt_sha256: str
+    scorer_sha256: str | None = None
 
 
 class Summary(BaseModel):
@@ -271,13 +273,6 @@ def run_folders(paths: Iterable[str | Path]) -> list[Path]:
         held = [file.parent for file in sorted(path.glob(f"*/{SUMMARY_FILE}"))]
         found += [path, *held] if (path / SUMMARY_FILE).exists() or not held else held
     return found
-
-
-def no_run(folder: str | Path, file: str) -> RunError:
-    """The error for a path that is no run's. file: what it lacks."""
-    where = Path(folder)
-    why = f"no {file} in it" if where.is_dir() else "is a file" if where.is_file() else "no such folder"
-    return RunError(f"{folder}: {why}; give the output_dir of a run")
 
 
 def read_summary(folder: str | Path) -> Summary:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nlora.errors import NloraError, RunError, first_line
 from nlora.evaluation.answer import Answer
-from nlora.runs.answers import ExampleKey
+from nlora.runs.answers import TextKey
 from nlora.runs.checkpoint import Checkpoint
 from nlora.runs.events import Progress
 from nlora.runs.export.options import check_method
@@ -42,7 +42,7 @@ class AnsweredExport:
         names = [task.name for task in self._checkpoint.config.tasks]
         return [name for index, name in enumerate(names) if self._answers_task(index)]
 
-    def answers(self, tasks: Sequence[str]) -> Mapping[str, Mapping[ExampleKey, Answer]]:
+    def answers(self, tasks: Sequence[str]) -> Mapping[str, Mapping[TextKey, Answer]]:
         """Its answers to all test examples of some tasks, by task and example.
 
         Raises InputErrors if the test files are not the ones that the run was scored on, RunError if the export

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,12 +13,12 @@ from nlora.data.select import select_tasks
 from nlora.data.task import Task, TokenizedExample
 from nlora.errors import InputErrors, NloraError, Problem, RunError
 from nlora.evaluation.answer import Answer, graded, percent
-from nlora.evaluation.choices import Metric, decode_of, metric_of
+from nlora.evaluation.choices import Metric, decode_of, metric_name, metric_of
 from nlora.evaluation.evaluator import Evaluator
 from nlora.evaluation.label_scoring import LabelTree, label_scores
 from nlora.models.logits import answer_logits
 from nlora.models.positions import positions_of
-from nlora.runs.answers import ExampleKey, read_answers
+from nlora.runs.answers import TextKey, by_text, read_answers, text_keys
 from nlora.runs.checkpoint import Checkpoint
 from nlora.runs.events import Progress
 from nlora.runs.layout import PREDICTIONS_FILE
@@ -56,9 +55,14 @@ class CheckedTask:
         """Of these answers, in percent, by the task's own metric."""
         return percent(graded(self.task, texts), self.metric)
 
-    def answers(self, texts: Sequence[str]) -> dict[ExampleKey, Answer]:
+    def answers(self, texts: Sequence[str]) -> dict[TextKey, Answer]:
         """These answers in the form of the stored ones, by example."""
         return dict(zip(_keys(self.task.test), graded(self.task, texts), strict=True))
+
+    @property
+    def run_score(self) -> float:
+        """Of the run's own answers, graded as those of the export are."""
+        return self.score(self.stored_texts)
 
     @property
     def stored_texts(self) -> list[str]:
@@ -87,7 +91,8 @@ def tasks_to_check(
     found, problems = [], []
     for one in loaded:
         task = replace(one.task, test=one.task.test[:examples])
-        answers = [stored[task.name].get(key) for key in _keys(task.test)]
+        known_answers = by_text(stored[task.name])
+        answers = [known_answers.get(key) for key in _keys(task.test)]
         are_missing = examples is None and len(task.test) < len(stored[task.name])
         same = all(a is not None and a.others == e.others for a, e in zip(answers, task.test, strict=True))
         if are_missing or not same:
@@ -99,20 +104,24 @@ def tasks_to_check(
         known = record.tasks.get(task.name)
         metric = known.metric if known else metric_of(task, config, "exact_match")
         assert one.index is not None
-        found.append(CheckedTask(task, one.index, metric, tuple(a for a in answers if a is not None)))
+        checked = CheckedTask(task, one.index, metric, tuple(a for a in answers if a is not None))
+        found.append(checked)
+        if (
+            not problems
+            and abs((then := percent(checked.stored, metric)) - (now := checked.run_score)) >= 0.05
+        ):
+            what = (
+                f"{metric_name(metric)} gives the run's own answers {now:.1f} now and gave them {then:.1f} when stage "
+                f"{checkpoint.stage} was scored; restore the function"
+            )
+            problems.append(Problem(f"task {task.name}", what))
     if problems:
         raise InputErrors(problems)
     return found
 
 
-def _keys(examples: Sequence[Example]) -> list[ExampleKey]:
-    seen: Counter[tuple[str, str, str]] = Counter()
-    keys = []
-    for example in examples:
-        key = (example.id, example.sentence, example.label)
-        keys.append((*key, seen[key]))
-        seen[key] += 1
-    return keys
+def _keys(examples: Sequence[Example]) -> list[TextKey]:
+    return text_keys((example.sentence, example.label) for example in examples)
 
 
 class Answering:
