@@ -281,6 +281,15 @@ def test_processes_and_a_launcher_exclude_each_other(
     assert told.err == (
         "error: --processes: a launcher has started several processes already; leave out --processes, or the launcher\n"
     )
+    for command in (
+        ("sweep", "sweep.yaml"),
+        ("export", tmp_path / "run", "--as", "merged", tmp_path / "out"),
+    ):
+        told = nlora(*command)
+        assert told.status == 2
+        assert told.err.startswith(
+            f"error: nlora {command[0]} takes one process, but a launcher has started 2; leave"
+        )
 
 
 @pytest.mark.parametrize(

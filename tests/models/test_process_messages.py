@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -25,6 +26,25 @@ def test_alone_everything_is_as_if_it_were_not_there() -> None:
         assert total.tolist() == [1, 1]
         processes.barrier()
     assert processes.speaks(RuntimeError("gloo: connection closed"))
+
+
+def test_what_a_launch_of_one_process_left_starts_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate would wait at a port, or for a machine, that is there no more, wherever LOCAL_RANK is set."""
+    left = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "nowhere.invalid",
+        "MASTER_PORT": "1",
+    }
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    with processes.joined():
+        assert "LOCAL_RANK" not in os.environ
+        with processes.joined():
+            assert processes.size() == 1
+        assert "LOCAL_RANK" not in os.environ
+    assert {name: os.environ[name] for name in left} == left
 
 
 def test_alone_it_does_not_import_torch() -> None:

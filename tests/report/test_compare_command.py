@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def test_out_writes_the_format_of_its_suffix(tmp_path: Path) -> None:
             compare([folder], out=str(out))
     with pytest.raises(InputErrors, match="did you mean 'markdown'"):
         compare([folder], "markdwn")
+
+
+def test_a_run_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was left out, so that the averages were over fewer seeds."""
+    for seed in (1, 2):
+        run(tmp_path / f"seed{seed}", seed=seed)
+    closed, access = tmp_path / "seed1", os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and access(path, mode))
+    with pytest.raises(NloraError, match=r"seed1: Permission denied, and it may be a run; name the runs"):
+        compare([str(tmp_path)])
+    compare([str(tmp_path / "seed2")])
 
 
 def test_exit_status_and_output_of_the_command(

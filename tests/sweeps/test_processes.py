@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,11 @@ def test_a_run_is_terminated_or_killed(launch: Launch, tmp_path: Path, tiny_mode
         assert time.monotonic() < deadline
         with pytest.raises(subprocess.TimeoutExpired):
             processes[0].wait(0.1)
+    if launch is launch_forked:  # what ends a terminal or a job signals the whole group of the sweep
+        server = server_pid()
+        assert os.getsid(server) == server
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            os.kill(server, number)
     pid = pid_of(processes[1])
     assert os.getpgid(pid) == pid != os.getpgid(0), "Ctrl-C must not reach it"
     os.kill(pid, signal.SIGSTOP)
@@ -149,6 +155,32 @@ def test_a_run_is_terminated_or_killed(launch: Launch, tmp_path: Path, tiny_mode
     last = logs[0].read_text().splitlines()[-1]
     assert "keeps 0 of 2 stages" in last
     assert "the same command resumes" in last
+
+
+@pytest.mark.slow
+@LINUX
+def test_a_run_whose_server_was_killed_is_still_waited_for(tmp_path: Path, tiny_model: Any) -> None:
+    """It was taken for one that has failed, went on, and nobody could stop it."""
+    config = write_config(tmp_path, tiny_model("llama"), train={"epochs": 1e6, "batch_size": 8})
+    folder = tmp_path / "run"
+    arguments = ("run", str(config), f"output_dir={folder}", "evaluate.zero_shot=true")
+    process = launch_forked(Job("a", arguments, tmp_path / "log", folder), {})
+    deadline = time.monotonic() + 60
+    while not (folder / "zero_shot.json").is_file():
+        assert time.monotonic() < deadline
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.1)
+    os.kill(server_pid(), signal.SIGKILL)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    stop([process], grace_seconds=30.0)
+    assert process.wait(0) == 255  # whoever could tell the status is gone
+    assert "keeps 0 of 2 stages" in (tmp_path / "log").read_text().splitlines()[-1]
+    assert launch_forked(job("b", tmp_path, "ls", "recipes"), {}).wait(60) == 0  # by another server
+
+
+def server_pid() -> int:
+    return int(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
 
 
 def pid_of(process: Any) -> int:

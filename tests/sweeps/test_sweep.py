@@ -16,7 +16,8 @@ from rich.console import Console
 
 from nlora.cli import app
 from nlora.cli.sweep import jobs_of, print_plan, run_sweep, runner_of
-from nlora.errors import InputErrors
+from nlora.errors import InputErrors, RunError
+from nlora.runs import atomic
 from nlora.runs.lock import IN_USE, LOCK_FILE
 from nlora.sweeps.check import check_sweep, state_of
 from nlora.sweeps.expand import read_sweep
@@ -55,6 +56,32 @@ def test_a_failed_run_stops_no_other_and_is_the_only_one_repeated(tmp_path: Path
     assert "penalty-seed1: complete, left alone" in told
     rows = {row["run"]: row for row in table(out)}
     assert rows["plain"]["seeds"] == "1 2"
+
+
+def test_a_table_that_cannot_be_written_does_not_hide_how_the_runs_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text = atomic.write_text
+
+    def full(path: Path, text: str) -> None:
+        if path.stem == "table":
+            raise RunError(f"{path}: cannot be written: No space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr(atomic, "write_text", full)
+    file, machine = write_sweep(tmp_path), Machine()
+    machine.fails = {"plain-seed1": "error: amazon.json:7: not JSON"}
+    good, told = swept(file, machine)
+    assert not good
+    first, second, last = told.splitlines()[-3:]
+    assert (first, second.partition(" (in")[0]) == (
+        "1 of 4 runs failed:",
+        "plain-seed1: amazon.json:7: not JSON",
+    )
+    assert last == f"error: {tmp_path / 'out' / 'table.md'}: cannot be written: No space left on device"
+    machine.fails = {}
+    with pytest.raises(RunError, match=r"table\.md: cannot be written: No space left"):
+        swept(file, machine)
 
 
 def test_an_unfinished_run_goes_on(tmp_path: Path) -> None:

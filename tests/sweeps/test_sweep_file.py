@@ -156,6 +156,21 @@ def test_a_variant_has_the_last_word_on_what_all_runs_set(tmp_path: Path) -> Non
     assert {config.method.options["weight"] for config in configs.values()} == {0.5, 2}
 
 
+def test_the_name_of_a_long_value_does_not_depend_on_the_others(tmp_path: Path) -> None:
+    """Else a sweep that lost its first value gives the folder of that one's run to the next."""
+    one, other = (f"/models/{'long/' * 20}{end}" for end in ("a", "b"))
+
+    def names(*values: str) -> list[str]:
+        file = write_sweep(tmp_path, variants=None, grid={"model": list(values)}, seeds=[1])
+        return [run.folder.name for run in read_sweep(file).runs]
+
+    both = names(one, other)
+    assert len(set(both)) == 2
+    assert names(other, one) == both[::-1]
+    assert [names(one), names(other)] == [[name] for name in both]
+    assert all(name.startswith("model=models_long_long") for name in both)
+
+
 def test_a_grid_is_every_combination_with_the_values_in_the_names(tmp_path: Path) -> None:
     grid = {"lora.r": [4, 8], "lora.targets": [["q", "v"], None], "train.learning_rate": [1e-3]}
     sweep = read_sweep(write_sweep(tmp_path, variants=None, grid=grid, seeds=[5]))

@@ -105,12 +105,14 @@ def export(
 
     from nlora.api.downloads import announce_downloads
     from nlora.cli.bars import Bars
+    from nlora.models.processes import refuse
     from nlora.runs.checkpoint import read_stage
     from nlora.runs.console import TextConsole
     from nlora.runs.events import Progress
     from nlora.runs.export.export import export as export_run
     from nlora.runs.export.options import ExportOptions
 
+    refuse("nlora export")
     options = ExportOptions(form, rank, threshold, merge, density, task, dtype, examples)
     config = read_stage(Path(run), stage).config
     with Bars(TextConsole(stderr=True), stages=len(config.tasks)) as bars:

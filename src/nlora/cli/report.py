@@ -51,7 +51,7 @@ def report(
     """Show a run, or several side by side, as one HTML page that works offline."""
     from nlora.report.write import check_figures_folder, write_figures, write_report
     from nlora.runs.layout import REPORT_FILE
-    from nlora.runs.summary import run_folders
+    from nlora.runs.run_yaml import run_folders
 
     folders = [str(folder) for folder in run_folders(runs)]
     # A single run keeps its page; a page of several belongs to none of their folders.

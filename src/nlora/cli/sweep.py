@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 from rich.console import Console
 
+from nlora.errors import RunError
 from nlora.runs.console import TextConsole
 
 if TYPE_CHECKING:
@@ -57,9 +58,11 @@ def sweep(
 ) -> None:
     """Run many variants from one file, then print one table; the same command repeats only what is missing."""
     from nlora.cli.bars import WorkConsole
+    from nlora.models.processes import refuse
     from nlora.sweeps.check import check_sweep
     from nlora.sweeps.expand import read_sweep
 
+    refuse("nlora sweep")
     checked = read_sweep(file, overrides or [])
     checked = replace(checked, configs=check_sweep(checked))
     if dry_run:
@@ -113,8 +116,12 @@ def run_sweep(sweep: Sweep, runner: Runner, console: Console) -> bool:
         raise KeyboardInterrupt("the same command resumes with what is missing") from error
     finally:  # also after Ctrl-C: the runs that are done
         console.print()
-        _show_table(sweep, console)
+        unwritten = _show_table(sweep, console)
     progress.print_failures()
+    if unwritten is not None and not progress.failed:
+        raise unwritten
+    if unwritten is not None:
+        console.print(f"error: {unwritten}", markup=False, highlight=False, soft_wrap=True)
     return not progress.failed
 
 
@@ -252,8 +259,8 @@ def _summary(folder: Path) -> Summary | None:
         return None
 
 
-def _show_table(sweep: Sweep, console: Console) -> None:
-    """Print the table of the runs so far, and write it next to them in every format."""
+def _show_table(sweep: Sweep, console: Console) -> RunError | None:
+    """Print the table of the runs so far, and write it next to them in every format; returns why that failed."""
     from nlora.report.comparison import compare
     from nlora.report.comparison_formats import SUFFIXES, written
     from nlora.report.comparison_table import ComparisonView
@@ -261,10 +268,14 @@ def _show_table(sweep: Sweep, console: Console) -> None:
 
     found = [(run.folder, summary) for run in sweep.runs if (summary := _summary(run.folder)) is not None]
     if not found:
-        return
+        return None
     comparison = compare(found)
     console.print(ComparisonView(comparison))
-    for suffix, format_ in SUFFIXES.items():
-        path = sweep.output_dir / f"{TABLE}{suffix}"
-        write_text(path, written(comparison, format_))
-        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    try:
+        for suffix, format_ in SUFFIXES.items():
+            path = sweep.output_dir / f"{TABLE}{suffix}"
+            write_text(path, written(comparison, format_))
+            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    except RunError as error:  # after what is said about the runs
+        return error
+    return None

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from nlora.errors import RunError
@@ -78,6 +78,17 @@ def refuse_other_models(environment: Environment) -> None:
             "ACCELERATE_DYNAMO_BACKEND: accelerate is configured to compile the model, which nlora's faster ways do "
             "not allow; give accelerate launch --dynamo_backend no"
         )
+
+
+@contextmanager
+def without_rank(environment: MutableMapping[str, str]) -> Iterator[None]:
+    """A block without LOCAL_RANK, which a launch of one process leaves behind: accelerate would wait for others."""
+    rank = environment.pop("LOCAL_RANK", None)
+    try:
+        yield
+    finally:
+        if rank is not None:
+            environment["LOCAL_RANK"] = rank
 
 
 def lone_note(environment: Environment) -> str | None:

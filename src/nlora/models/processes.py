@@ -14,7 +14,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -62,7 +62,8 @@ def joined() -> Iterator[None]:
     before = _current
     _current = _joined or _start()
     try:
-        yield
+        with launchers.without_rank(os.environ) if _current is _ALONE else nullcontext():
+            yield
     finally:
         _current = before
 

@@ -21,7 +21,8 @@ from nlora.report.grouping import grouped, identity_of
 from nlora.report.published import order_of, published_results
 from nlora.runs.lock import is_held
 from nlora.runs.paired_bootstrap import Difference, difference, last_answers, scored
-from nlora.runs.summary import Summary, read_summary, run_folders
+from nlora.runs.run_yaml import run_folders
+from nlora.runs.summary import Summary, read_summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,26 @@ def is_run(folder: Path) -> bool:
         return (folder / RUN_FILE).is_file() and (folder / SUMMARY_FILE).is_file()
     except PermissionError:
         return False
+
+
+def run_folders(paths: Iterable[str | Path]) -> list[Path]:
+    """The given folders and the runs inside them. A folder that is no run itself but contains runs is left out.
+
+    Raises RunError for a folder inside that may not be entered: averages would be over fewer runs, without a word.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir() and os.access(path, os.R_OK) and not (path / SUMMARY_FILE).exists():
+            closed = [
+                inner for inner in sorted(path.iterdir()) if inner.is_dir() and not os.access(inner, os.X_OK)
+            ]
+            if closed:
+                raise RunError(
+                    f"{closed[0]}: Permission denied, and it may be a run; name the runs that are wanted"
+                )
+        held = [file.parent for file in sorted(path.glob(f"*/{SUMMARY_FILE}"))]
+        found += [path, *held] if (path / SUMMARY_FILE).exists() or not held else held
+    return found
 
 
 def runs_inside(folder: Path) -> list[Path]:

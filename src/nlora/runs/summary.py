@@ -6,7 +6,7 @@ Averages of any number of runs need only this file. Answers to single examples a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -264,15 +264,6 @@ def summary_of(
 def write_summary(folder: Path, summary: Summary) -> None:
     """Replace `folder`/summary.json atomically. Raises RunError if it cannot be written."""
     write_json(folder / SUMMARY_FILE, summary.model_dump(mode="json", by_alias=True))
-
-
-def run_folders(paths: Iterable[str | Path]) -> list[Path]:
-    """The given folders and the runs inside them. A folder that is no run itself but contains runs is left out."""
-    found: list[Path] = []
-    for path in map(Path, paths):
-        held = [file.parent for file in sorted(path.glob(f"*/{SUMMARY_FILE}"))]
-        found += [path, *held] if (path / SUMMARY_FILE).exists() or not held else held
-    return found
 
 
 def read_summary(folder: str | Path) -> Summary:

@@ -100,7 +100,6 @@ _SETS_ITSELF = {
 }
 """Keys that the sweep sets itself, and what to do instead."""
 _NAME = re.compile(r"[\w+=.,@-]+")
-_LONGEST_LABEL = 60
 
 
 def read_sweep(file: str, overrides: Sequence[str] = ()) -> Sweep:
@@ -151,11 +150,8 @@ class _Reader:
                 parts = [base.label] if len(bases) > 1 else []
                 parts += [variant.name] if variant.name else []
                 name = "-".join([*parts, *labels]) or base.label
-                runs.append(
-                    self._run(
-                        name, base, variant.seeds[turn], [*common, *variant.settings, *point, *self.forced]
-                    )
-                )
+                given = [*common, *variant.settings, *point, *self.forced]
+                runs.append(self._run(name, base, variant.seeds[turn], given))
         self._check_folders(runs)
         return runs
 
@@ -213,11 +209,8 @@ class _Reader:
             self.problems.append(self.places.problem(at, what))
             return None
         if isinstance(values, str):
-            return _Variant(
-                name,
-                (setting("method", values, self.places, at),),
-                self._seeds(self.file.seeds, ("seeds",)),
-            )
+            method = setting("method", values, self.places, at)
+            return _Variant(name, (method,), self._seeds(self.file.seeds, ("seeds",)))
         if values is not None and not isinstance(values, dict):
             self.problems.append(self.places.problem(at, "must be a mapping of keys, or a method's name"))
             return None
@@ -255,7 +248,7 @@ class _Reader:
                 else:
                     label = _label(key if short.count(last) > 1 else last, value)
                     if label.casefold() in (other.casefold() for _, other in axis):  # the same name
-                        label += f"-{sha256(shown(value).encode()).hexdigest()[:8]}"
+                        label += _digest(value)
                     axis.append((list(flat(key, value, self.places, (*at, i))), label))
             sets = dict.fromkeys([key, *(one.key for group, _ in axis for one in group)], f"grid.{key}")
             self._check_keys([setting(one, None, self.places, at) for one in sets])
@@ -297,4 +290,9 @@ def _label(key: str, value: Any) -> str:
         one if isinstance(one, str) else shown(one) for one in (value if isinstance(value, list) else [value])
     ]
     safe = re.sub(r"[^\w+.,@-]+", "_", ",".join(texts)).strip("_")
-    return f"{key}={safe or 'empty'}"[:_LONGEST_LABEL]
+    label = f"{key}={safe or 'empty'}"  # a long one is told from others by a digest, whichever these are
+    return label if len(label) <= 60 else label[:60] + _digest(value)
+
+
+def _digest(value: Any) -> str:
+    return f"-{sha256(shown(value).encode()).hexdigest()[:8]}"

@@ -24,9 +24,13 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import psutil
+
 from nlora.errors import killed_by
 from nlora.sweeps import tether
 
+_SERVER_LOST = 255
+"""What multiprocessing gives as the status of a process whose server was killed, while it goes on."""
 GRACE_SECONDS = 20.0
 """How long a stopped run may take to end by itself."""
 
@@ -171,7 +175,16 @@ class _Forked:
 
     def _watch(self) -> None:
         self._process.join()
+        if self._process.exitcode == _SERVER_LOST:  # or the run's own status, and it is gone
+            while self._is_there():
+                time.sleep(0.1)
         self._ended.set()
+
+    def _is_there(self) -> bool:
+        try:
+            return bool(psutil.Process(self._process.pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
 
 
 def _ensure_server(environment: Mapping[str, str]) -> None:
@@ -184,7 +197,7 @@ def _ensure_server(environment: Mapping[str, str]) -> None:
     before = dict(os.environ)
     os.environ.update(threads)
     try:
-        set_forkserver_preload(["nlora.sweeps.preload"])
+        set_forkserver_preload(["nlora.sweeps.server_signals", "nlora.sweeps.preload"])
         forkserver.ensure_running()
     finally:
         os.environ.clear()
@@ -197,7 +210,11 @@ def _run(arguments: Sequence[str], log: Path, environment: Mapping[str, str], st
         start.recv()
     except EOFError:  # nobody waits for this run any more
         return
+    from nlora.sweeps.server_signals import CHANGED  # which the server has imported
+
     os.setsid()  # as start_new_session above
+    for number in CHANGED:
+        signal.signal(number, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(environment)
     with log.open("ab") as file:

@@ -100,7 +100,8 @@ class LocalRunner:
                     try:
                         process = self._launch(job, self._free[0])
                     except OSError as error:
-                        yield Outcome(job, 1, 0.0, f"could not be started: {error}")
+                        where = f"{error.filename}: " if error.filename else ""
+                        yield Outcome(job, 1, 0.0, f"could not be started: {where}{error.strerror or error}")
                         continue
                     environment = self._free.popleft()
                     running[job] = (process, environment, size, time.monotonic())
