@@ -70,6 +70,15 @@ def test_overrides_win_and_later_ones_more(write: Any) -> None:
     ]
 
 
+def test_tasks_of_the_file_are_chosen_by_their_names(write: Any) -> None:
+    path = write(GOOD)
+    config = load_config(path).config
+    own = next(task for task in config.tasks if task.train is not None)
+    chosen = load_config(path, [f"tasks=[{own.name}, other]"]).config.tasks
+    assert chosen[0] == own
+    assert (chosen[1].name, chosen[1].train) == ("other", None)
+
+
 def test_overrides_reach_into_lists_and_short_forms(write: Any) -> None:
     path = write("data: d\ntasks: [a, b]\nmethod: nlora\ntrain:\n")
     config = load_config(

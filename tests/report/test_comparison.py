@@ -122,6 +122,12 @@ def test_published_numbers_are_listed_with_runs_of_a_published_order(tmp_path: P
     assert len(every) == 14 + 4 + 2
     assert "N-LoRA, published (LLaMA-7B)" in every
     assert not compared(run(tmp_path / "2", "olora", method="olora"), everything=True).published
+    short = compared(run(tmp_path / "5", "olora", method="olora"), everything=True)
+    assert "No numbers are published for these sequences of tasks." in short.notes
+    kept = run(
+        tmp_path / "4", "kept", tasks=ORDER_1, last=(1, 1, 1, 1), method="inclora", replay={"memory": 8}
+    )
+    assert {row.method for row in compared(kept).published} == {"replay"}
     llama = run(
         tmp_path / "3", "x", tasks=ORDER_1, last=(1, 1, 1, 1), method="nlora", model="huggyllama/llama-7b"
     )

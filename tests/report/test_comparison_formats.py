@@ -54,6 +54,15 @@ def test_all_rows_that_tie_for_the_best_are_marked(tmp_path: Path) -> None:
     assert written(comparison, "latex").count(r"\textbf{50.0}") == 3
 
 
+def test_rows_of_one_name_are_told_apart_in_every_format(tmp_path: Path) -> None:
+    folders = [run(tmp_path / "1", "one"), run(tmp_path / "2", "one", train={"epochs": 7})]
+    comparison = compared(*folders)
+    labels = [f"one (inclora) in {folder}" for folder in folders]
+    assert [(line["run"], line["label"]) for line in table_of(comparison)] == [
+        ("one", label) for label in labels
+    ]
+
+
 def test_names_cannot_break_a_table(tmp_path: Path) -> None:
     folder = run(tmp_path / "1", "a|b*<c>&\\_{x}")
     comparison = compared(folder)

@@ -66,6 +66,13 @@ def test_the_page_of_several_runs(tmp_path: Path) -> None:
     assert [row[-3] for row in table_of(root, "The runs side by side")] == ["+30.0", "−5.0", "–"]
 
 
+def test_of_several_seeds_the_first_that_measured_it_is_shown(tmp_path: Path) -> None:
+    plain = make_run(tmp_path / "1", name="kept", tasks=TASKS, seed=0)
+    root = page_of(tmp_path, plain, measured(tmp_path / "2", 26.0))
+    assert table_of(root, "Perplexity") == [["kept", "20.00", "24.00", "26.00", "+30.0"]]
+    assert "Of several seeds, one is shown (seed 1)" in root.one("section", id="general").text
+
+
 def test_runs_that_measured_nothing_have_no_such_section(tmp_path: Path) -> None:
     root = page_of(tmp_path, make_run(tmp_path / "plain", name="plain", tasks=TASKS))
     assert root.all("section", id="general") == []

@@ -132,7 +132,7 @@ def test_training_is_shown_task_by_task_with_the_learning_rate_once(page: Elemen
 
 def test_what_is_shown_of_one_seed_says_so(page: Element) -> None:
     about = page.one("section", id="collisions").one("p", class_="about").text
-    assert about.endswith("Of several seeds, the first is shown (seed 1).")
+    assert about.endswith("Of several seeds, one is shown (seed 1).")
 
 
 def test_the_base_is_chosen_by_name(runs: list[Path], tmp_path: Path) -> None:

@@ -64,6 +64,29 @@ def config_of(folder: Path, model: Path, tasks: list[dict[str, Any]], **changes:
     return path
 
 
+def test_what_concerns_examples_leaves_an_adapter_alone(tmp_path: Path, tiny_model: Made) -> None:
+    """It was refused for its labels, which it needs not have, and for a lack of examples to hold out."""
+    model = tiny_model("llama")
+    old = {"name": "old", "adapter": str(foreign_adapter(tmp_path / "theirs", model))}
+    tasks = [
+        old,
+        write_task(tmp_path, "colors", COLORS, train=24),
+        write_task(tmp_path, "animals", ANIMALS, train=24),
+    ]
+    config = config_of(
+        tmp_path, model, tasks, train={"epochs": 1, "batch_size": 8, "label_weights": "balanced"},
+        evaluate={"split": "validation", "validation_share": 0.25, "batch_size": 4},
+    )  # fmt: skip
+    plan = make_plan(load_config(config))
+    assert [bool(task.test) for task in plan.tasks] == [False, True, True]
+    summary = learn(config)
+    assert summary.R[0] == (None, None, None)
+    assert all(score is not None for score in (*summary.R[1][1:2], *summary.R[2][1:]))
+    tested = config_of(tmp_path, model, [old | {"test": tasks[1]["test"], "labels": list(COLORS)}, tasks[2]],
+                       evaluate={"split": "validation"}, output_dir=str(tmp_path / "other"))  # fmt: skip
+    assert make_plan(load_config(tested)).tasks[0].test == ()  # test files are not for tuning
+
+
 def test_a_run_may_begin_with_nothing_but_an_adapter(tmp_path: Path, tiny_model: Made) -> None:
     """It has no examples at all; a task that is appended is learned on top of it."""
     model = tiny_model("llama")

@@ -83,6 +83,18 @@ def test_the_same_examples_at_other_rows_of_a_file_are_the_same_examples() -> No
     assert difference([run(one)], [run(other, first=5)]) == difference([run(one)], [run(other)])
 
 
+def test_answers_made_in_another_way_are_not_compared() -> None:
+    one = run([1, 0])
+
+    def other(**changes: object) -> Scored:
+        return Scored(one.summary.model_copy(update=changes), one.scores)
+
+    assert difference([other(decode={"a": "labels"})], [other(decode={"a": "labels"})]) is not None
+    assert difference([other(decode={"a": "labels"})], [other(decode={"a": "generate"})]) is None
+    assert difference([other(decode={"a": "labels"})], [one]) is not None  # of a version that did not say
+    assert difference([other(protocol="released")], [other(protocol="repaired")]) is None
+
+
 def test_what_is_not_alike_is_not_compared() -> None:
     assert difference([run([1, 0])], [run([1, 0], seed=2)]) is None
     assert difference([run([1, 0])], [run([1, 0], first=5, test="u")]) is None

@@ -47,6 +47,28 @@ def record(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("calibration", "scores", "stopped", "best"),
+    [
+        (1 / 3, [90, 95, 50, 60, 55, 70], 5, 4),  # the second epoch ends with a B of zero
+        (0.4, [90, 95, 80, 60, 55, 70], 4, 3),
+        (1, [90, 95, 99, 60, 55, 10], 6, 6),
+    ],
+)
+def test_epochs_that_a_method_cannot_end_with_do_not_count(
+    tmp_path: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch,
+    calibration: float, scores: list[float], stopped: int, best: int,
+) -> None:  # fmt: skip
+    given = scripted(monkeypatch, scores)
+    config = one_task(tmp_path, tiny_model("llama"), early_stopping={"patience": 1})
+    learn(config, f"method={{name: lori, share: 0.25, calibration: {calibration}}}")
+    assert given == scores[:stopped]
+    assert record(tmp_path / "run")["best_epoch"] == best
+    factors = load_factors(tmp_path / "run/outputs/1-shades/adapter")
+    Bs = torch.cat([f.B.flatten() for f in factors.values()])
+    assert int(Bs.count_nonzero()) == pytest.approx(0.25 * len(Bs), rel=0.01)
+
+
+@pytest.mark.parametrize(
     ("scores", "patience", "stopped", "best"),
     [
         ([50, 60, 55, 58, 59, 70], 2, 4, 2),

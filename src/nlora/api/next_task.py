@@ -104,6 +104,8 @@ class NextTask:
 
     def _refuse_own_update(self) -> None:
         """Raise InputErrors if the adapter in training is an earlier update, which would be active once more."""
+        if self._given is not self.model:  # a fresh adapter
+            return
         own = self._adapter.state()
         active = self._method.active_in_training(self._history.updates)
         for task in self._earlier:

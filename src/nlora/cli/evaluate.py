@@ -126,7 +126,7 @@ def _rows(found: Evaluation) -> Table:
     rows.add_column("task", overflow="fold")
     metrics = list(dict.fromkeys(["exact_match", "rougeL", *(s.metric for s in found.scores)]))
     for heading in ("examples", *map(metric_name, metrics), "decode", "seconds"):
-        rows.add_column(heading, justify="right")
+        rows.add_column(heading, justify="right", overflow="fold")
     for s in found.scores:
         # The marker has a column of its own, so that digits line up.
         values = dict.fromkeys(metrics, "") | {

@@ -30,7 +30,15 @@ from typing import Any
 from nlora.config import base_folder as base_folders
 from nlora.config.characters import utf8
 from nlora.config.checks import mistakes, new_name_problems
-from nlora.config.overrides import Overrides, apply, apply_to_stages, as_overrides, lost, task_names
+from nlora.config.overrides import (
+    Overrides,
+    apply,
+    apply_to_stages,
+    as_overrides,
+    lost,
+    take_entries,
+    task_names,
+)
 from nlora.config.paths import expanded, is_file, is_folder
 from nlora.config.places import Place, SourceMap
 from nlora.config.python_values import plain
@@ -89,7 +97,7 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
     if "base" in data and "tasks" not in data:
         what = f"is the file of a sweep: nlora sweep {shlex.quote(places.source)}"
         raise InputErrors([Problem(places.source, what)])
-    before = task_names(data)
+    before, entries = task_names(data), list(data["tasks"]) if isinstance(data.get("tasks"), list) else []
     changes = as_overrides(overrides, problems)
     problems += lost(changes)
     for override in changes:
@@ -97,6 +105,7 @@ def load_config(source: Source, overrides: Overrides = ()) -> LoadedConfig:
             places = apply(data, places, override)
         except InputErrors as error:
             problems += error.problems
+    take_entries(data, entries)
     apply_to_stages(data, before, changes)
     places = replace(places, adapters=expand_after(data))
     problems += mistakes(data, places) + ([] if is_old else new_name_problems(data, places))

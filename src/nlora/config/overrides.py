@@ -205,6 +205,20 @@ def apply_to_stages(
                 _remove_replaced(stage, path, own)
 
 
+def take_entries(data: dict[str, Any], before: Sequence[Any]) -> None:
+    """Put the file's own entries where an override of `tasks` has their names alone: `tasks=[a, b]` chooses among them.
+
+    before: the entries of `tasks` before the overrides.
+    """
+    own = {
+        entry["name"]: entry
+        for entry in before
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str)
+    }
+    if isinstance(tasks := data.get("tasks"), list):
+        data["tasks"] = [own.get(entry, entry) if isinstance(entry, str) else entry for entry in tasks]
+
+
 def task_names(data: Mapping[str, Any]) -> list[str | None]:
     """The names in a configuration's `tasks`, checked or not; None for an entry without one."""
     tasks = data.get("tasks")

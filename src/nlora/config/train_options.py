@@ -37,7 +37,7 @@ class TrainOptions(Frozen):
         description="The learning rate after the warm-up: constant; linear or cosine, down to 0 at the end of each "
         "task.",
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay; not of biases and norms.")
     warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
     warmup_ratio: float = Field(
         0.0,

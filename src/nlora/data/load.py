@@ -225,7 +225,9 @@ def _limit(task: Task, config: Config) -> Task:
     """The task with the validation split and the samples of the configuration."""
     whole = task
     held_out = config.evaluate.split == "validation"
-    if held_out:
+    if held_out and not task.train:  # an adapter from elsewhere, with nothing to hold out, is not scored
+        task = replace(task, test=())
+    elif held_out:
         task = hold_out(
             task, config.evaluate.validation_share, draw_seed(config.seed, task.name, "validation")
         )

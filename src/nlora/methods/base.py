@@ -3,8 +3,7 @@
 A method chooses what a stage trains on (`examples`), adds to the loss of an optimizer step (`penalty`) or of a
 micro-batch (`extra_loss`), may change the factors after each optimizer step (`after_step`), remembers things after a
 task (`end_task`), and says how the updates of the stages make up the model (`updates`). Nothing else in the program
-asks which method is running, but for one note in `nlora.config.protocol`. docs/methods.md shows how to write one, in
-this folder, in a file next to a configuration, or in a package of your own.
+asks which method is running, but for one note in `nlora.config.protocol`. docs/methods.md shows how to write one.
 """
 
 from __future__ import annotations
@@ -279,11 +278,12 @@ class Method(Generic[OptionsT]):
         calls stored, which `state_dict` has to return.
         """
 
-    def state_dict(self) -> Memory:
-        """What this method changes while a stage trains; saved with the half-trained adapter.
+    def may_end(self, step: int, steps: int) -> bool:
+        """Whether `train.early_stopping` may keep the adapter of this step of a stage's; asked after each epoch."""
+        return True
 
-        Empty for a method that depends only on what `begin_task` stored.
-        """
+    def state_dict(self) -> Memory:
+        """What it changes while a stage trains; saved with the half-trained adapter. Empty if that is nothing."""
         return {}
 
     def load_state_dict(self, state: Memory) -> None:

@@ -26,7 +26,7 @@ Pitfalls:
 - AdamW moves all entries alike in its first steps, by about the learning rate. After a calibration of a few steps, what
   has moved most is a matter of rounding, and may depend on the machine and on the number of processes.
 - With one threshold for all modules, a module may get nothing to train.
-- With `train.early_stopping`, the epoch that is kept may be one of the calibration, whose B is dense.
+- With `train.early_stopping`, epochs of the calibration do not compete, so at least one more is trained.
 - A frozen A can use only r random directions of a layer's input: lora.r matters more than for methods that train A.
 """
 
@@ -92,7 +92,7 @@ class Lori(Method[LoriOptions]):
     def after_step(
         self, adapter: Trainable, *, step: int, steps: int, learning_rate: float, optimizer: Optimizer
     ) -> None:
-        if self.options.share == 1 or step != min(math.ceil(self.options.calibration * steps), steps):
+        if self.options.share == 1 or step != self._calibration(steps):
             return
         import torch
 
@@ -103,6 +103,13 @@ class Lori(Method[LoriOptions]):
                 f.B.masked_fill_(~self._chosen[name], 0) if step == steps else f.B.zero_()
             for kept in optimizer.state[f.B].values():
                 kept.zero_()
+
+    def may_end(self, step: int, steps: int) -> bool:
+        return self.options.share == 1 or step > self._calibration(steps) or step == steps
+
+    def _calibration(self, steps: int) -> int:
+        """The step after which the choice is made."""
+        return min(math.ceil(self.options.calibration * steps), steps)
 
     def _of_chosen(self, name: str, gradient: Tensor) -> Tensor:
         """The gradient of a module's B, with zeros where it does not train, even if it is not finite there."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from nlora.errors import InputErrors, Problem, RunError, did_you_mean
-from nlora.report.comparison_notes import notes_on, same_options
+from nlora.report.comparison_notes import notes_on, same_options, threshold_note
 from nlora.report.grouping import grouped, identity_of
 from nlora.report.published import order_of, published_results
 from nlora.runs.lock import is_held
@@ -157,7 +157,10 @@ def compare(
     added = _published(rows, everything=published == "all")
     labeled = [(row.label, [s for _, s in group]) for row, group in zip(rows, groups, strict=True)]
     differences, compares = notes_on(labeled)
-    notes = (*_repeated(groups, rows), *differences, *_thresholds(groups))
+    summaries = [summary for group in groups for _, summary in group]
+    notes = (*_repeated(groups, rows), *differences, *threshold_note(summaries))
+    if published == "all" and not added:
+        notes = (*notes, "No numbers are published for these sequences of tasks.")
     label = None if chosen is None else rows[chosen].label
     return Comparison(tuple(rows), tuple(added), notes, compares, label)
 
@@ -252,25 +255,14 @@ def _repeated(groups: Sequence[Sequence[tuple[Path, Summary]]], rows: Sequence[R
     return notes
 
 
-def _thresholds(groups: Sequence[Sequence[tuple[Path, Summary]]]) -> list[str]:
-    """A note on the threshold of the collision rates."""
-    found = {summary.collision.threshold for group in groups for _, summary in group if summary.collision}
-    if not found:
-        return []
-    if len(found) > 1:
-        digits = next((n for n in range(2, 8) if f"{min(found):.{n}g}" != f"{max(found):.{n}g}"), 8)
-        ends = f"{min(found):.{digits}g} to {max(found):.{digits}g}"
-        return [
-            f"The collision rates are at different thresholds, {ends}: by default a "
-            "run's threshold follows the size of its updates. To use a common one: nlora analyze RUN --threshold T."
-        ]
-    return [f"collision: percentage of entries that two tasks' updates both change by more than {found.pop():g}, "
-            "mean over pairs of tasks."]  # fmt: skip
+def _published_as(method: str) -> str:
+    """What papers call a method: kept examples are a method of their own there."""
+    return "replay" if method == "inclora + replay" else method
 
 
 def _published(rows: Sequence[Row], *, everything: bool) -> list[Row]:
     """Rows of published numbers for the orders of the runs."""
-    methods = {row.method for row in rows}
+    methods = {_published_as(row.method) for row in rows}
     families = {"T5-large"} | {"LLaMA-7B" for row in rows if "llama" in row.model.casefold()}
     orders = {row.tasks: order for row in rows if (order := order_of(row.tasks)) is not None}
     added = []

@@ -117,7 +117,9 @@ def _csv(comparison: Comparison) -> str:
     lines = csv.writer(text, lineterminator="\n")
     numbers = [f"{key}_{part}" for key in MEASURES for part in ("mean", "std", "n")]
     minus = ["base", *(f"difference_{part}" for part in ("mean", "low", "high", "n"))]
-    lines.writerow(["run", "method", "model", "tasks", "seeds", "n", "status", *numbers, *minus, "note"])
+    lines.writerow(
+        ["run", "method", "model", "tasks", "seeds", "n", "status", "label", *numbers, *minus, "note"]
+    )
     for row in (*comparison.rows, *comparison.published):
         values: list[float | int | None] = []
         for key in MEASURES:
@@ -126,7 +128,7 @@ def _csv(comparison: Comparison) -> str:
         seeds, n = " ".join(map(str, row.seeds)), len(row.seeds) or None
         note = row.note if row.status == "published" else " ".join(comparison.notes)
         name = row.label if row.status == "published" else row.name
-        about = [name, row.method, row.model, " ".join(row.tasks), seeds, n, row.status]
+        about = [name, row.method, row.model, " ".join(row.tasks), seeds, n, row.status, row.label]
         lines.writerow([*about, *values, *_minus_base(row, comparison.base), note])
     return text.getvalue()
 

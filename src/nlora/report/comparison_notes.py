@@ -122,6 +122,22 @@ def scoring_notes(rows: Labeled) -> tuple[list[tuple[str, list[str]]], bool]:
     return [*found, *sampled], not any(lines for _, lines in unlike)
 
 
+def threshold_note(summaries: Sequence[Summary]) -> list[str]:
+    """A note on the threshold of the collision rates."""
+    found = {summary.collision.threshold for summary in summaries if summary.collision}
+    if not found:
+        return []
+    if len(found) > 1:
+        digits = next((n for n in range(2, 8) if f"{min(found):.{n}g}" != f"{max(found):.{n}g}"), 8)
+        ends = f"{min(found):.{digits}g} to {max(found):.{digits}g}"
+        return [
+            f"The collision rates are at different thresholds, {ends}: by default a "
+            "run's threshold follows the size of its updates. To use a common one: nlora analyze RUN --threshold T."
+        ]
+    return [f"collision: percentage of entries that two tasks' updates both change by more than {found.pop():g}, "
+            "mean over pairs of tasks."]  # fmt: skip
+
+
 def _averaged(summary: Summary) -> str | None:
     """The tasks that the averages of a finished run are over; None of an unfinished one."""
     if summary.status != "complete":

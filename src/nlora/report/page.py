@@ -57,16 +57,18 @@ def render(runs: Sequence[RunFiles], base: str | None = None) -> str:
     runs = runs_of(variants)
     answers = PageAnswers(runs)
     firsts = [variant.first for variant in variants]
+    having = [next((run for run in v.runs if run.summary.general), v.first) for v in variants]
+    measured = [replace(run, label=v.label) for run, v in zip(having, variants, strict=True)]
     sections = [
         results(variants, answers, base),
         scores_at_the_end(variants, answers),
         matrices(variants, answers),
         scores_by_stage(variants, answers),
         *scores_by_label(variants, answers),
-        *(_of_the_first(section, variants) for section in routing(firsts)),
-        *(_of_the_first(section, variants) for section in general(firsts)),
+        *(_of_one_seed(section, firsts, variants) for section in routing(firsts)),
+        *(_of_one_seed(section, measured, variants) for section in general(measured)),
         training(variants),
-        _of_the_first(collisions(firsts), variants),
+        _of_one_seed(collisions(firsts), firsts, variants),
         forgotten(runs),
         cost(variants),
         files(variants),
@@ -77,10 +79,11 @@ def render(runs: Sequence[RunFiles], base: str | None = None) -> str:
     return _laid_out(title_of(variants), seeds_in_words(variants), facts, differences, sections, unfinished)
 
 
-def _of_the_first(section: Section, variants: Sequence[Variant]) -> Section:
-    """Says whose numbers they are, where not all seeds are shown."""
-    seeds = dict.fromkeys(f"seed {v.first.summary.seed}" for v in variants if v.has_seeds)
-    note = f" Of several seeds, the first is shown ({', '.join(seeds)})." if seeds else ""
+def _of_one_seed(section: Section, shown: Sequence[RunFiles], variants: Sequence[Variant]) -> Section:
+    """Says whose numbers they are, where not all seeds are shown. shown: a run of each variant."""
+    pairs = zip(shown, variants, strict=True)
+    seeds = dict.fromkeys(f"seed {run.summary.seed}" for run, variant in pairs if variant.has_seeds)
+    note = f" Of several seeds, one is shown ({', '.join(seeds)})." if seeds else ""
     return replace(section, about=f"{section.about}{note}")
 
 

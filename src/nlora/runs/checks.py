@@ -159,7 +159,7 @@ def label_weight_problems(config: Config, tasks: Sequence[Task]) -> list[Problem
         way_out = (
             "" if key[0] == "stages" else f"; weights of single tasks are set under stages.{task.name}.train"
         )
-        if weights is None:
+        if weights is None or not task.train:  # without examples, an adapter from elsewhere
             continue
         if task.labels is None:
             found.append(Problem.at(key, f"task {task.name} has free text as answers, not labels{way_out}"))

@@ -75,7 +75,7 @@ def scored(summary: Summary, answers: Answers) -> Scored:
 def difference(runs: Sequence[Scored], others: Sequence[Scored]) -> Difference | None:
     """How much better `runs` are than `others`, finished runs with one per seed.
 
-    None if they share no seed, or were scored on other tasks or test examples or by another metric.
+    None if they share no seed, or were answered or scored in another way or on other tasks or test examples.
     """
     mine, theirs = ({run.summary.seed: run for run in each} for each in (runs, others))
     seeds = tuple(sorted(mine.keys() & theirs.keys()))
@@ -97,23 +97,27 @@ def difference(runs: Sequence[Scored], others: Sequence[Scored]) -> Difference |
 
 
 def _alike(one: Scored, other: Scored) -> bool:
-    """Whether both average over the same tasks, by the same metrics on the same test examples, as far as is known."""
-    a, b = one.scores, other.scores
-    tasks = set(one.summary.averaged)
-    mine, theirs = one.summary.digests, other.summary.digests
-    return (
-        set(one.summary.tasks) == set(other.summary.tasks)
-        and tasks == set(other.summary.averaged)
-        and all(one.summary.metric_of(task) == other.summary.metric_of(task) for task in tasks)
-        and all(mine[task].test.sha256 == theirs[task].test.sha256 for task in mine.keys() & theirs.keys())
-        and (a is None or b is None or all(len(a[task]) == len(b[task]) for task in tasks))
-        and (
-            a is None
-            or b is None
-            or _has_digests(one, other)
-            or all(a[t].keys() == b[t].keys() for t in tasks)
-        )
-    )
+    """Whether both answered the same test examples of the same tasks and were scored alike, as far as is known."""
+    a, b = one.summary, other.summary
+    tasks = set(a.averaged)
+    if set(a.tasks) != set(b.tasks) or tasks != set(b.averaged):
+        return False
+    if (a.protocol == "released") != (b.protocol == "released"):
+        return False
+    if any(a.metric_of(task) != b.metric_of(task) for task in tasks):
+        return False
+    if any(b.decode.get(task, decode) != decode for task, decode in a.decode.items()):
+        return False
+    if not all(
+        a.digests[task].is_scored_like(b.digests[task]) for task in a.digests.keys() & b.digests.keys()
+    ):
+        return False
+    if one.scores is None or other.scores is None:
+        return True
+    mine, theirs = one.scores, other.scores
+    if _has_digests(one, other):  # the same examples, maybe in another file
+        return all(len(mine[task]) == len(theirs[task]) for task in tasks)
+    return all(mine[task].keys() == theirs[task].keys() for task in tasks)
 
 
 def _has_digests(one: Scored, other: Scored) -> bool:

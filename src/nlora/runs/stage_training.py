@@ -104,6 +104,7 @@ def train_stage(
         penalty_use=method.penalty_use,
         extra_loss=method.extra_loss,
         after_step=partial(method.after_step, trainable),
+        may_end=method.may_end,
         seed=stage_seed(config.seed, stage),
         folder=folder,
         weights=plan.weights[stage - 1],

@@ -19,16 +19,25 @@ class BestEpoch(TrainerCallback):
 
     score: of the adapter as it is, in percent.
     patience: stop after this many epochs in a row without a better score. Of equal scores, the first is the best.
+    may_end: whether the adapter of a step, of so many, may be kept; other epochs are scored, and do not count.
     """
 
-    def __init__(self, trainable: Trainable, score: Callable[[], float], patience: int) -> None:
-        self._trainable, self._score, self._patience = trainable, score, patience
+    def __init__(
+        self,
+        trainable: Trainable,
+        score: Callable[[], float],
+        patience: int,
+        may_end: Callable[[int, int], bool] = lambda step, steps: True,
+    ) -> None:
+        self._trainable, self._score, self._patience, self._may_end = trainable, score, patience, may_end
         self._state: AdapterState = {}
         self.scores: list[float] = []  # of the epochs so far
         self.epoch, self.best = 0, 0.0  # the best one, from 1, and its score
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.scores.append(self._score())
+        if not self._may_end(state.global_step, state.max_steps):
+            return
         if not self.epoch or self.scores[-1] > self.best:
             self.epoch, self.best, self._state = len(self.scores), self.scores[-1], self._trainable.state()
         elif len(self.scores) - self.epoch >= self._patience:

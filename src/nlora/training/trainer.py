@@ -72,6 +72,7 @@ def train(
     penalty_use: PenaltyUse = IN_LOSS,
     extra_loss: ExtraLoss | None = None,
     after_step: AfterStep | None = None,
+    may_end: Callable[[int, int], bool] = lambda step, steps: True,
     seed: int,
     folder: Path,
     weights: Weights | None = None,
@@ -85,7 +86,7 @@ def train(
 ) -> TrainResult:
     """Train in place what is attached to the backbone.
 
-    penalty: called once per optimizer step. penalty_use, extra_loss, after_step: see `Method`.
+    penalty: called once per optimizer step. penalty_use, extra_loss, after_step, may_end: see `Method`.
     folder: where trainer_state.json is written. weights: of the examples in the loss, (n,); None: all the same.
     mix: how the last of the examples, kept ones of earlier tasks, are mixed in; None: each once per epoch.
     paths: how batches go through the model, as found by `nlora.runs.preflight`; None: as the model's properties allow.
@@ -112,7 +113,7 @@ def train(
     if soft is not None:
         make_batch = soft.batches(make_batch)
     fast = FastTraining(backbone.model, trainable.model, paths, masks)
-    best = _best_epoch(trainable, fast, options, score)
+    best = _best_epoch(trainable, fast, options, score, may_end)
     before = LossBefore()
     parts: dict[str, Stateful] = {
         "trained": LiveTensors(trainable.live_tensors),
@@ -176,11 +177,15 @@ def _run(trainer: PenalizedTrainer) -> float:
 
 
 def _best_epoch(
-    trainable: Trainable, fast: FastTraining, options: TrainOptions, score: Callable[[], float] | None
+    trainable: Trainable,
+    fast: FastTraining,
+    options: TrainOptions,
+    score: Callable[[], float] | None,
+    may_end: Callable[[int, int], bool],
 ) -> BestEpoch | None:
     if options.early_stopping is None or score is None:
         return None
-    return BestEpoch(trainable, partial(fast.outside, score), options.early_stopping.patience)
+    return BestEpoch(trainable, partial(fast.outside, score), options.early_stopping.patience, may_end)
 
 
 def _result(
