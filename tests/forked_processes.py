@@ -44,8 +44,11 @@ def _run(
     out: Path,
     err: Path | None,
 ) -> None:
+    from nlora.sweeps.server_signals import hear_signals  # which the server has imported
+
     # The server ignores it, and so does what a shell starts in its background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    hear_signals()
     os.environ.clear()
     os.environ.update(environment)
     for stream, path in ((sys.stdout, out), (sys.stderr, err or out)):

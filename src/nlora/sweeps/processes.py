@@ -210,11 +210,10 @@ def _run(arguments: Sequence[str], log: Path, environment: Mapping[str, str], st
         start.recv()
     except EOFError:  # nobody waits for this run any more
         return
-    from nlora.sweeps.server_signals import CHANGED  # which the server has imported
+    from nlora.sweeps.server_signals import hear_signals  # which the server has imported
 
     os.setsid()  # as start_new_session above
-    for number in CHANGED:
-        signal.signal(number, signal.SIG_DFL)
+    hear_signals()
     os.environ.clear()
     os.environ.update(environment)
     with log.open("ab") as file:

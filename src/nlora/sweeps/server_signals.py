@@ -7,13 +7,20 @@ which it needs the server; that ends by itself once the sweep has. Importing thi
 import os
 import signal
 
-CHANGED = [
+_CHANGED = [
     number
     for name in ("SIGTERM", "SIGHUP", "SIGUSR1")
     if signal.getsignal(number := getattr(signal, name)) == signal.SIG_DFL
 ]
-"""What a forked run has to set back; what was ignored before (by nohup) stays ignored."""
+"""What was ignored before (by nohup) is not in it, and stays ignored."""
+
+
+def hear_signals() -> None:
+    """Set back, in a forked process, what the server does not hear."""
+    for number in _CHANGED:
+        signal.signal(number, signal.SIG_DFL)
+
 
 os.setsid()
-for number in CHANGED:
+for number in _CHANGED:
     signal.signal(number, signal.SIG_IGN)
