@@ -206,7 +206,9 @@ def printable(text: str) -> str:
 
 
 def _is_unsafe(character: str) -> bool:
-    return character != "\t" and unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+    """Also marks that turn the direction of what follows, by which a text can look like another one."""
+    turns = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
+    return turns or (character != "\t" and unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"))
 
 
 def is_number(value: object) -> bool:

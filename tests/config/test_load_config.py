@@ -68,6 +68,12 @@ def mistakes(source: str, overrides: list[str] | None = None) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a\u202eb"])
+def test_a_name_that_steers_a_terminal_or_breaks_a_table_is_refused(name: str) -> None:
+    with pytest.raises(InputErrors, match=r"name: .*a line end or a character that steers a terminal"):
+        load_config({"tasks": ["agnews"], "name": name})
+
+
 def test_a_file_becomes_typed_values(write: Any) -> None:
     loaded = load_config(write(GOOD))
     config = loaded.config

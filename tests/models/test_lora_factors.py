@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save, save_file
 
 from nlora.errors import AdapterError
 from nlora.models.lora_adapter import LoraAdapter, LoraFactors, load_factors
-from nlora.models.lora_factors import stack
+from nlora.models.lora_factors import LoraFactors, check_finite, stack
 from tiny import LORA, load
 
 # Stock PEFT uses a property that newer transformers deprecates; nothing here depends on it.
@@ -88,11 +88,41 @@ def edit_config(folder: Path, **values: Any) -> None:
         ({"modules_to_save": ["lm_head"]}, "it uses modules_to_save"),
         ({"r": 8}, r"has rank 4 \(lora_A\) and 4 \(lora_B\) in adapter_model\.safetensors, but .*says 8"),
         ({"r": "four"}, "r 'four' and lora_alpha 8 are not numbers"),
+        # From somebody else's hands: internal errors, and one that did not end.
+        ({"lora_alpha": 10**400}, r"adapter_config\.json: r 4 and lora_alpha 1000\d+ are not numbers"),
+        ({"lora_alpha": float("nan")}, "lora_alpha nan are not numbers"),
+        (
+            {"rank_pattern": ["x"]},
+            r"adapter_config\.json: rank_pattern .* must map names to numbers, not be \['x'\]",
+        ),
+        ({"rank_pattern": {"(((": 4}}, r"the pattern '\(\(\(' is no regular expression"),
+        (
+            {"alpha_pattern": {"(a|a|[a-z]|.)*(.*)*X": 4}},
+            "may take too long to match; write the names of its layers",
+        ),
+        (
+            {"alpha_pattern": {".*.*.*.*.*.*X": 4}},
+            "may take too long to match; write the names of its layers",
+        ),
     ],
 )
 def test_configurations_that_cannot_be_read(values: dict[str, Any], message: str, saved: Path) -> None:
     edit_config(saved, **values)
     with pytest.raises(AdapterError, match=message):
+        load_factors(saved)
+
+
+def test_an_update_beyond_float32_is_refused() -> None:
+    """Its factors are finite; the run blamed the first examples that it was trained on."""
+    for A, B, scaling in ((1e30, 1e30, 1.0), (1.0, 1.0, 1e39)):
+        with pytest.raises(AdapterError, match=r"there: the update of q is beyond the numbers of float32"):
+            check_finite({"q": LoraFactors(torch.full((2, 3), A), torch.full((4, 2), B), scaling)}, "there")
+    check_finite({"q": LoraFactors(torch.full((2, 3), 1e15), torch.full((4, 2), 1e15), 2.0)}, "there")
+
+
+def test_a_configuration_that_is_nested_too_deeply(saved: Path) -> None:
+    (saved / "adapter_config.json").write_text("[" * 200_000)
+    with pytest.raises(AdapterError, match=r"adapter_config\.json: cannot be read as JSON"):
         load_factors(saved)
 
 

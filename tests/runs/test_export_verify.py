@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -179,8 +180,10 @@ def test_a_damaged_adapter_is_named(run: Path, tmp_path: Path) -> None:
 def test_an_empty_folder_is_filled_and_a_leftover_removed(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (tmp_path / ".tmp-out").mkdir()
-    (tmp_path / ".tmp-out" / "old").write_text("of a killed export")
+    left, others = (tmp_path / f".tmp-{pid}-out" for pid in (2**22 + 1, os.getppid()))
+    for folder in (left, others):  # of a killed export, and of one that another process is making
+        folder.mkdir()
+        (folder / "old").write_text("not of this export")
     export(run, out, ExportOptions("adapter"))
     assert {file.name for file in out.iterdir()} == {
         "README.md",
@@ -188,7 +191,8 @@ def test_an_empty_folder_is_filled_and_a_leftover_removed(run: Path, tmp_path: P
         "adapter_model.safetensors",
         RECORD_FILE,
     }
-    assert not (tmp_path / ".tmp-out").exists()
+    assert not left.exists()
+    assert [file.name for file in others.iterdir()] == ["old"]
 
 
 def test_an_empty_folder_that_a_link_points_to_is_filled(run: Path, tmp_path: Path) -> None:

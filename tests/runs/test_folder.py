@@ -108,6 +108,17 @@ def interrupt(folder: Path) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_folder_that_is_moved_while_the_run_writes_is_named(tmp_path: Path) -> None:
+    """The stage was written at the old place, without the run's own files, and the run ended well."""
+    with RunFolder.open(config_of(tmp_path / "run"), VERSIONS) as run:
+        said = pytest.raises(RunError, match=r"run: was moved or removed while the run was writing; give its")
+        with said, run.stage(1) as folder:
+            (tmp_path / "run").rename(tmp_path / "moved")
+            folder.mkdir(parents=True)
+            write_stage_record(folder, record_of(1, "agnews"))
+        assert run.committed_stages() == []
+
+
 def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with RunFolder.open(config_of(tmp_path), VERSIONS) as run:
         with pytest.raises(KeyboardInterrupt), run.stage(1) as folder:

@@ -139,6 +139,8 @@ def test_a_report_that_does_not_fit_on_the_disk_is_said_and_made_later(
     assert told.status == 0
     assert f"no report: {run / 'report.html'}: cannot be written" in " ".join(told.out.split())
     assert not (run / "report.html").exists()
+    assert "report.html" not in told.out.partition("summary  ")[2]  # it lists what is there
+    assert not any(line.startswith("report ") for line in told.out.splitlines())
     assert "summary and report are made again" in nlora(*command).out
     assert (run / "report.html").exists()
     assert "nothing to do" in nlora(*command).out

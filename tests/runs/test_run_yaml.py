@@ -13,7 +13,7 @@ from nlora.config.load import load_config
 from nlora.config.schema import Config
 from nlora.errors import RunError
 from nlora.runs.folder import RunFolder
-from nlora.runs.run_yaml import differences, read_run_file, what_differs
+from nlora.runs.run_yaml import differences, latest_versions, read_run_file, what_differs
 
 VERSIONS = {"torch": "2.9.0", "transformers": "5.1.0"}
 
@@ -112,6 +112,14 @@ def test_differences_name_the_dotted_key() -> None:
         "method.weight: absent in the folder, 1 now",
         'lora.targets: null in the folder, ["q"] now',
     }
+
+
+def test_a_version_that_yaml_reads_as_a_number_is_a_version(tmp_path: Path) -> None:
+    RunFolder.open(config_of(tmp_path), VERSIONS).close()
+    record = read_run_file(tmp_path)
+    record["versions"]["torch"] = 2.9
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(record))
+    assert latest_versions(tmp_path) == {**VERSIONS, "torch": "2.9"}
 
 
 def test_a_summary_that_is_made_again_keeps_the_versions_that_the_run_was_learned_with(

@@ -37,7 +37,7 @@ from nlora.cli.predict import predict
 from nlora.cli.report import report
 from nlora.cli.run import run
 from nlora.cli.sweep import sweep
-from nlora.errors import InputErrors, NloraError
+from nlora.errors import InputErrors, NloraError, printable
 from nlora.models import processes
 from nlora.models.stopping import leave
 from nlora.runs.console import TextConsole
@@ -108,7 +108,10 @@ def main() -> None:
         head = "[bold red]error:[/] " if count == 1 else f"[bold red]{count} errors:[/]\n"
         notes = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else getattr(error, "__notes__", [])
         more = "".join(f"\n{note}" for note in notes)
-        errors.print(head + escape(str(error)) + more, highlight=False, soft_wrap=True)
+        said = "\n".join(
+            map(printable, str(error).split("\n"))
+        )  # a file may have brought what steers a terminal
+        errors.print(head + escape(said) + more, highlight=False, soft_wrap=True)
         _exit(2, error)
     except (Stopped, KeyboardInterrupt) as stopped:  # also of a signal that came on the way out of a command
         errors.quiet = not processes.speaks(stopped)

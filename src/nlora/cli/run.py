@@ -70,8 +70,9 @@ def _written(config: Config) -> dict[str, Path]:
     folder = Path(config.output_dir)
     outputs = folder / OUTPUTS
     last = outputs / stage_name(len(config.tasks), config.tasks[-1].name)
+    report = folder / REPORT_FILE  # not there if it could not be written, which has been said
     return {
-        "report": folder / REPORT_FILE,
+        **({"report": report} if report.is_file() else {}),
         "summary": folder / SUMMARY_FILE,
         **{what: outputs / "*" / name for name, what in _TRAINED.items() if any(outputs.glob(f"*/{name}"))},
         "predictions": last / "predict_eval_predictions.jsonl",

@@ -22,6 +22,7 @@ from nlora.config.paths import HomePath
 from nlora.config.replay_options import ReplayOptions
 from nlora.config.task_source import TaskSource
 from nlora.config.train_options import TrainOptions
+from nlora.errors import printable
 
 BUILTIN = "builtin"
 """The value of `data` that means the built-in tasks."""
@@ -268,6 +269,13 @@ class Config(Frozen):
             if isinstance(said, dict):  # anything else is a mistake, which is reported as such
                 values[section] = {**choices, **said}
         return values
+
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, name: str) -> str:
+        if name != printable(name):
+            raise ValueError("holds a line end or a character that steers a terminal; leave it out")
+        return name
 
     @property
     def method_label(self) -> str:

@@ -31,6 +31,7 @@ _NOT_PLAIN = (
     "layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
     "velora_config", "target_parameters",
 )  # fmt: skip
+_LARGEST = torch.finfo(torch.float32).max
 # Initializations that subtract the initial B·A from the frozen weight.
 _MOVES_WEIGHT = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
@@ -87,12 +88,17 @@ def with_all_modules(update: AdapterState, like: AdapterState) -> AdapterState:
 
 
 def check_finite(state: Mapping[str, LoraFactors], where: str) -> None:
-    """Raises AdapterError with the name of the first module that has a NaN or an infinity."""
+    """Raises AdapterError with the name of the first module that has a NaN or an infinity, or an update that has."""
     for name, f in state.items():
         if not (torch.isfinite(f.A).all() and torch.isfinite(f.B).all()):
             raise AdapterError(
                 f"{where}: the factors of {name} contain NaN or infinity; their training diverged, "
                 "try a lower train.learning_rate"
+            )
+        A, B = (float(factor.detach().abs().max()) if factor.numel() else 0.0 for factor in (f.A, f.B))
+        if not abs(f.scaling) * A * B * f.A.shape[0] < _LARGEST:  # no entry is larger than this bound
+            raise AdapterError(
+                f"{where}: the update of {name} is beyond the numbers of float32; see its lora_alpha"
             )
 
 
@@ -118,7 +124,7 @@ def load_factors(folder: str | Path) -> AdapterState:
                 "adapted output layer; save the adapter with save_pretrained(folder, save_embedding_layers=False)"
             )
         match = _KEY.fullmatch(key)
-        if match is None or tensor.dim() != 2:
+        if match is None or tensor.dim() != 2 or tensor.is_complex():
             raise AdapterError(
                 f"{folder / WEIGHTS_FILE}: tensor '{key}' of shape {list(tensor.shape)} is not a factor of a "
                 "linear layer; only LoRA on linear layers can be read"
@@ -136,10 +142,15 @@ def _factors(folder: Path, config: dict[str, Any], name: str, pair: dict[str, Te
     if len(pair) < 2:
         raise AdapterError(f"{folder / WEIGHTS_FILE}: module {name} has only lora_{next(iter(pair))}")
     A, B = pair["A"], pair["B"]
-    r = _of_pattern(config.get("rank_pattern"), name, config.get("r", 8))
-    alpha = _of_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
-    if not isinstance(r, int) or not isinstance(alpha, int | float) or r < 1:
-        raise AdapterError(f"{folder / CONFIG_FILE}: r {r!r} and lora_alpha {alpha!r} are not numbers > 0")
+    try:
+        r = _of_pattern(config.get("rank_pattern"), name, config.get("r", 8))
+        alpha = _of_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
+    except AdapterError as error:
+        raise AdapterError(f"{folder / CONFIG_FILE}: {error}") from error
+    if not isinstance(r, int) or not isinstance(alpha, int | float) or r < 1 or not abs(alpha) < _LARGEST:
+        raise AdapterError(
+            f"{folder / CONFIG_FILE}: r {r!r:.40} and lora_alpha {alpha!r:.40} are not numbers > 0"
+        )
     if not A.shape[0] == B.shape[1] == r:
         raise AdapterError(
             f"{folder}: module {name} has rank {A.shape[0]} (lora_A) and {B.shape[1]} (lora_B) in "
@@ -149,10 +160,26 @@ def _factors(folder: Path, config: dict[str, Any], name: str, pair: dict[str, Te
 
 
 def _of_pattern(pattern: Any, name: str, default: Any) -> Any:
-    """The pattern's value for a module. Its keys are regular expressions for the end of the module's name."""
+    """The pattern's value for a module. Its keys are regular expressions for the end of the module's name.
+
+    Raises AdapterError for what is no such pattern, and for one that might be matched forever.
+    """
+    if not isinstance(pattern or {}, dict):
+        raise AdapterError(
+            f"rank_pattern and alpha_pattern must map names to numbers, not be {pattern!r:.60}"
+        )
     for key, value in (pattern or {}).items():
-        if re.match(rf"(.*\.)?({key})$", name):
+        if name == key or name.endswith(f".{key}"):
             return value
+        if re.search(r"\)[*+{]", key) or len(re.findall(r"[*+{]", key)) > 4 or len(key) > 1000:
+            raise AdapterError(
+                f"the pattern {key!r:.60} may take too long to match; write the names of its layers"
+            )
+        try:
+            if re.match(rf"(.*\.)?({key})$", name):
+                return value
+        except re.error as error:
+            raise AdapterError(f"the pattern {key!r:.60} is no regular expression ({error})") from error
     return default
 
 
@@ -163,7 +190,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         missing = "there is no such folder" if not folder.is_dir() else f"the folder has no {CONFIG_FILE}"
         raise AdapterError(f"{folder}: not an adapter, {missing}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(config, dict):
         raise AdapterError(f"{path}: should be a JSON object, is a {type(config).__name__}")

@@ -78,7 +78,7 @@ def prediction_lines(path: Path, tasks: Sequence[str]) -> Iterator[Mapping[str, 
                         _ = row["Instance"]["id"], row["Instance"]["sentence"], row["Instance"]["label"]
                         _ = row["Prediction"], row.get("Answers", ())[1:], float(row.get("Score") or 0)
                         yield row
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise RunError(
                         f"{path}:{number}: not a prediction of this run; delete the file to do without it"
                     ) from error

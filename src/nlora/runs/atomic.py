@@ -74,7 +74,11 @@ def write_bytes(path: Path, parts: Iterable[bytes]) -> None:
             with path.open("wb") as stream:
                 stream.writelines(parts)
             return
-    path = path.resolve() if path.is_symlink() else path
+    with disk_errors(path):
+        try:
+            path = path.resolve() if path.is_symlink() else path
+        except RuntimeError as error:  # of Python before 3.13
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
     # The process in the name: of two that write the same file, each publishes its own.
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with disk_errors(path):

@@ -158,6 +158,9 @@ class RunFolder(StoredRun):
         try:
             with disk_errors(temporary, only=DISK_FULL):
                 yield temporary
+            if not (self.folder / RUN_FILE).is_file():
+                what = "was moved or removed while the run was writing; give its new place as output_dir"
+                raise RunError(f"{self.folder}: {what}")
             if not (temporary / STAGE_FILE).is_file():
                 raise ValueError(f"stage {stage} has no record; write_stage_record writes it")
             self._record_in(temporary, stage)

@@ -25,7 +25,7 @@ Row = list[Number]
 class _Part(BaseModel):
     """Unknown keys are ignored: a later version may add some."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class AdapterValues(_Part):

@@ -82,7 +82,8 @@ def latest_versions(folder: Path) -> dict[str, str]:
 
 def _latest_versions(record: Mapping[str, Any]) -> dict[str, str]:
     resumed = record.get("resumed_with")
-    return dict(resumed[-1]["versions"] if resumed else record["versions"])
+    found = resumed[-1]["versions"] if resumed else record["versions"]
+    return {name: str(version) for name, version in found.items()}  # YAML reads an edited 0.2 as a number
 
 
 def refuse_other_configuration(folder: Path, config: Config) -> None:

@@ -280,7 +280,7 @@ def read_summary(folder: str | Path) -> Summary:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise no_run(folder, SUMMARY_FILE) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read: {error}; nlora run writes it again") from error
     if not isinstance(values, dict) or "schema" not in values:
         raise RunError(f"{path}: not the summary of a run; it has no key 'schema'")

@@ -10,9 +10,13 @@ gets its name when it has answered as it must (`nlora.runs.export.work`).
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from nlora.runs.atomic import DISK_FULL, disk_errors, publish_folder, remove
 from nlora.runs.checkpoint import read_stage
@@ -75,10 +79,16 @@ def _next_to(out: Path, place: Path) -> Iterator[Path]:
 
     out: the place as the user called it, for messages.
     """
-    temporary = place.with_name(f"{TEMPORARY}{place.name}")
+    # The process in the name: of two that export to the same place, each has a folder of its own.
+    temporary = place.with_name(f"{TEMPORARY}{os.getpid()}-{place.name}")
     made = [parent for parent in temporary.parents if not parent.exists()]  # the innermost first
     with disk_errors(out):
-        remove(temporary)
+        for left in place.parent.glob(
+            f"{TEMPORARY}*-{glob.escape(place.name)}"
+        ):  # by exports that were killed
+            pid = left.name.removeprefix(TEMPORARY).partition("-")[0]
+            if pid.isdecimal() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+                remove(left)
         temporary.mkdir(parents=True)
     try:
         with disk_errors(out, only=DISK_FULL):

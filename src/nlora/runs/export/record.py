@@ -81,7 +81,7 @@ def read_record(folder: Path) -> ExportRecord:
         raise RunError(f"{folder}: {what}; write it with nlora export, or give a run") from error
     except ValidationError as error:
         raise RunError(f"{path}: broken: {first_problem(error)}; export the run again") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: broken: {error}; export the run again") from error
 
 
