@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save, save_file
 
 from nlora.errors import AdapterError
 from nlora.models.lora_adapter import LoraAdapter, LoraFactors, load_factors
-from nlora.models.lora_factors import LoraFactors, check_finite, stack
+from nlora.models.lora_factors import check_finite, stack
 from tiny import LORA, load
 
 # Stock PEFT uses a property that newer transformers deprecates; nothing here depends on it.
