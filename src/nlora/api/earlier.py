@@ -52,9 +52,8 @@ class EarlierTask:
         if self.folder is None:
             return {}, None
         if of_run(self.folder):
-            stage = self.folder.parent.name.partition("-")[
-                0
-            ]  # of `2-mail`; a run's memory is of all stages so far
+            # Of `2-mail`: a run's memory is of all stages so far.
+            stage = self.folder.parent.name.partition("-")[0]
             return load_memory(self.folder.parent), int(stage) if stage.isdecimal() else None
         return load_memory(self.folder), memory_tasks(self.folder)
 

@@ -48,10 +48,8 @@ def run(config: Source | LoadedConfig, *, on_event: OnEvent | None = None, repai
     from nlora.runs.quiet import quiet
 
     loaded = config if isinstance(config, LoadedConfig) else load_config(config)
-    with (
-        quiet(),
-        own_modes(),
-    ):  # the import too: transformers' import of tqdm warns in notebooks without ipywidgets
+    # The import is silenced, too: transformers' import of tqdm warns in notebooks without ipywidgets.
+    with quiet(), own_modes():
         from nlora.api.learn import learn
 
         learn(loaded, Progress(on_event or notebook_bar()), repair=repair)

@@ -66,6 +66,7 @@ def _needs(kind: type[Method[MethodOptions]]) -> str | None:
 
 
 def lora_of(lora: Mapping[str, Any] | LoraOptions | None, peft: bool) -> LoraOptions:
+    """The adapter's options. Raises InputErrors for wrong ones, and for any if a PeftModel has its adapter already."""
     if isinstance(lora, LoraOptions):
         lora = lora.model_dump(exclude_unset=True)
     if peft and lora:

@@ -28,9 +28,8 @@ def given_rows(texts: Sequence[str | Mapping[str, Any]], fields: Fields) -> list
     """Texts, or mappings with the fields of a text, as rows. Raises InputErrors naming every text that is none."""
     if isinstance(texts, str | Mapping):
         raise InputErrors([Problem("texts", "is a single text; give a list of texts")])
-    if hasattr(texts, "columns") or not isinstance(
-        texts, Iterable
-    ):  # going through a table gives its columns' names
+    # Going through a table would give the names of its columns.
+    if hasattr(texts, "columns") or not isinstance(texts, Iterable):
         what = f"must be a list of texts, not a {type(texts).__name__}"
         raise InputErrors([Problem("texts", f"{what}; of a data frame, give to_dict('records')")])
     problems = ProblemList("texts")

@@ -108,9 +108,8 @@ def main() -> None:
         head = "[bold red]error:[/] " if count == 1 else f"[bold red]{count} errors:[/]\n"
         notes = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else getattr(error, "__notes__", [])
         more = "".join(f"\n{note}" for note in notes)
-        said = "\n".join(
-            map(printable, str(error).split("\n"))
-        )  # a file may have brought what steers a terminal
+        # A file may have brought characters that steer a terminal.
+        said = "\n".join(map(printable, str(error).split("\n")))
         errors.print(head + escape(said) + more, highlight=False, soft_wrap=True)
         _exit(2, error)
     except (Stopped, KeyboardInterrupt) as stopped:  # also of a signal that came on the way out of a command

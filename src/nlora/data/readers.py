@@ -276,9 +276,8 @@ def _read_parquet(file: IO[bytes], form: Form, problems: ProblemList) -> Iterato
         problems.add(f"{problems.file}[{number}]", "not UTF-8, in this row or a later one")
     # Damaged pages are OSErrors, dates after the year 9999 are OverflowErrors, unknown time zones are KeyErrors.
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
-        reason = first_line(error)
-        reason = f"unknown time zone {reason}" if isinstance(error, KeyError) else reason
-        problems.add(problems.file, f"not readable as Parquet: {reason}")
+        zone = "unknown time zone " if isinstance(error, KeyError) else ""
+        problems.add(problems.file, f"not readable as Parquet: {zone}{first_line(error)}")
 
 
 READERS: dict[str, Callable[[IO[bytes], Form, ProblemList], Iterable[Row]]] = {

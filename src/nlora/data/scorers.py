@@ -57,4 +57,4 @@ def with_metric(task: Task, source: TaskSource, folders: Sequence[Path], key: Ke
     # nlora's own functions may be edited without giving other scores.
     is_own = reference.module.partition(".")[0] != "nlora"
     version = next(iter(_version(reference.module, folders).values()), None) if is_own else None
-    return replace(task, metric=reference.label, scorer=scorer, scorer_sha256=version)
+    return replace(task, metric=reference.label, scorer=scorer, scorer_version=version)

@@ -68,7 +68,7 @@ class Task:
     validation: examples held out from train for `train.early_stopping`; neither trained on nor tested.
     drawn_from: digests of the examples that train and test were sampled from; None: they are not samples.
     metric: what the configuration says that the task is scored by, without the folder of a file; None: nothing.
-    scorer: the function of a metric of the user's own. scorer_sha256: of the file that has it.
+    scorer: the function of a metric of the user's own. scorer_version: a digest of its file.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Task:
     drawn_from: tuple[str | None, str | None] = (None, None)
     metric: str | None = None
     scorer: Scorer | None = None
-    scorer_sha256: str | None = None
+    scorer_version: str | None = None
 
     @property
     def chat(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a host may have set in torch for its whole process, and what must not change a run's numbers."""
+"""What a host program may have set in torch: the dtype of new tensors, autocast, no_grad and inference mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from nlora.errors import ModelError
 
 
 def require_float32() -> None:
-    """Raise ModelError unless torch makes float32 tensors: a seed would draw another adapter, and others not fit."""
+    """Raise ModelError unless torch's default dtype is float32.
+
+    With another one a seed would draw another adapter, and tensors that are made here would not fit.
+    """
     import torch
 
     if (found := torch.get_default_dtype()) != torch.float32:

@@ -45,7 +45,7 @@ _EXAMPLES: Sequence[tuple[str, str, Callable[[Digests], tuple[str, int]]]] = (
     (
         "These runs were scored by different versions of a function; averages are not comparable:",
         "version",
-        lambda d: (d.scorer_sha256 or "", 0),
+        lambda d: (d.scorer_version or "", 0),
     ),
     ("These runs were trained on different examples:", "train examples", lambda d: d.train.source),
     ("These runs used different prompts:", "prompts", lambda d: (d.prompt_sha256, 0)),

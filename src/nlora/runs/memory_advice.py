@@ -34,9 +34,8 @@ def memory_lines(
     size: writes a number of bytes. estimate: as `estimate_memory`.
     """
     try:
-        with silent(
-            "torch._subclasses.fake_tensor"
-        ):  # which logs the traceback of what is told in a line below
+        # This logger prints the whole traceback of an error that takes one line below.
+        with silent("torch._subclasses.fake_tensor"):
             found = estimate(plan, device=device, processes=processes)
     except MODEL_RAISES as error:  # code of a model that does not run without numbers
         return [f"memory: cannot be estimated for this model ({with_class(error)})"]

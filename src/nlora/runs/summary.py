@@ -59,13 +59,13 @@ class Digests(BaseModel):
     train: ExamplesRecord
     test: ExamplesRecord
     prompt_sha256: str
-    scorer_sha256: str | None = None
+    scorer_version: str | None = None
 
     def is_scored_like(self, other: Digests) -> bool:
         """Whether both had the same test examples and the same version of a function, as far as is known."""
         return (
             self.test.sha256 == other.test.sha256
-            and len({self.scorer_sha256, other.scorer_sha256} - {None}) < 2
+            and len({self.scorer_version, other.scorer_version} - {None}) < 2
         )
 
 

@@ -44,14 +44,14 @@ class TaskRecord(BaseModel):
     chat: bool = Field(False, description="Whether the examples are conversations.")
     decode: Decode = Field(description="How answers are made: the likeliest label, or generated.")
     metric: Metric = Field(description="What the entries of R are.")
-    scorer_sha256: str | None = Field(
-        None, description="Of the file with a metric of your own; null otherwise, and in older files."
+    scorer_version: str | None = Field(
+        None, description="Digest of the file with a metric of your own; null otherwise, and in older files."
     )
 
     def is_scored_like(self, other: TaskRecord) -> bool:
         """Whether both were answered and scored alike on the same test examples, as far as is known."""
         mine, theirs = ((r.test.sha256, r.decode, r.metric) for r in (self, other))
-        versions = {self.scorer_sha256, other.scorer_sha256} - {None}
+        versions = {self.scorer_version, other.scorer_version} - {None}
         return mine == theirs and len(versions) < 2
 
 
@@ -64,7 +64,7 @@ def task_record(task: Task, config: Config, metric: Metric | None = None) -> Tas
         chat=task.chat,
         decode=decode_of(task, config.evaluate),
         metric=metric_of(task, config, metric),
-        scorer_sha256=task.scorer_sha256,
+        scorer_version=task.scorer_version,
     )
 
 
@@ -113,7 +113,7 @@ def differences(then: TaskRecord, now: TaskRecord) -> list[str]:
         found.append(f"decode {now.decode} (the run had {then.decode})")
     if then.metric != now.metric:
         found.append(f"scored by {metric_name(now.metric)} (the run: by {metric_name(then.metric)})")
-    elif len({then.scorer_sha256, now.scorer_sha256} - {None}) > 1:
+    elif len({then.scorer_version, now.scorer_version} - {None}) > 1:
         found.append(f"another version of {metric_name(now.metric)}, whose file was edited")
     return found
 

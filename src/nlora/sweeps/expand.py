@@ -290,7 +290,8 @@ def _label(key: str, value: Any) -> str:
         one if isinstance(one, str) else shown(one) for one in (value if isinstance(value, list) else [value])
     ]
     safe = re.sub(r"[^\w+.,@-]+", "_", ",".join(texts)).strip("_")
-    label = f"{key}={safe or 'empty'}"  # a long one is told from others by a digest, whichever these are
+    # A long label ends with a digest, so that it does not depend on the other values.
+    label = f"{key}={safe or 'empty'}"
     return label if len(label) <= 60 else label[:60] + _digest(value)
 
 

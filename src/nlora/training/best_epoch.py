@@ -19,7 +19,8 @@ class BestEpoch(TrainerCallback):
 
     score: of the adapter as it is, in percent.
     patience: stop after this many epochs in a row without a better score. Of equal scores, the first is the best.
-    may_end: whether the adapter of a step, of so many, may be kept; other epochs are scored, and do not count.
+    may_end: called with the step and the number of all steps; an epoch for which it is false is scored, but does not
+        compete.
     """
 
     def __init__(

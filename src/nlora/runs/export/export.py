@@ -83,9 +83,8 @@ def _next_to(out: Path, place: Path) -> Iterator[Path]:
     temporary = place.with_name(f"{TEMPORARY}{os.getpid()}-{place.name}")
     made = [parent for parent in temporary.parents if not parent.exists()]  # the innermost first
     with disk_errors(out):
-        for left in place.parent.glob(
-            f"{TEMPORARY}*-{glob.escape(place.name)}"
-        ):  # by exports that were killed
+        # Those of exports that were killed.
+        for left in place.parent.glob(f"{TEMPORARY}*-{glob.escape(place.name)}"):
             pid = left.name.removeprefix(TEMPORARY).partition("-")[0]
             if pid.isdecimal() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
                 remove(left)
